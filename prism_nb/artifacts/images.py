@@ -1,0 +1,58 @@
+"""Reading a method's synthetic images back from a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from prism_nb.data import ImageDataset
+from prism_nb.data.subset import random_real
+from prism_nb.errors import PrismError
+from prism_nb.run import Run
+from prism_nb.plans.synthesis import image_path
+
+
+def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Read all images of a method, class by class and slot by slot.
+
+    Image i belongs to class i // ipc and slot i % ipc.
+
+    Returns:
+        Pixels, uint8 [classes * ipc, 3, S, S], and class indices, int64 [classes * ipc].
+
+    Raises:
+        PrismError: An image is missing, damaged or of another size.
+    """
+    classes, ipc = len(dataset.classes), run.settings.ipc
+    pixels = torch.stack(
+        [
+            _read(run, image_path(method, c, slot), dataset.image_size)
+            for c in range(classes)
+            for slot in range(ipc)
+        ]
+    )
+    return pixels, torch.arange(classes).repeat_interleave(ipc)
+
+
+def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Return a random real subset of equal size, in the order of `load_images`.
+
+    It is the yardstick of the diversity measures, drawn apart from the `random_real` method.
+    """
+    classes, ipc = len(dataset.classes), run.settings.ipc
+    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
+    pixels = random_real(dataset, members, seed=run.settings.seed, tag="reference")
+    return pixels, torch.arange(classes).repeat_interleave(ipc)
+
+
+def _read(run: Run, path: str, size: int) -> Tensor:
+    try:
+        with Image.open(run.file(path)) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise PrismError(f"image {run.file(path)} cannot be read: {error}; run synthesis again") from None
+    if pixels.shape != (size, size, 3):
+        raise PrismError(f"image {run.file(path)} is {pixels.shape[:2]}, not {size} pixels square")
+    return torch.from_numpy(pixels).permute(2, 0, 1)

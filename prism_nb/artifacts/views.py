@@ -1,0 +1,125 @@
+"""The augmented views of an epoch: drawn once, stored as numbers, replayed exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prism_nb.data.crops import draw_crop
+
+
+@dataclass(frozen=True)
+class Views:
+    """One view of each image of a set, keyed by image index.
+
+    Attributes:
+        crop: Top, left, height and width in pixels, int16 [N, 4].
+        flip: Whether the view is mirrored, bool [N].
+        partner: Index of the image whose view is pasted in, int32 [N].
+        box: Top, left, height and width of the pasted part, int16 [N, 4]; height 0: none.
+    """
+
+    crop: Tensor
+    flip: Tensor
+    partner: Tensor
+    box: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields by name, flags as uint8, ready for safetensors."""
+        return {
+            "crop": self.crop,
+            "flip": self.flip.to(torch.uint8),
+            "partner": self.partner,
+            "box": self.box,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Views:
+        """Undo `tensors`."""
+        return cls(
+            tensors["crop"], tensors["flip"].to(torch.bool), tensors["partner"], tensors["box"]
+        )
+
+
+def draw_views(
+    count: int, size: int, *, crop_min: float, flip: bool, mix: str, generator: torch.Generator
+) -> Views:
+    """Draw one view per image.
+
+    Args:
+        count: Number of images.
+        size: Their side, in pixels.
+        crop_min: Smallest share of the area that a crop may have, in (0, 1].
+        flip: Whether half of the views are mirrored.
+        mix: `cutmix` (Yun et al. 2019, ratio uniform, as Beta(1, 1)) or `none`.
+        generator: Decides everything.
+    """
+    crops = [draw_crop(size, crop_min, generator) for _ in range(count)]
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    partners = torch.randperm(count, generator=generator)
+    boxes = [draw_box(size, generator) if mix == "cutmix" else (0, 0, 0, 0) for _ in range(count)]
+    return Views(
+        crop=torch.tensor(crops, dtype=torch.int16),
+        flip=mirrored & flip,
+        partner=partners.to(torch.int32),
+        box=torch.tensor(boxes, dtype=torch.int16),
+    )
+
+
+def draw_box(size: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Draw a CutMix box (top, left, height, width): a square of area 1 - ratio, cut at the border."""
+    ratio, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    half = size * math.sqrt(1 - ratio) / 2
+    top, bottom = (max(0, min(size, round(row * size + sign * half))) for sign in (-1, 1))
+    left, right = (max(0, min(size, round(column * size + sign * half))) for sign in (-1, 1))
+    return top, left, bottom - top, right - left
+
+
+def render(images: Tensor, views: Views, rows: Tensor) -> Tensor:
+    """Replay the views of some images.
+
+    A row's result depends on nothing but its own view and its partner's: not on the batch.
+
+    Args:
+        images: The whole set, canonical, [N, 3, S, S].
+        views: The views of the set, on the same device.
+        rows: Indices of the images wanted, int64 [n].
+
+    Returns:
+        The views, [n, 3, S, S].
+    """
+    partners = views.partner[rows].long()
+    own = _crop(images[rows], views.crop[rows], views.flip[rows])
+    other = _crop(images[partners], views.crop[partners], views.flip[partners])
+    return torch.where(_inside(views.box[rows], images.shape[-1])[:, None], other, own)
+
+
+def _crop(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
+    """Enlarge crops to the full size with one bilinear grid; mirroring reverses its columns."""
+    size = images.shape[-1]
+    top, left, height, width = crop.to(torch.float32).unbind(1)
+    middle = (torch.arange(size, device=images.device) + 0.5) / size
+    rows = (top[:, None] + height[:, None] * middle) / size * 2 - 1
+    columns = (left[:, None] + width[:, None] * middle) / size * 2 - 1
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    grid = torch.stack(
+        [
+            columns[:, None, :].expand(-1, size, -1),
+            rows[:, :, None].expand(-1, -1, size),
+        ],
+        dim=-1,
+    )
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _inside(box: Tensor, size: int) -> Tensor:
+    """Return which pixels lie in each box, bool [n, S, S]."""
+    top, left, height, width = (value[:, None] for value in box.to(torch.int64).unbind(1))
+    at = torch.arange(size, device=box.device)[None]
+    in_rows = (at >= top) & (at < top + height)
+    in_columns = (at >= left) & (at < left + width)
+    return in_rows[:, :, None] & in_columns[:, None, :]

@@ -1,0 +1,283 @@
+"""Settings of a run: one flat set of names, strict types, grouped by the stage they bind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from prism_nb.errors import UsageError, suggest
+from prism_nb.recipes import Recipe, load_recipe
+from prism_nb.strict import Strict, read_yaml
+
+Names = tuple[str, ...]
+
+
+class DataSettings(Strict):
+    """What is distilled."""
+
+    dataset: str = Field("digits", description="name of the dataset")
+    image_size: int = Field(32, ge=8, description="side of the square images, in pixels")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
+
+
+class SqueezeSettings(Strict):
+    """How networks are trained on the real data (squeeze)."""
+
+    observers: Names = Field((), description="networks kept out of synthesis, to measure with")
+    squeeze_epochs: int = Field(10, ge=1, description="epochs of training per network")
+    squeeze_batch: int = Field(64, ge=2, description="images per training step")
+    squeeze_lr: float = Field(3e-3, gt=0, description="peak step size of AdamW, one cycle")
+    squeeze_shift: int = Field(3, ge=0, description="largest random shift, in pixels")
+
+
+class PoolSettings(Strict):
+    """Which of the trained networks steer the synthesis."""
+
+    teachers: Names = Field(description="the pool: networks that label and may give BN statistics")
+    primary: str = Field(description="the member of the pool that gives the logits")
+
+
+class SynthesisSettings(Strict):
+    """Which methods run, and how many images they make."""
+
+    methods: Names = Field(("prism",), description="recipes to run")
+    ipc: int = Field(10, ge=1, description="images per class")
+    batch_size: int = Field(100, ge=1, description="images optimised together (one unit)")
+    recipe: dict[str, Any] = Field({}, description="changes to every method's recipe")
+    recipes: dict[str, dict[str, Any]] = Field({}, description="changes to one method's recipe")
+
+
+class LabelSettings(Strict):
+    """How the teachers label augmented views of the images (relabel)."""
+
+    label_teachers: Names = Field((), description="networks that label; none named: the pool")
+    label_epochs: int = Field(300, ge=1, description="epochs of views and labels to store")
+    label_crop_min: float = Field(0.25, gt=0, le=1, description="smallest crop of a view, by area")
+    label_flip: bool = Field(True, description="mirror half of the views")
+    label_mix: Literal["cutmix", "none"] = Field("cutmix", description="mixing of two views")
+
+
+class DiversitySettings(Strict):
+    """In whose feature space diversity is measured."""
+
+    feature_networks: Names = Field((), description="none named: the observers")
+
+
+class EvaluationSettings(Strict):
+    """Which students learn from the images, and how."""
+
+    students: Names = Field(description="networks trained from scratch")
+    student_seeds: int = Field(3, ge=1, description="runs per student: seeds 0, 1, ...")
+    student_batch: int = Field(50, ge=2, description="images per training step")
+    student_lr: float = Field(1e-3, gt=0, description="initial step size of AdamW")
+    student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")
+    hard_weight: float = Field(0.1, ge=0, description="weight of the true label beside the soft")
+    evaluate_every: int = Field(10, ge=1, description="epochs between two evaluations")
+
+
+class MachineSettings(Strict):
+    """Where and how visibly a run works; free to change, since results do not depend on it."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    progress: bool = Field(True, description="show a progress bar")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        kind, _, index = device.partition(":")
+        if device not in {"auto", "cpu", "cuda"} and not (kind == "cuda" and index.isdecimal()):
+            raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
+        return device
+
+
+class Settings(
+    MachineSettings,
+    EvaluationSettings,
+    DiversitySettings,
+    LabelSettings,
+    SynthesisSettings,
+    PoolSettings,
+    SqueezeSettings,
+    DataSettings,
+):
+    """Everything a run depends on, by flat names."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("teachers", "observers", "methods", "students", "label_teachers"):
+            _refuse_doubles(name, getattr(self, name))
+        for name in ("teachers", "methods", "students"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: name at least one")
+        if self.primary not in self.teachers:
+            raise ValueError(
+                f"primary: {self.primary!r} is not in the pool; {suggest(self.primary, self.teachers)}"
+            )
+        shared = set(self.teachers) & set(self.observers)
+        if shared:
+            raise ValueError(
+                f"observers: {', '.join(sorted(shared))} is also a teacher; an observer takes no "
+                "part in the synthesis, so take it out of one of the two"
+            )
+        for name in ("label_teachers", "feature_networks"):
+            self._refuse_untrained(name)
+        _refuse_strangers("recipes", self.recipes, self.methods)
+        return self
+
+    def _refuse_untrained(self, name: str) -> None:
+        trained = self.networks
+        for network in getattr(self, name):
+            if network not in trained:
+                raise ValueError(
+                    f"{name}: {network!r} is neither teacher nor observer, so it is never trained; "
+                    f"{suggest(network, trained)}"
+                )
+
+    @property
+    def networks(self) -> Names:
+        """Every network that the squeeze trains: the pool, then the observers."""
+        return self.teachers + self.observers
+
+    @property
+    def labellers(self) -> Names:
+        """The networks whose logits become the soft labels."""
+        return self.label_teachers or self.teachers
+
+    @property
+    def feature_spaces(self) -> Names:
+        """The networks whose features measure diversity."""
+        return self.feature_networks or self.observers
+
+    def recipe_of(self, method: str) -> Recipe:
+        """Return a method's recipe with this run's changes laid over it."""
+        return load_recipe(method, self.recipe, self.recipes.get(method, {}))
+
+    def section(self, *groups: type[Strict]) -> dict[str, Any]:
+        """Return the plain values of some groups, e.g. `section(DataSettings)`."""
+        names = {name for group in groups for name in group.model_fields}
+        return {name: value for name, value in self.plain().items() if name in names}
+
+
+def _refuse_doubles(name: str, values: Names) -> None:
+    doubled = sorted({value for value in values if values.count(value) > 1})
+    if doubled:
+        raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
+
+
+def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:
+    for value in values:
+        if value not in valid:
+            raise ValueError(f"{name}: {value!r} is not among the methods; {suggest(value, valid)}")
+
+
+def digest(value: Any) -> str:
+    """Return a short SHA-256 of a plain value, equal for equal values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def project_root() -> Path:
+    """Return the clone that holds `notebooks/presets`.
+
+    That is `PRISM_HOME`, else the nearest folder above the working directory, else the one the
+    package was installed from in editable mode.
+
+    Raises:
+        UsageError: None of them holds the notebooks.
+    """
+    named = os.environ.get("PRISM_HOME")
+    here = Path.cwd()
+    beside_package = Path(__file__).resolve().parents[1]
+    for folder in [Path(named)] if named else [here, *here.parents, beside_package]:
+        if (folder / "notebooks" / "presets").is_dir():
+            return folder
+    raise UsageError(
+        f"no notebooks/presets in {named or here} or above; work inside a clone of the kit or set "
+        "PRISM_HOME to one"
+    )
+
+
+def default_runs_dir() -> Path:
+    """Return the folder of the runs: `PRISM_RUNS`, else `data/runs` of the clone."""
+    named = os.environ.get("PRISM_RUNS")
+    return Path(named).absolute() if named else project_root() / "data" / "runs"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets in `notebooks/presets`."""
+    return sorted(path.stem for path in (project_root() / "notebooks" / "presets").glob("*.yaml"))
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Return the values of a preset.
+
+    Args:
+        preset: A name from `preset_names`, or the path of a YAML file.
+
+    Raises:
+        UsageError: No such preset, or a file that is not a mapping.
+    """
+    path = Path(preset)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = project_root() / "notebooks" / "presets" / f"{preset}.yaml"
+        if preset not in preset_names():
+            raise UsageError(f"unknown preset {preset!r}; {suggest(preset, preset_names())}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"preset {path} cannot be read: {error}") from None
+    values = read_yaml(text, where=f"preset {path}")
+    if not isinstance(values, dict):
+        raise UsageError(f"preset {path} must hold lines of `name: value`")
+    return values
+
+
+def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:
+    """Read a preset and lay changes over it.
+
+    Args:
+        preset: A preset's name or file.
+        changes: Settings by flat name; a dict value is merged into the preset's dict.
+
+    Raises:
+        UsageError: Anything unknown, mistyped or contradictory, before any work.
+    """
+    values = read_preset(preset)
+    for name, value in (changes or {}).items():
+        old = values.get(name)
+        values[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return check_settings(values, where=f"preset {preset}")
+
+
+def check_settings(values: dict[str, Any], *, where: str) -> Settings:
+    """Build settings and read every method's recipe, so that mistakes surface at once."""
+    settings = Settings.parse(values, where=where)
+    for method in settings.methods:
+        settings.recipe_of(method)
+    return settings
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Turn `key=value` texts into settings; `recipe.lr=0.1` reaches into a dict.
+
+    Raises:
+        UsageError: A text without `=`.
+    """
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {text!r}: write name=value, e.g. --set ipc=5")
+        *path, last = name.split(".")
+        target = changes
+        for part in path:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"--set {text!r}: {part} is set to a plain value as well")
+        target[last] = read_yaml(value, where=f"--set {name}")
+    return changes

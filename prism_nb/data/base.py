@@ -1,0 +1,100 @@
+"""What every dataset offers to the stages above."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prism_nb.errors import UsageError
+
+Split = Literal["train", "val"]
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class.
+
+    Attributes:
+        index: Its place in the class order: logit i belongs to class i.
+        folder: Folder name in image trees, e.g. a wnid.
+        name: What people call it.
+    """
+
+    index: int
+    folder: str
+    name: str
+
+
+class ImageDataset(ABC):
+    """Labelled real images of one size.
+
+    Attributes:
+        name: The dataset's name.
+        classes: The classes, in order.
+        mean: Mean of each channel over the training images, in [0, 1]; canonical pixel space.
+        std: Standard deviation of each channel, likewise.
+        image_size: Side of the square images, in pixels.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    mean: Channels
+    std: Channels
+    image_size: int
+
+    @abstractmethod
+    def labels(self, split: Split) -> np.ndarray:
+        """Return the class index of every image of a split, in file order, int64 [N]."""
+
+    @abstractmethod
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        """Return images by their place in the split, as uint8 RGB [n, 3, size, size]."""
+
+    def of_class(self, split: Split, index: int) -> np.ndarray:
+        """Return the places of one class's images in a split, in file order."""
+        return np.flatnonzero(self.labels(split) == index)
+
+    def class_records(self) -> list[dict[str, Any]]:
+        """Return the class order as plain values, for `classes.json`."""
+        return [asdict(info) for info in self.classes]
+
+    def require_per_class(self, count: int, *, purpose: str) -> None:
+        """Check that every class has enough training images.
+
+        Raises:
+            UsageError: A class has fewer than `count`; it is named.
+        """
+        counts = np.bincount(self.labels("train"), minlength=len(self.classes))
+        for info in self.classes:
+            if counts[info.index] < count:
+                raise UsageError(
+                    f"{purpose} needs {count} training images per class, but class "
+                    f"{info.folder!r} of {self.name} has {counts[info.index]}; lower ipc to "
+                    f"{counts.min()} or less, or start from noise"
+                )
+
+    def canonical(self, images: Tensor) -> Tensor:
+        """Bring uint8 images [..., 3, H, W] into canonical pixel space, as float32."""
+        mean, std = self._channels(images.device)
+        return (images.to(torch.float32) / 255 - mean) / std
+
+    def bytes_of(self, images: Tensor) -> Tensor:
+        """Bring canonical images back to uint8: clamped and rounded to the nearest level."""
+        mean, std = self._channels(images.device)
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the canonical values of black and white, each [3, 1, 1]."""
+        mean, std = self._channels(device)
+        return (0 - mean) / std, (1 - mean) / std
+
+    def _channels(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
+        return mean, torch.tensor(self.std, device=device).view(3, 1, 1)

@@ -1,0 +1,25 @@
+"""The device that a run works on, chosen when work begins and never at import."""
+
+from __future__ import annotations
+
+import torch
+
+from prism_nb.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the `device` setting into a device; `auto` takes a CUDA GPU where there is one.
+
+    Raises:
+        UsageError: A CUDA device was asked for that this machine does not have.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(
+            f"device {name!r} was asked for, but PyTorch sees {count} CUDA devices here; "
+            "use device auto or cpu, or install a PyTorch built for your driver"
+        )
+    return device

@@ -1,0 +1,1 @@
+"""Diversity: how different the images of one class are, beside real ones of equal number."""

@@ -1,0 +1,37 @@
+"""Failures a user can act on: each says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrismError(Exception):
+    """A run that cannot go on. The terminal shows the message alone and exits with 1."""
+
+    exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Tell IPython to show the message instead of a stack trace."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UsageError(PrismError):
+    """A request that cannot be meant: a wrong name, type or value. Exits with 2."""
+
+    exit_code = 2
+
+
+def suggest(name: str, valid: Iterable[str], *, most: int = 3) -> str:
+    """Return "did you mean ..." for a mistyped name, or the list of what is valid.
+
+    Args:
+        name: What the user wrote.
+        valid: The names that exist.
+        most: The number of near names to offer.
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "valid: " + ", ".join(names) if names else "none exist"

@@ -1,0 +1,37 @@
+"""Figures of the synthesis: how each named loss term falls."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from prism_nb.figures.style import colour_of, dash_of, faded, styled
+
+
+def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
+    """Draw the mean over units of each term, one colour per method, one dash per term.
+
+    Args:
+        losses: The result of `tables.loss_table`.
+        titles: How each method is called.
+    """
+    figure = go.Figure()
+    terms = sorted(losses["term"].unique(), reverse=True)
+    mean = losses.groupby(["method", "term", "step"], sort=False)["value"].mean().reset_index()
+    for (method, term), curve in mean.groupby(["method", "term"], sort=False):
+        name = f"{titles.get(str(method), method)}: {term}"
+        figure.add_scatter(
+            x=curve["step"],
+            y=curve["value"],
+            mode="lines",
+            name=name,
+            line={"color": faded(colour_of(str(method)), 0.9), "dash": dash_of(terms.index(term))},
+            hovertemplate=f"{name}<br>step %{{x}}: %{{y:.3g}}<extra></extra>",
+        )
+    styled(
+        figure,
+        title="Loss by named term, mean over units (terms unweighted)",
+        x="optimisation step",
+        y="loss (log scale)",
+    )
+    return figure.update_yaxes(type="log")

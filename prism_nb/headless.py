@@ -1,0 +1,127 @@
+"""The series of notebooks under papermill: stage by stage, every executed notebook kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prism_nb import files, pipeline
+from prism_nb.config import project_root
+from prism_nb.errors import PrismError, UsageError
+from prism_nb.progress import FollowedBar
+from prism_nb.run import Run
+
+REPORT = "06_report"
+_ERRORS: dict[str, type[PrismError]] = {"PrismError": PrismError, "UsageError": UsageError}
+
+
+def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = False) -> None:
+    """Execute every notebook whose stage is not done, in order.
+
+    Args:
+        run: The run, checked.
+        say: Receives a line per stage.
+        redo_notebooks: Execute the notebooks of finished stages too; their units are kept.
+
+    Raises:
+        PrismError: A notebook failed, its kernel died, or a stage's own check did not pass.
+            The failed notebook is kept beside the others.
+    """
+    for stage in pipeline.STAGES.values():
+        states = pipeline.plan(run, stage.name)
+        if not states.missing and _is_current(run, stage.notebook) and not redo_notebooks:
+            say(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
+            continue
+        begin = time.monotonic()
+        with FollowedBar(run, stage.name, len(states.states)):
+            execute_notebook(run, stage.notebook)
+        pipeline.check(run, stage.name)
+        _stamp(run, stage.notebook)
+        say(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
+    begin = time.monotonic()
+    if _is_current(run, REPORT) and not redo_notebooks:
+        say(f"{REPORT:<16} done before")
+        return
+    execute_notebook(run, REPORT)
+    if not run.file("figures/report.html").is_file():
+        raise PrismError(f"{REPORT} wrote no report; see {notebook_path(run, REPORT)}")
+    _stamp(run, REPORT)
+    say(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")
+
+
+def notebook_path(run: Run, notebook: str) -> Path:
+    """Return where an executed notebook is kept."""
+    return run.file(f"notebooks/{notebook}.ipynb")
+
+
+def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> None:
+    """Execute one notebook on a run under papermill.
+
+    Args:
+        run: The run.
+        notebook: Its name without ending.
+        source: The notebook's file; of the clone's `notebooks/` where None.
+
+    Raises:
+        PrismError: It failed; the message is the notebook's own where it has one.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    source = source or project_root() / "notebooks" / f"{notebook}.ipynb"
+    target = notebook_path(run, notebook)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
+    try:
+        with _quiet_papermill():
+            papermill.execute_notebook(
+                str(source), str(target), parameters=parameters, progress_bar=False
+            )
+    except papermill.PapermillExecutionError as error:
+        message = f"{error.evalue}\n(the failed notebook: {target})"
+        raise _ERRORS.get(error.ename, PrismError)(_titled(error.ename, message)) from None
+    except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
+        raise PrismError(
+            f"the kernel of {notebook} died ({error}); out of memory is the usual cause. Finished "
+            f"units are kept: run the same command to continue. The notebook so far: {target}"
+        ) from None
+
+
+def _titled(name: str, message: str) -> str:
+    return message if name in _ERRORS else f"{name}: {message}"
+
+
+def _content_of(run: Run) -> dict[str, Any]:
+    """What an executed notebook shows: the markers of all stages, and the settings."""
+    markers = [unit.marker for stage in pipeline.STAGES for unit in pipeline.stage_units(run, stage)]
+    return {"content": run.content(tuple(markers))}
+
+
+def _is_current(run: Run, notebook: str) -> bool:
+    stamp = run.manifest().get("notebooks", {}).get(notebook)
+    if not notebook_path(run, notebook).is_file() or stamp is None:
+        return False
+    return notebook != REPORT or stamp == _content_of(run)
+
+
+def _stamp(run: Run, notebook: str) -> None:
+    manifest = run.manifest()
+    manifest.setdefault("notebooks", {})[notebook] = _content_of(run)
+    files.write_json(run.path / "manifest.json", manifest)
+
+
+@contextmanager
+def _quiet_papermill() -> Iterator[None]:
+    """Keep papermill's own log off the terminal; the executed notebook and the bar say it all."""
+    import logging
+
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

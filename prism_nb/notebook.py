@@ -1,0 +1,114 @@
+"""What the notebooks call: parameters in, one resumable call, figures and tables out."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import HTML, Image, display
+
+from prism_nb import pipeline, tables
+from prism_nb.config import Settings, preset_names
+from prism_nb.errors import UsageError, suggest
+from prism_nb.figures.save import save_figure, save_picture
+from prism_nb.progress import StageBar
+from prism_nb.run import Run
+
+_PLACES = ("run_name", "preset", "runs_dir")
+
+
+def open_from(namespace: dict[str, Any]) -> Run:
+    """Open the run that a notebook's parameters name, and show its settings.
+
+    A run that exists keeps its settings; a new one takes them from the preset, by default the
+    preset of the run's name. Parameters that are not None change them.
+
+    Args:
+        namespace: The notebook's `globals()`.
+
+    Raises:
+        UsageError: A parameter that does not exist, a value of the wrong type, or settings that
+            would mix results.
+    """
+    _refuse_unknown(namespace)
+    changes = {n: namespace[n] for n in Settings.model_fields if namespace.get(n) is not None}
+    run_name, preset, runs_dir = (namespace.get(place) for place in _PLACES)
+    if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
+        preset = run_name
+    run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    display(HTML(f"<b>Run</b> <code>{run.path}</code>"))
+    display(tables.settings_table(run))
+    return run
+
+
+def show_plan(run: Run, stage: str) -> None:
+    """Show what is done and what is left of a stage."""
+    display(tables.plan_table(pipeline.plan(run, stage)))
+
+
+def carry_out(run: Run, stage: str) -> None:
+    """Do what is left of a stage, with a progress bar; call it again after any interruption."""
+    units = len(pipeline.stage_units(run, stage))
+    with StageBar(stage, units, visible=run.settings.progress) as bar:
+        outcome = pipeline.execute(run, stage, bar)
+    done = f"{outcome.made} units made, {outcome.kept} were there already, {outcome.seconds:.1f} s"
+    display(HTML(f"<b>{stage}</b>: {done}"))
+
+
+def check(run: Run, stage: str) -> None:
+    """Check that a stage is complete and whole, and say so."""
+    found = pipeline.check(run, stage)
+    display(HTML(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole"))
+
+
+def show(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
+    """Show a figure, the same numbers as a table, and where both are saved."""
+    path = save_figure(run, name, figure, table)
+    display(figure, table)
+    display(HTML(f"saved as <code>{path}</code>"))
+
+
+def show_picture(run: Run, name: str, png: bytes, *, caption: str) -> None:
+    """Show a picture under its caption and save it."""
+    save_picture(run, name, png)
+    display(HTML(f"<b>{caption}</b>"), Image(png))
+
+
+def titles(run: Run) -> dict[str, str]:
+    """Return how each method, and the real reference, is called in figures."""
+    names = (tables.REFERENCE, *run.settings.methods)
+    return {name: tables.method_title(run, name) for name in names}
+
+
+def _exists(run_name: str, runs_dir: str | None) -> bool:
+    try:
+        pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
+    except UsageError:
+        return False
+    return True
+
+
+def _refuse_unknown(namespace: dict[str, Any]) -> None:
+    """Check every name that a parameters cell assigns.
+
+    Papermill only warns of a parameter that a notebook does not have. The cells that it injects
+    begin with "# Parameters", and so do the notebooks' own.
+    """
+    valid = {*Settings.model_fields, *_PLACES}
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters"):
+            for name in _assigned(source):
+                if name not in valid:
+                    raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")
+
+
+def _assigned(source: str) -> list[str]:
+    names: list[str] = []
+    for statement in ast.parse(source).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names

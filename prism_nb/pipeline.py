@@ -1,0 +1,282 @@
+"""The stages in order: what each needs, what is left to do, doing it, and checking it."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prism_nb import files
+from prism_nb.backends import OnEvent, Outcome, run_units
+from prism_nb.config import Settings, default_runs_dir, digest, load_settings
+from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
+from prism_nb.run import Run, UnitState
+from prism_nb.units import Unit
+
+_LARGE_IMAGE = 1.1  # bytes of a PNG of noise per byte of its pixels, at most
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the series.
+
+    Attributes:
+        name: Its name in the run.
+        notebook: Its notebook's name, without ending.
+        needs: Stages whose files it reads.
+        units: Lists its units from a run and the class count.
+        work: `module:function` that does one.
+    """
+
+    name: str
+    notebook: str
+    needs: tuple[str, ...]
+    units: Callable[[Run, int], list[Unit]]
+    work: str
+
+
+_STAGES = (
+    Stage("teachers", "01_teacher_pool", (), squeeze.units, "prism_nb.teachers.work:do_unit"),
+    Stage(
+        "synthesis",
+        "02_synthesis",
+        ("teachers",),
+        synthesis.units,
+        "prism_nb.synthesis.work:do_unit",
+    ),
+    Stage(
+        "diversity",
+        "03_diversity",
+        ("teachers", "synthesis"),
+        diversity.units,
+        "prism_nb.diversity.work:do_unit",
+    ),
+    Stage(
+        "labels",
+        "04_relabel",
+        ("teachers", "synthesis"),
+        labels.units,
+        "prism_nb.labels.work:do_unit",
+    ),
+    Stage(
+        "evaluation",
+        "05_evaluation",
+        ("synthesis", "labels"),
+        evaluation.units,
+        "prism_nb.evaluation.work:do_unit",
+    ),
+)
+STAGES = {stage.name: stage for stage in _STAGES}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What is done and what is left of a stage.
+
+    Attributes:
+        stage: The stage's name.
+        states: The state of each unit.
+        seconds_left: Estimate from the units that are done; None where none is.
+        disk_bytes: Estimate of what the missing units will write; None where unknown.
+        memory_bytes: The most memory that this stage's process has held in this run, if known.
+    """
+
+    stage: str
+    states: tuple[UnitState, ...]
+    seconds_left: float | None
+    disk_bytes: int | None
+    memory_bytes: int | None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of units per state."""
+        return Counter(state.state for state in self.states)
+
+    @property
+    def missing(self) -> int:
+        """Number of units that a call of `execute` would do."""
+        return len(self.states) - self.counts["done"]
+
+
+def open_run(
+    *,
+    run_name: str | None = None,
+    preset: str | None = None,
+    runs_dir: str | Path | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Run:
+    """Open a run, or begin it, and make sure that its settings can work here.
+
+    Args:
+        run_name: Folder under `runs_dir`; the preset's name where None.
+        preset: Settings of a new run; an existing run needs none and keeps its own.
+        runs_dir: Folder of the runs; `default_runs_dir` where None.
+        changes: Settings to change, by flat name.
+
+    Raises:
+        UsageError: Anything that cannot work, found before any work begins.
+    """
+    run = find_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    passed = digest(run.settings.plain())
+    if run.manifest().get("preflight") != passed:
+        from prism_nb.preflight import preflight
+
+        dataset = preflight(run.settings)
+        run = Run.create(run.path, run.settings)
+        run.write_classes(dataset.class_records())
+        files.write_json(run.path / "manifest.json", {**run.manifest(), "preflight": passed})
+    return Run.create(run.path, run.settings)
+
+
+def find_run(
+    *,
+    run_name: str | None = None,
+    preset: str | None = None,
+    runs_dir: str | Path | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Run:
+    """Return a run and its settings without writing or checking anything further.
+
+    With a preset, the settings are the preset's and the changes; without, the existing run's and
+    the changes. See `open_run` for the arguments.
+    """
+    name = run_name or (Path(preset).stem if preset else None)
+    if name is None:
+        raise UsageError("name a run or a preset")
+    path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
+    if preset is not None:
+        return Run(path, load_settings(preset, changes))
+    run = Run.open(path)
+    if not changes:
+        return run
+    from prism_nb.config import check_settings
+
+    values = {**run.settings.plain(), **changes}
+    return Run(path, check_settings(values, where=f"run {name}"))
+
+
+def class_count(run: Run) -> int:
+    """Return the number of classes: as recorded, else as the dataset has them."""
+    recorded = files.read_json(run.path / "classes.json")
+    if isinstance(recorded, list):
+        return len(recorded)
+    from prism_nb.data import open_dataset
+
+    return len(open_dataset(run.settings).classes)
+
+
+def stage_units(run: Run, stage: str) -> list[Unit]:
+    """Return the units of a stage."""
+    return _stage(stage).units(run, class_count(run))
+
+
+def plan(run: Run, stage: str, *, deep: bool = True) -> StagePlan:
+    """Say what is done and what is left of a stage.
+
+    Args:
+        run: The run.
+        stage: The stage's name.
+        deep: Whether to hash every file, or only to look whether it exists.
+    """
+    states = tuple(run.inspect(unit, deep=deep) for unit in stage_units(run, stage))
+    done = [state.unit for state in states if state.state == "done"]
+    missing = len(states) - len(done)
+    seconds = [run.record(unit).get("seconds", 0.0) for unit in done]
+    record = run.manifest().get("stages", {}).get(stage, {})
+    return StagePlan(
+        stage=stage,
+        states=states,
+        seconds_left=missing * sum(seconds) / len(seconds) if seconds else None,
+        disk_bytes=_disk_bytes(run.settings, stage, missing / max(1, len(states)), class_count(run)),
+        memory_bytes=record.get("peak_memory_bytes"),
+    )
+
+
+def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
+    """Do what is left of a stage. Call it again after any interruption.
+
+    Args:
+        run: The run.
+        stage: The stage's name.
+        on_event: Told of progress, beside the run's event log.
+
+    Raises:
+        PrismError: A stage that it needs is not complete, the disk is too small, another process
+            drives the stage, or a unit failed. Finished units stay.
+    """
+    for needed in _stage(stage).needs:
+        check(run, needed)
+
+    def listen(event: dict[str, Any]) -> None:
+        run.event(stage, **event)
+        if on_event is not None:
+            on_event(event)
+
+    with run.lock(stage):
+        _require_disk(run, stage)
+        outcome = run_units(run, stage_units(run, stage), _stage(stage).work, listen)
+        if outcome.made:
+            run.record_stage(
+                stage,
+                units_made=outcome.made,
+                seconds=round(outcome.seconds, 3),
+                peak_memory_bytes=peak_memory_bytes(),
+            )
+    return outcome
+
+
+def check(run: Run, stage: str) -> StagePlan:
+    """Check that every unit of a stage is done and its files are whole.
+
+    Raises:
+        PrismError: Some are not; the message counts them and names the first.
+    """
+    found = plan(run, stage)
+    if found.missing:
+        first = next(state for state in found.states if state.state != "done")
+        raise PrismError(
+            f"stage {stage} of run {run.name} is not complete: {found.missing} of "
+            f"{len(found.states)} units are to be done, first {first.unit.name} ({first.state}"
+            f"{': ' + first.reason if first.reason else ''}); run notebook "
+            f"{_stage(stage).notebook}, or `prism-nb run` for all stages"
+        )
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held (resident set)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise UsageError(f"unknown stage {name!r}; {suggest(name, STAGES)}")
+    return STAGES[name]
+
+
+def _disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> int | None:
+    """Estimate what a share of a stage's units writes, where that can be counted."""
+    images = classes * settings.ipc * len(settings.methods)
+    if stage == "synthesis":
+        return round(share * images * 3 * settings.image_size**2 * _LARGE_IMAGE)
+    if stage == "labels":
+        views = 8 + 1 + 4 + 8  # crop, flip, partner, box
+        return round(share * images * settings.label_epochs * (views + 2 * classes))
+    return None
+
+
+def _require_disk(run: Run, stage: str) -> None:
+    needed = plan(run, stage, deep=False).disk_bytes or 0
+    free = shutil.disk_usage(run.path).free
+    if needed > free:
+        raise PrismError(
+            f"stage {stage} needs about {needed / 1e9:.1f} GB at {run.path}, but {free / 1e9:.1f} GB "
+            "are free; free some space or choose another runs_dir"
+        )

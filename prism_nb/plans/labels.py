@@ -1,0 +1,42 @@
+"""The units of the relabelling: one per method, made of one file per epoch."""
+
+from __future__ import annotations
+
+from prism_nb.config import LabelSettings, Settings, digest
+from prism_nb.run import Run
+from prism_nb.plans.synthesis import method_binding, method_units
+from prism_nb.plans.squeeze import network_unit
+from prism_nb.units import Unit
+
+
+def units(run: Run, classes: int) -> list[Unit]:
+    """Return one unit per method."""
+    return [label_unit(run, method, classes) for method in run.settings.methods]
+
+
+def label_unit(run: Run, method: str, classes: int) -> Unit:
+    """Return the unit that labels one method's images."""
+    settings = run.settings
+    networks = [network_unit(settings, name) for name in settings.labellers]
+    images = method_units(run, method, classes)
+    return Unit(
+        stage="labels",
+        name=method,
+        marker=f"labels/{method}/unit.json",
+        binding=label_binding(settings, method),
+        key={"method": method},
+        inputs=tuple(unit.marker for unit in [*networks, *images]),
+    )
+
+
+def label_binding(settings: Settings, method: str) -> str:
+    """Digest what a method's labels depend on."""
+    values = settings.section(LabelSettings)
+    del values["label_teachers"]
+    return digest(
+        {
+            "images": method_binding(settings, method),
+            "settings": values,
+            "networks": [network_unit(settings, name).binding for name in settings.labellers],
+        }
+    )

@@ -1,0 +1,77 @@
+"""The units of the synthesis: one batch of one method each."""
+
+from __future__ import annotations
+
+from prism_nb.config import DataSettings, Settings, digest
+from prism_nb.run import Run
+from prism_nb.plans.batches import Batch, cross_class
+from prism_nb.plans.squeeze import network_unit
+from prism_nb.units import Unit
+
+
+def units(run: Run, classes: int) -> list[Unit]:
+    """Return the units of every method of the run."""
+    return [unit for method in run.settings.methods for unit in method_units(run, method, classes)]
+
+
+def method_units(run: Run, method: str, classes: int) -> list[Unit]:
+    """Return the units of one method."""
+    settings = run.settings
+    binding = method_binding(settings, method)
+    networks = steering_networks(settings, method)
+    inputs = tuple(network_unit(settings, name).marker for name in networks)
+    return [
+        Unit(
+            stage="synthesis",
+            name=f"{method}/{batch.name}",
+            marker=f"synthesis/{method}/units/{batch.name}.json",
+            binding=binding,
+            key={"method": method, "slots": batch.slots, "classes": batch.classes},
+            inputs=inputs,
+        )
+        for batch in cross_class(classes, settings.ipc, settings.batch_size)
+    ]
+
+
+def batch_of(unit: Unit) -> Batch:
+    """Return the batch that a synthesis unit makes."""
+    return Batch(tuple(unit.key["slots"]), tuple(unit.key["classes"]))
+
+
+def image_path(method: str, class_index: int, slot: int) -> str:
+    """Return where an image lies in a run, so that ImageFolder finds classes in order."""
+    return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{slot:04d}.png"
+
+
+def bn_candidates(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return the networks that a method may draw beside the primary."""
+    if not settings.recipe_of(method).bn_slots:
+        return ()
+    return tuple(name for name in settings.teachers if name != settings.primary)
+
+
+def steering_networks(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return every network that may take part in a method's synthesis, the primary first."""
+    if settings.recipe_of(method).images == "real":
+        return ()
+    return (settings.primary, *bn_candidates(settings, method))
+
+
+def bn_networks(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return the networks whose BN statistics a method may align."""
+    networks = steering_networks(settings, method)
+    return networks if settings.recipe_of(method).primary_in_bn else networks[1:]
+
+
+def method_binding(settings: Settings, method: str) -> str:
+    """Digest what a method's images depend on, and nothing else."""
+    recipe = settings.recipe_of(method).plain()
+    return digest(
+        {
+            "method": method,
+            "recipe": {k: v for k, v in recipe.items() if k not in {"title", "paper"}},
+            "data": settings.section(DataSettings),
+            "layout": [settings.ipc, settings.batch_size],
+            "networks": [network_unit(settings, n).binding for n in steering_networks(settings, method)],
+        }
+    )

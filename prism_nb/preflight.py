@@ -1,0 +1,63 @@
+"""Checks before any work: everything that would fail hours later fails here, by name."""
+
+from __future__ import annotations
+
+from prism_nb.config import Settings
+from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.device import choose_device
+from prism_nb.errors import UsageError
+from prism_nb.plans.synthesis import bn_networks
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.teacher import require_bn
+
+
+def preflight(settings: Settings) -> ImageDataset:
+    """Try out dataset, networks and counts of a run without training anything.
+
+    Returns:
+        The run's dataset.
+
+    Raises:
+        UsageError: The first thing that cannot work, and what to do about it.
+    """
+    choose_device(settings.device)
+    dataset = open_dataset(settings)
+    bn_teachers = {
+        name
+        for method in settings.methods
+        for name in bn_networks(settings, method)
+    }
+    for name in dict.fromkeys([*settings.networks, *settings.students]):
+        network = build_network(
+            name, classes=len(dataset.classes), image_size=dataset.image_size
+        )
+        if name in bn_teachers:
+            require_bn(name, network)
+    for method in settings.methods:
+        _check_method(settings, method, dataset)
+    if settings.feature_spaces:
+        dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
+    _check_counts(settings, dataset)
+    return dataset
+
+
+def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
+    recipe = settings.recipe_of(method)
+    if recipe.images == "real" or recipe.init == "real":
+        dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)")
+    if recipe.images == "recovered" and not bn_networks(settings, method):
+        raise UsageError(
+            f"method {method} has no BN teacher: the pool holds only the primary, and "
+            "primary_in_bn is false; add a network to `teachers`"
+        )
+
+
+def _check_counts(settings: Settings, dataset: ImageDataset) -> None:
+    images = len(dataset.classes) * settings.ipc
+    if images < 2:
+        raise UsageError("one image in all is too few to train a student with batch norm")
+    if settings.squeeze_batch > len(dataset.labels("train")):
+        raise UsageError(
+            f"squeeze_batch is {settings.squeeze_batch}, but {dataset.name} has only "
+            f"{len(dataset.labels('train'))} training images"
+        )

@@ -1,0 +1,392 @@
+"""The run directory: one folder that holds all a run has made, and the only way to write there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from prism_nb import files
+from prism_nb.config import (
+    DataSettings,
+    DiversitySettings,
+    EvaluationSettings,
+    LabelSettings,
+    MachineSettings,
+    PoolSettings,
+    Settings,
+    SqueezeSettings,
+    SynthesisSettings,
+    check_settings,
+    digest,
+)
+from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.strict import Strict, read_yaml, write_yaml
+from prism_nb.units import Unit
+
+STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
+
+# The stages whose results a group of settings decides; what is not listed decides none.
+_DECIDES: dict[type[Strict], tuple[str, ...]] = {
+    DataSettings: STAGES,
+    SqueezeSettings: STAGES,
+    PoolSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
+    SynthesisSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
+    DiversitySettings: ("diversity", "report"),
+    LabelSettings: ("labels", "evaluation", "report"),
+    EvaluationSettings: ("evaluation", "report"),
+}
+# They say which units exist, not what is in one: more can be asked of the same run at any time.
+_EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks"}
+_VERSIONS = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What the files say of a unit.
+
+    Attributes:
+        unit: The unit.
+        state: `done`, `missing`, `damaged` (a file of it is gone or changed), `stale` (its inputs
+            have changed since) or `other settings`. All but `done` are done again.
+        reason: What is wrong, in words.
+    """
+
+    unit: Unit
+    state: str
+    reason: str = ""
+
+
+class Run:
+    """A run directory with its settings.
+
+    Use `Run.create` for a new or continued run and `Run.open` for one that must exist.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings = settings
+
+    # -- opening -----------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run that exists.
+
+        Raises:
+            UsageError: No run there, or its settings cannot be read.
+        """
+        config = path / "config.yaml"
+        if not config.is_file():
+            runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
+            raise UsageError(f"no run at {path}; {suggest(path.name, runs)}")
+        values = read_yaml(config.read_text(encoding="utf-8"), where=str(config))
+        if not isinstance(values, dict):
+            raise UsageError(f"{config} is damaged: it must hold lines of `name: value`")
+        return cls(path, check_settings(values, where=str(config)))
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> Run:
+        """Open a run with the given settings, or begin it.
+
+        Settings may change as long as no stage that they decide has results.
+
+        Raises:
+            UsageError: The run holds results of other settings (the differing ones are named),
+                or its name cannot be a folder's.
+        """
+        run = cls(path, settings)
+        if not run.require_unmixed():
+            files.write_text(path / "config.yaml", write_yaml(settings.plain()))
+        return run
+
+    def with_settings(self, settings: Settings) -> Run:
+        """Return the run with other settings, refused where they would mix results."""
+        return Run.create(self.path, settings)
+
+    def require_unmixed(self) -> bool:
+        """Check that the folder holds no results of other settings.
+
+        Returns:
+            Whether the folder records these very settings already.
+
+        Raises:
+            UsageError: It holds results of other settings, or of unknown ones.
+        """
+        _check_name(self.name)
+        if (self.path / "config.yaml").is_file():
+            recorded = Run.open(self.path).settings
+            self._refuse_mixing(recorded)
+            return recorded == self.settings
+        if any(self.has_results(stage) for stage in STAGES):
+            raise UsageError(
+                f"{self.path} holds results but no config.yaml, so their settings are unknown; "
+                "choose another run name, or delete that folder"
+            )
+        return False
+
+    def _refuse_mixing(self, recorded: Settings) -> None:
+        old, new = recorded.plain(), self.settings.plain()
+        mixing = []
+        for name in old:
+            if old[name] != new[name] and name not in _EXTENDS and self._has_results_of(name):
+                mixing.append(f"{name} is {old[name]!r} in the run, {new[name]!r} asked for")
+        if mixing:
+            raise UsageError(
+                f"{self.path} holds results of other settings: {'; '.join(mixing)}. "
+                "Choose another run name, ask for the run's own settings, or delete that folder"
+            )
+
+    def _has_results_of(self, name: str) -> bool:
+        stages = next((s for group, s in _DECIDES.items() if name in group.model_fields), ())
+        return any(self.has_results(stage) for stage in stages)
+
+    # -- paths and records -------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def file(self, relative: str) -> Path:
+        """Return the path of a file of the run.
+
+        Raises:
+            UsageError: The path would leave the run.
+        """
+        path = (self.path / relative).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise UsageError(f"{relative!r} leaves the run {self.path}")
+        return self.path / relative
+
+    def has_results(self, stage: str) -> bool:
+        """Return whether a stage has finished any unit."""
+        patterns = {
+            "teachers": "teachers/units/*.json",
+            "synthesis": "synthesis/*/units/*.json",
+            "diversity": "diversity/*.json",
+            "labels": "labels/*/unit.json",
+            "evaluation": "evaluation/*/*/unit.json",
+            "report": "figures/report.html",
+        }
+        return any(self.path.glob(patterns[stage]))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the record of the run: versions, machine and the state of each stage."""
+        value = files.read_json(self.path / "manifest.json")
+        return value if isinstance(value, dict) else {}
+
+    def record_stage(self, stage: str, **values: Any) -> None:
+        """Add to a stage's record in the manifest, with the versions and machine of today."""
+        record = self.manifest()
+        record["environment"] = environment(self.settings)
+        stages = record.setdefault("stages", {})
+        stages[stage] = {**stages.get(stage, {}), **values}
+        files.write_json(self.path / "manifest.json", record)
+
+    def write_classes(self, classes: list[dict[str, Any]]) -> None:
+        """Record the class order, or check it against the recorded one.
+
+        Raises:
+            PrismError: The order differs; the first differing class is named.
+        """
+        path = self.path / "classes.json"
+        recorded = files.read_json(path)
+        if not isinstance(recorded, list):
+            files.write_json(path, classes)
+            return
+        for index in range(max(len(classes), len(recorded))):
+            new = classes[index] if index < len(classes) else None
+            old = recorded[index] if index < len(recorded) else None
+            if new != old:
+                raise PrismError(
+                    f"class order differs from {path} at index {index}: the run has {old}, the "
+                    f"dataset {new}; use the dataset that the run was made from"
+                )
+
+    # -- events ------------------------------------------------------------------------------
+
+    def event(self, stage: str, **values: Any) -> None:
+        """Append an event of a stage to `events/<stage>.jsonl`."""
+        line = json.dumps({"time": round(time.time(), 3), **values})
+        files.append_line(self.path / "events" / f"{stage}.jsonl", line)
+
+    def events(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Yield a stage's events in order; an unfinished last line is left out."""
+        path = self.path / "events" / f"{stage}.jsonl"
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(value, dict):
+                    yield value
+
+    # -- units -------------------------------------------------------------------------------
+
+    def finish(self, unit: Unit, *, paths: list[str], record: dict[str, Any]) -> None:
+        """Write a unit's marker, after all of its files.
+
+        Args:
+            unit: The finished unit.
+            paths: Its files, relative to the run.
+            record: What is worth knowing: seed, draws, losses, seconds.
+        """
+        marker = {
+            "unit": unit.name,
+            "binding": unit.binding,
+            "inputs": self.content(unit.inputs),
+            "files": {path: files.sha256(self.file(path)) for path in paths},
+            "record": record,
+        }
+        files.write_json(self.file(unit.marker), marker)
+
+    def content(self, markers: tuple[str, ...]) -> str:
+        """Digest the file hashes that some markers list; it changes when any content does."""
+        found = [files.read_json(self.file(marker)) for marker in markers]
+        return digest([marker["files"] if _is_marker(marker) else None for marker in found])
+
+    def marker(self, unit: Unit) -> dict[str, Any] | None:
+        """Return a unit's marker, or None where it is missing, damaged or of other settings."""
+        marker = files.read_json(self.file(unit.marker))
+        return marker if _is_marker(marker) and marker["binding"] == unit.binding else None
+
+    def record(self, unit: Unit) -> dict[str, Any]:
+        """Return what a finished unit recorded.
+
+        Raises:
+            PrismError: The unit is not done.
+        """
+        marker = self.marker(unit)
+        if marker is None:
+            raise PrismError(f"{unit.stage} unit {unit.name} is not done; run that stage first")
+        return dict(marker["record"])
+
+    def files_of(self, unit: Unit) -> list[str]:
+        """Return the files that a finished unit made, relative to the run."""
+        marker = self.marker(unit)
+        return sorted(marker["files"]) if marker else []
+
+    def inspect(self, unit: Unit, *, deep: bool = True) -> UnitState:
+        """Compare a unit's marker with its files.
+
+        Args:
+            unit: The unit.
+            deep: Whether to hash the files, or only to look whether they exist.
+        """
+        path = self.file(unit.marker)
+        if not path.exists():
+            return UnitState(unit, "missing")
+        marker = files.read_json(path)
+        if not _is_marker(marker):
+            return UnitState(unit, "damaged", f"{unit.marker} is no marker")
+        if marker["binding"] != unit.binding:
+            return UnitState(unit, "other settings", f"{unit.marker} was made by other settings")
+        damage = self._damage(marker["files"], deep=deep)
+        if damage:
+            return UnitState(unit, "damaged", damage)
+        if marker["inputs"] != self.content(unit.inputs):
+            return UnitState(unit, "stale", f"{unit.name} was made from files that have changed")
+        return UnitState(unit, "done")
+
+    def _damage(self, listed: dict[str, str], *, deep: bool) -> str:
+        for name, expected in listed.items():
+            path = self.path / name
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                return f"{name} leaves the run"
+            if not path.is_file():
+                return f"{name} is gone"
+            if deep and files.sha256(path) != expected:
+                return f"{name} has changed since it was written"
+        return ""
+
+    # -- locks -------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, stage: str) -> Iterator[None]:
+        """Hold a stage, so that no second process drives it.
+
+        Raises:
+            PrismError: Another process holds it.
+        """
+        path = self.path / "locks" / f"{stage}.lock"
+        owner = path.with_suffix(".json")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = FileLock(path).acquire(timeout=0)
+        except Timeout:
+            holder = files.read_json(owner) or {}
+            raise PrismError(
+                f"stage {stage} of {self.path} is being run by process {holder.get('process')} on "
+                f"{holder.get('host')}; wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise PrismError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        with held:
+            files.write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+            yield
+
+
+def _is_marker(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("binding"), str)
+        and isinstance(value.get("inputs"), str)
+        and isinstance(value.get("record"), dict)
+        and isinstance(value.get("files"), dict)
+        and all(isinstance(h, str) and h for h in value["files"].values())
+    )
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"run name {name!r}: use letters, digits, dot, dash and underscore, a letter or digit first"
+        )
+
+
+def environment(settings: Settings) -> dict[str, Any]:
+    """Describe what a run works with: versions, machine, device setting and git commit."""
+    versions = {}
+    for package in _VERSIONS:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "settings": settings.section(MachineSettings),
+        "commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip() or "unknown"

@@ -1,0 +1,112 @@
+"""Strict models and the YAML that fills them: nothing is guessed, nothing unknown is ignored."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prism_nb.errors import UsageError, suggest
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and never converts between types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str) -> Self:
+        """Build the model from plain values.
+
+        Args:
+            values: Names and plain values (numbers, text, lists, dicts, None).
+            where: What the values are, for the message ("preset digits", "--set").
+
+        Raises:
+            UsageError: Unknown name, wrong type or value out of range; every one is named.
+        """
+        try:
+            # Through JSON, where strict mode accepts a list for a tuple but no text for a number.
+            return cls.model_validate_json(json.dumps(values))
+        except TypeError as error:
+            raise UsageError(f"{where}: {error}; use numbers, text, lists and dicts only") from None
+        except ValidationError as error:
+            lines = [_explain(cls, problem) for problem in error.errors()]
+            raise UsageError(f"{where}: " + "; ".join(lines)) from None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the values as JSON would hold them."""
+        return self.model_dump(mode="json")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _explain(model: type[_Model], problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; {suggest(name, model.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in {"missing", "value_error"}:
+        return f"{name}: {message}" if problem["loc"] else message
+    return f"{name}: {message}, got {problem['input']!r}"
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose scalars mean what they look like: 1e-3 is a number, 'on' and 010 are text.
+
+    PyYAML follows YAML 1.1, where 1e-3 is text, `on` is True and 010 is 8.
+    A key that stands twice is an error instead of a silent last word.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {', '.join(doubled)} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+class _YamlOut(yaml.SafeDumper):
+    """Writes what `_Yaml` reads: text that looks like a number is quoted."""
+
+
+_SCALARS = (
+    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?",
+        list("-+.0123456789"),
+    ),
+)
+for _side in (_Yaml, _YamlOut):
+    _side.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _SCALARS:
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first)
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """Read one YAML document safely.
+
+    Raises:
+        UsageError: The text is not valid YAML; the message gives the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Yaml)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Return YAML text that `read_yaml` reads back to equal values."""
+    return yaml.dump(
+        values, Dumper=_YamlOut, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )

@@ -1,0 +1,1 @@
+"""Synthesis (recover): optimise images so that frozen teachers recognise them as real."""

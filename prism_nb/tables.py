@@ -1,0 +1,240 @@
+"""A run's results as tables: what the notebooks show, the figures draw and the report prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from prism_nb.data import open_dataset
+from prism_nb.pipeline import StagePlan, stage_units
+from prism_nb.plans.diversity import REFERENCE
+from prism_nb.run import Run
+
+
+def method_title(run: Run, method: str) -> str:
+    """Return how a method is called in tables and figures."""
+    return "Real images" if method == REFERENCE else run.settings.recipe_of(method).title
+
+
+def settings_table(run: Run) -> pd.DataFrame:
+    """Return every setting with its value and what it means."""
+    fields = type(run.settings).model_fields
+    rows = [
+        {"setting": name, "value": _short(value), "meaning": fields[name].description or ""}
+        for name, value in run.settings.plain().items()
+    ]
+    return pd.DataFrame(rows).set_index("setting")
+
+
+def plan_table(plan: StagePlan) -> pd.DataFrame:
+    """Return a stage's plan in one row; what nothing is known about says "not measured"."""
+    states = {f"{state} units": count for state, count in sorted(plan.counts.items())}
+    row = {
+        "units": len(plan.states),
+        "to do": plan.missing,
+        **states,
+        "time": _seconds(plan.seconds_left),
+        "peak memory": _bytes(plan.memory_bytes),
+        "disk": _bytes(plan.disk_bytes),
+    }
+    return pd.DataFrame([row], index=pd.Index([plan.stage], name="stage"))
+
+
+def teacher_table(run: Run) -> pd.DataFrame:
+    """Return one row per trained network: role, size, BN layers, accuracy on held-out images."""
+    rows = []
+    for unit in stage_units(run, "teachers"):
+        record = run.record(unit)
+        rows.append(
+            {
+                "network": unit.name,
+                "role": _role(run, unit.name),
+                "source": record["source"],
+                "parameters": record["parameters"],
+                "MFLOPs": record["flops"] / 1e6,
+                "BN layers": record["bn_layers"],
+                "BN channels": record["bn_channels"],
+                "accuracy %": 100 * record["accuracy"],
+                "seconds": record["seconds"],
+                "from run": record["reused_from"] or run.name,
+            }
+        )
+    return pd.DataFrame(rows).set_index("network")
+
+
+def draw_table(run: Run) -> pd.DataFrame:
+    """Return one row per synthesis unit: which networks steered it, and its last losses."""
+    rows = []
+    for unit in stage_units(run, "synthesis"):
+        record = run.record(unit)
+        losses = record.get("losses", {})
+        logit = [value for name, value in losses.items() if name.startswith("logit/")]
+        rows.append(
+            {
+                "unit": unit.name,
+                "images": record["images"],
+                "BN teachers": ", ".join(record.get("bn_teachers", [])) or "none (not optimised)",
+                "logit loss": logit[0] if logit else float("nan"),
+                "seconds": record["seconds"],
+            }
+        )
+    return pd.DataFrame(rows).set_index("unit")
+
+
+def loss_table(run: Run) -> pd.DataFrame:
+    """Return the loss curves: method, unit, step, term, value; the latest try of each unit."""
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for event in run.events("synthesis"):
+        if event.get("event") == "begin":
+            curves[event["unit"]] = []
+        elif event.get("event") == "step":
+            curves.setdefault(event["unit"], []).extend(
+                {"unit": event["unit"], "step": event["step"], "term": term, "value": value}
+                for term, value in event["losses"].items()
+            )
+    rows = [row for curve in curves.values() for row in curve]
+    frame = pd.DataFrame(rows, columns=["unit", "step", "term", "value"])
+    frame.insert(0, "method", frame["unit"].str.partition("/")[0])
+    return frame
+
+
+def diversity_per_class(run: Run) -> pd.DataFrame:
+    """Return method, feature network, class name, cosine; empty where it is undefined (IPC 1)."""
+    names = [info.name for info in open_dataset(run.settings).classes]
+    rows = []
+    for unit in stage_units(run, "diversity"):
+        for network, space in run.record(unit)["spaces"].items():
+            values = space["cosine_per_class"] or []
+            rows += [
+                {"method": unit.name, "features": network, "class": name, "cosine": value}
+                for name, value in zip(names, values, strict=False)
+            ]
+    return pd.DataFrame(rows, columns=["method", "features", "class", "cosine"])
+
+
+def diversity_table(run: Run) -> pd.DataFrame:
+    """Return one row per set of images and feature network: diversity beside fidelity."""
+    rows = []
+    for unit in stage_units(run, "diversity"):
+        for network, space in run.record(unit)["spaces"].items():
+            cosine = space["cosine"]
+            rows.append(
+                {
+                    "images": method_title(run, unit.name),
+                    "feature network": network,
+                    "intra-class cosine": float("nan") if cosine is None else cosine,
+                    "recognised %": 100 * space["recognised"],
+                }
+            )
+    return pd.DataFrame(rows).set_index("images")
+
+
+def label_table(run: Run) -> pd.DataFrame:
+    """Return one row per method: how well teachers and their ensemble know the images."""
+    rows = []
+    for unit in stage_units(run, "labels"):
+        record = run.record(unit)
+        teachers = zip(record["teachers"], record["teacher_accuracy"], strict=True)
+        rows.append(
+            {
+                "images": method_title(run, unit.name),
+                "ensemble %": 100 * record["ensemble_accuracy"],
+                **{f"{name} %": 100 * value for name, value in teachers},
+                "MB": sum(run.file(p).stat().st_size for p in run.files_of(unit)) / 1e6,
+                "seconds": record["seconds"],
+            }
+        )
+    return pd.DataFrame(rows).set_index("images")
+
+
+def student_table(run: Run) -> pd.DataFrame:
+    """Return one row per trained student: method, student, seed, last and best top-1 in [0, 1]."""
+    rows = []
+    for unit in stage_units(run, "evaluation"):
+        record = run.record(unit)
+        key = {name: unit.key[name] for name in ("method", "student", "seed")}
+        rows.append({**key, "last": record["last"], "best": record["best"]})
+    return pd.DataFrame(rows)
+
+
+def learning_table(run: Run) -> pd.DataFrame:
+    """Return the learning curves: method, student, seed, epoch, loss, top1."""
+    parts = []
+    for unit in stage_units(run, "evaluation"):
+        frame = pd.read_csv(run.file(f"{unit.key['folder']}/metrics.csv"))
+        parts.append(frame.assign(**{k: unit.key[k] for k in ("method", "student", "seed")}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def accuracy_table(run: Run) -> pd.DataFrame:
+    """Return mean and standard deviation over seeds, in percent, per method and student."""
+    frame = student_table(run)
+    grouped = frame.groupby(["method", "student"], sort=False)
+    table = pd.DataFrame(
+        {
+            "mean": 100 * grouped["last"].mean(),
+            "std": 100 * grouped["last"].std(),
+            "best epoch": 100 * grouped["best"].mean(),
+            "seeds": grouped["last"].count(),
+        }
+    )
+    return table.reset_index()
+
+
+def answer_table(run: Run) -> pd.DataFrame:
+    """Return the table that a run is made for: accuracy per student beside diversity."""
+    accuracies, rows = accuracy_table(run), []
+    diversity = diversity_table(run)
+    for method in run.settings.methods:
+        title = method_title(run, method)
+        mine = accuracies[accuracies["method"] == method]
+        cells = {
+            f"{row.student} %": _mean_std(row.mean, row.std)
+            for row in mine.itertuples(index=False)
+        }
+        measured = diversity.loc[[title]] if title in diversity.index else diversity.iloc[:0]
+        rows.append(
+            {
+                "method": title,
+                **cells,
+                "seeds": int(mine["seeds"].min()),
+                "intra-class cosine": _mean_or_dash(measured["intra-class cosine"], 3),
+                "recognised %": _mean_or_dash(measured["recognised %"], 1),
+            }
+        )
+    return pd.DataFrame(rows).set_index("method")
+
+
+def _role(run: Run, name: str) -> str:
+    if name == run.settings.primary:
+        return "primary"
+    return "teacher" if name in run.settings.teachers else "observer"
+
+
+def _mean_std(mean: float, std: float) -> str:
+    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def _mean_or_dash(values: pd.Series, digits: int) -> str:
+    return "–" if values.isna().all() else f"{values.mean():.{digits}f}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items()) or "–"
+    return str(value)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"

@@ -1,0 +1,45 @@
+"""Accuracy of a classifier on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from prism_nb.data import ImageDataset, Split
+
+_BATCH = 256
+
+
+def batches(
+    dataset: ImageDataset, split: Split, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield canonical images [n, 3, S, S] and labels [n] of a split, in order, on a device."""
+    labels = torch.from_numpy(dataset.labels(split))
+    for start in range(0, len(labels), _BATCH):
+        stop = min(start + _BATCH, len(labels))
+        images = dataset.images(split, range(start, stop)).to(device)
+        yield dataset.canonical(images), labels[start:stop].to(device)
+
+
+@torch.no_grad()
+def accuracy(
+    classifier: Callable[[Tensor], Tensor],
+    dataset: ImageDataset,
+    split: Split,
+    device: torch.device,
+) -> float:
+    """Return the share of a split's images whose top-1 class is right, in [0, 1].
+
+    Args:
+        classifier: Turns canonical images into logits, in evaluation mode.
+        dataset: The real images.
+        split: Which of them.
+        device: Where the classifier lives.
+    """
+    right = total = 0
+    for images, labels in batches(dataset, split, device):
+        right += int((classifier(images).argmax(1) == labels).sum())
+        total += len(labels)
+    return right / total

@@ -1,0 +1,90 @@
+"""Networks by name, from torchvision or timm, adapted to a class count and an image size."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from prism_nb.errors import UsageError, suggest
+
+_SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
+
+
+def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """Build a network with fresh weights from torch's global generator.
+
+    Args:
+        name: A torchvision or timm architecture. Where both have it torchvision's is taken, as
+            in the published PRISM; `timm/resnet18` and `torchvision/resnet18` say which.
+        classes: Size of its head.
+        image_size: Side of its square input, in pixels.
+
+    Raises:
+        UsageError: Unknown name, or an architecture that cannot take images of that size.
+    """
+    source, architecture = _locate(name)
+    if source == "torchvision":
+        network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+    else:
+        options = {"img_size": image_size} if _is_fixed_size(architecture) else {}
+        network = timm.create_model(architecture, num_classes=classes, **options)
+    if image_size <= _SMALL:
+        _shrink_stem(network)
+    _try_out(name, network, classes=classes, image_size=image_size)
+    return network
+
+
+def source_of(name: str) -> str:
+    """Return the library that a network comes from: `torchvision` or `timm`.
+
+    Raises:
+        UsageError: Neither has it.
+    """
+    return _locate(name)[0]
+
+
+def _locate(name: str) -> tuple[str, str]:
+    source, slash, architecture = name.rpartition("/")
+    known = {
+        "torchvision": torchvision.models.list_models(module=torchvision.models),
+        "timm": timm.list_models(),
+    }
+    if slash and source not in known:
+        raise UsageError(f"network {name!r}: {source!r} is no source; use torchvision/ or timm/")
+    for place in [source] if slash else list(known):
+        if architecture in known[place]:
+            return place, architecture
+    everything = set(known["torchvision"]) | set(known["timm"])
+    raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
+
+
+def _is_fixed_size(architecture: str) -> bool:
+    config = timm.models.get_pretrained_cfg(architecture)
+    return bool(config and config.fixed_input_size)
+
+
+def _shrink_stem(network: nn.Module) -> None:
+    """Replace a 7x7 stride-2 stem and its max-pool by one 3x3 convolution (He et al. 2016, 4.2)."""
+    stem = getattr(network, "conv1", None)
+    if isinstance(stem, nn.Conv2d) and stem.kernel_size == (7, 7) and hasattr(network, "maxpool"):
+        network.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+
+
+def _try_out(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(2, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UsageError(
+            f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
+            "network or a larger image_size"
+        ) from None
+    finally:
+        network.train(was_training)
+    if logits.shape != (2, classes):
+        raise UsageError(f"network {name!r} gives outputs of shape {tuple(logits.shape[1:])}")

@@ -1,0 +1,99 @@
+"""Squeeze: train one network on the real data with a standard one-cycle recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prism_nb.data import ImageDataset
+from prism_nb.teachers.networks import build_network
+
+OnStep = Callable[[dict[str, Any]], None]
+_WEIGHT_DECAY = 0.05
+
+
+@dataclass(frozen=True)
+class SqueezePlan:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images per step; the last, smaller batch of an epoch is left out.
+        lr: Peak step size of AdamW under one cycle (Smith and Topin 2018).
+        shift: Largest random shift of a batch per axis, in pixels.
+        seed: Seed of the weights, the order, the shifts and any dropout.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    shift: int
+    seed: int
+
+
+def train_network(
+    name: str, dataset: ImageDataset, plan: SqueezePlan, device: torch.device, on_step: OnStep
+) -> nn.Module:
+    """Train a network from scratch on a dataset's training images.
+
+    Torch's global generators are used inside and restored afterwards, because weights and
+    dropout draw from them.
+
+    Args:
+        name: An architecture of `build_network`.
+        dataset: The real images; all of them are held in memory.
+        plan: How to train.
+        device: Where to train.
+        on_step: Told of progress, about fifty times.
+
+    Returns:
+        The trained network, in evaluation mode, on `device`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        network = build_network(
+            name, classes=len(dataset.classes), image_size=dataset.image_size
+        ).to(device)
+        labels = torch.from_numpy(dataset.labels("train")).to(device)
+        images = dataset.canonical(dataset.images("train", range(len(labels))).to(device))
+        _optimise(network, images, labels, plan, on_step)
+    return network.eval()
+
+
+def _optimise(
+    network: nn.Module, images: Tensor, labels: Tensor, plan: SqueezePlan, on_step: OnStep
+) -> None:
+    batch = min(plan.batch, len(images))
+    per_epoch = len(images) // batch
+    total = per_epoch * plan.epochs
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=total)
+    network.train()
+    for step in range(total):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(images)).to(images.device)
+        chosen = order[(step % per_epoch) * batch :][:batch]
+        loss = functional.cross_entropy(
+            network(_shift(images[chosen], plan.shift)), labels[chosen]
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % max(1, total // 50) == 0 or step == total - 1:
+            on_step({"step": step + 1, "steps": total, "losses": {"train": loss.item()}})
+
+
+def _shift(images: Tensor, most: int) -> Tensor:
+    """Move a batch by up to `most` pixels per axis, repeating the border."""
+    if not most:
+        return images
+    size = images.shape[-1]
+    top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    padded = functional.pad(images, (most,) * 4, mode="replicate")
+    return padded[:, :, top : top + size, left : left + size]

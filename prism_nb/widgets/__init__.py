@@ -1,0 +1,5 @@
+"""Widgets: views over plain settings; a notebook reads their value in its next cell."""
+
+from prism_nb.widgets.teacher_picker import TeacherPicker
+
+__all__ = ["TeacherPicker"]

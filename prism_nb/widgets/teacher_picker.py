@@ -1,0 +1,108 @@
+"""Pick the pool and its primary by hand."""
+
+from __future__ import annotations
+
+import html
+
+import ipywidgets as widgets
+
+from prism_nb.config import Settings, check_settings
+from prism_nb.data import open_dataset
+from prism_nb.errors import UsageError
+from prism_nb.run import Run
+from prism_nb.strict import write_yaml
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.teacher import require_bn
+
+
+class TeacherPicker(widgets.VBox):
+    """A list of networks to tick, a primary, and a field to add further networks by name.
+
+    Args:
+        run: The run whose settings it starts from; `value` is equal to them until touched.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._settings = settings = run.settings
+        wide = {"width": "420px"}
+        style = {"description_width": "110px"}
+        self.pool = widgets.SelectMultiple(
+            options=settings.teachers,
+            value=settings.teachers,
+            description="Pool",
+            rows=8,
+            layout=wide,
+            style=style,
+        )
+        self.primary = widgets.Dropdown(
+            options=settings.teachers,
+            value=settings.primary,
+            description="Primary",
+            layout=wide,
+            style=style,
+        )
+        self.name = widgets.Text(
+            placeholder="a torchvision or timm name",
+            description="Add a network",
+            layout=wide,
+            style=style,
+        )
+        self.add = widgets.Button(description="Add", tooltip="Try the network out and list it")
+        self.status = widgets.HTML()
+        super().__init__(
+            [self.pool, self.primary, widgets.HBox([self.name, self.add]), self.status]
+        )
+        self.pool.observe(self._pool_changed, names="value")
+        self.primary.observe(lambda _: self._refresh(), names="value")
+        self.add.on_click(lambda _: self._add())
+        self._refresh()
+
+    @property
+    def value(self) -> Settings:
+        """The run's settings with the picked teachers.
+
+        Raises:
+            UsageError: The pick is incomplete or contradicts other settings.
+        """
+        values = {**self._settings.plain(), **self._picked()}
+        return check_settings(values, where="the teacher picker")
+
+    def _picked(self) -> dict[str, object]:
+        return {"teachers": list(self.pool.value), "primary": self.primary.value}
+
+    def _pool_changed(self, _: object) -> None:
+        kept = self.primary.value
+        self.primary.options = self.pool.value
+        if kept in self.pool.value:
+            self.primary.value = kept
+        self._refresh()
+
+    def _add(self) -> None:
+        name = self.name.value.strip()
+        dataset = open_dataset(self._settings)
+        try:
+            network = build_network(
+                name, classes=len(dataset.classes), image_size=dataset.image_size
+            )
+            require_bn(name, network)
+        except UsageError as error:
+            self._say(str(error), good=False)
+            return
+        if name not in self.pool.options:
+            self.pool.options = (*self.pool.options, name)
+        self.pool.value = (*self.pool.value, name)
+        self.name.value = ""
+
+    def _refresh(self) -> None:
+        try:
+            self.value  # noqa: B018 (raises where the pick cannot be used)
+        except UsageError as error:
+            self._say(str(error), good=False)
+            return
+        text = write_yaml(self._picked())
+        self._say("Ready. The next cell uses these; in a preset they read:", good=True, code=text)
+
+    def _say(self, text: str, *, good: bool, code: str = "") -> None:
+        mark = "✓" if good else "Not usable:"
+        block = f"<pre>{html.escape(code)}</pre>" if code else ""
+        self.status.value = f"<p>{mark} {html.escape(text)}</p>{block}"
