@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,7 +24,11 @@ _runs_dir = click.option(
     help="Folder of the runs [default: $PRISM_RUNS, else data/runs of the clone].",
 )
 _set = click.option(
-    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting; repeatable."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a setting; repeatable.",
 )
 _run_name = click.option("--run", "run_name", help="Name of the run [default: the preset's].")
 
@@ -54,9 +59,7 @@ def run(
 
     begin = time.monotonic()
     changes = parse_assignments(assignments)
-    opened = pipeline.open_run(
-        run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes
-    )
+    opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
     run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
     from prism_nb import tables
@@ -99,10 +102,7 @@ def status(run_name: str, runs_dir: Path | None) -> None:
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
     _print_plans(found)
     for stage in pipeline.STAGES:
-        last: dict[str, Any] = {}
-        for last in found.events(stage):
-            pass
-        if last:
+        for last in deque(found.events(stage), maxlen=1):
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
             click.echo(f"{stage:<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
 

@@ -116,7 +116,8 @@ class Settings(
                 raise ValueError(f"{name}: name at least one")
         if self.primary not in self.teachers:
             raise ValueError(
-                f"primary: {self.primary!r} is not in the pool; {suggest(self.primary, self.teachers)}"
+                f"primary: {self.primary!r} is not in the pool; "
+                f"{suggest(self.primary, self.teachers)}"
             )
         shared = set(self.teachers) & set(self.observers)
         if shared:
@@ -250,7 +251,9 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
     values = read_preset(preset)
     for name, value in (changes or {}).items():
         old = values.get(name)
-        values[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        values[name] = (
+            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return check_settings(values, where=f"preset {preset}")
 
 

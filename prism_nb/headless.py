@@ -15,6 +15,8 @@ from prism_nb.progress import FollowedBar
 from prism_nb.run import Run
 
 REPORT = "06_report"
+# ipykernel warns at every start that it listens on loopback TCP; only errors matter here.
+_KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 _ERRORS: dict[str, type[PrismError]] = {"PrismError": PrismError, "UsageError": UsageError}
 
 
@@ -78,7 +80,13 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
     try:
         with _quiet_papermill():
             papermill.execute_notebook(
-                str(source), str(target), parameters=parameters, progress_bar=False
+                str(source),
+                str(target),
+                parameters=parameters,
+                progress_bar=False,
+                extra_arguments=_KERNEL_ARGUMENTS,
+                # Every file of a run is whole at any moment, so the kernel need not say goodbye.
+                shutdown_kernel="immediate",
             )
     except papermill.PapermillExecutionError as error:
         message = f"{error.evalue}\n(the failed notebook: {target})"
@@ -96,7 +104,9 @@ def _titled(name: str, message: str) -> str:
 
 def _content_of(run: Run) -> dict[str, Any]:
     """What an executed notebook shows: the markers of all stages, and the settings."""
-    markers = [unit.marker for stage in pipeline.STAGES for unit in pipeline.stage_units(run, stage)]
+    markers = [
+        unit.marker for stage in pipeline.STAGES for unit in pipeline.stage_units(run, stage)
+    ]
     return {"content": run.content(tuple(markers))}
 
 

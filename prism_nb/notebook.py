@@ -13,9 +13,11 @@ from prism_nb import pipeline, tables
 from prism_nb.config import Settings, preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.save import save_figure, save_picture
+from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageBar
 from prism_nb.run import Run
 
+_PLOTLY = "application/vnd.plotly.v1+json"
 _PLACES = ("run_name", "preset", "runs_dir")
 
 
@@ -66,7 +68,9 @@ def check(run: Run, stage: str) -> None:
 def show(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     """Show a figure, the same numbers as a table, and where both are saved."""
     path = save_figure(run, name, figure, table)
-    display(figure, table)
+    # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
+    display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
+    display(table)
     display(HTML(f"saved as <code>{path}</code>"))
 
 
@@ -78,7 +82,7 @@ def show_picture(run: Run, name: str, png: bytes, *, caption: str) -> None:
 
 def titles(run: Run) -> dict[str, str]:
     """Return how each method, and the real reference, is called in figures."""
-    names = (tables.REFERENCE, *run.settings.methods)
+    names = (REFERENCE, *run.settings.methods)
     return {name: tables.method_title(run, name) for name in names}
 
 

@@ -193,7 +193,9 @@ def plan(run: Run, stage: str, *, deep: bool = True) -> StagePlan:
         stage=stage,
         states=states,
         seconds_left=missing * sum(seconds) / len(seconds) if seconds else None,
-        disk_bytes=_disk_bytes(run.settings, stage, missing / max(1, len(states)), class_count(run)),
+        disk_bytes=_disk_bytes(
+            run.settings, stage, missing / max(1, len(states)), class_count(run)
+        ),
         memory_bytes=record.get("peak_memory_bytes"),
     )
 
@@ -277,6 +279,6 @@ def _require_disk(run: Run, stage: str) -> None:
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise PrismError(
-            f"stage {stage} needs about {needed / 1e9:.1f} GB at {run.path}, but {free / 1e9:.1f} GB "
-            "are free; free some space or choose another runs_dir"
+            f"stage {stage} needs about {needed / 1e9:.1f} GB at {run.path}, but "
+            f"{free / 1e9:.1f} GB are free; free some space or choose another runs_dir"
         )

@@ -22,15 +22,9 @@ def preflight(settings: Settings) -> ImageDataset:
     """
     choose_device(settings.device)
     dataset = open_dataset(settings)
-    bn_teachers = {
-        name
-        for method in settings.methods
-        for name in bn_networks(settings, method)
-    }
+    bn_teachers = {name for method in settings.methods for name in bn_networks(settings, method)}
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        network = build_network(
-            name, classes=len(dataset.classes), image_size=dataset.image_size
-        )
+        network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         if name in bn_teachers:
             require_bn(name, network)
     for method in settings.methods:

@@ -26,9 +26,9 @@ class StageBar:
     def __init__(
         self, stage: str, units: int, *, visible: bool = True, stream: TextIO | None = None
     ) -> None:
-        self._done = 0
+        self._done, self._units = 0, max(1, units)
         self._bar = tqdm(
-            total=max(1, units),
+            total=self._units,
             desc=f"{stage:<10}",
             disable=not visible,
             file=stream or sys.stdout,
@@ -53,7 +53,7 @@ class StageBar:
 
     def _move(self, position: float, unit: str) -> None:
         self._bar.set_postfix_str(unit, refresh=False)
-        self._bar.update(max(0.0, min(position, self._bar.total) - self._bar.n))
+        self._bar.update(max(0.0, min(position, self._units) - self._bar.n))
 
 
 class FollowedBar:

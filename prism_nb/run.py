@@ -356,7 +356,8 @@ def _is_marker(value: Any) -> bool:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(
-            f"run name {name!r}: use letters, digits, dot, dash and underscore, a letter or digit first"
+            f"run name {name!r}: use letters, digits, dot, dash and underscore, "
+            "with a letter or digit first"
         )
 
 
@@ -380,7 +381,7 @@ def environment(settings: Settings) -> dict[str, Any]:
 def _git_commit() -> str:
     try:
         result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

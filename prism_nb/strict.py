@@ -89,7 +89,9 @@ _SCALARS = (
 for _side in (_Yaml, _YamlOut):
     _side.yaml_implicit_resolvers = {}
     for _tag, _pattern, _first in _SCALARS:
-        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first)
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first
+        )
 
 
 def read_yaml(text: str, *, where: str) -> Any:

@@ -190,8 +190,7 @@ def answer_table(run: Run) -> pd.DataFrame:
         title = method_title(run, method)
         mine = accuracies[accuracies["method"] == method]
         cells = {
-            f"{row.student} %": _mean_std(row.mean, row.std)
-            for row in mine.itertuples(index=False)
+            f"{row.student} %": _mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
         }
         measured = diversity.loc[[title]] if title in diversity.index else diversity.iloc[:0]
         rows.append(

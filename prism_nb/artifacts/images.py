@@ -10,8 +10,8 @@ from torch import Tensor
 from prism_nb.data import ImageDataset
 from prism_nb.data.subset import random_real
 from prism_nb.errors import PrismError
-from prism_nb.run import Run
 from prism_nb.plans.synthesis import image_path
+from prism_nb.run import Run
 
 
 def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,9 @@ def _read(run: Run, path: str, size: int) -> Tensor:
         with Image.open(run.file(path)) as image:
             pixels = np.array(image.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise PrismError(f"image {run.file(path)} cannot be read: {error}; run synthesis again") from None
+        raise PrismError(
+            f"image {run.file(path)} cannot be read: {error}; run synthesis again"
+        ) from None
     if pixels.shape != (size, size, 3):
         raise PrismError(f"image {run.file(path)} is {pixels.shape[:2]}, not {size} pixels square")
     return torch.from_numpy(pixels).permute(2, 0, 1)

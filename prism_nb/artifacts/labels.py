@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prism_nb import files
-from prism_nb.errors import PrismError
 from prism_nb.artifacts.views import Views
+from prism_nb.errors import PrismError
 from prism_nb.run import Run
 
 _FORMAT = "prism-nb labels 1"
@@ -65,5 +65,7 @@ def load_epoch(run: Run, method: str, epoch: int, device: torch.device) -> Epoch
     try:
         tensors = safetensors.torch.load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise PrismError(f"labels {path} cannot be read: {error}; run the labels stage again") from None
+        raise PrismError(
+            f"labels {path} cannot be read: {error}; run the labels stage again"
+        ) from None
     return EpochLabels(Views.from_tensors(tensors), tensors["logits"])

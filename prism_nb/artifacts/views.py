@@ -71,7 +71,7 @@ def draw_views(
 
 
 def draw_box(size: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Draw a CutMix box (top, left, height, width): a square of area 1 - ratio, cut at the border."""
+    """Draw a CutMix box (top, left, height, width): a square of area 1 - ratio, clipped."""
     ratio, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
     half = size * math.sqrt(1 - ratio) / 2
     top, bottom = (max(0, min(size, round(row * size + sign * half))) for sign in (-1, 1))

@@ -55,4 +55,4 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
 
 def _load(work: str) -> Work:
     module, _, function = work.partition(":")
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), function)

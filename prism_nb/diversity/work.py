@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prism_nb.artifacts.images import load_images, load_reference
 from prism_nb.backends import OnEvent
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.diversity.cosine import intra_class_cosine
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
-from prism_nb.artifacts.images import load_images, load_reference
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit

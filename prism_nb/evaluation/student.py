@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_nb.data import ImageDataset
-from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import render
+from prism_nb.data import ImageDataset
+from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.networks import build_network
 
@@ -67,9 +67,9 @@ def train_student(
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         student = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
-        student.to(images.device)
+        student.to(images.device).to(memory_format=torch.channels_last)
         groups = parameter_groups(student, weight_decay=plan.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=plan.lr)
+        optimiser = torch.optim.AdamW(groups, lr=plan.lr, fused=True)
         rows = []
         for epoch in range(plan.epochs):
             for group in optimiser.param_groups:

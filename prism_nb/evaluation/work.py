@@ -10,14 +10,14 @@ import safetensors.torch
 import torch
 
 from prism_nb import files
+from prism_nb.artifacts.images import load_images
+from prism_nb.artifacts.labels import load_epoch
 from prism_nb.backends import OnEvent
 from prism_nb.config import Settings
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.evaluation.student import Curriculum, train_student
-from prism_nb.artifacts.labels import load_epoch
 from prism_nb.run import Run
-from prism_nb.artifacts.images import load_images
 from prism_nb.units import Unit, unit_seed
 
 
@@ -30,7 +30,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     student, rows = train_student(
         unit.key["student"],
         dataset,
-        dataset.canonical(pixels.to(device)),
+        dataset.canonical(pixels.to(device, memory_format=torch.channels_last)),
         classes.to(device),
         lambda epoch: load_epoch(run, method, epoch, device),
         curriculum(settings, unit.key["seed"]),

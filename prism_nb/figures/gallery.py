@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from prism_nb.artifacts.images import load_images, load_reference
+from prism_nb.artifacts.labels import load_epoch
+from prism_nb.artifacts.views import render
 from prism_nb.data import open_dataset
 from prism_nb.figures.sheets import contact_sheet
 from prism_nb.plans.diversity import REFERENCE
@@ -20,10 +25,30 @@ def gallery(run: Run, method: str) -> bytes:
         run: The run.
         method: A method, or `plans.diversity.REFERENCE` for real images.
     """
-    dataset, ipc = open_dataset(run.settings), run.settings.ipc
-    load = load_reference(run, dataset) if method == REFERENCE else load_images(run, method, dataset)
-    pixels = load[0].view(len(dataset.classes), ipc, *load[0].shape[1:])
-    shown = pixels[:_MOST_CLASSES, :_MOST_SLOTS]
+    dataset = open_dataset(run.settings)
+    load = (
+        load_reference(run, dataset) if method == REFERENCE else load_images(run, method, dataset)
+    )
+    return _sheet(load[0], classes=len(dataset.classes), size=dataset.image_size)
+
+
+def views_sheet(run: Run, method: str, *, epoch: int) -> bytes:
+    """Return a PNG of an epoch's views as a student is shown them, laid out as in `gallery`.
+
+    Args:
+        run: The run, labelled.
+        method: A method.
+        epoch: The epoch, from 0.
+    """
+    dataset = open_dataset(run.settings)
+    pixels, _ = load_images(run, method, dataset)
+    views = load_epoch(run, method, epoch, torch.device("cpu")).views
+    shown = render(dataset.canonical(pixels), views, torch.arange(len(pixels)))
+    return _sheet(dataset.bytes_of(shown), classes=len(dataset.classes), size=dataset.image_size)
+
+
+def _sheet(pixels: Tensor, *, classes: int, size: int) -> bytes:
+    shown = pixels.view(classes, -1, *pixels.shape[1:])[:_MOST_CLASSES, :_MOST_SLOTS]
     columns = shown.shape[1]
-    zoom = max(1, min(4, _WIDTH // (columns * dataset.image_size)))
+    zoom = max(1, min(4, _WIDTH // (columns * size)))
     return contact_sheet(shown.flatten(0, 1), columns=columns, zoom=zoom)

@@ -30,7 +30,9 @@ def contact_sheet(images: Tensor, *, columns: int, zoom: int = 1) -> bytes:
         left = (index % columns) * (width + _GAP)
         sheet[top : top + height, left : left + width] = image
     picture = Image.fromarray(sheet)
-    picture = picture.resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST)
+    picture = picture.resize(
+        (sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST
+    )
     buffer = BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -7,15 +7,15 @@ import time
 import torch
 from torch import Tensor
 
+from prism_nb.artifacts.images import load_images
+from prism_nb.artifacts.labels import EpochLabels, has_epoch, label_path, save_epoch
+from prism_nb.artifacts.views import Views, draw_views, render
 from prism_nb.backends import OnEvent
 from prism_nb.config import Settings, digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.labels.ensemble import norm_balanced_mean
-from prism_nb.artifacts.labels import EpochLabels, has_epoch, label_path, save_epoch
-from prism_nb.artifacts.views import Views, draw_views, render
 from prism_nb.run import Run
-from prism_nb.artifacts.images import load_images
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit, unit_seed
@@ -35,7 +35,9 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     binding = digest([unit.binding, run.content(unit.inputs)])
     for epoch in range(settings.label_epochs):
         if not has_epoch(run, method, epoch, binding=binding):
-            labels = label_epoch(images, teachers, epoch_views(settings, len(images), epoch, device))
+            labels = label_epoch(
+                images, teachers, epoch_views(settings, len(images), epoch, device)
+            )
             save_epoch(run, method, epoch, labels, binding=binding)
         progress = {"step": epoch + 1, "steps": settings.label_epochs}
         on_event({"event": "step", "unit": unit.name, **progress})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prism_nb.config import DataSettings, digest
-from prism_nb.run import Run
-from prism_nb.plans.synthesis import method_binding, method_units
 from prism_nb.plans.squeeze import network_unit
+from prism_nb.plans.synthesis import method_binding, method_units
+from prism_nb.run import Run
 from prism_nb.units import Unit
 
 REFERENCE = "real"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prism_nb.config import DataSettings, Settings, digest
-from prism_nb.run import Run
 from prism_nb.plans.batches import Batch, cross_class
 from prism_nb.plans.squeeze import network_unit
+from prism_nb.run import Run
 from prism_nb.units import Unit
 
 
@@ -72,6 +72,8 @@ def method_binding(settings: Settings, method: str) -> str:
             "recipe": {k: v for k, v in recipe.items() if k not in {"title", "paper"}},
             "data": settings.section(DataSettings),
             "layout": [settings.ipc, settings.batch_size],
-            "networks": [network_unit(settings, n).binding for n in steering_networks(settings, method)],
+            "networks": [
+                network_unit(settings, n).binding for n in steering_networks(settings, method)
+            ],
         }
     )

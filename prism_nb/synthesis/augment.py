@@ -30,9 +30,7 @@ class View:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Apply the view to images [N, C, H, W]; the size stays, gradients flow."""
-        crop = images[
-            :, :, self.top : self.top + self.height, self.left : self.left + self.width
-        ]
+        crop = images[:, :, self.top : self.top + self.height, self.left : self.left + self.width]
         view = functional.interpolate(crop, size=images.shape[-2:], mode="bilinear")
         if self.flip:
             view = view.flip(-1)

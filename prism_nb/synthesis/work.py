@@ -15,10 +15,10 @@ from prism_nb.backends import OnEvent
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device
-from prism_nb.run import Run
-from prism_nb.synthesis import initial
 from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, bn_candidates, image_path
+from prism_nb.run import Run
+from prism_nb.synthesis import initial
 from prism_nb.synthesis.recover import recover
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.selection import draw_bn_teachers
@@ -73,7 +73,7 @@ def _recover(
             on_event({"event": "step", "unit": unit.name, **progress})
 
     images = recover(
-        start.to(device),
+        start.to(device, memory_format=torch.channels_last),
         torch.tensor([c for c, _ in batch.members()], device=device),
         primary=load_teacher(run, settings.primary),
         bn_teachers=[load_teacher(run, name) for name in drawn],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torchvision
@@ -28,7 +30,7 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
     if source == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
     else:
-        options = {"img_size": image_size} if _is_fixed_size(architecture) else {}
+        options: dict[str, Any] = {"img_size": image_size} if _is_fixed_size(architecture) else {}
         network = timm.create_model(architecture, num_classes=classes, **options)
     if image_size <= _SMALL:
         _shrink_stem(network)

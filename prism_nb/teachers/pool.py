@@ -12,9 +12,9 @@ from torch import nn
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device
 from prism_nb.errors import PrismError
+from prism_nb.plans.squeeze import network_unit
 from prism_nb.run import Run
 from prism_nb.teachers.networks import build_network
-from prism_nb.plans.squeeze import network_unit
 from prism_nb.teachers.teacher import PixelSpace, Teacher
 
 
@@ -57,7 +57,8 @@ def _load(
             "stage again"
         ) from None
     space = canonical_space(dataset)
-    return Teacher(name, network, own=space, canonical=space).to(device)
+    teacher = Teacher(name, network, own=space, canonical=space)
+    return teacher.to(device).to(memory_format=torch.channels_last)
 
 
 def _empty(name: str, dataset: ImageDataset) -> nn.Module:

@@ -59,8 +59,10 @@ def train_network(
         network = build_network(
             name, classes=len(dataset.classes), image_size=dataset.image_size
         ).to(device)
+        network.to(memory_format=torch.channels_last)
         labels = torch.from_numpy(dataset.labels("train")).to(device)
-        images = dataset.canonical(dataset.images("train", range(len(labels))).to(device))
+        pixels = dataset.images("train", range(len(labels)))
+        images = dataset.canonical(pixels.to(device, memory_format=torch.channels_last))
         _optimise(network, images, labels, plan, on_step)
     return network.eval()
 
@@ -71,16 +73,16 @@ def _optimise(
     batch = min(plan.batch, len(images))
     per_epoch = len(images) // batch
     total = per_epoch * plan.epochs
-    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr, weight_decay=_WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=plan.lr, weight_decay=_WEIGHT_DECAY, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=total)
     network.train()
     for step in range(total):
         if step % per_epoch == 0:
             order = torch.randperm(len(images)).to(images.device)
         chosen = order[(step % per_epoch) * batch :][:batch]
-        loss = functional.cross_entropy(
-            network(_shift(images[chosen], plan.shift)), labels[chosen]
-        )
+        loss = functional.cross_entropy(network(_shift(images[chosen], plan.shift)), labels[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -67,7 +67,9 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> dict[str, object]:
 
 
 def _serialise(network: nn.Module) -> bytes:
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 

@@ -9,7 +9,6 @@ import ipywidgets as widgets
 from prism_nb.config import Settings, check_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import UsageError
-from prism_nb.run import Run
 from prism_nb.strict import write_yaml
 from prism_nb.teachers.networks import build_network
 from prism_nb.teachers.teacher import require_bn
@@ -19,11 +18,11 @@ class TeacherPicker(widgets.VBox):
     """A list of networks to tick, a primary, and a field to add further networks by name.
 
     Args:
-        run: The run whose settings it starts from; `value` is equal to them until touched.
+        settings: What it starts from; `value` is equal to them until touched.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._settings = settings = run.settings
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         wide = {"width": "420px"}
         style = {"description_width": "110px"}
         self.pool = widgets.SelectMultiple(

@@ -1,0 +1,192 @@
+"""The whole series on the quick digits, as a user runs it: command line, papermill, nbval."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+BIN = Path(sys.executable).parent
+
+
+def call(*command: object, runs: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
+    return subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        cwd=runs,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def prism(*arguments: object, runs: Path) -> subprocess.CompletedProcess[str]:
+    return call(BIN / "prism-nb", *arguments, runs=runs)
+
+
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in result.stdout + result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def first(runs: Path) -> subprocess.CompletedProcess[str]:
+    result = prism("run", "digits_quick", runs=runs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture
+def run(first: subprocess.CompletedProcess[str], runs: Path) -> Path:
+    return runs / "digits_quick"
+
+
+def markers(run: Path) -> dict[str, float]:
+    found = [
+        *run.glob("*/units/*.json"),
+        *run.glob("*/*/units/*.json"),
+        *run.glob("*/**/unit.json"),
+    ]
+    return {str(path): path.stat().st_mtime for path in found}
+
+
+def test_the_run_ends_with_the_table_the_time_and_the_report(
+    first: subprocess.CompletedProcess[str], run: Path
+) -> None:
+    for words in ("PRISM", "SRe2L", "Random real", "±", "wall time", "report.html"):
+        assert words in first.stdout
+    report = (run / "figures" / "report.html").read_text()
+    assert "data:image/png;base64" in report
+    assert "<script src=" not in report
+    assert "https://cdn" not in report.split("</script>")[-1]
+
+
+def test_every_notebook_is_kept_without_errors(run: Path) -> None:
+    executed = sorted((run / "notebooks").glob("*.ipynb"))
+    assert [path.stem for path in executed] == [
+        path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+    ]
+    for path in executed:
+        for cell in json.loads(path.read_text())["cells"]:
+            for output in cell.get("outputs", []):
+                assert output["output_type"] != "error"
+                assert output.get("name") != "stderr", output
+
+
+def test_the_distilled_set_is_an_image_folder_in_class_order(run: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    folder = ImageFolder(str(run / "synthesis" / "prism" / "images"))
+    assert len(folder) == 20
+    assert [target for _, target in folder.samples] == [c for c in range(10) for _ in range(2)]
+
+
+def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
+    before = markers(run)
+    assert len(before) == 5 + 3 + 3 + 12
+    result = prism("run", "digits_quick", runs=runs)
+    assert result.returncode == 0
+    assert result.stdout.count("done before") == 6
+    assert markers(run) == before
+
+
+def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> None:
+    before = markers(run)
+    result = call(
+        *(sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"),
+        *("--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="),
+        *("--rootdir", NOTEBOOKS, NOTEBOOKS),
+        runs=runs,
+    )
+    assert result.returncode == 0, result.stdout
+    assert markers(run) == before
+
+
+def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
+    result = call(
+        *(BIN / "papermill", NOTEBOOKS / "02_synthesis.ipynb", runs / "out.ipynb"),
+        *("-f", NOTEBOOKS / "presets" / "digits_quick.yaml", "-p", "run_name", "digits_quick"),
+        runs=runs,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "words"),
+    [
+        ("icp", "3", "unknown parameter 'icp'; did you mean 'ipc'"),
+        ("ipc", "ten", "ipc: Input should be a valid integer, got 'ten'"),
+        ("ipc", "3", "ipc is 2 in the run, 3 asked for"),
+    ],
+)
+def test_plain_papermill_refuses_wrong_parameters(
+    run: Path, runs: Path, parameter: str, value: str, words: str
+) -> None:
+    result = call(
+        *(BIN / "papermill", NOTEBOOKS / "02_synthesis.ipynb", runs / "bad.ipynb"),
+        *("-p", parameter, value),
+        runs=runs,
+    )
+    assert result.returncode == 1
+    assert words in result.stderr
+
+
+def test_other_settings_are_refused_by_name(run: Path, runs: Path) -> None:
+    before = markers(run)
+    result = prism("run", "digits_quick", "--set", "ipc=3", runs=runs)
+    assert result.returncode == 2
+    assert "ipc is 2 in the run, 3 asked for" in error_of(result)
+    assert markers(run) == before
+
+
+def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
+    status, verify = (prism(name, "digits_quick", runs=runs) for name in ("status", "verify"))
+    assert status.returncode == verify.returncode == 0
+    assert "evaluation  12 of 12 units complete and whole" in verify.stdout
+    assert "last event" in status.stdout
+
+
+def test_a_damaged_image_is_named_and_made_again_bit_for_bit(run: Path, runs: Path) -> None:
+    image = run / "synthesis/prism/images/00003/00003_0001.png"
+    good = image.read_bytes()
+    image.write_bytes(good[:60])
+    verify = prism("verify", "digits_quick", runs=runs)
+    assert verify.returncode == 1
+    assert "00003_0001.png has changed" in verify.stdout
+    before = markers(run)
+    assert prism("run", "digits_quick", runs=runs).returncode == 0
+    assert image.read_bytes() == good
+    changed = {path for path, time in markers(run).items() if before[path] != time}
+    assert [Path(path).parent.parent.name for path in changed] == ["prism"]
+
+
+def test_damaged_weights_are_never_used(run: Path, runs: Path) -> None:
+    weights = run / "teachers" / "test_byobnet.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    verify = prism("verify", "digits_quick", runs=runs)
+    assert verify.returncode == 1
+    assert "test_byobnet.safetensors has changed" in verify.stdout
+    assert prism("run", "digits_quick", runs=runs).returncode == 0
+    assert weights.read_bytes() == good
+
+
+def test_a_further_method_joins_the_run_and_the_rest_is_kept(run: Path, runs: Path) -> None:
+    before = markers(run)
+    more = "methods=[prism, sre2l, random_real]"
+    result = prism("run", "digits_quick", "--set", more, "--set", "student_seeds=3", runs=runs)
+    assert result.returncode == 0, result.stderr
+    after = markers(run)
+    assert all(after[path] == time for path, time in before.items())
+    assert len(after) == len(before) + 6

@@ -1,0 +1,137 @@
+"""Interruptions, order and reuse: the same images come out whatever happens."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_nb import pipeline
+from prism_nb.backends import run_units
+from prism_nb.run import Run
+
+SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "squeeze_epochs": 1,
+    "methods": ["prism"],
+    "ipc": 3,
+    "batch_size": 10,
+    "recipe": {"iterations": 25},
+}
+
+
+def new_run(folder: Path, name: str, **changes: Any) -> Run:
+    run = pipeline.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
+    )
+    pipeline.execute(run, "teachers")
+    return run
+
+
+def image_hashes(run: Run) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.path.glob("synthesis/prism/images/*/*.png"))
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = new_run(tmp_path_factory.mktemp("runs"), "undisturbed")
+    pipeline.execute(run, "synthesis")
+    return run
+
+
+def test_every_image_is_made_and_differs(undisturbed: Run) -> None:
+    hashes = image_hashes(undisturbed)
+    assert len(hashes) == len(set(hashes.values())) == 30
+
+
+def test_teachers_of_equal_settings_are_taken_over(undisturbed: Run) -> None:
+    other = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
+    for unit in pipeline.stage_units(other, "teachers"):
+        assert other.record(unit)["reused_from"] == "undisturbed"
+        weights = unit.key["weights"]
+        assert other.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
+
+
+def test_teachers_of_other_settings_are_not(undisturbed: Run) -> None:
+    other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3, teachers=["test_resnet"])
+    (unit,) = pipeline.stage_units(other, "teachers")
+    assert other.record(unit)["reused_from"] is None
+
+
+def test_a_killed_run_continues_to_the_same_images(undisturbed: Run) -> None:
+    run = new_run(undisturbed.path.parent, "killed")
+    program = (
+        "from pathlib import Path; from prism_nb import pipeline; from prism_nb.run import Run; "
+        f"pipeline.execute(Run.open(Path({str(run.path)!r})), 'synthesis')"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program])
+    wait_for(lambda: any(is_second_step(event) for event in run.events("synthesis")), child)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    found = pipeline.plan(run, "synthesis")
+    assert 0 < found.missing < len(found.states)
+    outcome = pipeline.execute(run, "synthesis")
+    assert outcome.kept >= 1
+    assert outcome.made == found.missing
+    assert image_hashes(run) == image_hashes(undisturbed)
+
+
+def test_units_do_not_depend_on_their_order(undisturbed: Run) -> None:
+    run = new_run(undisturbed.path.parent, "backwards")
+    units = pipeline.stage_units(run, "synthesis")[::-1]
+    run_units(run, units, pipeline.STAGES["synthesis"].work, lambda event: None)
+    assert image_hashes(run) == image_hashes(undisturbed)
+
+
+def test_another_seed_gives_other_images(undisturbed: Run) -> None:
+    run = new_run(undisturbed.path.parent, "seed", seed=1)
+    pipeline.execute(run, "synthesis")
+    mine, theirs = image_hashes(run), image_hashes(undisturbed)
+    assert all(mine[name] != theirs[name] for name in theirs)
+
+
+def test_interrupted_labels_keep_the_epochs_that_are_whole(undisturbed: Run) -> None:
+    run, seen = undisturbed, 0
+
+    def stop_in_the_middle(event: dict[str, Any]) -> None:
+        nonlocal seen
+        seen = event.get("step", seen)
+        if seen == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.execute(run, "labels", stop_in_the_middle)
+    files = sorted(run.path.glob("labels/prism/*.safetensors"))
+    assert len(files) == 4
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    pipeline.execute(run, "labels")
+    assert len(sorted(run.path.glob("labels/prism/*.safetensors"))) == run.settings.label_epochs
+    for path, (changed, content) in before.items():
+        assert (path.stat().st_mtime_ns, path.read_bytes()) == (changed, content)
+
+
+def test_a_stage_whose_inputs_are_missing_is_refused(undisturbed: Run) -> None:
+    run = new_run(undisturbed.path.parent, "early")
+    with pytest.raises(pipeline.PrismError, match="stage synthesis .* not complete.*02_synthesis"):
+        pipeline.execute(run, "diversity")
+
+
+def is_second_step(event: dict[str, Any]) -> bool:
+    return event.get("event") == "step" and "slots001" in event["unit"] and event["step"] > 2
+
+
+def wait_for(condition: Any, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert child.poll() is None, "the child ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,29 @@
+"""What the unit tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prism_nb.config import Settings, load_settings
+from prism_nb.run import Run
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests apart from the user's own clone and runs."""
+    monkeypatch.delenv("PRISM_HOME", raising=False)
+    monkeypatch.delenv("PRISM_RUNS", raising=False)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The quick preset's settings."""
+    return load_settings("digits_quick")
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: Settings) -> Run:
+    """A run that has just begun."""
+    return Run.create(tmp_path / "r", settings)

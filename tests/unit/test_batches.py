@@ -1,0 +1,135 @@
+"""Batch formation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from prism_nb.plans.batches import Batch, cross_class
+
+_CLASSES = st.integers(1, 300)
+_IPC = st.integers(1, 60)
+_SIZE = st.integers(1, 200)
+_quickly = hypothesis_settings(deadline=None, max_examples=100)
+
+
+def lengths(runs: set[tuple[int, int]]) -> list[int]:
+    """Return the lengths of some (first, one-past-last) runs."""
+    return [end - begin for begin, end in runs]
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_every_image_is_in_exactly_one_batch(classes: int, ipc: int, batch_size: int) -> None:
+    found = Counter(m for batch in cross_class(classes, ipc, batch_size) for m in batch.members())
+    assert set(found) == {(c, s) for c in range(classes) for s in range(ipc)}
+    assert set(found.values()) == {1}
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_no_batch_is_empty_or_larger_than_asked_for(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    sizes = [len(batch.members()) for batch in cross_class(classes, ipc, batch_size)]
+    assert min(sizes) >= 1
+    assert max(sizes) <= batch_size
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_with_enough_classes_a_batch_holds_one_slot_of_different_classes(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    assume(classes >= batch_size)
+    for batch in cross_class(classes, ipc, batch_size):
+        members = batch.members()
+        assert len({slot for _, slot in members}) == 1
+        assert len({index for index, _ in members}) == len(members)
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_with_few_classes_every_batch_holds_them_all(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    assume(classes <= batch_size)
+    for batch in cross_class(classes, ipc, batch_size):
+        assert batch.classes == (0, classes)
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_runs_of_classes_are_as_equal_as_they_can_be(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    runs = lengths({batch.classes for batch in cross_class(classes, ipc, batch_size)})
+    assert max(runs) - min(runs) <= 1
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_runs_of_slots_are_as_equal_as_they_can_be(classes: int, ipc: int, batch_size: int) -> None:
+    runs = lengths({batch.slots for batch in cross_class(classes, ipc, batch_size)})
+    assert max(runs) - min(runs) <= 1
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_there_are_no_more_batches_than_needed(classes: int, ipc: int, batch_size: int) -> None:
+    slots_together = max(1, batch_size // classes)
+    fewest = -(-classes // batch_size) * -(-ipc // slots_together)
+    assert len(cross_class(classes, ipc, batch_size)) == fewest
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_slots_ascend(classes: int, ipc: int, batch_size: int) -> None:
+    slots = [batch.slots for batch in cross_class(classes, ipc, batch_size)]
+    assert slots == sorted(slots)
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_names_are_distinct_since_markers_are_named_by_them(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    names = [batch.name for batch in cross_class(classes, ipc, batch_size)]
+    assert len(set(names)) == len(names)
+
+
+def test_imagenet_has_100_batches_of_100_consecutive_classes() -> None:
+    batches = cross_class(1000, 10, 100)
+    assert [(batch.slots, batch.classes) for batch in batches] == [
+        ((slot, slot + 1), (first, first + 100))
+        for slot in range(10)
+        for first in range(0, 1000, 100)
+    ]
+
+
+def test_ten_classes_share_their_batches_between_slots() -> None:
+    assert cross_class(10, 10, 50) == [Batch((0, 5), (0, 10)), Batch((5, 10), (0, 10))]
+
+
+def test_small_rest_is_spread_over_the_batches() -> None:
+    runs = [batch.classes for batch in cross_class(101, 1, 100)]
+    assert sorted(lengths(set(runs))) == [50, 51]
+
+
+def test_members_go_slot_by_slot() -> None:
+    assert Batch((2, 4), (5, 7)).members() == [(5, 2), (6, 2), (5, 3), (6, 3)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "name"),
+    [
+        (Batch((0, 5), (0, 100)), "slots000-004_classes000-099"),
+        (Batch((9, 10), (900, 1000)), "slots009-009_classes900-999"),
+    ],
+)
+def test_name_includes_both_ends(batch: Batch, name: str) -> None:
+    assert batch.name == name

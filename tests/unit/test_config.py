@@ -1,0 +1,491 @@
+"""Settings: presets, changes laid over them, and what is refused before any work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from prism_nb import config
+from prism_nb.config import (
+    DataSettings,
+    DiversitySettings,
+    EvaluationSettings,
+    LabelSettings,
+    MachineSettings,
+    PoolSettings,
+    Settings,
+    SqueezeSettings,
+    SynthesisSettings,
+    check_settings,
+    digest,
+    load_settings,
+    parse_assignments,
+)
+from prism_nb.errors import UsageError
+from prism_nb.strict import Strict, read_yaml, write_yaml
+
+_CLONE = Path(__file__).resolve().parents[2]
+_PRESETS = sorted(path.stem for path in (_CLONE / "notebooks" / "presets").glob("*.yaml"))
+_GROUPS: tuple[type[Strict], ...] = (
+    DataSettings,
+    SqueezeSettings,
+    PoolSettings,
+    SynthesisSettings,
+    LabelSettings,
+    DiversitySettings,
+    EvaluationSettings,
+    MachineSettings,
+)
+
+_ACCEPTED = pytest.fail.Exception  # what `pytest.raises` raises where nothing was refused
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    """Return the message with which changes to the quick preset are refused."""
+    with pytest.raises(UsageError) as caught:
+        load_settings("digits_quick", changes)
+    return str(caught.value)
+
+
+# -- presets ---------------------------------------------------------------------------------
+
+
+def test_presets_of_the_clone_are_listed() -> None:
+    assert config.preset_names() == _PRESETS
+    assert {"digits", "digits_quick"} <= set(_PRESETS)
+
+
+@pytest.mark.parametrize("preset", _PRESETS)
+def test_preset_loads(preset: str) -> None:
+    values = config.read_preset(preset)
+    assert load_settings(preset).methods == tuple(values["methods"])
+
+
+@pytest.mark.parametrize("preset", _PRESETS)
+def test_settings_survive_the_runs_config_file(preset: str) -> None:
+    settings = load_settings(preset)
+    written = read_yaml(write_yaml(settings.plain()), where="here")
+    assert check_settings(written, where="here") == settings
+
+
+def test_preset_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("teachers: [a]\nprimary: a\nstudents: [b]\nipc: 7\n", encoding="utf-8")
+    assert load_settings(str(path)).ipc == 7
+
+
+def test_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'digitz'; did you mean 'digits'"):
+        load_settings("digitz")
+
+
+def test_preset_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(str(tmp_path / "mine.yaml"))
+    assert f"preset {tmp_path / 'mine.yaml'} cannot be read" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"- digits\n", b"digits\n"])
+def test_preset_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="must hold lines of `name: value`"):
+        load_settings(str(path))
+
+
+def test_preset_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"ipc: \xff\xfe\n")
+    with pytest.raises(UsageError, match=r"mine\.yaml cannot be read"):
+        load_settings(str(path))
+
+
+def test_preset_with_a_doubled_setting_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("ipc: 1\nipc: 2\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="ipc stands twice"):
+        load_settings(str(path))
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("ipcc", "ipc"),
+        ("squeeze_epoch", "squeeze_epochs"),
+        ("student", "students"),
+        ("observer", "observers"),
+        ("batchsize", "batch_size"),
+    ],
+)
+def test_misspelt_setting_is_refused_with_the_nearest(wrong: str, right: str) -> None:
+    message = refusal({wrong: 1})
+    assert f"unknown setting '{wrong}'; did you mean" in message
+    assert repr(right) in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc": "5"}, "ipc: Input should be a valid integer, got '5'"),
+        ({"ipc": 5.0}, "ipc: Input should be a valid integer, got 5.0"),
+        ({"ipc": 0}, "ipc: Input should be greater than or equal to 1, got 0"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
+        ({"squeeze_lr": "fast"}, "squeeze_lr: Input should be a valid number, got 'fast'"),
+        ({"squeeze_lr": 0.0}, "squeeze_lr: Input should be greater than 0, got 0.0"),
+        ({"label_flip": 1}, "label_flip: Input should be a valid boolean, got 1"),
+        ({"label_mix": "mixup"}, "label_mix: Input should be 'cutmix' or 'none', got 'mixup'"),
+        ({"label_crop_min": 1.5}, "label_crop_min: Input should be less than or equal to 1"),
+        ({"teachers": "test_resnet"}, "teachers: Input should be a valid array"),
+        ({"teachers": [1]}, "teachers.0: Input should be a valid string, got 1"),
+        ({"recipe": 5}, "recipe: Input should be an object, got 5"),
+        ({"recipes": {"prism": 5}}, "recipes.prism: Input should be an object, got 5"),
+        ({"primary": None}, "primary: Input should be a valid string, got None"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_name(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(changes)
+
+
+@pytest.mark.parametrize("name", ["teachers", "primary", "students"])
+def test_setting_without_default_must_be_given(name: str) -> None:
+    values = config.read_preset("digits_quick")
+    del values[name]
+    with pytest.raises(UsageError, match=f"{name}: Field required"):
+        check_settings(values, where="here")
+
+
+@pytest.mark.parametrize("name", ["teachers", "methods", "students"])
+def test_list_that_must_name_something_may_not_be_empty(name: str) -> None:
+    assert f"{name}: name at least one" in refusal({name: []})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "teachers",
+        "observers",
+        "methods",
+        "students",
+        "label_teachers",
+        pytest.param(
+            "feature_networks",
+            marks=pytest.mark.xfail(
+                strict=True, raises=_ACCEPTED, reason="doubled feature_networks are accepted"
+            ),
+        ),
+    ],
+)
+def test_name_that_stands_twice_is_refused(name: str) -> None:
+    known = {"methods": "prism", "observers": "test_mambaout", "feature_networks": "test_mambaout"}
+    doubled = known.get(name, "test_resnet")
+    assert f"{name}: {doubled} is named twice" in refusal({name: [doubled, doubled]})
+
+
+def test_primary_outside_the_pool_is_refused_with_the_nearest() -> None:
+    message = refusal({"primary": "test_resnot"})
+    assert "primary: 'test_resnot' is not in the pool; did you mean 'test_resnet'" in message
+
+
+def test_observer_that_is_also_a_teacher_is_refused() -> None:
+    message = refusal({"observers": ["test_mambaout", "test_coatnet"]})
+    assert "observers: test_coatnet is also a teacher" in message
+    assert "take it out of one of the two" in message
+
+
+@pytest.mark.parametrize("name", ["label_teachers", "feature_networks"])
+def test_network_that_is_never_trained_is_refused_with_the_nearest(name: str) -> None:
+    message = refusal({name: ["test_mambaut"]})
+    assert f"{name}: 'test_mambaut' is neither teacher nor observer" in message
+    assert "did you mean 'test_mambaout'" in message
+
+
+def test_unknown_method_is_refused_with_the_nearest() -> None:
+    assert "unknown method 'sre3l'; did you mean 'sre2l'" in refusal({"methods": ["sre3l"]})
+
+
+def test_unknown_recipe_setting_is_refused_with_the_nearest() -> None:
+    message = refusal({"recipe": {"iteration": 5}})
+    assert "unknown setting 'iteration'; did you mean 'iterations'" in message
+
+
+def test_recipe_change_for_one_method_is_checked_too() -> None:
+    message = refusal({"recipes": {"sre2l": {"lr": "x"}}})
+    assert message == "recipe sre2l: lr: Input should be a valid number, got 'x'"
+
+
+def test_recipe_of_a_method_that_is_not_run_is_refused() -> None:
+    message = refusal({"methods": ["prism"], "recipes": {"prsm": {"lr": 0.1}}})
+    assert "recipes: 'prsm' is not among the methods; did you mean 'prism'" in message
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_device_name_is_accepted(device: str) -> None:
+    assert load_settings("digits_quick", {"device": device}).device == device
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "gpu",
+        "",
+        "CUDA",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:0:1",
+        "cpu:0",
+        "auto:0",
+        pytest.param(
+            "cuda:٣",
+            marks=pytest.mark.xfail(
+                strict=True, raises=_ACCEPTED, reason="isdecimal takes any script's digits"
+            ),
+        ),
+    ],
+)
+def test_device_name_is_refused(device: str) -> None:
+    message = refusal({"device": device})
+    assert f"{device!r} is no device; use auto, cpu, cuda or cuda:N" in message
+
+
+# -- derived values --------------------------------------------------------------------------
+
+
+def test_networks_are_the_pool_then_the_observers() -> None:
+    settings = load_settings("digits_quick", {"teachers": ["test_resnet", "test_coatnet"]})
+    assert settings.networks == ("test_resnet", "test_coatnet", "test_mambaout")
+
+
+def test_pool_labels_unless_labellers_are_named() -> None:
+    assert load_settings("digits_quick").labellers == load_settings("digits_quick").teachers
+    named = load_settings("digits_quick", {"label_teachers": ["test_coatnet"]})
+    assert named.labellers == ("test_coatnet",)
+
+
+def test_observers_measure_unless_feature_networks_are_named() -> None:
+    assert load_settings("digits_quick").feature_spaces == ("test_mambaout",)
+    named = load_settings("digits_quick", {"feature_networks": ["test_coatnet"]})
+    assert named.feature_spaces == ("test_coatnet",)
+
+
+def test_change_to_one_methods_recipe_lies_over_the_change_to_all() -> None:
+    changes = {"recipe": {"lr": 0.3, "iterations": 7}, "recipes": {"prism": {"lr": 0.4}}}
+    settings = load_settings("digits_quick", changes)
+    prism, sre2l = settings.recipe_of("prism"), settings.recipe_of("sre2l")
+    assert (prism.lr, prism.iterations) == (0.4, 7)
+    assert (sre2l.lr, sre2l.iterations) == (0.3, 7)
+
+
+# -- groups and digests ----------------------------------------------------------------------
+
+
+def test_groups_hold_every_setting_exactly_once() -> None:
+    found = Counter(name for group in _GROUPS for name in group.model_fields)
+    assert set(found) == set(Settings.model_fields)
+    assert set(found.values()) == {1}
+
+
+@pytest.mark.parametrize("group", _GROUPS)
+def test_section_holds_a_groups_values(group: type[Strict], settings: Settings) -> None:
+    plain = settings.plain()
+    assert settings.section(group) == {name: plain[name] for name in group.model_fields}
+
+
+def test_section_of_all_groups_is_all_values(settings: Settings) -> None:
+    assert settings.section(*_GROUPS) == settings.plain()
+
+
+_PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), _PLAIN, min_size=2, max_size=5))
+@hypothesis_settings(deadline=None)
+def test_digest_does_not_depend_on_the_order_of_keys(values: dict[str, Any]) -> None:
+    turned = {name: values[name] for name in reversed(values)}
+    assert list(turned) != list(values)
+    assert digest(turned) == digest(values)
+
+
+def test_digest_does_not_depend_on_the_order_of_inner_keys() -> None:
+    assert digest({"a": {"x": 1, "y": 2}}) == digest({"a": {"y": 2, "x": 1}})
+
+
+def test_digest_takes_a_tuple_for_a_list() -> None:
+    assert digest({"a": (1, 2)}) == digest({"a": [1, 2]})
+
+
+@pytest.mark.parametrize("other", [{"a": [2, 1]}, {"a": [1, 2.0]}, {"a": ["1", 2]}, {"b": [1, 2]}])
+def test_digest_differs_for_different_values(other: dict[str, Any]) -> None:
+    assert digest({"a": [1, 2]}) != digest(other)
+
+
+# -- changes ---------------------------------------------------------------------------------
+
+
+def test_change_replaces_the_presets_value() -> None:
+    assert load_settings("digits_quick", {"ipc": 3}).ipc == 3
+
+
+def test_changed_list_replaces_the_presets_list() -> None:
+    assert load_settings("digits_quick", {"methods": ["sre2l"]}).methods == ("sre2l",)
+
+
+def test_changed_dict_is_merged_into_the_presets_dict() -> None:
+    before = load_settings("digits_quick").recipe
+    after = load_settings("digits_quick", {"recipe": {"iterations": 5}}).recipe
+    assert "lr" in before
+    assert after == {**before, "iterations": 5}
+
+
+def test_later_load_knows_nothing_of_an_earlier_change() -> None:
+    before = load_settings("digits_quick")
+    load_settings("digits_quick", {"recipe": {"iterations": 5}})
+    assert load_settings("digits_quick") == before
+
+
+@pytest.mark.parametrize(
+    ("assignments", "changes"),
+    [
+        ((), {}),
+        (("ipc=5",), {"ipc": 5}),
+        (("squeeze_lr=1e-3",), {"squeeze_lr": 0.001}),
+        (("label_flip=false",), {"label_flip": False}),
+        (("device=cuda:1",), {"device": "cuda:1"}),
+        (("teachers=[a, b]",), {"teachers": ["a", "b"]}),
+        (("observers=[]",), {"observers": []}),
+        (("recipe={lr: 0.1}",), {"recipe": {"lr": 0.1}}),
+        (("recipe.lr=0.1", "recipe.roll=2"), {"recipe": {"lr": 0.1, "roll": 2}}),
+        (("recipes.prism.lr=0.1",), {"recipes": {"prism": {"lr": 0.1}}}),
+        (("primary=a=b",), {"primary": "a=b"}),
+        (("ipc=",), {"ipc": None}),
+    ],
+)
+def test_assignments_become_changes(assignments: tuple[str, ...], changes: dict[str, Any]) -> None:
+    assert parse_assignments(assignments) == changes
+
+
+def test_dotted_assignment_adds_to_an_earlier_dict() -> None:
+    assert parse_assignments(("recipe={lr: 0.1}", "recipe.roll=2")) == {
+        "recipe": {"lr": 0.1, "roll": 2}
+    }
+
+
+@pytest.mark.parametrize("text", ["ipc", "", "=5", "ipc:5"])
+def test_assignment_without_name_or_equals_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_assignments((text,))
+    assert str(caught.value) == f"--set {text!r}: write name=value, e.g. --set ipc=5"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=_ACCEPTED, reason="an empty part of a dotted name becomes the key ''"
+)
+@pytest.mark.parametrize("text", [".ipc=5", "recipe.=5", "recipe..lr=5"])
+def test_assignment_with_an_empty_part_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--set"):
+        parse_assignments((text,))
+
+
+def test_assignment_below_a_plain_value_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_assignments(("recipe=5", "recipe.lr=0.1"))
+    assert str(caught.value) == "--set 'recipe.lr=0.1': recipe is set to a plain value as well"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="the later whole value silently drops the earlier part",
+)
+@pytest.mark.parametrize("later", ["recipe={roll: 2}", "recipe=5"])
+def test_assignment_that_would_drop_an_earlier_part_keeps_it_or_is_refused(later: str) -> None:
+    try:
+        changes = parse_assignments(("recipe.lr=0.1", later))
+    except UsageError:
+        return
+    assert changes["recipe"] == {"lr": 0.1, "roll": 2}
+
+
+def test_assignment_that_is_no_yaml_names_its_setting() -> None:
+    with pytest.raises(UsageError, match="--set teachers is not valid YAML"):
+        parse_assignments(("teachers=[a",))
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="json.dumps refuses a circular value")
+def test_value_that_holds_itself_is_refused_like_any_other() -> None:
+    with pytest.raises(UsageError):
+        load_settings("digits_quick", parse_assignments(("recipe=&a {lr: *a}",)))
+
+
+# -- places ----------------------------------------------------------------------------------
+
+
+def make_clone(folder: Path) -> Path:
+    """Make a folder look like a clone with one preset."""
+    (folder / "notebooks" / "presets").mkdir(parents=True)
+    (folder / "notebooks" / "presets" / "mine.yaml").write_text("ipc: 1\n", encoding="utf-8")
+    return folder
+
+
+def test_prism_home_names_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRISM_HOME", str(make_clone(tmp_path)))
+    assert config.project_root() == tmp_path
+    assert config.preset_names() == ["mine"]
+
+
+def test_prism_home_without_notebooks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRISM_HOME", str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        config.project_root()
+    assert f"no notebooks/presets in {tmp_path}" in str(caught.value)
+    assert "set PRISM_HOME" in str(caught.value)
+
+
+def test_clone_is_found_from_a_folder_inside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = make_clone(tmp_path) / "notebooks" / "presets"
+    monkeypatch.chdir(inside)
+    assert config.project_root() == tmp_path
+
+
+def test_clone_of_the_package_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.project_root() == _CLONE
+
+
+def test_runs_lie_in_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRISM_HOME", str(make_clone(tmp_path)))
+    assert config.default_runs_dir() == tmp_path / "data" / "runs"
+
+
+def test_prism_runs_names_the_folder_of_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRISM_RUNS", str(tmp_path / "elsewhere"))
+    assert config.default_runs_dir() == tmp_path / "elsewhere"
+
+
+def test_relative_prism_runs_starts_at_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRISM_RUNS", "elsewhere")
+    assert config.default_runs_dir() == tmp_path / "elsewhere"

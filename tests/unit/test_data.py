@@ -1,0 +1,123 @@
+"""Datasets, crops and random real subsets."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+from scipy.stats import ks_2samp
+from sklearn.datasets import load_digits
+from torchvision.transforms import RandomResizedCrop
+
+from prism_nb.data.crops import draw_crop
+from prism_nb.data.digits import Digits
+from prism_nb.data.subset import random_real
+from prism_nb.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(32)
+
+
+def test_digits_hold_every_scan_once(digits: Digits) -> None:
+    labels = np.concatenate([digits.labels("train"), digits.labels("val")])
+    assert len(labels) == 1797
+    assert (np.bincount(labels) == np.bincount(load_digits().target)).all()
+
+
+def test_the_split_is_stratified_and_pinned(digits: Digits) -> None:
+    share = np.bincount(digits.labels("val")) / np.bincount(load_digits().target)
+    assert np.abs(share - 0.3).max() < 0.01
+    assert len(digits.labels("val")) == 540
+    scans = Digits(8).images("val", range(540)).numpy().tobytes()
+    assert hashlib.sha256(scans).hexdigest()[:16] == "f96322f39ace3ddd"
+
+
+def test_enlarging_keeps_the_scan(digits: Digits) -> None:
+    small = Digits(8)
+    scan = small.images("val", [0])[0, 0].double() / 255 * 16
+    originals = torch.from_numpy(load_digits().images)
+    distance = (originals - scan.round()).abs().amax(dim=(1, 2)).min()
+    assert distance == 0
+    assert digits.images("val", [0]).shape == (1, 3, 32, 32)
+
+
+def test_canonical_training_pixels_are_standardised(digits: Digits) -> None:
+    pixels = digits.images("train", range(len(digits.labels("train"))))
+    canonical = digits.canonical(pixels)
+    assert canonical.mean().abs() < 1e-3
+    assert (canonical.std() - 1).abs() < 1e-3
+
+
+def test_bytes_survive_the_way_to_canonical_and_back(digits: Digits) -> None:
+    every_level = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(digits.bytes_of(digits.canonical(every_level)), every_level)
+
+
+def test_bytes_are_rounded_and_clamped(digits: Digits) -> None:
+    mean, std = digits.mean[0], digits.std[0]
+    values = torch.tensor([-9.0, (100.6 / 255 - mean) / std, 9.0]).view(1, 1, 1, 3)
+    assert digits.bytes_of(values.expand(1, 3, 1, 3))[0, 0, 0].tolist() == [0, 101, 255]
+
+
+def test_bounds_are_black_and_white(digits: Digits) -> None:
+    low, high = digits.bounds(torch.device("cpu"))
+    both = torch.stack([low, high]).expand(2, 3, 2, 2)
+    assert digits.bytes_of(both).flatten(1).unique(dim=1).flatten().tolist() == [0, 255]
+
+
+def test_too_few_images_name_the_class(digits: Digits) -> None:
+    fewest = int(np.bincount(digits.labels("train")).min())
+    digits.require_per_class(fewest, purpose="x")
+    with pytest.raises(UsageError, match=r"class '\d'.*lower ipc to"):
+        digits.require_per_class(fewest + 1, purpose="x")
+
+
+def test_a_random_subset_repeats_no_image_and_no_other_tag(digits: Digits) -> None:
+    members = [(c, slot) for c in (3, 7) for slot in range(20)]
+    subset = random_real(digits, members, seed=0, tag="a")
+    assert len(np.unique(subset.flatten(1).numpy(), axis=0)) == 40
+    assert not torch.equal(subset, random_real(digits, members, seed=0, tag="b"))
+    assert not torch.equal(subset, random_real(digits, members, seed=1, tag="a"))
+
+
+def test_a_random_subset_does_not_depend_on_the_batch(digits: Digits) -> None:
+    whole = random_real(digits, [(c, s) for c in range(10) for s in range(4)], seed=0, tag="a")
+    part = random_real(digits, [(5, 3), (2, 0)], seed=0, tag="a")
+    assert torch.equal(part, whole[[5 * 4 + 3, 2 * 4]])
+
+
+def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
+    subset = random_real(digits, [(4, 0), (4, 1)], seed=0, tag="a")
+    of_class = digits.images("train", digits.of_class("train", 4).tolist())
+    for image in subset:
+        assert (of_class == image).flatten(1).all(1).any()
+
+
+@given(
+    size=strategies.integers(8, 300),
+    crop_min=strategies.floats(0.01, 1),
+    seed=strategies.integers(0, 99),
+)
+@settings(max_examples=200, deadline=None)
+def test_crops_lie_inside_the_image(size: int, crop_min: float, seed: int) -> None:
+    top, left, height, width = draw_crop(size, crop_min, torch.Generator().manual_seed(seed))
+    assert height > 0
+    assert width > 0
+    assert 0 <= top <= size - height
+    assert 0 <= left <= size - width
+
+
+def test_crops_are_distributed_like_those_of_torchvision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine = np.array([draw_crop(224, 0.08, generator) for _ in range(5000)], dtype=float)
+    torch.manual_seed(0)
+    image = torch.empty(3, 224, 224)
+    draws = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)]
+    theirs = np.array(draws, dtype=float)
+    for side in range(4):
+        # The 1-in-a-million bound of the two-sample Kolmogorov-Smirnov statistic at this size.
+        assert ks_2samp(mine[:, side], theirs[:, side]).pvalue > 1e-6
+    assert ks_2samp(mine[:, 2] * mine[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-6

@@ -1,0 +1,226 @@
+"""The objective, the views and the recover loop against literal float64 versions."""
+
+import math
+
+import pytest
+import torch
+from test_teachers import ARCHITECTURES, bn_inputs, teacher_of
+from torch import Tensor
+from torch.nn import functional
+
+from prism_nb.recipes import Recipe, load_recipe
+from prism_nb.synthesis.augment import View, draw_view
+from prism_nb.synthesis.objective import prism_losses, weigh
+from prism_nb.synthesis.recover import recover
+from prism_nb.teachers.teacher import Teacher
+
+LABELS = torch.tensor([3, 1, 4, 1])
+
+
+def literal_alignment(teacher: Teacher, images: Tensor, factor: float) -> Tensor:
+    """Sum over layers and channels by the formula of the method, term by term."""
+    total = torch.zeros((), dtype=torch.float64)
+    layers = teacher.bn_layers
+    for number, (layer, values) in enumerate(
+        zip(layers, bn_inputs(teacher.network, images), strict=True)
+    ):
+        count = values.shape[0] * values.shape[2] * values.shape[3]
+        mean = values.sum(dim=(0, 2, 3)) / count
+        var = (values - mean[None, :, None, None]).pow(2).sum(dim=(0, 2, 3)) / count
+        weight = factor if number == 0 else 1.0
+        total = total + weight * (var - layer.running_var).pow(2).sum().sqrt()
+        total = total + weight * (mean - layer.running_mean).pow(2).sum().sqrt()
+    return total
+
+
+def literal_objective(
+    images: Tensor, primary: Teacher, bn: list[Teacher], bn_weight: float
+) -> Tensor:
+    logits = primary.network(images)
+    log_probability = logits - logits.exp().sum(1, keepdim=True).log()
+    cross_entropy = -log_probability[range(len(LABELS)), LABELS].sum() / len(LABELS)
+    alignment = sum(literal_alignment(teacher, images, 10.0) for teacher in bn)
+    return cross_entropy + bn_weight / len(bn) * alignment
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("primary_in_bn", [True, False])
+def test_objective_and_gradient_equal_the_literal_formula(name: str, primary_in_bn: bool) -> None:
+    primary = teacher_of("test_resnet", double=True)
+    other = teacher_of(name, double=True)
+    bn = [primary, other] if primary_in_bn else [other]
+    torch.manual_seed(1)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    losses = prism_losses(images, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0)
+    value = weigh(losses, bn_weight=0.3)
+    (gradient,) = torch.autograd.grad(value, images)
+    expected = literal_objective(images, primary, bn, 0.3)
+    (expected_gradient,) = torch.autograd.grad(expected, images)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-10)
+    assert torch.allclose(gradient, expected_gradient, rtol=1e-7, atol=1e-12)
+    assert gradient.abs().max() > 0
+
+
+def test_the_gradient_agrees_with_finite_differences() -> None:
+    primary = teacher_of("test_resnet", double=True)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+
+    def value(x: Tensor) -> Tensor:
+        losses = prism_losses(
+            x, LABELS, primary=primary, bn_teachers=[primary], first_layer_factor=10.0
+        )
+        return weigh(losses, bn_weight=0.01)
+
+    (gradient,) = torch.autograd.grad(value(images), images)
+    direction = torch.randn_like(images)
+    step = 1e-6
+    with torch.no_grad():
+        slope = (value(images + step * direction) - value(images - step * direction)) / (2 * step)
+    assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-4)
+
+
+def test_each_network_runs_once_and_terms_carry_names() -> None:
+    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+    passes: list[str] = []
+    for teacher in (primary, other):
+        teacher.network.register_forward_hook(lambda *_, name=teacher.name: passes.append(name))
+    losses = prism_losses(
+        torch.randn(4, 3, 32, 32),
+        LABELS,
+        primary=primary,
+        bn_teachers=[primary, other],
+        first_layer_factor=10.0,
+    )
+    assert sorted(passes) == ["test_byobnet", "test_resnet"]
+    assert set(losses) == {"logit/test_resnet", "bn/test_resnet", "bn/test_byobnet"}
+
+
+def test_matching_statistics_cost_nothing() -> None:
+    teacher = teacher_of("test_resnet", double=True)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    for layer, (mean, var) in zip(teacher.bn_layers, teacher.observe(images)[1], strict=True):
+        # Layer by layer from the input up: the next layers' inputs change with it.
+        del mean, var
+        index = teacher.bn_layers.index(layer)
+        seen = teacher.observe(images)[1][index]
+        layer.running_mean.copy_(seen.mean)
+        layer.running_var.copy_(seen.var)
+    losses = prism_losses(
+        images, LABELS, primary=teacher, bn_teachers=[teacher], first_layer_factor=10.0
+    )
+    assert losses["bn/test_resnet"].item() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_whole_view_is_the_identity() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(View(0, 0, 16, 16, False, (0, 0))(images), images, atol=1e-6)
+
+
+def test_a_view_crops_then_flips_then_shifts_cyclically() -> None:
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert View(0, 0, 4, 4, True, (0, 0))(images)[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert View(0, 0, 4, 4, False, (1, 0))(images)[0, 0, :, 0].tolist() == [12, 0, 4, 8]
+    assert View(0, 0, 4, 4, False, (0, 1))(images)[0, 0, 0].tolist() == [3, 0, 1, 2]
+    crop = functional.interpolate(images[:, :, 1:3, 2:4], size=(4, 4), mode="bilinear")
+    assert torch.equal(View(1, 2, 2, 2, False, (0, 0))(images), crop)
+
+
+def test_drawn_views_cover_flips_and_shifts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [
+        draw_view(32, crop_min=0.5, flip=True, roll=4, generator=generator) for _ in range(800)
+    ]
+    assert abs(sum(view.flip for view in views) / 800 - 0.5) < 0.1
+    assert {view.shift[0] for view in views} == {0, 1, 2, 3, 4}
+    assert {view.shift[1] for view in views} == {0, 1, 2, 3, 4}
+
+
+def test_views_without_flip_or_roll_have_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [
+        draw_view(32, crop_min=0.5, flip=False, roll=0, generator=generator) for _ in range(50)
+    ]
+    assert not any(view.flip or any(view.shift) for view in views)
+
+
+def recipe_of(**changes: object) -> Recipe:
+    values = {
+        "iterations": 4,
+        "lr": 0.1,
+        "bn_weight": 0.3,
+        "flip": False,
+        "roll": 0,
+        "crop_min": 1.0,
+    }
+    return load_recipe("prism", {**values, **changes})
+
+
+BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.5))
+
+
+def run_recover(recipe: Recipe, initial: Tensor, bounds: tuple[Tensor, Tensor] = BOUNDS) -> Tensor:
+    primary = teacher_of("test_resnet", double=initial.dtype == torch.float64)
+    other = teacher_of("test_byobnet", double=initial.dtype == torch.float64)
+    return recover(
+        initial,
+        LABELS,
+        primary=primary,
+        bn_teachers=[primary, other],
+        bounds=bounds,
+        recipe=recipe,
+        generator=torch.Generator().manual_seed(0),
+        on_step=lambda step, losses: None,
+    )
+
+
+def test_recover_is_adam_with_a_cosine_and_a_clamp() -> None:
+    torch.manual_seed(2)
+    initial = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-1.5, 1.5)
+    recipe = recipe_of()
+    # Full crops have a ratio of 1 only where the draw falls back, so replay the drawn views.
+    generator = torch.Generator().manual_seed(0)
+    primary = teacher_of("test_resnet", double=True)
+    other = teacher_of("test_byobnet", double=True)
+    images, first, second = initial.clone(), 0.0, 0.0
+    for step in range(4):
+        view = draw_view(32, crop_min=1.0, flip=False, roll=0, generator=generator)
+        images.requires_grad_()
+        objective = literal_objective(view(images), primary, [primary, other], 0.3)
+        (gradient,) = torch.autograd.grad(objective, images)
+        lr = 0.1 * 0.5 * (1 + math.cos(math.pi * step / 4))
+        first = 0.5 * first + 0.5 * gradient
+        second = 0.9 * second + 0.1 * gradient**2
+        moved = (first / (1 - 0.5 ** (step + 1))) / (
+            (second / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8
+        )
+        images = (images.detach() - lr * moved).clamp(-1.5, 1.5)
+    assert torch.allclose(run_recover(recipe, initial), images, atol=1e-9)
+
+
+def test_recover_leaves_the_initial_images_alone_and_changes_every_image() -> None:
+    initial = torch.randn(4, 3, 32, 32)
+    kept = initial.clone()
+    images = run_recover(recipe_of(), initial)
+    assert torch.equal(initial, kept)
+    assert ((images - initial).abs().flatten(1).amax(1) > 0).all()
+    assert not images.requires_grad
+
+
+def test_recover_stays_within_what_pixels_can_show() -> None:
+    images = run_recover(recipe_of(lr=5.0), torch.randn(4, 3, 32, 32))
+    assert images.min() == -1.5
+    assert images.max() == 1.5
+
+
+def test_recover_lowers_the_objective() -> None:
+    torch.manual_seed(3)
+    initial = torch.randn(4, 3, 32, 32).clamp(-1.5, 1.5)
+    images = run_recover(recipe_of(iterations=30), initial)
+    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+
+    def value(x: Tensor) -> float:
+        bn = [primary, other]
+        losses = prism_losses(x, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0)
+        return weigh(losses, bn_weight=0.3).item()
+
+    assert value(images) < 0.95 * value(initial)

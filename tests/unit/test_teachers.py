@@ -1,0 +1,263 @@
+"""Networks, teachers, statistics, selection and squeeze."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+from torch import Tensor, nn
+
+from prism_nb.data.digits import Digits
+from prism_nb.errors import UsageError
+from prism_nb.teachers.accuracy import accuracy
+from prism_nb.teachers.inspection import count_flops, inspect_network
+from prism_nb.teachers.networks import build_network, source_of
+from prism_nb.teachers.selection import draw_bn_teachers
+from prism_nb.teachers.squeeze import SqueezePlan, train_network
+from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
+
+GREY = PixelSpace((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
+ARCHITECTURES = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0")
+
+
+def teacher_of(name: str, *, size: int = 32, double: bool = False) -> Teacher:
+    torch.manual_seed(0)
+    network = build_network(name, classes=10, image_size=size)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.5, 0.5)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    space = PixelSpace(GREY.mean, GREY.std, size)
+    teacher = Teacher(name, network, own=space, canonical=space)
+    return teacher.double() if double else teacher
+
+
+def bn_inputs(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Collect what each BN layer is given, in the order of the layers, the plain way."""
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    seen: dict[int, Tensor] = {}
+    handles = [
+        layer.register_forward_hook(lambda m, inputs, _: seen.__setitem__(id(m), inputs[0]))
+        for layer in layers
+    ]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    return [seen[id(layer)] for layer in layers]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_statistics_are_the_mean_and_biased_variance_of_every_bn_input(name: str) -> None:
+    teacher = teacher_of(name, double=True)
+    images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    _, observed = teacher.observe(images)
+    inputs = bn_inputs(teacher.network, images)
+    assert len(observed) == len(inputs) > 10
+    for statistics, values in zip(observed, inputs, strict=True):
+        for channel in range(0, values.shape[1], 7):
+            flat = values[:, channel].flatten().tolist()
+            mean = math.fsum(flat) / len(flat)
+            var = math.fsum((v - mean) ** 2 for v in flat) / len(flat)
+            assert statistics.mean[channel].item() == pytest.approx(mean, rel=1e-9, abs=1e-12)
+            assert statistics.var[channel].item() == pytest.approx(var, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_running_statistics_stay_bit_identical(name: str) -> None:
+    teacher = teacher_of(name)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    images = torch.randn(4, 3, 32, 32, requires_grad=True)
+    teacher.train()
+    logits, observed = teacher.observe(images)
+    (logits.sum() + observed[-1].var.sum()).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_logits_and_statistics_come_from_one_pass() -> None:
+    teacher = teacher_of("test_resnet")
+    passes: list[int] = []
+    teacher.network.register_forward_hook(lambda *_: passes.append(1))
+    images = torch.randn(4, 3, 32, 32)
+    logits, _ = teacher.observe(images)
+    assert len(passes) == 1
+    assert torch.equal(logits, teacher(images))
+
+
+def test_no_hook_stays_behind() -> None:
+    teacher = teacher_of("test_resnet")
+    teacher.observe(torch.randn(2, 3, 32, 32))
+    teacher.features(torch.randn(2, 3, 32, 32))
+    assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_the_same_pixel_space_is_the_identity() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    assert teacher_of("test_resnet").adapt(images) is images
+
+
+def test_another_pixel_space_is_converted_from_the_canonical_one() -> None:
+    own = PixelSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32)
+    network = build_network("test_resnet", classes=10, image_size=32)
+    teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
+    pixels = torch.rand(2, 3, 32, 32)
+    adapted = teacher.adapt((pixels - 0.5) / 0.25)
+    for channel in range(3):
+        expected = (pixels[:, channel] - own.mean[channel]) / own.std[channel]
+        assert torch.allclose(adapted[:, channel], expected, atol=1e-5)
+
+
+def test_another_size_is_resized() -> None:
+    own = PixelSpace(GREY.mean, GREY.std, 48)
+    network = build_network("test_resnet", classes=10, image_size=48)
+    teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
+    assert teacher.adapt(torch.randn(2, 3, 32, 32)).shape == (2, 3, 48, 48)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "resnet18", "test_mambaout"])
+def test_the_head_turns_features_into_logits(name: str) -> None:
+    teacher = teacher_of(name)
+    images = torch.randn(3, 3, 32, 32)
+    head = [m for m in teacher.network.modules() if isinstance(m, nn.Linear)][-1]
+    assert torch.allclose(head(teacher.features(images)), teacher(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "alexnet"])
+def test_a_network_without_bn_is_refused_as_bn_teacher(name: str) -> None:
+    size = 64 if name == "alexnet" else 32
+    network = build_network(name, classes=10, image_size=size)
+    with pytest.raises(UsageError, match=f"{name}.*no BN layers"):
+        require_bn(name, network)
+
+
+def test_bn_without_running_statistics_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(UsageError, match="running statistics"):
+        require_bn("mine", network)
+
+
+def test_an_unknown_network_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown network 'resnet81'.*resnet18"):
+        build_network("resnet81", classes=10, image_size=32)
+
+
+def test_a_network_that_cannot_take_the_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="alexnet.*cannot take 32-pixel"):
+        build_network("alexnet", classes=10, image_size=32)
+
+
+def test_sources() -> None:
+    assert source_of("resnet18") == "torchvision"
+    assert source_of("timm/resnet18") == "timm"
+    assert source_of("test_resnet") == "timm"
+    with pytest.raises(UsageError, match="hub"):
+        source_of("hub/resnet18")
+
+
+def test_an_imagenet_stem_shrinks_for_small_images_only() -> None:
+    small = build_network("resnet18", classes=10, image_size=32)
+    large = build_network("resnet18", classes=10, image_size=96)
+    assert small.conv1.kernel_size == (3, 3)
+    assert isinstance(small.maxpool, nn.Identity)
+    assert large.conv1.kernel_size == (7, 7)
+
+
+def test_published_bn_counts() -> None:
+    expected = {
+        "resnet18": (20, 4800),
+        "mobilenet_v2": (52, 17056),
+        "efficientnet_b0": (49, 21008),
+        "shufflenet_v2_x0_5": (56, 3976),
+    }
+    for name, counts in expected.items():
+        network = build_network(name, classes=10, image_size=64)
+        facts = inspect_network(name, network, image_size=64)
+        assert (facts.bn_layers, facts.bn_channels) == counts
+
+
+def test_flops_of_one_convolution_count_two_per_multiply_add() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+    assert count_flops(network, image_size=16) == 2 * 16 * 16 * 8 * 3 * 9
+
+
+POOL = ("b", "c", "d", "e")
+
+
+def draws(count: int, **options: object) -> list[tuple[str, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    values = {"primary_in_bn": True, "slots": 3, "probability": 0.5, **options}
+    return [
+        draw_bn_teachers("a", POOL, generator=generator, **values)  # type: ignore[arg-type]
+        for _ in range(count)
+    ]
+
+
+def test_draws_have_the_published_number_of_extras() -> None:
+    count = 8000
+    extras = Counter(len(drawn) - 1 for drawn in draws(count))
+    for number, share in {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}.items():
+        # Five standard deviations of a binomial: wrong once in a million seeds.
+        assert abs(extras[number] / count - share) < 5 * math.sqrt(share * (1 - share) / count)
+
+
+def test_every_candidate_is_drawn_equally_often() -> None:
+    count = 8000
+    often = Counter(name for drawn in draws(count) for name in drawn[1:])
+    for name in POOL:
+        # 1.5 extras on average over four candidates: 37.5 % each.
+        assert abs(often[name] / count - 0.375) < 5 * math.sqrt(0.375 * 0.625 / count)
+
+
+@given(
+    slots=strategies.integers(0, 6),
+    probability=strategies.floats(0.01, 1),
+    primary_in_bn=strategies.booleans(),
+    seed=strategies.integers(0, 1000),
+)
+@settings(max_examples=150, deadline=None)
+def test_draws_are_sets_of_the_pool(
+    slots: int, probability: float, primary_in_bn: bool, seed: int
+) -> None:
+    if not primary_in_bn and not slots:
+        return
+    drawn = draw_bn_teachers(
+        "a",
+        POOL,
+        primary_in_bn=primary_in_bn,
+        slots=slots,
+        probability=probability,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    assert len(set(drawn)) == len(drawn) >= 1
+    assert set(drawn) <= {"a", *POOL}
+    assert ("a" in drawn) == primary_in_bn
+    assert len(drawn) - primary_in_bn <= slots
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="no network"):
+        draws(1, primary_in_bn=False, slots=0)
+
+
+def test_full_probability_fills_every_slot() -> None:
+    assert all(len(drawn) == 4 for drawn in draws(50, probability=1.0))
+
+
+PLAN = SqueezePlan(epochs=4, batch=64, lr=3e-3, shift=2, seed=5)
+
+
+def test_training_learns_repeats_and_leaves_the_global_generator_alone() -> None:
+    digits, device = Digits(32), torch.device("cpu")
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    steps: list[int] = []
+    first = train_network("test_byobnet", digits, PLAN, device, lambda e: steps.append(e["step"]))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert steps[-1] == 4 * (1257 // 64)
+    assert accuracy(first, digits, "val", device) > 0.5
+    second = train_network("test_byobnet", digits, PLAN, device, lambda e: None)
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
