@@ -125,6 +125,11 @@ class Settings(
                 f"observers: {', '.join(sorted(shared))} is also a teacher; an observer takes no "
                 "part in the synthesis, so take it out of one of the two"
             )
+        if not self.feature_spaces:
+            raise ValueError(
+                "observers: name at least one network to measure diversity with, or name a teacher "
+                "in feature_networks"
+            )
         for name in ("label_teachers", "feature_networks"):
             self._refuse_untrained(name)
         _refuse_strangers("recipes", self.recipes, self.methods)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from prism_nb.errors import UsageError
@@ -23,3 +26,14 @@ def choose_device(name: str) -> torch.device:
             "use device auto or cpu, or install a PyTorch built for your driver"
         )
     return device
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while, and put them back afterwards.
+
+    For what draws from them and takes no generator: initial weights, dropout, `randperm`.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -29,8 +29,7 @@ def preflight(settings: Settings) -> ImageDataset:
             require_bn(name, network)
     for method in settings.methods:
         _check_method(settings, method, dataset)
-    if settings.feature_spaces:
-        dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
+    dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
 

@@ -59,13 +59,15 @@ class StageBar:
 class FollowedBar:
     """A bar over a stage that another process works on, read from the run's event log.
 
-    Only events written after it was made count, so that an earlier call does not show.
+    Only events written after it was made count, so that an earlier call does not show. It is drawn
+    in a terminal only, not into a log file.
     """
 
     def __init__(self, run: Run, stage: str, units: int, *, stream: TextIO | None = None) -> None:
         self._run, self._stage = run, stage
-        self._seen = sum(1 for _ in run.events(stage))
-        self._bar = StageBar(stage, units, stream=stream)
+        self._position = run.events_after(stage, 0)[1]
+        terminal = (stream or sys.stdout).isatty()
+        self._bar = StageBar(stage, units, visible=terminal, stream=stream)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -84,7 +86,6 @@ class FollowedBar:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        events = list(self._run.events(self._stage))
-        for event in events[self._seen :]:
+        events, self._position = self._run.events_after(self._stage, self._position)
+        for event in events:
             self._bar(event)
-        self._seen = max(self._seen, len(events))

@@ -225,17 +225,19 @@ class Run:
 
     def events(self, stage: str) -> Iterator[dict[str, Any]]:
         """Yield a stage's events in order; an unfinished last line is left out."""
+        yield from self.events_after(stage, 0)[0]
+
+    def events_after(self, stage: str, position: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the events written after a position in a stage's log, and the new position."""
         path = self.path / "events" / f"{stage}.jsonl"
         if not path.is_file():
-            return
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(value, dict):
-                    yield value
+            return [], position
+        with path.open("rb") as file:
+            file.seek(position)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        values = [_parsed(line) for line in whole.splitlines()]
+        return [value for value in values if value is not None], position + len(whole)
 
     # -- units -------------------------------------------------------------------------------
 
@@ -340,6 +342,15 @@ class Run:
         with held:
             files.write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
             yield
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Read one line of an event log, or None where a crash has left it broken."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _is_marker(value: Any) -> bool:

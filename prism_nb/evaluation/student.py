@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import render
 from prism_nb.data import ImageDataset
+from prism_nb.device import seeded
 from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.networks import build_network
@@ -64,8 +65,7 @@ def train_student(
         The student in evaluation mode, and one row per evaluation: epoch (1-based), lr, mean
         training loss, top-1 accuracy on the held-out real images in [0, 1].
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(plan.seed)
+    with seeded(plan.seed, images.device):
         student = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         student.to(images.device).to(memory_format=torch.channels_last)
         groups = parameter_groups(student, weight_decay=plan.weight_decay)

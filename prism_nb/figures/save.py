@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from prism_nb import files
+from prism_nb.figures.html import figure_html, table_html
 from prism_nb.run import Run
 
 _PAGE = """<!doctype html>
@@ -43,8 +44,8 @@ def save_figure(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> 
         files.write_text(library, get_plotlyjs())
     page = _PAGE.format(
         title=html.escape(f"{name} · {run.name}"),
-        figure=figure.to_html(full_html=False, include_plotlyjs=False),
-        table=table.to_html(float_format="%.4g", border=0),
+        figure=figure_html(figure),
+        table=table_html(table),
     )
     files.write_text(run.file(f"figures/{name}.html"), page)
     files.write_text(run.file(f"figures/{name}.json"), figure.to_json())

@@ -40,6 +40,7 @@ def styled(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) 
         height=height,
         margin={"l": 70, "r": 20, "t": 60, "b": 60},
         legend={"title": None},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9aa3ab"},
         xaxis={"title": {"text": x}, **grid},
         yaxis={"title": {"text": y}, **grid},
     )

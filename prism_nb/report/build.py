@@ -16,6 +16,7 @@ from prism_nb import files, pipeline, tables
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import accuracy_figure, learning_figure
 from prism_nb.figures.gallery import gallery
+from prism_nb.figures.html import figure_html, table_html
 from prism_nb.figures.losses import loss_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
@@ -97,13 +98,14 @@ def _sections(run: Run, titles: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _figure(figure: go.Figure) -> Markup:
-    figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-    figure.update_layout(font={"color": "#808890"})
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False))  # noqa: S704
+    """Draw on the page's own paper, light or dark."""
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font={"color": "#808890"})
+    return Markup(figure_html(figure))  # noqa: S704
 
 
 def _table(frame: pd.DataFrame) -> Markup:
-    return Markup(frame.to_html(float_format="%.4g", border=0, escape=True))  # noqa: S704
+    return Markup(table_html(frame))  # noqa: S704
 
 
 def _seconds(run: Run) -> dict[str, float]:

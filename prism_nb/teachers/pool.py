@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prism_nb.data import ImageDataset, open_dataset
-from prism_nb.device import choose_device
+from prism_nb.device import choose_device, seeded
 from prism_nb.errors import PrismError
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.run import Run
@@ -62,5 +62,5 @@ def _load(
 
 
 def _empty(name: str, dataset: ImageDataset) -> nn.Module:
-    with torch.random.fork_rng():
+    with seeded(0, torch.device("cpu")):
         return build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)

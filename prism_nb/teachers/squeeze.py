@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.data import ImageDataset
+from prism_nb.device import seeded
 from prism_nb.teachers.networks import build_network
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -54,8 +55,7 @@ def train_network(
     Returns:
         The trained network, in evaluation mode, on `device`.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(plan.seed)
+    with seeded(plan.seed, device):
         network = build_network(
             name, classes=len(dataset.classes), image_size=dataset.image_size
         ).to(device)

@@ -18,6 +18,7 @@ from prism_nb.run import Run
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "observers": [],
+    "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism"],
     "ipc": 3,
@@ -62,9 +63,9 @@ def test_teachers_of_equal_settings_are_taken_over(undisturbed: Run) -> None:
 
 
 def test_teachers_of_other_settings_are_not(undisturbed: Run) -> None:
-    other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3, teachers=["test_resnet"])
-    (unit,) = pipeline.stage_units(other, "teachers")
-    assert other.record(unit)["reused_from"] is None
+    other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3)
+    for unit in pipeline.stage_units(other, "teachers"):
+        assert other.record(unit)["reused_from"] is None
 
 
 def test_a_killed_run_continues_to_the_same_images(undisturbed: Run) -> None:

@@ -76,7 +76,6 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set device=gpu", "'gpu' is no device", "use auto, cpu, cuda or cuda:N"),
         ("status nope", "no run at", "none exist"),
         ("verify nope", "no run at", "none exist"),
-        ("status ..", "no run at", "none exist"),
         ("plan q --run a:b", "run name 'a:b'", _BAD_NAME),
         ("plan q --run ..", "run name '..'", _BAD_NAME),
         ("plan q --run .hidden", "run name '.hidden'", _BAD_NAME),

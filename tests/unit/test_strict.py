@@ -94,10 +94,10 @@ def test_bad_yaml_names_its_line() -> None:
         read_yaml("a: 1\nb: 2\nc: [1\n", where="here")
 
 
-_LOOK_ALIKES = st.sampled_from(
-    "1 010 -0 1e-3 .5 5. 0x1F true False null ~ on yes no << = &a *a .nan -.inf 2024-01-01".split()
-    + ["", "5\n", "- a", "a: b", "# a", "!!int 1"]
-)
+_NUMBER_LIKE = ["0", "010", "-0", "5\n", "1e-3", ".5", "5.", "0x1F", ".nan", "-.inf", "2024-01-01"]
+_WORD_LIKE = ["true", "False", "null", "~", "", "on", "yes", "no"]
+_SYNTAX_LIKE = ["<<", "=", "- a", "a: b", "# a", "!!int 1", "&a", "*a"]
+_LOOK_ALIKES = st.sampled_from([*_NUMBER_LIKE, *_WORD_LIKE, *_SYNTAX_LIKE])
 # PyYAML loses U+0085; see the test below.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"))
 _SCALARS = (
