@@ -126,7 +126,8 @@ def verify(run_name: str, runs_dir: Path | None) -> None:
                 click.echo(f"  {state.state}: {state.unit.name}: {state.reason}")
     if bad:
         raise PrismError(
-            f"{bad} units cannot be trusted; `prism-nb run` does them, and what they feed, again"
+            f"{bad} unit{'s' * (bad > 1)} cannot be trusted; `prism-nb run` does them, and what "
+            "they feed, again"
         )
 
 
@@ -152,7 +153,7 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}; see prism-nb --help", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted; the same command continues where it stopped", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +16,14 @@ from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.strict import Strict, read_yaml
 
 Names = tuple[str, ...]
+_NAME_LISTS = (
+    "teachers",
+    "observers",
+    "methods",
+    "students",
+    "label_teachers",
+    "feature_networks",
+)
 
 
 class DataSettings(Strict):
@@ -89,8 +98,7 @@ class MachineSettings(Strict):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        kind, _, index = device.partition(":")
-        if device not in {"auto", "cpu", "cuda"} and not (kind == "cuda" and index.isdecimal()):
+        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
             raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
         return device
 
@@ -109,7 +117,7 @@ class Settings(
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("teachers", "observers", "methods", "students", "label_teachers"):
+        for name in _NAME_LISTS:
             _refuse_doubles(name, getattr(self, name))
         for name in ("teachers", "methods", "students"):
             if not getattr(self, name):
@@ -236,7 +244,10 @@ def read_preset(preset: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"preset {path} cannot be read: {error}") from None
+        names = ", ".join(preset_names())
+        raise UsageError(
+            f"preset {path} cannot be read: {error}; name a YAML file, or one of {names}"
+        ) from None
     values = read_yaml(text, where=f"preset {path}")
     if not isinstance(values, dict):
         raise UsageError(f"preset {path} must hold lines of `name: value`")
@@ -253,13 +264,17 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
     Raises:
         UsageError: Anything unknown, mistyped or contradictory, before any work.
     """
-    values = read_preset(preset)
-    for name, value in (changes or {}).items():
-        old = values.get(name)
-        values[name] = (
-            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+    values = merge(read_preset(preset), changes or {})
     return check_settings(values, where=f"preset {preset}")
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Lay changes over values, entry by entry where both hold a dict."""
+    merged = dict(values)
+    for name, new in changes.items():
+        old = values.get(name)
+        merged[name] = merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return merged
 
 
 def check_settings(values: dict[str, Any], *, where: str) -> Settings:
@@ -279,7 +294,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
-        if not equals or not name:
+        if not equals or not all(name.split(".")):
             raise UsageError(f"--set {text!r}: write name=value, e.g. --set ipc=5")
         *path, last = name.split(".")
         target = changes
@@ -287,5 +302,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise UsageError(f"--set {text!r}: {part} is set to a plain value as well")
+        if isinstance(target.get(last), dict):
+            raise UsageError(f"--set {text!r}: {last} is set in parts as well")
         target[last] = read_yaml(value, where=f"--set {name}")
     return changes

@@ -55,11 +55,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add one line to a log. A line is whole or, after a power cut, the last and ignored."""
+    """Add one line to a log; what a crash has left of an unfinished line stays apart from it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with path.open("a+b") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            torn = file.read(1) not in {b"", b"\n"}
+            file.write((("\n" if torn else "") + text + "\n").encode("utf-8"))
     except OSError as error:
         raise PrismError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -68,8 +70,14 @@ def read_json(path: Path) -> Any:
     """Read a JSON file, or return None where it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds names and values; empty where missing, damaged or different."""
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
 
 
 def sha256(path: Path) -> str:

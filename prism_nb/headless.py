@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prism_nb import files, pipeline
+from prism_nb import pipeline
 from prism_nb.config import project_root
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.progress import FollowedBar
@@ -111,16 +111,19 @@ def _content_of(run: Run) -> dict[str, Any]:
 
 
 def _is_current(run: Run, notebook: str) -> bool:
-    stamp = run.manifest().get("notebooks", {}).get(notebook)
+    stamp = _stamps(run).get(notebook)
     if not notebook_path(run, notebook).is_file() or stamp is None:
         return False
     return notebook != REPORT or stamp == _content_of(run)
 
 
 def _stamp(run: Run, notebook: str) -> None:
-    manifest = run.manifest()
-    manifest.setdefault("notebooks", {})[notebook] = _content_of(run)
-    files.write_json(run.path / "manifest.json", manifest)
+    run.update_manifest(notebooks={**_stamps(run), notebook: _content_of(run)})
+
+
+def _stamps(run: Run) -> dict[str, Any]:
+    stamps = run.manifest().get("notebooks")
+    return stamps if isinstance(stamps, dict) else {}
 
 
 @contextmanager

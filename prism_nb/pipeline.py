@@ -13,10 +13,17 @@ from typing import Any
 
 from prism_nb import files
 from prism_nb.backends import OnEvent, Outcome, run_units
-from prism_nb.config import Settings, default_runs_dir, digest, load_settings
+from prism_nb.config import (
+    Settings,
+    check_settings,
+    default_runs_dir,
+    digest,
+    load_settings,
+    merge,
+)
 from prism_nb.errors import PrismError, UsageError, suggest
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
-from prism_nb.run import Run, UnitState
+from prism_nb.run import Run, UnitState, check_name
 from prism_nb.units import Unit
 
 _LARGE_IMAGE = 1.1  # bytes of a PNG of noise per byte of its pixels, at most
@@ -123,6 +130,7 @@ def open_run(
         UsageError: Anything that cannot work, found before any work begins.
     """
     run = find_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    run.require_unmixed()
     passed = digest(run.settings.plain())
     if run.manifest().get("preflight") != passed:
         from prism_nb.preflight import preflight
@@ -130,7 +138,7 @@ def open_run(
         dataset = preflight(run.settings)
         run = Run.create(run.path, run.settings)
         run.write_classes(dataset.class_records())
-        files.write_json(run.path / "manifest.json", {**run.manifest(), "preflight": passed})
+        run.update_manifest(preflight=passed)
     return Run.create(run.path, run.settings)
 
 
@@ -149,15 +157,14 @@ def find_run(
     name = run_name or (Path(preset).stem if preset else None)
     if name is None:
         raise UsageError("name a run or a preset")
+    check_name(name)
     path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
     if preset is not None:
         return Run(path, load_settings(preset, changes))
     run = Run.open(path)
     if not changes:
         return run
-    from prism_nb.config import check_settings
-
-    values = {**run.settings.plain(), **changes}
+    values = merge(run.settings.plain(), changes)
     return Run(path, check_settings(values, where=f"run {name}"))
 
 
@@ -188,7 +195,6 @@ def plan(run: Run, stage: str, *, deep: bool = True) -> StagePlan:
     done = [state.unit for state in states if state.state == "done"]
     missing = len(states) - len(done)
     seconds = [run.record(unit).get("seconds", 0.0) for unit in done]
-    record = run.manifest().get("stages", {}).get(stage, {})
     return StagePlan(
         stage=stage,
         states=states,
@@ -196,7 +202,7 @@ def plan(run: Run, stage: str, *, deep: bool = True) -> StagePlan:
         disk_bytes=_disk_bytes(
             run.settings, stage, missing / max(1, len(states)), class_count(run)
         ),
-        memory_bytes=record.get("peak_memory_bytes"),
+        memory_bytes=run.stage_record(stage).get("peak_memory_bytes"),
     )
 
 

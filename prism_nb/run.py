@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from prism_nb import files
 from prism_nb.config import (
     DataSettings,
-    DiversitySettings,
     EvaluationSettings,
     LabelSettings,
     MachineSettings,
@@ -44,11 +43,11 @@ _DECIDES: dict[type[Strict], tuple[str, ...]] = {
     SqueezeSettings: STAGES,
     PoolSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
     SynthesisSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
-    DiversitySettings: ("diversity", "report"),
     LabelSettings: ("labels", "evaluation", "report"),
     EvaluationSettings: ("evaluation", "report"),
 }
-# They say which units exist, not what is in one: more can be asked of the same run at any time.
+# More may be asked of a run at any time: these add units, or, for the two that name networks to
+# measure with, have the quick diversity units made again.
 _EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks"}
 _VERSIONS = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -92,7 +91,11 @@ class Run:
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
             raise UsageError(f"no run at {path}; {suggest(path.name, runs)}")
-        values = read_yaml(config.read_text(encoding="utf-8"), where=str(config))
+        try:
+            text = config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{config} cannot be read: {error}") from None
+        values = read_yaml(text, where=str(config))
         if not isinstance(values, dict):
             raise UsageError(f"{config} is damaged: it must hold lines of `name: value`")
         return cls(path, check_settings(values, where=str(config)))
@@ -125,7 +128,7 @@ class Run:
         Raises:
             UsageError: It holds results of other settings, or of unknown ones.
         """
-        _check_name(self.name)
+        check_name(self.name)
         if (self.path / "config.yaml").is_file():
             recorded = Run.open(self.path).settings
             self._refuse_mixing(recorded)
@@ -185,16 +188,24 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """Return the record of the run: versions, machine and the state of each stage."""
-        value = files.read_json(self.path / "manifest.json")
-        return value if isinstance(value, dict) else {}
+        return files.read_record(self.path / "manifest.json")
+
+    def stage_record(self, stage: str) -> dict[str, Any]:
+        """Return what the manifest says of a stage; empty where it says nothing."""
+        stages = self.manifest().get("stages")
+        record = stages.get(stage) if isinstance(stages, dict) else None
+        return record if isinstance(record, dict) else {}
 
     def record_stage(self, stage: str, **values: Any) -> None:
         """Add to a stage's record in the manifest, with the versions and machine of today."""
-        record = self.manifest()
-        record["environment"] = environment(self.settings)
-        stages = record.setdefault("stages", {})
-        stages[stage] = {**stages.get(stage, {}), **values}
-        files.write_json(self.path / "manifest.json", record)
+        recorded = {name: self.stage_record(name) for name in STAGES}
+        recorded[stage].update(values)
+        stages = {name: record for name, record in recorded.items() if record}
+        self.update_manifest(environment=environment(self.settings), stages=stages)
+
+    def update_manifest(self, **values: Any) -> None:
+        """Replace entries of the manifest."""
+        files.write_json(self.path / "manifest.json", {**self.manifest(), **values})
 
     def write_classes(self, classes: list[dict[str, Any]]) -> None:
         """Record the class order, or check it against the recorded one.
@@ -309,7 +320,11 @@ class Run:
     def _damage(self, listed: dict[str, str], *, deep: bool) -> str:
         for name, expected in listed.items():
             path = self.path / name
-            if not path.resolve().is_relative_to(self.path.resolve()):
+            try:
+                inside = path.resolve().is_relative_to(self.path.resolve())
+            except (ValueError, OSError, RuntimeError):
+                return f"{name!r} is no file name"
+            if not inside:
                 return f"{name} leaves the run"
             if not path.is_file():
                 return f"{name} is gone"
@@ -332,10 +347,11 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = FileLock(path).acquire(timeout=0)
         except Timeout:
-            holder = files.read_json(owner) or {}
+            holder = files.read_record(owner)
             raise PrismError(
-                f"stage {stage} of {self.path} is being run by process {holder.get('process')} on "
-                f"{holder.get('host')}; wait for it or stop it"
+                f"stage {stage} of {self.path} is being run by process "
+                f"{holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')}; "
+                "wait for it or stop it"
             ) from None
         except OSError as error:
             raise PrismError(f"cannot write to {self.path}: {error.strerror or error}") from error
@@ -364,11 +380,16 @@ def _is_marker(value: Any) -> bool:
     )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Check that a run's name can be one folder's.
+
+    Raises:
+        UsageError: It cannot, or it would lead elsewhere.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(
             f"run name {name!r}: use letters, digits, dot, dash and underscore, "
-            "with a letter or digit first"
+            "with a letter or digit first (--run or run_name gives a run its name)"
         )
 
 

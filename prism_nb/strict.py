@@ -26,13 +26,16 @@ class Strict(BaseModel):
             where: What the values are, for the message ("preset digits", "--set").
 
         Raises:
-            UsageError: Unknown name, wrong type or value out of range; every one is named.
+            UsageError: Unknown name, wrong type or value out of range, each of them named; or, if
+                there is none, the first contradiction between values.
         """
         try:
             # Through JSON, where strict mode accepts a list for a tuple but no text for a number.
-            return cls.model_validate_json(json.dumps(values))
-        except TypeError as error:
+            text = json.dumps(values)
+        except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{where}: {error}; use numbers, text, lists and dicts only") from None
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             lines = [_explain(cls, problem) for problem in error.errors()]
             raise UsageError(f"{where}: " + "; ".join(lines)) from None
@@ -49,7 +52,8 @@ def _explain(model: type[_Model], problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; {suggest(name, model.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
+    message = message.replace("an object", "a mapping of names")
     if problem["type"] in {"missing", "value_error"}:
         return f"{name}: {message}" if problem["loc"] else message
     return f"{name}: {message}, got {problem['input']!r}"
@@ -109,6 +113,4 @@ def read_yaml(text: str, *, where: str) -> Any:
 
 def write_yaml(values: dict[str, Any]) -> str:
     """Return YAML text that `read_yaml` reads back to equal values."""
-    return yaml.dump(
-        values, Dumper=_YamlOut, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
+    return yaml.dump(values, Dumper=_YamlOut, sort_keys=False, default_flow_style=None)

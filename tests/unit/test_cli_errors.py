@@ -57,11 +57,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set squeeze_lr=010", "squeeze_lr: ", "valid number, got '010'"),
         ("run q --set label_flip=on", "label_flip: ", "valid boolean, got 'on'"),
         ("run q --set label_mix=mixup", "label_mix: ", "'cutmix' or 'none', got 'mixup'"),
-        ("run q --set teachers=test_resnet", "teachers: ", "valid array, got 'test_resnet'"),
+        ("run q --set teachers=test_resnet", "teachers: ", "valid list, got 'test_resnet'"),
         ("run q --set ipc", "--set 'ipc'", "write name=value, e.g. --set ipc=5"),
         ("plan q --set =5", "--set '=5'", "write name=value"),
         ("run q --set ipc=[1", "--set ipc is not valid YAML", "expected ',' or ']'"),
-        ("run q --set recipe=5", "recipe: ", "should be an object, got 5"),
+        ("run q --set recipe=5", "recipe: ", "should be a mapping of names, got 5"),
         ("run q --set a=1 --set a.b=1", "--set 'a.b=1'", "a is set to a plain value as well"),
         ("run q --set recipe.iteration=5", "unknown setting 'iteration'", "mean 'iterations'"),
         ("run q --set recipes.prism.lrr=5", "unknown setting 'lrr'", "mean 'lr'"),
@@ -139,9 +139,6 @@ def test_runs_dir_that_is_a_file_is_refused(
     assert (tmp_path / "runs").read_text() == "in the way"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="only the last part of a run's name is checked"
-)
 @pytest.mark.parametrize("name", ["../outside", "a/b", "/tmp/outside"])
 def test_run_name_that_leaves_the_folder_of_the_runs_is_refused(
     tmp_path: Path,
@@ -213,7 +210,7 @@ def test_verify_of_a_damaged_run_exits_with_1_and_names_the_unit(
     result = call(monkeypatch, capsys, "verify", "demo", "--runs-dir", str(tmp_path))
     assert result.code == 1
     assert "damaged: test_coatnet: teachers/units/test_coatnet.json is no marker" in result.out
-    assert "1 units cannot be trusted" in result.err
+    assert "1 unit cannot be trusted" in result.err
     assert "Traceback" not in result.out + result.err
     assert contents(tmp_path) == before
 

@@ -123,11 +123,6 @@ def test_yaml_reads_back_what_it_wrote(values: dict[str, Any]) -> None:
     assert repr(read_yaml(write_yaml(values), where="here")) == repr(values)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="allow_unicode=True makes PyYAML write U+0085 unescaped",
-)
 def test_yaml_keeps_the_next_line_character() -> None:
     assert read_yaml(write_yaml({"name": "a\x85b"}), where="here") == {"name": "a\x85b"}
 
