@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import time
 from typing import Any
 
 import pandas as pd
@@ -12,9 +14,10 @@ from IPython.display import HTML, Image, display
 from prism_nb import pipeline, tables
 from prism_nb.config import Settings, preset_names
 from prism_nb.errors import UsageError, suggest
+from prism_nb.figures.html import table_html
 from prism_nb.figures.save import save_figure, save_picture
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.progress import StageBar
+from prism_nb.progress import StageProgress
 from prism_nb.run import Run
 
 _PLOTLY = "application/vnd.plotly.v1+json"
@@ -41,20 +44,28 @@ def open_from(namespace: dict[str, Any]) -> Run:
         preset = run_name
     run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     display(HTML(f"<b>Run</b> <code>{run.path}</code>"))
-    display(tables.settings_table(run))
+    table = table_html(tables.settings_table(run))
+    display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
     return run
 
 
 def show_plan(run: Run, stage: str) -> None:
     """Show what is done and what is left of a stage."""
-    display(tables.plan_table(pipeline.plan(run, stage)))
+    show_table(tables.plan_table(pipeline.plan(run, stage)))
+
+
+def show_table(table: pd.DataFrame) -> None:
+    """Show a table, numbers to three digits and missing values as a dash."""
+    display(HTML(table_html(table)))
 
 
 def carry_out(run: Run, stage: str) -> None:
     """Do what is left of a stage, with a progress bar; call it again after any interruption."""
     units = len(pipeline.stage_units(run, stage))
-    with StageBar(stage, units, visible=run.settings.progress) as bar:
-        outcome = pipeline.execute(run, stage, bar)
+    bar = _Bar(stage) if run.settings.progress else None
+    outcome = pipeline.execute(run, stage, StageProgress(units, bar) if bar else None)
+    if bar:
+        bar.close()
     done = f"{outcome.made} units made, {outcome.kept} were there already, {outcome.seconds:.1f} s"
     display(HTML(f"<b>{stage}</b>: {done}"))
 
@@ -70,7 +81,7 @@ def show(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     path = save_figure(run, name, figure, table)
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
     display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
-    display(table)
+    show_table(table)
     display(HTML(f"saved as <code>{path}</code>"))
 
 
@@ -84,6 +95,30 @@ def titles(run: Run) -> dict[str, str]:
     """Return how each method, and the real reference, is called in figures."""
     names = (REFERENCE, *run.settings.methods)
     return {name: tables.method_title(run, name) for name in names}
+
+
+class _Bar:
+    """A bar that is drawn over itself, at most once a second, so that the last state stays."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._begin, self._drawn = stage, time.monotonic(), 0.0
+        self._handle = display(HTML(self._html(0.0, "")), display_id=True)
+
+    def __call__(self, share: float, unit: str) -> None:
+        if time.monotonic() - self._drawn >= 1.0:
+            self._drawn = time.monotonic()
+            self._handle.update(HTML(self._html(share, unit)))
+
+    def close(self) -> None:
+        """Take the bar away; a line with the outcome follows."""
+        self._handle.update(HTML(""))
+
+    def _html(self, share: float, unit: str) -> str:
+        label = f"{self._stage} {share:.0%}, {time.monotonic() - self._begin:.0f} s {unit}"
+        return (
+            f"<progress value='{share:.3f}' max='1' aria-label='{self._stage}' "
+            f"style='width:20em'></progress> {html.escape(label)}"
+        )
 
 
 def _exists(run_name: str, runs_dir: str | None) -> bool:

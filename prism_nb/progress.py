@@ -1,46 +1,30 @@
-"""Progress as a listener to events: one bar per stage, in a terminal or a notebook."""
+"""Progress as a listener to events: how far a stage is, drawn by whoever watches."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
 from prism_nb.run import Run
 
+Draw = Callable[[float, str], None]
 
-class StageBar:
-    """A bar that fills by units, and within a unit by its steps.
 
-    Use as a context manager; call it with events.
+class StageProgress:
+    """Turns a stage's events into a share of its units, and within a unit of its steps.
 
     Args:
-        stage: Label of the bar.
         units: Number of units of the stage.
-        visible: Whether to draw it.
-        stream: Where to draw; standard output, so that notebooks do not show it as an error.
+        draw: Given the share that is done, in [0, 1], and the name of the unit at work.
     """
 
-    def __init__(
-        self, stage: str, units: int, *, visible: bool = True, stream: TextIO | None = None
-    ) -> None:
-        self._done, self._units = 0, max(1, units)
-        self._bar = tqdm(
-            total=self._units,
-            desc=f"{stage:<10}",
-            disable=not visible,
-            file=stream or sys.stdout,
-            mininterval=1.0,
-            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed} {postfix}",
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    def __init__(self, units: int, draw: Draw) -> None:
+        self._units, self._done = max(1, units), 0
+        self._draw = draw
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take note of one event."""
@@ -51,23 +35,30 @@ class StageBar:
         elif kind == "step":
             self._move(self._done + event["step"] / event["steps"], str(event.get("unit", "")))
 
-    def _move(self, position: float, unit: str) -> None:
-        self._bar.set_postfix_str(unit, refresh=False)
-        self._bar.update(max(0.0, min(position, self._units) - self._bar.n))
+    def _move(self, units: float, unit: str) -> None:
+        self._draw(min(1.0, units / self._units), unit)
 
 
 class FollowedBar:
-    """A bar over a stage that another process works on, read from the run's event log.
+    """A terminal's bar over a stage that another process works on, read from its event log.
 
-    Only events written after it was made count, so that an earlier call does not show. It is drawn
-    in a terminal only, not into a log file.
+    Only events written after it was made count, so that an earlier call does not show. It is
+    drawn in a terminal only, not into a log file. Use it as a context manager.
     """
 
     def __init__(self, run: Run, stage: str, units: int, *, stream: TextIO | None = None) -> None:
         self._run, self._stage = run, stage
         self._position = run.events_after(stage, 0)[1]
-        terminal = (stream or sys.stdout).isatty()
-        self._bar = StageBar(stage, units, visible=terminal, stream=stream)
+        stream = stream or sys.stdout
+        self._bar = tqdm(
+            total=1.0,
+            desc=f"{stage:<10}",
+            disable=not stream.isatty(),
+            file=stream,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed}{postfix}",
+        )
+        self._progress = StageProgress(units, self._draw)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -78,14 +69,15 @@ class FollowedBar:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._catch_up()
-        self._bar.__exit__()
+        self._bar.close()
 
     def _follow(self) -> None:
-        while not self._stop.wait(1.0):
-            self._catch_up()
+        while not self._stop.wait(0.5):
+            events, self._position = self._run.events_after(self._stage, self._position)
+            for event in events:
+                self._progress(event)
+            self._bar.refresh()
 
-    def _catch_up(self) -> None:
-        events, self._position = self._run.events_after(self._stage, self._position)
-        for event in events:
-            self._bar(event)
+    def _draw(self, share: float, unit: str) -> None:
+        self._bar.set_postfix_str(unit, refresh=False)
+        self._bar.n = share

@@ -18,7 +18,8 @@ def table_html(table: pd.DataFrame) -> str:
     plain = table.reset_index() if any(table.index.names) else table.copy()
     numbers = plain.select_dtypes("float").columns
     plain[numbers] = plain[numbers].astype(object).map(_number)
-    return plain.to_html(index=False, border=0, escape=True)
+    with pd.option_context("display.max_colwidth", None):
+        return plain.to_html(index=False, border=0, escape=True)
 
 
 def _number(value: float) -> str:

@@ -67,14 +67,17 @@ class TeacherPicker(widgets.VBox):
         return check_settings(values, where="the teacher picker")
 
     def _picked(self) -> dict[str, object]:
-        return {"teachers": list(self.pool.value), "primary": self.primary.value}
+        return {"teachers": list(self.pool.value), "primary": self.primary.value or ""}
 
     def _pool_changed(self, _: object) -> None:
-        kept = self.primary.value
-        self.primary.options = self.pool.value
-        if kept in self.pool.value:
-            self.primary.value = kept
+        self._offer(self.primary.value)
         self._refresh()
+
+    def _offer(self, primary: str | None) -> None:
+        """Let the primary be any of the pool; the given one where it is in it, else the first."""
+        pool = self.pool.value
+        self.primary.options = pool
+        self.primary.value = primary if primary in pool else next(iter(pool), None)
 
     def _add(self) -> None:
         name = self.name.value.strip()
@@ -87,9 +90,11 @@ class TeacherPicker(widgets.VBox):
         except UsageError as error:
             self._say(str(error), good=False)
             return
-        if name not in self.pool.options:
-            self.pool.options = (*self.pool.options, name)
-        self.pool.value = (*self.pool.value, name)
+        pool, primary = self.pool.value, self.primary.value
+        # New options clear the selection, and with it the primary.
+        self.pool.options = tuple(dict.fromkeys([*self.pool.options, name]))
+        self.pool.value = tuple(dict.fromkeys([*pool, name]))
+        self._offer(primary)
         self.name.value = ""
 
     def _refresh(self) -> None:

@@ -1,0 +1,94 @@
+"""Figures and pages: the numbers given are the numbers shown, and nothing reaches the network."""
+
+import io
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from prism_nb.figures.diversity import diversity_figure
+from prism_nb.figures.evaluation import accuracy_figure
+from prism_nb.figures.html import table_html
+from prism_nb.figures.losses import loss_figure
+from prism_nb.figures.save import save_figure
+from prism_nb.figures.sheets import contact_sheet
+from prism_nb.figures.style import colour_of
+from prism_nb.run import Run
+
+ACCURACIES = pd.DataFrame(
+    {
+        "method": ["prism", "sre2l"],
+        "student": ["a", "a"],
+        "mean": [90.0, 70.0],
+        "std": [1.5, float("nan")],
+        "best epoch": [91.0, 71.0],
+        "seeds": [3, 1],
+    }
+)
+
+
+def test_bars_carry_means_and_spreads() -> None:
+    figure = accuracy_figure(ACCURACIES, {"prism": "PRISM", "sre2l": "SRe2L"})
+    assert [bar.name for bar in figure.data] == ["PRISM", "SRe2L"]
+    assert [bar.y[0] for bar in figure.data] == [90.0, 70.0]
+    assert [bar.error_y.array[0] for bar in figure.data] == [1.5, 0.0]
+    assert "%" in figure.layout.yaxis.title.text
+
+
+def test_a_method_has_one_colour_in_every_figure() -> None:
+    per_class = pd.DataFrame({"method": ["prism"], "class": ["one"], "cosine": [0.5]})
+    losses = pd.DataFrame(
+        {"method": ["prism"], "unit": ["u"], "step": [1], "term": ["t"], "value": [1.0]}
+    )
+    line = diversity_figure(per_class, {}).data[0].line.color
+    assert line == colour_of("prism") == accuracy_figure(ACCURACIES, {}).data[0].marker.color
+    assert loss_figure(losses, {}).data[0].line.color.startswith("rgba(68,119,170")
+
+
+def test_losses_are_averaged_over_units() -> None:
+    rows = [
+        ("prism", unit, step, "bn/x", float(step * factor))
+        for unit, factor in (("u", 1), ("v", 3))
+        for step in (1, 2)
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "unit", "step", "term", "value"])
+    (curve,) = loss_figure(frame, {"prism": "PRISM"}).data
+    assert curve.name == "PRISM: bn/x"
+    assert list(curve.x) == [1, 2]
+    assert list(curve.y) == [2.0, 4.0]
+
+
+def test_tables_escape_names_and_dash_what_is_missing() -> None:
+    frame = pd.DataFrame(
+        {"value": [1234.56, 0.12345, float("nan")]}, index=pd.Index(["<b>", "y", "z"], name="name")
+    )
+    html = table_html(frame)
+    assert "<b>" not in html
+    assert "&lt;b&gt;" in html
+    assert "1234.6" in html
+    assert "0.123" in html
+    assert "–" in html
+    assert frame.index.name == "name"
+
+
+def test_a_saved_figure_stands_alone_beside_its_library(run: Run) -> None:
+    path = save_figure(run, "accuracy", accuracy_figure(ACCURACIES, {}), ACCURACIES)
+    page = run.file(path).read_text()
+    assert 'src="plotly.min.js"' in page
+    assert "//cdn" not in page
+    assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
+    numbers = pd.read_csv(run.file("figures/accuracy.csv"))
+    assert numbers["mean"].tolist() == [90.0, 70.0]
+
+
+@pytest.mark.parametrize("zoom", [1, 3])
+def test_a_contact_sheet_shows_every_pixel_in_its_place(zoom: int) -> None:
+    images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
+    sheet = Image.open(io.BytesIO(contact_sheet(images, columns=2, zoom=zoom)))
+    assert sheet.size == ((2 * 8 - 2) * zoom, (3 * 6 - 2) * zoom)
+    pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+    pixels = pixels.view(sheet.size[1], sheet.size[0], 3)[::zoom, ::zoom].permute(2, 0, 1)
+    for index, image in enumerate(images):
+        top, left = (index // 2) * 6, (index % 2) * 8
+        assert torch.equal(pixels[:, top : top + 4, left : left + 6], image)

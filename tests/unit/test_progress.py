@@ -1,0 +1,53 @@
+"""Progress: what a bar shows of a stage's events."""
+
+import io
+import time
+
+from prism_nb.progress import FollowedBar, StageProgress
+from prism_nb.run import Run
+
+
+def test_units_and_steps_add_up() -> None:
+    seen: list[tuple[float, str]] = []
+    progress = StageProgress(4, lambda share, unit: seen.append((share, unit)))
+    for event in (
+        {"event": "kept", "unit": "a"},
+        {"event": "begin", "unit": "b"},
+        {"event": "step", "unit": "b", "step": 5, "steps": 10},
+        {"event": "end", "unit": "b"},
+        {"event": "step", "unit": "c", "step": 10, "steps": 10},
+    ):
+        progress(event)
+    assert seen == [(0.25, ""), (0.375, "b"), (0.5, ""), (0.75, "c")]
+
+
+def test_more_events_than_units_never_pass_the_end() -> None:
+    seen: list[float] = []
+    progress = StageProgress(1, lambda share, unit: seen.append(share))
+    for _ in range(3):
+        progress({"event": "end"})
+    assert seen == [1.0, 1.0, 1.0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_new_events_only(run: Run) -> None:
+    run.event("teachers", event="end", unit="before")
+    terminal = Terminal()
+    with FollowedBar(run, "teachers", 2, stream=terminal):
+        run.event("teachers", event="step", unit="net", step=1, steps=2)
+        deadline = time.monotonic() + 20
+        while "net" not in terminal.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "25%" in terminal.getvalue()
+    assert "75%" not in terminal.getvalue()
+
+
+def test_a_log_file_gets_no_bar(run: Run) -> None:
+    log = io.StringIO()
+    with FollowedBar(run, "teachers", 2, stream=log):
+        run.event("teachers", event="end", unit="net")
+    assert log.getvalue() == ""
