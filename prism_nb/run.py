@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from prism_nb.config import (
     DataSettings,
     EvaluationSettings,
     LabelSettings,
-    MachineSettings,
     PoolSettings,
     Settings,
     SqueezeSettings,
@@ -32,6 +28,7 @@ from prism_nb.config import (
     digest,
 )
 from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.provenance import environment
 from prism_nb.strict import Strict, read_yaml, write_yaml
 from prism_nb.units import Unit
 
@@ -49,7 +46,6 @@ _DECIDES: dict[type[Strict], tuple[str, ...]] = {
 # More may be asked of a run at any time: these add units, or, for the two that name networks to
 # measure with, have the quick diversity units made again.
 _EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks"}
-_VERSIONS = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -391,35 +387,3 @@ def check_name(name: str) -> None:
             f"run name {name!r}: use letters, digits, dot, dash and underscore, "
             "with a letter or digit first (--run or run_name gives a run its name)"
         )
-
-
-def environment(settings: Settings) -> dict[str, Any]:
-    """Describe what a run works with: versions, machine, device setting and git commit."""
-    versions = {}
-    for package in _VERSIONS:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "settings": settings.section(MachineSettings),
-        "commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str:
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return result.stdout.strip() or "unknown"

@@ -20,7 +20,8 @@ from prism_nb.figures.html import figure_html, table_html
 from prism_nb.figures.losses import loss_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.run import Run, environment
+from prism_nb.provenance import environment
+from prism_nb.run import Run
 
 REPORT = "figures/report.html"
 

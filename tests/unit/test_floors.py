@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "prism_nb"
 
 FLOORS: list[set[str]] = [
-    {"errors", "strict", "recipes", "config", "files", "units", "run", "plans"},
+    {"errors", "strict", "recipes", "config", "files", "units", "provenance", "run", "plans"},
     {"device", "data", "backends"},
     {"teachers", "artifacts"},
     {"synthesis", "labels", "diversity", "evaluation"},
