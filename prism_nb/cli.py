@@ -32,6 +32,11 @@ _set = click.option(
 )
 _run_name = click.option("--run", "run_name", help="Name of the run [default: the preset's].")
 
+_SHOWN_OF_A_RECIPE = (
+    *("selection", "primary_in_bn", "bn_slots", "bn_probability", "batches", "init"),
+    *("iterations", "lr", "bn_weight", "crop_min", "crop_schedule"),
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prism-nb")
@@ -129,6 +134,23 @@ def verify(run_name: str, runs_dir: Path | None) -> None:
             f"{bad} unit{'s' * (bad > 1)} cannot be trusted; `prism-nb run` does them, and what "
             "they feed, again"
         )
+
+
+@cli.command()
+def methods() -> None:
+    """List the recipes: what steers each, what it lacks, and where it comes from."""
+    from prism_nb.recipes import load_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        click.echo(f"{name:<12} {recipe.title}; {recipe.paper}")
+        if recipe.images == "real":
+            click.echo(f"{'':<12} random training images, not optimised")
+            continue
+        values = {key: getattr(recipe, key) for key in _SHOWN_OF_A_RECIPE}
+        click.echo(f"{'':<12} " + ", ".join(f"{key} {value}" for key, value in values.items()))
+        if recipe.lacks:
+            click.echo(f"{'':<12} lacks: {recipe.lacks}")
 
 
 def _print_plans(found: Run) -> None:

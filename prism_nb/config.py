@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
-from prism_nb.recipes import Recipe, load_recipe
+from prism_nb.recipes import Recipe, load_recipe, require_pool
 from prism_nb.strict import Strict, read_yaml
 
 Names = tuple[str, ...]
@@ -168,8 +168,14 @@ class Settings(
         return self.feature_networks or self.observers
 
     def recipe_of(self, method: str) -> Recipe:
-        """Return a method's recipe with this run's changes laid over it."""
-        return load_recipe(method, self.recipe, self.recipes.get(method, {}))
+        """Return a method's recipe with this run's changes laid over it.
+
+        A method of one's own has an entry in `recipes` whose `base` names the recipe it changes.
+        """
+        own = dict(self.recipes.get(method, {}))
+        base = own.pop("base", method)
+        title = {} if base == method else {"title": method}
+        return load_recipe(base, title, self.recipe, own)
 
     def section(self, *groups: type[Strict]) -> dict[str, Any]:
         """Return the plain values of some groups, e.g. `section(DataSettings)`."""
@@ -281,7 +287,13 @@ def check_settings(values: dict[str, Any], *, where: str) -> Settings:
     """Build settings and read every method's recipe, so that mistakes surface at once."""
     settings = Settings.parse(values, where=where)
     for method in settings.methods:
-        settings.recipe_of(method)
+        recipe = settings.recipe_of(method)
+        require_pool(method, recipe, settings.primary, settings.teachers)
+        if recipe.batches == "class_wise" and settings.ipc < 2 and recipe.images == "recovered":
+            raise UsageError(
+                f"{where}: method {method} has class-wise batches, which at ipc 1 hold one image "
+                "and no statistics; raise ipc or use cross_class batches"
+            )
     return settings
 
 

@@ -23,6 +23,8 @@ def preflight(settings: Settings) -> ImageDataset:
     choose_device(settings.device)
     dataset = open_dataset(settings)
     bn_teachers = {name for method in settings.methods for name in bn_networks(settings, method)}
+    if any(settings.recipe_of(method).bn_normalise != "none" for method in settings.methods):
+        bn_teachers.add(settings.primary)  # the scale that the others are brought to
     for name in dict.fromkeys([*settings.networks, *settings.students]):
         network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         if name in bn_teachers:
@@ -36,13 +38,8 @@ def preflight(settings: Settings) -> ImageDataset:
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
     recipe = settings.recipe_of(method)
-    if recipe.images == "real" or recipe.init == "real":
+    if recipe.images == "real" or recipe.init != "noise":
         dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)")
-    if recipe.images == "recovered" and not bn_networks(settings, method):
-        raise UsageError(
-            f"method {method} has no BN teacher: the pool holds only the primary, and "
-            "primary_in_bn is false; add a network to `teachers`"
-        )
 
 
 def _check_counts(settings: Settings, dataset: ImageDataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -74,12 +75,27 @@ def draw_table(run: Run) -> pd.DataFrame:
             {
                 "unit": unit.name,
                 "images": record["images"],
-                "BN teachers": ", ".join(record.get("bn_teachers", [])) or "none (not optimised)",
+                "BN teachers": _teams(record.get("draws", {}).get("teams", [])),
                 "logit loss": logit[0] if logit else float("nan"),
                 "seconds": record["seconds"],
             }
         )
     return pd.DataFrame(rows).set_index("unit")
+
+
+def share_table(run: Run) -> pd.DataFrame:
+    """Return each network's share of the weighted BN loss, mean over a method's units, in %."""
+    units = stage_units(run, "synthesis")
+    count = Counter(unit.key["method"] for unit in units)
+    total: Counter[tuple[str, str]] = Counter()
+    for unit in units:
+        for network, share in run.record(unit).get("shares", {}).items():
+            total[unit.key["method"], network] += share
+    rows = [
+        {"method": method, "network": network, "share %": 100 * share / count[method]}
+        for (method, network), share in total.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "network", "share %"])
 
 
 def loss_table(run: Run) -> pd.DataFrame:
@@ -209,6 +225,15 @@ def _role(run: Run, name: str) -> str:
     if name == run.settings.primary:
         return "primary"
     return "teacher" if name in run.settings.teachers else "observer"
+
+
+def _teams(teams: list[list[str]]) -> str:
+    if not teams:
+        return "none (not optimised)"
+    if len(teams) == 1:
+        return ", ".join(teams[0])
+    mean = sum(len(team) for team in teams) / len(teams)
+    return f"{len(teams)} draws, {mean:.1f} networks on average"
 
 
 def _mean_std(mean: float, std: float) -> str:

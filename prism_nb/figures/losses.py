@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb.figures.style import colour_of, dash_of, faded, styled
+from prism_nb.figures.style import colour_at, colour_of, dash_of, faded, styled
 
 
 def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -35,3 +35,28 @@ def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         y="loss (log scale)",
     )
     return figure.update_yaxes(type="log")
+
+
+def share_figure(shares: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
+    """Draw how much of each method's BN loss comes from which network, as stacked bars.
+
+    Args:
+        shares: The result of `tables.share_table`.
+        titles: How each method is called.
+    """
+    figure = go.Figure()
+    for place, (network, group) in enumerate(shares.groupby("network", sort=False)):
+        figure.add_bar(
+            x=[titles.get(method, method) for method in group["method"]],
+            y=group["share %"],
+            name=str(network),
+            marker={"color": colour_at(place)},
+            hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+        )
+    styled(
+        figure,
+        title="Who steers the statistics: share of the weighted BN loss",
+        x="method",
+        y="share of the BN loss (%)",
+    )
+    return figure.update_layout(barmode="stack")

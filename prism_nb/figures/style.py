@@ -20,6 +20,11 @@ def colour_of(name: str) -> str:
     return _OWNED.get(name) or _SPARE[sum(name.encode()) % len(_SPARE)]
 
 
+def colour_at(place: int) -> str:
+    """Return the colour of what is not a method, such as a network, by its place in a list."""
+    return _SPARE[place % len(_SPARE)]
+
+
 def dash_of(place: int) -> str:
     """Return a line style, so that lines differ by more than colour."""
     return _DASHES[place % len(_DASHES)]

@@ -52,6 +52,20 @@ def cross_class(classes: int, ipc: int, batch_size: int) -> list[Batch]:
     ]
 
 
+def class_wise(classes: int, ipc: int, batch_size: int) -> list[Batch]:
+    """Fill each batch with images of one class, as many slots as it holds.
+
+    Args:
+        classes: Number of classes, at least 1.
+        ipc: Images per class, at least 1.
+        batch_size: The most images of a batch, at least 1.
+
+    Returns:
+        Batches that hold every (class, slot) exactly once, classes ascending.
+    """
+    return [Batch(slots, (c, c + 1)) for c in range(classes) for slots in _even(ipc, batch_size)]
+
+
 def _even(count: int, most: int) -> list[tuple[int, int]]:
     """Cut range(count) into the fewest runs of at most `most`, lengths differing by one at most."""
     runs = -(-count // most)

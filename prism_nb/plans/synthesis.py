@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from prism_nb.config import DataSettings, Settings, digest
-from prism_nb.plans.batches import Batch, cross_class
+from prism_nb.plans.batches import Batch, class_wise, cross_class
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.run import Run
 from prism_nb.units import Unit
+
+_LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise}
+_WORDS = {"title", "paper", "lacks"}
 
 
 def units(run: Run, classes: int) -> list[Unit]:
@@ -17,6 +20,7 @@ def units(run: Run, classes: int) -> list[Unit]:
 def method_units(run: Run, method: str, classes: int) -> list[Unit]:
     """Return the units of one method."""
     settings = run.settings
+    form = _LAYOUTS[settings.recipe_of(method).batches]
     binding = method_binding(settings, method)
     networks = steering_networks(settings, method)
     inputs = tuple(network_unit(settings, name).marker for name in networks)
@@ -29,7 +33,7 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
             key={"method": method, "slots": batch.slots, "classes": batch.classes},
             inputs=inputs,
         )
-        for batch in cross_class(classes, settings.ipc, settings.batch_size)
+        for batch in form(classes, settings.ipc, settings.batch_size)
     ]
 
 
@@ -43,24 +47,21 @@ def image_path(method: str, class_index: int, slot: int) -> str:
     return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{slot:04d}.png"
 
 
-def bn_candidates(settings: Settings, method: str) -> tuple[str, ...]:
-    """Return the networks that a method may draw beside the primary."""
-    if not settings.recipe_of(method).bn_slots:
-        return ()
-    return tuple(name for name in settings.teachers if name != settings.primary)
-
-
 def steering_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return every network that may take part in a method's synthesis, the primary first."""
-    if settings.recipe_of(method).images == "real":
+    recipe = settings.recipe_of(method)
+    if recipe.images == "real":
         return ()
-    return (settings.primary, *bn_candidates(settings, method))
+    bn = recipe.bn_networks(settings.primary, settings.teachers)
+    return tuple(dict.fromkeys([settings.primary, *bn]))
 
 
 def bn_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return the networks whose BN statistics a method may align."""
-    networks = steering_networks(settings, method)
-    return networks if settings.recipe_of(method).primary_in_bn else networks[1:]
+    recipe = settings.recipe_of(method)
+    if recipe.images == "real":
+        return ()
+    return recipe.bn_networks(settings.primary, settings.teachers)
 
 
 def method_binding(settings: Settings, method: str) -> str:
@@ -69,7 +70,7 @@ def method_binding(settings: Settings, method: str) -> str:
     return digest(
         {
             "method": method,
-            "recipe": {k: v for k, v in recipe.items() if k not in {"title", "paper"}},
+            "recipe": {k: v for k, v in recipe.items() if k not in _WORDS},
             "data": settings.section(DataSettings),
             "layout": [settings.ipc, settings.batch_size],
             "networks": [

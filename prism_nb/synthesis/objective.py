@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,8 +71,49 @@ def prism_losses(
     return losses
 
 
-def weigh(losses: dict[str, Tensor], *, bn_weight: float) -> Tensor:
-    """Add named terms up: logit terms, plus `bn_weight` times the mean of the BN terms."""
+def image_priors(images: Tensor) -> dict[str, Tensor]:
+    """Compute the priors on the images themselves, unweighted (DeepInversion, CVPR 2020).
+
+    Args:
+        images: Canonical images [N, 3, H, W], not augmented.
+
+    Returns:
+        `tv/images`: mean absolute difference of neighbouring pixels, down plus right.
+        `l2/images`: mean L2 norm of an image.
+    """
+    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean()
+    right = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean()
+    norm = torch.linalg.vector_norm(images.flatten(1), dim=1).mean()
+    return {"tv/images": down + right, "l2/images": norm}
+
+
+def weigh(
+    losses: Mapping[str, Tensor],
+    *,
+    bn_weight: float,
+    scales: Mapping[str, float] | None = None,
+    tv_weight: float = 0.0,
+    l2_weight: float = 0.0,
+) -> Tensor:
+    """Add named terms up.
+
+    Args:
+        losses: Terms of `prism_losses`, and of `image_priors` where those have a weight.
+        bn_weight: r_bn, weight of the mean over the BN terms.
+        scales: Factor of a network's BN term; 1 for a network that is not named.
+        tv_weight: Weight of `tv/images`.
+        l2_weight: Weight of `l2/images`.
+    """
+    factors = scales or {}
     logit = [value for name, value in losses.items() if name.startswith("logit/")]
-    bn = [value for name, value in losses.items() if name.startswith("bn/")]
-    return torch.stack(logit).sum() + bn_weight * torch.stack(bn).mean()
+    bn = [
+        factors.get(name.removeprefix("bn/"), 1.0) * value
+        for name, value in losses.items()
+        if name.startswith("bn/")
+    ]
+    total = torch.stack(logit).sum() + bn_weight * torch.stack(bn).mean()
+    if tv_weight:
+        total = total + tv_weight * losses["tv/images"]
+    if l2_weight:
+        total = total + l2_weight * losses["l2/images"]
+    return total

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from prism_nb.recipes import Recipe
 from prism_nb.synthesis.augment import draw_view
-from prism_nb.synthesis.objective import prism_losses, weigh
+from prism_nb.synthesis.objective import image_priors, prism_losses, weigh
+from prism_nb.synthesis.schedules import smallest_crop
+from prism_nb.teachers.selection import Draws
 from prism_nb.teachers.teacher import Teacher
 
 OnStep = Callable[[int, dict[str, Tensor]], None]
@@ -20,7 +22,9 @@ def recover(
     labels: Tensor,
     *,
     primary: Teacher,
-    bn_teachers: Sequence[Teacher],
+    teachers: Mapping[str, Teacher],
+    draws: Draws,
+    scales: Mapping[str, float],
     bounds: tuple[Tensor, Tensor],
     recipe: Recipe,
     generator: torch.Generator,
@@ -35,7 +39,9 @@ def recover(
         initial: Canonical images to start from, [N, 3, H, W]; left unchanged.
         labels: Class indices [N].
         primary: Gives the logits.
-        bn_teachers: Give the statistics.
+        teachers: The networks of the draws, by name.
+        draws: Which of them give their BN statistics at each step.
+        scales: Factor of each network's BN loss; 1 where none is named.
         bounds: Canonical values of black and white, each [3, 1, 1].
         recipe: Step size, iterations, weights and augmentation.
         generator: Draws the views; on the CPU, so that devices see the same ones.
@@ -50,7 +56,7 @@ def recover(
     for step in range(recipe.iterations):
         view = draw_view(
             images.shape[-1],
-            crop_min=recipe.crop_min,
+            crop_min=smallest_crop(recipe, step),
             flip=recipe.flip,
             roll=recipe.roll,
             generator=generator,
@@ -59,11 +65,20 @@ def recover(
             view(images),
             labels,
             primary=primary,
-            bn_teachers=bn_teachers,
+            bn_teachers=[teachers[name] for name in draws.at(step)],
             first_layer_factor=recipe.first_layer_factor,
         )
+        if recipe.tv_weight or recipe.l2_weight:
+            losses |= image_priors(images)
+        total = weigh(
+            losses,
+            bn_weight=recipe.bn_weight,
+            scales=scales,
+            tv_weight=recipe.tv_weight,
+            l2_weight=recipe.l2_weight,
+        )
         optimiser.zero_grad()
-        weigh(losses, bn_weight=recipe.bn_weight).backward()
+        total.backward()
         optimiser.step()
         schedule.step()
         with torch.no_grad():

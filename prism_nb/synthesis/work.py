@@ -16,12 +16,13 @@ from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device
 from prism_nb.plans.batches import Batch
-from prism_nb.plans.synthesis import batch_of, bn_candidates, image_path
+from prism_nb.plans.synthesis import batch_of, image_path
 from prism_nb.run import Run
-from prism_nb.synthesis import initial
+from prism_nb.synthesis.initial import initial_images
 from prism_nb.synthesis.recover import recover
+from prism_nb.synthesis.scales import network_scales
 from prism_nb.teachers.pool import load_teacher
-from prism_nb.teachers.selection import draw_bn_teachers
+from prism_nb.teachers.selection import plan_draws
 from prism_nb.units import Unit, unit_seed
 
 _REPORTS = 100  # loss records per unit
@@ -51,39 +52,63 @@ def _recover(
     recipe, device = settings.recipe_of(method), choose_device(settings.device)
     seed = unit_seed(settings.seed, "synthesis", method, *batch.slots, *batch.classes)
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_bn_teachers(
-        settings.primary,
-        bn_candidates(settings, method),
-        primary_in_bn=recipe.primary_in_bn,
-        slots=recipe.bn_slots,
-        probability=recipe.bn_probability,
-        generator=generator,
-    )
-    start = (
-        initial.noise(batch, dataset, generator)
-        if recipe.init == "noise"
-        else initial.real_in_order(batch, dataset)
-    )
-    last: dict[str, float] = {}
+    draws = plan_draws(recipe, settings.primary, settings.teachers, generator)
+    primary = load_teacher(run, settings.primary)
+    teachers = {name: load_teacher(run, name) for name in draws.networks}
+    start = initial_images(recipe.init, batch, dataset, seed=settings.seed, generator=generator)
 
-    def on_step(step: int, losses: dict[str, Tensor]) -> None:
-        if step % max(1, recipe.iterations // _REPORTS) == 0 or step == recipe.iterations:
-            last.update({name: value.item() for name, value in losses.items()})
-            progress = {"step": step, "steps": recipe.iterations, "losses": dict(last)}
-            on_event({"event": "step", "unit": unit.name, **progress})
+    def real_images() -> Tensor:
+        pixels = random_real(dataset, batch.members(), seed=settings.seed, tag="scale")
+        return dataset.canonical(pixels.to(device))
 
+    scales = network_scales(recipe, primary, list(teachers.values()), real_images)
+    progress = _Progress(unit, recipe.iterations, on_event)
     images = recover(
         start.to(device, memory_format=torch.channels_last),
         torch.tensor([c for c, _ in batch.members()], device=device),
-        primary=load_teacher(run, settings.primary),
-        bn_teachers=[load_teacher(run, name) for name in drawn],
+        primary=primary,
+        teachers=teachers,
+        draws=draws,
+        scales=scales,
         bounds=dataset.bounds(device),
         recipe=recipe,
         generator=generator,
-        on_step=on_step,
+        on_step=progress,
     )
-    record = {"seed": seed, "bn_teachers": list(drawn), "losses": last, "device": str(device)}
+    record = {
+        "seed": seed,
+        "draws": {"every": draws.every, "teams": draws.teams},
+        "scales": scales,
+        "shares": _shares(progress.sums, scales),
+        "losses": progress.last,
+        "device": str(device),
+    }
     return dataset.bytes_of(images).cpu(), record
+
+
+class _Progress:
+    """Reads the losses about a hundred times per unit, so that a GPU rarely waits for Python."""
+
+    def __init__(self, unit: Unit, steps: int, on_event: OnEvent) -> None:
+        self._unit, self._steps, self._on_event = unit, steps, on_event
+        self.last: dict[str, float] = {}
+        self.sums: dict[str, float] = {}
+
+    def __call__(self, step: int, losses: dict[str, Tensor]) -> None:
+        if step % max(1, self._steps // _REPORTS) and step != self._steps:
+            return
+        self.last = {name: value.item() for name, value in losses.items()}
+        for name, value in self.last.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        progress = {"step": step, "steps": self._steps, "losses": self.last}
+        self._on_event({"event": "step", "unit": self._unit.name, **progress})
+
+
+def _shares(sums: dict[str, float], scales: dict[str, float]) -> dict[str, float]:
+    """Return each network's share of the weighted BN loss over the steps that were read."""
+    weighted = {name: factor * sums.get(f"bn/{name}", 0.0) for name, factor in scales.items()}
+    total = sum(weighted.values())
+    return {name: value / total if total else 0.0 for name, value in weighted.items()}
 
 
 def _write_images(run: Run, method: str, batch: Batch, pixels: Tensor) -> list[str]:

@@ -1,50 +1,90 @@
-"""Teacher selection: which networks of the pool give a unit its BN statistics."""
+"""Teacher selection: which networks of the pool give their BN statistics, and when."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from prism_nb.recipes import Recipe
 
-def draw_bn_teachers(
-    primary: str,
-    candidates: Sequence[str],
-    *,
-    primary_in_bn: bool,
-    slots: int,
-    probability: float,
-    generator: torch.Generator,
-) -> tuple[str, ...]:
-    """Draw the BN teachers of one unit (PRISM, pre-distillation selection).
+Team = tuple[str, ...]
 
-    Each of `slots` slots is filled with `probability` by a candidate that is not chosen yet, all
-    equally likely. The draw is repeated until at least one network is in it.
+
+@dataclass(frozen=True)
+class Draws:
+    """The BN teachers of a unit over its steps.
+
+    Attributes:
+        every: Steps for which a team stays.
+        teams: The teams in order; after the last comes the first again.
+    """
+
+    every: int
+    teams: tuple[Team, ...]
+
+    def at(self, step: int) -> Team:
+        """Return the BN teachers of a step, counted from 0."""
+        return self.teams[(step // self.every) % len(self.teams)]
+
+    @property
+    def networks(self) -> Team:
+        """Every network that is in some team, in the order of first use."""
+        return tuple(dict.fromkeys(name for team in self.teams for name in team))
+
+
+def plan_draws(
+    recipe: Recipe, primary: str, pool: Sequence[str], generator: torch.Generator
+) -> Draws:
+    """Decide which networks steer a unit's BN statistics at each of its steps.
+
+    pre: one draw for the whole unit. intra: a new draw every `redraw_every` steps. all: every
+    candidate. round_robin: one candidate per step, in the pool's order. fixed: as named. Where
+    `primary_in_bn` is `always`, the primary is in every team. (PRISM, arXiv 2511.09905,
+    pre- and intra-distillation selection; round robin: G-VBSM, CVPR 2024.)
 
     Args:
+        recipe: The method, checked against the pool by `recipes.require_pool`.
         primary: The network that gives the logits.
-        candidates: The other networks of the pool.
-        primary_in_bn: Whether the primary always aligns its statistics too.
-        slots: Slots for further networks.
-        probability: Chance of each slot to be filled, in [0, 1].
+        pool: All networks, the primary among them.
         generator: The unit's generator, on the CPU.
-
-    Returns:
-        Names without repetition, the primary first where it takes part.
-
-    Raises:
-        ValueError: Nothing can be drawn at all.
     """
-    always = (primary,) if primary_in_bn else ()
-    if not always and not (candidates and slots and probability):
-        raise ValueError("no network could ever be drawn")
+    candidates = recipe.candidates(primary, pool)
+    always = (primary,) if recipe.primary_in_bn == "always" else ()
+    whole = recipe.iterations
+    if recipe.selection in {"all", "fixed"}:
+        return Draws(whole, (tuple(dict.fromkeys([*always, *candidates])),))
+    if recipe.selection == "round_robin":
+        return Draws(1, tuple((*always, name) for name in candidates) or (always,))
+    every = whole if recipe.selection == "pre" else recipe.redraw_every
+    count = -(-whole // every)
+    return Draws(every, tuple(_team(recipe, always, candidates, generator) for _ in range(count)))
+
+
+def _team(recipe: Recipe, always: Team, candidates: Team, generator: torch.Generator) -> Team:
+    """Draw once; a draw that leaves no network at all is repeated."""
     while True:
-        chosen: list[str] = []
-        for _ in range(slots):
-            filled = torch.rand((), generator=generator).item() < probability
-            left = [name for name in candidates if name not in chosen]
-            if filled and left:
-                place = int(torch.randint(len(left), (), generator=generator))
-                chosen.append(left[place])
-        if always or chosen:
-            return (*always, *chosen)
+        if recipe.bn_subset is not None:
+            drawn = _subset(candidates, recipe.bn_subset, generator)
+        else:
+            drawn = _slots(candidates, recipe.bn_slots, recipe.bn_probability, generator)
+        if always or drawn:
+            return (*always, *drawn)
+
+
+def _subset(candidates: Team, size: int, generator: torch.Generator) -> Team:
+    """Draw a subset of exactly one size, all subsets equally likely."""
+    order = torch.randperm(len(candidates), generator=generator)[:size]
+    return tuple(candidates[place] for place in order.tolist())
+
+
+def _slots(candidates: Team, slots: int, probability: float, generator: torch.Generator) -> Team:
+    """Fill each slot with a probability, by a candidate not chosen yet, all equally likely."""
+    chosen: Team = ()
+    for _ in range(slots):
+        filled = torch.rand((), generator=generator).item() < probability
+        left = [name for name in candidates if name not in chosen]
+        if filled and left:
+            chosen = (*chosen, left[int(torch.randint(len(left), (), generator=generator))])
+    return chosen

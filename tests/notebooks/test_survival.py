@@ -126,6 +126,36 @@ def test_a_stage_whose_inputs_are_missing_is_refused(undisturbed: Run) -> None:
         pipeline.execute(run, "diversity")
 
 
+def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run) -> None:
+    run = new_run(
+        undisturbed.path.parent,
+        "methods",
+        methods=["prism", "prism_intra", "prism_all", "sre2l", "cda", "random_real", "mine"],
+        recipe={"iterations": 6, "redraw_every": 2},
+        recipes={
+            "mine": {
+                "base": "prism",
+                "batches": "class_wise",
+                "selection": "round_robin",
+                "primary_in_bn": "candidate",
+                "bn_normalise": "real",
+                "init": "real_random",
+                "tv_weight": 0.1,
+            }
+        },
+    )
+    pipeline.execute(run, "synthesis")
+    records = {unit.name: run.record(unit) for unit in pipeline.stage_units(run, "synthesis")}
+    mine = [record for name, record in records.items() if name.startswith("mine/")]
+    assert len(mine) == 10
+    assert all(record["draws"]["teams"] == [["test_resnet"], ["test_byobnet"]] for record in mine)
+    intra = next(record for name, record in records.items() if name.startswith("prism_intra/"))
+    assert len(intra["draws"]["teams"]) == 3
+    for name, record in records.items():
+        if not name.startswith("random_real"):
+            assert sum(record["shares"].values()) == pytest.approx(1)
+
+
 def is_second_step(event: dict[str, Any]) -> bool:
     return event.get("event") == "step" and "slots001" in event["unit"] and event["step"] > 2
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb.plans.batches import Batch, cross_class
+from prism_nb.plans.batches import Batch, class_wise, cross_class
 
 _CLASSES = st.integers(1, 300)
 _IPC = st.integers(1, 60)
@@ -133,3 +133,17 @@ def test_members_go_slot_by_slot() -> None:
 )
 def test_name_includes_both_ends(batch: Batch, name: str) -> None:
     assert batch.name == name
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_class_wise_batches_hold_one_class_and_every_image_once(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    batches = class_wise(classes, ipc, batch_size)
+    found = Counter(member for batch in batches for member in batch.members())
+    assert found == Counter((c, s) for c in range(classes) for s in range(ipc))
+    for batch in batches:
+        assert len({index for index, _ in batch.members()}) == 1
+        assert len(batch.members()) <= batch_size
+    assert len(batches) == classes * -(-ipc // batch_size)

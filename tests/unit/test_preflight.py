@@ -27,10 +27,6 @@ def test_the_presets_pass() -> None:
             {"methods": ["prism"], "recipe": {"init": "real"}, "ipc": 500},
             "method prism .* needs 500",
         ),
-        (
-            {"teachers": ["test_resnet"], "recipe": {"primary_in_bn": False}, "methods": ["prism"]},
-            "method prism has no BN teacher",
-        ),
         ({"squeeze_batch": 5000}, "squeeze_batch is 5000, but digits has only 1257"),
         ({"methods": ["prism"], "ipc": 500}, "the real reference of the diversity needs 500"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for"),

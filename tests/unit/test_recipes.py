@@ -6,19 +6,21 @@ from typing import Any
 
 import pytest
 
+from prism_nb.config import load_settings
 from prism_nb.errors import UsageError
 from prism_nb.recipes import load_recipe, recipe_names
 
 
-def test_the_three_recipes_are_listed_in_order() -> None:
-    assert recipe_names() == ["prism", "random_real", "sre2l"]
+def test_recipes_are_listed_in_order() -> None:
+    expected = ["cda", "prism", "prism_all", "prism_intra", "random_real", "sre2l"]
+    assert recipe_names() == expected
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipe_loads_and_names_its_source(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.title
-    assert "arXiv" in recipe.paper
+    assert recipe.paper
 
 
 def test_titles_are_distinct_since_tables_tell_methods_apart_by_them() -> None:
@@ -28,7 +30,8 @@ def test_titles_are_distinct_since_tables_tell_methods_apart_by_them() -> None:
 
 def test_prism_draws_further_bn_teachers_and_starts_from_real_images() -> None:
     recipe = load_recipe("prism")
-    assert recipe.primary_in_bn
+    assert recipe.selection == "pre"
+    assert recipe.primary_in_bn == "always"
     assert recipe.bn_slots == 3
     assert recipe.bn_probability == 0.5
     assert recipe.init == "real"
@@ -36,8 +39,7 @@ def test_prism_draws_further_bn_teachers_and_starts_from_real_images() -> None:
 
 def test_sre2l_is_steered_by_the_primary_alone_and_starts_from_noise() -> None:
     recipe = load_recipe("sre2l")
-    assert recipe.primary_in_bn
-    assert recipe.bn_slots == 0
+    assert recipe.bn_networks("a", ("a", "b", "c")) == ("a",)
     assert recipe.init == "noise"
 
 
@@ -78,7 +80,7 @@ def test_path_is_no_method() -> None:
         ({"lr": "fast"}, "lr: Input should be a valid number, got 'fast'"),
         ({"lr": 0}, "lr: Input should be greater than 0, got 0"),
         ({"iterations": 2.5}, "iterations: Input should be a valid integer, got 2.5"),
-        ({"init": "zeros"}, "init: Input should be 'noise' or 'real', got 'zeros'"),
+        ({"init": "zeros"}, "init: Input should be 'noise', 'real' or 'real_random', got 'zeros'"),
         ({"images": "fake"}, "images: Input should be 'recovered' or 'real', got 'fake'"),
         ({"bn_probability": 1.5}, "bn_probability: Input should be less than or equal to 1"),
         ({"crop_min": 0}, "crop_min: Input should be greater than 0, got 0"),
@@ -93,16 +95,37 @@ def test_bad_change_is_refused_under_the_recipes_name(change: dict[str, Any], me
     assert message in str(caught.value)
 
 
-def test_recipe_without_any_bn_network_is_refused() -> None:
-    with pytest.raises(UsageError, match="no network would give BN statistics"):
-        load_recipe("sre2l", {"primary_in_bn": False})
+def test_a_method_of_ones_own_is_a_base_and_its_changes() -> None:
+    changes = {
+        "methods": ["prism", "two"],
+        "recipe": {"lr": 0.3},
+        "recipes": {"two": {"base": "prism", "bn_subset": 2, "iterations": 7}},
+    }
+    settings = load_settings("digits_quick", changes)
+    recipe = settings.recipe_of("two")
+    assert (recipe.title, recipe.bn_subset, recipe.iterations) == ("two", 2, 7)
+    assert recipe.lr == settings.recipe_of("prism").lr == 0.3
+    assert settings.recipe_of("prism").bn_subset is None
 
 
-def test_recipe_without_the_primary_may_draw_others() -> None:
-    recipe = load_recipe("sre2l", {"primary_in_bn": False, "bn_slots": 1})
-    assert not recipe.primary_in_bn
+@pytest.mark.parametrize(
+    ("recipes", "words"),
+    [
+        ({}, "unknown method 'two'.*needs an entry in `recipes` with a `base`"),
+        ({"two": {"base": "prsm"}}, "unknown method 'prsm'; did you mean 'prism'"),
+        ({"two": {"base": "prism", "bn_subset": 4}}, "method two: bn_subset is 4, .* only 3"),
+        ({"two": {"base": "prism", "slots": 4}}, "unknown setting 'slots'"),
+    ],
+)
+def test_a_method_of_ones_own_that_cannot_be_is_refused(
+    recipes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_settings("digits_quick", {"methods": ["two"], "recipes": recipes})
 
 
-def test_real_images_need_no_bn_network() -> None:
-    recipe = load_recipe("random_real", {"primary_in_bn": False, "bn_slots": 0})
-    assert recipe.images == "real"
+def test_class_wise_batches_need_two_images_per_class() -> None:
+    changes = {"recipe": {"batches": "class_wise"}, "ipc": 1}
+    with pytest.raises(UsageError, match="class-wise batches, which at ipc 1"):
+        load_settings("digits_quick", changes)
+    load_settings("digits_quick", {**changes, "ipc": 2})

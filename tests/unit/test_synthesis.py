@@ -10,8 +10,11 @@ from torch.nn import functional
 
 from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.augment import View, draw_view
-from prism_nb.synthesis.objective import prism_losses, weigh
+from prism_nb.synthesis.objective import image_priors, prism_losses, weigh
 from prism_nb.synthesis.recover import recover
+from prism_nb.synthesis.scales import network_scales
+from prism_nb.synthesis.schedules import smallest_crop
+from prism_nb.teachers.selection import Draws
 from prism_nb.teachers.teacher import Teacher
 
 LABELS = torch.tensor([3, 1, 4, 1])
@@ -158,14 +161,24 @@ def recipe_of(**changes: object) -> Recipe:
 BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.5))
 
 
-def run_recover(recipe: Recipe, initial: Tensor, bounds: tuple[Tensor, Tensor] = BOUNDS) -> Tensor:
+BOTH = Draws(100, (("test_resnet", "test_byobnet"),))
+
+
+def run_recover(
+    recipe: Recipe,
+    initial: Tensor,
+    bounds: tuple[Tensor, Tensor] = BOUNDS,
+    draws: Draws = BOTH,
+) -> Tensor:
     primary = teacher_of("test_resnet", double=initial.dtype == torch.float64)
     other = teacher_of("test_byobnet", double=initial.dtype == torch.float64)
     return recover(
         initial,
         LABELS,
         primary=primary,
-        bn_teachers=[primary, other],
+        teachers={"test_resnet": primary, "test_byobnet": other},
+        draws=draws,
+        scales={},
         bounds=bounds,
         recipe=recipe,
         generator=torch.Generator().manual_seed(0),
@@ -224,3 +237,96 @@ def test_recover_lowers_the_objective() -> None:
         return weigh(losses, bn_weight=0.3).item()
 
     assert value(images) < 0.95 * value(initial)
+
+
+def test_teams_take_turns_within_a_unit() -> None:
+    torch.manual_seed(4)
+    initial = torch.randn(4, 3, 32, 32)
+    turns = Draws(2, (("test_resnet",), ("test_byobnet",)))
+    seen: list[set[str]] = []
+    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+    recover(
+        initial,
+        LABELS,
+        primary=primary,
+        teachers={"test_resnet": primary, "test_byobnet": other},
+        draws=turns,
+        scales={},
+        bounds=BOUNDS,
+        recipe=recipe_of(iterations=6),
+        generator=torch.Generator().manual_seed(0),
+        on_step=lambda step, losses: seen.append({n for n in losses if n.startswith("bn/")}),
+    )
+    assert seen == [{"bn/test_resnet"}] * 2 + [{"bn/test_byobnet"}] * 2 + [{"bn/test_resnet"}] * 2
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "curriculum"])
+def test_the_crop_curriculum_falls_from_one_to_the_floor(schedule: str) -> None:
+    recipe = recipe_of(iterations=4000, crop_min=0.08, crop_schedule=schedule)
+    for step in (0, 1, 1000, 2000, 3999):
+        expected = 0.08 + 0.92 * (1 + math.cos(math.pi * step / 4000)) / 2
+        floor = 0.08 if schedule == "fixed" else expected
+        assert smallest_crop(recipe, step) == pytest.approx(floor)
+
+
+def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
+    images = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    x = images.tolist()
+    down = [
+        abs(x[n][c][i + 1][j] - x[n][c][i][j])
+        for n in range(2)
+        for c in range(3)
+        for i in range(3)
+        for j in range(5)
+    ]
+    right = [
+        abs(x[n][c][i][j + 1] - x[n][c][i][j])
+        for n in range(2)
+        for c in range(3)
+        for i in range(4)
+        for j in range(4)
+    ]
+    norms = [math.sqrt(sum(v * v for ch in x[n] for row in ch for v in row)) for n in range(2)]
+    priors = image_priors(images)
+    assert priors["tv/images"].item() == pytest.approx(sum(down) / 90 + sum(right) / 96)
+    assert priors["l2/images"].item() == pytest.approx(sum(norms) / 2)
+    losses = {"logit/a": torch.tensor(1.0), "bn/a": torch.tensor(2.0), "bn/b": torch.tensor(4.0)}
+    losses |= {name: value.float() for name, value in priors.items()}
+    total = weigh(losses, bn_weight=0.5, scales={"b": 3.0}, tv_weight=0.1, l2_weight=0.01)
+    expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_image_priors_smooth_the_images() -> None:
+    torch.manual_seed(5)
+    initial = torch.randn(4, 3, 32, 32)
+
+    def roughness(**changes: float) -> float:
+        images = run_recover(recipe_of(iterations=10, **changes), initial)
+        return image_priors(images)["tv/images"].item()
+
+    assert roughness(tv_weight=100.0) < roughness()
+
+
+def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
+    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+    real = torch.randn(8, 3, 32, 32)
+
+    def scales(kind: str, **weights: float) -> dict[str, float]:
+        recipe = recipe_of(bn_normalise=kind, bn_weights=weights)
+        return network_scales(recipe, primary, [primary, other], lambda: real)
+
+    assert scales("none") == {"test_resnet": 1.0, "test_byobnet": 1.0}
+    assert scales("none", test_byobnet=0.5)["test_byobnet"] == 0.5
+    assert scales("layers")["test_byobnet"] == pytest.approx(15 / 14)
+    assert scales("channels") == pytest.approx({"test_resnet": 1.0, "test_byobnet": 1040 / 1192})
+    losses = prism_losses(
+        real,
+        torch.zeros(8, dtype=torch.int64),
+        primary=primary,
+        bn_teachers=[primary, other],
+        first_layer_factor=10.0,
+    )
+    balanced = scales("real", test_byobnet=2.0)
+    weighted = balanced["test_byobnet"] * losses["bn/test_byobnet"]
+    assert weighted.item() == pytest.approx(2 * losses["bn/test_resnet"].item(), rel=1e-4)

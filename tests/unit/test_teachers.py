@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from prism_nb.data.digits import Digits
 from prism_nb.errors import UsageError
+from prism_nb.recipes import load_recipe, require_pool
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.inspection import count_flops, inspect_network
 from prism_nb.teachers.networks import build_network, source_of
-from prism_nb.teachers.selection import draw_bn_teachers
+from prism_nb.teachers.selection import Draws, plan_draws
 from prism_nb.teachers.squeeze import SqueezePlan, train_network
 from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
 
@@ -183,67 +184,103 @@ def test_flops_of_one_convolution_count_two_per_multiply_add() -> None:
     assert count_flops(network, image_size=16) == 2 * 16 * 16 * 8 * 3 * 9
 
 
-POOL = ("b", "c", "d", "e")
+POOL = ("a", "b", "c", "d", "e")
 
 
-def draws(count: int, **options: object) -> list[tuple[str, ...]]:
-    generator = torch.Generator().manual_seed(0)
-    values = {"primary_in_bn": True, "slots": 3, "probability": 0.5, **options}
-    return [
-        draw_bn_teachers("a", POOL, generator=generator, **values)  # type: ignore[arg-type]
-        for _ in range(count)
-    ]
+def draws(*, seed: int = 0, **changes: object) -> Draws:
+    values = {"iterations": 8000, "redraw_every": 1, "selection": "intra", **changes}
+    recipe = load_recipe("prism", values)
+    return plan_draws(recipe, "a", POOL, torch.Generator().manual_seed(seed))
 
 
 def test_draws_have_the_published_number_of_extras() -> None:
-    count = 8000
-    extras = Counter(len(drawn) - 1 for drawn in draws(count))
+    teams = draws().teams
+    extras = Counter(len(team) - 1 for team in teams)
+    assert all(team[0] == "a" for team in teams)
     for number, share in {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}.items():
         # Five standard deviations of a binomial: wrong once in a million seeds.
-        assert abs(extras[number] / count - share) < 5 * math.sqrt(share * (1 - share) / count)
+        assert abs(extras[number] / 8000 - share) < 5 * math.sqrt(share * (1 - share) / 8000)
 
 
 def test_every_candidate_is_drawn_equally_often() -> None:
-    count = 8000
-    often = Counter(name for drawn in draws(count) for name in drawn[1:])
-    for name in POOL:
+    often = Counter(name for team in draws().teams for name in team[1:])
+    for name in POOL[1:]:
         # 1.5 extras on average over four candidates: 37.5 % each.
-        assert abs(often[name] / count - 0.375) < 5 * math.sqrt(0.375 * 0.625 / count)
+        assert abs(often[name] / 8000 - 0.375) < 5 * math.sqrt(0.375 * 0.625 / 8000)
+
+
+def test_every_subset_of_an_exact_size_is_drawn_equally_often() -> None:
+    teams = draws(bn_subset=2, primary_in_bn="candidate").teams
+    often = Counter(frozenset(team) for team in teams)
+    assert len(often) == 10
+    for count in often.values():
+        assert abs(count / 8000 - 0.1) < 5 * math.sqrt(0.1 * 0.9 / 8000)
 
 
 @given(
     slots=strategies.integers(0, 6),
-    probability=strategies.floats(0.01, 1),
-    primary_in_bn=strategies.booleans(),
+    probability=strategies.floats(0.05, 1),
+    primary_in_bn=strategies.sampled_from(["always", "candidate", "never"]),
     seed=strategies.integers(0, 1000),
 )
-@settings(max_examples=150, deadline=None)
-def test_draws_are_sets_of_the_pool(
-    slots: int, probability: float, primary_in_bn: bool, seed: int
+@settings(max_examples=100, deadline=None)
+def test_teams_are_sets_of_the_pool(
+    slots: int, probability: float, primary_in_bn: str, seed: int
 ) -> None:
-    if not primary_in_bn and not slots:
+    if primary_in_bn != "always" and not slots:
         return
-    drawn = draw_bn_teachers(
-        "a",
-        POOL,
+    drawn = draws(
+        seed=seed,
+        iterations=5,
+        bn_slots=slots,
+        bn_probability=probability,
         primary_in_bn=primary_in_bn,
-        slots=slots,
-        probability=probability,
-        generator=torch.Generator().manual_seed(seed),
     )
-    assert len(set(drawn)) == len(drawn) >= 1
-    assert set(drawn) <= {"a", *POOL}
-    assert ("a" in drawn) == primary_in_bn
-    assert len(drawn) - primary_in_bn <= slots
+    assert len(drawn.teams) == 5
+    for team in drawn.teams:
+        assert len(set(team)) == len(team) >= 1
+        assert set(team) <= set(POOL)
+        assert len(team) - (primary_in_bn == "always") <= slots
+        if primary_in_bn != "candidate":
+            assert ("a" in team) == (primary_in_bn == "always")
 
 
-def test_nothing_to_draw_is_refused() -> None:
-    with pytest.raises(ValueError, match="no network"):
-        draws(1, primary_in_bn=False, slots=0)
+def test_pre_draws_once_and_intra_again_and_again() -> None:
+    once = draws(selection="pre")
+    again = draws(iterations=1050, redraw_every=100)
+    assert len(once.teams) == 1
+    assert {once.at(step) for step in (0, 1, 7999)} == {once.teams[0]}
+    assert len(again.teams) == 11
+    assert again.at(99) == again.teams[0]
+    assert again.at(100) == again.teams[1]
+    assert again.at(1049) == again.teams[10]
 
 
-def test_full_probability_fills_every_slot() -> None:
-    assert all(len(drawn) == 4 for drawn in draws(50, probability=1.0))
+def test_the_other_strategies() -> None:
+    assert draws(selection="all").teams == (POOL,)
+    assert draws(selection="all", primary_in_bn="never").teams == (POOL[1:],)
+    assert draws(selection="fixed", bn_fixed=["c"]).teams == (("a", "c"),)
+    assert draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never").teams == (("c",),)
+    turns = draws(selection="round_robin", primary_in_bn="candidate")
+    assert [turns.at(step) for step in range(6)] == [(name,) for name in (*POOL, "a")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bn_subset": 5}, "bn_subset is 5, but the pool holds only 4"),
+        ({"selection": "fixed", "bn_fixed": ["x"]}, "bn_fixed names 'x'"),
+        ({"bn_weights": {"bb": 2.0}}, "bn_weights names 'bb'"),
+        ({"primary_in_bn": "never", "bn_slots": 0}, "no BN teacher"),
+        ({"primary_in_bn": "candidate", "bn_probability": 0.0}, "no BN teacher"),
+        ({"selection": "fixed", "primary_in_bn": "never"}, "no BN teacher"),
+    ],
+)
+def test_a_recipe_that_the_pool_cannot_serve_is_refused(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        require_pool("mine", load_recipe("prism", changes), "a", POOL)
 
 
 PLAN = SqueezePlan(epochs=4, batch=64, lr=3e-3, shift=2, seed=5)
