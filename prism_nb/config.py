@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
-from prism_nb.recipes import Recipe, load_recipe, require_pool
+from prism_nb.recipes import Recipe, load_recipe, require_pool, require_steps
 from prism_nb.strict import Strict, read_yaml
 
 Names = tuple[str, ...]
@@ -289,12 +289,20 @@ def check_settings(values: dict[str, Any], *, where: str) -> Settings:
     for method in settings.methods:
         recipe = settings.recipe_of(method)
         require_pool(method, recipe, settings.primary, settings.teachers)
-        if recipe.batches == "class_wise" and settings.ipc < 2 and recipe.images == "recovered":
-            raise UsageError(
-                f"{where}: method {method} has class-wise batches, which at ipc 1 hold one image "
-                "and no statistics; raise ipc or use cross_class batches"
-            )
+        require_steps(method, recipe, settings.ipc)
+        _refuse_single_images(method, recipe, settings.ipc)
     return settings
+
+
+def _refuse_single_images(method: str, recipe: Recipe, ipc: int) -> None:
+    if recipe.images == "real" or recipe.batches == "cross_class":
+        return
+    if ipc < 2 or recipe.early_late_step:
+        raise UsageError(
+            f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
+            "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
+            "cross_class batches"
+        )
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:

@@ -22,9 +22,7 @@ def preflight(settings: Settings) -> ImageDataset:
     """
     choose_device(settings.device)
     dataset = open_dataset(settings)
-    bn_teachers = {name for method in settings.methods for name in bn_networks(settings, method)}
-    if any(settings.recipe_of(method).bn_normalise != "none" for method in settings.methods):
-        bn_teachers.add(settings.primary)  # the scale that the others are brought to
+    bn_teachers = {n for method in settings.methods for n in _must_have_bn(settings, method)}
     for name in dict.fromkeys([*settings.networks, *settings.students]):
         network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         if name in bn_teachers:
@@ -34,6 +32,16 @@ def preflight(settings: Settings) -> ImageDataset:
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
+
+
+def _must_have_bn(settings: Settings, method: str) -> set[str]:
+    recipe = settings.recipe_of(method)
+    networks = set(bn_networks(settings, method))
+    if recipe.bn_less == "count":
+        networks &= {settings.primary}
+    if recipe.bn_normalise != "none":
+        networks.add(settings.primary)  # the scale that the others are brought to
+    return networks
 
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:

@@ -29,7 +29,9 @@ class Batch:
         return [(c, s) for s in range(*self.slots) for c in range(*self.classes)]
 
 
-def cross_class(classes: int, ipc: int, batch_size: int) -> list[Batch]:
+def cross_class(
+    classes: int, ipc: int, batch_size: int, *, share_slots: bool = True
+) -> list[Batch]:
     """Fill batches with as many different classes as they hold (PRISM's cross-class batches).
 
     With at least `batch_size` classes, a batch holds one slot of a run of consecutive classes.
@@ -40,11 +42,12 @@ def cross_class(classes: int, ipc: int, batch_size: int) -> list[Batch]:
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
+        share_slots: Whether several slots may share a batch.
 
     Returns:
         Batches that hold every (class, slot) exactly once, slots ascending.
     """
-    slots_together = max(1, batch_size // classes)
+    slots_together = max(1, batch_size // classes) if share_slots else 1
     return [
         Batch(slots, chunk)
         for slots in _even(ipc, slots_together)
@@ -52,18 +55,20 @@ def cross_class(classes: int, ipc: int, batch_size: int) -> list[Batch]:
     ]
 
 
-def class_wise(classes: int, ipc: int, batch_size: int) -> list[Batch]:
+def class_wise(classes: int, ipc: int, batch_size: int, *, share_slots: bool = True) -> list[Batch]:
     """Fill each batch with images of one class, as many slots as it holds.
 
     Args:
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
+        share_slots: Whether several slots may share a batch; a batch of one image if not.
 
     Returns:
         Batches that hold every (class, slot) exactly once, classes ascending.
     """
-    return [Batch(slots, (c, c + 1)) for c in range(classes) for slots in _even(ipc, batch_size)]
+    runs = _even(ipc, batch_size if share_slots else 1)
+    return [Batch(slots, (c, c + 1)) for c in range(classes) for slots in runs]
 
 
 def _even(count: int, most: int) -> list[tuple[int, int]]:

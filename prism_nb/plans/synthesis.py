@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prism_nb.config import DataSettings, Settings, digest
 from prism_nb.plans.batches import Batch, class_wise, cross_class
 from prism_nb.plans.squeeze import network_unit
@@ -20,7 +22,8 @@ def units(run: Run, classes: int) -> list[Unit]:
 def method_units(run: Run, method: str, classes: int) -> list[Unit]:
     """Return the units of one method."""
     settings = run.settings
-    form = _LAYOUTS[settings.recipe_of(method).batches]
+    recipe = settings.recipe_of(method)
+    form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
     binding = method_binding(settings, method)
     networks = steering_networks(settings, method)
     inputs = tuple(network_unit(settings, name).marker for name in networks)

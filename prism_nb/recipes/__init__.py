@@ -49,6 +49,10 @@ class Recipe(Strict):
     )
     bn_fixed: Names = Field((), description="BN teachers beside the primary (fixed)")
     bn_weights: dict[str, float] = Field({}, description="weight of a network's BN loss; 1 if none")
+    bn_less: Literal["refuse", "count"] = Field(
+        "refuse",
+        description="networks without BN layers: an error, or a zero term that counts in |T|",
+    )
     bn_normalise: Literal["none", "layers", "channels", "real"] = Field(
         "none",
         description="scale each network's BN loss to the primary's: by number of layers, of "
@@ -56,6 +60,10 @@ class Recipe(Strict):
     )
 
     iterations: int = Field(4000, ge=1, description="optimisation steps per unit")
+    early_late_step: int = Field(
+        0, ge=0, description="steps fewer for each next image slot; units then hold one slot each"
+    )
+    early_late_period: int = Field(8, ge=1, description="slots after which that begins anew")
     lr: float = Field(0.05, gt=0, description="Adam step size, in normalised pixel units")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam first moment decay")
     beta2: float = Field(0.9, ge=0, lt=1, description="Adam second moment decay")
@@ -70,6 +78,11 @@ class Recipe(Strict):
     )
     flip: bool = Field(True, description="mirror the batch in half of the steps")
     roll: int = Field(32, ge=0, description="largest cyclic shift per axis, in pixels")
+
+    def at_slot(self, slot: int) -> Recipe:
+        """Return the recipe of one image slot: with early-late, its own number of iterations."""
+        fewer = self.early_late_step * (slot % self.early_late_period)
+        return self.model_copy(update={"iterations": self.iterations - fewer})
 
     def candidates(self, primary: str, pool: Sequence[str]) -> Names:
         """Return the networks of a pool that may give BN statistics beside a set primary."""
@@ -140,6 +153,21 @@ def require_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str])
             f"method {method} has no BN teacher: primary_in_bn is {recipe.primary_in_bn!r} and no "
             "other network can be drawn; add to `teachers`, or set primary_in_bn to always"
         )
+
+
+def require_steps(method: str, recipe: Recipe, ipc: int) -> None:
+    """Check that every image slot is optimised for at least one step.
+
+    Raises:
+        UsageError: A slot would be saved as it began.
+    """
+    for slot in range(ipc):
+        steps = recipe.at_slot(slot).iterations
+        if recipe.images == "recovered" and steps < 1:
+            raise UsageError(
+                f"method {method}: image slot {slot} would get {steps} steps; raise iterations "
+                "above early_late_step x (early_late_period - 1), or set early_late_step to 0"
+            )
 
 
 def _can_draw(recipe: Recipe) -> bool:

@@ -56,12 +56,16 @@ def prism_losses(
         first_layer_factor: See `bn_alignment`.
 
     Returns:
-        `logit/<primary>` and one `bn/<teacher>` per network of T, scalars.
+        `logit/<primary>` and one `bn/<teacher>` per network of T, scalars; 0 for a network
+        without BN layers, which is not run.
     """
     losses: dict[str, Tensor] = {}
-    if primary not in bn_teachers:
+    if primary not in bn_teachers or not primary.bn_layers:
         losses[f"logit/{primary.name}"] = functional.cross_entropy(primary(view), labels)
     for teacher in bn_teachers:
+        if not teacher.bn_layers:
+            losses[f"bn/{teacher.name}"] = view.new_zeros(())
+            continue
         logits, observed = teacher.observe(view)
         if teacher is primary:
             losses[f"logit/{primary.name}"] = functional.cross_entropy(logits, labels)

@@ -37,7 +37,7 @@ def network_scales(
         return weights
     size = _MEASURES.get(recipe.bn_normalise) or _loss_on(real_images(), recipe)
     unit = size(primary)
-    return {t.name: weights[t.name] * unit / size(t) for t in bn_teachers}
+    return {t.name: weights[t.name] * unit / size(t) for t in bn_teachers if t.bn_layers}
 
 
 _MEASURES: dict[str, Callable[[Teacher], float]] = {

@@ -49,7 +49,8 @@ def _recover(
     run: Run, unit: Unit, batch: Batch, dataset: ImageDataset, on_event: OnEvent
 ) -> tuple[Tensor, dict[str, Any]]:
     settings, method = run.settings, unit.key["method"]
-    recipe, device = settings.recipe_of(method), choose_device(settings.device)
+    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
+    device = choose_device(settings.device)
     seed = unit_seed(settings.seed, "synthesis", method, *batch.slots, *batch.classes)
     generator = torch.Generator().manual_seed(seed)
     draws = plan_draws(recipe, settings.primary, settings.teachers, generator)

@@ -147,3 +147,9 @@ def test_class_wise_batches_hold_one_class_and_every_image_once(
         assert len({index for index, _ in batch.members()}) == 1
         assert len(batch.members()) <= batch_size
     assert len(batches) == classes * -(-ipc // batch_size)
+
+
+def test_slots_may_be_kept_apart() -> None:
+    batches = cross_class(10, 4, 50, share_slots=False)
+    assert [batch.slots for batch in batches] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert all(batch.classes == (0, 10) for batch in batches)

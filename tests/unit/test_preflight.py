@@ -14,6 +14,13 @@ def test_the_presets_pass() -> None:
     assert preflight(load_settings("digits")).name == "digits"
 
 
+def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
+    changes = {"teachers": ["test_resnet", "test_convnext"], "methods": ["prism_reference"]}
+    preflight(load_settings("digits_quick", changes))
+    with pytest.raises(UsageError, match="'test_convnext' has no BN layers"):
+        preflight(load_settings("digits_quick", {**changes, "primary": "test_convnext"}))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

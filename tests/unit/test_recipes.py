@@ -12,7 +12,15 @@ from prism_nb.recipes import load_recipe, recipe_names
 
 
 def test_recipes_are_listed_in_order() -> None:
-    expected = ["cda", "prism", "prism_all", "prism_intra", "random_real", "sre2l"]
+    expected = [
+        "cda",
+        "prism",
+        "prism_all",
+        "prism_intra",
+        "prism_reference",
+        "random_real",
+        "sre2l",
+    ]
     assert recipe_names() == expected
 
 
@@ -129,3 +137,17 @@ def test_class_wise_batches_need_two_images_per_class() -> None:
     with pytest.raises(UsageError, match="class-wise batches, which at ipc 1"):
         load_settings("digits_quick", changes)
     load_settings("digits_quick", {**changes, "ipc": 2})
+
+
+def test_early_slots_get_more_steps_as_published() -> None:
+    recipe = load_recipe("prism_reference")
+    steps = [recipe.at_slot(slot).iterations for slot in range(10)]
+    assert steps == [4000, 3500, 3000, 2500, 2000, 1500, 1000, 500, 4000, 3500]
+    assert sum(steps) / len(steps) == 2550
+
+
+def test_a_slot_without_steps_is_refused_not_saved_as_it_began() -> None:
+    changes = {"recipe": {"iterations": 900, "early_late_step": 300}, "ipc": 4}
+    with pytest.raises(UsageError, match="image slot 3 would get 0 steps"):
+        load_settings("digits_quick", changes)
+    load_settings("digits_quick", {**changes, "ipc": 3})

@@ -330,3 +330,17 @@ def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
     balanced = scales("real", test_byobnet=2.0)
     weighted = balanced["test_byobnet"] * losses["bn/test_byobnet"]
     assert weighted.item() == pytest.approx(2 * losses["bn/test_resnet"].item(), rel=1e-4)
+
+
+def test_a_network_without_bn_counts_in_the_divisor_and_is_not_run() -> None:
+    primary, bare = teacher_of("test_resnet"), teacher_of("test_convnext")
+    bare.network.register_forward_hook(lambda *_: pytest.fail("it was run"))
+    images = torch.randn(4, 3, 32, 32)
+
+    def value(bn: list[Teacher], bn_weight: float) -> float:
+        losses = prism_losses(
+            images, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0
+        )
+        return weigh(losses, bn_weight=bn_weight).item()
+
+    assert value([primary, bare], 0.4) == pytest.approx(value([primary], 0.2))
