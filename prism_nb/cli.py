@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import tempfile
 import time
+import traceback
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +97,9 @@ def plan(
         changes=parse_assignments(assignments),
     )
     found.require_unmixed()
+    from prism_nb.preflight import preflight
+
+    preflight(found.settings)
     _print_plans(found)
 
 
@@ -116,7 +122,7 @@ def status(run_name: str, runs_dir: Path | None) -> None:
 @click.argument("run_name")
 @_runs_dir
 def verify(run_name: str, runs_dir: Path | None) -> None:
-    """Hash every file of a run; exit 1 if anything is damaged."""
+    """Hash every file that a unit of the run has made; exit 1 if anything is damaged."""
     from prism_nb import pipeline
 
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
@@ -166,7 +172,8 @@ def _print_plans(found: Run) -> None:
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends with one message and no stack trace."""
+    """Run the command; whatever goes wrong ends with one message and no stack trace."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         cli(standalone_mode=False)
     except PrismError as error:
@@ -180,3 +187,21 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted; the same command continues where it stopped", err=True)
         sys.exit(130)
+    except (OSError, MemoryError) as error:
+        what = error.strerror if isinstance(error, OSError) else "not enough memory"
+        click.echo(f"error: {what or error}; nothing that was finished is lost", err=True)
+        sys.exit(1)
+    except Exception as error:
+        log = Path(tempfile.gettempdir()) / "prism-nb-error.log"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        click.echo(
+            f"error: {type(error).__name__}: {error}; this is a defect of the kit, please report "
+            f"it with {log}. Finished work is kept",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _as_interrupt(*_: object) -> None:
+    """Let a request to stop end like Ctrl-C: with a message, and without an orphaned kernel."""
+    raise KeyboardInterrupt

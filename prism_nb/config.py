@@ -30,7 +30,7 @@ class DataSettings(Strict):
     """What is distilled."""
 
     dataset: str = Field("digits", description="name of the dataset")
-    image_size: int = Field(32, ge=8, description="side of the square images, in pixels")
+    image_size: int = Field(32, ge=8, le=2048, description="side of the square images, in pixels")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
 
 
@@ -38,10 +38,10 @@ class SqueezeSettings(Strict):
     """How networks are trained on the real data (squeeze)."""
 
     observers: Names = Field((), description="networks kept out of synthesis, to measure with")
-    squeeze_epochs: int = Field(10, ge=1, description="epochs of training per network")
+    squeeze_epochs: int = Field(10, ge=1, le=10_000, description="epochs of training per network")
     squeeze_batch: int = Field(64, ge=2, description="images per training step")
     squeeze_lr: float = Field(3e-3, gt=0, description="peak step size of AdamW, one cycle")
-    squeeze_shift: int = Field(3, ge=0, description="largest random shift, in pixels")
+    squeeze_shift: int = Field(3, ge=0, le=256, description="largest random shift, in pixels")
 
 
 class PoolSettings(Strict):
@@ -55,7 +55,7 @@ class SynthesisSettings(Strict):
     """Which methods run, and how many images they make."""
 
     methods: Names = Field(("prism",), description="recipes to run")
-    ipc: int = Field(10, ge=1, description="images per class")
+    ipc: int = Field(10, ge=1, le=10_000, description="images per class")
     batch_size: int = Field(100, ge=1, description="images optimised together (one unit)")
     recipe: dict[str, Any] = Field({}, description="changes to every method's recipe")
     recipes: dict[str, dict[str, Any]] = Field({}, description="changes to one method's recipe")
@@ -65,7 +65,9 @@ class LabelSettings(Strict):
     """How the teachers label augmented views of the images (relabel)."""
 
     label_teachers: Names = Field((), description="networks that label; none named: the pool")
-    label_epochs: int = Field(300, ge=1, description="epochs of views and labels to store")
+    label_epochs: int = Field(
+        300, ge=1, le=9_999, description="epochs of views and labels to store"
+    )
     label_crop_min: float = Field(0.25, gt=0, le=1, description="smallest crop of a view, by area")
     label_flip: bool = Field(True, description="mirror half of the views")
     label_mix: Literal["cutmix", "none"] = Field("cutmix", description="mixing of two views")
@@ -81,7 +83,7 @@ class EvaluationSettings(Strict):
     """Which students learn from the images, and how."""
 
     students: Names = Field(description="networks trained from scratch")
-    student_seeds: int = Field(3, ge=1, description="runs per student: seeds 0, 1, ...")
+    student_seeds: int = Field(3, ge=1, le=1000, description="runs per student: seeds 0, 1, ...")
     student_batch: int = Field(50, ge=2, description="images per training step")
     student_lr: float = Field(1e-3, gt=0, description="initial step size of AdamW")
     student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")

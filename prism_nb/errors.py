@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 40  # the most names that a message lists
+
 
 class PrismError(Exception):
     """A run that cannot go on. The terminal shows the message alone and exits with 1."""
@@ -34,4 +36,7 @@ def suggest(name: str, valid: Iterable[str], *, most: int = 3) -> str:
     near = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
-    return "valid: " + ", ".join(names) if names else "none exist"
+    if not names:
+        return "none exist"
+    shown = ", ".join(names[:_LISTED])
+    return f"valid: {shown}" + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb import pipeline
-from prism_nb.config import project_root
+from prism_nb.config import digest, project_root
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.progress import FollowedBar
 from prism_nb.run import Run
@@ -75,9 +75,9 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
 
     source = source or project_root() / "notebooks" / f"{notebook}.ipynb"
     target = notebook_path(run, notebook)
-    target.parent.mkdir(parents=True, exist_ok=True)
     parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _quiet_papermill():
             papermill.execute_notebook(
                 str(source),
@@ -91,6 +91,11 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
     except papermill.PapermillExecutionError as error:
         message = f"{error.evalue}\n(the failed notebook: {target})"
         raise _ERRORS.get(error.ename, PrismError)(_titled(error.ename, message)) from None
+    except OSError as error:
+        raise PrismError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another "
+            "runs_dir, then run the same command again: finished units are kept"
+        ) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
         raise PrismError(
             f"the kernel of {notebook} died ({error}); out of memory is the usual cause. Finished "
@@ -102,23 +107,22 @@ def _titled(name: str, message: str) -> str:
     return message if name in _ERRORS else f"{name}: {message}"
 
 
-def _content_of(run: Run) -> dict[str, Any]:
-    """What an executed notebook shows: the markers of all stages, and the settings."""
-    markers = [
-        unit.marker for stage in pipeline.STAGES for unit in pipeline.stage_units(run, stage)
-    ]
-    return {"content": run.content(tuple(markers))}
+def _content_of(run: Run, notebook: str) -> str:
+    """Digest what an executed notebook shows: its stage's units, or all units for the report."""
+    stages = [s.name for s in pipeline.STAGES.values() if notebook in {s.notebook, REPORT}]
+    units = [unit for stage in stages for unit in pipeline.stage_units(run, stage)]
+    return digest([(run.marker(unit) or {}).get("digest") for unit in units])
 
 
 def _is_current(run: Run, notebook: str) -> bool:
     stamp = _stamps(run).get(notebook)
     if not notebook_path(run, notebook).is_file() or stamp is None:
         return False
-    return notebook != REPORT or stamp == _content_of(run)
+    return bool(stamp == _content_of(run, notebook))
 
 
 def _stamp(run: Run, notebook: str) -> None:
-    run.update_manifest(notebooks={**_stamps(run), notebook: _content_of(run)})
+    run.update_manifest(notebooks={**_stamps(run), notebook: _content_of(run, notebook)})
 
 
 def _stamps(run: Run) -> dict[str, Any]:

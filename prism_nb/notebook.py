@@ -39,7 +39,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
     """
     _refuse_unknown(namespace)
     changes = {n: namespace[n] for n in Settings.model_fields if namespace.get(n) is not None}
-    run_name, preset, runs_dir = (namespace.get(place) for place in _PLACES)
+    run_name, preset, runs_dir = (_text(namespace, place) for place in _PLACES)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
@@ -121,7 +121,14 @@ class _Bar:
         )
 
 
-def _exists(run_name: str, runs_dir: str | None) -> bool:
+def _text(namespace: dict[str, Any], place: str) -> str | None:
+    value = namespace.get(place)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{place}: text is needed, got {value!r}; put it in quotes")
+    return value
+
+
+def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     try:
         pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
     except UsageError:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_nb import files
 from prism_nb.backends import OnEvent, Outcome, run_units
 from prism_nb.config import (
     Settings,
@@ -129,17 +128,19 @@ def open_run(
     Raises:
         UsageError: Anything that cannot work, found before any work begins.
     """
+    from prism_nb.data import open_dataset
+
     run = find_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     run.require_unmixed()
     passed = digest(run.settings.plain())
     if run.manifest().get("preflight") != passed:
         from prism_nb.preflight import preflight
 
-        dataset = preflight(run.settings)
-        run = Run.create(run.path, run.settings)
-        run.write_classes(dataset.class_records())
-        run.update_manifest(preflight=passed)
-    return Run.create(run.path, run.settings)
+        preflight(run.settings)
+    run = Run.create(run.path, run.settings)
+    run.write_classes(open_dataset(run.settings).class_records())
+    run.update_manifest(preflight=passed)
+    return run
 
 
 def find_run(
@@ -154,7 +155,7 @@ def find_run(
     With a preset, the settings are the preset's and the changes; without, the existing run's and
     the changes. See `open_run` for the arguments.
     """
-    name = run_name or (Path(preset).stem if preset else None)
+    name = Path(preset).stem if run_name is None and preset else run_name
     if name is None:
         raise UsageError("name a run or a preset")
     check_name(name)
@@ -170,8 +171,8 @@ def find_run(
 
 def class_count(run: Run) -> int:
     """Return the number of classes: as recorded, else as the dataset has them."""
-    recorded = files.read_json(run.path / "classes.json")
-    if isinstance(recorded, list):
+    recorded = run.read_classes()
+    if recorded is not None:
         return len(recorded)
     from prism_nb.data import open_dataset
 

@@ -86,7 +86,9 @@ class Run:
         config = path / "config.yaml"
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
-            raise UsageError(f"no run at {path}; {suggest(path.name, runs)}")
+            raise UsageError(
+                f"no run at {path}; {suggest(path.name, runs)}; a new run needs a preset"
+            )
         try:
             text = config.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -210,8 +212,8 @@ class Run:
             PrismError: The order differs; the first differing class is named.
         """
         path = self.path / "classes.json"
-        recorded = files.read_json(path)
-        if not isinstance(recorded, list):
+        recorded = self.read_classes()
+        if recorded is None:
             files.write_json(path, classes)
             return
         for index in range(max(len(classes), len(recorded))):
@@ -222,6 +224,27 @@ class Run:
                     f"class order differs from {path} at index {index}: the run has {old}, the "
                     f"dataset {new}; use the dataset that the run was made from"
                 )
+
+    def read_classes(self) -> list[dict[str, Any]] | None:
+        """Return the recorded class order, or None where none is recorded yet.
+
+        Raises:
+            PrismError: The record is damaged.
+        """
+        path = self.path / "classes.json"
+        if not path.exists():
+            return None
+        value = files.read_json(path)
+        keys = {"index", "folder", "name"}
+        whole = isinstance(value, list) and all(
+            isinstance(c, dict) and set(c) == keys for c in value
+        )
+        if not value or not whole or [c["index"] for c in value] != list(range(len(value))):
+            raise PrismError(
+                f"{path} is damaged; delete that file, and the run records the dataset's class "
+                "order anew"
+            )
+        return list(value)
 
     # -- events ------------------------------------------------------------------------------
 
@@ -263,7 +286,9 @@ class Run:
             "files": {path: files.sha256(self.file(path)) for path in paths},
             "record": record,
         }
-        files.write_json(self.file(unit.marker), marker)
+        # Through JSON, so that the digest is of what a reader will see.
+        plain = json.loads(files.json_bytes(marker))
+        files.write_json(self.file(unit.marker), {**plain, "digest": digest(plain)})
 
     def content(self, markers: tuple[str, ...]) -> str:
         """Digest the file hashes that some markers list; it changes when any content does."""
@@ -303,7 +328,7 @@ class Run:
             return UnitState(unit, "missing")
         marker = files.read_json(path)
         if not _is_marker(marker):
-            return UnitState(unit, "damaged", f"{unit.marker} is no marker")
+            return UnitState(unit, "damaged", f"{unit.marker} is no marker, or has been changed")
         if marker["binding"] != unit.binding:
             return UnitState(unit, "other settings", f"{unit.marker} was made by other settings")
         damage = self._damage(marker["files"], deep=deep)
@@ -373,6 +398,7 @@ def _is_marker(value: Any) -> bool:
         and isinstance(value.get("record"), dict)
         and isinstance(value.get("files"), dict)
         and all(isinstance(h, str) and h for h in value["files"].values())
+        and value.get("digest") == digest({k: v for k, v in value.items() if k != "digest"})
     )
 
 

@@ -137,13 +137,14 @@ def diversity_table(run: Run) -> pd.DataFrame:
             cosine = space["cosine"]
             rows.append(
                 {
+                    "method": unit.name,
                     "images": method_title(run, unit.name),
                     "feature network": network,
                     "intra-class cosine": float("nan") if cosine is None else cosine,
                     "recognised %": 100 * space["recognised"],
                 }
             )
-    return pd.DataFrame(rows).set_index("images")
+    return pd.DataFrame(rows).set_index("method")
 
 
 def label_table(run: Run) -> pd.DataFrame:
@@ -208,7 +209,7 @@ def answer_table(run: Run) -> pd.DataFrame:
         cells = {
             f"{row.student} %": _mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
         }
-        measured = diversity.loc[[title]] if title in diversity.index else diversity.iloc[:0]
+        measured = diversity.loc[[method]]
         rows.append(
             {
                 "method": title,

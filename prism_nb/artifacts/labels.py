@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -40,7 +41,7 @@ def save_epoch(run: Run, method: str, epoch: int, labels: EpochLabels, *, bindin
     path = label_path(method, epoch)
     tensors = {**labels.views.tensors(), "logits": labels.logits.to(torch.float16)}
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"format": _FORMAT, "binding": binding}
+    metadata = {"format": _FORMAT, "binding": binding, "content": _content(tensors)}
     files.write_bytes(run.file(path), safetensors.torch.save(tensors, metadata=metadata))
     return path
 
@@ -50,9 +51,20 @@ def has_epoch(run: Run, method: str, epoch: int, *, binding: str) -> bool:
     try:
         with safe_open(run.file(label_path(method, epoch)), framework="pt") as file:
             metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
-    return metadata.get("format") == _FORMAT and metadata.get("binding") == binding
+    expected = {"format": _FORMAT, "binding": binding, "content": _content(tensors)}
+    return metadata == expected
+
+
+def _content(tensors: dict[str, Tensor]) -> str:
+    """Digest what an epoch says; its header is checked for the rest."""
+    hashed = hashlib.sha256()
+    for name in sorted(tensors):
+        hashed.update(name.encode())
+        hashed.update(tensors[name].numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def load_epoch(run: Run, method: str, epoch: int, device: torch.device) -> EpochLabels:

@@ -77,7 +77,7 @@ class ImageDataset(ABC):
                 raise UsageError(
                     f"{purpose} needs {count} training images per class, but class "
                     f"{info.folder!r} of {self.name} has {counts[info.index]}; lower ipc to "
-                    f"{counts.min()} or less, or start from noise"
+                    f"{counts.min()} or less"
                 )
 
     def canonical(self, images: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn import functional
 def learning_rate_factor(epoch: int, epochs: int) -> float:
     """Return the factor of the initial step size in an epoch (published PRISM code).
 
-    A slow cosine for five sixths of the epochs, then a steep line to zero.
+    A slow cosine for five sixths of the epochs, down to 0.75; then a drop to a sixth of that and
+    a line to zero.
 
     Args:
         epoch: The epoch, 0 ... epochs - 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import render
 from prism_nb.data import ImageDataset
 from prism_nb.device import seeded
+from prism_nb.errors import PrismError
 from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.networks import build_network
@@ -75,6 +77,8 @@ def train_student(
             for group in optimiser.param_groups:
                 group["lr"] = plan.lr * learning_rate_factor(epoch, plan.epochs)
             loss = _train_epoch(student, optimiser, images, classes, labels_of(epoch), plan)
+            if not math.isfinite(loss):
+                raise PrismError(f"student {name} diverged in epoch {epoch + 1}; lower student_lr")
             on_epoch({"step": epoch + 1, "steps": plan.epochs, "losses": {"student": loss}})
             if (epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs:
                 student.eval()

@@ -25,6 +25,7 @@ def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figu
             error_y={"type": "data", "array": group["std"].fillna(0), "thickness": 1.5},
             text=[f"{value:.1f}" for value in group["mean"]],
             textposition="inside",
+            insidetextanchor="start",
             hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )
     styled(

@@ -40,7 +40,7 @@ def pool_figure(teachers: pd.DataFrame) -> go.Figure:
         x="forward pass of one image (MFLOPs, log scale)",
         y="top-1 accuracy (%)",
     )
-    return figure.update_xaxes(type="log", dtick="D2").update_layout(xaxis_range=_padded(teachers))
+    return figure.update_xaxes(type="log", nticks=6).update_layout(xaxis_range=_padded(teachers))
 
 
 def _padded(teachers: pd.DataFrame) -> list[float]:

@@ -17,10 +17,9 @@ from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import accuracy_figure, learning_figure
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.html import figure_html, table_html
-from prism_nb.figures.losses import loss_figure
+from prism_nb.figures.losses import loss_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.provenance import environment
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
@@ -49,8 +48,14 @@ def verdict(run: Run) -> str:
     accuracies = tables.accuracy_table(run)
     ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
     names = [f"{tables.method_title(run, str(m))} {value:.1f} %" for m, value in ranked.items()]
+    spread = float(accuracies["std"].max())
     sentence = "Top-1 averaged over students: " + ", ".join(names) + "."
-    if run.settings.recipe_of(str(ranked.index[0])).images == "real":
+    if len(ranked) > 1 and ranked.iloc[0] - ranked.iloc[1] <= spread:
+        sentence += (
+            " The first two lie within the largest standard deviation over seeds "
+            f"({spread:.1f}): this run does not tell them apart."
+        )
+    elif run.settings.recipe_of(str(ranked.index[0])).images == "real":
         sentence += (
             " The control leads: real images with the same soft labels teach more here than any"
             " optimised ones."
@@ -66,7 +71,7 @@ def _content(run: Run) -> dict[str, Any]:
         "verdict": verdict(run),
         "answer": _table(tables.answer_table(run)),
         "settings": _table(tables.settings_table(run)),
-        "environment": environment(run.settings),
+        "environment": run.manifest()["environment"],
         "seconds": _seconds(run),
         "pictures": [
             {
@@ -82,24 +87,35 @@ def _content(run: Run) -> dict[str, Any]:
 def _sections(run: Run, titles: dict[str, str]) -> list[dict[str, Any]]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
     per_class, pool = tables.diversity_per_class(run), tables.teacher_table(run)
-    sections = [
+    curves = tables.learning_table(run)
+    learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
+        "percent", ["method", "student"], "epoch", sort=False
+    )
+    sections: list[tuple[str, go.Figure | None, pd.DataFrame]] = [
         ("What students learned", accuracy_figure(accuracies, titles), accuracies),
-        ("How they learned", learning_figure(tables.learning_table(run), titles), None),
+        ("How they learned", learning_figure(curves, titles), learned),
     ]
     for network, group in per_class.groupby("features", sort=False):
         title = f"Diversity in the features of {network}"
-        sections.append((title, diversity_figure(group, titles), tables.diversity_table(run)))
+        wide = group.pivot_table("cosine", "class", "method", sort=False)
+        sections.append((title, diversity_figure(group, titles), wide))
+    sections.append(("Diversity beside fidelity", None, tables.diversity_table(run)))
     if len(losses):
-        sections.append(("The synthesis", loss_figure(losses, titles), tables.draw_table(run)))
+        shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
+        sections.append(("What steered each unit", None, tables.draw_table(run)))
+        sections.append(("Who steers the statistics", share_figure(shares, titles), shares))
+        sections.append(("The losses, and their last values", loss_figure(losses, titles), last))
     sections.append(("The teachers", pool_figure(pool), pool))
     return [
-        {"title": title, "figure": _figure(figure), "table": "" if t is None else _table(t)}
+        {"title": title, "figure": _figure(figure), "table": _table(t)}
         for title, figure, t in sections
     ]
 
 
-def _figure(figure: go.Figure) -> Markup:
+def _figure(figure: go.Figure | None) -> Markup:
     """Draw on the page's own paper, light or dark."""
+    if figure is None:
+        return Markup("")
     clear = "rgba(0,0,0,0)"
     figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font={"color": "#808890"})
     return Markup(figure_html(figure))  # noqa: S704

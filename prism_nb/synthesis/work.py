@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from io import BytesIO
 from typing import Any
@@ -15,6 +16,7 @@ from prism_nb.backends import OnEvent
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device
+from prism_nb.errors import PrismError
 from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, image_path
 from prism_nb.run import Run
@@ -100,6 +102,11 @@ class _Progress:
             return
         self.last = {name: value.item() for name, value in losses.items()}
         for name, value in self.last.items():
+            if not math.isfinite(value):
+                raise PrismError(
+                    f"unit {self._unit.name} diverged: {name} is {value} at step {step}; lower lr "
+                    "or bn_weight in the recipe"
+                )
             self.sums[name] = self.sums.get(name, 0.0) + value
         progress = {"step": step, "steps": self._steps, "losses": self.last}
         self._on_event({"event": "step", "unit": self._unit.name, **progress})

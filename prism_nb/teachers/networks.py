@@ -76,17 +76,20 @@ def _shrink_stem(network: nn.Module) -> None:
 
 
 def _try_out(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
-    was_training = network.training
-    network.eval()
+    images = torch.zeros(2, 3, image_size, image_size)
+    kept = {key: value.clone() for key, value in network.state_dict().items()}
     try:
-        with torch.no_grad():
-            logits = network(torch.zeros(2, 3, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = [network.train(mode)(images) for mode in (False, True)]
+    except Exception as error:
         raise UsageError(
             f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
             "network or a larger image_size"
         ) from None
-    finally:
-        network.train(was_training)
-    if logits.shape != (2, classes):
-        raise UsageError(f"network {name!r} gives outputs of shape {tuple(logits.shape[1:])}")
+    network.load_state_dict(kept)  # a pass in training mode moves running statistics
+    for output in outputs:
+        if not isinstance(output, torch.Tensor) or output.shape != (2, classes):
+            raise UsageError(
+                f"network {name!r} does not give one row of {classes} logits per image (it may "
+                "have auxiliary heads); choose another network"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from prism_nb.data import ImageDataset
 from prism_nb.device import seeded
+from prism_nb.errors import PrismError
 from prism_nb.teachers.networks import build_network
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -88,7 +90,10 @@ def _optimise(
         optimiser.step()
         schedule.step()
         if step % max(1, total // 50) == 0 or step == total - 1:
-            on_step({"step": step + 1, "steps": total, "losses": {"train": loss.item()}})
+            value = loss.item()
+            if not math.isfinite(value):
+                raise PrismError(f"training diverged at step {step + 1}; lower squeeze_lr")
+            on_step({"step": step + 1, "steps": total, "losses": {"train": value}})
 
 
 def _shift(images: Tensor, most: int) -> Tensor:

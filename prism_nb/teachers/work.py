@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 
 import safetensors.torch
+import timm
+import torch
 from torch import nn
 
 from prism_nb import files
@@ -61,8 +63,18 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> dict[str, object]:
         **asdict(facts),
         "accuracy": accuracy(network, dataset, "val", device),
         "seconds": round(time.monotonic() - start, 3),
-        "device": str(device),
+        **_circumstances(settings),
         "reused_from": None,
+    }
+
+
+def _circumstances(settings: Settings) -> dict[str, object]:
+    """What may change trained weights beside the settings."""
+    return {
+        "device": choose_device(settings.device).type,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
     }
 
 
@@ -74,9 +86,13 @@ def _serialise(network: nn.Module) -> bytes:
 
 
 def _find_donor(run: Run, unit: Unit) -> Run | None:
-    """Return a sibling run that has trained this very network with these very settings."""
+    """Return a sibling run that has trained this very network in this very way."""
+    made_here = _circumstances(run.settings)
     for marker in sorted(run.path.parent.glob(f"*/{unit.marker}")):
         sibling = Run(marker.parents[2], run.settings)
-        if sibling.path != run.path and sibling.inspect(unit).state == "done":
+        if sibling.path == run.path or sibling.inspect(unit).state != "done":
+            continue
+        record = sibling.record(unit)
+        if {key: record.get(key) for key in made_here} == made_here:
             return sibling
     return None

@@ -171,6 +171,14 @@ def test_a_damaged_image_is_named_and_made_again_bit_for_bit(run: Path, runs: Pa
     assert [Path(path).parent.parent.name for path in changed] == ["prism"]
 
 
+def test_one_flipped_bit_in_the_labels_is_found_and_mended(run: Path, runs: Path) -> None:
+    labels = run / "labels" / "prism" / "epoch_0001.safetensors"
+    good = labels.read_bytes()
+    labels.write_bytes(good[:-3] + bytes([good[-3] ^ 1]) + good[-2:])
+    assert prism("run", "digits_quick", runs=runs).returncode == 0
+    assert labels.read_bytes() == good
+
+
 def test_damaged_weights_are_never_used(run: Path, runs: Path) -> None:
     weights = run / "teachers" / "test_byobnet.safetensors"
     good = weights.read_bytes()

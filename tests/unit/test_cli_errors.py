@@ -167,7 +167,8 @@ def test_unknown_run_is_refused_with_the_nearest(
     result = call(monkeypatch, capsys, command, "frist-demo", "--runs-dir", str(tmp_path))
     assert result.code == 2
     assert result.err == (
-        f"error: no run at {tmp_path / 'frist-demo'}; did you mean 'first-demo'?\n"
+        f"error: no run at {tmp_path / 'frist-demo'}; did you mean 'first-demo'? "
+        "A new run needs a preset\n"
     )
     assert contents(tmp_path) == before
 
@@ -204,7 +205,9 @@ def test_verify_of_a_damaged_run_exits_with_1_and_names_the_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
-    run.write_classes([{"index": index, "name": str(index)} for index in range(10)])
+    run.write_classes(
+        [{"index": index, "folder": str(index), "name": str(index)} for index in range(10)]
+    )
     files.write_text(run.path / "teachers" / "units" / "test_coatnet.json", "{")
     before = contents(tmp_path)
     result = call(monkeypatch, capsys, "verify", "demo", "--runs-dir", str(tmp_path))
@@ -229,11 +232,18 @@ def test_interrupt_exits_with_130_and_says_how_to_go_on(
 
 
 def test_failure_in_the_kit_itself_is_not_dressed_up_as_a_users_mistake(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def break_down(**_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "cli", break_down)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
         cli.main()
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert "ZeroDivisionError" in message
+    assert "a defect of the kit" in message
+    assert "Traceback" not in message
+    assert "break_down" in (tmp_path / "prism-nb-error.log").read_text()

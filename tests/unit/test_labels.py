@@ -124,3 +124,12 @@ def test_the_ensemble_balances_norms_and_averages() -> None:
 def test_one_teacher_alone_is_left_as_it_is() -> None:
     block = torch.randn(5, 4)
     assert torch.allclose(norm_balanced_mean([block]), block, rtol=1e-6)
+
+
+def test_an_epoch_with_one_flipped_bit_does_not_count(run: Run) -> None:
+    save_epoch(run, "prism", 0, EpochLabels(views_of(6), torch.randn(6, 10)), binding="b")
+    path = run.file(label_path("prism", 0))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    assert not has_epoch(run, "prism", 0, binding="b")

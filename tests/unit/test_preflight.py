@@ -28,6 +28,7 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
         ({"teachers": ["test_resnet", "resnet81"]}, "unknown network 'resnet81'; did you mean"),
         ({"students": ["test_resnt"]}, "unknown network 'test_resnt'; did you mean 'test_resnet'"),
         ({"teachers": ["test_resnet", "test_convnext"]}, "'test_convnext' has no BN layers"),
+        ({"students": ["googlenet"]}, "'googlenet' does not give one row of 10 logits"),
         ({"observers": ["alexnet"]}, "'alexnet' cannot take 32-pixel images"),
         ({"ipc": 500}, "random_real .* needs 500 training images per class.*lower ipc to 12"),
         (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prism_nb import files
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import Settings, digest, load_settings
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.run import STAGES, Run, UnitState
 from prism_nb.units import Unit
@@ -24,6 +24,7 @@ _RESULTS = {
     "evaluation": "evaluation/prism/test_resnet-seed0/unit.json",
     "report": "figures/report.html",
 }
+_NO_MARKER = "teachers/units/net.json is no marker, or has been changed"
 _UNIT = Unit("teachers", "net", "teachers/units/net.json", "binding")
 _WEIGHTS = "teachers/net.bin"
 _USER = Unit("diversity", "prism", "diversity/prism.json", "other binding", inputs=(_UNIT.marker,))
@@ -48,9 +49,10 @@ def finish(run: Run, content: str = "weights") -> UnitState:
 
 
 def rewrite_marker(run: Run, **changes: Any) -> None:
-    """Change entries of the finished unit's marker."""
-    marker = files.read_json(run.path / _UNIT.marker)
-    files.write_json(run.path / _UNIT.marker, {**marker, **changes})
+    """Change entries of the finished unit's marker, and make its digest fit again."""
+    marker = {**files.read_json(run.path / _UNIT.marker), **changes}
+    del marker["digest"]
+    files.write_json(run.path / _UNIT.marker, {**marker, "digest": digest(marker)})
 
 
 # -- opening ---------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def test_marker_that_is_no_marker_is_damaged(run: Run, content: str) -> None:
     finish(run)
     (run.path / _UNIT.marker).write_text(content, encoding="utf-8")
     found = run.inspect(_UNIT)
-    assert (found.state, found.reason) == ("damaged", "teachers/units/net.json is no marker")
+    assert (found.state, found.reason) == ("damaged", _NO_MARKER)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +357,31 @@ def test_path_inside_the_run_is_returned(run: Run) -> None:
 
 # -- records ---------------------------------------------------------------------------------
 
-_CLASSES = [{"index": 0, "name": "zero"}, {"index": 1, "name": "one"}]
+
+def class_of(index: int, name: str) -> dict[str, Any]:
+    return {"index": index, "folder": str(index), "name": name}
+
+
+_CLASSES = [class_of(0, "zero"), class_of(1, "one")]
+
+
+@pytest.mark.parametrize("content", ["x", "{}", "[]", "[1, 2]", '[{"index": 0}]', "null"])
+def test_damaged_classes_are_refused_with_the_remedy(run: Run, content: str) -> None:
+    (run.path / "classes.json").write_text(content, encoding="utf-8")
+    with pytest.raises(PrismError, match="classes.json is damaged; delete that file"):
+        run.read_classes()
+    with pytest.raises(PrismError, match="is damaged"):
+        run.write_classes(_CLASSES)
+
+
+def test_a_changed_record_is_damage(run: Run) -> None:
+    finish(run)
+    path = run.file(_UNIT.marker)
+    marker = files.read_json(path)
+    marker["record"] = {"last": 0.999}
+    files.write_json(path, marker)
+    assert run.inspect(_UNIT).state == "damaged"
+    assert run.marker(_UNIT) is None
 
 
 def test_recorded_classes_pass_again(run: Run) -> None:
@@ -367,14 +393,14 @@ def test_recorded_classes_pass_again(run: Run) -> None:
 def test_other_class_order_is_refused_at_the_first_differing_class(run: Run) -> None:
     run.write_classes(_CLASSES)
     with pytest.raises(PrismError) as caught:
-        run.write_classes([_CLASSES[0], {"index": 1, "name": "uno"}])
+        run.write_classes([_CLASSES[0], class_of(1, "uno")])
     message = str(caught.value)
     assert "at index 1" in message
     assert "'one'" in message
     assert "'uno'" in message
 
 
-@pytest.mark.parametrize("classes", [_CLASSES[:1], [*_CLASSES, {"index": 2, "name": "two"}]])
+@pytest.mark.parametrize("classes", [_CLASSES[:1], [*_CLASSES, class_of(2, "two")]])
 def test_other_number_of_classes_is_refused(run: Run, classes: list[dict[str, Any]]) -> None:
     run.write_classes(_CLASSES)
     with pytest.raises(PrismError, match=f"at index {min(len(classes), 2)}"):
