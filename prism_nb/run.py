@@ -87,7 +87,7 @@ class Run:
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
             raise UsageError(
-                f"no run at {path}; {suggest(path.name, runs)}; a new run needs a preset"
+                f"no run at {path}; {suggest(path.name, runs)} A new run needs a preset"
             )
         try:
             text = config.read_text(encoding="utf-8")
