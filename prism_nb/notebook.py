@@ -43,7 +43,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
-    display(HTML(f"<b>Run</b> <code>{run.path}</code>"))
+    display(HTML(f"<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
     return run
