@@ -41,8 +41,8 @@ def save_epoch(run: Run, method: str, epoch: int, labels: EpochLabels, *, bindin
     path = label_path(method, epoch)
     tensors = {**labels.views.tensors(), "logits": labels.logits.to(torch.float16)}
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"format": _FORMAT, "binding": binding, "content": _content(tensors)}
-    files.write_bytes(run.file(path), safetensors.torch.save(tensors, metadata=metadata))
+    content = safetensors.torch.save(tensors, metadata=_metadata(binding, tensors))
+    files.write_bytes(run.file(path), content)
     return path
 
 
@@ -54,17 +54,20 @@ def has_epoch(run: Run, method: str, epoch: int, *, binding: str) -> bool:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
-    expected = {"format": _FORMAT, "binding": binding, "content": _content(tensors)}
-    return metadata == expected
+    return metadata == _metadata(binding, tensors)
 
 
-def _content(tensors: dict[str, Tensor]) -> str:
-    """Digest what an epoch says; its header is checked for the rest."""
+def _metadata(binding: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Return a label file's own marker: what it depends on, and a digest of what it says.
+
+    One entry only, since safetensors writes several in an order that changes from call to call,
+    and equal labels must be equal files.
+    """
     hashed = hashlib.sha256()
     for name in sorted(tensors):
         hashed.update(name.encode())
         hashed.update(tensors[name].numpy().tobytes())
-    return hashed.hexdigest()
+    return {_FORMAT: f"{binding} {hashed.hexdigest()}"}
 
 
 def load_epoch(run: Run, method: str, epoch: int, device: torch.device) -> EpochLabels:

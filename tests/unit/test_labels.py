@@ -133,3 +133,12 @@ def test_an_epoch_with_one_flipped_bit_does_not_count(run: Run) -> None:
     content[-3] ^= 1
     path.write_bytes(bytes(content))
     assert not has_epoch(run, "prism", 0, binding="b")
+
+
+def test_equal_labels_are_equal_files(run: Run) -> None:
+    labels = EpochLabels(views_of(6), torch.ones(6, 10))
+    path, contents = run.file(label_path("prism", 0)), set()
+    for _ in range(20):
+        save_epoch(run, "prism", 0, labels, binding="b")
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
