@@ -12,10 +12,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
-from prism_nb.recipes import Recipe, load_recipe, require_pool, require_steps
+from prism_nb.recipes import Names, Recipe, load_recipe, require_pool, require_steps
 from prism_nb.strict import Strict, read_yaml
 
-Names = tuple[str, ...]
 _NAME_LISTS = (
     "teachers",
     "observers",

@@ -10,6 +10,7 @@ from torch import Tensor
 from prism_nb.data import ImageDataset
 from prism_nb.data.subset import random_real
 from prism_nb.errors import PrismError
+from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 
@@ -34,6 +35,13 @@ def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, T
         ]
     )
     return pixels, torch.arange(classes).repeat_interleave(ipc)
+
+
+def load_set(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Return a method's images, or the real reference under `plans.diversity.REFERENCE`."""
+    if name == REFERENCE:
+        return load_reference(run, dataset)
+    return load_images(run, name, dataset)
 
 
 def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:

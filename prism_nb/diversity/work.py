@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_nb.artifacts.images import load_images, load_reference
+from prism_nb.artifacts.images import load_set
 from prism_nb.backends import OnEvent
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.diversity.cosine import intra_class_cosine
-from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.teacher import Teacher
@@ -26,9 +25,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Measure one method's images, or the real reference."""
     dataset, name = open_dataset(run.settings), unit.key["method"]
     start = time.monotonic()
-    pixels, classes = (
-        load_reference(run, dataset) if name == REFERENCE else load_images(run, name, dataset)
-    )
+    pixels, classes = load_set(run, name, dataset)
     images = dataset.canonical(pixels.to(choose_device(run.settings.device)))
     spaces = {
         network: _measure(load_teacher(run, network), images, classes, len(dataset.classes))

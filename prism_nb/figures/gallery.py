@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prism_nb.artifacts.images import load_images, load_reference
+from prism_nb.artifacts.images import load_images, load_set
 from prism_nb.artifacts.labels import load_epoch
 from prism_nb.artifacts.views import render
 from prism_nb.data import open_dataset
 from prism_nb.figures.sheets import contact_sheet
-from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 
 _MOST_CLASSES = 20
@@ -26,10 +25,8 @@ def gallery(run: Run, method: str) -> bytes:
         method: A method, or `plans.diversity.REFERENCE` for real images.
     """
     dataset = open_dataset(run.settings)
-    load = (
-        load_reference(run, dataset) if method == REFERENCE else load_images(run, method, dataset)
-    )
-    return _sheet(load[0], classes=len(dataset.classes), size=dataset.image_size)
+    pixels, _ = load_set(run, method, dataset)
+    return _sheet(pixels, classes=len(dataset.classes), size=dataset.image_size)
 
 
 def views_sheet(run: Run, method: str, *, epoch: int) -> bytes:

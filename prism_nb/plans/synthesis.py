@@ -52,11 +52,8 @@ def image_path(method: str, class_index: int, slot: int) -> str:
 
 def steering_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return every network that may take part in a method's synthesis, the primary first."""
-    recipe = settings.recipe_of(method)
-    if recipe.images == "real":
-        return ()
-    bn = recipe.bn_networks(settings.primary, settings.teachers)
-    return tuple(dict.fromkeys([settings.primary, *bn]))
+    bn = bn_networks(settings, method)
+    return tuple(dict.fromkeys([settings.primary, *bn])) if bn else ()
 
 
 def bn_networks(settings: Settings, method: str) -> tuple[str, ...]:
