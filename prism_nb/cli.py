@@ -150,7 +150,7 @@ def methods() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         click.echo(f"{name:<12} {recipe.title}; {recipe.paper}")
-        if recipe.images == "real":
+        if recipe.images == "initial":
             click.echo(f"{'':<12} random training images, not optimised")
             continue
         values = {key: getattr(recipe, key) for key in _SHOWN_OF_A_RECIPE}

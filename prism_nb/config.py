@@ -12,8 +12,17 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
-from prism_nb.recipes import Names, Recipe, load_recipe, require_pool, require_steps
+from prism_nb.recipes import (
+    Names,
+    Recipe,
+    make_recipe,
+    read_recipe_file,
+    require_batches,
+    require_pool,
+    require_steps,
+)
 from prism_nb.strict import Strict, read_yaml
+from prism_nb.units import unit_seed
 
 _NAME_LISTS = (
     "teachers",
@@ -30,6 +39,11 @@ class DataSettings(Strict):
 
     dataset: str = Field("digits", description="name of the dataset")
     image_size: int = Field(32, ge=8, le=2048, description="side of the square images, in pixels")
+    score_on: Literal["test", "tuning"] = Field(
+        "test",
+        description="held-out images, or a quarter of the training images that nothing then "
+        "learns from: for choosing settings without a look at the test images",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
 
 
@@ -56,8 +70,13 @@ class SynthesisSettings(Strict):
     methods: Names = Field(("prism",), description="recipes to run")
     ipc: int = Field(10, ge=1, le=10_000, description="images per class")
     batch_size: int = Field(100, ge=1, description="images optimised together (one unit)")
-    recipe: dict[str, Any] = Field({}, description="changes to every method's recipe")
-    recipes: dict[str, dict[str, Any]] = Field({}, description="changes to one method's recipe")
+    recipe: dict[str, Any] = Field({}, description="changes to every optimising method's recipe")
+    recipes: dict[str, dict[str, Any]] = Field(
+        {}, description="changes to one method's recipe, or a recipe of your own (or its file)"
+    )
+    replicate: int = Field(
+        0, ge=0, description="repetition: other images, views and students of the same teachers"
+    )
 
 
 class LabelSettings(Strict):
@@ -171,12 +190,14 @@ class Settings(
     def recipe_of(self, method: str) -> Recipe:
         """Return a method's recipe with this run's changes laid over it.
 
-        A method of one's own has an entry in `recipes` whose `base` names the recipe it changes.
+        A method of one's own has an entry in `recipes`; see `recipes.make_recipe`.
         """
-        own = dict(self.recipes.get(method, {}))
-        base = own.pop("base", method)
-        title = {} if base == method else {"title": method}
-        return load_recipe(base, title, self.recipe, own)
+        return make_recipe(method, self.recipes.get(method, {}), self.recipe)
+
+    @property
+    def replicate_seed(self) -> int:
+        """The seed of everything that a repetition makes anew: images, views and students."""
+        return unit_seed(self.seed, "replicate", self.replicate)
 
     def section(self, *groups: type[Strict]) -> dict[str, Any]:
         """Return the plain values of some groups, e.g. `section(DataSettings)`."""
@@ -258,7 +279,27 @@ def read_preset(preset: str) -> dict[str, Any]:
     values = read_yaml(text, where=f"preset {path}")
     if not isinstance(values, dict):
         raise UsageError(f"preset {path} must hold lines of `name: value`")
-    return values
+    return with_recipe_files(values, path.parent)
+
+
+def with_recipe_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Put the content of recipe files where `recipes` names their paths, so that a run keeps it.
+
+    Args:
+        values: Settings, or changes to them.
+        folder: What relative paths start from.
+
+    Raises:
+        UsageError: A file cannot be read or is no recipe.
+    """
+    named = values.get("recipes")
+    if not isinstance(named, dict):
+        return values
+    inlined = {
+        method: read_recipe_file(folder / recipe) if isinstance(recipe, str) else recipe
+        for method, recipe in named.items()
+    }
+    return {**values, "recipes": inlined}
 
 
 def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:
@@ -271,7 +312,7 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
     Raises:
         UsageError: Anything unknown, mistyped or contradictory, before any work.
     """
-    values = merge(read_preset(preset), changes or {})
+    values = merge(read_preset(preset), with_recipe_files(changes or {}, Path()))
     return check_settings(values, where=f"preset {preset}")
 
 
@@ -291,19 +332,8 @@ def check_settings(values: dict[str, Any], *, where: str) -> Settings:
         recipe = settings.recipe_of(method)
         require_pool(method, recipe, settings.primary, settings.teachers)
         require_steps(method, recipe, settings.ipc)
-        _refuse_single_images(method, recipe, settings.ipc)
+        require_batches(method, recipe, settings.ipc)
     return settings
-
-
-def _refuse_single_images(method: str, recipe: Recipe, ipc: int) -> None:
-    if recipe.images == "real" or recipe.batches == "cross_class":
-        return
-    if ipc < 2 or recipe.early_late_step:
-        raise UsageError(
-            f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
-            "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
-            "cross_class batches"
-        )
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:

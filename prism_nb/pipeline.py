@@ -19,6 +19,7 @@ from prism_nb.config import (
     digest,
     load_settings,
     merge,
+    with_recipe_files,
 )
 from prism_nb.errors import PrismError, UsageError, suggest
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
@@ -165,7 +166,7 @@ def find_run(
     run = Run.open(path)
     if not changes:
         return run
-    values = merge(run.settings.plain(), changes)
+    values = merge(run.settings.plain(), with_recipe_files(changes, Path()))
     return Run(path, check_settings(values, where=f"run {name}"))
 
 

@@ -7,8 +7,8 @@ from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device
 from prism_nb.errors import UsageError
 from prism_nb.plans.synthesis import bn_networks
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.teacher import require_bn
+from prism_nb.teachers.networks import build_network, require_fit
+from prism_nb.teachers.teacher import require_bn, require_conv
 
 
 def preflight(settings: Settings) -> ImageDataset:
@@ -22,11 +22,16 @@ def preflight(settings: Settings) -> ImageDataset:
     """
     choose_device(settings.device)
     dataset = open_dataset(settings)
-    bn_teachers = {n for method in settings.methods for n in _must_have_bn(settings, method)}
+    needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
+    needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}
+    classes, image_size = len(dataset.classes), dataset.image_size
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
-        if name in bn_teachers:
+        network = build_network(name, classes=classes, image_size=image_size)
+        require_fit(name, network, classes=classes, image_size=image_size)
+        if name in needs_bn:
             require_bn(name, network)
+        if name in needs_conv:
+            require_conv(name, network)
     for method in settings.methods:
         _check_method(settings, method, dataset)
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
@@ -36,6 +41,8 @@ def preflight(settings: Settings) -> ImageDataset:
 
 def _must_have_bn(settings: Settings, method: str) -> set[str]:
     recipe = settings.recipe_of(method)
+    if recipe.images == "initial" or recipe.statistics == "bn_conv":
+        return set()
     networks = set(bn_networks(settings, method))
     if recipe.bn_less == "count":
         networks &= {settings.primary}
@@ -44,10 +51,28 @@ def _must_have_bn(settings: Settings, method: str) -> set[str]:
     return networks
 
 
+def _must_have_conv(settings: Settings, method: str) -> set[str]:
+    if settings.recipe_of(method).statistics != "bn_conv":
+        return set()
+    return set(bn_networks(settings, method))
+
+
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
     recipe = settings.recipe_of(method)
-    if recipe.images == "real" or recipe.init != "noise":
-        dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)")
+    needed = settings.ipc * recipe.real_per_image(dataset.image_size)
+    if needed:
+        dataset.require_per_class(needed, purpose=f"method {method} (real images)")
+    if recipe.is_scored and recipe.score_most < needed:
+        raise UsageError(
+            f"method {method}: score_most is {recipe.score_most}, but {needed} images per class "
+            "are to be chosen; raise it"
+        )
+    grid = recipe.grid(dataset.image_size)
+    if recipe.init == "patches" and dataset.image_size % grid:
+        raise UsageError(
+            f"method {method}: patch_grid {grid} does not divide the image size "
+            f"{dataset.image_size}; set it to 1"
+        )
 
 
 def _check_counts(settings: Settings, dataset: ImageDataset) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from prism_nb.data import open_dataset
 from prism_nb.pipeline import StagePlan, stage_units
 from prism_nb.plans.diversity import REFERENCE
+from prism_nb.plans.squeeze import network_units
 from prism_nb.run import Run
 
 
@@ -45,7 +46,7 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return one row per trained network: role, size, BN layers, accuracy on held-out images."""
     rows = []
-    for unit in stage_units(run, "teachers"):
+    for unit in network_units(run.settings):
         record = run.record(unit)
         rows.append(
             {

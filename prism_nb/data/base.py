@@ -85,10 +85,11 @@ class ImageDataset(ABC):
         mean, std = self._channels(images.device)
         return (images.to(torch.float32) / 255 - mean) / std
 
-    def bytes_of(self, images: Tensor) -> Tensor:
-        """Bring canonical images back to uint8: clamped and rounded to the nearest level."""
+    def bytes_of(self, images: Tensor, *, rounded: bool = True) -> Tensor:
+        """Bring canonical images back to uint8: clamped, and rounded or else cut off."""
         mean, std = self._channels(images.device)
-        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        levels = (images * std + mean) * 255
+        return (levels.round() if rounded else levels).clamp(0, 255).to(torch.uint8)
 
     def bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the canonical values of black and white, each [3, 1, 1]."""

@@ -61,7 +61,7 @@ def curriculum(settings: Settings, seed: int) -> Curriculum:
         weight_decay=settings.student_weight_decay,
         hard_weight=settings.hard_weight,
         evaluate_every=settings.evaluate_every,
-        seed=unit_seed(settings.seed, "student", seed),
+        seed=unit_seed(settings.replicate_seed, "student", seed),
     )
 
 

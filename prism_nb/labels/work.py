@@ -59,7 +59,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 
 def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device) -> Views:
     """Return an epoch's views; they are the same for every method of a run, to compare fairly."""
-    generator = torch.Generator().manual_seed(unit_seed(settings.seed, "labels", epoch))
+    generator = torch.Generator().manual_seed(unit_seed(settings.replicate_seed, "labels", epoch))
     views = draw_views(
         count,
         settings.image_size,

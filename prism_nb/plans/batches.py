@@ -71,6 +71,29 @@ def class_wise(classes: int, ipc: int, batch_size: int, *, share_slots: bool = T
     return [Batch(slots, (c, c + 1)) for c in range(classes) for slots in runs]
 
 
+def class_major(
+    classes: int, ipc: int, batch_size: int, *, share_slots: bool = True
+) -> list[Batch]:
+    """Fill each batch with all slots of as many classes as it holds (G-VBSM, DELT).
+
+    Args:
+        classes: Number of classes, at least 1.
+        ipc: Images per class, at least 1.
+        batch_size: The most images of a batch, at least 1; a class of more is cut.
+        share_slots: Whether several slots may share a batch; batches are `cross_class` if not.
+
+    Returns:
+        Batches that hold every (class, slot) exactly once, classes ascending.
+    """
+    if not share_slots:
+        return cross_class(classes, ipc, batch_size, share_slots=False)
+    return [
+        Batch(slots, chunk)
+        for chunk in _even(classes, max(1, batch_size // ipc))
+        for slots in _even(ipc, batch_size)
+    ]
+
+
 def _even(count: int, most: int) -> list[tuple[int, int]]:
     """Cut range(count) into the fewest runs of at most `most`, lengths differing by one at most."""
     runs = -(-count // most)

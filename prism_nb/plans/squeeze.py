@@ -1,4 +1,4 @@
-"""The units of the squeeze: one per network."""
+"""The units of the squeeze: one per network, and one per network's convolution statistics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from prism_nb.units import Unit, slug
 
 
 def units(run: Run, classes: int) -> list[Unit]:
-    """Return one unit per network of the run: the pool, then the observers."""
-    return [network_unit(run.settings, name) for name in run.settings.networks]
+    """Return one unit per network of the run, then the statistics that some method asks for."""
+    settings = run.settings
+    wanted = dict.fromkeys(
+        (network, recipe.conv_patch)
+        for recipe in map(settings.recipe_of, settings.methods)
+        if recipe.statistics == "bn_conv"
+        for network in recipe.bn_networks(settings.primary, settings.teachers)
+    )
+    return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
+
+
+def network_units(settings: Settings) -> list[Unit]:
+    """Return the units that train the networks: the pool, then the observers."""
+    return [network_unit(settings, name) for name in settings.networks]
 
 
 def network_unit(settings: Settings, name: str) -> Unit:
@@ -23,4 +35,18 @@ def network_unit(settings: Settings, name: str) -> Unit:
         marker=f"teachers/units/{stem}.json",
         binding=digest({**binding, "network": name}),
         key={"network": name, "weights": f"teachers/{stem}.safetensors"},
+    )
+
+
+def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
+    """Return the unit that measures the inputs of a network's convolutions on the real images."""
+    network = network_unit(settings, name)
+    stem = f"{slug(name)}.conv{patch}"
+    return Unit(
+        stage="teachers",
+        name=f"{name}, convolution statistics",
+        marker=f"teachers/units/{stem}.json",
+        binding=digest({"network": network.binding, "patch": patch}),
+        key={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
+        inputs=(network.marker,),
     )

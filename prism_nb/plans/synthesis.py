@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from prism_nb.config import DataSettings, Settings, digest
-from prism_nb.plans.batches import Batch, class_wise, cross_class
-from prism_nb.plans.squeeze import network_unit
+from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
+from prism_nb.plans.squeeze import network_unit, statistics_unit
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
-_LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise}
+_LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
 _WORDS = {"title", "paper", "lacks"}
 
 
@@ -25,8 +25,7 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
     recipe = settings.recipe_of(method)
     form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
     binding = method_binding(settings, method)
-    networks = steering_networks(settings, method)
-    inputs = tuple(network_unit(settings, name).marker for name in networks)
+    inputs = tuple(unit.marker for unit in _teacher_units(settings, method))
     return [
         Unit(
             stage="synthesis",
@@ -52,16 +51,24 @@ def image_path(method: str, class_index: int, slot: int) -> str:
 
 def steering_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return every network that may take part in a method's synthesis, the primary first."""
-    bn = bn_networks(settings, method)
-    return tuple(dict.fromkeys([settings.primary, *bn])) if bn else ()
+    return settings.recipe_of(method).networks(settings.primary, settings.teachers)
 
 
 def bn_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return the networks whose BN statistics a method may align."""
+    return settings.recipe_of(method).bn_networks(settings.primary, settings.teachers)
+
+
+def _teacher_units(settings: Settings, method: str) -> list[Unit]:
+    """Return the units whose files a method's synthesis reads."""
+    units = [network_unit(settings, name) for name in steering_networks(settings, method)]
     recipe = settings.recipe_of(method)
-    if recipe.images == "real":
-        return ()
-    return recipe.bn_networks(settings.primary, settings.teachers)
+    if recipe.statistics == "bn_conv":
+        units += [
+            statistics_unit(settings, name, recipe.conv_patch)
+            for name in bn_networks(settings, method)
+        ]
+    return units
 
 
 def method_binding(settings: Settings, method: str) -> str:
@@ -72,9 +79,7 @@ def method_binding(settings: Settings, method: str) -> str:
             "method": method,
             "recipe": {k: v for k, v in recipe.items() if k not in _WORDS},
             "data": settings.section(DataSettings),
-            "layout": [settings.ipc, settings.batch_size],
-            "networks": [
-                network_unit(settings, n).binding for n in steering_networks(settings, method)
-            ],
+            "layout": [settings.ipc, settings.batch_size, settings.replicate],
+            "networks": [unit.binding for unit in _teacher_units(settings, method)],
         }
     )

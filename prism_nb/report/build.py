@@ -55,7 +55,7 @@ def verdict(run: Run) -> str:
             " The first two lie within the largest standard deviation over seeds "
             f"({spread:.1f}): this run does not tell them apart."
         )
-    elif run.settings.recipe_of(str(ranked.index[0])).images == "real":
+    elif run.settings.recipe_of(str(ranked.index[0])).images == "initial":
         sentence += (
             " The control leads: real images with the same soft labels teach more here than any"
             " optimised ones."

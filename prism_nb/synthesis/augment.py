@@ -1,4 +1,4 @@
-"""The random view of a step: one crop, flip and shift for the whole batch."""
+"""The random view of a step: crop, flip and shift, for the whole batch or image by image."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from prism_nb.data.crops import draw_crop
+from prism_nb.data.crops import Box, draw_crop
 
 
 @dataclass(frozen=True)
@@ -16,25 +15,14 @@ class View:
     """One drawn view.
 
     Attributes:
-        top, left, height, width: The crop, in pixels.
+        crop: Top, left, height and width, in pixels.
         flip: Whether to mirror left and right.
         shift: Cyclic shift down and right, in pixels.
     """
 
-    top: int
-    left: int
-    height: int
-    width: int
-    flip: bool
-    shift: tuple[int, int]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Apply the view to images [N, C, H, W]; the size stays, gradients flow."""
-        crop = images[:, :, self.top : self.top + self.height, self.left : self.left + self.width]
-        view = functional.interpolate(crop, size=images.shape[-2:], mode="bilinear")
-        if self.flip:
-            view = view.flip(-1)
-        return torch.roll(view, self.shift, dims=(-2, -1)) if any(self.shift) else view
+    crop: Box
+    flip: bool = False
+    shift: tuple[int, int] = (0, 0)
 
 
 def draw_view(
@@ -49,7 +37,45 @@ def draw_view(
         roll: Largest cyclic shift, in pixels.
         generator: The unit's generator, on the CPU.
     """
-    top, left, height, width = draw_crop(size, crop_min, generator)
+    crop = draw_crop(size, crop_min, generator)
     mirrored = flip and torch.rand((), generator=generator).item() < 0.5
     shift = torch.randint(0, roll + 1, (2,), generator=generator).tolist()
-    return View(top, left, height, width, mirrored, (shift[0], shift[1]))
+    return View(crop, mirrored, (shift[0], shift[1]))
+
+
+def apply_views(images: Tensor, views: list[View]) -> Tensor:
+    """Show images through views: crop, enlarge bilinearly to the full size, mirror, shift.
+
+    All of that resamples rows and columns apart from each other, so a view is two matrices, and
+    an image is seen by a product from either side, whatever its crop.
+
+    Args:
+        images: [N, 3, S, S].
+        views: One for all images, or one for each.
+
+    Returns:
+        [N, 3, S, S], differentiable.
+    """
+    size = images.shape[-1]
+    numbers = torch.tensor([[*v.crop, v.flip, *v.shift] for v in views], dtype=torch.float64)
+    top, left, height, width, flip, down, right = numbers.to(images.device).unbind(1)
+    rows = _resampling(top, height, torch.zeros_like(flip), down, size).to(images.dtype)
+    columns = _resampling(left, width, flip, right, size).to(images.dtype)
+    if len(views) == 1:
+        rows, columns = rows[0], columns[0]
+    wide = (images.flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
+    return (wide.mT.flatten(1, 2) @ rows.mT).unflatten(1, images.shape[1:3]).mT
+
+
+def _resampling(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Return matrices [n, size, size] that take one axis of an image to that axis of its view.
+
+    Output pixel i, shifted and mirrored back, lies at (i + 1/2) length / size - 1/2 in the crop,
+    and mixes the pixels around it by their distance, as bilinear interpolation does.
+    """
+    pixel = torch.arange(size, dtype=start.dtype, device=start.device)
+    at = (pixel - shift[:, None]) % size
+    at = torch.where(flip[:, None] > 0, size - 1 - at, at)
+    source = (at + 0.5) * (length / size)[:, None] - 0.5
+    source = start[:, None] + torch.minimum(source.clamp_min(0), length[:, None] - 1)
+    return (1 - (source[:, :, None] - pixel).abs()).clamp_min(0)

@@ -1,77 +1,83 @@
-"""PRISM's objective: logits from one network, batch-norm statistics from several.
+"""The objective of a step: logits from some networks, statistics from others.
 
-    L(x) = CE(f(x), y) + (r_bn / |T|) * sum over k in T of A_k(x)
-    A_k(x) = sum over BN layers l of w_l * (||var_l - running_var_l|| + ||mean_l - running_mean_l||)
+    L(x) = mean over k in F of CE(f_k(x), y) + (r_bn / |T|) * sum over k in T of A_k(x) + priors
+    A_k(x) = sum over layers l of w_l * (||var_l - target_var_l|| + ||mean_l - target_mean_l||)
 
-(PRISM, arXiv 2511.09905, section 3, with the norms and weights of the published code.)
+PRISM (arXiv 2511.09905, section 3, with the norms and weights of the published code): F is the
+primary alone, T a drawn team, layers are BN layers and targets their running statistics. Methods
+that couple the two (SRe2L, G-VBSM, CV-DD) have F = T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.teachers.teacher import Statistics, Teacher
+from prism_nb.recipes import Recipe
+from prism_nb.synthesis.densification import densification
+from prism_nb.synthesis.watch import Watch
+from prism_nb.teachers.statistics import Statistics
 
 
-def bn_alignment(
-    observed: Sequence[Statistics], running: Sequence[Statistics], *, first_layer_factor: float
+def alignment(
+    seen: Sequence[Statistics], targets: Sequence[Statistics], weights: Sequence[float]
 ) -> Tensor:
     """Measure how far a batch's statistics are from those of the real data, for one network.
 
     Args:
-        observed: Mean and biased variance of each BN layer's input over this batch.
-        running: The stored ones, in the same order.
-        first_layer_factor: Weight of the first layer; all others weigh 1.
+        seen: Mean and biased variance of each layer's input over this batch.
+        targets: Those of the real data, in the same order.
+        weights: w_l, one per layer.
 
     Returns:
         A_k, a scalar: weighted sum of unsquared L2 norms, 0 where all statistics agree.
     """
     terms = [
-        torch.linalg.vector_norm(seen.var - stored.var)
-        + torch.linalg.vector_norm(seen.mean - stored.mean)
-        for seen, stored in zip(observed, running, strict=True)
+        torch.linalg.vector_norm(here.var - there.var)
+        + torch.linalg.vector_norm(here.mean - there.mean)
+        for here, there in zip(seen, targets, strict=True)
     ]
-    return first_layer_factor * terms[0] + torch.stack(terms).sum() - terms[0]
+    weighted = [term if w == 1 else w * term for term, w in zip(terms, weights, strict=True)]
+    return torch.stack(weighted).sum()
 
 
-def prism_losses(
+def steering_losses(
     view: Tensor,
     labels: Tensor,
     *,
-    primary: Teacher,
-    bn_teachers: Sequence[Teacher],
-    first_layer_factor: float,
+    logits_from: Iterable[Watch],
+    statistics_from: Iterable[Watch],
 ) -> dict[str, Tensor]:
-    """Compute the named, unweighted terms of the objective; each network runs once.
+    """Compute what the networks say of a batch; each of them runs once.
 
     Args:
         view: Augmented canonical images [N, 3, H, W].
         labels: Class indices [N].
-        primary: The network that gives the logits.
-        bn_teachers: The drawn networks, T; the primary may be among them.
-        first_layer_factor: See `bn_alignment`.
+        logits_from: The networks F.
+        statistics_from: The networks T.
 
     Returns:
-        `logit/<primary>` and one `bn/<teacher>` per network of T, scalars; 0 for a network
-        without BN layers, which is not run.
+        Unweighted scalars: `logit/<network>` for each of F and `bn/<network>` for each of T; 0
+        for a network of T without anything to align, which is not run for it.
     """
+    classifiers, aligned = list(logits_from), list(statistics_from)
     losses: dict[str, Tensor] = {}
-    if primary not in bn_teachers or not primary.bn_layers:
-        losses[f"logit/{primary.name}"] = functional.cross_entropy(primary(view), labels)
-    for teacher in bn_teachers:
-        if not teacher.bn_layers:
-            losses[f"bn/{teacher.name}"] = view.new_zeros(())
+    for watch in dict.fromkeys([*classifiers, *aligned]):
+        probes = watch.draw_probes() if watch in aligned else ()
+        if watch in aligned:
+            losses[f"bn/{watch.name}"] = view.new_zeros(())
+        if not probes and watch not in classifiers:
             continue
-        logits, observed = teacher.observe(view)
-        if teacher is primary:
-            losses[f"logit/{primary.name}"] = functional.cross_entropy(logits, labels)
-        losses[f"bn/{teacher.name}"] = bn_alignment(
-            observed, teacher.running(), first_layer_factor=first_layer_factor
-        )
+        logits, seen = watch.teacher.observe(view, probes)
+        if probes:
+            targets = [watch.targets[probe] for probe in probes]
+            weights = [watch.weights[probe] for probe in probes]
+            losses[f"bn/{watch.name}"] = alignment(watch.smooth(probes, seen), targets, weights)
+        if watch in classifiers:
+            losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
     return losses
 
 
@@ -91,33 +97,74 @@ def image_priors(images: Tensor) -> dict[str, Tensor]:
     return {"tv/images": down + right, "l2/images": norm}
 
 
-def weigh(
-    losses: Mapping[str, Tensor],
-    *,
-    bn_weight: float,
-    scales: Mapping[str, float] | None = None,
-    tv_weight: float = 0.0,
-    l2_weight: float = 0.0,
-) -> Tensor:
+def weigh(losses: Mapping[str, Tensor], recipe: Recipe, scales: Mapping[str, float]) -> Tensor:
     """Add named terms up.
 
     Args:
-        losses: Terms of `prism_losses`, and of `image_priors` where those have a weight.
-        bn_weight: r_bn, weight of the mean over the BN terms.
+        losses: Terms by name; those with a weight in the recipe must be there.
+        recipe: Gives r_bn, the weight of the mean over the BN terms, and those of the priors.
         scales: Factor of a network's BN term; 1 for a network that is not named.
-        tv_weight: Weight of `tv/images`.
-        l2_weight: Weight of `l2/images`.
     """
-    factors = scales or {}
     logit = [value for name, value in losses.items() if name.startswith("logit/")]
     bn = [
-        factors.get(name.removeprefix("bn/"), 1.0) * value
+        scales.get(name.removeprefix("bn/"), 1.0) * value
         for name, value in losses.items()
         if name.startswith("bn/")
     ]
-    total = torch.stack(logit).sum() + bn_weight * torch.stack(bn).mean()
-    if tv_weight:
-        total = total + tv_weight * losses["tv/images"]
-    if l2_weight:
-        total = total + l2_weight * losses["l2/images"]
-    return total
+    total = torch.stack(logit).mean() + recipe.bn_weight * torch.stack(bn).mean()
+    priors = {
+        "tv/images": recipe.tv_weight,
+        "l2/images": recipe.l2_weight,
+        "density/images": recipe.density_weight,
+    }
+    return sum((w * losses[name] for name, w in priors.items() if w), start=total)
+
+
+class Objective:
+    """What a unit's images are optimised for, over all its steps.
+
+    Args:
+        recipe: Weights, and who gives the logits.
+        primary: The name of the primary network.
+        watches: Every network that takes part, by name.
+        scales: Factor of each network's BN loss; 1 where none is named.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        primary: str,
+        watches: Mapping[str, Watch],
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        self._recipe, self._primary = recipe, primary
+        self._watches, self._scales = watches, scales or {}
+
+    def terms(
+        self, images: Tensor, view: Tensor, labels: Tensor, team: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Compute a step's named, unweighted terms.
+
+        Args:
+            images: The images themselves, canonical [N, 3, H, W].
+            view: The augmented images, likewise.
+            labels: Class indices [N].
+            team: The networks T of this step.
+        """
+        recipe = self._recipe
+        speakers = team if recipe.logits == "bn_teachers" else [self._primary]
+        losses = steering_losses(
+            view,
+            labels,
+            logits_from=[self._watches[name] for name in speakers],
+            statistics_from=[self._watches[name] for name in team],
+        )
+        if recipe.tv_weight or recipe.l2_weight:
+            losses |= image_priors(images)
+        if recipe.density_weight:
+            losses["density/images"] = densification(view, labels)
+        return losses
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of a step's terms, the scalar that is minimised."""
+        return weigh(losses, self._recipe, self._scales)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from prism_nb.recipes import Recipe
-from prism_nb.synthesis.augment import draw_view
-from prism_nb.synthesis.objective import image_priors, prism_losses, weigh
+from prism_nb.synthesis.augment import View, apply_views, draw_view
+from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.schedules import smallest_crop
 from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import Teacher
 
 OnStep = Callable[[int, dict[str, Tensor]], None]
 
@@ -21,14 +22,13 @@ def recover(
     initial: Tensor,
     labels: Tensor,
     *,
-    primary: Teacher,
-    teachers: Mapping[str, Teacher],
+    objective: Objective,
     draws: Draws,
-    scales: Mapping[str, float],
-    bounds: tuple[Tensor, Tensor],
     recipe: Recipe,
+    bounds: tuple[Tensor, Tensor],
     generator: torch.Generator,
     on_step: OnStep,
+    joins: Sequence[int] | None = None,
 ) -> Tensor:
     """Optimise a batch of images.
 
@@ -38,50 +38,53 @@ def recover(
     Args:
         initial: Canonical images to start from, [N, 3, H, W]; left unchanged.
         labels: Class indices [N].
-        primary: Gives the logits.
-        teachers: The networks of the draws, by name.
-        draws: Which of them give their BN statistics at each step.
-        scales: Factor of each network's BN loss; 1 where none is named.
+        objective: What the images are optimised for.
+        draws: Which networks give their statistics at each step.
+        recipe: Step size, iterations and augmentation.
         bounds: Canonical values of black and white, each [3, 1, 1].
-        recipe: Step size, iterations, weights and augmentation.
         generator: Draws the views; on the CPU, so that devices see the same ones.
         on_step: Told the number of steps done and the named losses before the last.
+        joins: The step from which each image takes part, ascending; all from the first if None.
 
     Returns:
         The optimised canonical images [N, 3, H, W].
     """
-    images = initial.clone().requires_grad_()
-    optimiser = torch.optim.Adam([images], lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
+    begins, sizes = _groups(joins or [0] * len(initial))
+    groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
+    optimiser = torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.iterations)
     for step in range(recipe.iterations):
-        view = draw_view(
+        active = groups[: bisect_right(begins, step)]
+        images = torch.cat(active) if len(active) > 1 else active[0]
+        view = apply_views(images, draw_views(recipe, step, images, generator))
+        losses = objective.terms(images, view, labels[: len(images)], draws.at(step))
+        optimiser.zero_grad()
+        objective.total(losses).backward()
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            for group in active:
+                group.clamp_(*bounds)
+        on_step(step + 1, losses)
+    return torch.cat([group.detach() for group in groups])
+
+
+def draw_views(recipe: Recipe, step: int, images: Tensor, generator: torch.Generator) -> list[View]:
+    """Draw a step's views: one for the batch, or one for each image."""
+    crop_min = smallest_crop(recipe, step)
+    return [
+        draw_view(
             images.shape[-1],
-            crop_min=smallest_crop(recipe, step),
+            crop_min=crop_min,
             flip=recipe.flip,
             roll=recipe.roll,
             generator=generator,
         )
-        losses = prism_losses(
-            view(images),
-            labels,
-            primary=primary,
-            bn_teachers=[teachers[name] for name in draws.at(step)],
-            first_layer_factor=recipe.first_layer_factor,
-        )
-        if recipe.tv_weight or recipe.l2_weight:
-            losses |= image_priors(images)
-        total = weigh(
-            losses,
-            bn_weight=recipe.bn_weight,
-            scales=scales,
-            tv_weight=recipe.tv_weight,
-            l2_weight=recipe.l2_weight,
-        )
-        optimiser.zero_grad()
-        total.backward()
-        optimiser.step()
-        schedule.step()
-        with torch.no_grad():
-            images.clamp_(*bounds)
-        on_step(step + 1, losses)
-    return images.detach()
+        for _ in range(len(images) if recipe.views == "per_image" else 1)
+    ]
+
+
+def _groups(joins: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return at which steps groups of images join, and how many images each has."""
+    found = [(begin, len(list(members))) for begin, members in groupby(joins)]
+    return [begin for begin, _ in found], [size for _, size in found]

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from io import BytesIO
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
-from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.data import open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device
 from prism_nb.errors import PrismError
 from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, image_path
+from prism_nb.recipes import Recipe
 from prism_nb.run import Run
 from prism_nb.synthesis.initial import initial_images
+from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.quantise import encode_png, quantise
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
-from prism_nb.teachers.pool import load_teacher
-from prism_nb.teachers.selection import plan_draws
+from prism_nb.synthesis.watch import Watch, watch
+from prism_nb.teachers.pool import load_conv_targets, load_teacher
+from prism_nb.teachers.selection import Draws, plan_draws
 from prism_nb.units import Unit, unit_seed
 
 _REPORTS = 100  # loss records per unit
@@ -32,61 +34,88 @@ _REPORTS = 100  # loss records per unit
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Make the images of one unit."""
-    batch = batch_of(unit)
-    dataset = open_dataset(run.settings)
-    start = time.monotonic()
-    if run.settings.recipe_of(unit.key["method"]).images == "real":
-        pixels = random_real(
-            dataset, batch.members(), seed=run.settings.seed, tag=unit.key["method"]
-        )
-        record: dict[str, Any] = {}
-    else:
-        pixels, record = _recover(run, unit, batch, dataset, on_event)
-    paths = _write_images(run, unit.key["method"], batch, pixels)
+    settings, method, batch = run.settings, unit.key["method"], batch_of(unit)
+    dataset, start = open_dataset(settings), time.monotonic()
+    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
+    seed = unit_seed(settings.replicate_seed, "synthesis", method, *batch.slots, *batch.classes)
+    generator = torch.Generator().manual_seed(seed)
+    images = initial_images(
+        recipe,
+        batch,
+        dataset,
+        scorer=load_teacher(run, settings.primary) if recipe.is_scored else None,
+        seed=settings.replicate_seed,
+        generator=generator,
+    )
+    record: dict[str, Any] = {}
+    if recipe.images == "recovered":
+        images, record = _recover(run, unit, recipe, images, generator, on_event)
+    pixels = quantise(dataset, images, how=recipe.stored)
+    paths = _write_images(run, method, batch, pixels)
     seconds = round(time.monotonic() - start, 3)
-    run.finish(unit, paths=paths, record={**record, "seconds": seconds, "images": len(paths)})
+    run.finish(
+        unit,
+        paths=paths,
+        record={**record, "seed": seed, "seconds": seconds, "images": len(paths)},
+    )
 
 
 def _recover(
-    run: Run, unit: Unit, batch: Batch, dataset: ImageDataset, on_event: OnEvent
+    run: Run,
+    unit: Unit,
+    recipe: Recipe,
+    initial: Tensor,
+    generator: torch.Generator,
+    on_event: OnEvent,
 ) -> tuple[Tensor, dict[str, Any]]:
-    settings, method = run.settings, unit.key["method"]
-    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
-    device = choose_device(settings.device)
-    seed = unit_seed(settings.seed, "synthesis", method, *batch.slots, *batch.classes)
-    generator = torch.Generator().manual_seed(seed)
+    settings, batch = run.settings, batch_of(unit)
+    device, dataset = choose_device(settings.device), open_dataset(settings)
     draws = plan_draws(recipe, settings.primary, settings.teachers, generator)
-    primary = load_teacher(run, settings.primary)
-    teachers = {name: load_teacher(run, name) for name in draws.networks}
-    start = initial_images(recipe.init, batch, dataset, seed=settings.seed, generator=generator)
+    watches = _watches(run, recipe, draws, generator)
 
     def real_images() -> Tensor:
-        pixels = random_real(dataset, batch.members(), seed=settings.seed, tag="scale")
+        pixels = random_real(dataset, batch.members(), seed=settings.replicate_seed, tag="scale")
         return dataset.canonical(pixels.to(device))
 
-    scales = network_scales(recipe, primary, list(teachers.values()), real_images)
+    drawn = [watches[name] for name in draws.networks]
+    scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
     images = recover(
-        start.to(device, memory_format=torch.channels_last),
+        initial.to(device, memory_format=torch.channels_last),
         torch.tensor([c for c, _ in batch.members()], device=device),
-        primary=primary,
-        teachers=teachers,
+        objective=Objective(recipe, settings.primary, watches, scales),
         draws=draws,
-        scales=scales,
-        bounds=dataset.bounds(device),
         recipe=recipe,
+        bounds=dataset.bounds(device),
         generator=generator,
         on_step=progress,
+        joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
     )
     record = {
-        "seed": seed,
         "draws": {"every": draws.every, "teams": draws.teams},
         "scales": scales,
         "shares": _shares(progress.sums, scales),
         "losses": progress.last,
         "device": str(device),
     }
-    return dataset.bytes_of(images).cpu(), record
+    return images, record
+
+
+def _watches(
+    run: Run, recipe: Recipe, draws: Draws, generator: torch.Generator
+) -> dict[str, Watch]:
+    """Load every network that a unit needs, the primary among them if it is one."""
+    primary = run.settings.primary
+    needs_primary = recipe.logits == "primary" or recipe.bn_normalise != "none"
+    names = dict.fromkeys([*([primary] if needs_primary else []), *draws.networks])
+    watches = {}
+    for name in names:
+        targets = None
+        if recipe.statistics == "bn_conv" and name in draws.networks:
+            targets = load_conv_targets(run, name, recipe.conv_patch)
+        teacher = load_teacher(run, name)
+        watches[name] = watch(teacher, recipe, conv_targets=targets, generator=generator)
+    return watches
 
 
 class _Progress:
@@ -126,10 +155,3 @@ def _write_images(run: Run, method: str, batch: Batch, pixels: Tensor) -> list[s
         files.write_bytes(run.file(path), encode_png(image))
         paths.append(path)
     return paths
-
-
-def encode_png(image: Tensor) -> bytes:
-    """Encode a uint8 RGB image [3, H, W] as PNG."""
-    buffer = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -24,7 +24,7 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
         image_size: Side of its square input, in pixels.
 
     Raises:
-        UsageError: Unknown name, or an architecture that cannot take images of that size.
+        UsageError: Unknown name.
     """
     source, architecture = _locate(name)
     if source == "torchvision":
@@ -34,7 +34,6 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
         network = timm.create_model(architecture, num_classes=classes, **options)
     if image_size <= _SMALL:
         _shrink_stem(network)
-    _try_out(name, network, classes=classes, image_size=image_size)
     return network
 
 
@@ -75,7 +74,12 @@ def _shrink_stem(network: nn.Module) -> None:
         network.maxpool = nn.Identity()
 
 
-def _try_out(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
+def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
+    """Check by two passes that a network classifies images of a size; it is left as it was.
+
+    Raises:
+        UsageError: It cannot take such images, or gives something else than their logits.
+    """
     images = torch.zeros(2, 3, image_size, image_size)
     kept = {key: value.clone() for key, value in network.state_dict().items()}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -12,10 +13,12 @@ from torch import nn
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, seeded
 from prism_nb.errors import PrismError
-from prism_nb.plans.squeeze import network_unit
+from prism_nb.plans.squeeze import network_unit, statistics_unit
 from prism_nb.run import Run
 from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.statistics import Statistics
 from prism_nb.teachers.teacher import PixelSpace, Teacher
+from prism_nb.units import Unit
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
@@ -24,18 +27,44 @@ def load_teacher(run: Run, name: str) -> Teacher:
     Raises:
         PrismError: The network is not trained, or its weights are damaged.
     """
-    unit = network_unit(run.settings, name)
+    path, content = _made(run, network_unit(run.settings, name), "weights")
+    device = choose_device(run.settings.device)
+    return _load(name, str(path), content, open_dataset(run.settings), device)
+
+
+def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, Statistics]:
+    """Return the real data's statistics of a network's convolutions, by `conv_probes`' names.
+
+    Raises:
+        PrismError: They are not measured, or their file is damaged.
+    """
+    path, content = _made(run, statistics_unit(run.settings, name, patch), "statistics")
+    return _load_statistics(str(path), content, choose_device(run.settings.device))
+
+
+def _made(run: Run, unit: Unit, file: str) -> tuple[Path, str]:
+    """Return the file of a finished unit and its hash."""
     state = run.inspect(unit)
     if state.state != "done":
         raise PrismError(
-            f"teacher {name!r} of run {run.name} is {state.state}"
+            f"teacher {unit.name!r} of run {run.name} is {state.state}"
             f"{f' ({state.reason})' if state.reason else ''}; run the teachers stage first"
         )
-    weights = unit.key["weights"]
-    marker = run.marker(unit) or {"files": {weights: ""}}
-    device = choose_device(run.settings.device)
-    dataset = open_dataset(run.settings)
-    return _load(name, str(run.file(weights)), marker["files"][weights], dataset, device)
+    marker = run.marker(unit) or {"files": {unit.key[file]: ""}}
+    return run.file(unit.key[file]), marker["files"][unit.key[file]]
+
+
+@lru_cache(maxsize=32)
+def _load_statistics(path: str, content: str, device: torch.device) -> dict[str, Statistics]:
+    """Read statistics; `content`, their hash, keeps the cache from serving an older file."""
+    try:
+        tensors = safetensors.torch.load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise PrismError(
+            f"statistics {path} cannot be read: {error}; run the teachers stage again"
+        ) from None
+    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
+    return {n: Statistics(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
 
 
 def canonical_space(dataset: ImageDataset) -> PixelSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from prism_nb.data import ImageDataset
 from prism_nb.device import seeded
 from prism_nb.errors import PrismError
 from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.statistics import Probe, Statistics
+from prism_nb.teachers.teacher import Teacher
 
 OnStep = Callable[[dict[str, Any]], None]
 _WEIGHT_DECAY = 0.05
@@ -67,6 +69,42 @@ def train_network(
         images = dataset.canonical(pixels.to(device, memory_format=torch.channels_last))
         _optimise(network, images, labels, plan, on_step)
     return network.eval()
+
+
+@torch.no_grad()
+def mean_statistics(
+    teacher: Teacher,
+    probes: Sequence[Probe],
+    dataset: ImageDataset,
+    plan: SqueezePlan,
+    device: torch.device,
+) -> dict[str, Statistics]:
+    """Measure what probes see of the training images, in one pass augmented as in training.
+
+    Args:
+        teacher: The trained network.
+        probes: Where to measure.
+        dataset: The real images.
+        plan: How the network was trained; batch, shifts and seed are used.
+        device: Where the teacher lives.
+
+    Returns:
+        By the probe's name, the mean over batches of each batch's mean and biased variance, as
+        running statistics are (G-VBSM, CVPR 2024).
+    """
+    sums: dict[str, list[Tensor]] = {}
+    labels = dataset.labels("train")
+    batch = min(plan.batch, len(labels))
+    with seeded(plan.seed, device):
+        batches = torch.randperm(len(labels)).split(batch)[: len(labels) // batch]
+        for places in batches:
+            images = dataset.canonical(dataset.images("train", places.tolist()).to(device))
+            _, seen = teacher.observe(_shift(images, plan.shift), probes)
+            for probe, measured in zip(probes, seen, strict=True):
+                total = sums.setdefault(probe.name, [torch.zeros_like(m) for m in measured])
+                for part, value in zip(total, measured, strict=True):
+                    part += value / len(batches)
+    return {name: Statistics(*parts) for name, parts in sums.items()}
 
 
 def _optimise(

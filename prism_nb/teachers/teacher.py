@@ -1,24 +1,17 @@
-"""A frozen network that understands the run's pixel space and reports its BN statistics."""
+"""A frozen network that understands the run's pixel space and reports its statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.errors import UsageError
-
-
-class Statistics(NamedTuple):
-    """Mean and biased variance of one layer's input over batch and space, each [channels]."""
-
-    mean: Tensor
-    var: Tensor
+from prism_nb.teachers.statistics import Probe, Statistics, bn_probes, observed, running
 
 
 @dataclass(frozen=True)
@@ -48,9 +41,7 @@ class Teacher(nn.Module):
         self.network = network.requires_grad_(False)
         self._own = own
         self._canonical = canonical
-        self.bn_layers: tuple[nn.BatchNorm2d, ...] = tuple(
-            layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)
-        )
+        self.bn_probes = bn_probes(network)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -62,18 +53,27 @@ class Teacher(nn.Module):
         logits: Tensor = self.network(self.adapt(images))
         return logits
 
-    def observe(self, images: Tensor) -> tuple[Tensor, list[Statistics]]:
-        """Return logits, and the batch statistics of every BN layer's input, in one pass.
+    def observe(
+        self, images: Tensor, probes: Sequence[Probe] | None = None
+    ) -> tuple[Tensor, list[Statistics]]:
+        """Return logits, and the batch statistics that probes see, in one pass.
 
-        Statistics come in the order of `bn_layers` and carry gradients to the images.
+        Args:
+            images: Canonical images [N, 3, H, W].
+            probes: Where to measure; at the input of every BN layer where None.
+
+        Returns:
+            Logits [N, classes], and statistics in the order of the probes, which carry gradients
+            to the images.
         """
-        with _bn_statistics(self.bn_layers) as collected:
+        wanted = self.bn_probes if probes is None else probes
+        with observed(wanted) as seen:
             logits = self(images)
-        return logits, [collected[layer] for layer in self.bn_layers]
+        return logits, [seen[probe] for probe in wanted]
 
     def running(self) -> list[Statistics]:
-        """Return the stored statistics of the real data, in the order of `bn_layers`."""
-        return [Statistics(_buffer(b.running_mean), _buffer(b.running_var)) for b in self.bn_layers]
+        """Return the stored statistics of the real data, in the order of `bn_probes`."""
+        return running(self.bn_probes)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the penultimate features [N, d]: what the linear head is given."""
@@ -115,28 +115,17 @@ def require_bn(name: str, network: nn.Module) -> None:
         )
 
 
-@contextmanager
-def _bn_statistics(
-    layers: tuple[nn.BatchNorm2d, ...],
-) -> Iterator[dict[nn.Module, Statistics]]:
-    collected: dict[nn.Module, Statistics] = {}
+def require_conv(name: str, network: nn.Module) -> None:
+    """Check that a network has convolutions whose inputs can be aligned.
 
-    def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        collected[layer] = Statistics(mean, var)
-
-    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
-    try:
-        yield collected
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _buffer(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise UsageError("a BN layer without running statistics cannot be aligned to")
-    return value
+    Raises:
+        UsageError: It has no Conv2d layer.
+    """
+    if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
+        raise UsageError(
+            f"network {name!r} has no convolutions, so their statistics cannot be aligned; take it "
+            "out of `teachers`, or use a method whose statistics are bn"
+        )
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:

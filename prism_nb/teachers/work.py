@@ -18,12 +18,21 @@ from prism_nb.device import choose_device
 from prism_nb.run import Run
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.inspection import inspect_network
-from prism_nb.teachers.squeeze import SqueezePlan, train_network
+from prism_nb.teachers.pool import load_teacher
+from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics, train_network
+from prism_nb.teachers.statistics import conv_probes
 from prism_nb.units import Unit, unit_seed
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Provide the weights of one network."""
+    """Provide the weights of one network, or the statistics of its convolutions."""
+    if "patch" in unit.key:
+        _measure_convolutions(run, unit)
+    else:
+        _provide_weights(run, unit, on_event)
+
+
+def _provide_weights(run: Run, unit: Unit, on_event: OnEvent) -> None:
     weights = unit.key["weights"]
     donor = _find_donor(run, unit)
     if donor is not None:
@@ -66,6 +75,26 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> dict[str, object]:
         **_circumstances(settings),
         "reused_from": None,
     }
+
+
+def _measure_convolutions(run: Run, unit: Unit) -> None:
+    settings, start = run.settings, time.monotonic()
+    teacher = load_teacher(run, unit.key["network"])
+    statistics = mean_statistics(
+        teacher,
+        conv_probes(teacher.network, unit.key["patch"]),
+        open_dataset(settings),
+        squeeze_plan(settings, unit.key["network"]),
+        choose_device(settings.device),
+    )
+    tensors = {
+        f"{name}/{part}": value.cpu().contiguous()
+        for name, measured in statistics.items()
+        for part, value in measured._asdict().items()
+    }
+    files.write_bytes(run.file(unit.key["statistics"]), safetensors.torch.save(tensors))
+    record = {"seconds": round(time.monotonic() - start, 3), "probes": len(statistics)}
+    run.finish(unit, paths=[unit.key["statistics"]], record=record)
 
 
 def _circumstances(settings: Settings) -> dict[str, object]:

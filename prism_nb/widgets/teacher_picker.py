@@ -10,7 +10,7 @@ from prism_nb.config import Settings, check_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import UsageError
 from prism_nb.strict import write_yaml
-from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.teacher import require_bn
 
 
@@ -86,6 +86,7 @@ class TeacherPicker(widgets.VBox):
             network = build_network(
                 name, classes=len(dataset.classes), image_size=dataset.image_size
             )
+            require_fit(name, network, classes=len(dataset.classes), image_size=dataset.image_size)
             require_bn(name, network)
         except UsageError as error:
             self._say(str(error), good=False)
