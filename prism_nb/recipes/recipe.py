@@ -39,7 +39,7 @@ class Recipe(Strict):
         None,
         ge=1,
         le=4,
-        description="crops per side of an image (patches); none given: 2 from 128 pixels on, else 1",
+        description="crops per side of an image (patches); none: 2 from 128 pixels on, else 1",
     )
     batches: Literal["cross_class", "class_wise", "class_major"] = Field(
         "cross_class",
