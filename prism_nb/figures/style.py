@@ -7,7 +7,16 @@ import plotly.graph_objects as go
 # Paul Tol's colour-blind safe hues, with fixed owners so that a method looks the same everywhere.
 _OWNED = {
     "prism": "#4477AA",
+    "prism_intra": "#66CCEE",
+    "prism_all": "#332288",
+    "prism_reference": "#88AACC",
     "sre2l": "#EE6677",
+    "cda": "#CC6644",
+    "gvbsm": "#AA3377",
+    "delt": "#DDAA33",
+    "edc": "#882255",
+    "cvdd": "#BB5566",
+    "rded": "#44AA99",
     "random_real": "#228833",
     "real": "#777777",
 }

@@ -1,14 +1,16 @@
-"""The work of the squeeze: train a network, or take it from a run of the same settings."""
+"""The work of the squeeze: train and measure networks, or take them from an equal run."""
 
 from __future__ import annotations
 
+import glob
 import time
 from dataclasses import asdict
+from typing import Any
 
 import safetensors.torch
 import timm
 import torch
-from torch import nn
+from torch import Tensor
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
@@ -26,21 +28,23 @@ from prism_nb.units import Unit, unit_seed
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Provide the weights of one network, or the statistics of its convolutions."""
-    if "patch" in unit.key:
-        _measure_convolutions(run, unit)
-    else:
-        _provide_weights(run, unit, on_event)
-
-
-def _provide_weights(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    weights = unit.key["weights"]
+    made_file = unit.key["statistics" if "patch" in unit.key else "weights"]
     donor = _find_donor(run, unit)
     if donor is not None:
-        files.write_bytes(run.file(weights), donor.file(weights).read_bytes())
+        files.write_bytes(run.file(made_file), donor.file(made_file).read_bytes())
         record = {**donor.record(unit), "reused_from": donor.name}
     else:
-        record = _train(run, unit, on_event)
-    run.finish(unit, paths=[weights], record=record)
+        start = time.monotonic()
+        content, facts = _measure(run, unit) if "patch" in unit.key else _train(run, unit, on_event)
+        files.write_bytes(run.file(made_file), content)
+        seconds = round(time.monotonic() - start, 3)
+        record = {
+            **facts,
+            "seconds": seconds,
+            **_circumstances(run.settings),
+            "reused_from": None,
+        }
+    run.finish(unit, paths=[made_file], record=record)
 
 
 def squeeze_plan(settings: Settings, name: str) -> SqueezePlan:
@@ -54,11 +58,9 @@ def squeeze_plan(settings: Settings, name: str) -> SqueezePlan:
     )
 
 
-def _train(run: Run, unit: Unit, on_event: OnEvent) -> dict[str, object]:
+def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
     settings, name = run.settings, unit.key["network"]
-    device = choose_device(settings.device)
-    dataset = open_dataset(settings)
-    start = time.monotonic()
+    device, dataset = choose_device(settings.device), open_dataset(settings)
     network = train_network(
         name,
         dataset,
@@ -66,35 +68,27 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> dict[str, object]:
         device,
         lambda values: on_event({"event": "step", "unit": unit.name, **values}),
     )
-    files.write_bytes(run.file(unit.key["weights"]), _serialise(network))
     facts = inspect_network(name, network, image_size=dataset.image_size)
-    return {
-        **asdict(facts),
-        "accuracy": accuracy(network, dataset, "val", device),
-        "seconds": round(time.monotonic() - start, 3),
-        **_circumstances(settings),
-        "reused_from": None,
-    }
+    accurate = accuracy(network, dataset, "val", device)
+    return _serialise(network.state_dict()), {**asdict(facts), "accuracy": accurate}
 
 
-def _measure_convolutions(run: Run, unit: Unit) -> None:
-    settings, start = run.settings, time.monotonic()
-    teacher = load_teacher(run, unit.key["network"])
+def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
+    settings, name = run.settings, unit.key["network"]
+    teacher = load_teacher(run, name)
     statistics = mean_statistics(
         teacher,
         conv_probes(teacher.network, unit.key["patch"]),
         open_dataset(settings),
-        squeeze_plan(settings, unit.key["network"]),
+        squeeze_plan(settings, name),
         choose_device(settings.device),
     )
     tensors = {
-        f"{name}/{part}": value.cpu().contiguous()
+        f"{name}/{part}": value
         for name, measured in statistics.items()
         for part, value in measured._asdict().items()
     }
-    files.write_bytes(run.file(unit.key["statistics"]), safetensors.torch.save(tensors))
-    record = {"seconds": round(time.monotonic() - start, 3), "probes": len(statistics)}
-    run.finish(unit, paths=[unit.key["statistics"]], record=record)
+    return _serialise(tensors), {"probes": len(statistics)}
 
 
 def _circumstances(settings: Settings) -> dict[str, object]:
@@ -107,21 +101,20 @@ def _circumstances(settings: Settings) -> dict[str, object]:
     }
 
 
-def _serialise(network: nn.Module) -> bytes:
-    state = {
-        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
-    }
-    return safetensors.torch.save(state)
+def _serialise(tensors: dict[str, Tensor]) -> bytes:
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return safetensors.torch.save(plain)
 
 
 def _find_donor(run: Run, unit: Unit) -> Run | None:
-    """Return a sibling run that has trained this very network in this very way."""
-    made_here = _circumstances(run.settings)
-    for marker in sorted(run.path.parent.glob(f"*/{unit.marker}")):
+    """Return a sibling run that has made this very file in this very way."""
+    made_here, made_from = _circumstances(run.settings), run.content(unit.inputs)
+    for marker in sorted(run.path.parent.glob(f"*/{glob.escape(unit.marker)}")):
         sibling = Run(marker.parents[2], run.settings)
         if sibling.path == run.path or sibling.inspect(unit).state != "done":
             continue
         record = sibling.record(unit)
-        if {key: record.get(key) for key in made_here} == made_here:
+        same_way = {key: record.get(key) for key in made_here} == made_here
+        if same_way and sibling.content(unit.inputs) == made_from:
             return sibling
     return None

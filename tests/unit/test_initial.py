@@ -5,6 +5,7 @@ import torch
 
 from prism_nb.data.digits import Digits
 from prism_nb.plans.batches import Batch, class_wise, cross_class
+from prism_nb.recipes import load_recipe
 from prism_nb.synthesis.initial import initial_images
 
 DIGITS = Digits(32)
@@ -12,7 +13,8 @@ DIGITS = Digits(32)
 
 def start(kind: str, batch: Batch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(unit)
-    return initial_images(kind, batch, DIGITS, seed=seed, generator=generator)
+    recipe = load_recipe("prism", {"init": kind})
+    return initial_images(recipe, batch, DIGITS, seed=seed, generator=generator)
 
 
 def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:

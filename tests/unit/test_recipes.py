@@ -14,11 +14,16 @@ from prism_nb.recipes import load_recipe, recipe_names
 def test_recipes_are_listed_in_order() -> None:
     expected = [
         "cda",
+        "cvdd",
+        "delt",
+        "edc",
+        "gvbsm",
         "prism",
         "prism_all",
         "prism_intra",
         "prism_reference",
         "random_real",
+        "rded",
         "sre2l",
     ]
     assert recipe_names() == expected
@@ -52,7 +57,7 @@ def test_sre2l_is_steered_by_the_primary_alone_and_starts_from_noise() -> None:
 
 
 def test_random_real_optimises_nothing() -> None:
-    assert load_recipe("random_real").images == "real"
+    assert load_recipe("random_real").images == "initial"
 
 
 def test_later_change_wins() -> None:
@@ -88,8 +93,8 @@ def test_path_is_no_method() -> None:
         ({"lr": "fast"}, "lr: Input should be a valid number, got 'fast'"),
         ({"lr": 0}, "lr: Input should be greater than 0, got 0"),
         ({"iterations": 2.5}, "iterations: Input should be a valid integer, got 2.5"),
-        ({"init": "zeros"}, "init: Input should be 'noise', 'real' or 'real_random', got 'zeros'"),
-        ({"images": "fake"}, "images: Input should be 'recovered' or 'real', got 'fake'"),
+        ({"init": "zeros"}, "init: Input should be 'noise', 'real', 'real_random', 'real_median' or 'patches', got"),
+        ({"images": "fake"}, "images: Input should be 'recovered' or 'initial', got 'fake'"),
         ({"bn_probability": 1.5}, "bn_probability: Input should be less than or equal to 1"),
         ({"crop_min": 0}, "crop_min: Input should be greater than 0, got 0"),
         ({"flip": 1}, "flip: Input should be a valid boolean, got 1"),

@@ -5,25 +5,64 @@ import math
 import pytest
 import torch
 from test_teachers import ARCHITECTURES, bn_inputs, teacher_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.synthesis.augment import View, draw_view
-from prism_nb.synthesis.objective import image_priors, prism_losses, weigh
+from prism_nb.synthesis.augment import View, apply_views, draw_view
+from prism_nb.synthesis.objective import Objective, image_priors, weigh
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.schedules import smallest_crop
+from prism_nb.synthesis.watch import watch
 from prism_nb.teachers.selection import Draws
 from prism_nb.teachers.teacher import Teacher
 
 LABELS = torch.tensor([3, 1, 4, 1])
 
 
+def recipe_of(**changes: object) -> Recipe:
+    values = {
+        "iterations": 4,
+        "lr": 0.1,
+        "bn_weight": 0.3,
+        "flip": False,
+        "roll": 0,
+        "crop_min": 1.0,
+    }
+    return load_recipe("prism", {**values, **changes})
+
+
+def objective_of(recipe: Recipe, primary: Teacher, *others: Teacher) -> Objective:
+    """Make the objective of a unit in which all of these take part."""
+    watches = {teacher.name: watch(teacher, recipe) for teacher in (primary, *others)}
+    return Objective(recipe, primary.name, watches)
+
+
+def losses_of(
+    images: Tensor,
+    primary: Teacher,
+    bn: list[Teacher],
+    recipe: Recipe | None = None,
+    labels: Tensor = LABELS,
+) -> dict[str, Tensor]:
+    """Return the terms of a step that shows images as they are."""
+    objective = objective_of(recipe or recipe_of(), primary, *bn)
+    return objective.terms(images, images, labels, [teacher.name for teacher in bn])
+
+
+def value_of(
+    images: Tensor, primary: Teacher, bn: list[Teacher], recipe: Recipe | None = None
+) -> Tensor:
+    """Return the scalar that such a step lowers."""
+    recipe = recipe or recipe_of()
+    return weigh(losses_of(images, primary, bn, recipe), recipe, {})
+
+
 def literal_alignment(teacher: Teacher, images: Tensor, factor: float) -> Tensor:
     """Sum over layers and channels by the formula of the method, term by term."""
     total = torch.zeros((), dtype=torch.float64)
-    layers = teacher.bn_layers
+    layers = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
     for number, (layer, values) in enumerate(
         zip(layers, bn_inputs(teacher.network, images), strict=True)
     ):
@@ -40,8 +79,9 @@ def literal_objective(
     images: Tensor, primary: Teacher, bn: list[Teacher], bn_weight: float
 ) -> Tensor:
     logits = primary.network(images)
+    labels = LABELS[: len(images)]
     log_probability = logits - logits.exp().sum(1, keepdim=True).log()
-    cross_entropy = -log_probability[range(len(LABELS)), LABELS].sum() / len(LABELS)
+    cross_entropy = -log_probability[range(len(labels)), labels].sum() / len(labels)
     alignment = sum(literal_alignment(teacher, images, 10.0) for teacher in bn)
     return cross_entropy + bn_weight / len(bn) * alignment
 
@@ -54,8 +94,7 @@ def test_objective_and_gradient_equal_the_literal_formula(name: str, primary_in_
     bn = [primary, other] if primary_in_bn else [other]
     torch.manual_seed(1)
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-    losses = prism_losses(images, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0)
-    value = weigh(losses, bn_weight=0.3)
+    value = value_of(images, primary, bn)
     (gradient,) = torch.autograd.grad(value, images)
     expected = literal_objective(images, primary, bn, 0.3)
     (expected_gradient,) = torch.autograd.grad(expected, images)
@@ -69,10 +108,7 @@ def test_the_gradient_agrees_with_finite_differences() -> None:
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
 
     def value(x: Tensor) -> Tensor:
-        losses = prism_losses(
-            x, LABELS, primary=primary, bn_teachers=[primary], first_layer_factor=10.0
-        )
-        return weigh(losses, bn_weight=0.01)
+        return value_of(x, primary, [primary], recipe_of(bn_weight=0.01))
 
     (gradient,) = torch.autograd.grad(value(images), images)
     direction = torch.randn_like(images)
@@ -87,13 +123,7 @@ def test_each_network_runs_once_and_terms_carry_names() -> None:
     passes: list[str] = []
     for teacher in (primary, other):
         teacher.network.register_forward_hook(lambda *_, name=teacher.name: passes.append(name))
-    losses = prism_losses(
-        torch.randn(4, 3, 32, 32),
-        LABELS,
-        primary=primary,
-        bn_teachers=[primary, other],
-        first_layer_factor=10.0,
-    )
+    losses = losses_of(torch.randn(4, 3, 32, 32), primary, [primary, other])
     assert sorted(passes) == ["test_byobnet", "test_resnet"]
     assert set(losses) == {"logit/test_resnet", "bn/test_resnet", "bn/test_byobnet"}
 
@@ -101,31 +131,33 @@ def test_each_network_runs_once_and_terms_carry_names() -> None:
 def test_matching_statistics_cost_nothing() -> None:
     teacher = teacher_of("test_resnet", double=True)
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-    for layer, (mean, var) in zip(teacher.bn_layers, teacher.observe(images)[1], strict=True):
+    for index, probe in enumerate(teacher.bn_probes):
         # Layer by layer from the input up: the next layers' inputs change with it.
-        del mean, var
-        index = teacher.bn_layers.index(layer)
         seen = teacher.observe(images)[1][index]
-        layer.running_mean.copy_(seen.mean)
-        layer.running_var.copy_(seen.var)
-    losses = prism_losses(
-        images, LABELS, primary=teacher, bn_teachers=[teacher], first_layer_factor=10.0
-    )
+        probe.layer.running_mean.copy_(seen.mean)
+        probe.layer.running_var.copy_(seen.var)
+    losses = losses_of(images, teacher, [teacher])
     assert losses["bn/test_resnet"].item() == pytest.approx(0, abs=1e-9)
+
+
+def seen_through(view: View, images: Tensor) -> Tensor:
+    return apply_views(images, [view])
 
 
 def test_a_whole_view_is_the_identity() -> None:
     images = torch.randn(2, 3, 16, 16)
-    assert torch.allclose(View(0, 0, 16, 16, False, (0, 0))(images), images, atol=1e-6)
+    assert torch.equal(seen_through(View((0, 0, 16, 16)), images), images)
 
 
 def test_a_view_crops_then_flips_then_shifts_cyclically() -> None:
     images = torch.arange(16.0).view(1, 1, 4, 4)
-    assert View(0, 0, 4, 4, True, (0, 0))(images)[0, 0, 0].tolist() == [3, 2, 1, 0]
-    assert View(0, 0, 4, 4, False, (1, 0))(images)[0, 0, :, 0].tolist() == [12, 0, 4, 8]
-    assert View(0, 0, 4, 4, False, (0, 1))(images)[0, 0, 0].tolist() == [3, 0, 1, 2]
+    whole = (0, 0, 4, 4)
+    assert seen_through(View(whole, True), images)[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert seen_through(View(whole, shift=(1, 0)), images)[0, 0, :, 0].tolist() == [12, 0, 4, 8]
+    assert seen_through(View(whole, shift=(0, 1)), images)[0, 0, 0].tolist() == [3, 0, 1, 2]
+    assert seen_through(View(whole, True, (0, 1)), images)[0, 0, 0].tolist() == [0, 3, 2, 1]
     crop = functional.interpolate(images[:, :, 1:3, 2:4], size=(4, 4), mode="bilinear")
-    assert torch.equal(View(1, 2, 2, 2, False, (0, 0))(images), crop)
+    assert torch.allclose(seen_through(View((1, 2, 2, 2)), images), crop, atol=1e-6)
 
 
 def test_drawn_views_cover_flips_and_shifts() -> None:
@@ -146,18 +178,6 @@ def test_views_without_flip_or_roll_have_none() -> None:
     assert not any(view.flip or any(view.shift) for view in views)
 
 
-def recipe_of(**changes: object) -> Recipe:
-    values = {
-        "iterations": 4,
-        "lr": 0.1,
-        "bn_weight": 0.3,
-        "flip": False,
-        "roll": 0,
-        "crop_min": 1.0,
-    }
-    return load_recipe("prism", {**values, **changes})
-
-
 BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.5))
 
 
@@ -175,10 +195,8 @@ def run_recover(
     return recover(
         initial,
         LABELS,
-        primary=primary,
-        teachers={"test_resnet": primary, "test_byobnet": other},
+        objective=objective_of(recipe, primary, other),
         draws=draws,
-        scales={},
         bounds=bounds,
         recipe=recipe,
         generator=torch.Generator().manual_seed(0),
@@ -198,7 +216,7 @@ def test_recover_is_adam_with_a_cosine_and_a_clamp() -> None:
     for step in range(4):
         view = draw_view(32, crop_min=1.0, flip=False, roll=0, generator=generator)
         images.requires_grad_()
-        objective = literal_objective(view(images), primary, [primary, other], 0.3)
+        objective = literal_objective(seen_through(view, images), primary, [primary, other], 0.3)
         (gradient,) = torch.autograd.grad(objective, images)
         lr = 0.1 * 0.5 * (1 + math.cos(math.pi * step / 4))
         first = 0.5 * first + 0.5 * gradient
@@ -232,9 +250,7 @@ def test_recover_lowers_the_objective() -> None:
     primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
 
     def value(x: Tensor) -> float:
-        bn = [primary, other]
-        losses = prism_losses(x, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0)
-        return weigh(losses, bn_weight=0.3).item()
+        return value_of(x, primary, [primary, other]).item()
 
     assert value(images) < 0.95 * value(initial)
 
@@ -244,16 +260,14 @@ def test_teams_take_turns_within_a_unit() -> None:
     initial = torch.randn(4, 3, 32, 32)
     turns = Draws(2, (("test_resnet",), ("test_byobnet",)))
     seen: list[set[str]] = []
-    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+    recipe = recipe_of(iterations=6)
     recover(
         initial,
         LABELS,
-        primary=primary,
-        teachers={"test_resnet": primary, "test_byobnet": other},
+        objective=objective_of(recipe, teacher_of("test_resnet"), teacher_of("test_byobnet")),
         draws=turns,
-        scales={},
         bounds=BOUNDS,
-        recipe=recipe_of(iterations=6),
+        recipe=recipe,
         generator=torch.Generator().manual_seed(0),
         on_step=lambda step, losses: seen.append({n for n in losses if n.startswith("bn/")}),
     )
@@ -292,8 +306,10 @@ def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
     assert priors["l2/images"].item() == pytest.approx(sum(norms) / 2)
     losses = {"logit/a": torch.tensor(1.0), "bn/a": torch.tensor(2.0), "bn/b": torch.tensor(4.0)}
     losses |= {name: value.float() for name, value in priors.items()}
-    total = weigh(losses, bn_weight=0.5, scales={"b": 3.0}, tv_weight=0.1, l2_weight=0.01)
-    expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"]
+    losses["density/images"] = torch.tensor(7.0)
+    recipe = recipe_of(bn_weight=0.5, tv_weight=0.1, l2_weight=0.01, density_weight=0.2)
+    total = weigh(losses, recipe, {"b": 3.0})
+    expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"] + 1.4
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -314,18 +330,15 @@ def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
 
     def scales(kind: str, **weights: float) -> dict[str, float]:
         recipe = recipe_of(bn_normalise=kind, bn_weights=weights)
-        return network_scales(recipe, primary, [primary, other], lambda: real)
+        watches = [watch(teacher, recipe) for teacher in (primary, other)]
+        return network_scales(recipe, watches[0], watches, lambda: real)
 
     assert scales("none") == {"test_resnet": 1.0, "test_byobnet": 1.0}
     assert scales("none", test_byobnet=0.5)["test_byobnet"] == 0.5
     assert scales("layers")["test_byobnet"] == pytest.approx(15 / 14)
     assert scales("channels") == pytest.approx({"test_resnet": 1.0, "test_byobnet": 1040 / 1192})
-    losses = prism_losses(
-        real,
-        torch.zeros(8, dtype=torch.int64),
-        primary=primary,
-        bn_teachers=[primary, other],
-        first_layer_factor=10.0,
+    losses = losses_of(
+        real, primary, [primary, other], labels=torch.zeros(8, dtype=torch.int64)
     )
     balanced = scales("real", test_byobnet=2.0)
     weighted = balanced["test_byobnet"] * losses["bn/test_byobnet"]
@@ -338,9 +351,6 @@ def test_a_network_without_bn_counts_in_the_divisor_and_is_not_run() -> None:
     images = torch.randn(4, 3, 32, 32)
 
     def value(bn: list[Teacher], bn_weight: float) -> float:
-        losses = prism_losses(
-            images, LABELS, primary=primary, bn_teachers=bn, first_layer_factor=10.0
-        )
-        return weigh(losses, bn_weight=bn_weight).item()
+        return value_of(images, primary, bn, recipe_of(bn_weight=bn_weight)).item()
 
     assert value([primary, bare], 0.4) == pytest.approx(value([primary], 0.2))

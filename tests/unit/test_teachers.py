@@ -13,7 +13,7 @@ from prism_nb.errors import UsageError
 from prism_nb.recipes import load_recipe, require_pool
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.inspection import count_flops, inspect_network
-from prism_nb.teachers.networks import build_network, source_of
+from prism_nb.teachers.networks import build_network, require_fit, source_of
 from prism_nb.teachers.selection import Draws, plan_draws
 from prism_nb.teachers.squeeze import SqueezePlan, train_network
 from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
@@ -146,8 +146,24 @@ def test_an_unknown_network_names_the_nearest() -> None:
 
 
 def test_a_network_that_cannot_take_the_size_is_refused() -> None:
+    network = build_network("alexnet", classes=10, image_size=32)
     with pytest.raises(UsageError, match="alexnet.*cannot take 32-pixel"):
-        build_network("alexnet", classes=10, image_size=32)
+        require_fit("alexnet", network, classes=10, image_size=32)
+
+
+def test_a_network_that_gives_no_plain_logits_is_refused() -> None:
+    network = build_network("test_resnet", classes=10, image_size=32)
+    with pytest.raises(UsageError, match="does not give one row of 9 logits"):
+        require_fit("test_resnet", network, classes=9, image_size=32)
+
+
+def test_trying_a_network_out_leaves_it_and_the_global_generator_as_they_were() -> None:
+    network = build_network("test_byobnet", classes=10, image_size=32)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    require_fit("test_byobnet", network, classes=10, image_size=32)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
 def test_sources() -> None:

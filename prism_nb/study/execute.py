@@ -1,0 +1,105 @@
+"""Carrying a study out: its runs side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_nb import pipeline
+from prism_nb.backends.processes import Task, run_tasks
+from prism_nb.config import Settings, digest
+from prism_nb.data import open_dataset
+from prism_nb.plans.squeeze import network_units
+from prism_nb.preflight import preflight
+from prism_nb.run import Run
+from prism_nb.study.cells import Cell
+from prism_nb.study.folder import StudyFolder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Cells that may run side by side, and what to call them."""
+
+    name: str
+    cells: list[Cell]
+
+
+def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
+    """Do what is left of a study. Call it again after any interruption.
+
+    Teachers first, once for all runs that share them; then the searches; then the scenarios
+    with what the searches chose.
+
+    Args:
+        folder: The study.
+        workers: Runs side by side; each has one CPU thread, so that results do not depend on it.
+        say: Receives a line per finished run.
+
+    Raises:
+        PrismError: A run failed. Finished units of all runs stay.
+    """
+    searches = list(folder.searches.values())
+    for cell in [*searches, *folder.scenarios().values()]:
+        folder.run(cell).require_unmixed()
+    _preflight([cell.settings for cell in [*searches, *folder.scenarios().values()]])
+    folder.record()
+    everything = [*searches, *folder.scenarios().values()]
+    _carry_out(folder, _Round("teachers", _teachers(everything)), workers, say)
+    _carry_out(folder, _Round("search", searches), workers, say)
+    _carry_out(folder, _Round("scenario", list(folder.scenarios().values())), workers, say)
+
+
+def do_cell(folder: str, cell: Cell) -> float:
+    """Take one run through its stages; return the seconds that took. Runs in a worker."""
+    begin = time.monotonic()
+    run = Run.create(Path(folder) / cell.name, cell.settings)
+    run.write_classes(open_dataset(run.settings).class_records())
+    for stage in cell.stages:
+        pipeline.execute(run, stage)
+    return time.monotonic() - begin
+
+
+def _carry_out(folder: StudyFolder, batch: _Round, workers: int, say: Say) -> None:
+    left = [cell for cell in batch.cells if not folder.is_done(cell)]
+    if len(left) < len(batch.cells):
+        say(f"{batch.name:<9} {len(batch.cells) - len(left)} of {len(batch.cells)} done before")
+    largest_first = sorted(left, key=_cost, reverse=True)
+    tasks = [
+        Task(cell.name, "prism_nb.study.execute:do_cell", (str(folder.path), cell))
+        for cell in largest_first
+    ]
+    done = len(batch.cells) - len(left)
+    for name, seconds in run_tasks(tasks, workers=workers):
+        done += 1
+        say(f"{batch.name:<9} {done:>3} of {len(batch.cells)}  {name}, {seconds:.0f} s")
+
+
+def _teachers(cells: Sequence[Cell]) -> list[Cell]:
+    """Return one cell per distinct set of networks, cut down to the stage that trains them.
+
+    Runs take over teachers that a sibling has trained in the same way.
+    """
+    distinct = {
+        digest([u.binding for u in network_units(cell.settings)]): cell for cell in reversed(cells)
+    }
+    return [Cell(cell.name, cell.settings, ("teachers",)) for cell in distinct.values()]
+
+
+def _cost(cell: Cell) -> float:
+    """Rank a cell by how long it will take: what it optimises, roughly."""
+    settings = cell.settings
+    steps = sum(settings.recipe_of(method).iterations for method in settings.methods)
+    return steps * settings.ipc
+
+
+def _preflight(all_settings: Sequence[Settings]) -> None:
+    checked = set()
+    for settings in all_settings:
+        networks = digest([settings.networks, settings.students, settings.image_size])
+        if networks not in checked:
+            preflight(settings)
+        checked.add(networks)

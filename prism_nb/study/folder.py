@@ -1,0 +1,105 @@
+"""A study's folder: its runs, what the searches chose, and how far everything is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prism_nb import files, pipeline, tables
+from prism_nb.config import default_runs_dir, digest
+from prism_nb.errors import UsageError
+from prism_nb.run import Run, check_name
+from prism_nb.study.cells import Cell, Choice, scenario_cells, search_cells, variants
+from prism_nb.study.spec import Study, load_study
+
+_RECORD = "study.json"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study and where its runs lie.
+
+    Attributes:
+        path: The folder; each run is a folder in it.
+        study: What is studied.
+    """
+
+    path: Path
+    study: Study
+
+    @classmethod
+    def open(
+        cls, study: str, *, runs_dir: str | Path | None = None, name: str | None = None
+    ) -> StudyFolder:
+        """Open a study's folder, or begin it.
+
+        Args:
+            study: A study's name or file.
+            runs_dir: Folder of the runs; `default_runs_dir` where None.
+            name: Name of the study's folder in it; the study's own where None.
+
+        Raises:
+            UsageError: The study is wrong, or the folder holds results of another one.
+        """
+        loaded = load_study(study)
+        name = Path(study).stem if name is None else name
+        check_name(name)
+        folder = cls((Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name, loaded)
+        folder._refuse_mixing()
+        return folder
+
+    @cached_property
+    def searches(self) -> dict[tuple[str, str], Cell]:
+        """The runs of the searches, by search and method."""
+        return search_cells(self.study)
+
+    def scenarios(self) -> dict[tuple[str, int], Cell]:
+        """Return the runs of the scenarios, by scenario and replicate, with what is chosen."""
+        return scenario_cells(self.study, self.choice())
+
+    def run(self, cell: Cell) -> Run:
+        """Return the run of a cell."""
+        return Run(self.path / cell.name, cell.settings)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Return whether every unit of a cell is there; files are looked for, not hashed."""
+        run = self.run(cell)
+        if not (run.path / "config.yaml").is_file():
+            return False
+        return not any(pipeline.plan(run, stage, deep=False).missing for stage in cell.stages)
+
+    def search_table(self, search: str, method: str) -> dict[str, float]:
+        """Return what each variant's students reached in a finished search, in [0, 1]."""
+        students = tables.student_table(self.run(self.searches[search, method]))
+        return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
+
+    def choice(self) -> Choice:
+        """Return what the finished searches chose: the best mean accuracy, ties to the first."""
+        chosen: Choice = {}
+        for (search, method), cell in self.searches.items():
+            if self.is_done(cell):
+                scores = self.search_table(search, method)
+                values = variants(self.study, search, method)
+                chosen[search, method] = values[max(values, key=lambda name: scores[name])]
+        return chosen
+
+    def record(self) -> None:
+        """Write down which study this folder holds."""
+        files.write_json(self.path / _RECORD, self._identity())
+
+    def _identity(self) -> dict[str, Any]:
+        plain = self.study.plain()
+        words = {"title", "question", "replicates"}  # free to change; more replicates may join
+        return {"study": plain, "digest": digest({k: plain[k] for k in plain if k not in words})}
+
+    def _refuse_mixing(self) -> None:
+        found = files.read_record(self.path / _RECORD)
+        if found and found.get("digest") != self._identity()["digest"]:
+            old, new = found.get("study", {}), self.study.plain()
+            differing = [name for name in new if old.get(name) != new[name]]
+            raise UsageError(
+                f"{self.path} holds another study ({', '.join(differing)} differ); give this one "
+                "another name, or delete that folder"
+            )

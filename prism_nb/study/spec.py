@@ -1,0 +1,95 @@
+"""What a study is: one YAML file that says which runs it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from prism_nb.config import project_root
+from prism_nb.errors import UsageError, suggest
+from prism_nb.run import check_name
+from prism_nb.strict import Strict, read_yaml
+
+
+class Search(Strict):
+    """A choice of settings that every optimising method gets alike.
+
+    It scores on a part of the training images (`score_on: tuning`), never on the test images.
+    """
+
+    settings: dict[str, Any] = Field({}, description="settings of the runs that are searched in")
+    grid: dict[str, list[float]] = Field(description="values of recipe settings, all combinations")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.grid or not all(self.grid.values()):
+            raise ValueError("grid: name at least one recipe setting, with at least one value")
+        return self
+
+
+class Scenario(Strict):
+    """One setting that the methods are compared in."""
+
+    title: str = Field(description="name in figures")
+    settings: dict[str, Any] = Field({}, description="settings beside the study's")
+    tuned_by: str | None = Field(None, description="the search whose winners it uses")
+
+
+class Study(Strict):
+    """Methods, scenarios and repetitions."""
+
+    title: str = Field(description="heading of the page")
+    question: str = Field("", description="what the study is to answer, for the page")
+    preset: str = Field(description="the preset that every run starts from")
+    settings: dict[str, Any] = Field({}, description="settings of every run")
+    searches: dict[str, Search] = Field({}, description="searches by name")
+    scenarios: dict[str, Scenario] = Field(description="scenarios by name")
+    replicates: int = Field(3, ge=1, le=1000, description="repetitions of each scenario")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.scenarios:
+            raise ValueError("scenarios: name at least one")
+        for name in [*self.searches, *self.scenarios]:
+            try:
+                check_name(name)
+            except UsageError as error:
+                raise ValueError(f"scenarios and searches name folders: {error}") from None
+        for name, scenario in self.scenarios.items():
+            if scenario.tuned_by is not None and scenario.tuned_by not in self.searches:
+                raise ValueError(
+                    f"scenarios.{name}.tuned_by: {scenario.tuned_by!r} is no search; "
+                    f"{suggest(scenario.tuned_by, self.searches)}"
+                )
+        return self
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies in `notebooks/studies`."""
+    return sorted(path.stem for path in (project_root() / "notebooks" / "studies").glob("*.yaml"))
+
+
+def load_study(study: str) -> Study:
+    """Read a study.
+
+    Args:
+        study: A name of `study_names`, or the path of a YAML file.
+
+    Raises:
+        UsageError: No such study, or anything unknown, mistyped or contradictory in it.
+    """
+    path = Path(study)
+    if path.suffix not in {".yaml", ".yml"}:
+        if study not in study_names():
+            raise UsageError(f"unknown study {study!r}; {suggest(study, study_names())}")
+        path = project_root() / "notebooks" / "studies" / f"{study}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"study {path} cannot be read: {error}") from None
+    values = read_yaml(text, where=f"study {path}")
+    if not isinstance(values, dict):
+        raise UsageError(f"study {path} must hold lines of `name: value`")
+    return Study.parse(values, where=f"study {path}")
