@@ -35,11 +35,6 @@ _set = click.option(
 )
 _run_name = click.option("--run", "run_name", help="Name of the run [default: the preset's].")
 
-_SHOWN_OF_A_RECIPE = (
-    *("selection", "primary_in_bn", "bn_slots", "bn_probability", "batches", "init"),
-    *("iterations", "lr", "bn_weight", "crop_min", "crop_schedule"),
-)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prism-nb")
@@ -104,6 +99,44 @@ def plan(
 
 
 @cli.command()
+@click.argument("study")
+@click.option("--name", help="Name of the study's folder [default: the study's].")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Runs side by side, one CPU thread each [default: one per core, at most 8].",
+)
+@click.option("--plan", "only_plan", is_flag=True, help="Show what is left, and write nothing.")
+@_runs_dir
+def study(
+    study: str, name: str | None, workers: int | None, only_plan: bool, runs_dir: Path | None
+) -> None:
+    """Carry out STUDY: methods x scenarios x replicates; the same command continues it."""
+    from prism_nb.study.execute import default_workers, execute_study, plan_table
+    from prism_nb.study.folder import StudyFolder
+
+    begin = time.monotonic()
+    folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
+    side_by_side = workers or default_workers()
+    click.echo(f"study {folder.path}\n\n{plan_table(folder, side_by_side).to_string()}\n")
+    if only_plan:
+        return
+    execute_study(folder, workers=side_by_side, say=click.echo)
+    from prism_nb.headless import STUDY, execute_study_notebook
+    from prism_nb.report.study import answer_table, study_tables, verdicts
+
+    execute_study_notebook(folder, study)
+    tables = study_tables(folder)
+    answer = answer_table(folder, tables["summary"], tables["pairs"])
+    click.echo(f"\n{answer.to_string()}\n")
+    for sentence in verdicts(folder, tables["summary"], tables["pairs"]):
+        click.echo(sentence)
+    click.echo(f"\npage       {folder.path / 'study.html'}")
+    click.echo(f"notebook   {folder.path / 'notebooks' / STUDY}.ipynb")
+    click.echo(f"wall time  {time.monotonic() - begin:.0f} s")
+
+
+@cli.command()
 @click.argument("run_name")
 @_runs_dir
 def status(run_name: str, runs_dir: Path | None) -> None:
@@ -144,19 +177,23 @@ def verify(run_name: str, runs_dir: Path | None) -> None:
 
 @cli.command()
 def methods() -> None:
-    """List the recipes: what steers each, what it lacks, and where it comes from."""
-    from prism_nb.recipes import load_recipe, recipe_names
+    """List the recipes: what each changes of the published PRISM, and what it does not have."""
+    from prism_nb.recipes import differences, load_recipe, recipe_names
 
     for name in recipe_names():
         recipe = load_recipe(name)
-        click.echo(f"{name:<12} {recipe.title}; {recipe.paper}")
-        if recipe.images == "initial":
-            click.echo(f"{'':<12} random training images, not optimised")
-            continue
-        values = {key: getattr(recipe, key) for key in _SHOWN_OF_A_RECIPE}
-        click.echo(f"{'':<12} " + ", ".join(f"{key} {value}" for key, value in values.items()))
+        click.echo(f"{name:<16} {recipe.title}; {recipe.paper}")
+        values = differences(recipe, load_recipe("prism"))
+        if values:
+            changed = ", ".join(f"{key} {value}" for key, value in values.items())
+            click.echo(f"{'':<16} {changed}")
         if recipe.lacks:
-            click.echo(f"{'':<12} lacks: {recipe.lacks}")
+            click.echo(f"{'':<16} lacks: {recipe.lacks}")
+    click.echo("\nprism itself, from which the others differ:")
+    prism = load_recipe("prism")
+    for key, field in type(prism).model_fields.items():
+        if key not in {"title", "paper", "lacks"}:
+            click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
 
 
 def _print_plans(found: Run) -> None:

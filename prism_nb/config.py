@@ -24,6 +24,7 @@ from prism_nb.recipes import (
 from prism_nb.strict import Strict, read_yaml
 from prism_nb.units import unit_seed
 
+_REFERENCE = "real"  # the real images beside every method; see plans.diversity
 _NAME_LISTS = (
     "teachers",
     "observers",
@@ -161,6 +162,7 @@ class Settings(
         for name in ("label_teachers", "feature_networks"):
             self._refuse_untrained(name)
         _refuse_strangers("recipes", self.recipes, self.methods)
+        _refuse_unfit_names(self.methods)
         return self
 
     def _refuse_untrained(self, name: str) -> None:
@@ -215,6 +217,15 @@ def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:
     for value in values:
         if value not in valid:
             raise ValueError(f"{name}: {value!r} is not among the methods; {suggest(value, valid)}")
+
+
+def _refuse_unfit_names(methods: Names) -> None:
+    for name in methods:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name == _REFERENCE:
+            raise ValueError(
+                f"methods: {name!r} cannot name a folder of results; use letters, digits, dot, "
+                f"dash and underscore, and not {_REFERENCE!r}; a `title` may say anything"
+            )
 
 
 def digest(value: Any) -> str:

@@ -13,8 +13,10 @@ from prism_nb.config import digest, project_root
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.progress import FollowedBar
 from prism_nb.run import Run
+from prism_nb.study.folder import StudyFolder
 
 REPORT = "06_report"
+STUDY = "07_ablation"
 # ipykernel warns at every start that it listens on loopback TCP; only errors matter here.
 _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 _ERRORS: dict[str, type[PrismError]] = {"PrismError": PrismError, "UsageError": UsageError}
@@ -70,12 +72,30 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
     Raises:
         PrismError: It failed; the message is the notebook's own where it has one.
     """
+    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
+    execute_file(
+        source or project_root() / "notebooks" / f"{notebook}.ipynb",
+        notebook_path(run, notebook),
+        parameters,
+    )
+
+
+def execute_study_notebook(folder: StudyFolder, study: str) -> None:
+    """Execute the notebook of a study whose runs are finished; it writes the study's page."""
+    parameters = {"study": study, "name": folder.path.name, "runs_dir": str(folder.path.parent)}
+    source = project_root() / "notebooks" / f"{STUDY}.ipynb"
+    execute_file(source, folder.path / "notebooks" / f"{STUDY}.ipynb", parameters)
+
+
+def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook file under papermill and keep it as `target`, failed or not.
+
+    Raises:
+        PrismError: It failed; the message is the notebook's own where it has one.
+    """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    source = source or project_root() / "notebooks" / f"{notebook}.ipynb"
-    target = notebook_path(run, notebook)
-    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _quiet_papermill():
@@ -98,8 +118,9 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
         ) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
         raise PrismError(
-            f"the kernel of {notebook} died ({error}); out of memory is the usual cause. Finished "
-            f"units are kept: run the same command to continue. The notebook so far: {target}"
+            f"the kernel of {source.stem} died ({error}); out of memory is the usual cause. "
+            "Finished units are kept: run the same command to continue. The notebook so far: "
+            f"{target}"
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import time
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -15,13 +16,18 @@ from prism_nb import pipeline, tables
 from prism_nb.config import Settings, preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.html import table_html
-from prism_nb.figures.save import save_figure, save_picture
+from prism_nb.figures.save import Place, save_figure, save_picture
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
 from prism_nb.run import Run
+from prism_nb.strict import write_yaml
+from prism_nb.study.execute import default_workers, execute_study
+from prism_nb.study.folder import StudyFolder
+from prism_nb.study.spec import study_names
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _PLACES = ("run_name", "preset", "runs_dir")
+_STUDY_PLACES = ("study", "name", "runs_dir", "workers")
 
 
 def open_from(namespace: dict[str, Any]) -> Run:
@@ -37,7 +43,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
         UsageError: A parameter that does not exist, a value of the wrong type, or settings that
             would mix results.
     """
-    _refuse_unknown(namespace)
+    _refuse_unknown(namespace, valid={*Settings.model_fields, *_PLACES})
     changes = {n: namespace[n] for n in Settings.model_fields if namespace.get(n) is not None}
     run_name, preset, runs_dir = (_text(namespace, place) for place in _PLACES)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
@@ -47,6 +53,39 @@ def open_from(namespace: dict[str, Any]) -> Run:
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
     return run
+
+
+def open_study(namespace: dict[str, Any]) -> StudyFolder:
+    """Open the study that a notebook's parameters name, and show what it consists of.
+
+    Args:
+        namespace: The notebook's `globals()`.
+
+    Raises:
+        UsageError: A parameter that does not exist, a value of the wrong type, or a study that
+            cannot be.
+    """
+    _refuse_unknown(namespace, valid=_STUDY_PLACES)
+    study, name, runs_dir = (_text(namespace, place) for place in ("study", "name", "runs_dir"))
+    if study is None:
+        raise UsageError(f"study: name one of {', '.join(study_names())}, or a YAML file")
+    folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
+    display(HTML(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
+    spec = html.escape(write_yaml(folder.study.plain()))
+    display(HTML(f"<details><summary>The study</summary><pre>{spec}</pre></details>"))
+    return folder
+
+
+def carry_out_study(folder: StudyFolder, workers: int | None = None) -> None:
+    """Do what is left of a study, a line per finished run; call it again after interruptions."""
+    lines = display(HTML(""), display_id=True)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        lines.update(HTML(f"<pre>{html.escape(chr(10).join(said[-8:]))}</pre>"))
+
+    execute_study(folder, workers=workers or default_workers(), say=say)
 
 
 def show_plan(run: Run, stage: str) -> None:
@@ -76,7 +115,7 @@ def check(run: Run, stage: str) -> None:
     display(HTML(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole"))
 
 
-def show(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
+def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     """Show a figure, the same numbers as a table, and where both are saved."""
     path = save_figure(run, name, figure, table)
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
@@ -136,13 +175,12 @@ def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     return True
 
 
-def _refuse_unknown(namespace: dict[str, Any]) -> None:
+def _refuse_unknown(namespace: dict[str, Any], *, valid: Collection[str]) -> None:
     """Check every name that a parameters cell assigns.
 
     Papermill only warns of a parameter that a notebook does not have. The cells that it injects
     begin with "# Parameters", and so do the notebooks' own.
     """
-    valid = {*Settings.model_fields, *_PLACES}
     for source in namespace.get("In", []):
         if source.startswith("# Parameters"):
             for name in _assigned(source):

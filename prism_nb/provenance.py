@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,19 @@ def environment(settings: Settings) -> dict[str, Any]:
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "settings": settings.section(MachineSettings),
         "commit": _git_commit(),
     }
+
+
+def machine() -> str:
+    """Describe the processor: its model where the system tells it, and the number of cores."""
+    model = platform.machine()
+    with suppress(OSError):
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        model = found[1] if found else model
+    return f"{platform.system()}, {model}, {os.cpu_count()} cores"
 
 
 def _git_commit() -> str:

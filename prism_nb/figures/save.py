@@ -1,8 +1,10 @@
-"""Saving figures into the run: an HTML file that opens offline, with its numbers beside it."""
+"""Saving figures: an HTML file that opens offline, with its numbers beside it."""
 
 from __future__ import annotations
 
 import html
+from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,7 +12,6 @@ from plotly.offline import get_plotlyjs
 
 from prism_nb import files
 from prism_nb.figures.html import figure_html, table_html
-from prism_nb.run import Run
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -26,34 +27,43 @@ _PAGE = """<!doctype html>
 """
 
 
-def save_figure(run: Run, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
+class Place(Protocol):
+    """What figures are saved in: a run, or a study's folder."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+
+def save_figure(place: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
     """Write a figure as HTML and JSON, and its numbers as CSV.
 
     Args:
-        run: The run.
+        place: The run or study.
         name: File name without ending.
         figure: The figure.
         table: The numbers that it shows; the HTML holds them too.
 
     Returns:
-        The path of the HTML file, relative to the run. It needs `plotly.min.js` beside it, which
-        is written once per run, and no network.
+        The path of the HTML file, relative to the place. It needs `plotly.min.js` beside it,
+        which is written once, and no network.
     """
-    library = run.file("figures/plotly.min.js")
+    folder = place.path / "figures"
+    library = folder / "plotly.min.js"
     if not library.is_file():
         files.write_text(library, get_plotlyjs())
     page = _PAGE.format(
-        title=html.escape(f"{name} · {run.name}"),
+        title=html.escape(f"{name} · {place.path.name}"),
         figure=figure_html(figure),
         table=table_html(table),
     )
-    files.write_text(run.file(f"figures/{name}.html"), page)
-    files.write_text(run.file(f"figures/{name}.json"), figure.to_json())
-    files.write_text(run.file(f"figures/{name}.csv"), table.to_csv())
+    files.write_text(folder / f"{name}.html", page)
+    files.write_text(folder / f"{name}.json", figure.to_json())
+    files.write_text(folder / f"{name}.csv", table.to_csv())
     return f"figures/{name}.html"
 
 
-def save_picture(run: Run, name: str, png: bytes) -> str:
-    """Write a PNG into the run's figures and return its path, relative to the run."""
-    files.write_bytes(run.file(f"figures/{name}.png"), png)
+def save_picture(place: Place, name: str, png: bytes) -> str:
+    """Write a PNG beside the figures and return its path, relative to the place."""
+    files.write_bytes(place.path / "figures" / f"{name}.png", png)
     return f"figures/{name}.png"

@@ -45,7 +45,7 @@ def accuracy_facets(
         figure.update_yaxes(categoryorder="array", categoryarray=order, row=row, col=column)
     styled(
         figure,
-        title="Top-1 on held-out real images (%): mean over students, 95 % interval over replicates",
+        title="Top-1 on held-out real images (%), mean over students with its 95 % interval",
         x="",
         y="",
         height=rows * (120 + _ROW_HEIGHT * len(methods)) + 60,

@@ -26,6 +26,22 @@ def load_recipe(name: str, *overrides: dict[str, Any]) -> Recipe:
     return Recipe.parse(_layered(_read(name), *overrides), where=f"recipe {name}")
 
 
+def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe that matter and that another one does not share.
+
+    Titles and sources are left out; so is, where the initial images are the result, all that
+    only an optimisation reads.
+    """
+    mine, theirs = recipe.plain(), other.plain()
+    matter = mine.keys() - {"title", "paper", "lacks"}
+    if recipe.images == "initial":
+        matter &= {"images", "init", *(_OF_SCORED if recipe.is_scored else ())}
+    return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
+
+
+_OF_SCORED = ("score_most", "patch_crops", "patch_grid", "crop_min")
+
+
 def read_recipe_file(path: str | Path) -> dict[str, Any]:
     """Read a recipe of one's own: the YAML of a whole recipe, or of changes to a `base`.
 

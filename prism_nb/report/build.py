@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-from importlib import resources
 from typing import Any
 
-import jinja2
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from prism_nb import files, pipeline, tables
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import accuracy_figure, learning_figure
 from prism_nb.figures.gallery import gallery
-from prism_nb.figures.html import figure_html, table_html
 from prism_nb.figures.losses import loss_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
+from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
@@ -36,10 +31,7 @@ def write_report(run: Run) -> str:
     """
     for stage in pipeline.STAGES:
         pipeline.check(run, stage)
-    template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
-    # Autoescape: names of classes, runs and networks come from outside.
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    files.write_text(run.file(REPORT), page.from_string(template).render(**_content(run)))
+    files.write_text(run.file(REPORT), render("run.html", **_content(run)))
     return REPORT
 
 
@@ -67,24 +59,17 @@ def _content(run: Run) -> dict[str, Any]:
     titles = {m: tables.method_title(run, m) for m in (REFERENCE, *run.settings.methods)}
     return {
         "run": run.name,
-        "library": Markup(get_plotlyjs()),  # noqa: S704 (shipped with plotly)
         "verdict": verdict(run),
-        "answer": _table(tables.answer_table(run)),
-        "settings": _table(tables.settings_table(run)),
+        "answer": table_markup(tables.answer_table(run)),
+        "settings": table_markup(tables.settings_table(run)),
         "environment": run.manifest()["environment"],
         "seconds": _seconds(run),
-        "pictures": [
-            {
-                "title": title,
-                "source": "data:image/png;base64," + base64.b64encode(gallery(run, m)).decode(),
-            }
-            for m, title in titles.items()
-        ],
+        "pictures": [picture(title, gallery(run, m)) for m, title in titles.items()],
         "sections": _sections(run, titles),
     }
 
 
-def _sections(run: Run, titles: dict[str, str]) -> list[dict[str, Any]]:
+def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
     per_class, pool = tables.diversity_per_class(run), tables.teacher_table(run)
     curves = tables.learning_table(run)
@@ -106,23 +91,7 @@ def _sections(run: Run, titles: dict[str, str]) -> list[dict[str, Any]]:
         sections.append(("Who steers the statistics", share_figure(shares, titles), shares))
         sections.append(("The losses, and their last values", loss_figure(losses, titles), last))
     sections.append(("The teachers", pool_figure(pool), pool))
-    return [
-        {"title": title, "figure": _figure(figure), "table": _table(t)}
-        for title, figure, t in sections
-    ]
-
-
-def _figure(figure: go.Figure | None) -> Markup:
-    """Draw on the page's own paper, light or dark."""
-    if figure is None:
-        return Markup("")
-    clear = "rgba(0,0,0,0)"
-    figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font={"color": "#808890"})
-    return Markup(figure_html(figure))  # noqa: S704
-
-
-def _table(frame: pd.DataFrame) -> Markup:
-    return Markup(table_html(frame))  # noqa: S704
+    return [section(*parts) for parts in sections]
 
 
 def _seconds(run: Run) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from prism_nb import pipeline
 from prism_nb.backends.processes import Task, run_tasks
@@ -51,6 +54,36 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     _carry_out(folder, _Round("teachers", _teachers(everything)), workers, say)
     _carry_out(folder, _Round("search", searches), workers, say)
     _carry_out(folder, _Round("scenario", list(folder.scenarios().values())), workers, say)
+
+
+def default_workers() -> int:
+    """Return how many runs go side by side where nothing is asked for: one per core, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
+def plan_table(folder: StudyFolder, workers: int) -> pd.DataFrame:
+    """Return how many runs each part of a study has, how many are done, and the time left.
+
+    The time is what finished units took, scaled to what is to be done.
+    """
+    rows = {}
+    for name, cells in (("search", folder.searches), ("scenarios", folder.scenarios())):
+        done = [cell for cell in cells.values() if folder.is_done(cell)]
+        rate = _seconds(folder, done) / sum(map(_cost, done)) if done else None
+        left = sum(_cost(cell) for cell in cells.values() if cell not in done)
+        minutes = "not measured" if rate is None else f"{left * rate / workers / 60:.0f} min"
+        rows[name] = {"runs": len(cells), "done": len(done), "time left": minutes}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _seconds(folder: StudyFolder, cells: Sequence[Cell]) -> float:
+    """Return the seconds that finished units took, without those of teachers."""
+    total = 0.0
+    for cell in cells:
+        run = folder.run(cell)
+        units = [u for s in cell.stages[1:] for u in pipeline.stage_units(run, s)]
+        total += sum(run.record(unit)["seconds"] for unit in units)
+    return total
 
 
 def do_cell(folder: str, cell: Cell) -> float:

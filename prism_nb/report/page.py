@@ -1,0 +1,63 @@
+"""Pages: templates filled with tables, figures and pictures, in one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from prism_nb.figures.html import figure_html, table_html
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with a figure, the same numbers as a table, and a line on how to read them."""
+
+    title: str
+    figure: Markup
+    table: Markup
+    note: str = ""
+
+
+def section(
+    title: str, figure: go.Figure | None, table: pd.DataFrame | None, note: str = ""
+) -> Section:
+    """Build a section from a figure, a table, or both."""
+    shown = Markup("") if table is None else table_markup(table)
+    return Section(title, _figure(figure), shown, note)
+
+
+def table_markup(frame: pd.DataFrame) -> Markup:
+    """Return a table as HTML that is safe to put on a page."""
+    return Markup(table_html(frame))  # noqa: S704 (escapes what it shows)
+
+
+def picture(title: str, png: bytes) -> dict[str, str]:
+    """Return a picture as a page holds it, in its own text."""
+    return {"title": title, "source": "data:image/png;base64," + base64.b64encode(png).decode()}
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a template of this folder; names of classes, runs and networks are escaped."""
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("prism_nb.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    library = Markup(get_plotlyjs())  # noqa: S704 (shipped with plotly)
+    return pages.get_template(template).render(library=library, **content)
+
+
+def _figure(figure: go.Figure | None) -> Markup:
+    """Draw on the page's own paper, light or dark."""
+    if figure is None:
+        return Markup("")
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font={"color": "#808890"})
+    return Markup(figure_html(figure))  # noqa: S704
