@@ -89,8 +89,8 @@ def measure(names: tuple[str, ...], *, size: int, count: int, steps: int) -> tup
     recover(
         images,
         labels,
-        objective=Objective(recipe, names[0], {t.name: watch(t, recipe) for t in teachers}),
-        draws=Draws(steps, (names,)),
+        objective=Objective(recipe, {t.name: watch(t, recipe) for t in teachers}),
+        draws=Draws(steps, (names,), names[:1]),
         recipe=recipe,
         bounds=(torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 1.0)),
         generator=torch.Generator().manual_seed(0),

@@ -6,7 +6,7 @@ from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device
 from prism_nb.errors import UsageError
-from prism_nb.plans.synthesis import bn_networks
+from prism_nb.plans.synthesis import watched_networks
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.teacher import require_bn, require_conv
 
@@ -43,18 +43,16 @@ def _must_have_bn(settings: Settings, method: str) -> set[str]:
     recipe = settings.recipe_of(method)
     if recipe.images == "initial" or recipe.statistics == "bn_conv":
         return set()
-    networks = set(bn_networks(settings, method))
+    networks = set(watched_networks(settings, method))
     if recipe.bn_less == "count":
         networks &= {settings.primary}
-    if recipe.bn_normalise != "none":
-        networks.add(settings.primary)  # the scale that the others are brought to
     return networks
 
 
 def _must_have_conv(settings: Settings, method: str) -> set[str]:
     if settings.recipe_of(method).statistics != "bn_conv":
         return set()
-    return set(bn_networks(settings, method))
+    return set(watched_networks(settings, method))
 
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:

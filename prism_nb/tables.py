@@ -12,6 +12,7 @@ from prism_nb.pipeline import StagePlan, stage_units
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.squeeze import network_units
 from prism_nb.run import Run
+from prism_nb.teachers.selection import Draws
 
 
 def method_title(run: Run, method: str) -> str:
@@ -97,6 +98,20 @@ def share_table(run: Run) -> pd.DataFrame:
         for (method, network), share in total.items()
     ]
     return pd.DataFrame(rows, columns=["method", "network", "share %"])
+
+
+def presence_table(run: Run) -> pd.DataFrame:
+    """Return in how many of its steps each unit aligned each network, in %; absent ones empty."""
+    rows = {}
+    for unit in stage_units(run, "synthesis"):
+        record = run.record(unit)
+        if "draws" in record:
+            recipe = run.settings.recipe_of(unit.key["method"]).at_slot(unit.key["slots"][0])
+            draws = Draws(record["draws"]["every"], tuple(map(tuple, record["draws"]["teams"])))
+            steps = Counter(n for step in range(recipe.iterations) for n in draws.at(step))
+            rows[unit.name] = {n: 100 * count / recipe.iterations for n, count in steps.items()}
+    networks = [name for name in run.settings.teachers if any(name in row for row in rows.values())]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=networks).rename_axis("unit")
 
 
 def loss_table(run: Run) -> pd.DataFrame:

@@ -60,3 +60,27 @@ def share_figure(shares: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         y="share of the BN loss (%)",
     )
     return figure.update_layout(barmode="stack")
+
+
+def presence_figure(presence: pd.DataFrame) -> go.Figure:
+    """Draw which networks gave their statistics to which unit, and for how many of its steps.
+
+    Args:
+        presence: The result of `tables.presence_table`.
+    """
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=presence.to_numpy(),
+        x=list(presence.columns),
+        y=list(presence.index),
+        zmin=0,
+        zmax=100,
+        colorscale="Blues",
+        xgap=2,
+        ygap=2,
+        colorbar={"title": {"text": "% of steps"}},
+        hovertemplate="%{y}<br>%{x}: %{z:.0f} % of the steps<extra></extra>",
+    )
+    height = 160 + 22 * min(len(presence), 60)
+    styled(figure, title="Who was drawn, unit by unit", x="network", y="", height=height)
+    return figure.update_yaxes(autorange="reversed").update_layout(margin={"l": 260})

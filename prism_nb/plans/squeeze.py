@@ -14,7 +14,7 @@ def units(run: Run, classes: int) -> list[Unit]:
         (network, recipe.conv_patch)
         for recipe in map(settings.recipe_of, settings.methods)
         if recipe.statistics == "bn_conv"
-        for network in recipe.bn_networks(settings.primary, settings.teachers)
+        for network in recipe.watched(settings.primary, settings.teachers)
     )
     return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
 

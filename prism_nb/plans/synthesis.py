@@ -54,9 +54,9 @@ def steering_networks(settings: Settings, method: str) -> tuple[str, ...]:
     return settings.recipe_of(method).networks(settings.primary, settings.teachers)
 
 
-def bn_networks(settings: Settings, method: str) -> tuple[str, ...]:
-    """Return the networks whose BN statistics a method may align."""
-    return settings.recipe_of(method).bn_networks(settings.primary, settings.teachers)
+def watched_networks(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return the networks whose statistics a method may read."""
+    return settings.recipe_of(method).watched(settings.primary, settings.teachers)
 
 
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:
@@ -66,7 +66,7 @@ def _teacher_units(settings: Settings, method: str) -> list[Unit]:
     if recipe.statistics == "bn_conv":
         units += [
             statistics_unit(settings, name, recipe.conv_patch)
-            for name in bn_networks(settings, method)
+            for name in watched_networks(settings, method)
         ]
     return units
 

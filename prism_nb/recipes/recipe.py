@@ -46,8 +46,10 @@ class Recipe(Strict):
         description="a unit holds one slot of many classes, one class, or many classes whole",
     )
 
-    logits: Literal["primary", "bn_teachers"] = Field(
-        "primary", description="who gives the logits; bn_teachers: each drawn network its own"
+    logits: Literal["primary", "in_turn", "bn_teachers"] = Field(
+        "primary",
+        description="who gives the logits: the primary, every network of the pool in turn, step by "
+        "step, or each drawn BN teacher its own",
     )
     selection: Literal["pre", "intra", "all", "round_robin", "fixed"] = Field(
         "pre", description="drawn once per unit, drawn again, all, one after another, or as named"
@@ -159,10 +161,15 @@ class Recipe(Strict):
         always = (primary,) if self.primary_in_bn == "always" else ()
         return tuple(dict.fromkeys([*always, *self.candidates(primary, pool)]))
 
+    def watched(self, primary: str, pool: Sequence[str]) -> Names:
+        """Return every network whose statistics are read: to align them, or to scale others."""
+        anchor = (primary,) if self.bn_normalise != "none" and self.images == "recovered" else ()
+        return tuple(dict.fromkeys([*self.bn_networks(primary, pool), *anchor]))
+
     def networks(self, primary: str, pool: Sequence[str]) -> Names:
         """Return every network that may take part in the synthesis in any way."""
-        needs_primary = self.is_scored or (
-            self.images == "recovered" and (self.logits == "primary" or self.bn_normalise != "none")
-        )
-        scorer = (primary,) if needs_primary else ()
-        return tuple(dict.fromkeys([*scorer, *self.bn_networks(primary, pool)]))
+        scorer = (primary,) if self.is_scored else ()
+        if self.images == "initial":
+            return scorer
+        speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}[self.logits]
+        return tuple(dict.fromkeys([*scorer, *speakers, *self.watched(primary, pool)]))

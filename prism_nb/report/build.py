@@ -11,7 +11,7 @@ from prism_nb import files, pipeline, tables
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import accuracy_figure, learning_figure
 from prism_nb.figures.gallery import gallery
-from prism_nb.figures.losses import loss_figure, share_figure
+from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.report.page import Section, picture, render, section, table_markup
@@ -87,7 +87,8 @@ def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     sections.append(("Diversity beside fidelity", None, tables.diversity_table(run)))
     if len(losses):
         shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
-        sections.append(("What steered each unit", None, tables.draw_table(run)))
+        drawn = presence_figure(tables.presence_table(run))
+        sections.append(("What steered each unit", drawn, tables.draw_table(run)))
         sections.append(("Who steers the statistics", share_figure(shares, titles), shares))
         sections.append(("The losses, and their last values", loss_figure(losses, titles), last))
     sections.append(("The teachers", pool_figure(pool), pool))

@@ -124,8 +124,7 @@ class Objective:
     """What a unit's images are optimised for, over all its steps.
 
     Args:
-        recipe: Weights, and who gives the logits.
-        primary: The name of the primary network.
+        recipe: The weights.
         watches: Every network that takes part, by name.
         scales: Factor of each network's BN loss; 1 where none is named.
     """
@@ -133,15 +132,19 @@ class Objective:
     def __init__(
         self,
         recipe: Recipe,
-        primary: str,
         watches: Mapping[str, Watch],
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        self._recipe, self._primary = recipe, primary
-        self._watches, self._scales = watches, scales or {}
+        self._recipe, self._watches, self._scales = recipe, watches, scales or {}
 
     def terms(
-        self, images: Tensor, view: Tensor, labels: Tensor, team: Sequence[str]
+        self,
+        images: Tensor,
+        view: Tensor,
+        labels: Tensor,
+        *,
+        speakers: Sequence[str],
+        team: Sequence[str],
     ) -> dict[str, Tensor]:
         """Compute a step's named, unweighted terms.
 
@@ -149,10 +152,10 @@ class Objective:
             images: The images themselves, canonical [N, 3, H, W].
             view: The augmented images, likewise.
             labels: Class indices [N].
+            speakers: The networks F of this step.
             team: The networks T of this step.
         """
         recipe = self._recipe
-        speakers = team if recipe.logits == "bn_teachers" else [self._primary]
         losses = steering_losses(
             view,
             labels,

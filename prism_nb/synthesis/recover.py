@@ -57,7 +57,13 @@ def recover(
         active = groups[: bisect_right(begins, step)]
         images = torch.cat(active) if len(active) > 1 else active[0]
         view = apply_views(images, draw_views(recipe, step, images, generator))
-        losses = objective.terms(images, view, labels[: len(images)], draws.at(step))
+        losses = objective.terms(
+            images,
+            view,
+            labels[: len(images)],
+            speakers=draws.logits_at(step),
+            team=draws.at(step),
+        )
         optimiser.zero_grad()
         objective.total(losses).backward()
         optimiser.step()

@@ -77,13 +77,13 @@ def _recover(
         pixels = random_real(dataset, batch.members(), seed=settings.replicate_seed, tag="scale")
         return dataset.canonical(pixels.to(device))
 
-    drawn = [watches[name] for name in draws.networks]
+    drawn = [watches[name] for name in draws.bn_networks]
     scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
     images = recover(
         initial.to(device, memory_format=torch.channels_last),
         torch.tensor([c for c, _ in batch.members()], device=device),
-        objective=Objective(recipe, settings.primary, watches, scales),
+        objective=Objective(recipe, watches, scales),
         draws=draws,
         recipe=recipe,
         bounds=dataset.bounds(device),
@@ -92,7 +92,7 @@ def _recover(
         joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
     )
     record = {
-        "draws": {"every": draws.every, "teams": draws.teams},
+        "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
         "scales": scales,
         "shares": _shares(progress.sums, scales),
         "losses": progress.last,
@@ -104,14 +104,12 @@ def _recover(
 def _watches(
     run: Run, recipe: Recipe, draws: Draws, generator: torch.Generator
 ) -> dict[str, Watch]:
-    """Load every network that a unit needs, the primary among them if it is one."""
-    primary = run.settings.primary
-    needs_primary = recipe.logits == "primary" or recipe.bn_normalise != "none"
-    names = dict.fromkeys([*([primary] if needs_primary else []), *draws.networks])
+    """Load every network that a unit needs, and the primary where others are scaled to it."""
+    anchor = [run.settings.primary] if recipe.bn_normalise != "none" else []
     watches = {}
-    for name in names:
+    for name in dict.fromkeys([*draws.networks, *anchor]):
         targets = None
-        if recipe.statistics == "bn_conv" and name in draws.networks:
+        if recipe.statistics == "bn_conv" and name in [*draws.bn_networks, *anchor]:
             targets = load_conv_targets(run, name, recipe.conv_patch)
         teacher = load_teacher(run, name)
         watches[name] = watch(teacher, recipe, conv_targets=targets, generator=generator)

@@ -14,30 +14,43 @@ Team = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Draws:
-    """The BN teachers of a unit over its steps.
+    """Who steers a unit over its steps.
 
     Attributes:
         every: Steps for which a team stays.
-        teams: The teams in order; after the last comes the first again.
+        teams: The teams of BN teachers in order; after the last comes the first again.
+        speakers: The networks that give the logits, one per step in turn; none: the team's own.
     """
 
     every: int
     teams: tuple[Team, ...]
+    speakers: Team = ()
 
     def at(self, step: int) -> Team:
         """Return the BN teachers of a step, counted from 0."""
         return self.teams[(step // self.every) % len(self.teams)]
 
+    def logits_at(self, step: int) -> Team:
+        """Return the networks that give the logits at a step, counted from 0."""
+        if not self.speakers:
+            return self.at(step)
+        return (self.speakers[step % len(self.speakers)],)
+
     @property
-    def networks(self) -> Team:
+    def bn_networks(self) -> Team:
         """Every network that is in some team, in the order of first use."""
         return tuple(dict.fromkeys(name for team in self.teams for name in team))
+
+    @property
+    def networks(self) -> Team:
+        """Every network that takes part, those of the logits first."""
+        return tuple(dict.fromkeys([*self.speakers, *self.bn_networks]))
 
 
 def plan_draws(
     recipe: Recipe, primary: str, pool: Sequence[str], generator: torch.Generator
 ) -> Draws:
-    """Decide which networks steer a unit's BN statistics at each of its steps.
+    """Decide which networks give a unit's logits and BN statistics at each of its steps.
 
     pre: one draw for the whole unit. intra: a new draw every `redraw_every` steps. all: every
     candidate. round_robin: one candidate per step, in the pool's order. fixed: as named. Where
@@ -46,20 +59,27 @@ def plan_draws(
 
     Args:
         recipe: The method, checked against the pool by `recipes.require_pool`.
-        primary: The network that gives the logits.
+        primary: The network that gives the logits, unless the recipe says otherwise.
         pool: All networks, the primary among them.
         generator: The unit's generator, on the CPU.
     """
-    candidates = recipe.candidates(primary, pool)
+    every, teams = _plan_teams(recipe, primary, recipe.candidates(primary, pool), generator)
+    speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
+    return Draws(every, teams, speakers[recipe.logits])
+
+
+def _plan_teams(
+    recipe: Recipe, primary: str, candidates: Team, generator: torch.Generator
+) -> tuple[int, tuple[Team, ...]]:
     always = (primary,) if recipe.primary_in_bn == "always" else ()
     whole = recipe.iterations
     if recipe.selection in {"all", "fixed"}:
-        return Draws(whole, (tuple(dict.fromkeys([*always, *candidates])),))
+        return whole, (tuple(dict.fromkeys([*always, *candidates])),)
     if recipe.selection == "round_robin":
-        return Draws(1, tuple((*always, name) for name in candidates) or (always,))
+        return 1, tuple((*always, name) for name in candidates) or (always,)
     every = whole if recipe.selection == "pre" else recipe.redraw_every
     count = -(-whole // every)
-    return Draws(every, tuple(_team(recipe, always, candidates, generator) for _ in range(count)))
+    return every, tuple(_team(recipe, always, candidates, generator) for _ in range(count))
 
 
 def _team(recipe: Recipe, always: Team, candidates: Team, generator: torch.Generator) -> Team:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prism_nb.config import Settings
-from prism_nb.headless import REPORT
+from prism_nb.headless import REPORT, STUDY
 from prism_nb.pipeline import STAGES
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -27,8 +27,8 @@ def tags_of(cell: dict[str, Any]) -> list[str]:
     return cell["metadata"].get("tags", [])
 
 
-def test_there_is_a_notebook_per_stage_and_a_report() -> None:
-    expected = {*(stage.notebook for stage in STAGES.values()), REPORT}
+def test_there_is_a_notebook_per_stage_a_report_and_a_study() -> None:
+    expected = {*(stage.notebook for stage in STAGES.values()), REPORT, STUDY}
     assert {path.stem for path in NOTEBOOKS} == expected
 
 
@@ -46,6 +46,8 @@ def test_parameters_are_annotated_known_and_explained(path: Path) -> None:
     source = "".join(cell["source"])
     assert source.startswith("# Parameters")
     valid = {*Settings.model_fields, "run_name", "preset", "runs_dir"}
+    if path.stem == STUDY:
+        valid = {"study", "name", "runs_dir", "workers"}
     for line, statement in zip(source.splitlines()[1:], ast.parse(source).body, strict=True):
         assert isinstance(statement, ast.AnnAssign)
         assert isinstance(statement.value, ast.Constant)

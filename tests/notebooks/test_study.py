@@ -1,0 +1,186 @@
+"""A small study as a user runs it: by command line, killed and continued, and by notebook."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+STUDY = {
+    "title": "Small <study>",
+    "preset": "digits_quick",
+    "settings": {
+        "teachers": ["test_resnet", "test_byobnet"],
+        "observers": [],
+        "feature_networks": ["test_byobnet"],
+        "squeeze_epochs": 1,
+        "methods": ["gvbsm", "prism", "random_real"],
+        "recipe": {"iterations": 6, "conv_patch": 4},
+        "ipc": 2,
+        "label_epochs": 2,
+        "students": ["test_resnet"],
+        "student_seeds": 1,
+    },
+    "searches": {"one": {"grid": {"lr": [0.05, 0.2]}}},
+    "scenarios": {"tuned": {"title": "Tuned", "tuned_by": "one"}, "plain": {"title": "Plain"}},
+    "replicates": 2,
+}
+RUNS = {
+    "search-one-gvbsm",
+    "search-one-prism",
+    *(f"{s}-{r}" for s in STUDY["scenarios"] for r in (0, 1)),
+}
+
+
+def command(runs: Path, *arguments: str) -> list[str]:
+    return [str(BIN / "prism-nb"), "study", str(runs / "small.yaml"), *arguments]
+
+
+def environment(runs: Path) -> dict[str, str]:
+    return {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
+
+
+def study(runs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(runs, *arguments),
+        env=environment(runs),
+        cwd=runs,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def images(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*/synthesis/*/images/*/*.png"))
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.yaml").write_text(yaml.safe_dump(STUDY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(runs: Path) -> Path:
+    """A study whose first scenario was being made when everything was killed."""
+    child = subprocess.Popen(
+        command(runs, "--name", "small", "--workers", "1"),
+        env=environment(runs),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    limit = time.monotonic() + 300
+    while not list((runs / "small").glob("tuned-0/synthesis/*/units/*.json")):
+        assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    return runs / "small"
+
+
+@pytest.fixture(scope="module")
+def finished(killed: Path, runs: Path) -> subprocess.CompletedProcess[str]:
+    result = study(runs, "--name", "small", "--workers", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_every_cell_is_a_run_and_the_page_shows_them(
+    finished: subprocess.CompletedProcess[str], killed: Path
+) -> None:
+    assert {path.parent.name for path in killed.glob("*/config.yaml")} == RUNS
+    page = (killed / "study.html").read_text()
+    assert "Small &lt;study&gt;" in page
+    assert "<study>" not in page
+    for title in ("G-VBSM", "PRISM", "Random real", "Tuned", "Plain"):
+        assert title in page
+    for name in ("students", "images", "pairs", "summary", "search"):
+        assert len((killed / f"{name}.csv").read_text().splitlines()) > 1
+    notebook = json.loads((killed / "notebooks" / "07_ablation.ipynb").read_text())
+    assert not [o for c in notebook["cells"] for o in c.get("outputs", []) if "ename" in o]
+    assert "wall time" in finished.stdout
+
+
+def test_what_was_done_before_the_kill_is_kept(
+    finished: subprocess.CompletedProcess[str],
+) -> None:
+    assert "2 of 2 done before" in finished.stdout
+
+
+def test_the_tuned_scenario_uses_what_its_search_chose(
+    finished: subprocess.CompletedProcess[str], killed: Path
+) -> None:
+    lines = (killed / "search.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    for method in ("gvbsm", "prism"):
+        mine = [row for row in rows if row["method"] == method]
+        (chosen,) = [row for row in mine if row["chosen"] == "✓"]
+        assert float(chosen["top1"]) == max(float(row["top1"]) for row in mine)
+        config = yaml.safe_load((killed / "tuned-1" / "config.yaml").read_text())
+        assert config["recipes"][method]["lr"] == float(chosen["lr"])
+        plain = yaml.safe_load((killed / "plain-1" / "config.yaml").read_text())
+        assert method not in plain["recipes"]
+
+
+def test_a_killed_study_ends_with_the_images_of_an_undisturbed_one(
+    finished: subprocess.CompletedProcess[str], killed: Path, runs: Path
+) -> None:
+    result = study(runs, "--name", "again", "--workers", "2")
+    assert result.returncode == 0, result.stderr
+    assert images(runs / "again") == images(killed)
+    assert len(images(killed)) == 2 * 2 * 3 * 20 + 2 * 2 * 20
+
+
+def test_replicates_have_other_images_and_the_same_teachers(
+    finished: subprocess.CompletedProcess[str], killed: Path
+) -> None:
+    hashes = images(killed)
+    for method in ("gvbsm", "prism", "random_real"):
+        for place in ("00000/00000_0000.png", "00009/00009_0001.png"):
+            first, second = (hashes[f"plain-{r}/synthesis/{method}/images/{place}"] for r in (0, 1))
+            assert first != second
+    weights = {
+        path.read_bytes() for path in killed.glob("plain-*/teachers/test_resnet.safetensors")
+    }
+    assert len(weights) == 1
+
+
+def test_the_plan_writes_nothing(runs: Path) -> None:
+    result = study(runs, "--name", "planned", "--plan")
+    assert result.returncode == 0
+    assert "scenarios" in result.stdout
+    assert not (runs / "planned").exists()
+
+
+def test_a_mistake_in_the_file_ends_with_one_message(runs: Path) -> None:
+    wrong = {**STUDY, "searches": {"one": {"grid": {"lrr": [0.1]}}}}
+    (runs / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    result = subprocess.run(
+        [str(BIN / "prism-nb"), "study", "wrong.yaml"],
+        env=environment(runs),
+        cwd=runs,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "did you mean 'lr'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (runs / "wrong").exists()

@@ -1,0 +1,224 @@
+"""Studies: which runs they take, what a search chooses, and when a difference counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from prism_nb.errors import UsageError
+from prism_nb.plans.squeeze import network_unit
+from prism_nb.strict import write_yaml
+from prism_nb.study.cells import scenario_cells, search_cells, variants
+from prism_nb.study.comparison import compare_pairs, summary
+from prism_nb.study.folder import StudyFolder
+from prism_nb.study.spec import Study, load_study, study_names
+
+SPEC: dict[str, Any] = {
+    "title": "A test",
+    "preset": "digits_quick",
+    "settings": {
+        "methods": ["prism", "mine", "random_real"],
+        "recipes": {"mine": {"base": "sre2l", "tv_weight": 0.5}},
+    },
+    "searches": {"noise": {"grid": {"bn_weight": [0.1, 1.0], "lr": [0.05, 0.2]}}},
+    "scenarios": {
+        "a": {"title": "A", "settings": {"ipc": 1}, "tuned_by": "noise"},
+        "b": {"title": "B", "settings": {"methods": ["prism"], "recipe": {"init": "real"}}},
+    },
+    "replicates": 2,
+}
+
+
+def study_of(**changes: Any) -> Study:
+    return Study.parse({**SPEC, **changes}, where="test")
+
+
+def test_every_scenario_has_a_run_per_replicate_and_they_share_their_teachers() -> None:
+    cells = scenario_cells(study_of(), {})
+    assert list(cells) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert [cell.settings.replicate for cell in cells.values()] == [0, 0, 1, 1]
+    bindings = {network_unit(c.settings, "test_resnet").binding for c in cells.values()}
+    assert len(bindings) == 1
+    assert len({cell.settings.replicate_seed for cell in cells.values()}) == 2
+
+
+def test_a_scenario_lays_its_settings_over_the_studys() -> None:
+    cells = scenario_cells(study_of(), {})
+    assert cells["a", 0].settings.ipc == 1
+    assert cells["b", 0].settings.methods == ("prism",)
+    assert cells["b", 0].settings.recipes == {}
+    assert cells["b", 0].settings.recipe_of("prism").init == "real"
+    assert cells["a", 0].settings.recipe_of("mine").tv_weight == 0.5
+
+
+def test_a_choice_reaches_the_scenarios_that_ask_for_it_and_no_others() -> None:
+    chosen = {("noise", "prism"): {"lr": 0.77}, ("noise", "mine"): {"lr": 0.66}}
+    cells = scenario_cells(study_of(), chosen)
+    assert cells["a", 1].settings.recipe_of("prism").lr == 0.77
+    assert cells["a", 1].settings.recipe_of("mine").lr == 0.66
+    assert cells["a", 1].settings.recipe_of("mine").tv_weight == 0.5
+    assert cells["b", 1].settings.recipe_of("prism").lr == 0.1
+
+
+def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> None:
+    study = study_of()
+    cells = search_cells(study)
+    assert list(cells) == [("noise", "prism"), ("noise", "mine")]
+    for (search, method), cell in cells.items():
+        found = variants(study, search, method)
+        assert [tuple(v.values()) for v in found.values()] == [
+            (0.1, 0.05),
+            (0.1, 0.2),
+            (1.0, 0.05),
+            (1.0, 0.2),
+        ]
+        assert cell.settings.methods == tuple(found)
+        for name, values in found.items():
+            recipe = cell.settings.recipe_of(name)
+            assert (recipe.bn_weight, recipe.lr) == (values["bn_weight"], values["lr"])
+            assert recipe.tv_weight == (0.5 if method == "mine" else 0.0)
+
+
+def test_a_search_never_scores_on_the_test_images() -> None:
+    sneaky = {"noise": {"settings": {"score_on": "test"}, "grid": {"lr": [0.1]}}}
+    for study in (study_of(), study_of(searches=sneaky)):
+        assert {cell.settings.score_on for cell in search_cells(study).values()} == {"tuning"}
+    assert {cell.settings.score_on for cell in scenario_cells(study_of(), {}).values()} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicate": 3}, "unknown setting 'replicate'; did you mean 'replicates'"),
+        ({"scenarios": {}}, "scenarios: name at least one"),
+        ({"scenarios": {"../x": {"title": "X"}}}, "scenarios and searches name folders"),
+        (
+            {"scenarios": {"a": {"title": "A", "tuned_by": "nose"}}},
+            "tuned_by: 'nose' is no search; did you mean 'noise'",
+        ),
+        ({"searches": {"noise": {"grid": {}}}}, "grid: name at least one recipe setting"),
+        ({"searches": {"noise": {"grid": {"lr": []}}}}, "grid: name at least one recipe setting"),
+        ({"replicates": 0}, "replicates: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_study_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        study_of(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_wrong_setting_is_refused_under_its_scenarios_name() -> None:
+    wrong = study_of(scenarios={"a": {"title": "A", "settings": {"ipcs": 3}}})
+    with pytest.raises(UsageError, match="scenario a: unknown setting 'ipcs'; did you mean 'ipc'"):
+        scenario_cells(wrong, {})
+
+
+def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
+    wrong = study_of(searches={"noise": {"grid": {"bn_wieght": [1.0]}}})
+    with pytest.raises(UsageError, match="'bn_wieght'; did you mean 'bn_weight'"):
+        search_cells(wrong)
+
+
+def test_the_studies_of_the_kit_can_be_carried_out() -> None:
+    for name in study_names():
+        study = load_study(name)
+        assert search_cells(study).keys() is not None
+        assert len(scenario_cells(study, {})) == len(study.scenarios) * study.replicates
+
+
+def test_an_unknown_study_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown study 'ablaton'; did you mean 'ablation'"):
+        load_study("ablaton")
+
+
+def test_a_folder_does_not_mix_two_studies_but_takes_more_replicates(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(write_yaml(SPEC))
+    StudyFolder.open(str(file), runs_dir=tmp_path).record()
+    file.write_text(write_yaml({**SPEC, "replicates": 5, "title": "Other words"}))
+    StudyFolder.open(str(file), runs_dir=tmp_path)
+    file.write_text(write_yaml({**SPEC, "preset": "digits"}))
+    with pytest.raises(UsageError, match=r"holds another study \(preset.* differ"):
+        StudyFolder.open(str(file), runs_dir=tmp_path)
+
+
+def records_of(values: dict[str, list[list[float]]]) -> pd.DataFrame:
+    """Build records from method -> replicate -> student."""
+    return pd.DataFrame(
+        [
+            {"scenario": "s", "replicate": r, "method": m, "student": f"n{k}", "top1": value}
+            for m, replicates in values.items()
+            for r, students in enumerate(replicates)
+            for k, value in enumerate(students)
+        ]
+    )
+
+
+def test_a_replicate_counts_once_however_many_students_it_has() -> None:
+    few = summary(records_of({"a": [[10.0, 30.0], [20.0, 60.0], [30.0, 90.0]]})).iloc[0]
+    means = np.array([20.0, 40.0, 60.0])
+    half = stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
+    assert (few["mean"], few["replicates"]) == (40.0, 3)
+    assert few["std"] == pytest.approx(20.0)
+    assert (few["low"], few["high"]) == pytest.approx((40 - half, 40 + half))
+    assert (few["n0"], few["n1"]) == pytest.approx((20.0, 60.0))
+
+
+def test_one_replicate_has_no_interval_and_decides_nothing() -> None:
+    records = records_of({"a": [[10.0]], "b": [[90.0]]})
+    assert summary(records)[["low", "high", "std"]].isna().all(axis=None)
+    pair = compare_pairs(records).iloc[0]
+    assert np.isnan(pair["p"])
+    assert pair["verdict"] == "open"
+
+
+def test_the_pairs_are_those_of_scipys_paired_test_with_holms_correction() -> None:
+    rng = np.random.default_rng(0)
+    values = {m: (rng.normal(50 + 3 * i, 1, (5, 2))).tolist() for i, m in enumerate("abc")}
+    pairs = compare_pairs(records_of(values)).set_index(["a", "b"])
+    raw = {}
+    for a, b in [("a", "b"), ("a", "c"), ("b", "c")]:
+        x, y = (np.mean(values[m], axis=1) for m in (a, b))
+        test = stats.ttest_rel(x, y)
+        interval = test.confidence_interval(0.95)
+        row = pairs.loc[(a, b)]
+        assert row["difference"] == pytest.approx((x - y).mean())
+        assert row["p"] == pytest.approx(test.pvalue)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+        raw[a, b] = test.pvalue
+    ordered = sorted(raw, key=lambda pair: raw[pair])
+    least = 0.0
+    for place, pair in enumerate(ordered):  # Holm's step-down, literally
+        least = max(least, min(1.0, raw[pair] * (3 - place)))
+        assert pairs.loc[pair]["p_holm"] == pytest.approx(least)
+        better = pair[0] if pairs.loc[pair]["difference"] > 0 else pair[1]
+        assert pairs.loc[pair]["verdict"] == (better if least < 0.05 else "open")
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(-40, 40))
+def test_what_both_methods_share_cancels(shared: list[float], lead: float) -> None:
+    noise = np.linspace(-0.1, 0.1, len(shared))
+    records = records_of(
+        {
+            "a": [[value + lead + e] for value, e in zip(shared, noise, strict=True)],
+            "b": [[value] for value in shared],
+        }
+    )
+    pair = compare_pairs(records).iloc[0]
+    half = stats.t.ppf(0.975, len(shared) - 1) * stats.sem(noise)
+    assert pair["difference"] == pytest.approx(lead, abs=1e-6)
+    assert pair["high"] - pair["low"] == pytest.approx(2 * half, abs=1e-6)
+
+
+def test_equal_results_are_no_difference_and_a_constant_lead_is_one() -> None:
+    equal = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[10.0]] * 3})).iloc[0]
+    assert (equal["p"], equal["verdict"]) == (1.0, "open")
+    lead = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[12.0]] * 3})).iloc[0]
+    assert (lead["p"], lead["verdict"]) == (0.0, "b")
