@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint clean
+.PHONY: help demo evidence test lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ help:  ## show this list
 
 demo: .venv/.installed  ## distil the digits with PRISM, SRe2L and a control; ends with a table
 	$(BIN)/prism-nb run digits
+
+evidence: .venv/.installed  ## compare PRISM with its rivals and controls on digits; resumable
+	$(BIN)/prism-nb study evidence
 
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2

@@ -33,6 +33,13 @@ _set = click.option(
     metavar="NAME=VALUE",
     help="Change a setting; repeatable.",
 )
+_recipes = click.option(
+    "--recipe",
+    "recipe_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A recipe of your own (YAML) to run beside the preset's methods; repeatable.",
+)
 _run_name = click.option("--run", "run_name", help="Name of the run [default: the preset's].")
 
 
@@ -46,22 +53,24 @@ def cli() -> None:
 @click.argument("preset")
 @_run_name
 @_set
+@_recipes
 @_runs_dir
 @click.option("--redo-notebooks", is_flag=True, help="Execute notebooks of finished stages again.")
 def run(
     preset: str,
     run_name: str | None,
     assignments: tuple[str, ...],
+    recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
     redo_notebooks: bool,
 ) -> None:
     """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run."""
     from prism_nb import pipeline
-    from prism_nb.config import parse_assignments
+    from prism_nb.config import add_recipes, parse_assignments
     from prism_nb.headless import notebook_path, run_series
 
     begin = time.monotonic()
-    changes = parse_assignments(assignments)
+    changes = add_recipes(preset, parse_assignments(assignments), recipe_files)
     opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
     run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
@@ -77,19 +86,24 @@ def run(
 @click.argument("preset")
 @_run_name
 @_set
+@_recipes
 @_runs_dir
 def plan(
-    preset: str, run_name: str | None, assignments: tuple[str, ...], runs_dir: Path | None
+    preset: str,
+    run_name: str | None,
+    assignments: tuple[str, ...],
+    recipe_files: tuple[Path, ...],
+    runs_dir: Path | None,
 ) -> None:
     """Show what `run` would do, and write nothing."""
     from prism_nb import pipeline
-    from prism_nb.config import parse_assignments
+    from prism_nb.config import add_recipes, parse_assignments
 
     found = pipeline.find_run(
         run_name=run_name,
         preset=preset,
         runs_dir=runs_dir,
-        changes=parse_assignments(assignments),
+        changes=add_recipes(preset, parse_assignments(assignments), recipe_files),
     )
     found.require_unmixed()
     from prism_nb.preflight import preflight

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -311,6 +312,24 @@ def with_recipe_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         for method, recipe in named.items()
     }
     return {**values, "recipes": inlined}
+
+
+def add_recipes(
+    preset: str, changes: dict[str, Any], paths: Sequence[str | Path]
+) -> dict[str, Any]:
+    """Return changes to a preset that also run the recipes of some files, beside its methods.
+
+    Args:
+        preset: A preset's name or file.
+        changes: Other changes; `methods` among them replaces the preset's.
+        paths: Recipe files; each method is called as its file, without ending.
+    """
+    if not paths:
+        return changes
+    own = {Path(path).stem: read_recipe_file(path) for path in paths}
+    methods = changes.get("methods", read_preset(preset).get("methods", ()))
+    named = list(dict.fromkeys([*methods, *own]))
+    return merge(changes, {"methods": named, "recipes": own})
 
 
 def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:

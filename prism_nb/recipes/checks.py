@@ -23,6 +23,9 @@ def require_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str])
                     f"method {method}: {setting} names {name!r}, which is not in the pool; "
                     f"{suggest(name, pool)}"
                 )
+    doubled = sorted({name for name in recipe.bn_fixed if recipe.bn_fixed.count(name) > 1})
+    if doubled:
+        raise UsageError(f"method {method}: bn_fixed names {', '.join(doubled)} twice")
     candidates = recipe.candidates(primary, pool)
     if (recipe.bn_subset or 0) > len(candidates):
         raise UsageError(
