@@ -308,7 +308,7 @@ def with_recipe_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(named, dict):
         return values
     inlined = {
-        method: read_recipe_file(folder / recipe) if isinstance(recipe, str) else recipe
+        method: read_recipe_file(folder / recipe, method) if isinstance(recipe, str) else recipe
         for method, recipe in named.items()
     }
     return {**values, "recipes": inlined}

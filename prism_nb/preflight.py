@@ -57,9 +57,10 @@ def _must_have_conv(settings: Settings, method: str) -> set[str]:
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
     recipe = settings.recipe_of(method)
-    needed = settings.ipc * recipe.real_per_image(dataset.image_size)
-    if needed:
-        dataset.require_per_class(needed, purpose=f"method {method} (real images)")
+    each = recipe.real_per_image(dataset.image_size)
+    needed = settings.ipc * each
+    if each:
+        dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
     if recipe.is_scored and recipe.score_most < needed:
         raise UsageError(
             f"method {method}: score_most is {recipe.score_most}, but {needed} images per class "

@@ -65,19 +65,24 @@ class ImageDataset(ABC):
         """Return the class order as plain values, for `classes.json`."""
         return [asdict(info) for info in self.classes]
 
-    def require_per_class(self, count: int, *, purpose: str) -> None:
+    def require_per_class(self, ipc: int, *, purpose: str, each: int = 1) -> None:
         """Check that every class has enough training images.
 
+        Args:
+            ipc: Images per class that are to be made.
+            purpose: What they are, for the message.
+            each: Training images that one of them is made of.
+
         Raises:
-            UsageError: A class has fewer than `count`; it is named.
+            UsageError: A class has fewer than that takes; it is named.
         """
         counts = np.bincount(self.labels("train"), minlength=len(self.classes))
         for info in self.classes:
-            if counts[info.index] < count:
+            if counts[info.index] < ipc * each:
                 raise UsageError(
-                    f"{purpose} needs {count} training images per class, but class "
+                    f"{purpose} needs {ipc * each} training images per class, but class "
                     f"{info.folder!r} of {self.name} has {counts[info.index]}; lower ipc to "
-                    f"{counts.min()} or less"
+                    f"{counts.min() // each} or less"
                 )
 
     def canonical(self, images: Tensor) -> Tensor:

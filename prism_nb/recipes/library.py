@@ -42,8 +42,12 @@ def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
 _OF_SCORED = ("score_most", "patch_crops", "patch_grid", "crop_min")
 
 
-def read_recipe_file(path: str | Path) -> dict[str, Any]:
+def read_recipe_file(path: str | Path, method: str | None = None) -> dict[str, Any]:
     """Read a recipe of one's own: the YAML of a whole recipe, or of changes to a `base`.
+
+    Args:
+        path: The file.
+        method: The method that it is for; the file's name without ending where None.
 
     Raises:
         UsageError: It cannot be read, holds something else, or a recipe with it would be wrong.
@@ -55,7 +59,7 @@ def read_recipe_file(path: str | Path) -> dict[str, Any]:
     values = read_yaml(text, where=f"recipe {path}")
     if not isinstance(values, dict):
         raise UsageError(f"recipe {path} must hold lines of `name: value`")
-    make_recipe(Path(path).stem, values, where=f"recipe {path}")
+    make_recipe(method or Path(path).stem, values, where=f"recipe {path}")
     return values
 
 
@@ -83,17 +87,20 @@ def make_recipe(
     if base is None and method not in recipe_names() and {"title", "paper"} <= changes.keys():
         below: dict[str, Any] = {}
     else:
-        below = _read(base or method) | ({} if base in {None, method} else {"title": method})
+        below = _read(base or method, where=place) | (
+            {} if base in {None, method} else {"title": method}
+        )
     if (below | changes).get("images") == "initial":
         return Recipe.parse(below | changes, where=place)
     return Recipe.parse(_layered(below, *shared, changes), where=place)
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
     if name not in recipe_names():
+        place = "" if where is None else f"{where}: "
         raise UsageError(
-            f"unknown method {name!r}; {suggest(name, recipe_names())}; a recipe of your own needs "
-            "an entry in `recipes` with a `base`, or with a `title` and a `paper`"
+            f"{place}unknown method {name!r}; {suggest(name, recipe_names())}; a recipe of your "
+            "own needs an entry in `recipes` with a `base`, or with a `title` and a `paper`"
         )
     text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = read_yaml(text, where=f"recipe {name}")

@@ -71,8 +71,8 @@ class Recipe(Strict):
     )
     bn_normalise: Literal["none", "layers", "channels", "real"] = Field(
         "none",
-        description="scale each network's BN loss to the primary's: by number of layers, of "
-        "channels, or by its value on real images",
+        description="scale each network's BN loss to the primary's: by number of statistics, "
+        "of their channels, or by its value on real images",
     )
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="inputs of the BN layers, or of the convolutions as well (G-VBSM)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -45,6 +46,7 @@ def recover(
         generator: Draws the views; on the CPU, so that devices see the same ones.
         on_step: Told the number of steps done and the named losses before the last.
         joins: The step from which each image takes part, ascending; all from the first if None.
+            The cosine and the draws are those of the whole schedule, whenever the first joins.
 
     Returns:
         The optimised canonical images [N, 3, H, W].
@@ -52,8 +54,11 @@ def recover(
     begins, sizes = _groups(joins or [0] * len(initial))
     groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
     optimiser = torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.iterations)
-    for step in range(recipe.iterations):
+    first, last = begins[0], recipe.iterations
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda done: (1 + math.cos(math.pi * (first + done) / last)) / 2
+    )
+    for step in range(first, last):
         active = groups[: bisect_right(begins, step)]
         images = torch.cat(active) if len(active) > 1 else active[0]
         view = apply_views(images, draw_views(recipe, step, images, generator))

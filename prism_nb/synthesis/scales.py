@@ -22,8 +22,9 @@ def network_scales(
     """Return the factor of every BN teacher's loss: its weight times its normalisation.
 
     Networks differ in depth by an order of magnitude, and their losses with them. Normalisation
-    brings each to the primary's scale, so that r_bn keeps its meaning: by the number of layers
-    aligned, by the number of their channels, or by the loss that real images have.
+    brings each to the primary's scale, so that r_bn keeps its meaning: by the number of
+    statistics (one per BN layer, two per convolution), by that of their channels, or by the loss
+    that real images have.
 
     Args:
         recipe: The method.

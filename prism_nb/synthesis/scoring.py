@@ -41,7 +41,9 @@ def median_difficulty(
         Places in the training split, the most ordinary first.
     """
     places = _some(dataset, class_index, most, seed)
-    losses = _losses(scorer, dataset.canonical(dataset.images("train", places)), class_index)
+    parts = [places[start : start + _BATCH] for start in range(0, len(places), _BATCH)]
+    images = (dataset.canonical(dataset.images("train", part)) for part in parts)
+    losses = np.concatenate([_losses(scorer, part, class_index) for part in images])
     ranked = np.argsort(losses, kind="stable")
     middle = (len(ranked) - 1) / 2
     outward = np.argsort(np.abs(np.arange(len(ranked)) - middle), kind="stable")
@@ -82,7 +84,9 @@ def easiest_crops(
         for place in places
         for _ in range(tries)
     ]
-    losses = _losses(scorer, _enlarged(cut(dataset, crops, side), dataset.image_size), class_index)
+    parts = [crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)]
+    views = (_enlarged(cut(dataset, part, side), dataset.image_size) for part in parts)
+    losses = np.concatenate([_losses(scorer, view, class_index) for view in views])
     best = losses.reshape(-1, tries).argmin(1) + tries * np.arange(len(places))
     return tuple(crops[int(place)] for place in best[np.argsort(losses[best], kind="stable")])
 
@@ -121,10 +125,8 @@ def _enlarged(images: Tensor, size: int) -> Tensor:
 def _losses(scorer: Teacher, images: Tensor, class_index: int) -> np.ndarray:
     """Return each image's cross-entropy with the class, float32 [n]."""
     device = next(scorer.parameters()).device
-    parts = []
-    for part in images.split(_BATCH):
-        logits = scorer(part.to(device))
-        target = torch.full((len(part),), class_index, device=device)
-        parts.append(functional.cross_entropy(logits, target, reduction="none").cpu())
-    losses: np.ndarray = torch.cat(parts).numpy()
+    target = torch.full((len(images),), class_index, device=device)
+    losses: np.ndarray = (
+        functional.cross_entropy(scorer(images.to(device)), target, reduction="none").cpu().numpy()
+    )
     return losses

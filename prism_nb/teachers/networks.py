@@ -80,6 +80,7 @@ def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int)
     Raises:
         UsageError: It cannot take such images, or gives something else than their logits.
     """
+    was_training = network.training
     images = torch.zeros(2, 3, image_size, image_size)
     kept = {key: value.clone() for key, value in network.state_dict().items()}
     try:
@@ -90,7 +91,9 @@ def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int)
             f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
             "network or a larger image_size"
         ) from None
-    network.load_state_dict(kept)  # a pass in training mode moves running statistics
+    network.train(was_training).load_state_dict(
+        kept
+    )  # a pass in training mode moves running statistics
     for output in outputs:
         if not isinstance(output, torch.Tensor) or output.shape != (2, classes):
             raise UsageError(

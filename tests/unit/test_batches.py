@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb.plans.batches import Batch, class_wise, cross_class
+from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
 
 _CLASSES = st.integers(1, 300)
 _IPC = st.integers(1, 60)
@@ -153,3 +153,38 @@ def test_slots_may_be_kept_apart() -> None:
     batches = cross_class(10, 4, 50, share_slots=False)
     assert [batch.slots for batch in batches] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert all(batch.classes == (0, 10) for batch in batches)
+
+
+@given(_CLASSES, _IPC, _SIZE)
+@_quickly
+def test_class_major_batches_hold_classes_whole_where_they_fit(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    batches = class_major(classes, ipc, batch_size)
+    found = Counter(member for batch in batches for member in batch.members())
+    assert found == Counter((c, s) for c in range(classes) for s in range(ipc))
+    assert max(len(batch.members()) for batch in batches) <= batch_size
+    if ipc <= batch_size:
+        assert {batch.slots for batch in batches} == {(0, ipc)}
+        assert len(batches) == -(-classes // (batch_size // ipc))
+    else:
+        assert max(lengths({batch.classes for batch in batches})) == 1
+        assert len(batches) == classes * -(-ipc // batch_size)
+    for runs in ({batch.classes for batch in batches}, {batch.slots for batch in batches}):
+        assert max(lengths(runs)) - min(lengths(runs)) <= 1
+    assert [batch.classes for batch in batches] == sorted(batch.classes for batch in batches)
+
+
+def test_imagenet_in_whole_classes() -> None:
+    batches = class_major(1000, 10, 80)
+    assert len(batches) == 125
+    assert batches[1] == Batch((0, 10), (8, 16))
+
+
+def test_class_major_batches_of_slots_apart_are_cross_class() -> None:
+    assert class_major(30, 4, 10, share_slots=False) == cross_class(30, 4, 10, share_slots=False)
+
+
+def test_class_wise_batches_of_slots_apart_hold_one_image() -> None:
+    batches = class_wise(2, 3, 10, share_slots=False)
+    assert [len(batch.members()) for batch in batches] == [1] * 6

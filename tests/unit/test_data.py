@@ -1,6 +1,7 @@
 """Datasets, crops and random real subsets."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,11 +9,16 @@ import torch
 from hypothesis import given, settings, strategies
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
+from prism_nb.config import load_settings
+from prism_nb.data.base import Split
 from prism_nb.data.crops import draw_crop
 from prism_nb.data.digits import Digits
+from prism_nb.data.registry import open_dataset
 from prism_nb.data.subset import random_real
+from prism_nb.data.tuning import TuningSplit
 from prism_nb.errors import UsageError
 
 
@@ -121,3 +127,64 @@ def test_crops_are_distributed_like_those_of_torchvision() -> None:
         # The 1-in-a-million bound of the two-sample Kolmogorov-Smirnov statistic at this size.
         assert ks_2samp(mine[:, side], theirs[:, side]).pvalue > 1e-6
     assert ks_2samp(mine[:, 2] * mine[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-6
+
+
+class SealedDigits(Digits):
+    """Digits whose held-out images must not be looked at."""
+
+    def labels(self, split: Split) -> np.ndarray:
+        assert split == "train", "the test labels were read"
+        return super().labels(split)
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        assert split == "train", "the test images were read"
+        return super().images(split, indices)
+
+
+def places_of(tuning: TuningSplit, sealed: Digits, split: Split) -> list[int]:
+    """Find where the images of a split stand in the training images: by pixels and label."""
+    train = {}
+    for place, image in enumerate(sealed.images("train", range(len(sealed.labels("train"))))):
+        train.setdefault(image.numpy().tobytes(), []).append(place)
+    pixels = tuning.images(split, range(len(tuning.labels(split))))
+    return [train[image.numpy().tobytes()].pop(0) for image in pixels]
+
+
+def test_a_tuning_split_cuts_the_training_images_in_two_and_opens_no_others() -> None:
+    sealed = SealedDigits(16)
+    tuning = TuningSplit(sealed)
+    train, val = (places_of(tuning, sealed, split) for split in ("train", "val"))
+    assert not set(train) & set(val)
+    assert sorted([*train, *val]) == list(range(len(sealed.labels("train"))))
+    assert (tuning.labels("train") == sealed.labels("train")[train]).all()
+    assert (tuning.labels("val") == sealed.labels("train")[val]).all()
+    assert train == sorted(train)
+    assert val == sorted(val)
+    tuning.of_class("val", 3)
+    tuning.require_per_class(1, purpose="x")
+
+
+def test_a_tuning_split_holds_out_a_quarter_of_each_class_and_is_pinned() -> None:
+    whole = Digits(16)
+    tuning = TuningSplit(whole)
+    held = np.bincount(tuning.labels("val")) / np.bincount(whole.labels("train"))
+    assert np.abs(held - 0.25).max() < 0.01
+    assert (tuning.labels("val") == TuningSplit(whole).labels("val")).all()
+    assert torch.equal(tuning.images("val", [0, 7]), TuningSplit(whole).images("val", [0, 7]))
+
+
+def test_pixels_mean_the_same_in_a_search_and_after_it() -> None:
+    whole = Digits(16)
+    tuning = TuningSplit(whole)
+    assert (tuning.mean, tuning.std) == (whole.mean, whole.std)
+    assert (tuning.classes, tuning.image_size) == (whole.classes, 16)
+    assert tuning.name != whole.name
+
+
+def test_a_run_scores_on_test_images_unless_it_is_a_search() -> None:
+    plain = open_dataset(load_settings("digits_quick"))
+    search = open_dataset(load_settings("digits_quick", {"score_on": "tuning"}))
+    assert len(plain.labels("val")) == 540
+    assert len(search.labels("val")) == 315
+    assert len(search.labels("train")) == 1257 - 315
+    assert open_dataset(load_settings("digits_quick", {"score_on": "tuning"})) is search

@@ -3,10 +3,15 @@
 from typing import Any
 
 import pytest
+from torch import nn
 
+from prism_nb import preflight as preflight_module
 from prism_nb.config import load_settings
 from prism_nb.errors import UsageError
 from prism_nb.preflight import preflight
+from prism_nb.teachers.networks import build_network
+
+MEDIAN = {"init": "real_median", "join_step": 1}  # over what the preset sets for all methods
 
 
 def test_the_presets_pass() -> None:
@@ -37,6 +42,23 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
         ),
         ({"squeeze_batch": 5000}, "squeeze_batch is 5000, but digits has only 1257"),
         ({"methods": ["prism"], "ipc": 500}, "the real reference of the diversity needs 500"),
+        (
+            {"methods": ["delt"], "recipes": {"delt": {**MEDIAN, "score_most": 4}}, "ipc": 5},
+            "method delt: score_most is 4, but 5 images per class are to be chosen",
+        ),
+        (
+            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 2, "score_most": 19}}}
+            | {"ipc": 5},
+            "method rded: score_most is 19, but 20 images",
+        ),
+        (
+            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 3}}},
+            "method rded: patch_grid 3 does not divide the image size 32; set it to 1",
+        ),
+        (
+            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 2}}, "ipc": 32},
+            "method rded .* needs 128 training images per class",
+        ),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for"),
     ],
 )
@@ -44,3 +66,56 @@ def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str
     settings = load_settings("digits_quick", changes)
     with pytest.raises(UsageError, match=words):
         preflight(settings)
+
+
+def test_crops_enough_for_every_tile_pass() -> None:
+    recipes = {"rded": {"patch_grid": 2, "score_most": 20}, "delt": {**MEDIAN, "score_most": 5}}
+    changes = {"methods": ["rded", "delt"], "recipes": recipes, "ipc": 5}
+    preflight(load_settings("digits_quick", changes))
+    preflight(load_settings("digits_quick", {**changes, "recipes": {**recipes, "rded": {}}}))
+
+
+def dense_networks(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """Build a network; `mixer_b16_224` without any convolution."""
+    if name != "mixer_b16_224":
+        return build_network(name, classes=classes, image_size=image_size)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes))
+
+
+def test_statistics_of_convolutions_need_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
+    teachers = {"teachers": ["test_resnet", "mixer_b16_224"], "methods": ["gvbsm"]}
+    with pytest.raises(UsageError, match="'mixer_b16_224' has no convolutions"):
+        preflight(load_settings("digits_quick", teachers))
+    elsewhere = {"teachers": ["test_resnet"], "methods": ["gvbsm"], "students": ["mixer_b16_224"]}
+    preflight(load_settings("digits_quick", elsewhere))
+    own = {"bn_fixed": ["test_resnet"], "selection": "fixed"}
+    preflight(load_settings("digits_quick", {**teachers, "recipes": {"gvbsm": own}}))
+
+
+def test_statistics_of_convolutions_do_without_batch_norm() -> None:
+    changes = {"teachers": ["test_resnet", "test_convnext"], "methods": ["gvbsm"]}
+    preflight(load_settings("digits_quick", changes))
+    with pytest.raises(UsageError, match="'test_convnext' has no BN layers"):
+        preflight(
+            load_settings("digits_quick", {**changes, "recipes": {"gvbsm": {"statistics": "bn"}}})
+        )
+
+
+def test_the_network_that_others_are_scaled_to_needs_what_is_aligned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
+    own = {"selection": "fixed", "bn_fixed": ["test_resnet"], "primary_in_bn": "never"}
+    pool = {"teachers": ["test_resnet", "mixer_b16_224"], "primary": "mixer_b16_224"}
+    for method, kind in (("prism", "BN layers"), ("gvbsm", "convolutions")):
+        changes = {**pool, "methods": [method], "recipes": {method: own}}
+        preflight(load_settings("digits_quick", changes))
+        scaled = {**changes, "recipes": {method: {**own, "bn_normalise": "layers"}}}
+        with pytest.raises(UsageError, match=f"'mixer_b16_224' has no {kind}"):
+            preflight(load_settings("digits_quick", scaled))
+
+
+def test_methods_that_do_not_optimise_ask_for_no_batch_norm() -> None:
+    changes = {"teachers": ["test_convnext"], "primary": "test_convnext"}
+    preflight(load_settings("digits_quick", {**changes, "methods": ["rded", "random_real"]}))

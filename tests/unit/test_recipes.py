@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prism_nb.config import load_settings
+from prism_nb import config
+from prism_nb.config import check_settings, load_settings
 from prism_nb.errors import UsageError
-from prism_nb.recipes import load_recipe, recipe_names
+from prism_nb.recipes import load_recipe, make_recipe, read_recipe_file, recipe_names
+from prism_nb.strict import read_yaml, write_yaml
 
 
 def test_recipes_are_listed_in_order() -> None:
@@ -93,7 +96,10 @@ def test_path_is_no_method() -> None:
         ({"lr": "fast"}, "lr: Input should be a valid number, got 'fast'"),
         ({"lr": 0}, "lr: Input should be greater than 0, got 0"),
         ({"iterations": 2.5}, "iterations: Input should be a valid integer, got 2.5"),
-        ({"init": "zeros"}, "init: Input should be 'noise', 'real', 'real_random', 'real_median' or 'patches', got"),
+        (
+            {"init": "zeros"},
+            "init: Input should be 'noise', 'real', 'real_random', 'real_median' or 'patches', got",
+        ),
         ({"images": "fake"}, "images: Input should be 'recovered' or 'initial', got 'fake'"),
         ({"bn_probability": 1.5}, "bn_probability: Input should be less than or equal to 1"),
         ({"crop_min": 0}, "crop_min: Input should be greater than 0, got 0"),
@@ -156,3 +162,252 @@ def test_a_slot_without_steps_is_refused_not_saved_as_it_began() -> None:
     with pytest.raises(UsageError, match="image slot 3 would get 0 steps"):
         load_settings("digits_quick", changes)
     load_settings("digits_quick", {**changes, "ipc": 3})
+
+
+def test_published_defaults() -> None:
+    recipe = load_recipe("prism_reference")
+    expected = {
+        "init": "real",
+        "batches": "cross_class",
+        "logits": "primary",
+        "lr": 0.05,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "bn_weight": 0.01,
+        "first_layer_factor": 10.0,
+        "crop_min": 0.08,
+        "crop_schedule": "fixed",
+        "flip": True,
+        "roll": 32,
+        "views": "per_batch",
+        "bn_normalise": "none",
+        "tv_weight": 0.0,
+        "l2_weight": 0.0,
+        "density_weight": 0.0,
+        "statistics": "bn",
+        "stored": "jpeg75",
+        "bn_less": "count",
+    }
+    plain = recipe.plain()
+    assert {name: plain[name] for name in expected} == expected
+
+
+def test_the_published_schedule_falls_by_500_within_eight_slots() -> None:
+    recipe = load_recipe("prism_reference")
+    for slot in range(200):
+        assert recipe.at_slot(slot).iterations == 4000 - 500 * (slot % 8)
+        assert recipe.at_slot(slot).plain() == {
+            **recipe.plain(),
+            "iterations": 4000 - 500 * (slot % 8),
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("sre2l", {"init": "noise", "lr": 0.25, "bn_weight": 0.01, "iterations": 4000}),
+        ("cda", {"init": "noise", "lr": 0.25, "crop_schedule": "curriculum", "crop_min": 0.08}),
+        ("gvbsm", {"init": "noise", "lr": 0.1, "momentum": 0.4, "selection": "round_robin"}),
+        ("gvbsm", {"statistics": "bn_conv", "conv_patch": 16, "logits": "bn_teachers"}),
+        ("rded", {"images": "initial", "init": "patches", "score_most": 300, "patch_crops": 5}),
+        ("delt", {"init": "real_median", "lr": 0.25, "batches": "class_major"}),
+        ("delt", {"join_step": 500, "join_groups": 8, "crop_schedule": "curriculum"}),
+        ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "bn_weight": 0.1}),
+        ("cvdd", {"bn_subset": 2, "logits": "bn_teachers", "init": "patches"}),
+    ],
+)
+def test_recipes_hold_the_facts_of_their_papers(name: str, facts: dict[str, Any]) -> None:
+    plain = load_recipe(name).plain()
+    assert {key: plain[key] for key in facts} == facts
+
+
+@pytest.mark.parametrize("name", ["sre2l", "cda", "delt"])
+def test_methods_of_one_network_load_no_other(name: str) -> None:
+    assert load_recipe(name).networks("a", ("a", "b", "c")) == ("a",)
+
+
+@pytest.mark.parametrize("name", ["gvbsm", "edc", "cvdd"])
+def test_coupled_methods_may_draw_any_of_the_pool(name: str) -> None:
+    assert load_recipe(name).bn_networks("a", ("b", "a", "c")) == ("b", "a", "c")
+
+
+def test_networks_are_loaded_to_speak_to_align_and_to_scale() -> None:
+    own = {"selection": "fixed", "bn_fixed": ["b"], "primary_in_bn": "never"}
+    pool = ("a", "b", "c")
+
+    def loaded(**changes: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        recipe = load_recipe("prism", {**own, **changes})
+        return recipe.networks("a", pool), recipe.watched("a", pool)
+
+    assert loaded() == (("a", "b"), ("b",))
+    assert loaded(logits="bn_teachers") == (("b",), ("b",))
+    assert loaded(logits="bn_teachers", init="patches") == (("a", "b"), ("b",))
+    assert loaded(logits="bn_teachers", bn_normalise="real") == (("b", "a"), ("b", "a"))
+    assert loaded(logits="in_turn") == (("a", "b", "c"), ("b",))
+
+
+def test_methods_that_do_not_optimise_load_a_network_only_to_judge() -> None:
+    assert load_recipe("random_real").networks("a", ("a", "b")) == ()
+    assert load_recipe("rded").networks("a", ("a", "b")) == ("a",)
+    assert load_recipe("rded").bn_networks("a", ("a", "b")) == ()
+
+
+# -- files -----------------------------------------------------------------------------------
+
+WHOLE = "title: Mine\npaper: nobody, nowhere\ninit: noise\nlr: 0.3\n"
+BASED = "base: sre2l\nlr: 0.4\n"
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def one_method(method: str, recipe: object) -> dict[str, Any]:
+    return {"methods": [method], "recipes": {method: recipe}}
+
+
+def test_a_whole_recipe_in_a_file_stands_on_the_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, WHOLE)
+    settings = load_settings("digits_quick", one_method("mine", str(path)))
+    recipe = settings.recipe_of("mine")
+    assert (recipe.title, recipe.paper) == ("Mine", "nobody, nowhere")
+    assert (recipe.init, recipe.lr, recipe.bn_slots) == ("noise", 0.3, 3)
+
+
+def test_a_recipe_in_a_file_may_change_a_base(tmp_path: Path) -> None:
+    path = written(tmp_path, BASED)
+    settings = load_settings("digits_quick", one_method("mine", str(path)))
+    own = {"lr": 0.4, "title": "mine"}  # lie above what the preset changes of all recipes
+    expected = {**load_recipe("sre2l").plain(), **settings.recipe, **own}
+    assert settings.recipe_of("mine").plain() == expected
+
+
+@pytest.mark.parametrize("text", [WHOLE, BASED])
+def test_a_run_keeps_a_recipe_whose_file_is_gone(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    settings = load_settings("digits_quick", one_method("mine", str(path)))
+    before = settings.recipe_of("mine")
+    path.unlink()
+    assert settings.recipe_of("mine") == before
+    stored = write_yaml(settings.plain())
+    assert str(path) not in stored
+    again = check_settings(read_yaml(stored, where="here"), where="here")
+    assert again.recipe_of("mine") == before
+
+
+def test_a_preset_names_recipe_files_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, WHOLE)
+    values = {**config.read_preset("digits_quick"), **one_method("mine", "mine.yaml")}
+    preset = written(tmp_path, write_yaml(values), "preset.yaml")
+    assert load_settings(str(preset)).recipe_of("mine").title == "Mine"
+    with pytest.raises(UsageError, match=r"recipe mine\.yaml cannot be read"):
+        load_settings("digits_quick", one_method("mine", "mine.yaml"))
+    monkeypatch.chdir(tmp_path)  # changes start from the working folder
+    changed = load_settings("digits_quick", one_method("mine", "mine.yaml"))
+    assert changed.recipe_of("mine").title == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (WHOLE + "iteration: 5\n", "unknown setting 'iteration'; did you mean 'iterations'"),
+        (BASED + "momentun: 0.5\n", "unknown setting 'momentun'; did you mean 'momentum'"),
+        ("base: prsm\n", "unknown method 'prsm'; did you mean 'prism'"),
+        ("base: 5\n", "base must be the name of a recipe, got 5"),
+        ("base: [prism]\n", "base must be the name of a recipe, got ['prism']"),
+        ("title: Mine\nlr: 0.1\n", "unknown method 'mine'"),
+        ("lr: [\n", "is not valid YAML"),
+        ("- prism\n", "must hold lines of `name: value`"),
+        ("", "must hold lines of `name: value`"),
+        (WHOLE + "lr: 0.4\n", "lr stands twice"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load_settings("digits_quick", one_method("mine", str(path)))
+    assert words in str(caught.value)
+    if "unknown method" not in words:
+        assert str(path) in str(caught.value)
+
+
+def test_a_recipe_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe .*absent\.yaml cannot be read"):
+        read_recipe_file(tmp_path / "absent.yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"title: \xff\xfe\n")
+    with pytest.raises(UsageError, match=r"recipe .*mine\.yaml cannot be read"):
+        read_recipe_file(path)
+
+
+def test_a_base_that_is_no_text_is_refused_in_the_settings_too() -> None:
+    with pytest.raises(UsageError, match="recipe two: base must be the name of a recipe, got 7"):
+        load_settings("digits_quick", one_method("two", {"base": 7}))
+
+
+def test_a_method_without_a_base_is_refused_though_it_has_an_entry() -> None:
+    with pytest.raises(UsageError, match="unknown method 'two'.*with a `base`, or with a `title`"):
+        load_settings("digits_quick", one_method("two", {"lr": 0.1}))
+
+
+# -- what is laid over what ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["random_real", "rded"])
+def test_changes_to_all_pass_over_methods_that_do_not_optimise(method: str) -> None:
+    shared = {"init": "noise", "crop_min": 0.9, "lr": 9.0, "patch_grid": 3}
+    assert make_recipe(method, {}, shared) == load_recipe(method)
+    assert make_recipe(method, {"crop_min": 0.7}, shared).crop_min == 0.7
+
+
+def test_a_method_of_ones_own_that_does_not_optimise_is_passed_over_too() -> None:
+    own = {"base": "prism", "images": "initial", "init": "real_median"}
+    assert make_recipe("two", own, {"init": "noise"}).init == "real_median"
+    back = {"base": "rded", "images": "recovered"}
+    assert make_recipe("two", back, {"init": "noise"}).init == "noise"
+
+
+def test_a_base_does_not_pass_on_its_title_but_its_source() -> None:
+    recipe = make_recipe("two", {"base": "sre2l"})
+    assert (recipe.title, recipe.paper) == ("two", load_recipe("sre2l").paper)
+    assert make_recipe("two", {"base": "sre2l", "title": "Two"}).title == "Two"
+
+
+def test_one_recipe_may_stand_on_another_of_the_kit() -> None:
+    recipe = make_recipe("prism", {"base": "sre2l"})
+    assert (recipe.init, recipe.bn_slots) == ("noise", 0)
+
+
+# -- what cannot be carried out --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"base": "delt", "join_step": 1}])
+def test_class_wise_batches_at_one_image_per_class_are_refused(changes: dict[str, Any]) -> None:
+    own = {"base": "prism", "batches": "class_wise", "early_late_step": 0, **changes}
+    values = {**one_method("two", own), "ipc": 1}
+    with pytest.raises(UsageError, match="method two has class-wise batches, which at ipc 1"):
+        load_settings("digits_quick", values)
+    load_settings("digits_quick", {**values, "ipc": 8})
+    own = {**own, "images": "initial"}
+    load_settings("digits_quick", {**values, "recipes": {"two": own}})
+
+
+def test_class_wise_batches_of_one_slot_each_are_refused() -> None:
+    own = {"base": "prism", "batches": "class_wise", "early_late_step": 5}
+    with pytest.raises(UsageError, match="or with early_late_step, hold one image"):
+        load_settings("digits_quick", {**one_method("two", own), "ipc": 4})
+
+
+@pytest.mark.parametrize("teachers", [["test_resnet"], ["test_resnet", "test_byobnet"]])
+def test_a_pool_without_a_candidate_beside_the_primary_is_refused(teachers: list[str]) -> None:
+    own = {"base": "prism", "primary_in_bn": "never", "selection": "all"}
+    changes = {**one_method("two", own), "teachers": teachers, "primary": "test_resnet"}
+    if len(teachers) > 1:
+        load_settings("digits_quick", changes)
+        return
+    with pytest.raises(UsageError, match="method two has no BN teacher: .* 'never'"):
+        load_settings("digits_quick", changes)

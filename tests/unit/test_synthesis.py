@@ -36,7 +36,7 @@ def recipe_of(**changes: object) -> Recipe:
 def objective_of(recipe: Recipe, primary: Teacher, *others: Teacher) -> Objective:
     """Make the objective of a unit in which all of these take part."""
     watches = {teacher.name: watch(teacher, recipe) for teacher in (primary, *others)}
-    return Objective(recipe, primary.name, watches)
+    return Objective(recipe, watches)
 
 
 def losses_of(
@@ -48,7 +48,8 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """Return the terms of a step that shows images as they are."""
     objective = objective_of(recipe or recipe_of(), primary, *bn)
-    return objective.terms(images, images, labels, [teacher.name for teacher in bn])
+    team = [teacher.name for teacher in bn]
+    return objective.terms(images, images, labels, speakers=[primary.name], team=team)
 
 
 def value_of(
@@ -181,7 +182,7 @@ def test_views_without_flip_or_roll_have_none() -> None:
 BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.5))
 
 
-BOTH = Draws(100, (("test_resnet", "test_byobnet"),))
+BOTH = Draws(100, (("test_resnet", "test_byobnet"),), ("test_resnet",))
 
 
 def run_recover(
@@ -258,7 +259,7 @@ def test_recover_lowers_the_objective() -> None:
 def test_teams_take_turns_within_a_unit() -> None:
     torch.manual_seed(4)
     initial = torch.randn(4, 3, 32, 32)
-    turns = Draws(2, (("test_resnet",), ("test_byobnet",)))
+    turns = Draws(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
     seen: list[set[str]] = []
     recipe = recipe_of(iterations=6)
     recover(
@@ -337,9 +338,7 @@ def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
     assert scales("none", test_byobnet=0.5)["test_byobnet"] == 0.5
     assert scales("layers")["test_byobnet"] == pytest.approx(15 / 14)
     assert scales("channels") == pytest.approx({"test_resnet": 1.0, "test_byobnet": 1040 / 1192})
-    losses = losses_of(
-        real, primary, [primary, other], labels=torch.zeros(8, dtype=torch.int64)
-    )
+    losses = losses_of(real, primary, [primary, other], labels=torch.zeros(8, dtype=torch.int64))
     balanced = scales("real", test_byobnet=2.0)
     weighted = balanced["test_byobnet"] * losses["bn/test_byobnet"]
     assert weighted.item() == pytest.approx(2 * losses["bn/test_resnet"].item(), rel=1e-4)

@@ -218,6 +218,20 @@ def test_draws_have_the_published_number_of_extras() -> None:
         assert abs(extras[number] / 8000 - share) < 5 * math.sqrt(share * (1 - share) / 8000)
 
 
+def test_the_published_program_draws_once_for_a_unit_with_the_published_shares() -> None:
+    recipe, generator = load_recipe("prism_reference"), torch.Generator().manual_seed(0)
+    extras: Counter[int] = Counter()
+    for _ in range(4000):
+        drawn = plan_draws(recipe, "a", POOL, generator)
+        assert len(drawn.teams) == 1
+        assert drawn.at(0) is drawn.at(3999)
+        assert drawn.at(0)[0] == "a"
+        extras[len(drawn.at(0)) - 1] += 1
+    assert set(extras) == {0, 1, 2, 3}
+    for number, share in {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}.items():
+        assert abs(extras[number] / 4000 - share) < 5 * math.sqrt(share * (1 - share) / 4000)
+
+
 def test_every_candidate_is_drawn_equally_often() -> None:
     often = Counter(name for team in draws().teams for name in team[1:])
     for name in POOL[1:]:
@@ -279,6 +293,26 @@ def test_the_other_strategies() -> None:
     assert draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never").teams == (("c",),)
     turns = draws(selection="round_robin", primary_in_bn="candidate")
     assert [turns.at(step) for step in range(6)] == [(name,) for name in (*POOL, "a")]
+
+
+def test_logits_come_from_the_primary_from_all_in_turn_or_from_the_drawn() -> None:
+    primary = draws(iterations=3)
+    assert [primary.logits_at(step) for step in (0, 1, 2)] == [("a",)] * 3
+    turns = draws(selection="all", logits="in_turn")
+    assert [turns.logits_at(step) for step in range(6)] == [(name,) for name in (*POOL, "a")]
+    assert {turns.at(step) for step in range(6)} == {POOL}
+    coupled = draws(logits="bn_teachers", bn_subset=2, primary_in_bn="candidate")
+    assert len({coupled.at(step) for step in range(50)}) > 5
+    assert all(coupled.logits_at(step) == coupled.at(step) for step in range(50))
+
+
+def test_networks_that_take_part_are_those_of_the_logits_and_of_the_teams() -> None:
+    fixed = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never")
+    assert (fixed.bn_networks, fixed.networks) == (("c",), ("a", "c"))
+    coupled = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never", logits="bn_teachers")
+    assert coupled.networks == coupled.bn_networks == ("c",)
+    turns = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never", logits="in_turn")
+    assert turns.networks == POOL
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Every method of the kit makes its images from the networks of a small run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prism_nb.config import load_settings
+from prism_nb.data import open_dataset
+from prism_nb.errors import PrismError
+from prism_nb.plans import squeeze, synthesis
+from prism_nb.recipes import load_recipe, recipe_names
+from prism_nb.run import Run
+from prism_nb.synthesis import work as synthesis_work
+from prism_nb.teachers import work as teachers_work
+from prism_nb.teachers.pool import load_conv_targets, load_teacher
+from prism_nb.teachers.squeeze import mean_statistics
+from prism_nb.teachers.statistics import conv_probes
+
+PATCH = 4
+NAMES = [name for name in recipe_names() if load_recipe(name).batches != "class_wise"]
+JOINING = {"delt": {"join_step": 1, "join_groups": 2, "init": "real_median"}}
+INITIAL = {"cvdd": {"init": "patches"}, "edc": {"init": "patches"}, "rded": {"crop_min": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of all methods whose networks are trained a little."""
+    settings = load_settings(
+        "digits_quick",
+        {
+            "methods": NAMES,
+            "teachers": ["test_resnet", "test_byobnet"],
+            "squeeze_epochs": 1,
+            "squeeze_batch": 256,
+            "image_size": 16,
+            "batch_size": 30,
+            "ipc": 2,
+            "device": "cpu",
+            "recipe": {"iterations": 3, "conv_patch": PATCH},
+            "recipes": {**JOINING, **INITIAL},
+        },
+    )
+    made = Run.create(tmp_path_factory.mktemp("runs") / "all", settings)
+    for unit in squeeze.units(made, 10):
+        teachers_work.do_unit(made, unit, lambda event: None)
+    return made
+
+
+def images_of(run: Run, method: str) -> dict[str, bytes]:
+    """Return the files of a method's images by path; they are made where they are not there."""
+    for unit in synthesis.method_units(run, method, 10):
+        if run.inspect(unit).state != "done":
+            synthesis_work.do_unit(run, unit, lambda event: None)
+        assert run.inspect(unit).state == "done"
+    folder = run.path / "synthesis" / method / "images"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_method_makes_every_image_and_the_same_ones_again(run: Run, method: str) -> None:
+    images = images_of(run, method)
+    assert list(images) == [f"{c:05d}/{c:05d}_{s:04d}.png" for c in range(10) for s in range(2)]
+    assert len(set(images.values())) == 20
+    for unit in synthesis.method_units(run, method, 10):
+        synthesis_work.do_unit(run, unit, lambda event: None)
+    assert images_of(run, method) == images
+
+
+def test_methods_make_different_images(run: Run) -> None:
+    made = {method: tuple(images_of(run, method).values()) for method in NAMES}
+    assert len(set(made.values())) == len(NAMES)
+
+
+def records_of(run: Run, method: str) -> list[dict[str, Any]]:
+    images_of(run, method)
+    return [run.record(unit) for unit in synthesis.method_units(run, method, 10)]
+
+
+def test_records_hold_who_steered_a_unit(run: Run) -> None:
+    for record in records_of(run, "gvbsm"):
+        assert record["draws"]["every"] == 1
+        assert record["draws"]["teams"] == [["test_resnet"], ["test_byobnet"]]
+        assert {n for n in record["losses"] if n.startswith("logit/")} == {"logit/test_resnet"}
+        assert "density/images" in record["losses"]
+        assert sum(record["shares"].values()) == pytest.approx(1)
+    for record in records_of(run, "rded"):
+        assert "losses" not in record
+        assert record["images"] == 20
+
+
+def test_stored_targets_are_what_the_trained_network_sees(run: Run) -> None:
+    name, cpu = "test_byobnet", torch.device("cpu")
+    teacher, stored = load_teacher(run, name), load_conv_targets(run, name, PATCH)
+    plan = teachers_work.squeeze_plan(run.settings, name)
+    probes = conv_probes(teacher.network, PATCH)
+    measured = mean_statistics(teacher, probes, open_dataset(run.settings), plan, cpu)
+    assert set(stored) == set(measured) == {probe.name for probe in probes}
+    for probe in measured:
+        assert torch.equal(stored[probe].mean, measured[probe].mean)
+        assert torch.equal(stored[probe].var, measured[probe].var)
+
+
+def test_targets_that_are_not_measured_are_asked_for(tmp_path: Path) -> None:
+    fresh = Run.create(tmp_path / "r", load_settings("digits_quick", {"methods": ["gvbsm"]}))
+    with pytest.raises(PrismError, match="convolution statistics.*run the teachers stage first"):
+        load_conv_targets(fresh, "test_resnet", 16)
+
+
+def test_targets_that_are_damaged_are_refused(run: Run) -> None:
+    unit = squeeze.statistics_unit(run.settings, "test_resnet", PATCH)
+    path = run.file(unit.key["statistics"])
+    content = path.read_bytes()
+    path.write_bytes(content[:-8])
+    try:
+        with pytest.raises(PrismError, match="run the teachers stage"):
+            load_conv_targets(run, "test_resnet", PATCH)
+    finally:
+        path.write_bytes(content)
+    assert load_conv_targets(run, "test_resnet", PATCH)

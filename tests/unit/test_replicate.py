@@ -1,0 +1,120 @@
+"""A replicate: the same teachers, and everything after them anew."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prism_nb.config import Settings, load_settings
+from prism_nb.data.digits import Digits
+from prism_nb.evaluation.work import curriculum
+from prism_nb.labels.work import epoch_views
+from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
+from prism_nb.plans.batches import Batch
+from prism_nb.run import Run
+from prism_nb.synthesis.initial import initial_images
+from prism_nb.units import Unit, unit_seed
+
+METHODS = ["prism", "gvbsm", "random_real", "rded"]
+
+
+def replicate(number: int, **changes: Any) -> Settings:
+    return load_settings("digits_quick", {"methods": METHODS, "replicate": number, **changes})
+
+
+def run_of(folder: Path, number: int) -> Run:
+    return Run.create(folder / str(number), replicate(number))
+
+
+def bindings(units: list[Unit]) -> dict[str, str]:
+    return {unit.name: unit.binding for unit in units}
+
+
+def test_replicates_share_networks_and_what_is_measured_of_them(tmp_path: Path) -> None:
+    zero, one = run_of(tmp_path, 0), run_of(tmp_path, 1)
+    teachers = bindings(squeeze.units(zero, 10))
+    assert teachers == bindings(squeeze.units(one, 10))
+    assert len(teachers) == 5 + 4  # the observer has no part in gvbsm
+    assert "test_resnet, convolution statistics" in teachers
+
+
+@pytest.mark.parametrize("stage", [synthesis, labels, evaluation, diversity])
+def test_replicates_share_nothing_that_comes_after(tmp_path: Path, stage: Any) -> None:
+    zero, one = (bindings(stage.units(run_of(tmp_path, number), 10)) for number in (0, 1))
+    assert zero.keys() == one.keys()
+    shared = {name for name in zero if zero[name] == one[name]}
+    assert shared == ({diversity.REFERENCE} if stage is diversity else set())
+
+
+def test_a_replicate_has_a_seed_of_its_own() -> None:
+    seeds = [replicate(number).replicate_seed for number in range(50)]
+    seeds += [replicate(number, seed=1).replicate_seed for number in range(50)]
+    assert len(set(seeds)) == 100
+    assert replicate(3).replicate_seed == unit_seed(0, "replicate", 3)
+
+
+def test_replicates_draw_other_images_views_and_students() -> None:
+    zero, again, one = replicate(0), replicate(0), replicate(1)
+    digits, batch = Digits(32), Batch((0, 3), (0, 2))
+
+    def images(settings: Settings) -> torch.Tensor:
+        recipe = settings.recipe_of("random_real")
+        seed, generator = settings.replicate_seed, torch.Generator()
+        return initial_images(recipe, batch, digits, seed=seed, generator=generator)
+
+    def views(settings: Settings) -> list[torch.Tensor]:
+        return list(vars(epoch_views(settings, 8, 0, torch.device("cpu"))).values())
+
+    assert torch.equal(images(zero), images(again))
+    assert not torch.equal(images(zero), images(one))
+    assert all(map(torch.equal, views(zero), views(again)))
+    assert not all(map(torch.equal, views(zero), views(one)))
+    assert curriculum(zero, 0) == curriculum(again, 0)
+    assert curriculum(zero, 0).seed != curriculum(one, 0).seed
+
+
+def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
+    tmp_path: Path,
+) -> None:
+    two = {"base": "gvbsm", "bn_weight": 1.0}
+    other = {"base": "gvbsm", "conv_patch": 4}
+    settings = replicate(0, methods=["gvbsm", "two", "other"], recipes={"two": two, "other": other})
+    units = squeeze.units(Run.create(tmp_path / "r", settings), 10)
+    measured = [unit.key["patch"] for unit in units if "patch" in unit.key]
+    assert measured == [16] * 4 + [4] * 4
+    assert len({unit.marker for unit in units}) == len(units)
+    assert len({unit.binding for unit in units}) == len(units)
+
+
+def test_methods_wait_for_the_statistics_that_they_align(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 0)
+    (unit, *_) = synthesis.method_units(run, "gvbsm", 10)
+    networks = run.settings.teachers
+    assert set(unit.inputs) == {
+        marker
+        for name in networks
+        for marker in (f"teachers/units/{name}.json", f"teachers/units/{name}.conv16.json")
+    }
+    (unit, *_) = synthesis.method_units(run, "rded", 10)
+    assert unit.inputs == ("teachers/units/test_resnet.json",)
+    (unit, *_) = synthesis.method_units(run, "random_real", 10)
+    assert unit.inputs == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "first"),
+    [
+        ("cross_class", Batch((0, 1), (0, 10))),
+        ("class_wise", Batch((0, 4), (0, 1))),
+        ("class_major", Batch((0, 4), (0, 2))),
+    ],
+)
+def test_units_hold_what_the_recipe_puts_together(
+    tmp_path: Path, layout: str, first: Batch
+) -> None:
+    settings = replicate(
+        0, methods=["prism"], recipes={"prism": {"batches": layout}}, ipc=4, batch_size=10
+    )
+    units = synthesis.units(Run.create(tmp_path / "r", settings), 10)
+    assert synthesis.batch_of(units[0]) == first
