@@ -9,6 +9,7 @@ _OWNED = {
     "prism": "#4477AA",
     "prism_intra": "#66CCEE",
     "prism_all": "#332288",
+    "prism_wide": "#223366",
     "prism_reference": "#88AACC",
     "sre2l": "#EE6677",
     "cda": "#CC6644",

@@ -25,6 +25,7 @@ def test_recipes_are_listed_in_order() -> None:
         "prism_all",
         "prism_intra",
         "prism_reference",
+        "prism_wide",
         "random_real",
         "rded",
         "sre2l",
