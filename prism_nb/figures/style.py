@@ -22,6 +22,7 @@ _OWNED = {
     "real": "#777777",
 }
 _SPARE = ("#CCBB44", "#66CCEE", "#AA3377", "#882255", "#44AA99", "#999933")
+GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -48,7 +49,6 @@ def faded(colour: str, opacity: float) -> str:
 
 def styled(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:
     """Give a figure its title, axis titles with units, and the common look."""
-    grid = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
     return figure.update_layout(
         title={"text": title, "x": 0.01, "font": {"size": 17}},
         template="plotly_white",
@@ -56,6 +56,6 @@ def styled(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) 
         margin={"l": 70, "r": 20, "t": 60, "b": 60},
         legend={"title": None},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9aa3ab"},
-        xaxis={"title": {"text": x}, **grid},
-        yaxis={"title": {"text": y}, **grid},
+        xaxis={"title": {"text": x}, **GRID},
+        yaxis={"title": {"text": y}, **GRID},
     )

@@ -9,7 +9,8 @@ import pandas as pd
 from prism_nb import files
 from prism_nb.errors import PrismError
 from prism_nb.figures.gallery import gallery
-from prism_nb.figures.study import accuracy_facets, cost_figure, fidelity_figure, pair_facets
+from prism_nb.figures.pairs import pair_facets
+from prism_nb.figures.study import Names, accuracy_facets, cost_figure, fidelity_figure
 from prism_nb.provenance import environment
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.strict import write_yaml
@@ -36,6 +37,12 @@ def study_tables(folder: StudyFolder) -> dict[str, pd.DataFrame]:
         "summary": summary(records),
         "search": results.search_records(folder),
     }
+
+
+def names_of(folder: StudyFolder) -> Names:
+    """Return what the study's methods and scenarios are called."""
+    scenarios = {name: scenario.title for name, scenario in folder.study.scenarios.items()}
+    return Names(results.titles(folder), scenarios)
 
 
 def write_study_page(folder: StudyFolder) -> str:
@@ -142,19 +149,18 @@ def _pictured(folder: StudyFolder) -> tuple[str, Any]:
 
 
 def _sections(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> list[Section]:
-    titles = results.titles(folder)
-    scenarios = {name: scenario.title for name, scenario in folder.study.scenarios.items()}
+    names = names_of(folder)
     means, images, pairs = tables["summary"], tables["images"], tables["pairs"]
     sections = [
-        section("Accuracy", accuracy_facets(means, titles, scenarios), means),
-        section("Who beats whom", pair_facets(pairs, titles, scenarios), pairs),
+        section("Accuracy", accuracy_facets(means, names), means),
+        section("Who beats whom", pair_facets(pairs, names), pairs),
         section(
             "Diversity beside fidelity",
-            fidelity_figure(images, titles, scenarios),
+            fidelity_figure(images, names),
             images,
             "Images that are still noise look diverse: low is good only far to the right.",
         ),
-        section("Cost", cost_figure(images, means, titles, scenarios), None),
+        section("Cost", cost_figure(images, means, names), None),
     ]
     ceilings = results.ceilings(folder)
     if ceilings:

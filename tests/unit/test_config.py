@@ -22,6 +22,7 @@ from prism_nb.config import (
     Settings,
     SqueezeSettings,
     SynthesisSettings,
+    add_recipes,
     check_settings,
     digest,
     load_settings,
@@ -478,3 +479,40 @@ def test_relative_prism_runs_starts_at_the_working_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRISM_RUNS", "elsewhere")
     assert config.default_runs_dir() == tmp_path / "elsewhere"
+
+
+def test_recipe_files_run_beside_the_presets_methods(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: prism\nbn_subset: 2\n")
+    changes = add_recipes("digits_quick", {"ipc": 3}, [file])
+    settings = load_settings("digits_quick", changes)
+    assert settings.methods == ("prism", "sre2l", "random_real", "mine")
+    assert settings.ipc == 3
+    assert settings.recipe_of("mine").bn_subset == 2
+    assert settings.recipe_of("mine").title == "mine"
+    file.unlink()
+    assert load_settings("digits_quick", changes).recipe_of("mine").bn_subset == 2
+
+
+def test_recipe_files_join_methods_that_were_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: prism\n")
+    changes = add_recipes("digits_quick", {"methods": ["sre2l"]}, [file, file])
+    assert load_settings("digits_quick", changes).methods == ("sre2l", "mine")
+
+
+def test_no_recipe_file_changes_nothing() -> None:
+    assert add_recipes("digits_quick", {"ipc": 3}, []) == {"ipc": 3}
+
+
+@pytest.mark.parametrize("name", ["real", "../up", "a b", ".hidden", ""])
+def test_a_method_must_be_able_to_name_a_folder(name: str) -> None:
+    own = {name: {"base": "prism"}}
+    with pytest.raises(UsageError, match="cannot name a folder of results"):
+        load_settings("digits_quick", {"methods": [name], "recipes": own})
+
+
+def test_a_network_named_twice_among_the_fixed_is_refused() -> None:
+    fixed = {"selection": "fixed", "bn_fixed": ["test_byobnet", "test_byobnet"]}
+    with pytest.raises(UsageError, match="bn_fixed names test_byobnet twice"):
+        load_settings("digits_quick", {"methods": ["prism"], "recipe": fixed})
