@@ -23,6 +23,7 @@ from torch.nn import functional
 from prism_nb.provenance import machine
 from prism_nb.recipes import load_recipe
 from prism_nb.synthesis.augment import draw_view
+from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.watch import watch
@@ -89,7 +90,7 @@ def measure(names: tuple[str, ...], *, size: int, count: int, steps: int) -> tup
     recover(
         images,
         labels,
-        objective=Objective(recipe, {t.name: watch(t, recipe) for t in teachers}),
+        gradient=Gradient(Objective(recipe, {t.name: watch(t, recipe) for t in teachers})),
         draws=Draws(steps, (names,), names[:1]),
         recipe=recipe,
         bounds=(torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 1.0)),

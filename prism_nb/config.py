@@ -112,9 +112,15 @@ class EvaluationSettings(Strict):
 
 
 class MachineSettings(Strict):
-    """Where and how visibly a run works; free to change, since results do not depend on it."""
+    """Where and how visibly a run works; free to change, since it decides nothing but rounding."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    micro_batch: int = Field(
+        0,
+        ge=0,
+        description="images that a network sees at once in the synthesis; 0: as many as memory "
+        "takes. The gradient is that of the whole batch, to rounding",
+    )
     progress: bool = Field(True, description="show a progress bar")
 
     @field_validator("device")

@@ -19,7 +19,7 @@ from torch.nn import functional
 from prism_nb.recipes import Recipe
 from prism_nb.synthesis.densification import densification
 from prism_nb.synthesis.watch import Watch
-from prism_nb.teachers.statistics import Statistics
+from prism_nb.teachers.statistics import Probe, Statistics
 
 
 def alignment(
@@ -63,22 +63,38 @@ def steering_losses(
         Unweighted scalars: `logit/<network>` for each of F and `bn/<network>` for each of T; 0
         for a network of T without anything to align, which is not run for it.
     """
-    classifiers, aligned = list(logits_from), list(statistics_from)
+    classifiers, observed = list(logits_from), list(statistics_from)
     losses: dict[str, Tensor] = {}
-    for watch in dict.fromkeys([*classifiers, *aligned]):
-        probes = watch.draw_probes() if watch in aligned else ()
-        if watch in aligned:
-            losses[f"bn/{watch.name}"] = view.new_zeros(())
-        if not probes and watch not in classifiers:
-            continue
-        logits, seen = watch.teacher.observe(view, probes)
-        if probes:
-            targets = [watch.targets[probe] for probe in probes]
-            weights = [watch.weights[probe] for probe in probes]
-            losses[f"bn/{watch.name}"] = alignment(watch.smooth(probes, seen), targets, weights)
-        if watch in classifiers:
+    for watch in dict.fromkeys([*classifiers, *observed]):
+        probes = watch.draw_probes() if watch in observed else ()
+        logits: Tensor | None = None
+        seen: list[Statistics] = []
+        if probes or watch in classifiers:
+            logits, seen = watch.teacher.observe(view, probes)
+        if watch in observed:
+            statistics = dict(zip(probes, seen, strict=True))
+            losses[f"bn/{watch.name}"] = aligned(watch, statistics, like=view)
+        if watch in classifiers and logits is not None:
             losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
     return losses
+
+
+def aligned(watch: Watch, seen: Mapping[Probe, Statistics], *, like: Tensor) -> Tensor:
+    """Return a network's BN loss from a batch's statistics; 0 where there are none.
+
+    Args:
+        watch: The network, its targets and weights, and its running means if it keeps any.
+        seen: What its probes saw.
+        like: A tensor of the type and device of a zero.
+    """
+    if not seen:
+        return like.new_zeros(())
+    probes = list(seen)
+    return alignment(
+        watch.smooth(probes, list(seen.values())),
+        [watch.targets[probe] for probe in probes],
+        [watch.weights[probe] for probe in probes],
+    )
 
 
 def image_priors(images: Tensor) -> dict[str, Tensor]:
@@ -155,13 +171,20 @@ class Objective:
             speakers: The networks F of this step.
             team: The networks T of this step.
         """
+        classifiers, observed = self.roles(speakers, team)
+        losses = steering_losses(view, labels, logits_from=classifiers, statistics_from=observed)
+        return losses | self.priors(images, view, labels)
+
+    def roles(
+        self, speakers: Sequence[str], team: Sequence[str]
+    ) -> tuple[list[Watch], list[Watch]]:
+        """Return the networks that give logits, and those that give statistics, by their names."""
+        return [self._watches[n] for n in speakers], [self._watches[n] for n in team]
+
+    def priors(self, images: Tensor, view: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute the terms that no network takes part in, where the recipe weighs them."""
         recipe = self._recipe
-        losses = steering_losses(
-            view,
-            labels,
-            logits_from=[self._watches[name] for name in speakers],
-            statistics_from=[self._watches[name] for name in team],
-        )
+        losses: dict[str, Tensor] = {}
         if recipe.tv_weight or recipe.l2_weight:
             losses |= image_priors(images)
         if recipe.density_weight:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from prism_nb.recipes import Recipe
-from prism_nb.synthesis.augment import View, apply_views, draw_view
-from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.augment import View, draw_view
+from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.schedules import smallest_crop
 from prism_nb.teachers.selection import Draws
 
@@ -23,7 +23,7 @@ def recover(
     initial: Tensor,
     labels: Tensor,
     *,
-    objective: Objective,
+    gradient: Gradient,
     draws: Draws,
     recipe: Recipe,
     bounds: tuple[Tensor, Tensor],
@@ -39,7 +39,7 @@ def recover(
     Args:
         initial: Canonical images to start from, [N, 3, H, W]; left unchanged.
         labels: Class indices [N].
-        objective: What the images are optimised for.
+        gradient: Of what the images are optimised for.
         draws: Which networks give their statistics at each step.
         recipe: Step size, iterations and augmentation.
         bounds: Canonical values of black and white, each [3, 1, 1].
@@ -51,6 +51,7 @@ def recover(
     Returns:
         The optimised canonical images [N, 3, H, W].
     """
+    size = initial.shape[-1]
     begins, sizes = _groups(joins or [0] * len(initial))
     groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
     optimiser = torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
@@ -60,17 +61,14 @@ def recover(
     )
     for step in range(first, last):
         active = groups[: bisect_right(begins, step)]
-        images = torch.cat(active) if len(active) > 1 else active[0]
-        view = apply_views(images, draw_views(recipe, step, images, generator))
-        losses = objective.terms(
-            images,
-            view,
-            labels[: len(images)],
+        count = sum(map(len, active))
+        losses = gradient(
+            active,
+            draw_views(recipe, step, (count, size), generator),
+            labels[:count],
             speakers=draws.logits_at(step),
             team=draws.at(step),
         )
-        optimiser.zero_grad()
-        objective.total(losses).backward()
         optimiser.step()
         schedule.step()
         with torch.no_grad():
@@ -80,18 +78,21 @@ def recover(
     return torch.cat([group.detach() for group in groups])
 
 
-def draw_views(recipe: Recipe, step: int, images: Tensor, generator: torch.Generator) -> list[View]:
-    """Draw a step's views: one for the batch, or one for each image."""
+def draw_views(
+    recipe: Recipe, step: int, batch: tuple[int, int], generator: torch.Generator
+) -> list[View]:
+    """Draw a step's views of a batch (images, their side): one for all, or one for each."""
+    count, size = batch
     crop_min = smallest_crop(recipe, step)
     return [
         draw_view(
-            images.shape[-1],
+            size,
             crop_min=crop_min,
             flip=recipe.flip,
             roll=recipe.roll,
             generator=generator,
         )
-        for _ in range(len(images) if recipe.views == "per_image" else 1)
+        for _ in range(count if recipe.views == "per_image" else 1)
     ]
 
 

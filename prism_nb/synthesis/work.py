@@ -19,6 +19,7 @@ from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, image_path
 from prism_nb.recipes import Recipe
 from prism_nb.run import Run
+from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.initial import initial_images
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.quantise import encode_png, quantise
@@ -80,10 +81,11 @@ def _recover(
     drawn = [watches[name] for name in draws.bn_networks]
     scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
+    gradient = Gradient(Objective(recipe, watches, scales), settings.micro_batch)
     images = recover(
         initial.to(device, memory_format=torch.channels_last),
         torch.tensor([c for c, _ in batch.members()], device=device),
-        objective=Objective(recipe, watches, scales),
+        gradient=gradient,
         draws=draws,
         recipe=recipe,
         bounds=dataset.bounds(device),
@@ -97,6 +99,7 @@ def _recover(
         "shares": _shares(progress.sums, scales),
         "losses": progress.last,
         "device": str(device),
+        "micro_batch": gradient.part,
     }
     return images, record
 

@@ -16,6 +16,7 @@ from prism_nb.errors import UsageError
 from prism_nb.plans.batches import Batch, class_major, cross_class
 from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.augment import draw_view
+from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.recover import recover
 from prism_nb.teachers.selection import Draws
@@ -68,7 +69,7 @@ def test_recover_is_one_adam_per_group_under_one_cosine(views: str, joins: list[
     images = recover(
         initial,
         torch.tensor([3, 1, 4, 1]),
-        objective=objective_of(recipe, primary, other),
+        gradient=Gradient(objective_of(recipe, primary, other)),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,
@@ -98,7 +99,7 @@ def test_images_that_have_not_joined_stay_as_they_began_and_are_not_seen(
     images = recover(
         initial,
         torch.arange(6),
-        objective=objective,
+        gradient=Gradient(objective),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,
@@ -163,7 +164,7 @@ def test_a_batch_that_joins_late_as_a_whole_waits_for_its_first_images() -> None
     images = recover(
         initial,
         torch.tensor([3, 1, 4, 1]),
-        objective=objective_of(recipe, *(teacher_of(name, double=True) for name in NAMES)),
+        gradient=Gradient(objective_of(recipe, *(teacher_of(name, double=True) for name in NAMES))),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.augment import View, apply_views, draw_view
+from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective, image_priors, weigh
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
@@ -196,7 +197,7 @@ def run_recover(
     return recover(
         initial,
         LABELS,
-        objective=objective_of(recipe, primary, other),
+        gradient=Gradient(objective_of(recipe, primary, other)),
         draws=draws,
         bounds=bounds,
         recipe=recipe,
@@ -265,7 +266,9 @@ def test_teams_take_turns_within_a_unit() -> None:
     recover(
         initial,
         LABELS,
-        objective=objective_of(recipe, teacher_of("test_resnet"), teacher_of("test_byobnet")),
+        gradient=Gradient(
+            objective_of(recipe, teacher_of("test_resnet"), teacher_of("test_byobnet"))
+        ),
         draws=turns,
         bounds=BOUNDS,
         recipe=recipe,
