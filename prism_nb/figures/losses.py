@@ -30,7 +30,7 @@ def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         )
     styled(
         figure,
-        title="Loss by named term, mean over units (terms unweighted)",
+        title="Loss by named term, mean over steps and units (terms unweighted)",
         x="optimisation step",
         y="loss (log scale)",
     )

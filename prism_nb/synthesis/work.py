@@ -120,30 +120,38 @@ def _watches(
 
 
 class _Progress:
-    """Reads the losses about a hundred times per unit, so that a GPU rarely waits for Python."""
+    """Sums losses where they are, and reads their means about a hundred times per unit.
+
+    So a GPU rarely waits for Python, and networks that take turns are all heard.
+    """
 
     def __init__(self, unit: Unit, steps: int, on_event: OnEvent) -> None:
         self._unit, self._steps, self._on_event = unit, steps, on_event
+        self._window: dict[str, list[Tensor]] = {}
         self.last: dict[str, float] = {}
         self.sums: dict[str, float] = {}
 
     def __call__(self, step: int, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self._window.setdefault(name, []).append(value.detach())
         if step % max(1, self._steps // _REPORTS) and step != self._steps:
             return
-        self.last = {name: value.item() for name, value in losses.items()}
+        seen = {name: torch.stack(values) for name, values in self._window.items()}
+        self._window = {}
+        self.last = {name: values.mean().item() for name, values in seen.items()}
         for name, value in self.last.items():
             if not math.isfinite(value):
                 raise PrismError(
                     f"unit {self._unit.name} diverged: {name} is {value} at step {step}; lower lr "
                     "or bn_weight in the recipe"
                 )
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(seen[name])
         progress = {"step": step, "steps": self._steps, "losses": self.last}
         self._on_event({"event": "step", "unit": self._unit.name, **progress})
 
 
 def _shares(sums: dict[str, float], scales: dict[str, float]) -> dict[str, float]:
-    """Return each network's share of the weighted BN loss over the steps that were read."""
+    """Return each network's share of the weighted BN loss, summed over the steps."""
     weighted = {name: factor * sums.get(f"bn/{name}", 0.0) for name, factor in scales.items()}
     total = sum(weighted.values())
     return {name: value / total if total else 0.0 for name, value in weighted.items()}
