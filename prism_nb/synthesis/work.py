@@ -132,8 +132,8 @@ class _Progress:
         self.sums: dict[str, float] = {}
 
     def __call__(self, step: int, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._window.setdefault(name, []).append(value.detach())
+        for name, loss in losses.items():
+            self._window.setdefault(name, []).append(loss.detach())
         if step % max(1, self._steps // _REPORTS) and step != self._steps:
             return
         seen = {name: torch.stack(values) for name, values in self._window.items()}
