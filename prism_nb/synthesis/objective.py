@@ -67,15 +67,14 @@ def steering_losses(
     losses: dict[str, Tensor] = {}
     for watch in dict.fromkeys([*classifiers, *observed]):
         probes = watch.draw_probes() if watch in observed else ()
-        logits: Tensor | None = None
-        seen: list[Statistics] = []
-        if probes or watch in classifiers:
+        if watch in classifiers:
             logits, seen = watch.teacher.observe(view, probes)
+            losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
+        else:
+            seen = watch.teacher.statistics(view, probes)
         if watch in observed:
             statistics = dict(zip(probes, seen, strict=True))
             losses[f"bn/{watch.name}"] = aligned(watch, statistics, like=view)
-        if watch in classifiers and logits is not None:
-            losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
     return losses
 
 

@@ -78,7 +78,7 @@ def _pool(watch: Watch, probes: Sequence[Probe], shown: Tensor, size: int) -> Po
         return {}
     parts = shown.split(size)
     shares = [len(part) / len(shown) for part in parts]
-    seen = [watch.teacher.observe(part, probes)[1] for part in parts]
+    seen = [watch.teacher.statistics(part, probes) for part in parts]
     return {
         probe: _whole(shares, [statistics[place] for statistics in seen])
         for place, probe in enumerate(probes)
@@ -104,16 +104,23 @@ def _follow(
     """Add a part's gradient through one network, and its share to the logit loss."""
     if not pooled and logit is None:
         return
-    answers, seen = watch.teacher.observe(part, tuple(pooled))
-    surrogate = [
-        (whole.mean.grad * here.mean).sum()
-        + (whole.var.grad * (here.var + (here.mean - whole.mean.detach()).square())).sum()
-        for whole, here in zip(pooled.values(), seen, strict=True)
-        if whole.mean.grad is not None and whole.var.grad is not None
-    ]
-    if logit is not None and logit.grad is not None:
+    probes = tuple(pooled)
+    if logit is None:
+        seen, surrogate = watch.teacher.statistics(part, probes), []
+    else:
+        answers, seen = watch.teacher.observe(part, probes)
         loss = functional.cross_entropy(answers, classes)
-        surrogate.append(logit.grad * loss)
+        surrogate = [_derivative(logit) * loss]
         with torch.no_grad():
             logit += share * loss
+    surrogate += [
+        (_derivative(whole.mean) * here.mean).sum()
+        + (_derivative(whole.var) * (here.var + (here.mean - whole.mean.detach()).square())).sum()
+        for whole, here in zip(pooled.values(), seen, strict=True)
+    ]
     (share * torch.stack(surrogate).sum()).backward()
+
+
+def _derivative(of: Tensor) -> Tensor:
+    """Return the loss's derivative by a leaf; 0 where the loss does not depend on it."""
+    return torch.zeros_like(of) if of.grad is None else of.grad

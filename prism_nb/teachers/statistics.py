@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -67,17 +67,31 @@ def conv_probes(network: nn.Module, patch: int) -> tuple[Probe, ...]:
     )
 
 
+class _SeenEnough(Exception):  # noqa: N818 (no error: it ends a pass that has done its work)
+    """Every probe has seen its layer's input, and nobody wants what comes after."""
+
+
 @contextmanager
-def observed(probes: Sequence[Probe]) -> Iterator[dict[Probe, Statistics]]:
-    """Fill a dict with what the probes see in forward passes inside; the last pass stays."""
+def observed(
+    probes: Sequence[Probe], *, to_the_end: bool = True
+) -> Iterator[dict[Probe, Statistics]]:
+    """Fill a dict with what the probes see in forward passes inside; the last pass stays.
+
+    Args:
+        probes: Where to measure.
+        to_the_end: Whether a pass goes on behind the last probe. If not, it ends the block there.
+    """
     seen: dict[Probe, Statistics] = {}
 
     def collect(probe: Probe, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[probe] = probe.measure(inputs[0])
+        if not to_the_end and len(seen) == len(probes):
+            raise _SeenEnough
 
     handles = [probe.layer.register_forward_pre_hook(partial(collect, probe)) for probe in probes]
     try:
-        yield seen
+        with suppress(_SeenEnough):
+            yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -71,6 +71,14 @@ class Teacher(nn.Module):
             logits = self(images)
         return logits, [seen[probe] for probe in wanted]
 
+    def statistics(self, images: Tensor, probes: Sequence[Probe]) -> list[Statistics]:
+        """Return what probes see, as `observe`, in a pass that ends behind the last of them."""
+        if not probes:
+            return []
+        with observed(probes, to_the_end=False) as seen:
+            self(images)
+        return [seen[probe] for probe in probes]
+
     def running(self) -> list[Statistics]:
         """Return the stored statistics of the real data, in the order of `bn_probes`."""
         return running(self.bn_probes)

@@ -552,3 +552,28 @@ def test_alignment_is_not_squared() -> None:
 def test_terms_without_a_weight_need_not_be_there() -> None:
     losses = {"logit/a": torch.tensor(1.0), "logit/b": torch.tensor(3.0), "bn/a": torch.tensor(5.0)}
     assert weigh(losses, gvbsm(bn_weight=0.1), {}).item() == pytest.approx(2 + 0.5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_pass_for_statistics_alone_sees_the_same_and_ends_behind_the_last_layer(
+    name: str,
+) -> None:
+    teacher = teacher_of(name, double=True)
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    reached: list[str] = []
+    head = [m for m in teacher.network.modules() if isinstance(m, nn.Linear)][-1]
+    head.register_forward_hook(lambda *_: reached.append("head"))
+    whole = teacher.observe(images)[1]
+    assert reached == ["head"]
+    alone = teacher.statistics(images, teacher.bn_probes)
+    assert reached == ["head"]
+    for one, other in zip(whole, alone, strict=True):
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.var, other.var)
+    loss = torch.stack([s.var.sum() + s.mean.square().sum() for s in whole]).sum()
+    lone = torch.stack([s.var.sum() + s.mean.square().sum() for s in alone]).sum()
+    (expected,) = torch.autograd.grad(loss, images)
+    (gradient,) = torch.autograd.grad(lone, images)
+    assert torch.equal(gradient, expected)
+    assert teacher(images).shape == (3, 10)
+    assert reached == ["head", "head"]

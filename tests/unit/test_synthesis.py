@@ -124,7 +124,7 @@ def test_each_network_runs_once_and_terms_carry_names() -> None:
     primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
     passes: list[str] = []
     for teacher in (primary, other):
-        teacher.network.register_forward_hook(lambda *_, name=teacher.name: passes.append(name))
+        teacher.network.register_forward_pre_hook(lambda *_, name=teacher.name: passes.append(name))
     losses = losses_of(torch.randn(4, 3, 32, 32), primary, [primary, other])
     assert sorted(passes) == ["test_byobnet", "test_resnet"]
     assert set(losses) == {"logit/test_resnet", "bn/test_resnet", "bn/test_byobnet"}
