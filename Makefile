@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence test lab lint clean
+.PHONY: help demo evidence bench test lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ demo: .venv/.installed  ## distil the digits with PRISM, SRe2L and a control; en
 
 evidence: .venv/.installed  ## compare PRISM with its rivals and controls on digits; resumable
 	$(BIN)/prism-nb study evidence
+
+bench: .venv/.installed  ## time a step of the synthesis beside other loops
+	$(BIN)/python -m benchmarks
 
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2
