@@ -126,7 +126,7 @@ def study(
     study: str, name: str | None, workers: int | None, only_plan: bool, runs_dir: Path | None
 ) -> None:
     """Carry out STUDY: methods x scenarios x replicates; the same command continues it."""
-    from prism_nb.study.execute import default_workers, execute_study, plan_table
+    from prism_nb.study.execute import check_study, default_workers, execute_study, plan_table
     from prism_nb.study.folder import StudyFolder
 
     begin = time.monotonic()
@@ -134,6 +134,7 @@ def study(
     side_by_side = workers or default_workers()
     click.echo(f"study {folder.path}\n\n{plan_table(folder, side_by_side).to_string()}\n")
     if only_plan:
+        check_study(folder)
         return
     execute_study(folder, workers=side_by_side, say=click.echo)
     from prism_nb.headless import STUDY, execute_study_notebook

@@ -332,10 +332,18 @@ def add_recipes(
     """
     if not paths:
         return changes
-    own = {Path(path).stem: read_recipe_file(path) for path in paths}
-    methods = changes.get("methods", read_preset(preset).get("methods", ()))
+    own: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        name = Path(path).stem
+        values = read_recipe_file(path)
+        if own.setdefault(name, values) != values:
+            raise UsageError(f"two recipe files are called {name!r}; give one another name")
+    methods = changes.get("methods", read_preset(preset).get("methods", []))
+    if not isinstance(methods, list):
+        raise UsageError(f"methods: a list is needed, got {methods!r}; e.g. [prism, sre2l]")
+    recipes = changes.get("recipes", {})
     named = list(dict.fromkeys([*methods, *own]))
-    return merge(changes, {"methods": named, "recipes": own})
+    return {**changes, "methods": named, "recipes": {**recipes, **own}}
 
 
 def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:

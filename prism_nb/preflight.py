@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device
 from prism_nb.errors import UsageError
-from prism_nb.plans.synthesis import watched_networks
+from prism_nb.plans.synthesis import method_batches, watched_networks
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.teacher import require_bn, require_conv
 
@@ -24,19 +26,32 @@ def preflight(settings: Settings) -> ImageDataset:
     dataset = open_dataset(settings)
     needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
     needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}
-    classes, image_size = len(dataset.classes), dataset.image_size
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        network = build_network(name, classes=classes, image_size=image_size)
-        require_fit(name, network, classes=classes, image_size=image_size)
-        if name in needs_bn:
-            require_bn(name, network)
-        if name in needs_conv:
-            require_conv(name, network)
+        _check_network(
+            name,
+            len(dataset.classes),
+            dataset.image_size,
+            needs_bn=name in needs_bn,
+            needs_conv=name in needs_conv,
+        )
     for method in settings.methods:
         _check_method(settings, method, dataset)
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
+
+
+@lru_cache(maxsize=256)
+def _check_network(
+    name: str, classes: int, image_size: int, *, needs_bn: bool, needs_conv: bool
+) -> None:
+    """Build a network and try it out; once per process, since a study asks again and again."""
+    network = build_network(name, classes=classes, image_size=image_size)
+    require_fit(name, network, classes=classes, image_size=image_size)
+    if needs_bn:
+        require_bn(name, network)
+    if needs_conv:
+        require_conv(name, network)
 
 
 def _must_have_bn(settings: Settings, method: str) -> set[str]:
@@ -57,6 +72,12 @@ def _must_have_conv(settings: Settings, method: str) -> set[str]:
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
     recipe = settings.recipe_of(method)
+    batches = method_batches(settings, method, len(dataset.classes))
+    if recipe.images == "recovered" and any(len(batch.members()) < 2 for batch in batches):
+        raise UsageError(
+            f"method {method}: a unit would be a single image, which has no statistics worth "
+            "aligning; raise batch_size or ipc, or use other batches"
+        )
     each = recipe.real_per_image(dataset.image_size)
     needed = settings.ipc * each
     if each:

@@ -44,8 +44,8 @@ _DECIDES: dict[type[Strict], tuple[str, ...]] = {
     EvaluationSettings: ("evaluation", "report"),
 }
 # More may be asked of a run at any time: these add units, or, for the two that name networks to
-# measure with, have the quick diversity units made again.
-_EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks"}
+# measure with, have the quick diversity units made again. Recipes are compared method by method.
+_EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks", "recipes"}
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class Run:
             UsageError: It holds results of other settings, or of unknown ones.
         """
         check_name(self.name)
+        if (self.path / "study.json").exists():
+            raise UsageError(f"{self.path} is a study's folder; choose another run name")
         if (self.path / "config.yaml").is_file():
             recorded = Run.open(self.path).settings
             self._refuse_mixing(recorded)
@@ -141,6 +143,10 @@ class Run:
     def _refuse_mixing(self, recorded: Settings) -> None:
         old, new = recorded.plain(), self.settings.plain()
         mixing = []
+        for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
+            mine, theirs = (_binding_recipe(values, method) for values in (new, old))
+            if mine != theirs and self._has_results_with(method):
+                mixing.append(f"recipes.{method} is {theirs!r} in the run, {mine!r} asked for")
         for name in old:
             if old[name] != new[name] and name not in _EXTENDS and self._has_results_of(name):
                 mixing.append(f"{name} is {old[name]!r} in the run, {new[name]!r} asked for")
@@ -149,6 +155,16 @@ class Run:
                 f"{self.path} holds results of other settings: {'; '.join(mixing)}. "
                 "Choose another run name, ask for the run's own settings, or delete that folder"
             )
+
+    def _has_results_with(self, method: str) -> bool:
+        """Return whether any stage has finished a unit of a method."""
+        patterns = (
+            f"synthesis/{method}/units/*.json",
+            f"diversity/{method}.json",
+            f"labels/{method}/unit.json",
+            f"evaluation/{method}/*/unit.json",
+        )
+        return any(any(self.path.glob(pattern)) for pattern in patterns)
 
     def _has_results_of(self, name: str) -> bool:
         stages = next((s for group, s in _DECIDES.items() if name in group.model_fields), ())
@@ -379,6 +395,13 @@ class Run:
         with held:
             files.write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
             yield
+
+
+def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return what a run's settings change of a method's recipe, without its words."""
+    words = {"title", "paper", "lacks"}
+    changes: dict[str, Any] = values["recipes"].get(method, {})
+    return {name: value for name, value in changes.items() if name not in words}
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -106,7 +106,7 @@ def read_yaml(text: str, *, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Yaml)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UsageError(f"{where} is not valid YAML: {problem}") from None
 

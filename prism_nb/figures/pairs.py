@@ -16,7 +16,12 @@ def pair_facets(pairs: pd.DataFrame, names: Names) -> go.Figure:
     Args:
         pairs: The result of `study.comparison.compare_pairs`.
         names: Of methods and scenarios.
+
+    Returns:
+        The figure; an empty one where there is no pair.
     """
+    if not len(pairs):
+        return styled(go.Figure(), title="One method has no rival", x="", y="", height=120)
     figure, places, rows = facets(
         names, set(pairs["scenario"]), columns=2, shared=False, wide=0.16, high=0.32
     )

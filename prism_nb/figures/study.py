@@ -135,7 +135,7 @@ def fidelity_figure(images: pd.DataFrame, names: Names) -> go.Figure:
     return styled(
         figure,
         title="Diversity beside fidelity (a symbol per scenario)",
-        x="recognised by a network that took no part (%)",
+        x="recognised by the feature networks (%)",
         y="intra-class cosine (lower is more diverse)",
     )
 
@@ -155,7 +155,7 @@ def cost_figure(images: pd.DataFrame, summary: pd.DataFrame, names: Names) -> go
     styled(
         figure,
         title="What an image costs and what the set teaches (a symbol per scenario)",
-        x="seconds of synthesis per image, one CPU thread (log scale)",
+        x="seconds of synthesis per image (log scale)",
         y="top-1, mean over students (%)",
     )
     return figure.update_xaxes(type="log")

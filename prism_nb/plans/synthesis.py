@@ -22,8 +22,6 @@ def units(run: Run, classes: int) -> list[Unit]:
 def method_units(run: Run, method: str, classes: int) -> list[Unit]:
     """Return the units of one method."""
     settings = run.settings
-    recipe = settings.recipe_of(method)
-    form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
     binding = method_binding(settings, method)
     inputs = tuple(unit.marker for unit in _teacher_units(settings, method))
     return [
@@ -35,8 +33,15 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
             key={"method": method, "slots": batch.slots, "classes": batch.classes},
             inputs=inputs,
         )
-        for batch in form(classes, settings.ipc, settings.batch_size)
+        for batch in method_batches(settings, method, classes)
     ]
+
+
+def method_batches(settings: Settings, method: str, classes: int) -> list[Batch]:
+    """Return the batches of a method, one per unit."""
+    recipe = settings.recipe_of(method)
+    form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
+    return form(classes, settings.ipc, settings.batch_size)
 
 
 def batch_of(unit: Unit) -> Batch:
@@ -80,6 +85,7 @@ def method_binding(settings: Settings, method: str) -> str:
             "recipe": {k: v for k, v in recipe.items() if k not in _WORDS},
             "data": settings.section(DataSettings),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
+            "roles": settings.recipe_of(method).roles(settings.primary, settings.teachers),
             "networks": [unit.binding for unit in _teacher_units(settings, method)],
         }
     )

@@ -26,6 +26,11 @@ def require_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str])
     doubled = sorted({name for name in recipe.bn_fixed if recipe.bn_fixed.count(name) > 1})
     if doubled:
         raise UsageError(f"method {method}: bn_fixed names {', '.join(doubled)} twice")
+    if recipe.primary_in_bn == "never" and primary in recipe.bn_fixed:
+        raise UsageError(
+            f"method {method}: bn_fixed names the primary {primary!r}, but primary_in_bn is never; "
+            "change one of the two"
+        )
     candidates = recipe.candidates(primary, pool)
     if (recipe.bn_subset or 0) > len(candidates):
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -64,7 +64,12 @@ class Recipe(Strict):
         None, ge=1, description="draw exactly so many candidates, instead of filling slots"
     )
     bn_fixed: Names = Field((), description="BN teachers beside the primary (fixed)")
-    bn_weights: dict[str, float] = Field({}, description="weight of a network's BN loss; 1 if none")
+    bn_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="weight of a network's BN loss; 1 if none"
+    )
+    drawn_per: Literal["unit", "slot"] = Field(
+        "unit", description="who shares a draw: a unit, or all units of an image slot"
+    )
     bn_less: Literal["refuse", "count"] = Field(
         "refuse",
         description="networks without BN layers: an error, or a zero term that counts in |T|",
@@ -96,7 +101,9 @@ class Recipe(Strict):
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam first moment decay")
     beta2: float = Field(0.9, ge=0, lt=1, description="Adam second moment decay")
     bn_weight: float = Field(0.01, ge=0, description="r_bn, weight of the BN alignment")
-    first_layer_factor: float = Field(10.0, ge=0, description="weight of each first BN layer")
+    first_layer_factor: float = Field(
+        10.0, ge=0, description="weight of the first layer that is aligned in each network"
+    )
     tv_weight: float = Field(0.0, ge=0, description="weight of the total variation")
     l2_weight: float = Field(0.0, ge=0, description="weight of the images' L2 norm")
     density_weight: float = Field(
@@ -168,8 +175,19 @@ class Recipe(Strict):
 
     def networks(self, primary: str, pool: Sequence[str]) -> Names:
         """Return every network that may take part in the synthesis in any way."""
+        return tuple(
+            dict.fromkeys(n for names in self.roles(primary, pool).values() for n in names)
+        )
+
+    def roles(self, primary: str, pool: Sequence[str]) -> dict[str, Names]:
+        """Return which networks of a pool may do what, in the order in which they are drawn."""
         scorer = (primary,) if self.is_scored else ()
         if self.images == "initial":
-            return scorer
-        speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}[self.logits]
-        return tuple(dict.fromkeys([*scorer, *speakers, *self.watched(primary, pool)]))
+            return {"scores": scorer}
+        speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
+        return {
+            "scores": scorer,
+            "logits": speakers[self.logits],
+            "drawn": self.bn_networks(primary, pool),
+            "scales": (primary,) if self.bn_normalise != "none" else (),
+        }

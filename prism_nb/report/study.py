@@ -15,6 +15,7 @@ from prism_nb.provenance import environment
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.strict import write_yaml
 from prism_nb.study import results
+from prism_nb.study.cells import Cell
 from prism_nb.study.comparison import compare_pairs, summary
 from prism_nb.study.folder import StudyFolder
 
@@ -120,7 +121,7 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
     return {
         "title": study.title,
         "question": study.question,
-        "name": folder.path.name,
+        "source": folder.source or folder.path.name,
         "answer": table_markup(answer_table(folder, means, pairs)),
         "replicates": study.replicates,
         "verdicts": verdicts(folder, means, pairs),
@@ -137,13 +138,12 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
     }
 
 
-def _pictured(folder: StudyFolder) -> tuple[str, Any]:
-    """Return the finished scenario with the most images per class, and its first run."""
-    done = {
-        name: cell
-        for (name, replicate), cell in folder.scenarios().items()
-        if replicate == 0 and folder.is_done(cell)
-    }
+def _pictured(folder: StudyFolder) -> tuple[str, Cell]:
+    """Return the finished scenario with the most images per class, and its first finished run."""
+    done: dict[str, Cell] = {}
+    for (name, _), cell in folder.scenarios().items():
+        if folder.is_done(cell):
+            done.setdefault(name, cell)
     shown = max(done, key=lambda name: done[name].settings.ipc)
     return shown, done[shown]
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from prism_nb.config import Settings, check_settings, merge, read_preset
+from prism_nb.config import Settings, SynthesisSettings, check_settings, merge, read_preset
+from prism_nb.errors import UsageError, suggest
 from prism_nb.recipes import make_recipe
-from prism_nb.study.spec import Search, Study
+from prism_nb.study.spec import Study, Value
 
 # What a search needs to know is what students learn; the rest of a run is left out.
 _SEARCH_STAGES = ("teachers", "synthesis", "labels", "evaluation")
 _ALL_STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation")
 
-Choice = dict[tuple[str, str], dict[str, float]]  # (search, method) -> recipe settings
+Choice = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,19 @@ def search_cells(study: Study) -> dict[tuple[str, str], Cell]:
 
     A run's methods are the method with each combination of the grid; see `variants`.
     """
-    return {
+    cells = {
         (name, method): _search_cell(study, name, method)
-        for name, search in study.searches.items()
-        for method in _searched(study, name, search)
+        for name in study.searches
+        for method in _searched(study, name)
     }
+    names = [cell.name for cell in cells.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two searches would share the folder {name}; rename one of them")
+    return cells
 
 
-def variants(study: Study, search: str, method: str) -> dict[str, dict[str, float]]:
+def variants(study: Study, search: str, method: str) -> dict[str, dict[str, Value]]:
     """Return a search's combinations of values, by the name that a method has with them."""
     grid = study.searches[search].grid
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
@@ -58,6 +64,7 @@ def scenario_cells(study: Study, choice: Choice) -> dict[tuple[str, int], Cell]:
         study: The study.
         choice: What the searches chose; nothing is laid over a method that is not in it.
     """
+    _refuse_recipes_of_nobody(study)
     return {
         (name, replicate): Cell(
             name=f"{name}-{replicate}",
@@ -71,10 +78,10 @@ def scenario_cells(study: Study, choice: Choice) -> dict[tuple[str, int], Cell]:
 
 def _scenario_settings(study: Study, name: str, replicate: int, choice: Choice) -> Settings:
     scenario = study.scenarios[name]
-    values = _values(study, scenario.settings)
+    values = _values(study, scenario.settings, where=f"scenario {name}")
     tuned = {
         method: {**values.get("recipes", {}).get(method, {}), **choice[scenario.tuned_by, method]}
-        for method in values.get("methods", ())
+        for method in values["methods"]
         if scenario.tuned_by is not None and (scenario.tuned_by, method) in choice
     }
     recipes = {**values.get("recipes", {}), **tuned}
@@ -83,7 +90,8 @@ def _scenario_settings(study: Study, name: str, replicate: int, choice: Choice) 
 
 
 def _search_cell(study: Study, search: str, method: str) -> Cell:
-    values = _values(study, study.searches[search].settings)
+    place = f"search {search}, method {method}"
+    values = _values(study, study.searches[search].settings, where=place)
     own = values.get("recipes", {}).get(method, {})
     base = {} if "base" in own or "title" in own else {"base": method}
     found = variants(study, search, method)
@@ -91,26 +99,43 @@ def _search_cell(study: Study, search: str, method: str) -> Cell:
     settings = {**values, "methods": list(recipes), "recipes": recipes, "score_on": "tuning"}
     return Cell(
         name=f"search-{search}-{method}",
-        settings=check_settings(settings, where=f"search {search}, method {method}"),
+        settings=check_settings(settings, where=place),
         stages=_SEARCH_STAGES,
     )
 
 
-def _searched(study: Study, name: str, search: Search) -> list[str]:
+def _searched(study: Study, name: str) -> list[str]:
     """Return the methods that a search is for: those of its scenarios that optimise anything."""
     methods: dict[str, None] = {}
     for scenario in study.scenarios.values():
         if scenario.tuned_by == name:
-            values = _values(study, scenario.settings)
+            values = _values(study, scenario.settings, where=f"search {name}")
             recipes, shared = values.get("recipes", {}), values.get("recipe", {})
-            for method in values.get("methods", ()):
+            for method in values["methods"]:
                 if make_recipe(method, recipes.get(method, {}), shared).images == "recovered":
                     methods[method] = None
     return list(methods)
 
 
-def _values(study: Study, settings: dict[str, Any]) -> dict[str, Any]:
-    return merge(merge(read_preset(study.preset), study.settings), settings)
+def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Lay settings over the study's, checked as far as what follows relies on their types."""
+    values = merge(merge(read_preset(study.preset), study.settings), settings)
+    about_methods = {k: v for k, v in values.items() if k in SynthesisSettings.model_fields}
+    parsed = SynthesisSettings.parse(about_methods, where=where)
+    return {**values, "methods": list(parsed.methods)}
+
+
+def _refuse_recipes_of_nobody(study: Study) -> None:
+    """Refuse a study's recipe of a method that no scenario runs: a misspelt name, most likely."""
+    methods: dict[str, None] = {}
+    for name, scenario in study.scenarios.items():
+        values = _values(study, scenario.settings, where=f"scenario {name}")
+        methods |= dict.fromkeys(values["methods"])
+    for method in study.settings.get("recipes", {}):
+        if method not in methods:
+            raise UsageError(
+                f"settings.recipes: no scenario runs {method!r}; {suggest(method, methods)}"
+            )
 
 
 def _of_methods(recipes: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

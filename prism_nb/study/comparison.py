@@ -9,6 +9,10 @@ import pandas as pd
 from scipy import stats
 
 _LEVEL = 0.05
+PAIR_COLUMNS = [
+    *("scenario", "a", "b", "difference", "low", "high"),
+    *("p", "p_holm", "replicates", "verdict"),
+]
 
 
 def summary(records: pd.DataFrame) -> pd.DataFrame:
@@ -54,27 +58,27 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
         records: The result of `results.accuracy_records`.
 
     Returns:
-        One row per scenario and unordered pair: scenario, a, b, difference (a - b, in points),
-        low, high (95 % interval of the difference), p, p_holm, replicates, verdict: `a`, `b`, or
-        `open` where the difference does not exceed the spread. NaN and `open` below two
-        replicates.
+        `PAIR_COLUMNS`, one row per scenario and unordered pair: difference is a - b in points, low
+        and high its 95 % interval, verdict the better of the two, or `open` where the difference
+        does not exceed the spread. Without a spread, as with one replicate, p is NaN and the
+        verdict open.
     """
     parts = [_compare(scenario, group) for scenario, group in records.groupby("scenario")]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PAIR_COLUMNS)
 
 
 def _compare(scenario: object, records: pd.DataFrame) -> pd.DataFrame:
     means = records.groupby(["replicate", "method"])["top1"].mean().unstack("method")
     methods = list(dict.fromkeys(records["method"]))
     rows = [_pair(means, a, b) for a, b in combinations(methods, 2)]
+    if not rows:
+        return pd.DataFrame(columns=PAIR_COLUMNS)
     frame = pd.DataFrame(rows)
-    if not len(frame):
-        return frame
     frame.insert(0, "scenario", scenario)
     frame["p_holm"] = _holm(frame["p"].to_numpy(float))
     leader = frame["a"].where(frame["difference"] > 0, frame["b"])
     frame["verdict"] = leader.where(frame["p_holm"] < _LEVEL, "open")
-    return frame
+    return frame[PAIR_COLUMNS]
 
 
 def _pair(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
@@ -95,8 +99,8 @@ def _pair(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
 def _p_value(differences: np.ndarray) -> float:
     if len(differences) < 2:
         return float("nan")
-    if not differences.std():  # the test divides by the spread
-        return 1.0 if not differences.any() else 0.0
+    if not differences.std():  # no spread to compare with: accuracies move in steps, and tie
+        return float("nan")
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 

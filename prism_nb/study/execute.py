@@ -12,8 +12,9 @@ import pandas as pd
 
 from prism_nb import pipeline
 from prism_nb.backends.processes import Task, run_tasks
-from prism_nb.config import Settings, digest
+from prism_nb.config import digest
 from prism_nb.data import open_dataset
+from prism_nb.errors import UsageError
 from prism_nb.plans.squeeze import network_units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run
@@ -45,15 +46,30 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     Raises:
         PrismError: A run failed. Finished units of all runs stay.
     """
-    searches = list(folder.searches.values())
-    for cell in [*searches, *folder.scenarios().values()]:
-        folder.run(cell).require_unmixed()
-    _preflight([cell.settings for cell in [*searches, *folder.scenarios().values()]])
+    check_study(folder)
+    searches, scenarios = list(folder.searches.values()), list(folder.scenarios().values())
     folder.record()
-    everything = [*searches, *folder.scenarios().values()]
-    _carry_out(folder, _Round("teachers", _teachers(everything)), workers, say)
+    _carry_out(folder, _Round("teachers", _teachers([*searches, *scenarios])), workers, say)
     _carry_out(folder, _Round("search", searches), workers, say)
-    _carry_out(folder, _Round("scenario", list(folder.scenarios().values())), workers, say)
+    chosen = list(folder.scenarios().values())
+    for cell in chosen:
+        folder.run(cell).require_unmixed()
+    _carry_out(folder, _Round("scenario", chosen), workers, say)
+
+
+def check_study(folder: StudyFolder) -> None:
+    """Check, before any work, that every run of a study can be carried out.
+
+    Raises:
+        UsageError: The first thing that cannot work; which run it is about stands before it.
+    """
+    for cell in folder.searches.values():
+        folder.run(cell).require_unmixed()
+    for cell in [*folder.searches.values(), *folder.scenarios().values()]:
+        try:
+            preflight(cell.settings)
+        except UsageError as error:
+            raise UsageError(f"run {cell.name}: {error}") from None
 
 
 def default_workers() -> int:
@@ -125,14 +141,6 @@ def _teachers(cells: Sequence[Cell]) -> list[Cell]:
 def _cost(cell: Cell) -> float:
     """Rank a cell by how long it will take: what it optimises, roughly."""
     settings = cell.settings
-    steps = sum(settings.recipe_of(method).iterations for method in settings.methods)
-    return steps * settings.ipc
-
-
-def _preflight(all_settings: Sequence[Settings]) -> None:
-    checked = set()
-    for settings in all_settings:
-        networks = digest([settings.networks, settings.students, settings.image_size])
-        if networks not in checked:
-            preflight(settings)
-        checked.add(networks)
+    recipes = map(settings.recipe_of, settings.methods)
+    steps = sum(recipe.iterations for recipe in recipes if recipe.images == "recovered")
+    return max(1, steps) * settings.ipc

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb import files, pipeline, tables
-from prism_nb.config import default_runs_dir, digest
+from prism_nb.config import default_runs_dir
 from prism_nb.errors import UsageError
 from prism_nb.run import Run, check_name
 from prism_nb.study.cells import Cell, Choice, scenario_cells, search_cells, variants
@@ -24,10 +24,12 @@ class StudyFolder:
     Attributes:
         path: The folder; each run is a folder in it.
         study: What is studied.
+        source: Name or file that the study was read from.
     """
 
     path: Path
     study: Study
+    source: str = ""
 
     @classmethod
     def open(
@@ -46,8 +48,9 @@ class StudyFolder:
         loaded = load_study(study)
         name = Path(study).stem if name is None else name
         check_name(name)
-        folder = cls((Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name, loaded)
-        folder._refuse_mixing()
+        runs = Path(runs_dir).absolute() if runs_dir else default_runs_dir()
+        folder = cls(runs / name, loaded, study)
+        folder.refuse_mixing()
         return folder
 
     @cached_property
@@ -87,19 +90,34 @@ class StudyFolder:
 
     def record(self) -> None:
         """Write down which study this folder holds."""
-        files.write_json(self.path / _RECORD, self._identity())
+        files.write_json(self.path / _RECORD, self.study.plain())
 
-    def _identity(self) -> dict[str, Any]:
-        plain = self.study.plain()
-        words = {"title", "question", "replicates"}  # free to change; more replicates may join
-        return {"study": plain, "digest": digest({k: plain[k] for k in plain if k not in words})}
+    def refuse_mixing(self) -> None:
+        """Check that the folder holds nothing but results of this study.
 
-    def _refuse_mixing(self) -> None:
+        Titles may change, more replicates and scenarios may join, and scenarios may be left out.
+
+        Raises:
+            UsageError: It holds a run, or results of a study that differs; what differs is named.
+        """
+        if (self.path / "config.yaml").exists():
+            raise UsageError(f"{self.path} is a run; give the study another name")
         found = files.read_record(self.path / _RECORD)
-        if found and found.get("digest") != self._identity()["digest"]:
-            old, new = found.get("study", {}), self.study.plain()
-            differing = [name for name in new if old.get(name) != new[name]]
+        if not found:
+            return
+        old, new = _binding_parts(found), _binding_parts(self.study.plain())
+        differing = [part for part in new if part in old and old[part] != new[part]]
+        if differing:
             raise UsageError(
                 f"{self.path} holds another study ({', '.join(differing)} differ); give this one "
-                "another name, or delete that folder"
+                "another name (--name, or `name` in the notebook), or delete that folder"
             )
+
+
+def _binding_parts(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a study's results, part by part."""
+    scenarios = plain.get("scenarios", {})
+    parts = {name: plain.get(name) for name in ("preset", "settings", "searches")}
+    for name, scenario in scenarios.items():
+        parts[f"scenarios.{name}"] = {k: v for k, v in scenario.items() if k != "title"}
+    return parts

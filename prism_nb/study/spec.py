@@ -7,10 +7,12 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from prism_nb.config import project_root
+from prism_nb.config import project_root, with_recipe_files
 from prism_nb.errors import UsageError, suggest
 from prism_nb.run import check_name
 from prism_nb.strict import Strict, read_yaml
+
+Value = bool | int | float | str
 
 
 class Search(Strict):
@@ -20,7 +22,7 @@ class Search(Strict):
     """
 
     settings: dict[str, Any] = Field({}, description="settings of the runs that are searched in")
-    grid: dict[str, list[float]] = Field(description="values of recipe settings, all combinations")
+    grid: dict[str, list[Value]] = Field(description="values of recipe settings, all combinations")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -63,7 +65,29 @@ class Study(Strict):
                     f"scenarios.{name}.tuned_by: {scenario.tuned_by!r} is no search; "
                     f"{suggest(scenario.tuned_by, self.searches)}"
                 )
+        self._refuse_what_is_not_theirs()
         return self
+
+    def _refuse_what_is_not_theirs(self) -> None:
+        """Refuse settings that the study decides itself, which would be laid aside silently."""
+        own = {"replicate": "the study counts replicates"}
+        searched = own | {
+            "score_on": "a search scores on part of the training images",
+            "methods": "a search is for the methods of the scenarios that it tunes",
+        }
+        places = {"settings": (self.settings, own)}
+        for name, scenario in self.scenarios.items():
+            tuned = {"recipes": "a search would not see them; put them into the study's settings"}
+            taken = own | (tuned if scenario.tuned_by else {})
+            places[f"scenarios.{name}.settings"] = (scenario.settings, taken)
+        for name, search in self.searches.items():
+            places[f"searches.{name}.settings"] = (search.settings, searched)
+            if all(scenario.tuned_by != name for scenario in self.scenarios.values()):
+                raise ValueError(f"searches.{name}: no scenario is tuned_by it")
+        for place, (settings, taken) in places.items():
+            for setting in settings:
+                if setting in taken:
+                    raise ValueError(f"{place}: leave out {setting}; {taken[setting]}")
 
 
 def study_names() -> list[str]:
@@ -92,4 +116,15 @@ def load_study(study: str) -> Study:
     values = read_yaml(text, where=f"study {path}")
     if not isinstance(values, dict):
         raise UsageError(f"study {path} must hold lines of `name: value`")
-    return Study.parse(values, where=f"study {path}")
+    return Study.parse(_with_files(values, path.parent), where=f"study {path}")
+
+
+def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read the recipe files that a study names, and find its preset, from its own folder."""
+    found = dict(values)
+    preset = values.get("preset")
+    if isinstance(preset, str) and Path(preset).suffix in {".yaml", ".yml"}:
+        found["preset"] = str(folder / preset)
+    if isinstance(values.get("settings"), dict):
+        found["settings"] = with_recipe_files(values["settings"], folder)
+    return found

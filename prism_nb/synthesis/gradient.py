@@ -52,6 +52,7 @@ class Gradient:
         while True:
             for group in groups:
                 group.grad = None
+            forget = [watch.remember() for watch in self._objective.watches]
             try:
                 return self._try(groups, views, labels, speakers, team)
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
@@ -59,6 +60,8 @@ class Gradient:
                 if not _is_out_of_memory(error) or size == 1:
                     raise
                 self.part = -(-size // 2)
+                for undo in forget:
+                    undo()
 
     def _try(
         self,

@@ -152,6 +152,11 @@ class Objective:
     ) -> None:
         self._recipe, self._watches, self._scales = recipe, watches, scales or {}
 
+    @property
+    def watches(self) -> list[Watch]:
+        """Every network that takes part."""
+        return list(self._watches.values())
+
     def terms(
         self,
         images: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -65,6 +65,19 @@ class Watch:
             Statistics(*(m + x - x.detach() for m, x in zip(self._means[p], now, strict=True)))
             for p, now in zip(probes, seen, strict=True)
         ]
+
+    def remember(self) -> Callable[[], None]:
+        """Return a call that forgets what happens from now on, for a step that is tried again."""
+        means = dict(self._means)
+        state = None if self.generator is None else self.generator.get_state()
+
+        def forget() -> None:
+            self._means.clear()
+            self._means.update(means)
+            if self.generator is not None and state is not None:
+                self.generator.set_state(state)
+
+        return forget
 
     def _step(self, old: Tensor, new: Tensor) -> Tensor:
         return (self.momentum * old + (1 - self.momentum) * new).detach()

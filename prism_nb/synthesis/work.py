@@ -71,7 +71,11 @@ def _recover(
 ) -> tuple[Tensor, dict[str, Any]]:
     settings, batch = run.settings, batch_of(unit)
     device, dataset = choose_device(settings.device), open_dataset(settings)
-    draws = plan_draws(recipe, settings.primary, settings.teachers, generator)
+    chance = generator
+    if recipe.drawn_per == "slot":
+        slot = unit_seed(settings.replicate_seed, "draws", unit.key["method"], *batch.slots)
+        chance = torch.Generator().manual_seed(slot)
+    draws = plan_draws(recipe, settings.primary, settings.teachers, chance)
     watches = _watches(run, recipe, draws, generator)
 
     def real_images() -> Tensor:

@@ -516,3 +516,29 @@ def test_a_network_named_twice_among_the_fixed_is_refused() -> None:
     fixed = {"selection": "fixed", "bn_fixed": ["test_byobnet", "test_byobnet"]}
     with pytest.raises(UsageError, match="bn_fixed names test_byobnet twice"):
         load_settings("digits_quick", {"methods": ["prism"], "recipe": fixed})
+
+
+def test_a_fixed_primary_that_must_never_align_is_refused() -> None:
+    fixed = {"selection": "fixed", "bn_fixed": ["test_resnet"], "primary_in_bn": "never"}
+    with pytest.raises(UsageError, match="bn_fixed names the primary 'test_resnet', but"):
+        load_settings("digits_quick", {"methods": ["prism"], "recipe": fixed})
+
+
+def test_negative_weights_of_networks_are_refused() -> None:
+    assert "bn_weights.test_resnet" in refusal({"recipe": {"bn_weights": {"test_resnet": -1.0}}})
+
+
+def test_recipe_files_beside_what_is_no_list_of_methods_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: prism\n")
+    with pytest.raises(UsageError, match="methods: a list is needed, got 5"):
+        add_recipes("digits_quick", {"methods": 5}, [file])
+
+
+def test_two_recipe_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "mine.yaml" for folder in "ab"]
+    for place, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f"base: prism\nbn_slots: {place}\n")
+    with pytest.raises(UsageError, match="two recipe files are called 'mine'"):
+        add_recipes("digits_quick", {}, files)

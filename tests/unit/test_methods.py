@@ -119,3 +119,17 @@ def test_targets_that_are_damaged_are_refused(run: Run) -> None:
     finally:
         path.write_bytes(content)
     assert load_conv_targets(run, "test_resnet", PATCH)
+
+
+def test_all_units_of_a_slot_share_the_published_programs_draw(run: Run) -> None:
+    changes = {"methods": ["prism_reference", "prism"], "recipes": {}, "batch_size": 2, "ipc": 2}
+    shared = {"iterations": 1, "early_late_step": 0, "init": "noise", "bn_slots": 1}
+    settings = load_settings("digits_quick", {**run.settings.plain(), **changes, "recipe": shared})
+    small = Run(run.path, settings)
+    teams: dict[str, dict[int, set[str]]] = {"prism_reference": {}, "prism": {}}
+    for unit in synthesis.units(small, 10):
+        synthesis_work.do_unit(small, unit, lambda event: None)
+        team = ",".join(small.record(unit)["draws"]["teams"][0])
+        teams[unit.key["method"]].setdefault(unit.key["slots"][0], set()).add(team)
+    assert [len(found) for found in teams["prism_reference"].values()] == [1, 1]
+    assert any(len(found) > 1 for found in teams["prism"].values())

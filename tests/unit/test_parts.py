@@ -161,6 +161,27 @@ def too_large(_: object, inputs: tuple[Tensor, ...]) -> None:
         raise torch.OutOfMemoryError("no more")
 
 
+def test_a_step_that_is_tried_again_draws_and_remembers_once() -> None:
+    """Else the running means would move twice, and all later draws would shift."""
+    changes = {"statistics": "bn_conv", "conv_patch": 4, "conv_drop": 0.5, "momentum": 0.4}
+    recipe = load_recipe("prism", {"bn_weight": 0.3, **changes})
+    roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
+    gradients = []
+    for fails in (False, True):
+        objective = objective_of(recipe, ["test_resnet"], double=True)
+        images = images_of(double=True).requires_grad_()
+        gradient = Gradient(objective)
+        for step in range(3):
+            if fails and step == 1:
+                network = objective.watches[0].teacher.network
+                network.layer4.register_forward_pre_hook(too_large)
+            gradient([images], [VIEW], LABELS, **roles)
+        assert images.grad is not None
+        gradients.append(images.grad)
+        assert gradient.part == (2 if fails else 0)
+    assert relative(gradients[1], gradients[0]) < 1e-9
+
+
 def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
     objective = objective_of(load_recipe("prism"), ["test_resnet"], double=True)
     images = images_of(double=True).requires_grad_()

@@ -119,3 +119,20 @@ def test_the_network_that_others_are_scaled_to_needs_what_is_aligned(
 def test_methods_that_do_not_optimise_ask_for_no_batch_norm() -> None:
     changes = {"teachers": ["test_convnext"], "primary": "test_convnext"}
     preflight(load_settings("digits_quick", {**changes, "methods": ["rded", "random_real"]}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ipc", "batch"),
+    [
+        ({"batches": "class_wise"}, 3, 2),
+        ({"batches": "class_wise"}, 3, 1),
+        ({"batches": "cross_class"}, 2, 1),
+        ({"batches": "class_major"}, 3, 2),
+    ],
+)
+def test_a_unit_of_a_single_image_is_refused(recipe: dict[str, Any], ipc: int, batch: int) -> None:
+    changes = {"methods": ["prism"], "recipe": recipe, "ipc": ipc, "batch_size": batch}
+    with pytest.raises(UsageError, match="method prism: a unit would be a single image"):
+        preflight(load_settings("digits_quick", changes))
+    preflight(load_settings("digits_quick", {**changes, "batch_size": 4, "ipc": 4}))
+    preflight(load_settings("digits_quick", {**changes, "methods": ["random_real"]}))

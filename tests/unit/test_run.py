@@ -145,7 +145,6 @@ _DECIDED = {
     "primary": ("test_coatnet", set(STAGES) - {"teachers"}),
     "ipc": (5, set(STAGES) - {"teachers"}),
     "recipe": ({"lr": 0.5}, set(STAGES) - {"teachers"}),
-    "recipes": ({"prism": {"lr": 0.5}}, set(STAGES) - {"teachers"}),
     "label_epochs": (20, {"labels", "evaluation", "report"}),
     "label_teachers": (["test_coatnet"], {"labels", "evaluation", "report"}),
     "student_lr": (0.5, {"evaluation", "report"}),
@@ -531,3 +530,26 @@ def test_run_that_cannot_be_written_is_named(tmp_path: Path, settings: Settings)
         Run(tmp_path / "r", settings).lock("labels"),
     ):
         pass
+
+
+# -- recipes of one's own ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["synthesis", "diversity", "labels", "evaluation"])
+def test_a_methods_recipe_is_bound_by_its_own_results(run: Run, stage: str) -> None:
+    pretend_results(run, stage)  # of prism
+    with pytest.raises(UsageError, match=r"recipes\.prism is \{\} in the run, \{'lr': 0.5\} asked"):
+        run.with_settings(quick(recipes={"prism": {"lr": 0.5}}))
+    run.with_settings(quick(recipes={"sre2l": {"lr": 0.5}}))
+    run.with_settings(quick(recipes={"sre2l": {"lr": 0.7}}))
+
+
+def test_a_method_of_ones_own_may_join_a_run_with_results(run: Run) -> None:
+    pretend_results(run, *STAGES)
+    own = {"mine": {"base": "prism", "lr": 0.5}}
+    run.with_settings(quick(methods=["prism", "mine"], recipes=own))
+
+
+def test_words_of_a_recipe_are_free(run: Run) -> None:
+    pretend_results(run, *STAGES)
+    run.with_settings(quick(recipes={"prism": {"title": "Ours"}}))

@@ -202,3 +202,8 @@ def test_model_is_frozen() -> None:
 def test_plain_values_build_the_same_model() -> None:
     model = Model.parse({"names": ["a"], "rate": 0.25, "flag": True}, where="here")
     assert Model.parse(model.plain(), where="here") == model
+
+
+def test_text_nested_beyond_reason_is_refused() -> None:
+    with pytest.raises(UsageError, match="deep is not valid YAML"):
+        read_yaml("[" * 5000, where="deep")

@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from prism_nb.config import load_settings, read_preset
 from prism_nb.errors import UsageError
 from prism_nb.plans.squeeze import network_unit
+from prism_nb.run import Run
 from prism_nb.strict import write_yaml
 from prism_nb.study.cells import scenario_cells, search_cells, variants
-from prism_nb.study.comparison import compare_pairs, summary
+from prism_nb.study.comparison import PAIR_COLUMNS, compare_pairs, summary
+from prism_nb.study.execute import check_study
 from prism_nb.study.folder import StudyFolder
 from prism_nb.study.spec import Study, load_study, study_names
 
@@ -87,8 +90,8 @@ def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> 
 
 
 def test_a_search_never_scores_on_the_test_images() -> None:
-    sneaky = {"noise": {"settings": {"score_on": "test"}, "grid": {"lr": [0.1]}}}
-    for study in (study_of(), study_of(searches=sneaky)):
+    sneaky = study_of(settings={**SPEC["settings"], "score_on": "test"})
+    for study in (study_of(), sneaky):
         assert {cell.settings.score_on for cell in search_cells(study).values()} == {"tuning"}
     assert {cell.settings.score_on for cell in scenario_cells(study_of(), {}).values()} == {"test"}
 
@@ -105,6 +108,22 @@ def test_a_search_never_scores_on_the_test_images() -> None:
         ),
         ({"searches": {"noise": {"grid": {}}}}, "grid: name at least one recipe setting"),
         ({"searches": {"noise": {"grid": {"lr": []}}}}, "grid: name at least one recipe setting"),
+        (
+            {"settings": {**SPEC["settings"], "replicate": 3}},
+            "settings: leave out replicate; the study counts replicates",
+        ),
+        (
+            {"searches": {**SPEC["searches"], "idle": {"grid": {"lr": [1.0]}}}},
+            "searches.idle: no scenario is tuned_by it",
+        ),
+        (
+            {"searches": {"noise": {"grid": {"lr": [1.0]}, "settings": {"score_on": "test"}}}},
+            "searches.noise.settings: leave out score_on",
+        ),
+        (
+            {"scenarios": {"a": {"title": "A", "settings": {"recipes": {}}, "tuned_by": "noise"}}},
+            "scenarios.a.settings: leave out recipes; a search would not see them",
+        ),
         ({"replicates": 0}, "replicates: Input should be greater than or equal to 1"),
     ],
 )
@@ -115,9 +134,82 @@ def test_a_wrong_study_is_refused_by_name(changes: dict[str, Any], message: str)
 
 
 def test_a_wrong_setting_is_refused_under_its_scenarios_name() -> None:
-    wrong = study_of(scenarios={"a": {"title": "A", "settings": {"ipcs": 3}}})
+    wrong = study_of(searches={}, scenarios={"a": {"title": "A", "settings": {"ipcs": 3}}})
     with pytest.raises(UsageError, match="scenario a: unknown setting 'ipcs'; did you mean 'ipc'"):
         scenario_cells(wrong, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": None}, "methods: Input should be a valid list"),
+        ({"methods": [1]}, "methods.0: Input should be a valid string"),
+        ({"recipes": ["a"]}, "recipes: Input should be a mapping"),
+        ({"recipe": 3}, "recipe: Input should be a mapping"),
+        (
+            {"methods": ["prism"], "recipes": {"prsm": {"lr": 0.5}}},
+            "settings.recipes: no scenario runs 'prsm'; did you mean 'prism'",
+        ),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused_by_name(
+    settings: dict[str, Any], message: str
+) -> None:
+    plain = {"a": {"title": "A"}}
+    for changes in ({"searches": {}, "scenarios": plain}, {"scenarios": SPEC["scenarios"]}):
+        study = study_of(settings=settings, **changes)
+        with pytest.raises(UsageError) as caught:
+            (search_cells(study), scenario_cells(study, {}))
+        assert message in str(caught.value)
+
+
+def test_whole_numbers_and_words_can_be_searched() -> None:
+    grid = {"iterations": [2, 3], "batches": ["cross_class", "class_major"], "flip": [True]}
+    (cell, _) = search_cells(study_of(searches={"noise": {"grid": grid}})).values()
+    recipes = [cell.settings.recipe_of(name) for name in cell.settings.methods]
+    assert {(r.iterations, r.batches, r.flip) for r in recipes} == {
+        (steps, batches, True) for steps in (2, 3) for batches in ("cross_class", "class_major")
+    }
+
+
+def test_recipe_files_and_presets_are_found_from_the_studys_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("base: prism\nlr: 0.123\n")
+    (tmp_path / "base.yaml").write_text(write_yaml(read_preset("digits_quick")))
+    spec = {
+        "title": "T",
+        "preset": "base.yaml",
+        "settings": {"methods": ["mine"], "recipes": {"mine": "own.yaml"}},
+        "scenarios": {"a": {"title": "A"}},
+        "replicates": 1,
+    }
+    (tmp_path / "s.yaml").write_text(write_yaml(spec))
+    (cell,) = scenario_cells(load_study(str(tmp_path / "s.yaml")), {}).values()
+    assert cell.settings.recipe_of("mine").lr == 0.123
+
+
+def test_every_run_of_a_study_is_checked_before_any_work(tmp_path: Path) -> None:
+    spec = {
+        **SPEC,
+        "scenarios": {**SPEC["scenarios"], "c": {"title": "C", "settings": {"ipc": 500}}},
+    }
+    file = tmp_path / "s.yaml"
+    file.write_text(write_yaml(spec))
+    folder = StudyFolder.open(str(file), runs_dir=tmp_path)
+    with pytest.raises(UsageError, match="run c-0: .* needs 500 training images per class"):
+        check_study(folder)
+    assert not folder.path.exists()
+
+
+def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(write_yaml(SPEC))
+    settings = load_settings("digits_quick")
+    StudyFolder.open(str(file), runs_dir=tmp_path).record()
+    with pytest.raises(UsageError, match="is a study's folder"):
+        Run.create(tmp_path / "s", settings)
+    Run.create(tmp_path / "t", settings)
+    with pytest.raises(UsageError, match="t is a run; give the study another name"):
+        StudyFolder.open(str(file), runs_dir=tmp_path, name="t")
 
 
 def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
@@ -142,10 +234,12 @@ def test_a_folder_does_not_mix_two_studies_but_takes_more_replicates(tmp_path: P
     file = tmp_path / "s.yaml"
     file.write_text(write_yaml(SPEC))
     StudyFolder.open(str(file), runs_dir=tmp_path).record()
-    file.write_text(write_yaml({**SPEC, "replicates": 5, "title": "Other words"}))
+    more = {**SPEC["scenarios"], "c": {"title": "C"}}
+    more["a"] = {**more["a"], "title": "Other words"}
+    file.write_text(write_yaml({**SPEC, "replicates": 5, "title": "New", "scenarios": more}))
     StudyFolder.open(str(file), runs_dir=tmp_path)
     file.write_text(write_yaml({**SPEC, "preset": "digits"}))
-    with pytest.raises(UsageError, match=r"holds another study \(preset.* differ"):
+    with pytest.raises(UsageError, match=r"holds another study \(preset differ"):
         StudyFolder.open(str(file), runs_dir=tmp_path)
 
 
@@ -217,8 +311,16 @@ def test_what_both_methods_share_cancels(shared: list[float], lead: float) -> No
     assert pair["high"] - pair["low"] == pytest.approx(2 * half, abs=1e-6)
 
 
-def test_equal_results_are_no_difference_and_a_constant_lead_is_one() -> None:
-    equal = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[10.0]] * 3})).iloc[0]
-    assert (equal["p"], equal["verdict"]) == (1.0, "open")
-    lead = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[12.0]] * 3})).iloc[0]
-    assert (lead["p"], lead["verdict"]) == (0.0, "b")
+@pytest.mark.parametrize("lead", [0.0, 2.0])
+def test_differences_without_a_spread_decide_nothing(lead: float) -> None:
+    """Accuracies move in steps of one test image, so that ties are ordinary."""
+    pair = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[10.0 + lead]] * 3})).iloc[0]
+    assert pair["difference"] == -lead
+    assert np.isnan(pair["p"])
+    assert pair["verdict"] == "open"
+
+
+def test_one_method_has_no_pairs() -> None:
+    pairs = compare_pairs(records_of({"a": [[10.0], [20.0]]}))
+    assert list(pairs.columns) == PAIR_COLUMNS
+    assert len(pairs) == 0
