@@ -137,6 +137,7 @@ def study(
         check_study(folder)
         return
     execute_study(folder, workers=side_by_side, say=click.echo)
+    folder = folder.fresh()
     from prism_nb.headless import STUDY, execute_study_notebook
     from prism_nb.report.study import answer_table, study_tables, verdicts
 

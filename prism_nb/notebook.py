@@ -76,8 +76,12 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     return folder
 
 
-def carry_out_study(folder: StudyFolder, workers: int | None = None) -> None:
-    """Do what is left of a study, a line per finished run; call it again after interruptions."""
+def carry_out_study(folder: StudyFolder, workers: int | None = None) -> StudyFolder:
+    """Do what is left of a study, a line per finished run; call it again after interruptions.
+
+    Returns:
+        The folder with what has been done.
+    """
     lines = display(HTML(""), display_id=True)
     said: list[str] = []
 
@@ -86,6 +90,7 @@ def carry_out_study(folder: StudyFolder, workers: int | None = None) -> None:
         lines.update(HTML(f"<pre>{html.escape(chr(10).join(said[-8:]))}</pre>"))
 
     execute_study(folder, workers=workers or default_workers(), say=say)
+    return folder.fresh()
 
 
 def show_plan(run: Run, stage: str) -> None:

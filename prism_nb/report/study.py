@@ -91,7 +91,7 @@ def verdicts(folder: StudyFolder, means: pd.DataFrame, pairs: pd.DataFrame) -> l
         sentence = f"{scenario.title}: {first} leads with {part.loc[leading[0], 'mean']:.1f} %"
         if equals:
             sentence += f"; not told apart from it: {', '.join(equals)}"
-        if folder.scenarios()[name, 0].settings.recipe_of(leading[0]).images == "initial":
+        if folder.scenarios[name, 0].settings.recipe_of(leading[0]).images == "initial":
             sentence += ". A control that optimises nothing leads"
         sentences.append(sentence + ".")
     return sentences
@@ -115,7 +115,6 @@ def _cell(mean: float, std: float, *, marked: bool) -> str:
 def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     study = folder.study
     means, pairs = tables["summary"], tables["pairs"]
-    cells = folder.scenarios()
     shown, cell = _pictured(folder)
     titles = results.titles(folder)
     return {
@@ -132,7 +131,7 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
         ],
         "sections": _sections(folder, tables),
         "environment": environment(cell.settings),
-        "runs": f"{sum(map(folder.is_done, cells.values()))} of {len(cells)} finished, "
+        "runs": f"{len(folder.finished)} of {len(folder.scenarios)} finished, "
         f"and {len(folder.searches)} searched in",
         "spec": write_yaml(study.plain()),
     }
@@ -141,9 +140,8 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
 def _pictured(folder: StudyFolder) -> tuple[str, Cell]:
     """Return the finished scenario with the most images per class, and its first finished run."""
     done: dict[str, Cell] = {}
-    for (name, _), cell in folder.scenarios().items():
-        if folder.is_done(cell):
-            done.setdefault(name, cell)
+    for (name, _), cell in folder.finished.items():
+        done.setdefault(name, cell)
     shown = max(done, key=lambda name: done[name].settings.ipc)
     return shown, done[shown]
 

@@ -47,11 +47,12 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
         PrismError: A run failed. Finished units of all runs stay.
     """
     check_study(folder)
-    searches, scenarios = list(folder.searches.values()), list(folder.scenarios().values())
+    searches, scenarios = list(folder.searches.values()), list(folder.scenarios.values())
     folder.record()
     _carry_out(folder, _Round("teachers", _teachers([*searches, *scenarios])), workers, say)
     _carry_out(folder, _Round("search", searches), workers, say)
-    chosen = list(folder.scenarios().values())
+    folder = folder.fresh()
+    chosen = list(folder.scenarios.values())
     for cell in chosen:
         folder.run(cell).require_unmixed()
     _carry_out(folder, _Round("scenario", chosen), workers, say)
@@ -65,7 +66,7 @@ def check_study(folder: StudyFolder) -> None:
     """
     for cell in folder.searches.values():
         folder.run(cell).require_unmixed()
-    for cell in [*folder.searches.values(), *folder.scenarios().values()]:
+    for cell in [*folder.searches.values(), *folder.scenarios.values()]:
         try:
             preflight(cell.settings)
         except UsageError as error:
@@ -83,7 +84,7 @@ def plan_table(folder: StudyFolder, workers: int) -> pd.DataFrame:
     The time is what finished units took, scaled to what is to be done.
     """
     rows = {}
-    for name, cells in (("search", folder.searches), ("scenarios", folder.scenarios())):
+    for name, cells in (("search", folder.searches), ("scenarios", folder.scenarios)):
         done = [cell for cell in cells.values() if folder.is_done(cell)]
         rate = _seconds(folder, done) / sum(map(_cost, done)) if done else None
         left = sum(_cost(cell) for cell in cells.values() if cell not in done)

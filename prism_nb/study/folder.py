@@ -19,7 +19,7 @@ _RECORD = "study.json"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study and where its runs lie.
+    """A study and where its runs lie, looked at once: ask `fresh` for what has come since.
 
     Attributes:
         path: The folder; each run is a folder in it.
@@ -58,9 +58,19 @@ class StudyFolder:
         """The runs of the searches, by search and method."""
         return search_cells(self.study)
 
+    @cached_property
     def scenarios(self) -> dict[tuple[str, int], Cell]:
-        """Return the runs of the scenarios, by scenario and replicate, with what is chosen."""
-        return scenario_cells(self.study, self.choice())
+        """The runs of the scenarios, by scenario and replicate, with what is chosen."""
+        return scenario_cells(self.study, self.choice)
+
+    @cached_property
+    def finished(self) -> dict[tuple[str, int], Cell]:
+        """Those of the scenarios' runs that are done."""
+        return {key: cell for key, cell in self.scenarios.items() if self.is_done(cell)}
+
+    def fresh(self) -> StudyFolder:
+        """Return the folder as it is now."""
+        return StudyFolder(self.path, self.study, self.source)
 
     def run(self, cell: Cell) -> Run:
         """Return the run of a cell."""
@@ -78,8 +88,9 @@ class StudyFolder:
         students = tables.student_table(self.run(self.searches[search, method]))
         return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
 
+    @cached_property
     def choice(self) -> Choice:
-        """Return what the finished searches chose: the best mean accuracy, ties to the first."""
+        """What the finished searches chose: the best mean accuracy, ties to the first."""
         chosen: Choice = {}
         for (search, method), cell in self.searches.items():
             if self.is_done(cell):

@@ -18,12 +18,11 @@ def accuracy_records(folder: StudyFolder) -> pd.DataFrame:
     Students of several seeds in one replicate are averaged, since they share their images.
     """
     parts = [pd.DataFrame(columns=list(COLUMNS))]
-    for (scenario, replicate), cell in folder.scenarios().items():
-        if folder.is_done(cell):
-            frame = tables.student_table(folder.run(cell))
-            mean = frame.groupby(["method", "student"], sort=False)["last"].mean().reset_index()
-            mean = mean.assign(scenario=scenario, replicate=replicate, top1=100 * mean["last"])
-            parts.append(mean[list(COLUMNS)])
+    for (scenario, replicate), cell in folder.finished.items():
+        frame = tables.student_table(folder.run(cell))
+        mean = frame.groupby(["method", "student"], sort=False)["last"].mean().reset_index()
+        mean = mean.assign(scenario=scenario, replicate=replicate, top1=100 * mean["last"])
+        parts.append(mean[list(COLUMNS)])
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
@@ -34,9 +33,7 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
     no part), the same two of as many real images, and seconds of synthesis per image.
     """
     rows = []
-    for (scenario, replicate), cell in folder.scenarios().items():
-        if not folder.is_done(cell):
-            continue
+    for (scenario, replicate), cell in folder.finished.items():
         run = folder.run(cell)
         diversity = (
             tables.diversity_table(run)
@@ -68,10 +65,9 @@ def ceilings(folder: StudyFolder) -> dict[str, float]:
     Known for the students that are also teachers or observers of the study's runs.
     """
     found: dict[str, float] = {}
-    for cell in folder.scenarios().values():
-        if folder.is_done(cell):
-            accuracy = tables.teacher_table(folder.run(cell))["accuracy %"]
-            found |= {s: float(accuracy[s]) for s in cell.settings.students if s in accuracy}
+    for cell in folder.finished.values():
+        accuracy = tables.teacher_table(folder.run(cell))["accuracy %"]
+        found |= {s: float(accuracy[s]) for s in cell.settings.students if s in accuracy}
     return found
 
 
@@ -79,14 +75,14 @@ def titles(folder: StudyFolder) -> dict[str, str]:
     """Return how each method of the study is called in figures."""
     return {
         method: cell.settings.recipe_of(method).title
-        for cell in folder.scenarios().values()
+        for cell in folder.scenarios.values()
         for method in cell.settings.methods
     }
 
 
 def search_records(folder: StudyFolder) -> pd.DataFrame:
     """Return one row per search, method and combination: its values, top1 in percent, chosen."""
-    choice, rows = folder.choice(), []
+    choice, rows = folder.choice, []
     for search, method in choice:
         scores = folder.search_table(search, method)
         for name, values in variants(folder.study, search, method).items():
