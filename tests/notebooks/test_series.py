@@ -75,7 +75,7 @@ def test_the_run_ends_with_the_table_the_time_and_the_report(
 def test_every_notebook_is_kept_without_errors(run: Path) -> None:
     executed = sorted((run / "notebooks").glob("*.ipynb"))
     assert [path.stem for path in executed] == [
-        path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+        path.stem for path in sorted(NOTEBOOKS.glob("0[1-6]*.ipynb"))
     ]
     for path in executed:
         for cell in json.loads(path.read_text())["cells"]:

@@ -152,9 +152,14 @@ def test_replicates_have_other_images_and_the_same_teachers(
 ) -> None:
     hashes = images(killed)
     for method in ("gvbsm", "prism", "random_real"):
-        for place in ("00000/00000_0000.png", "00009/00009_0001.png"):
-            first, second = (hashes[f"plain-{r}/synthesis/{method}/images/{place}"] for r in (0, 1))
-            assert first != second
+        first, second = (
+            [value for path, value in hashes.items() if f"plain-{r}/synthesis/{method}/" in path]
+            for r in (0, 1)
+        )
+        assert len(first) == len(second) == 20
+        # A random real image may come again; one grown from noise may not.
+        again = sum(a == b for a, b in zip(first, second, strict=True))
+        assert again <= (3 if method == "random_real" else 0)
     weights = {
         path.read_bytes() for path in killed.glob("plain-*/teachers/test_resnet.safetensors")
     }
