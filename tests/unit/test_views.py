@@ -92,3 +92,15 @@ def test_a_step_draws_one_view_or_one_for_each_image(kind: str, count: int) -> N
     ]
     assert drawn == expected
     assert len(set(drawn)) == count
+
+
+@pytest.mark.parametrize("view", [View((5, 9, 100, 80), True, (3, 7)), View((0, 0, 130, 130))])
+def test_large_images_see_the_same_alone_and_together(view: View) -> None:
+    images = torch.randn(2, 3, 130, 130, dtype=torch.float64, requires_grad=True)
+    together = apply_views(images, [view])
+    apart = apply_views(images, [view, view])
+    assert torch.allclose(together, apart, rtol=0, atol=1e-12)
+    weights = torch.randn_like(together)
+    (one,) = torch.autograd.grad((together * weights).sum(), images)
+    (other,) = torch.autograd.grad((apart * weights).sum(), images)
+    assert torch.allclose(one, other, rtol=0, atol=1e-11)
