@@ -25,7 +25,8 @@ from prism_nb.recipes import (
 from prism_nb.strict import Strict, read_yaml
 from prism_nb.units import unit_seed
 
-_REFERENCE = "real"  # the real images beside every method; see plans.diversity
+REFERENCE = "real"  # names the real images that stand beside every method
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
 _NAME_LISTS = (
     "teachers",
     "observers",
@@ -228,10 +229,10 @@ def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:
 
 def _refuse_unfit_names(methods: Names) -> None:
     for name in methods:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name == _REFERENCE:
+        if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
             raise ValueError(
                 f"methods: {name!r} cannot name a folder of results; use letters, digits, dot, "
-                f"dash and underscore, and not {_REFERENCE!r}; a `title` may say anything"
+                f"dash and underscore, and not {REFERENCE!r}; a `title` may say anything"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from prism_nb import files
 from prism_nb.config import (
+    FOLDER_NAME,
     DataSettings,
     EvaluationSettings,
     LabelSettings,
@@ -431,7 +431,7 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: It cannot, or it would lead elsewhere.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not FOLDER_NAME.fullmatch(name):
         raise UsageError(
             f"run name {name!r}: use letters, digits, dot, dash and underscore, "
             "with a letter or digit first (--run or run_name gives a run its name)"

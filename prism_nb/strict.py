@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
@@ -109,6 +110,22 @@ def read_yaml(text: str, *, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
+    """Read a YAML file that holds names and values.
+
+    Raises:
+        UsageError: It cannot be read, is not valid YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from None
+    values = read_yaml(text, where=where)
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} must hold lines of `name: value`")
+    return values
 
 
 def write_yaml(values: dict[str, Any]) -> str:

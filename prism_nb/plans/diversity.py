@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from prism_nb.config import REFERENCE as REFERENCE
 from prism_nb.config import DataSettings, digest
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_binding, method_units
 from prism_nb.run import Run
 from prism_nb.units import Unit
-
-REFERENCE = "real"
 
 
 def units(run: Run, classes: int) -> list[Unit]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prism_nb.errors import UsageError, suggest
 from prism_nb.recipes.recipe import Recipe
-from prism_nb.strict import read_yaml
+from prism_nb.strict import read_mapping, read_yaml
 
 
 def recipe_names() -> list[str]:
@@ -52,13 +52,7 @@ def read_recipe_file(path: str | Path, method: str | None = None) -> dict[str, A
     Raises:
         UsageError: It cannot be read, holds something else, or a recipe with it would be wrong.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from None
-    values = read_yaml(text, where=f"recipe {path}")
-    if not isinstance(values, dict):
-        raise UsageError(f"recipe {path} must hold lines of `name: value`")
+    values = read_mapping(Path(path), where=f"recipe {path}")
     make_recipe(method or Path(path).stem, values, where=f"recipe {path}")
     return values
 

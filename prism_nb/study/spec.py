@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from prism_nb.config import project_root, with_recipe_files
 from prism_nb.errors import UsageError, suggest
 from prism_nb.run import check_name
-from prism_nb.strict import Strict, read_yaml
+from prism_nb.strict import Strict, read_mapping
 
 Value = bool | int | float | str
 
@@ -109,13 +109,7 @@ def load_study(study: str) -> Study:
         if study not in study_names():
             raise UsageError(f"unknown study {study!r}; {suggest(study, study_names())}")
         path = project_root() / "notebooks" / "studies" / f"{study}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"study {path} cannot be read: {error}") from None
-    values = read_yaml(text, where=f"study {path}")
-    if not isinstance(values, dict):
-        raise UsageError(f"study {path} must hold lines of `name: value`")
+    values = read_mapping(path, where=f"study {path}")
     return Study.parse(_with_files(values, path.parent), where=f"study {path}")
 
 

@@ -15,7 +15,8 @@ from prism_nb.synthesis.parts import backward_in_parts
 class Gradient:
     """Adds a step's gradient to the images, within the memory that there is.
 
-    Parts give the whole batch's gradient to rounding, at about a third more time.
+    Parts give the whole batch's gradient to rounding, for a second pass forward through every
+    network that gives statistics, and for whatever small batches cost.
 
     Args:
         objective: What the images are optimised for.
