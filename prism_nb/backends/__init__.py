@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prism_nb.device import keep_freed_memory
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 from prism_nb.units import Unit
@@ -37,6 +38,7 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     Raises:
         PrismError: A unit failed or another process drives the stage. Finished units stay.
     """
+    keep_freed_memory()
     begin = time.monotonic()
     made = 0
     for unit in units:

@@ -1,14 +1,19 @@
-"""The gradient of a step: of the whole batch at once, or in parts where memory is short."""
+"""The gradient of a step, network by network, and in parts of the batch where memory is short.
+
+The objective is a weighted sum over networks, so each network's share of the gradient is computed
+and its activations are let go before the next one runs: the most memory that a step needs is that
+of its largest network, however many are drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from prism_nb.synthesis.augment import View, apply_views
-from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.objective import Objective, weigh
 from prism_nb.synthesis.parts import backward_in_parts
 
 
@@ -74,12 +79,28 @@ class Gradient:
     ) -> dict[str, Tensor]:
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
         view = apply_views(images, views)
-        roles = {"speakers": speakers, "team": team}
-        if 0 < self.part < len(labels):
-            return backward_in_parts(self._objective, images, view, labels, size=self.part, **roles)
-        losses = self._objective.terms(images, view, labels, **roles)
-        self._objective.total(losses).backward()
-        return losses
+        shown = view.detach().requires_grad_()
+        weights = self._objective.weights(speakers, team)
+        losses: dict[str, Tensor] = {}
+        for role in self._objective.roles(speakers, team):
+            if 0 < self.part < len(labels):
+                losses |= backward_in_parts(role, shown, labels, weights, size=self.part)
+            else:
+                losses |= _backward(role.losses(shown, labels), weights)
+        priors = self._objective.priors(images, view, labels)
+        ends, slopes = [view], [shown.grad]
+        if priors:
+            ends, slopes = [*ends, weigh(priors, weights)], [*slopes, None]
+        torch.autograd.backward(ends, slopes)
+        return losses | {name: value.detach() for name, value in priors.items()}
+
+
+def _backward(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Add the gradient of one network's terms to the view's."""
+    total = weigh(losses, weights)
+    if total.requires_grad:
+        total.backward()
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -10,7 +10,9 @@ that couple the two (SRe2L, G-VBSM, CV-DD) have F = T.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,38 +46,42 @@ def alignment(
     return torch.stack(weighted).sum()
 
 
-def steering_losses(
-    view: Tensor,
-    labels: Tensor,
-    *,
-    logits_from: Iterable[Watch],
-    statistics_from: Iterable[Watch],
-) -> dict[str, Tensor]:
-    """Compute what the networks say of a batch; each of them runs once.
+@dataclass(frozen=True)
+class Role:
+    """What one network does in a step.
 
-    Args:
-        view: Augmented canonical images [N, 3, H, W].
-        labels: Class indices [N].
-        logits_from: The networks F.
-        statistics_from: The networks T.
-
-    Returns:
-        Unweighted scalars: `logit/<network>` for each of F and `bn/<network>` for each of T; 0
-        for a network of T without anything to align, which is not run for it.
+    Attributes:
+        watch: The network.
+        speaks: Whether it gives logits, as one of F.
+        aligns: Whether it gives statistics, as one of T.
     """
-    classifiers, observed = list(logits_from), list(statistics_from)
-    losses: dict[str, Tensor] = {}
-    for watch in dict.fromkeys([*classifiers, *observed]):
-        probes = watch.draw_probes() if watch in observed else ()
-        if watch in classifiers:
+
+    watch: Watch
+    speaks: bool
+    aligns: bool
+
+    def losses(self, view: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute what the network says of a batch, in one pass.
+
+        Args:
+            view: Augmented canonical images [N, 3, H, W].
+            labels: Class indices [N].
+
+        Returns:
+            Unweighted scalars, `logit/<network>` if it speaks and `bn/<network>` if it aligns; the
+            latter is 0 for a network without anything to align, which is not run for it.
+        """
+        watch, losses = self.watch, dict[str, Tensor]()
+        probes = watch.draw_probes() if self.aligns else ()
+        if self.speaks:
             logits, seen = watch.teacher.observe(view, probes)
             losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
         else:
             seen = watch.teacher.statistics(view, probes)
-        if watch in observed:
+        if self.aligns:
             statistics = dict(zip(probes, seen, strict=True))
             losses[f"bn/{watch.name}"] = aligned(watch, statistics, like=view)
-    return losses
+        return losses
 
 
 def aligned(watch: Watch, seen: Mapping[Probe, Statistics], *, like: Tensor) -> Tensor:
@@ -112,27 +118,36 @@ def image_priors(images: Tensor) -> dict[str, Tensor]:
     return {"tv/images": down + right, "l2/images": norm}
 
 
-def weigh(losses: Mapping[str, Tensor], recipe: Recipe, scales: Mapping[str, float]) -> Tensor:
-    """Add named terms up.
+def weights_of(
+    names: Iterable[str], recipe: Recipe, scales: Mapping[str, float]
+) -> dict[str, float]:
+    """Return how much each term of a step counts.
 
     Args:
-        losses: Terms by name; those with a weight in the recipe must be there.
+        names: Names of all terms of the step.
         recipe: Gives r_bn, the weight of the mean over the BN terms, and those of the priors.
         scales: Factor of a network's BN term; 1 for a network that is not named.
     """
-    logit = [value for name, value in losses.items() if name.startswith("logit/")]
-    bn = [
-        scales.get(name.removeprefix("bn/"), 1.0) * value
-        for name, value in losses.items()
-        if name.startswith("bn/")
-    ]
-    total = torch.stack(logit).mean() + recipe.bn_weight * torch.stack(bn).mean()
-    priors = {
-        "tv/images": recipe.tv_weight,
-        "l2/images": recipe.l2_weight,
-        "density/images": recipe.density_weight,
+    names = list(names)
+    kinds = Counter(name.partition("/")[0] for name in names)
+    whole = {
+        "logit": 1.0,
+        "bn": recipe.bn_weight,
+        "tv": recipe.tv_weight,
+        "l2": recipe.l2_weight,
+        "density": recipe.density_weight,
     }
-    return sum((w * losses[name] for name, w in priors.items() if w), start=total)
+    weights = {}
+    for name in names:
+        kind, _, network = name.partition("/")
+        scale = scales.get(network, 1.0) if kind == "bn" else 1.0
+        weights[name] = scale * whole[kind] / kinds[kind]
+    return weights
+
+
+def weigh(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Add terms up by their weights; at least one term."""
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 class Objective:
@@ -157,6 +172,13 @@ class Objective:
         """Every network that takes part."""
         return list(self._watches.values())
 
+    def roles(self, speakers: Sequence[str], team: Sequence[str]) -> list[Role]:
+        """Return what each network of a step does: F by the first names, T by the second."""
+        return [
+            Role(self._watches[name], speaks=name in speakers, aligns=name in team)
+            for name in dict.fromkeys([*speakers, *team])
+        ]
+
     def terms(
         self,
         images: Tensor,
@@ -175,15 +197,10 @@ class Objective:
             speakers: The networks F of this step.
             team: The networks T of this step.
         """
-        classifiers, observed = self.roles(speakers, team)
-        losses = steering_losses(view, labels, logits_from=classifiers, statistics_from=observed)
+        losses: dict[str, Tensor] = {}
+        for role in self.roles(speakers, team):
+            losses |= role.losses(view, labels)
         return losses | self.priors(images, view, labels)
-
-    def roles(
-        self, speakers: Sequence[str], team: Sequence[str]
-    ) -> tuple[list[Watch], list[Watch]]:
-        """Return the networks that give logits, and those that give statistics, by their names."""
-        return [self._watches[n] for n in speakers], [self._watches[n] for n in team]
 
     def priors(self, images: Tensor, view: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the terms that no network takes part in, where the recipe weighs them."""
@@ -195,6 +212,12 @@ class Objective:
             losses["density/images"] = densification(view, labels)
         return losses
 
+    def weights(self, speakers: Sequence[str], team: Sequence[str]) -> dict[str, float]:
+        """Return how much each term of a step counts, by its name."""
+        names = [f"logit/{name}" for name in speakers] + [f"bn/{name}" for name in team]
+        priors = ["tv/images", "l2/images", "density/images"]
+        return weights_of([*names, *priors], self._recipe, self._scales)
+
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum of a step's terms, the scalar that is minimised."""
-        return weigh(losses, self._recipe, self._scales)
+        """Return the weighted sum of all of a step's terms, the scalar that is minimised."""
+        return weigh(losses, weights_of(losses, self._recipe, self._scales))

@@ -14,13 +14,13 @@ the derivative of sum_i s_i (m_i - m)^2 by m is zero at the pooled mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.synthesis.objective import Objective, aligned
+from prism_nb.synthesis.objective import Role, aligned
 from prism_nb.synthesis.watch import Watch
 from prism_nb.teachers.statistics import Probe, Statistics
 
@@ -28,47 +28,43 @@ Pooled = dict[Probe, Statistics]
 
 
 def backward_in_parts(
-    objective: Objective,
-    images: Tensor,
-    view: Tensor,
-    labels: Tensor,
-    *,
-    speakers: Sequence[str],
-    team: Sequence[str],
-    size: int,
+    role: Role, shown: Tensor, labels: Tensor, weights: Mapping[str, float], *, size: int
 ) -> dict[str, Tensor]:
-    """Compute a step's terms and add its gradient to the images', `size` images at a time.
+    """Compute one network's terms and add their gradient to the view's, part by part.
 
     Args:
-        objective: What the images are optimised for.
-        images: The images themselves, canonical [N, 3, H, W], with a gradient.
-        view: The augmented images, computed from them.
+        role: The network, and what it does in this step.
+        shown: The augmented images [N, 3, H, W], a leaf with a gradient.
         labels: Class indices [N].
-        speakers: The networks that give the logits.
-        team: The networks that give their statistics.
-        size: Images that a network sees at once, at least 1.
+        weights: How much each term counts, by its name.
+        size: Images that the network sees at once, at least 1.
 
     Returns:
-        The terms of `Objective.terms`, without gradients.
+        The terms of `Role.losses`, without gradients.
     """
-    shown = view.detach().requires_grad_()
-    classifiers, observed = objective.roles(speakers, team)
-    pooled: dict[Watch, Pooled] = {}
-    losses = objective.priors(images, shown, labels)
-    for watch in dict.fromkeys([*classifiers, *observed]):
-        if watch in observed:
-            pooled[watch] = _pool(watch, watch.draw_probes(), shown, size)
-            losses[f"bn/{watch.name}"] = aligned(watch, pooled[watch], like=shown)
-        if watch in classifiers:
-            losses[f"logit/{watch.name}"] = shown.new_zeros((), requires_grad=True)
-    objective.total(losses).backward()
-    logits = {watch: losses[f"logit/{watch.name}"] for watch in classifiers}
+    watch, losses = role.watch, dict[str, Tensor]()
+    logit, bn = f"logit/{watch.name}", f"bn/{watch.name}"
+    pooled: Pooled = {}
+    if role.aligns:
+        pooled = _pool(watch, watch.draw_probes(), shown, size)
+        loss = aligned(watch, pooled, like=shown)
+        if pooled:
+            (weights[bn] * loss).backward()
+        losses[bn] = loss.detach()
+    if not role.speaks and not pooled:
+        return losses
     for part, classes in zip(shown.split(size), labels.split(size), strict=True):
         share = len(part) / len(shown)
-        for watch in dict.fromkeys([*classifiers, *observed]):
-            _follow(watch, part, classes, share, pooled.get(watch, {}), logits.get(watch))
-    view.backward(shown.grad)
-    return {name: value.detach() for name, value in losses.items()}
+        if role.speaks:
+            logits, seen = watch.teacher.observe(part, tuple(pooled))
+            entropy = functional.cross_entropy(logits, classes)
+            losses[logit] = losses.get(logit, 0) + share * entropy.detach()
+            surrogate = [weights[logit] * entropy]
+        else:
+            seen, surrogate = watch.teacher.statistics(part, tuple(pooled)), []
+        surrogate += [_slope(*pair) for pair in zip(pooled.values(), seen, strict=True)]
+        (share * torch.stack(surrogate).sum()).backward()
+    return losses
 
 
 @torch.no_grad()
@@ -93,32 +89,10 @@ def _whole(shares: Sequence[float], parts: Sequence[Statistics]) -> Statistics:
     return Statistics(mean.requires_grad_(), torch.stack(spread).sum(0).requires_grad_())
 
 
-def _follow(
-    watch: Watch,
-    part: Tensor,
-    classes: Tensor,
-    share: float,
-    pooled: Pooled,
-    logit: Tensor | None,
-) -> None:
-    """Add a part's gradient through one network, and its share to the logit loss."""
-    if not pooled and logit is None:
-        return
-    probes = tuple(pooled)
-    if logit is None:
-        seen, surrogate = watch.teacher.statistics(part, probes), []
-    else:
-        answers, seen = watch.teacher.observe(part, probes)
-        loss = functional.cross_entropy(answers, classes)
-        surrogate = [_derivative(logit) * loss]
-        with torch.no_grad():
-            logit += share * loss
-    surrogate += [
-        (_derivative(whole.mean) * here.mean).sum()
-        + (_derivative(whole.var) * (here.var + (here.mean - whole.mean.detach()).square())).sum()
-        for whole, here in zip(pooled.values(), seen, strict=True)
-    ]
-    (share * torch.stack(surrogate).sum()).backward()
+def _slope(whole: Statistics, here: Statistics) -> Tensor:
+    """Return a part's term of the surrogate, for one probe."""
+    var = here.var + (here.mean - whole.mean.detach()).square()
+    return (_derivative(whole.mean) * here.mean).sum() + (_derivative(whole.var) * var).sum()
 
 
 def _derivative(of: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prism_nb.teachers.moments import moments
+
 
 class Statistics(NamedTuple):
     """Mean and biased variance of a layer's input, each [channels], or [patches]."""
@@ -42,10 +44,8 @@ class Probe:
         generalised statistical matching, and its code).
         """
         if self.patch:
-            var, mean = torch.var_mean(_patches(values, self.patch), dim=1, correction=0)
-        else:
-            var, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
-        return Statistics(mean, var)
+            return _patch_moments(values, self.patch)
+        return Statistics(*moments(values))
 
 
 def bn_probes(network: nn.Module) -> tuple[Probe, ...]:
@@ -112,10 +112,22 @@ def _stored(probe: Probe, name: str) -> Tensor:
     return value
 
 
-def _patches(values: Tensor, patch: int) -> Tensor:
-    """Cut maps [N, C, H, W] into patches: [patches, N * C * patch * patch]."""
+def _patch_moments(values: Tensor, patch: int) -> Statistics:
+    """Measure the patches of maps [N, C, H, W], pixel by pixel and then pooled.
+
+    All pixels of a patch have equally many values, so the variance of them all is the mean of the
+    pixels' variances plus the variance of their means.
+    """
     height, width = (-(-side // patch) * patch for side in values.shape[-2:])
     if (height, width) != values.shape[-2:]:
         values = functional.interpolate(values, size=(height, width), mode="bilinear")
-    tiles = values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # N C rows p columns p
-    return tiles.permute(2, 4, 0, 1, 3, 5).flatten(2).flatten(0, 1)
+    mean, var = moments(values.permute(0, 2, 3, 1).flatten(1, 2))
+    means, variances = (_tiles(each.view(height, width), patch) for each in (mean, var))
+    between, pooled = torch.var_mean(means, dim=1, correction=0)
+    return Statistics(pooled, variances.mean(1) + between)
+
+
+def _tiles(pixels: Tensor, patch: int) -> Tensor:
+    """Cut a map [H, W] into patches: [patches, patch * patch]."""
+    tiles = pixels.unflatten(1, (-1, patch)).unflatten(0, (-1, patch))  # rows p columns p
+    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)

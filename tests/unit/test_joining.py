@@ -86,15 +86,13 @@ def test_images_that_have_not_joined_stay_as_they_began_and_are_not_seen(
     recipe = recipe_of(iterations=8)
     objective = objective_of(recipe, *(teacher_of(name) for name in NAMES))
     seen: list[tuple[int, int, int]] = []
-    honest = Objective.terms
+    honest = Objective.priors
 
-    def counted(
-        self: Objective, images: Tensor, view: Tensor, labels: Tensor, **who: tuple[str, ...]
-    ) -> dict[str, Tensor]:
+    def counted(self: Objective, images: Tensor, view: Tensor, labels: Tensor) -> dict[str, Tensor]:
         seen.append((len(images), len(view), len(labels)))
-        return honest(self, images, view, labels, **who)
+        return honest(self, images, view, labels)
 
-    monkeypatch.setattr(Objective, "terms", counted)
+    monkeypatch.setattr(Objective, "priors", counted)
     initial, joins = torch.randn(6, 3, 32, 32).clamp(-1, 1), [0, 0, 3, 3, 6, 8]
     images = recover(
         initial,

@@ -13,7 +13,6 @@ from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.augment import View, apply_views
 from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.parts import backward_in_parts
 from prism_nb.synthesis.watch import watch
 from prism_nb.teachers.statistics import Statistics, conv_probes
 
@@ -55,11 +54,10 @@ def both(
         images = images_of(double=double).requires_grad_()
         for _ in range(2):  # the second sees the running means that the first has left
             images.grad = None
-            view = apply_views(images, [VIEW])
             if in_parts:
-                losses = backward_in_parts(objective, images, view, LABELS, **roles, size=size)
+                losses = Gradient(objective, size)([images], [VIEW], LABELS, **roles)
             else:
-                losses = objective.terms(images, view, LABELS, **roles)
+                losses = objective.terms(images, apply_views(images, [VIEW]), LABELS, **roles)
                 objective.total(losses).backward()
         assert images.grad is not None
         results.append((images.grad, losses))
@@ -73,7 +71,7 @@ def relative(parts: Tensor, whole: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [*((name, 3) for name in ARCHITECTURES), *(("test_byobnet", n) for n in (1, 2, 7, 50))],
+    [*((name, 3) for name in ARCHITECTURES), *(("test_byobnet", n) for n in (0, 1, 2, 7, 50))],
 )
 def test_parts_give_the_gradient_and_the_terms_of_the_whole_batch(name: str, size: int) -> None:
     recipe = load_recipe("prism", {"bn_weight": 0.3})
@@ -145,7 +143,7 @@ def test_memory_that_runs_out_halves_the_parts_until_they_fit() -> None:
     roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
     whole = images_of(double=True).requires_grad_()
     Gradient(objective)([whole], [VIEW], LABELS, **roles)
-    network = objective.roles(["test_resnet"], [])[0][0].teacher.network
+    network = objective.watches[0].teacher.network
     network.register_forward_pre_hook(too_large)
     images = images_of(double=True).requires_grad_()
     gradient = Gradient(objective)

@@ -16,7 +16,7 @@ from prism_nb.data.digits import Digits
 from prism_nb.device import seeded
 from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.densification import densification
-from prism_nb.synthesis.objective import Objective, alignment, weigh
+from prism_nb.synthesis.objective import Objective, alignment, weigh, weights_of
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics
@@ -551,7 +551,9 @@ def test_alignment_is_not_squared() -> None:
 
 def test_terms_without_a_weight_need_not_be_there() -> None:
     losses = {"logit/a": torch.tensor(1.0), "logit/b": torch.tensor(3.0), "bn/a": torch.tensor(5.0)}
-    assert weigh(losses, gvbsm(bn_weight=0.1), {}).item() == pytest.approx(2 + 0.5)
+    assert weigh(losses, weights_of(losses, gvbsm(bn_weight=0.1), {})).item() == pytest.approx(
+        2 + 0.5
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

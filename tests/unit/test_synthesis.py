@@ -11,7 +11,7 @@ from torch.nn import functional
 from prism_nb.recipes import Recipe, load_recipe
 from prism_nb.synthesis.augment import View, apply_views, draw_view
 from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective, image_priors, weigh
+from prism_nb.synthesis.objective import Objective, image_priors, weigh, weights_of
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.schedules import smallest_crop
@@ -58,7 +58,8 @@ def value_of(
 ) -> Tensor:
     """Return the scalar that such a step lowers."""
     recipe = recipe or recipe_of()
-    return weigh(losses_of(images, primary, bn, recipe), recipe, {})
+    losses = losses_of(images, primary, bn, recipe)
+    return weigh(losses, weights_of(losses, recipe, {}))
 
 
 def literal_alignment(teacher: Teacher, images: Tensor, factor: float) -> Tensor:
@@ -312,7 +313,7 @@ def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
     losses |= {name: value.float() for name, value in priors.items()}
     losses["density/images"] = torch.tensor(7.0)
     recipe = recipe_of(bn_weight=0.5, tv_weight=0.1, l2_weight=0.01, density_weight=0.2)
-    total = weigh(losses, recipe, {"b": 3.0})
+    total = weigh(losses, weights_of(losses, recipe, {"b": 3.0}))
     expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"] + 1.4
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 
