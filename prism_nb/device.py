@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +31,70 @@ def choose_device(name: str) -> torch.device:
             "use device auto or cpu, or install a PyTorch built for your driver"
         )
     return device
+
+
+def require_precision(precision: str, device: torch.device) -> None:
+    """Check that a device computes in a precision.
+
+    Raises:
+        UsageError: It does not, or only by emulation.
+    """
+    if precision == "bf16":
+        fits = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+    else:
+        fits = precision == "fp32" or (
+            device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
+    if not fits:
+        raise UsageError(f"precision {precision} was asked for, but {device} lacks it; use fp32")
+
+
+def require_compiler(device: torch.device) -> None:
+    """Check that networks can be compiled for a device.
+
+    Raises:
+        UsageError: What the compiler needs is not there.
+    """
+    if device.type == "cuda":
+        missing = None if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        compiler = os.environ.get("CXX")
+        found = any(shutil.which(name) for name in [compiler, "g++", "clang++"] if name)
+        missing = None if found else "a C++ compiler"
+    if missing:
+        raise UsageError(
+            f"engine compiled needs {missing}, which is not here; install it or use engine eager"
+        )
+
+
+def half_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Return a context in which networks compute in bfloat16 where `precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Let a GPU's float32 products be what `precision` says, and put it back afterwards.
+
+    PyTorch rounds the inputs of float32 convolutions to TF32 unless told otherwise.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    chosen = "tf32" if precision == "tf32" else "ieee"
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = chosen
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 @contextmanager

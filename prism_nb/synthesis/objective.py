@@ -74,10 +74,10 @@ class Role:
         watch, losses = self.watch, dict[str, Tensor]()
         probes = watch.draw_probes() if self.aligns else ()
         if self.speaks:
-            logits, seen = watch.teacher.observe(view, probes)
+            logits, seen = watch.sight.observe(view, probes)
             losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
         else:
-            seen = watch.teacher.statistics(view, probes)
+            seen = watch.sight.statistics(view, probes)
         if self.aligns:
             statistics = dict(zip(probes, seen, strict=True))
             losses[f"bn/{watch.name}"] = aligned(watch, statistics, like=view)

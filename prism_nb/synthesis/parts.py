@@ -56,12 +56,12 @@ def backward_in_parts(
     for part, classes in zip(shown.split(size), labels.split(size), strict=True):
         share = len(part) / len(shown)
         if role.speaks:
-            logits, seen = watch.teacher.observe(part, tuple(pooled))
+            logits, seen = watch.sight.observe(part, tuple(pooled))
             entropy = functional.cross_entropy(logits, classes)
             losses[logit] = losses.get(logit, 0) + share * entropy.detach()
             surrogate = [weights[logit] * entropy]
         else:
-            seen, surrogate = watch.teacher.statistics(part, tuple(pooled)), []
+            seen, surrogate = watch.sight.statistics(part, tuple(pooled)), []
         surrogate += [_slope(*pair) for pair in zip(pooled.values(), seen, strict=True)]
         (share * torch.stack(surrogate).sum()).backward()
     return losses
@@ -74,7 +74,7 @@ def _pool(watch: Watch, probes: Sequence[Probe], shown: Tensor, size: int) -> Po
         return {}
     parts = shown.split(size)
     shares = [len(part) / len(shown) for part in parts]
-    seen = [watch.teacher.statistics(part, probes) for part in parts]
+    seen = [watch.sight.statistics(part, probes) for part in parts]
     return {
         probe: _whole(shares, [statistics[place] for statistics in seen])
         for place, probe in enumerate(probes)

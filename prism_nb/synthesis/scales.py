@@ -49,7 +49,7 @@ _MEASURES: dict[str, Callable[[Watch], float]] = {
 
 def _loss_on(images: Tensor) -> Callable[[Watch], float]:
     def loss(watch: Watch) -> float:
-        _, seen = watch.teacher.observe(images, tuple(watch.targets))
+        _, seen = watch.sight.observe(images, tuple(watch.targets))
         weights = list(watch.weights.values())
         return float(alignment(seen, list(watch.targets.values()), weights))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prism_nb.recipes import Recipe
+from prism_nb.teachers.sight import CompiledSight, Sight
 from prism_nb.teachers.statistics import Probe, Statistics, conv_probes
 from prism_nb.teachers.teacher import Teacher
 
@@ -18,7 +19,7 @@ class Watch:
     """One network of a unit, its targets, and what it remembers from step to step.
 
     Attributes:
-        teacher: The network.
+        sight: Looks through the network.
         targets: The real data's statistics of every probe, in the network's order.
         weights: Weight of each probe's term.
         drop: Chance that a convolution is left out of a step.
@@ -26,7 +27,7 @@ class Watch:
         generator: Draws what is left out; on the CPU.
     """
 
-    teacher: Teacher
+    sight: Sight
     targets: Mapping[Probe, Statistics]
     weights: Mapping[Probe, float]
     drop: float = 0.0
@@ -37,7 +38,7 @@ class Watch:
     @property
     def name(self) -> str:
         """The network's name."""
-        return self.teacher.name
+        return self.sight.teacher.name
 
     def draw_probes(self) -> tuple[Probe, ...]:
         """Return the probes of a step: all of them but those of dropped convolutions."""
@@ -89,6 +90,8 @@ def watch(
     *,
     conv_targets: Mapping[str, Statistics] | None = None,
     generator: torch.Generator | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Watch:
     """Decide what of a network a recipe aligns.
 
@@ -98,6 +101,8 @@ def watch(
         conv_targets: Where the recipe aligns convolutions: the real data's statistics by the
             name of `conv_probes`.
         generator: The unit's, for what a recipe drops at random.
+        precision: Of the network's layers.
+        compiled: Whether the network is compiled.
     """
     targets = dict(zip(teacher.bn_probes, teacher.running(), strict=True))
     if conv_targets is not None:
@@ -106,8 +111,11 @@ def watch(
         targets = _in_order(teacher, targets)
     first = next((probe.layer for probe in targets), None)
     factor = recipe.first_layer_factor
+    sight = (
+        CompiledSight(teacher, tuple(targets), precision) if compiled else Sight(teacher, precision)
+    )
     return Watch(
-        teacher,
+        sight,
         targets,
         weights={probe: factor if probe.layer is first else 1.0 for probe in targets},
         drop=recipe.conv_drop if conv_targets is not None else 0.0,

@@ -27,7 +27,7 @@ from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.pool import load_conv_targets, load_teacher
-from prism_nb.teachers.selection import Draws, plan_draws
+from prism_nb.teachers.selection import Draws, unit_draws
 from prism_nb.units import Unit, unit_seed
 
 _REPORTS = 100  # loss records per unit
@@ -71,11 +71,7 @@ def _recover(
 ) -> tuple[Tensor, dict[str, Any]]:
     settings, batch = run.settings, batch_of(unit)
     device, dataset = choose_device(settings.device), open_dataset(settings)
-    chance = generator
-    if recipe.drawn_per == "slot":
-        slot = unit_seed(settings.replicate_seed, "draws", unit.key["method"], *batch.slots)
-        chance = torch.Generator().manual_seed(slot)
-    draws = plan_draws(recipe, settings.primary, settings.teachers, chance)
+    draws = unit_draws(settings, unit.key["method"], batch)
     watches = _watches(run, recipe, draws, generator)
 
     def real_images() -> Tensor:

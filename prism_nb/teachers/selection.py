@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from prism_nb.config import Settings
+from prism_nb.plans.batches import Batch
 from prism_nb.recipes import Recipe
+from prism_nb.units import unit_seed
 
 Team = tuple[str, ...]
 
@@ -45,6 +48,15 @@ class Draws:
     def networks(self) -> Team:
         """Every network that takes part, those of the logits first."""
         return tuple(dict.fromkeys([*self.speakers, *self.bn_networks]))
+
+
+def unit_draws(settings: Settings, method: str, batch: Batch) -> Draws:
+    """Return who steers a unit; known before any work, since it has a generator of its own."""
+    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
+    key = [*batch.slots] if recipe.drawn_per == "slot" else [*batch.slots, *batch.classes]
+    seed = unit_seed(settings.replicate_seed, "draws", method, *key)
+    generator = torch.Generator().manual_seed(seed)
+    return plan_draws(recipe, settings.primary, settings.teachers, generator)
 
 
 def plan_draws(

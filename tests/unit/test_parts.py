@@ -143,7 +143,7 @@ def test_memory_that_runs_out_halves_the_parts_until_they_fit() -> None:
     roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
     whole = images_of(double=True).requires_grad_()
     Gradient(objective)([whole], [VIEW], LABELS, **roles)
-    network = objective.watches[0].teacher.network
+    network = objective.watches[0].sight.teacher.network
     network.register_forward_pre_hook(too_large)
     images = images_of(double=True).requires_grad_()
     gradient = Gradient(objective)
@@ -171,7 +171,7 @@ def test_a_step_that_is_tried_again_draws_and_remembers_once() -> None:
         gradient = Gradient(objective)
         for step in range(3):
             if fails and step == 1:
-                network = objective.watches[0].teacher.network
+                network = objective.watches[0].sight.teacher.network
                 network.layer4.register_forward_pre_hook(too_large)
             gradient([images], [VIEW], LABELS, **roles)
         assert images.grad is not None

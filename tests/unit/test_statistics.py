@@ -19,6 +19,7 @@ from prism_nb.synthesis.densification import densification
 from prism_nb.synthesis.objective import Objective, alignment, weigh, weights_of
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.watch import Watch, watch
+from prism_nb.teachers.sight import Sight
 from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics
 from prism_nb.teachers.statistics import Probe, Statistics, conv_probes, observed
 from prism_nb.teachers.teacher import Teacher
@@ -286,7 +287,7 @@ def test_smoothed_statistics_have_the_value_of_the_mean_and_the_gradient_of_now(
 
 def test_the_running_mean_of_a_dropped_convolution_waits() -> None:
     one, two = Probe("one", nn.Identity()), Probe("two", nn.Identity())
-    here = Watch(teacher_of("test_resnet"), {}, {}, momentum=0.8)
+    here = Watch(Sight(teacher_of("test_resnet")), {}, {}, momentum=0.8)
 
     def smooth(probe: Probe, value: float) -> float:
         numbers = Statistics(torch.tensor([value]), torch.tensor([value + 1]))

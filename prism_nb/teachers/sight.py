@@ -1,0 +1,168 @@
+"""How a step looks at images through a frozen network: eagerly or compiled, in some precision.
+
+The eager way is the reference. A compiled network measures the same statistics with the same
+formulas in other kernels, so that its results agree to rounding and not to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from prism_nb.device import half_precision
+from prism_nb.teachers.statistics import Probe, Statistics
+from prism_nb.teachers.teacher import Teacher
+
+Place = tuple[nn.Module, int]  # a layer and a side of patches: what a probe measures
+
+
+class Sight:
+    """Runs a network eagerly, each layer as written.
+
+    Args:
+        teacher: The network.
+        precision: `fp32`, `tf32` or `bf16` of its layers; statistics and logits are float32.
+    """
+
+    def __init__(self, teacher: Teacher, precision: str = "fp32") -> None:
+        self.teacher, self._precision = teacher, precision
+
+    def observe(self, images: Tensor, probes: Sequence[Probe]) -> tuple[Tensor, list[Statistics]]:
+        """Return logits and what probes see, as `Teacher.observe`."""
+        with half_precision(self._precision, images.device):
+            logits, seen = self.teacher.observe(images, probes)
+        return _full(logits), seen
+
+    def statistics(self, images: Tensor, probes: Sequence[Probe]) -> list[Statistics]:
+        """Return what probes see, as `Teacher.statistics`."""
+        with half_precision(self._precision, images.device):
+            return self.teacher.statistics(images, probes)
+
+
+class CompiledSight(Sight):
+    """Runs a network compiled; eagerly, after one warning, if it cannot be compiled.
+
+    Args:
+        teacher: The network.
+        probes: All probes that are ever asked for. Each pass measures all of them, so that
+            nothing is compiled again when some are left out.
+        precision: As of `Sight`.
+    """
+
+    def __init__(self, teacher: Teacher, probes: Sequence[Probe], precision: str = "fp32") -> None:
+        super().__init__(teacher, precision)
+        self._places = tuple(_place(probe) for probe in probes)
+
+    def observe(self, images: Tensor, probes: Sequence[Probe]) -> tuple[Tensor, list[Statistics]]:
+        """Return logits and what probes see, as `Teacher.observe`."""
+        look = self._look(to_the_end=True)
+        if not look.works_on(images):
+            return super().observe(images, probes)
+        logits, seen = look(images)
+        return logits, self._asked(probes, seen)
+
+    def statistics(self, images: Tensor, probes: Sequence[Probe]) -> list[Statistics]:
+        """Return what probes see; the compiler leaves out what comes after the last of them."""
+        look = self._look(to_the_end=False)
+        if not probes or not look.works_on(images):
+            return super().statistics(images, probes)
+        return self._asked(probes, look(images)[1])
+
+    def _look(self, *, to_the_end: bool) -> _Compiled:
+        return _compiled(self.teacher, self._places, self._precision, to_the_end)
+
+    def _asked(self, probes: Sequence[Probe], seen: list[Statistics]) -> list[Statistics]:
+        by_place = dict(zip(self._places, seen, strict=True))
+        return [by_place[_place(probe)] for probe in probes]
+
+
+@lru_cache(maxsize=64)
+def _compiled(
+    teacher: Teacher, places: tuple[Place, ...], precision: str, to_the_end: bool
+) -> _Compiled:
+    """Return a compiled network; one per process, since units share their networks."""
+    return _Compiled(_Observer(teacher, places, precision, to_the_end=to_the_end))
+
+
+class _Compiled:
+    """A compiled observer that has been tried out before it is relied upon."""
+
+    def __init__(self, observer: _Observer) -> None:
+        self._name = observer.twin.name
+        self._look: Callable[[Tensor], tuple[Tensor, list[Statistics]]] = torch.compile(observer)
+        self._works: bool | None = None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Statistics]]:
+        return self._look(images)
+
+    def works_on(self, images: Tensor) -> bool:
+        """Return whether the network can be compiled, forward and backward; tried once."""
+        if self._works is None:
+            try:
+                self._try(images.detach().clone().requires_grad_())
+                self._works = True
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"network {self._name!r} cannot be compiled and runs eagerly "
+                    f"({type(error).__name__}: {reason})",
+                    stacklevel=2,
+                )
+                self._works = False
+        return self._works
+
+    @torch.enable_grad()
+    def _try(self, images: Tensor) -> None:
+        logits, seen = self._look(images)
+        torch.stack([logits.sum(), *(part.sum() for s in seen for part in s)]).sum().backward()
+
+
+class _Observer(nn.Module):
+    """A network that returns what its probes see: a form without passing hooks, to be compiled.
+
+    It is a twin of the teacher's modules around the same weights, so that its hooks concern nobody
+    else.
+    """
+
+    def __init__(
+        self, teacher: Teacher, places: Sequence[Place], precision: str, *, to_the_end: bool
+    ) -> None:
+        super().__init__()
+        tensors = [*teacher.parameters(), *teacher.buffers()]
+        self.twin = copy.deepcopy(teacher, {id(tensor): tensor for tensor in tensors})
+        self._precision, self._to_the_end = precision, to_the_end
+        self._order = list(range(len(places)))
+        self._seen: dict[int, Statistics] = {}
+        twins = dict(zip(teacher.modules(), self.twin.modules(), strict=True))
+        for number, (layer, patch) in enumerate(places):
+            probe = Probe("", twins[layer], patch)
+            twins[layer].register_forward_pre_hook(self._hook(number, probe))
+
+    def _hook(self, number: int, probe: Probe) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._seen[number] = probe.measure(inputs[0])
+
+        return collect
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Statistics]]:
+        """Return logits, or nothing in their place, and statistics in the order of the places."""
+        self._seen = {}
+        with half_precision(self._precision, images.device):
+            logits = self.twin(images)
+        seen = [self._seen[number] for number in self._order]
+        return _full(logits) if self._to_the_end else images.new_zeros(()), seen
+
+
+def _place(probe: Probe) -> Place:
+    return probe.layer, probe.patch
+
+
+def _full(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
