@@ -88,14 +88,16 @@ def run(
 @_set
 @_recipes
 @_runs_dir
+@click.option("--quick", is_flag=True, help="Take no steps to measure time and memory.")
 def plan(
     preset: str,
     run_name: str | None,
     assignments: tuple[str, ...],
     recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
+    quick: bool,
 ) -> None:
-    """Show what `run` would do, and write nothing."""
+    """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb import pipeline
     from prism_nb.config import add_recipes, parse_assignments
 
@@ -109,7 +111,7 @@ def plan(
     from prism_nb.preflight import preflight
 
     preflight(found.settings)
-    _print_plans(found)
+    _print_plans(found, measure=not quick)
 
 
 @cli.command()
@@ -212,16 +214,19 @@ def methods() -> None:
             click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
 
 
-def _print_plans(found: Run) -> None:
+def _print_plans(found: Run, *, measure: bool = False) -> None:
     import pandas as pd
 
     from prism_nb import pipeline, tables
 
-    plans = [tables.plan_table(pipeline.plan(found, s, deep=False)) for s in pipeline.STAGES]
-    table = pd.concat(plans).fillna(0)
+    plans = [pipeline.plan(found, s, deep=False, measure=measure) for s in pipeline.STAGES]
+    table = pd.concat([tables.plan_table(each) for each in plans]).fillna(0)
     counts = [name for name in table.columns if "units" in name or name == "to do"]
     table[counts] = table[counts].astype(int)
     click.echo(f"run {found.path}\n\n{table.to_string()}\n")
+    known = [each.seconds_left for each in plans if each.seconds_left is not None]
+    if any(known):
+        click.echo(f"{tables.duration(sum(known))} to the end, notebooks not counted\n")
 
 
 def main() -> None:

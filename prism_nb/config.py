@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -77,6 +77,9 @@ class SynthesisSettings(Strict):
     recipes: dict[str, dict[str, Any]] = Field(
         {}, description="changes to one method's recipe, or a recipe of your own (or its file)"
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of the networks' layers; statistics and losses are always fp32"
+    )
     replicate: int = Field(
         0, ge=0, description="repetition: other images, views and students of the same teachers"
     )
@@ -116,11 +119,13 @@ class MachineSettings(Strict):
     """Where and how visibly a run works; free to change, since it decides nothing but rounding."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    micro_batch: int = Field(
-        0,
-        ge=0,
-        description="images that a network sees at once in the synthesis; 0: as many as memory "
-        "takes. The gradient is that of the whole batch, to rounding",
+    engine: Literal["auto", "eager", "compiled"] = Field(
+        "auto", description="how networks are run; auto: compiled where a run is long enough"
+    )
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="images that a network sees at once in the synthesis; auto: the whole batch, "
+        "halved when memory runs out. The gradient is that of the whole batch, to rounding",
     )
     progress: bool = Field(True, description="show a progress bar")
 
@@ -161,6 +166,11 @@ class Settings(
             raise ValueError(
                 f"observers: {', '.join(sorted(shared))} is also a teacher; an observer takes no "
                 "part in the synthesis, so take it out of one of the two"
+            )
+        if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} is more than batch_size {self.batch_size}; a "
+                "network never sees more images at once than there are, so leave it at auto"
             )
         if not self.feature_spaces:
             raise ValueError(

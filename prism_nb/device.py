@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import resource
 import shutil
+import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -106,6 +109,26 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def median_seconds(device: torch.device, work: Callable[[], object], *, times: int = 3) -> float:
+    """Return the median time of some work on a device, after one time that warms up."""
+    seconds = []
+    for _ in range(1 + times):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has held: on a GPU its tensors, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h

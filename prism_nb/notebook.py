@@ -94,8 +94,8 @@ def carry_out_study(folder: StudyFolder, workers: int | None = None) -> StudyFol
 
 
 def show_plan(run: Run, stage: str) -> None:
-    """Show what is done and what is left of a stage."""
-    show_table(tables.plan_table(pipeline.plan(run, stage)))
+    """Show what is done and what is left of a stage, and what that takes by a few real steps."""
+    show_table(tables.plan_table(pipeline.plan(run, stage, measure=True)))
 
 
 def show_table(table: pd.DataFrame) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_nb.backends import OnEvent, Outcome, run_units
+from prism_nb.backends import OnEvent, Outcome, resolve, run_units
 from prism_nb.config import (
     Settings,
     check_settings,
@@ -39,6 +37,8 @@ class Stage:
         needs: Stages whose files it reads.
         units: Lists its units from a run and the class count.
         work: `module:function` that does one.
+        costs: `module:function` that measures on this device what units will take, in seconds.
+        prepare: `module:function` called before the first unit that is to be done.
     """
 
     name: str
@@ -46,16 +46,27 @@ class Stage:
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
     work: str
+    costs: str | None = None
+    prepare: str | None = None
 
 
 _STAGES = (
-    Stage("teachers", "01_teacher_pool", (), squeeze.units, "prism_nb.teachers.work:do_unit"),
+    Stage(
+        "teachers",
+        "01_teacher_pool",
+        (),
+        squeeze.units,
+        "prism_nb.teachers.work:do_unit",
+        costs="prism_nb.teachers.costs:unit_seconds",
+    ),
     Stage(
         "synthesis",
         "02_synthesis",
         ("teachers",),
         synthesis.units,
         "prism_nb.synthesis.work:do_unit",
+        costs="prism_nb.synthesis.costs:unit_seconds",
+        prepare="prism_nb.synthesis.engine:prepare",
     ),
     Stage(
         "diversity",
@@ -70,6 +81,7 @@ _STAGES = (
         ("teachers", "synthesis"),
         labels.units,
         "prism_nb.labels.work:do_unit",
+        costs="prism_nb.labels.costs:unit_seconds",
     ),
     Stage(
         "evaluation",
@@ -77,6 +89,7 @@ _STAGES = (
         ("synthesis", "labels"),
         evaluation.units,
         "prism_nb.evaluation.work:do_unit",
+        costs="prism_nb.evaluation.costs:unit_seconds",
     ),
 )
 STAGES = {stage.name: stage for stage in _STAGES}
@@ -89,13 +102,15 @@ class StagePlan:
     Attributes:
         stage: The stage's name.
         states: The state of each unit.
-        seconds_left: Estimate from the units that are done; None where none is.
+        images: Number of images that the missing units will make; of the synthesis alone.
+        seconds_left: Estimate; None where nothing was measured.
         disk_bytes: Estimate of what the missing units will write; None where unknown.
-        memory_bytes: The most memory that this stage's process has held in this run, if known.
+        memory_bytes: The most memory that the stage has held in this run, or steps of it now.
     """
 
     stage: str
     states: tuple[UnitState, ...]
+    images: int
     seconds_left: float | None
     disk_bytes: int | None
     memory_bytes: int | None
@@ -185,27 +200,58 @@ def stage_units(run: Run, stage: str) -> list[Unit]:
     return _stage(stage).units(run, class_count(run))
 
 
-def plan(run: Run, stage: str, *, deep: bool = True) -> StagePlan:
+def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> StagePlan:
     """Say what is done and what is left of a stage.
 
     Args:
         run: The run.
         stage: The stage's name.
         deep: Whether to hash every file, or only to look whether it exists.
+        measure: Whether to take a few real steps on this device for the time and memory that the
+            missing units need. If not, or where that cannot be measured, the mean of the units
+            that are done stands for the others.
     """
     states = tuple(run.inspect(unit, deep=deep) for unit in stage_units(run, stage))
-    done = [state.unit for state in states if state.state == "done"]
-    missing = len(states) - len(done)
-    seconds = [run.record(unit).get("seconds", 0.0) for unit in done]
+    missing = sum(state.state != "done" for state in states)
+    memory = run.stage_record(stage).get("peak_memory_bytes")
+    measurable, costs = _stage(stage).costs, None
+    if measure and missing and measurable is not None:
+        costs = resolve(measurable)(run, [state.unit for state in states])
+        memory = memory or _peak_memory(run)
     return StagePlan(
         stage=stage,
         states=states,
-        seconds_left=missing * sum(seconds) / len(seconds) if seconds else None,
+        images=sum(_images(state.unit) for state in states if state.state != "done"),
+        seconds_left=_seconds_left(run, states, costs or [1.0] * len(states), known=bool(costs)),
         disk_bytes=_disk_bytes(
             run.settings, stage, missing / max(1, len(states)), class_count(run)
         ),
-        memory_bytes=run.stage_record(stage).get("peak_memory_bytes"),
+        memory_bytes=memory,
     )
+
+
+def _images(unit: Unit) -> int:
+    return len(synthesis.batch_of(unit).members()) if unit.stage == "synthesis" else 0
+
+
+def _seconds_left(
+    run: Run, states: Sequence[UnitState], costs: Sequence[float], *, known: bool
+) -> float | None:
+    """Return the missing units' costs, in the seconds that the units which are done have taken.
+
+    Args:
+        run: The run.
+        states: Every unit's state.
+        costs: What each unit costs, in any measure.
+        known: Whether that measure is seconds on this device, if nothing is done yet.
+    """
+    pairs = list(zip(states, costs, strict=True))
+    left = sum(cost for state, cost in pairs if state.state != "done")
+    done = [(state.unit, cost) for state, cost in pairs if state.state == "done"]
+    expected = sum(cost for _, cost in done)
+    if expected:
+        return left / expected * sum(run.record(unit).get("seconds", 0.0) for unit, _ in done)
+    return left if known else None
 
 
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
@@ -230,13 +276,17 @@ def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
 
     with run.lock(stage):
         _require_disk(run, stage)
-        outcome = run_units(run, stage_units(run, stage), _stage(stage).work, listen)
+        units = stage_units(run, stage)
+        prepare = _stage(stage).prepare
+        if prepare is not None:
+            resolve(prepare)(run, units)
+        outcome = run_units(run, units, _stage(stage).work, listen)
         if outcome.made:
             run.record_stage(
                 stage,
                 units_made=outcome.made,
                 seconds=round(outcome.seconds, 3),
-                peak_memory_bytes=peak_memory_bytes(),
+                peak_memory_bytes=_peak_memory(run),
             )
     return outcome
 
@@ -259,10 +309,10 @@ def check(run: Run, stage: str) -> StagePlan:
     return found
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held (resident set)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _peak_memory(run: Run) -> int:
+    from prism_nb.device import choose_device, peak_memory_bytes
+
+    return peak_memory_bytes(choose_device(run.settings.device))
 
 
 def _stage(name: str) -> Stage:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
-from prism_nb.device import choose_device
+from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
 from prism_nb.plans.synthesis import method_batches, watched_networks
 from prism_nb.teachers.networks import build_network, require_fit
@@ -22,7 +22,10 @@ def preflight(settings: Settings) -> ImageDataset:
     Raises:
         UsageError: The first thing that cannot work, and what to do about it.
     """
-    choose_device(settings.device)
+    device = choose_device(settings.device)
+    require_precision(settings.precision, device)
+    if settings.engine == "compiled":
+        require_compiler(device)
     dataset = open_dataset(settings)
     needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
     needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}

@@ -37,7 +37,8 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
         "units": len(plan.states),
         "to do": plan.missing,
         **states,
-        "time": _seconds(plan.seconds_left),
+        "time": duration(plan.seconds_left),
+        "per image": _per_image(plan),
         "peak memory": _bytes(plan.memory_bytes),
         "disk": _bytes(plan.disk_bytes),
     }
@@ -269,10 +270,23 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
+def duration(seconds: float | None) -> str:
+    """Return a length of time for people, from seconds to days."""
+    if seconds is None:
         return "not measured"
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
+    for length, unit in ((2 * 86_400, "d"), (2 * 3_600, "h"), (120, "min")):
+        if seconds >= length:
+            return f"{seconds / _LENGTHS[unit]:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+_LENGTHS = {"d": 86_400, "h": 3_600, "min": 60}
+
+
+def _per_image(plan: StagePlan) -> str:
+    if not plan.images or plan.seconds_left is None:
+        return ""
+    return f"{plan.seconds_left / plan.images:.2g} s"
 
 
 def _bytes(value: int | None) -> str:

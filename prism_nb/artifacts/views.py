@@ -28,6 +28,10 @@ class Views:
     partner: Tensor
     box: Tensor
 
+    def to(self, device: torch.device) -> Views:
+        """Return the views on a device."""
+        return Views(*(value.to(device) for value in vars(self).values()))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields by name, flags as uint8, ready for safetensors."""
         return {

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism_nb.device import keep_freed_memory
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 from prism_nb.units import Unit
@@ -38,8 +37,11 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     Raises:
         PrismError: A unit failed or another process drives the stage. Finished units stay.
     """
+    from prism_nb.device import keep_freed_memory
+
     keep_freed_memory()
     begin = time.monotonic()
+    do: Work = resolve(work)
     made = 0
     for unit in units:
         if run.inspect(unit).state == "done":
@@ -47,7 +49,7 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
             continue
         on_event({"event": "begin", "unit": unit.name})
         start = time.monotonic()
-        _load(work)(run, unit, on_event)
+        do(run, unit, on_event)
         if run.marker(unit) is None:
             raise PrismError(f"{work} left unit {unit.name} without a marker")
         on_event({"event": "end", "unit": unit.name, "seconds": time.monotonic() - start})
@@ -55,6 +57,7 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     return Outcome(kept=len(units) - made, made=made, seconds=time.monotonic() - begin)
 
 
-def _load(work: str) -> Work:
-    module, _, function = work.partition(":")
+def resolve(name: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names; its module is imported only now."""
+    module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import threading
@@ -12,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from prism_nb.backends import resolve
 from prism_nb.errors import PrismError
 
 
@@ -82,5 +82,4 @@ def _leave_with_parent() -> None:
 
 
 def _do(task: Task) -> Any:
-    module, _, function = task.function.partition(":")
-    return getattr(importlib.import_module(module), function)(*task.arguments)
+    return resolve(task.function)(*task.arguments)

@@ -68,15 +68,12 @@ def train_student(
         training loss, top-1 accuracy on the held-out real images in [0, 1].
     """
     with seeded(plan.seed, images.device):
-        student = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
-        student.to(images.device).to(memory_format=torch.channels_last)
-        groups = parameter_groups(student, weight_decay=plan.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=plan.lr, fused=True)
+        student, optimiser = new_student(name, dataset, plan, images.device)
         rows = []
         for epoch in range(plan.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = plan.lr * learning_rate_factor(epoch, plan.epochs)
-            loss = _train_epoch(student, optimiser, images, classes, labels_of(epoch), plan)
+            loss = train_epoch(student, optimiser, images, classes, labels_of(epoch), plan)
             if not math.isfinite(loss):
                 raise PrismError(f"student {name} diverged in epoch {epoch + 1}; lower student_lr")
             on_epoch({"step": epoch + 1, "steps": plan.epochs, "losses": {"student": loss}})
@@ -88,7 +85,17 @@ def train_student(
     return student.eval(), rows
 
 
-def _train_epoch(
+def new_student(
+    name: str, dataset: ImageDataset, plan: Curriculum, device: torch.device
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return an untrained student and its optimiser; weights come from the global generators."""
+    student = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
+    student.to(device).to(memory_format=torch.channels_last)
+    groups = parameter_groups(student, weight_decay=plan.weight_decay)
+    return student, torch.optim.AdamW(groups, lr=plan.lr, fused=True)
+
+
+def train_epoch(
     student: nn.Module,
     optimiser: torch.optim.Optimizer,
     images: Tensor,
@@ -96,6 +103,7 @@ def _train_epoch(
     labels: EpochLabels,
     plan: Curriculum,
 ) -> float:
+    """Train a student for one epoch, in a fresh order, and return the mean loss."""
     student.train()
     total = torch.zeros((), device=images.device)
     steps = _batches(len(images), plan.batch)

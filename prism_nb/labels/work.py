@@ -68,7 +68,7 @@ def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device
         mix=settings.label_mix,
         generator=generator,
     )
-    return Views(*(value.to(device) for value in vars(views).values()))
+    return views.to(device)
 
 
 @torch.no_grad()

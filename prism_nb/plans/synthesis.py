@@ -64,6 +64,14 @@ def watched_networks(settings: Settings, method: str) -> tuple[str, ...]:
     return settings.recipe_of(method).watched(settings.primary, settings.teachers)
 
 
+def chosen_engine(run: Run) -> str:
+    """Return the engine of a run: as set, else as decided, else `eager`."""
+    if run.settings.engine != "auto":
+        return run.settings.engine
+    decided = run.manifest().get("engine")
+    return decided["choice"] if isinstance(decided, dict) else "eager"
+
+
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:
     """Return the units whose files a method's synthesis reads."""
     units = [network_unit(settings, name) for name in steering_networks(settings, method)]
@@ -85,6 +93,7 @@ def method_binding(settings: Settings, method: str) -> str:
             "recipe": {k: v for k, v in recipe.items() if k not in _WORDS},
             "data": settings.section(DataSettings),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
+            "precision": settings.precision,
             "roles": settings.recipe_of(method).roles(settings.primary, settings.teachers),
             "networks": [unit.binding for unit in _teacher_units(settings, method)],
         }

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from prism_nb.errors import PrismError
 from prism_nb.synthesis.augment import View, apply_views
 from prism_nb.synthesis.objective import Objective, weigh
 from prism_nb.synthesis.parts import backward_in_parts
@@ -63,8 +64,13 @@ class Gradient:
                 return self._try(groups, views, labels, speakers, team)
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 size = self.part or len(labels)
-                if not _is_out_of_memory(error) or size == 1:
+                if not _is_out_of_memory(error):
                     raise
+                if size == 1:
+                    raise PrismError(
+                        "a single image does not fit into the device's memory; use smaller "
+                        "networks, a smaller image_size or another device"
+                    ) from None
                 self.part = -(-size // 2)
                 for undo in forget:
                     undo()

@@ -13,10 +13,10 @@ from prism_nb import files
 from prism_nb.backends import OnEvent
 from prism_nb.data import open_dataset
 from prism_nb.data.subset import random_real
-from prism_nb.device import choose_device
+from prism_nb.device import choose_device, matrix_precision
 from prism_nb.errors import PrismError
 from prism_nb.plans.batches import Batch
-from prism_nb.plans.synthesis import batch_of, image_path
+from prism_nb.plans.synthesis import batch_of, chosen_engine, image_path
 from prism_nb.recipes import Recipe
 from prism_nb.run import Run
 from prism_nb.synthesis.gradient import Gradient
@@ -81,24 +81,28 @@ def _recover(
     drawn = [watches[name] for name in draws.bn_networks]
     scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
-    gradient = Gradient(Objective(recipe, watches, scales), settings.micro_batch)
-    images = recover(
-        initial.to(device, memory_format=torch.channels_last),
-        torch.tensor([c for c, _ in batch.members()], device=device),
-        gradient=gradient,
-        draws=draws,
-        recipe=recipe,
-        bounds=dataset.bounds(device),
-        generator=generator,
-        on_step=progress,
-        joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
-    )
+    part = 0 if settings.micro_batch == "auto" else settings.micro_batch
+    gradient = Gradient(Objective(recipe, watches, scales), part)
+    with matrix_precision(settings.precision, device):
+        images = recover(
+            initial.to(device, memory_format=torch.channels_last),
+            torch.tensor([c for c, _ in batch.members()], device=device),
+            gradient=gradient,
+            draws=draws,
+            recipe=recipe,
+            bounds=dataset.bounds(device),
+            generator=generator,
+            on_step=progress,
+            joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
+        )
     record = {
         "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
         "scales": scales,
         "shares": _shares(progress.sums, scales),
         "losses": progress.last,
         "device": str(device),
+        "engine": chosen_engine(run),
+        "precision": settings.precision,
         "micro_batch": gradient.part,
     }
     return images, record
@@ -115,7 +119,14 @@ def _watches(
         if recipe.statistics == "bn_conv" and name in [*draws.bn_networks, *anchor]:
             targets = load_conv_targets(run, name, recipe.conv_patch)
         teacher = load_teacher(run, name)
-        watches[name] = watch(teacher, recipe, conv_targets=targets, generator=generator)
+        watches[name] = watch(
+            teacher,
+            recipe,
+            conv_targets=targets,
+            generator=generator,
+            precision=run.settings.precision,
+            compiled=chosen_engine(run) == "compiled",
+        )
     return watches
 
 

@@ -72,6 +72,17 @@ def canonical_space(dataset: ImageDataset) -> PixelSpace:
     return PixelSpace(dataset.mean, dataset.std, dataset.image_size)
 
 
+def fresh_teacher(name: str, dataset: ImageDataset, device: torch.device) -> Teacher:
+    """Return a network with fresh weights, which costs what a trained one costs."""
+    return _teacher(name, _empty(name, dataset), dataset, device)
+
+
+def _teacher(name: str, network: nn.Module, dataset: ImageDataset, device: torch.device) -> Teacher:
+    space = canonical_space(dataset)
+    teacher = Teacher(name, network, own=space, canonical=space)
+    return teacher.to(device).to(memory_format=torch.channels_last)
+
+
 @lru_cache(maxsize=32)
 def _load(
     name: str, path: str, content: str, dataset: ImageDataset, device: torch.device
@@ -85,9 +96,7 @@ def _load(
             f"weights {path} do not fit {name!r}: {error}; delete the file and run the teachers "
             "stage again"
         ) from None
-    space = canonical_space(dataset)
-    teacher = Teacher(name, network, own=space, canonical=space)
-    return teacher.to(device).to(memory_format=torch.channels_last)
+    return _teacher(name, network, dataset, device)
 
 
 def _empty(name: str, dataset: ImageDataset) -> nn.Module:

@@ -67,7 +67,7 @@ def train_network(
         labels = torch.from_numpy(dataset.labels("train")).to(device)
         pixels = dataset.images("train", range(len(labels)))
         images = dataset.canonical(pixels.to(device, memory_format=torch.channels_last))
-        _optimise(network, images, labels, plan, on_step)
+        optimise(network, images, labels, plan, on_step)
     return network.eval()
 
 
@@ -107,9 +107,10 @@ def mean_statistics(
     return {name: Statistics(*parts) for name, parts in sums.items()}
 
 
-def _optimise(
+def optimise(
     network: nn.Module, images: Tensor, labels: Tensor, plan: SqueezePlan, on_step: OnStep
 ) -> None:
+    """Train a network in place, as `train_network` does with a new one."""
     batch = min(plan.batch, len(images))
     per_epoch = len(images) // batch
     total = per_epoch * plan.epochs
