@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
 OnEvent = Callable[[dict[str, Any]], None]
-Work = Callable[[Run, Unit, OnEvent], None]
+Finish = Callable[[], None]
+Work = Callable[[Run, Unit, OnEvent], Finish | None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     Args:
         run: The run that the units belong to.
         units: All units of one stage, in order.
-        work: `module:function` of a `Work`; it reads and writes files of the run only.
+        work: `module:function` of a `Work`; it reads and writes files of the run only. What it
+            returns, if anything, writes the unit's files, while the next unit is begun.
         on_event: Told of each unit's begin and end, and of what the work reports.
 
     Raises:
@@ -43,18 +47,50 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     begin = time.monotonic()
     do: Work = resolve(work)
     made = 0
-    for unit in units:
-        if run.inspect(unit).state == "done":
-            on_event({"event": "kept", "unit": unit.name})
-            continue
-        on_event({"event": "begin", "unit": unit.name})
-        start = time.monotonic()
-        do(run, unit, on_event)
-        if run.marker(unit) is None:
-            raise PrismError(f"{work} left unit {unit.name} without a marker")
-        on_event({"event": "end", "unit": unit.name, "seconds": time.monotonic() - start})
-        made += 1
+    with _Background() as background:
+        for unit in units:
+            if run.inspect(unit).state == "done":
+                on_event({"event": "kept", "unit": unit.name})
+                continue
+            on_event({"event": "begin", "unit": unit.name})
+            start = time.monotonic()
+            finish = do(run, unit, on_event)
+            background.do(partial(_end, run, unit, start, finish, on_event))
+            made += 1
     return Outcome(kept=len(units) - made, made=made, seconds=time.monotonic() - begin)
+
+
+def _end(run: Run, unit: Unit, start: float, finish: Finish | None, on_event: OnEvent) -> None:
+    if finish is not None:
+        finish()
+    if run.marker(unit) is None:
+        raise PrismError(f"the work on unit {unit.name} left no marker")
+    on_event({"event": "end", "unit": unit.name, "seconds": time.monotonic() - start})
+
+
+class _Background:
+    """Does one thing at a time beside the caller, who hears of its failure at the next, or at exit.
+
+    Whatever ends the caller's work, what was handed over before is finished.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if self._last is not None and kind is None:
+            self._last.result()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Wait for the work before this, then begin this."""
+        if self._last is not None:
+            self._last.result()
+        self._last = self._thread.submit(work)
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prism_nb import files
-from prism_nb.backends import OnEvent
+from prism_nb.backends import Finish, OnEvent
 from prism_nb.data import open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device, matrix_precision
@@ -33,8 +33,8 @@ from prism_nb.units import Unit, unit_seed
 _REPORTS = 100  # loss records per unit
 
 
-def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Make the images of one unit."""
+def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> Finish:
+    """Make the images of one unit; what is returned writes them down."""
     settings, method, batch = run.settings, unit.key["method"], batch_of(unit)
     dataset, start = open_dataset(settings), time.monotonic()
     recipe = settings.recipe_of(method).at_slot(batch.slots[0])
@@ -52,13 +52,13 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     if recipe.images == "recovered":
         images, record = _recover(run, unit, recipe, images, generator, on_event)
     pixels = quantise(dataset, images, how=recipe.stored)
-    paths = _write_images(run, method, batch, pixels)
     seconds = round(time.monotonic() - start, 3)
-    run.finish(
-        unit,
-        paths=paths,
-        record={**record, "seed": seed, "seconds": seconds, "images": len(paths)},
-    )
+    record |= {"seed": seed, "seconds": seconds, "images": len(pixels)}
+
+    def finish() -> None:
+        run.finish(unit, paths=_write_images(run, method, batch, pixels), record=record)
+
+    return finish
 
 
 def _recover(

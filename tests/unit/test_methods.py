@@ -52,7 +52,7 @@ def images_of(run: Run, method: str) -> dict[str, bytes]:
     """Return the files of a method's images by path; they are made where they are not there."""
     for unit in synthesis.method_units(run, method, 10):
         if run.inspect(unit).state != "done":
-            synthesis_work.do_unit(run, unit, lambda event: None)
+            synthesis_work.do_unit(run, unit, lambda event: None)()
         assert run.inspect(unit).state == "done"
     folder = run.path / "synthesis" / method / "images"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
@@ -64,7 +64,7 @@ def test_a_method_makes_every_image_and_the_same_ones_again(run: Run, method: st
     assert list(images) == [f"{c:05d}/{c:05d}_{s:04d}.png" for c in range(10) for s in range(2)]
     assert len(set(images.values())) == 20
     for unit in synthesis.method_units(run, method, 10):
-        synthesis_work.do_unit(run, unit, lambda event: None)
+        synthesis_work.do_unit(run, unit, lambda event: None)()
     assert images_of(run, method) == images
 
 
@@ -128,7 +128,7 @@ def test_all_units_of_a_slot_share_the_published_programs_draw(run: Run) -> None
     small = Run(run.path, settings)
     teams: dict[str, dict[int, set[str]]] = {"prism_reference": {}, "prism": {}}
     for unit in synthesis.units(small, 10):
-        synthesis_work.do_unit(small, unit, lambda event: None)
+        synthesis_work.do_unit(small, unit, lambda event: None)()
         team = ",".join(small.record(unit)["draws"]["teams"][0])
         teams[unit.key["method"]].setdefault(unit.key["slots"][0], set()).add(team)
     assert [len(found) for found in teams["prism_reference"].values()] == [1, 1]
