@@ -7,9 +7,11 @@ formulas in other kernels, so that its results agree to rounding and not to the 
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,13 @@ from torch import Tensor, nn
 from prism_nb.device import half_precision
 from prism_nb.teachers.statistics import Probe, Statistics
 from prism_nb.teachers.teacher import Teacher
+
+# All networks share the code of one forward, and PyTorch by default keeps no more than eight
+# graphs of it; versions before this option stop compiling behind the eighth.
+_OPTION = "isolate_recompiles"
+_APART: dict[str, Any] = (
+    {_OPTION: True} if _OPTION in inspect.signature(torch.compile).parameters else {}
+)
 
 Place = tuple[nn.Module, int]  # a layer and a side of patches: what a probe measures
 
@@ -94,7 +103,9 @@ class _Compiled:
 
     def __init__(self, observer: _Observer) -> None:
         self._name = observer.twin.name
-        self._look: Callable[[Tensor], tuple[Tensor, list[Statistics]]] = torch.compile(observer)
+        self._look: Callable[[Tensor], tuple[Tensor, list[Statistics]]] = torch.compile(
+            observer, **_APART
+        )
         self._works: bool | None = None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Statistics]]:

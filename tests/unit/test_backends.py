@@ -1,0 +1,90 @@
+"""Units one after the other, their files written beside the next."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from prism_nb import backends
+from prism_nb.backends import run_units
+from prism_nb.errors import PrismError
+from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def units_of(count: int) -> list[Unit]:
+    return [
+        Unit(stage="labels", name=f"u{n}", marker=f"labels/u{n}/unit.json", binding="b", key={})
+        for n in range(count)
+    ]
+
+
+def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    events: list[Any] = []
+    monkeypatch.setattr(backends, "resolve", lambda _: work)
+    run_units(run, units, "somewhere:work", events.append)
+    return [(event["event"], event["unit"]) for event in events]
+
+
+def test_a_units_files_are_written_while_the_next_is_begun(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_begun = threading.Event()
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        if unit.name == "u1":
+            second_begun.set()
+
+        def finish() -> None:
+            assert second_begun.wait(10)
+            run.finish(unit, paths=[], record={})
+
+        return finish
+
+    events = carry_out(run, units_of(2), work, monkeypatch)
+    assert events == [("begin", "u0"), ("begin", "u1"), ("end", "u0"), ("end", "u1")]
+    assert all(run.inspect(unit).state == "done" for unit in units_of(2))
+
+
+def test_what_was_begun_before_a_failure_is_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        if unit.name == "u1":
+            failed.set()
+            raise KeyboardInterrupt
+
+        def finish() -> None:
+            assert failed.wait(10)
+            run.finish(unit, paths=[], record={})
+
+        return finish
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(run, units_of(2), work, monkeypatch)
+    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "missing"]
+
+
+def test_a_failure_to_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        begun.append(unit.name)
+
+        def finish() -> None:
+            raise OSError("no space left")
+
+        return finish
+
+    with pytest.raises(OSError, match="no space left"):
+        carry_out(run, units_of(3), work, monkeypatch)
+    assert begun == ["u0", "u1"]
+
+
+def test_work_that_leaves_no_marker_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PrismError, match="u0 left no marker"):
+        carry_out(run, units_of(1), lambda *_: None, monkeypatch)

@@ -1,0 +1,134 @@
+"""Forecasts: every step of every unit is counted, with the networks that it will really run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prism_nb import pipeline
+from prism_nb.config import load_settings
+from prism_nb.data import open_dataset
+from prism_nb.plans import synthesis
+from prism_nb.recipes import Recipe
+from prism_nb.run import Run
+from prism_nb.synthesis import costs
+from prism_nb.synthesis.costs import Part, StepTimer
+from prism_nb.teachers.selection import unit_draws
+from prism_nb.units import Unit
+
+SECONDS = {"test_resnet": 1.0, "test_efficientnet": 10.0, "test_byobnet": 100.0}
+REST, VIEW, IMAGE = 0.5, 0.25, 0.125
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give everything that would be measured a price."""
+
+    def part(_: StepTimer, recipe: Recipe, part: Part, size: int) -> float:
+        name, speaks, aligns = part
+        return VIEW + SECONDS[name] * (1 + speaks + 2 * aligns)
+
+    monkeypatch.setattr(StepTimer, "_part_seconds", part)
+    monkeypatch.setattr(StepTimer, "_bare_seconds", lambda *_: (REST, VIEW))
+    monkeypatch.setattr(StepTimer, "_image_seconds", lambda _: IMAGE)
+
+
+def run_of(folder: Path, **changes: Any) -> Run:
+    values = {"teachers": list(SECONDS), "batch_size": 30, "ipc": 6, "device": "cpu", **changes}
+    return Run.create(folder / "r", load_settings("digits_quick", values))
+
+
+@pytest.mark.usefixtures("priced")
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [
+        ("prism", {"iterations": 6, "bn_probability": 0.5}),
+        ("prism_intra", {"iterations": 7, "redraw_every": 2}),
+        ("gvbsm", {"iterations": 5}),
+        ("delt", {"iterations": 6, "join_step": 2, "join_groups": 3, "init": "noise"}),
+        ("prism", {"iterations": 6, "early_late_step": 1}),
+        ("random_real", {}),
+    ],
+)
+def test_a_unit_costs_what_its_steps_cost(
+    method: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, methods=[method], recipes={method: recipe})
+    timer = StepTimer(run.settings, open_dataset(run.settings))
+    for unit in synthesis.units(run, 10):
+        batch = synthesis.batch_of(unit)
+        members = batch.members()
+        expected = IMAGE * len(members)
+        whole = run.settings.recipe_of(method).at_slot(batch.slots[0])
+        steps = whole.iterations if whole.images == "recovered" else 0
+        draws = unit_draws(run.settings, method, batch)
+        for step in range(steps):
+            active = [m for m in members if whole.joins_at(m[1], 6) <= step]
+            speakers, team = draws.logits_at(step), draws.at(step)
+            price = REST + sum(
+                SECONDS[n] * (1 + (n in speakers) + 2 * (n in team))
+                for n in set(speakers) | set(team)
+            )
+            expected += price * len(active) / len(members) if active else 0.0
+        assert timer.unit_seconds(method, batch) == pytest.approx(expected)
+
+
+def test_each_kind_of_step_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[int] = []
+
+    def seconds(device: torch.device, work: Callable[[], object]) -> float:
+        work()  # it must run
+        times.append(1)
+        return 1.0
+
+    monkeypatch.setattr(costs, "median_seconds", seconds)
+    run = run_of(tmp_path, methods=["prism"], recipe={"iterations": 40}, image_size=16)
+    first = costs.unit_seconds(run, synthesis.units(run, 10))
+    assert len(first) == 2
+    # Saving, the step and its view, the primary in both roles, and two networks that align.
+    assert len(times) <= 3 + 3
+
+
+def test_a_plan_follows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path, methods=["prism"], ipc=9)
+    units = synthesis.units(run, 10)
+    assert len(units) == 3
+
+    def prices(_: Run, asked: list[Unit]) -> list[float]:
+        return [float(1 + asked.index(unit)) for unit in asked]
+
+    monkeypatch.setattr(costs, "unit_seconds", prices)
+    assert pipeline.plan(run, "synthesis", measure=True).seconds_left == 6.0
+    assert pipeline.plan(run, "synthesis").seconds_left is None
+    states = [
+        pipeline.UnitState(unit, "done" if place < 2 else "missing", "")
+        for place, unit in enumerate(units)
+    ]
+    found = iter(states * 2)
+    monkeypatch.setattr(Run, "inspect", lambda *_, **__: next(found))
+    monkeypatch.setattr(Run, "record", lambda *_: {"seconds": 6.0})
+    # Units foreseen to take 1 and 2 took 6 each, so one of 3 will take 12.
+    assert pipeline.plan(run, "synthesis", measure=True).seconds_left == pytest.approx(12.0)
+    assert pipeline.plan(run, "synthesis").seconds_left == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("stage", ["teachers", "labels", "evaluation"])
+def test_other_stages_are_measured_by_real_steps(stage: str, tmp_path: Path) -> None:
+    shared = {
+        "methods": ["random_real"],
+        "image_size": 16,
+        "ipc": 2,
+        "observers": ["test_mambaout"],
+    }
+    short = run_of(tmp_path / "short", **shared, squeeze_epochs=1, label_epochs=1)
+    long = run_of(tmp_path / "long", **shared, squeeze_epochs=50, label_epochs=50)
+    little, much = (pipeline.plan(run, stage, measure=True).seconds_left for run in (short, long))
+    assert little is not None
+    assert much is not None
+    assert much > 5 * little > 0
