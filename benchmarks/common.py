@@ -1,99 +1,82 @@
-"""What the benchmarks share: networks, the kit's loop beside others, and the record."""
+"""What the benchmarks share: a loop in a process of its own, rounds of them, and the record."""
 
 from __future__ import annotations
 
-import copy
 import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prism_nb.provenance import machine
-from prism_nb.recipes import load_recipe
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import recover
-from prism_nb.synthesis.watch import watch
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import PixelSpace, Teacher
 
 RESULTS = Path(__file__).parent / "results"
-WARM_UP = 2  # steps that are not counted
-BN_WEIGHT, FIRST_LAYER, LR = 0.01, 10.0, 0.05
-
-Loop = Callable[[list[Teacher], Tensor, Tensor], Iterator[None]]
+ROOT = Path(__file__).parents[1]
 
 
-def build_teachers(names: tuple[str, ...], size: int) -> list[Teacher]:
-    """Build frozen networks with random weights, which cost what trained ones cost."""
-    space = PixelSpace((0.5,) * 3, (0.5,) * 3, size)
-    teachers = []
-    for name in names:
-        network = build_network(name, classes=10, image_size=size)
-        teacher = Teacher(name, network, own=space, canonical=space)
-        teachers.append(teacher.to(memory_format=torch.channels_last))
-    return teachers
+@dataclass(frozen=True)
+class Case:
+    """Steps of one loop on one problem.
 
-
-def measure(
-    names: tuple[str, ...],
-    loops: Mapping[str, Loop],
-    *,
-    size: int,
-    count: int,
-    steps: int,
-    parts: int = 0,
-) -> dict[str, float]:
-    """Return median milliseconds per step of the kit's loop ("kit") and of others beside it.
-
-    After each step of the kit's own `recover` every other loop takes one step, so that the
-    machine's moods hit all of them alike. Each has networks of its own.
-
-    Args:
-        names: The networks; the first is the primary.
-        loops: Others to measure, by name.
+    Attributes:
+        loop: `published`, `bare` or `kit`.
+        networks: The networks of the draw; the first is the primary.
         size: Side of the images, in pixels.
         count: Images of the batch.
-        steps: Steps of each loop.
-        parts: The kit's micro-batch; 0: the whole batch.
+        steps: Steps, of which the first two are not in the median.
+        engine: `eager` or `compiled`; of the kit.
+        precision: `fp32` or `bf16`; of the kit.
+        part: The kit's micro-batch; 0: the whole batch.
     """
-    teachers = build_teachers(names, size)
-    images = torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(count) % 10
-    running = {
-        name: loop(copy.deepcopy(teachers), images.clone(), labels) for name, loop in loops.items()
+
+    loop: str
+    networks: tuple[str, ...]
+    size: int
+    count: int
+    steps: int
+    engine: str = "eager"
+    precision: str = "fp32"
+    part: int = 0
+
+
+def measure(cases: Mapping[str, Case], *, rounds: int) -> dict[str, dict[str, float]]:
+    """Run cases in turn, each time in a fresh process, so that a machine's moods hit all alike.
+
+    Returns:
+        By the case's name: `seconds` per step (median over the steps of all rounds), `images` per
+        second, `first` (the first round's first step, in seconds) and `memory` (peak, in bytes).
+    """
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            taken[name].append(_in_a_process(case))
+    return {name: _summary(cases[name], found) for name, found in taken.items()}
+
+
+def _summary(case: Case, found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    seconds = statistics.median(second for one in found for second in one["seconds"])
+    return {
+        "seconds": seconds,
+        "images": case.count / seconds,
+        "first": found[0]["first"],
+        "memory": max(one["memory"] for one in found),
     }
-    taken: dict[str, list[float]] = {name: [] for name in ("kit", *loops)}
-    mark = time.perf_counter()
 
-    def on_step(*_: object) -> None:
-        nonlocal mark
-        taken["kit"].append(1e3 * (time.perf_counter() - mark))
-        for name, loop in running.items():
-            begin = time.perf_counter()
-            next(loop)
-            taken[name].append(1e3 * (time.perf_counter() - begin))
-        mark = time.perf_counter()
 
-    recipe = load_recipe("prism", {"iterations": steps, "early_late_step": 0, "bn_less": "count"})
-    objective = Objective(recipe, {teacher.name: watch(teacher, recipe) for teacher in teachers})
-    recover(
-        images,
-        labels,
-        gradient=Gradient(objective, parts),
-        draws=Draws(steps, (names,), names[:1]),
-        recipe=recipe,
-        bounds=(torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 1.0)),
-        generator=torch.Generator().manual_seed(0),
-        on_step=on_step,
+def _in_a_process(case: Case) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(case))]
+    done = subprocess.run(  # noqa: S603 (our own module)
+        command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return {name: statistics.median(times[WARM_UP:]) for name, times in taken.items()}
+    if done.returncode:
+        raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.common import BN_WEIGHT, FIRST_LAYER, LR
 from prism_nb.synthesis.augment import draw_view
 from prism_nb.teachers.teacher import Teacher
 
 _FOREVER = 10_000
+_BN_WEIGHT, _FIRST_LAYER, _LR = 0.01, 10.0, 0.05
 
 
 def bare(teachers: list[Teacher], initial: Tensor, labels: Tensor) -> Iterator[None]:
@@ -29,7 +29,7 @@ def bare(teachers: list[Teacher], initial: Tensor, labels: Tensor) -> Iterator[N
             for depth, layer in enumerate(layers):
                 var, mean = torch.var_mean(seen[layer], dim=(0, 2, 3), correction=0)
                 alignment = alignment + _distance(layer, mean, var, depth)
-        return logit_loss + BN_WEIGHT / len(teachers) * alignment
+        return logit_loss + _BN_WEIGHT / len(teachers) * alignment
 
     return _optimise(initial, loss_of)
 
@@ -52,7 +52,7 @@ def published(teachers: list[Teacher], initial: Tensor, labels: Tensor) -> Itera
                 mean = values.mean([0, 2, 3])
                 rows = values.permute(1, 0, 2, 3).contiguous().view(values.shape[1], -1)
                 alignment = alignment + _distance(layer, mean, rows.var(1, unbiased=False), depth)
-        return logit_loss + BN_WEIGHT / len(teachers) * alignment
+        return logit_loss + _BN_WEIGHT / len(teachers) * alignment
 
     return _optimise(initial, loss_of)
 
@@ -70,12 +70,12 @@ def _watch_inputs(
 def _distance(layer: nn.BatchNorm2d, mean: Tensor, var: Tensor, depth: int) -> Tensor:
     distance = torch.linalg.vector_norm(var - layer.running_var)
     distance = distance + torch.linalg.vector_norm(mean - layer.running_mean)
-    return (FIRST_LAYER if depth == 0 else 1.0) * distance
+    return (_FIRST_LAYER if depth == 0 else 1.0) * distance
 
 
 def _optimise(initial: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[None]:
     images = initial.requires_grad_()
-    optimiser = torch.optim.Adam([images], lr=LR, betas=(0.5, 0.9))
+    optimiser = torch.optim.Adam([images], lr=_LR, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=_FOREVER)
     generator = torch.Generator().manual_seed(0)
     while True:
@@ -99,3 +99,7 @@ def _view(images: Tensor, generator: torch.Generator) -> Tensor:
     )
     shown = shown.flip(-1) if view.flip else shown
     return torch.roll(shown, view.shift, dims=(-2, -1))
+
+
+Loop = Callable[[list[Teacher], Tensor, Tensor], Iterator[None]]
+LOOPS: dict[str, Loop] = {"bare": bare, "published": published}

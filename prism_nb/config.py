@@ -27,6 +27,7 @@ from prism_nb.units import unit_seed
 
 REFERENCE = "real"  # names the real images that stand beside every method
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
+Precision = Literal["fp32", "tf32", "bf16"]
 _NAME_LISTS = (
     "teachers",
     "observers",
@@ -77,7 +78,7 @@ class SynthesisSettings(Strict):
     recipes: dict[str, dict[str, Any]] = Field(
         {}, description="changes to one method's recipe, or a recipe of your own (or its file)"
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
+    precision: Precision = Field(
         "fp32", description="of the networks' layers; statistics and losses are always fp32"
     )
     replicate: int = Field(
@@ -95,6 +96,7 @@ class LabelSettings(Strict):
     label_crop_min: float = Field(0.25, gt=0, le=1, description="smallest crop of a view, by area")
     label_flip: bool = Field(True, description="mirror half of the views")
     label_mix: Literal["cutmix", "none"] = Field("cutmix", description="mixing of two views")
+    label_precision: Precision = Field("fp32", description="of the labelling networks' layers")
 
 
 class DiversitySettings(Strict):
@@ -113,6 +115,9 @@ class EvaluationSettings(Strict):
     student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")
     hard_weight: float = Field(0.1, ge=0, description="weight of the true label beside the soft")
     evaluate_every: int = Field(10, ge=1, description="epochs between two evaluations")
+    student_precision: Precision = Field(
+        "fp32", description="of the students' layers in training; they are judged in fp32"
+    )
 
 
 class MachineSettings(Strict):

@@ -23,7 +23,8 @@ def preflight(settings: Settings) -> ImageDataset:
         UsageError: The first thing that cannot work, and what to do about it.
     """
     device = choose_device(settings.device)
-    require_precision(settings.precision, device)
+    for precision in (settings.precision, settings.label_precision, settings.student_precision):
+        require_precision(precision, device)
     if settings.engine == "compiled":
         require_compiler(device)
     dataset = open_dataset(settings)

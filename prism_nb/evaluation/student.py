@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import render
 from prism_nb.data import ImageDataset
-from prism_nb.device import seeded
+from prism_nb.device import half_precision, matrix_precision, seeded
 from prism_nb.errors import PrismError
 from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
 from prism_nb.teachers.accuracy import accuracy
@@ -32,6 +32,7 @@ class Curriculum:
         hard_weight: Weight of the true class beside the soft label.
         evaluate_every: Epochs between two evaluations; the last epoch is always evaluated.
         seed: Seed of the weights and of the order of images.
+        precision: Of the student's layers; weights, loss and evaluation are fp32.
     """
 
     epochs: int
@@ -41,6 +42,7 @@ class Curriculum:
     hard_weight: float
     evaluate_every: int
     seed: int
+    precision: str = "fp32"
 
 
 def train_student(
@@ -67,7 +69,8 @@ def train_student(
         The student in evaluation mode, and one row per evaluation: epoch (1-based), lr, mean
         training loss, top-1 accuracy on the held-out real images in [0, 1].
     """
-    with seeded(plan.seed, images.device):
+    exact = matrix_precision(plan.precision, images.device)
+    with seeded(plan.seed, images.device), exact:
         student, optimiser = new_student(name, dataset, plan, images.device)
         rows = []
         for epoch in range(plan.epochs):
@@ -109,9 +112,11 @@ def train_epoch(
     steps = _batches(len(images), plan.batch)
     for rows in steps:
         rows = rows.to(images.device)
-        logits = student(render(images, labels.views, rows))
+        view = render(images, labels.views, rows)
+        with half_precision(plan.precision, images.device):
+            logits = student(view)
         soft = labels.logits[rows].float()
-        loss = student_loss(logits, soft, classes[rows], hard_weight=plan.hard_weight)
+        loss = student_loss(logits.float(), soft, classes[rows], hard_weight=plan.hard_weight)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

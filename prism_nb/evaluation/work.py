@@ -62,6 +62,7 @@ def curriculum(settings: Settings, seed: int) -> Curriculum:
         hard_weight=settings.hard_weight,
         evaluate_every=settings.evaluate_every,
         seed=unit_seed(settings.replicate_seed, "student", seed),
+        precision=settings.student_precision,
     )
 
 

@@ -25,7 +25,8 @@ def unit_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     images = torch.zeros(min(count, _MOST), 3, size, size, device=device)
 
     def label() -> None:
-        label_epoch(images, teachers, epoch_views(settings, len(images), 0, device))
+        views = epoch_views(settings, len(images), 0, device)
+        label_epoch(images, teachers, views, precision=settings.label_precision)
 
     seconds = median_seconds(device, label) * count / len(images) * settings.label_epochs
     return [seconds] * len(units)

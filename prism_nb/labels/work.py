@@ -13,7 +13,7 @@ from prism_nb.artifacts.views import Views, draw_views, render
 from prism_nb.backends import OnEvent
 from prism_nb.config import Settings, digest
 from prism_nb.data import open_dataset
-from prism_nb.device import choose_device
+from prism_nb.device import choose_device, half_precision, matrix_precision
 from prism_nb.labels.ensemble import norm_balanced_mean
 from prism_nb.run import Run
 from prism_nb.teachers.pool import load_teacher
@@ -35,13 +35,12 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     binding = digest([unit.binding, run.content(unit.inputs)])
     for epoch in range(settings.label_epochs):
         if not has_epoch(run, method, epoch, binding=binding):
-            labels = label_epoch(
-                images, teachers, epoch_views(settings, len(images), epoch, device)
-            )
+            views = epoch_views(settings, len(images), epoch, device)
+            labels = label_epoch(images, teachers, views, precision=settings.label_precision)
             save_epoch(run, method, epoch, labels, binding=binding)
         progress = {"step": epoch + 1, "steps": settings.label_epochs}
         on_event({"event": "step", "unit": unit.name, **progress})
-    plain = _logits(teachers, images)
+    plain = _logits(teachers, images, settings.label_precision)
     agreement = [float((block.argmax(1).cpu() == classes).float().mean()) for block in plain]
     run.finish(
         unit,
@@ -72,14 +71,20 @@ def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device
 
 
 @torch.no_grad()
-def label_epoch(images: Tensor, teachers: list[Teacher], views: Views) -> EpochLabels:
+def label_epoch(
+    images: Tensor, teachers: list[Teacher], views: Views, *, precision: str = "fp32"
+) -> EpochLabels:
     """Label one epoch's views of canonical images [N, 3, S, S] with an ensemble."""
     rendered = torch.cat(
         [render(images, views, rows) for rows in torch.arange(len(images)).split(_BATCH)]
     )
-    return EpochLabels(views, norm_balanced_mean(_logits(teachers, rendered)))
+    return EpochLabels(views, norm_balanced_mean(_logits(teachers, rendered, precision)))
 
 
 @torch.no_grad()
-def _logits(teachers: list[Teacher], images: Tensor) -> list[Tensor]:
-    return [torch.cat([teacher(part) for part in images.split(_BATCH)]) for teacher in teachers]
+def _logits(teachers: list[Teacher], images: Tensor, precision: str) -> list[Tensor]:
+    """Return each network's logits [N, classes], in float32 whatever its layers compute in."""
+    device = images.device
+    with matrix_precision(precision, device), half_precision(precision, device):
+        blocks = [[teacher(part) for part in images.split(_BATCH)] for teacher in teachers]
+    return [torch.cat(parts).float() for parts in blocks]

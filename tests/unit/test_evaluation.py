@@ -67,13 +67,13 @@ def labels_of(images: Tensor, classes: Tensor) -> EpochLabels:
     return EpochLabels(views, torch.eye(10)[classes] * 8)
 
 
-def train(seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
+def train(seed: int, precision: str = "fp32") -> tuple[nn.Module, list[dict[str, float]]]:
     digits = Digits(32)
     places = [int(p) for c in range(10) for p in digits.of_class("train", c)[:10]]
     images = digits.canonical(digits.images("train", places))
     classes = torch.arange(10).repeat_interleave(10)
     labels = labels_of(images, classes)
-    plan = Curriculum(12, 25, 5e-3, 0.01, 0.1, 4, seed)
+    plan = Curriculum(12, 25, 5e-3, 0.01, 0.1, 4, seed, precision)
     return train_student(
         "test_byobnet", digits, images, classes, lambda e: labels, plan, lambda v: None
     )
@@ -90,3 +90,10 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
     assert rows == rows_again != other
     pairs = zip(first.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_student_learns_in_half_precision_with_weights_in_full() -> None:
+    student, rows = train(seed=1, precision="bf16")
+    assert all(weight.dtype == torch.float32 for weight in student.parameters())
+    assert rows[-1]["top1"] > 0.5
+    assert rows != train(seed=1)[1]

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from test_teachers import teacher_of
 from torch.nn import functional
 
 from prism_nb.artifacts.labels import EpochLabels, has_epoch, label_path, load_epoch, save_epoch
 from prism_nb.artifacts.views import Views, draw_box, draw_views, render
 from prism_nb.errors import PrismError
 from prism_nb.labels.ensemble import norm_balanced_mean
+from prism_nb.labels.work import epoch_views, label_epoch
 from prism_nb.run import Run
 
 CPU = torch.device("cpu")
@@ -142,3 +144,19 @@ def test_equal_labels_are_equal_files(run: Run) -> None:
         save_epoch(run, "prism", 0, labels, binding="b")
         contents.add(path.read_bytes())
     assert len(contents) == 1
+
+
+def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(run: Run) -> None:
+    teacher = teacher_of("test_resnet")
+    kinds: list[torch.dtype] = []
+    teacher.network.layer1.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
+    torch.manual_seed(0)
+    images = torch.randn(6, 3, 32, 32)
+    views = epoch_views(run.settings, 6, 0, torch.device("cpu"))
+    full, half = (
+        label_epoch(images, [teacher], views, precision=precision).logits
+        for precision in ("fp32", "bf16")
+    )
+    assert kinds == [torch.float32, torch.bfloat16]
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).norm() < 0.05 * full.norm()

@@ -1,0 +1,101 @@
+"""One case in this process: `python -m benchmarks.worker CASE` prints what was measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import Case
+from benchmarks.loops import LOOPS
+from prism_nb.device import (
+    choose_device,
+    keep_freed_memory,
+    matrix_precision,
+    peak_memory_bytes,
+)
+from prism_nb.recipes import load_recipe
+from prism_nb.synthesis.gradient import Gradient
+from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.recover import recover
+from prism_nb.synthesis.watch import watch
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.selection import Draws
+from prism_nb.teachers.teacher import PixelSpace, Teacher
+
+_WARM_UP = 2  # steps that are not counted
+
+
+def take(case: Case) -> dict[str, object]:
+    """Take a case's steps and return their seconds, those of the first, and the peak memory."""
+    device = choose_device("auto")
+    teachers = build_teachers(case, device)
+    images = torch.randn(case.count, 3, case.size, case.size)
+    images = images.to(device, memory_format=torch.channels_last)
+    labels = torch.arange(case.count, device=device) % 10
+    marks = [time.perf_counter()]
+
+    def on_step() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    if case.loop in LOOPS:
+        for _ in islice(LOOPS[case.loop](teachers, images, labels), case.steps):
+            on_step()
+    else:
+        keep_freed_memory()
+        _kit(case, teachers, images, labels, on_step)
+    seconds = [after - before for before, after in pairwise(marks)]
+    memory = peak_memory_bytes(device)
+    return {"seconds": seconds[_WARM_UP:], "first": seconds[0], "memory": memory}
+
+
+def build_teachers(case: Case, device: torch.device) -> list[Teacher]:
+    """Build frozen networks with random weights, which cost what trained ones cost."""
+    space = PixelSpace((0.5,) * 3, (0.5,) * 3, case.size)
+    teachers = []
+    for name in case.networks:
+        network = build_network(name, classes=10, image_size=case.size)
+        teacher = Teacher(name, network, own=space, canonical=space)
+        teachers.append(teacher.to(device).to(memory_format=torch.channels_last))
+    return teachers
+
+
+def _kit(
+    case: Case,
+    teachers: list[Teacher],
+    images: Tensor,
+    labels: Tensor,
+    on_step: Callable[[], None],
+) -> None:
+    recipe = load_recipe("prism", {"iterations": case.steps, "bn_less": "count"})
+    compiled = case.engine == "compiled"
+    watches = {
+        teacher.name: watch(teacher, recipe, precision=case.precision, compiled=compiled)
+        for teacher in teachers
+    }
+    with matrix_precision(case.precision, images.device):
+        recover(
+            images,
+            labels,
+            gradient=Gradient(Objective(recipe, watches), case.part),
+            draws=Draws(case.steps, (case.networks,), case.networks[:1]),
+            recipe=recipe,
+            bounds=(
+                torch.full((3, 1, 1), -1.0, device=images.device),
+                torch.full((3, 1, 1), 1.0, device=images.device),
+            ),
+            generator=torch.Generator().manual_seed(0),
+            on_step=lambda *_: on_step(),
+        )
+
+
+if __name__ == "__main__":
+    values = json.loads(sys.argv[1])
+    print(json.dumps(take(Case(**{**values, "networks": tuple(values["networks"])}))))
