@@ -46,7 +46,7 @@ def _engines() -> list[dict[str, Any]]:
         }
         if case is SMALL:
             cases["kit parts of 10"] = replace(case, part=10)
-        rows += _rows(title, cases, rounds=3)
+        rows += _rows(title, cases, rounds=2)
     return rows
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -53,9 +55,10 @@ def measure(cases: Mapping[str, Case], *, rounds: int) -> dict[str, dict[str, fl
         second, `first` (the first round's first step, in seconds) and `memory` (peak, in bytes).
     """
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            taken[name].append(_in_a_process(case))
+    with tempfile.TemporaryDirectory() as compiled:  # so that the first round compiles anew
+        for _ in range(rounds):
+            for name, case in cases.items():
+                taken[name].append(_in_a_process(case, compiled))
     return {name: _summary(cases[name], found) for name, found in taken.items()}
 
 
@@ -69,10 +72,15 @@ def _summary(case: Case, found: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _in_a_process(case: Case) -> dict[str, Any]:
+def _in_a_process(case: Case, compiled: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(case))]
     done = subprocess.run(  # noqa: S603 (our own module)
-        command, cwd=ROOT, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
