@@ -7,6 +7,8 @@ teams of all units are known beforehand, and their steps are added up.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +29,7 @@ from prism_nb.synthesis.quantise import encode_png, quantise
 from prism_nb.synthesis.recover import draw_views
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.pool import fresh_teacher
-from prism_nb.teachers.selection import Draws, unit_draws
+from prism_nb.teachers.selection import Team, unit_draws
 from prism_nb.teachers.statistics import Statistics, conv_probes
 from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit
@@ -74,21 +76,25 @@ class StepTimer:
         if recipe.images == "initial":
             return seconds
         draws = unit_draws(self.settings, method, batch)
-        joins = [recipe.joins_at(slot, self.settings.ipc) for _, slot in batch.members()]
-        for step in range(min(joins), recipe.iterations):
-            share = sum(join <= step for join in joins) / size
-            seconds += share * self._step_seconds(recipe, draws, step, size)
+        joins = sorted(recipe.joins_at(slot, self.settings.ipc) for _, slot in batch.members())
+        kinds = Counter(
+            (draws.logits_at(step), draws.at(step), bisect_right(joins, step))
+            for step in range(joins[0], recipe.iterations)
+        )
+        for (speakers, team, active), steps in kinds.items():
+            share = active / size
+            seconds += steps * share * self._step_seconds(recipe, speakers, team, size)
         return seconds
 
-    def _step_seconds(self, recipe: Recipe, draws: Draws, step: int, size: int) -> float:
-        speakers, team = draws.logits_at(step), draws.at(step)
+    def _step_seconds(self, recipe: Recipe, speakers: Team, team: Team, size: int) -> float:
         rest, shown = self._bare_seconds(recipe, size)
         parts = [(n, n in speakers, n in team) for n in dict.fromkeys([*speakers, *team])]
         return rest + sum(max(0.0, self._part_seconds(recipe, p, size) - shown) for p in parts)
 
     def _part_seconds(self, recipe: Recipe, part: Part, size: int) -> float:
         """Time the gradient of one network in one role, the view included."""
-        key = (part, recipe.statistics, recipe.conv_patch, recipe.views, size)
+        aligned = (recipe.statistics, recipe.conv_patch, recipe.conv_drop)
+        key = (part, aligned, recipe.views, size)
         if key not in self._known:
             name, speaks, aligns = part
             images, labels, views = self._batch(recipe, size)
