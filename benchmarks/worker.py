@@ -36,7 +36,7 @@ def take(case: Case) -> dict[str, object]:
     device = choose_device("auto")
     teachers = build_teachers(case, device)
     images = torch.randn(case.count, 3, case.size, case.size)
-    images = images.to(device, memory_format=torch.channels_last)
+    images = images.to(device, memory_format=_layout(case))
     labels = torch.arange(case.count, device=device) % 10
     marks = [time.perf_counter()]
 
@@ -46,8 +46,9 @@ def take(case: Case) -> dict[str, object]:
         marks.append(time.perf_counter())
 
     if case.loop in LOOPS:
-        for _ in islice(LOOPS[case.loop](teachers, images, labels), case.steps):
-            on_step()
+        with matrix_precision("fp32", device):
+            for _ in islice(LOOPS[case.loop](teachers, images, labels), case.steps):
+                on_step()
     else:
         keep_freed_memory()
         _kit(case, teachers, images, labels, on_step)
@@ -63,8 +64,14 @@ def build_teachers(case: Case, device: torch.device) -> list[Teacher]:
     for name in case.networks:
         network = build_network(name, classes=10, image_size=case.size)
         teacher = Teacher(name, network, own=space, canonical=space)
-        teachers.append(teacher.to(device).to(memory_format=torch.channels_last))
+        teachers.append(teacher.to(device).to(memory_format=_layout(case)))
     return teachers
+
+
+def _layout(case: Case) -> torch.memory_format:
+    """Return how maps lie in memory: as PyTorch has them by default in the published program."""
+    plain = case.loop == "published"
+    return torch.contiguous_format if plain else torch.channels_last
 
 
 def _kit(

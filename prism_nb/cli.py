@@ -225,8 +225,10 @@ def _print_plans(found: Run, *, measure: bool = False) -> None:
     table[counts] = table[counts].astype(int)
     click.echo(f"run {found.path}\n\n{table.to_string()}\n")
     known = [each.seconds_left for each in plans if each.seconds_left is not None]
+    unknown = [each.stage for each in plans if each.seconds_left is None and each.missing]
     if any(known):
-        click.echo(f"{tables.duration(sum(known))} to the end, notebooks not counted\n")
+        beside = " and ".join(["notebooks", *unknown])
+        click.echo(f"{tables.duration(sum(known))} to the end, {beside} not counted\n")
 
 
 def main() -> None:

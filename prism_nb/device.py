@@ -40,13 +40,14 @@ def require_precision(precision: str, device: torch.device) -> None:
     """Check that a device computes in a precision.
 
     Raises:
-        UsageError: It does not, or only by emulation.
+        UsageError: It does not.
     """
     if precision == "bf16":
         fits = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if device.type == "cuda"
-            else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            else torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
     else:
         fits = precision == "fp32" or (
@@ -72,6 +73,12 @@ def require_compiler(device: torch.device) -> None:
         raise UsageError(
             f"engine compiled needs {missing}, which is not here; install it or use engine eager"
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out; only some of them are of that type."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:

@@ -105,7 +105,8 @@ class StagePlan:
         images: Number of images that the missing units will make; of the synthesis alone.
         seconds_left: Estimate; None where nothing was measured.
         disk_bytes: Estimate of what the missing units will write; None where unknown.
-        memory_bytes: The most memory that the stage has held in this run, or steps of it now.
+        memory_bytes: The most memory that a process has held that worked on the stage in this
+            run, or that has measured its steps now; other stages in the same process included.
     """
 
     stage: str
@@ -216,6 +217,7 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
     memory = run.stage_record(stage).get("peak_memory_bytes")
     measurable, costs = _stage(stage).costs, None
     if measure and missing and measurable is not None:
+        _keep_freed_memory()
         costs = resolve(measurable)(run, [state.unit for state in states])
         memory = memory or _peak_memory(run)
     return StagePlan(
@@ -243,15 +245,29 @@ def _seconds_left(
         run: The run.
         states: Every unit's state.
         costs: What each unit costs, in any measure.
-        known: Whether that measure is seconds on this device, if nothing is done yet.
+        known: Whether that measure is seconds on this device.
+
+    Returns:
+        None if the measure is not seconds and nothing is done. If it is, each method is scaled by
+        its own units alone, since what is not foreseen of one says nothing of another.
     """
-    pairs = list(zip(states, costs, strict=True))
-    left = sum(cost for state, cost in pairs if state.state != "done")
-    done = [(state.unit, cost) for state, cost in pairs if state.state == "done"]
-    expected = sum(cost for _, cost in done)
-    if expected:
-        return left / expected * sum(run.record(unit).get("seconds", 0.0) for unit, _ in done)
-    return left if known else None
+    taken: dict[str, float] = {}
+    foreseen: dict[str, float] = {}
+    left: dict[str, float] = {}
+    for state, cost in zip(states, costs, strict=True):
+        method = state.unit.key.get("method", "") if known else ""
+        if state.state == "done":
+            seconds = run.record(state.unit).get("seconds", 0.0)
+            taken[method] = taken.get(method, 0.0) + seconds
+            foreseen[method] = foreseen.get(method, 0.0) + cost
+        else:
+            left[method] = left.get(method, 0.0) + cost
+    if not known and not any(foreseen.values()):
+        return None
+    return sum(
+        cost * taken[method] / foreseen[method] if foreseen.get(method) else cost
+        for method, cost in left.items()
+    )
 
 
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
@@ -277,6 +293,7 @@ def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
     with run.lock(stage):
         _require_disk(run, stage)
         units = stage_units(run, stage)
+        _keep_freed_memory()
         prepare = _stage(stage).prepare
         if prepare is not None:
             resolve(prepare)(run, units)
@@ -307,6 +324,12 @@ def check(run: Run, stage: str) -> StagePlan:
             f"{_stage(stage).notebook}, or `prism-nb run` for all stages"
         )
     return found
+
+
+def _keep_freed_memory() -> None:
+    from prism_nb.device import keep_freed_memory
+
+    keep_freed_memory()
 
 
 def _peak_memory(run: Run) -> int:

@@ -23,7 +23,7 @@ class StageProgress:
     """
 
     def __init__(self, units: int, draw: Draw) -> None:
-        self._units, self._done = max(1, units), 0
+        self._units, self._done, self._shown = max(1, units), 0, 0.0
         self._draw = draw
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -36,7 +36,9 @@ class StageProgress:
             self._move(self._done + event["step"] / event["steps"], str(event.get("unit", "")))
 
     def _move(self, units: float, unit: str) -> None:
-        self._draw(min(1.0, units / self._units), unit)
+        # a unit's end is told after the next one's first steps, while its files are written
+        self._shown = max(self._shown, min(1.0, units / self._units))
+        self._draw(self._shown, unit)
 
 
 class FollowedBar:

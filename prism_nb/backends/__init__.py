@@ -41,9 +41,6 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
     Raises:
         PrismError: A unit failed or another process drives the stage. Finished units stay.
     """
-    from prism_nb.device import keep_freed_memory
-
-    keep_freed_memory()
     begin = time.monotonic()
     do: Work = resolve(work)
     made = 0
@@ -52,6 +49,7 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
             if run.inspect(unit).state == "done":
                 on_event({"event": "kept", "unit": unit.name})
                 continue
+            background.check()
             on_event({"event": "begin", "unit": unit.name})
             start = time.monotonic()
             finish = do(run, unit, on_event)
@@ -81,16 +79,24 @@ class _Background:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._thread.shutdown()
-        if self._last is not None and kind is None:
+        failed = self._last.exception() if self._last is not None else None
+        if failed is not None and error is None:
+            raise failed
+        if failed is not None and error is not failed and error is not None:
+            error.add_note(f"beside that, the unit before could not be written: {failed}")
+
+    def check(self) -> None:
+        """Raise the failure of the last work, if it has failed already."""
+        if self._last is not None and self._last.done():
             self._last.result()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Wait for the work before this, then begin this."""
-        if self._last is not None:
-            self._last.result()
-        self._last = self._thread.submit(work)
+        """Begin this work, after that before it, whose failure is raised."""
+        before, self._last = self._last, self._thread.submit(work)
+        if before is not None:
+            before.result()
 
 
 def resolve(name: str) -> Callable[..., Any]:

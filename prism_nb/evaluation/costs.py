@@ -10,7 +10,7 @@ from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import Views, draw_views
 from prism_nb.config import Settings
 from prism_nb.data import open_dataset
-from prism_nb.device import choose_device, median_seconds, seeded
+from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
 from prism_nb.evaluation.student import new_student, train_epoch
 from prism_nb.evaluation.work import curriculum
 from prism_nb.run import Run
@@ -30,7 +30,7 @@ def _student_seconds(run: Run, name: str) -> float:
     device, plan = choose_device(settings.device), curriculum(run.settings, 0)
     size, classes = dataset.image_size, len(dataset.classes)
     count = classes * settings.ipc
-    with seeded(0, device):
+    with seeded(0, device), matrix_precision(plan.precision, device):
         images = torch.randn(min(count, _STEPS * plan.batch), 3, size, size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = EpochLabels(
@@ -42,6 +42,7 @@ def _student_seconds(run: Run, name: str) -> float:
         train = median_seconds(
             device, lambda: train_epoch(student, optimiser, images, targets, labels, plan)
         )
+        student.eval()
         with torch.no_grad():
             judge = median_seconds(device, lambda: student(images))
     evaluations = -(-plan.epochs // plan.evaluate_every)

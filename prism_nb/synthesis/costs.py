@@ -34,6 +34,8 @@ from prism_nb.teachers.statistics import Statistics, conv_probes
 from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit
 
+_PRIORS = ("tv_weight", "l2_weight", "density_weight")
+
 Part = tuple[str, bool, bool]  # a network, whether it speaks, whether it aligns
 
 
@@ -98,8 +100,10 @@ class StepTimer:
         if key not in self._known:
             name, speaks, aligns = part
             images, labels, views = self._batch(recipe, size)
-            objective = Objective(recipe, {name: self._watch(name, recipe, images)})
-            gradient = Gradient(objective)
+            alone = recipe.model_copy(update=dict.fromkeys(_PRIORS, 0.0))
+            objective = Objective(alone, {name: self._watch(name, recipe, images)})
+            chosen = self.settings.micro_batch
+            gradient = Gradient(objective, 0 if chosen == "auto" else chosen)
             speakers, team = [name] * speaks, [name] * aligns
             self._known[key] = median_seconds(
                 self._device,
@@ -109,7 +113,7 @@ class StepTimer:
 
     def _bare_seconds(self, recipe: Recipe, size: int) -> tuple[float, float]:
         """Time a step without networks, and its view alone."""
-        weighed = (recipe.tv_weight, recipe.l2_weight, recipe.density_weight)
+        weighed = tuple(getattr(recipe, name) for name in _PRIORS)
         keys = [(what, recipe.views, weighed, size) for what in ("step", "view")]
         if keys[0] not in self._known:
             images, labels, views = self._batch(recipe, size)

@@ -25,16 +25,20 @@ _LARGEST_GAIN = 0.5  # of the time of a step; only runs that could gain are trie
 
 
 def prepare(run: Run, units: Sequence[Unit]) -> None:
-    """Decide the engine of a run whose setting is `auto`, unless that was done before."""
-    if run.settings.engine == "auto" and "engine" not in run.manifest():
+    """Decide the engine of a run whose setting is `auto`, unless that was done before.
+
+    A run with too few steps for a compiler to pay is left eager, without a word in its manifest:
+    it may still grow.
+    """
+    if run.settings.engine != "auto" or "engine" in run.manifest():
+        return
+    steps = sum(run.settings.recipe_of(u.key["method"]).iterations for u in _recovered(run, units))
+    if steps >= _FEWEST_STEPS:
         choice, why = _decide(run, units)
         run.update_manifest(engine={"choice": choice, "why": why})
 
 
 def _decide(run: Run, units: Sequence[Unit]) -> tuple[str, str]:
-    steps = sum(run.settings.recipe_of(u.key["method"]).iterations for u in _recovered(run, units))
-    if steps < _FEWEST_STEPS:
-        return "eager", f"{steps} steps are too few for a compiler to pay"
     try:
         require_compiler(choose_device(run.settings.device))
     except UsageError as error:

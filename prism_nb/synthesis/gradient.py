@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from prism_nb.device import is_out_of_memory
 from prism_nb.errors import PrismError
 from prism_nb.synthesis.augment import View, apply_views
 from prism_nb.synthesis.objective import Objective, weigh
@@ -64,7 +65,7 @@ class Gradient:
                 return self._try(groups, views, labels, speakers, team)
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 size = self.part or len(labels)
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if size == 1:
                     raise PrismError(
@@ -85,7 +86,8 @@ class Gradient:
     ) -> dict[str, Tensor]:
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
         view = apply_views(images, views)
-        shown = view.detach().requires_grad_()
+        # A cyclic shift may leave another layout; networks are compiled for one.
+        shown = view.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         weights = self._objective.weights(speakers, team)
         losses: dict[str, Tensor] = {}
         for role in self._objective.roles(speakers, team):
@@ -94,7 +96,9 @@ class Gradient:
             else:
                 losses |= _backward(role.losses(shown, labels), weights)
         priors = self._objective.priors(images, view, labels)
-        ends, slopes = [view], [shown.grad]
+        slope = torch.zeros_like(view) if shown.grad is None else shown.grad
+        ends: list[Tensor] = [view]
+        slopes: list[Tensor | None] = [slope]
         if priors:
             ends, slopes = [*ends, weigh(priors, weights)], [*slopes, None]
         torch.autograd.backward(ends, slopes)
@@ -107,7 +111,3 @@ def _backward(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[s
     if total.requires_grad:
         total.backward()
     return {name: value.detach() for name, value in losses.items()}
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -79,7 +79,8 @@ def _recover(
         return dataset.canonical(pixels.to(device))
 
     drawn = [watches[name] for name in draws.bn_networks]
-    scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
+    with matrix_precision(settings.precision, device):
+        scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
     part = 0 if settings.micro_batch == "auto" else settings.micro_batch
     gradient = Gradient(Objective(recipe, watches, scales), part)

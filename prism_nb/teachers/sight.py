@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_nb.device import half_precision
+from prism_nb.device import half_precision, is_out_of_memory
 from prism_nb.teachers.statistics import Probe, Statistics
 from prism_nb.teachers.teacher import Teacher
 
@@ -104,35 +104,37 @@ class _Compiled:
     def __init__(self, observer: _Observer) -> None:
         self._name = observer.twin.name
         self._look: Callable[[Tensor], tuple[Tensor, list[Statistics]]] = torch.compile(
-            observer, **_APART
+            observer, dynamic=False, **_APART
         )
-        self._works: bool | None = None
+        self._works: dict[tuple[object, ...], bool] = {}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Statistics]]:
         return self._look(images)
 
     def works_on(self, images: Tensor) -> bool:
-        """Return whether the network can be compiled, forward and backward; tried once."""
-        if self._works is None:
+        """Return whether the network can be compiled for such images; tried once for each kind."""
+        kind = (images.shape, images.stride(), torch.is_grad_enabled() and images.requires_grad)
+        if kind not in self._works:
             try:
-                self._try(images.detach().clone().requires_grad_())
-                self._works = True
-            except torch.OutOfMemoryError:
-                raise
+                self._try(images)
+                self._works[kind] = True
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(
                     f"network {self._name!r} cannot be compiled and runs eagerly "
                     f"({type(error).__name__}: {reason})",
                     stacklevel=2,
                 )
-                self._works = False
-        return self._works
+                self._works[kind] = False
+        return self._works[kind]
 
-    @torch.enable_grad()
     def _try(self, images: Tensor) -> None:
-        logits, seen = self._look(images)
-        torch.stack([logits.sum(), *(part.sum() for s in seen for part in s)]).sum().backward()
+        logits, seen = self._look(images.detach().clone().requires_grad_(images.requires_grad))
+        total = torch.stack([logits.sum(), *(part.sum() for s in seen for part in s)]).sum()
+        if total.requires_grad:
+            total.backward()
 
 
 class _Observer(nn.Module):
@@ -168,6 +170,7 @@ class _Observer(nn.Module):
         with half_precision(self._precision, images.device):
             logits = self.twin(images)
         seen = [self._seen[number] for number in self._order]
+        self._seen = {}
         return _full(logits) if self._to_the_end else images.new_zeros(()), seen
 
 
