@@ -69,20 +69,50 @@ def test_what_was_begun_before_a_failure_is_written(
     assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "missing"]
 
 
-def test_a_failure_to_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_write_ends_the_stage_and_keeps_what_comes_after(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = threading.Event()
     begun: list[str] = []
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
         begun.append(unit.name)
 
         def finish() -> None:
-            raise OSError("no space left")
+            if unit.name == "u0":
+                assert failing.wait(10)
+                raise OSError("no space left")
+            run.finish(unit, paths=[], record={})
 
+        if unit.name == "u1":  # u0 fails while u1 is at work
+            failing.set()
         return finish
 
     with pytest.raises(OSError, match="no space left"):
         carry_out(run, units_of(3), work, monkeypatch)
     assert begun == ["u0", "u1"]
+    assert run.inspect(units_of(2)[1]).state == "done"
+
+
+def test_a_failure_to_write_is_told_beside_another(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = threading.Event()
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        if unit.name == "u1":
+            failing.set()
+            raise PrismError("u1 diverged")
+
+        def finish() -> None:
+            assert failing.wait(10)
+            raise OSError("no space left")
+
+        return finish
+
+    with pytest.raises(PrismError, match="u1 diverged") as caught:
+        carry_out(run, units_of(2), work, monkeypatch)
+    assert "no space left" in caught.value.__notes__[0]
 
 
 def test_work_that_leaves_no_marker_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

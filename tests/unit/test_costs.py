@@ -95,6 +95,42 @@ def test_each_kind_of_step_is_measured_once(
     assert len(times) <= 3 + 3
 
 
+def test_a_network_without_bn_that_counts_costs_next_to_nothing() -> None:
+    settings = load_settings(
+        "digits_quick",
+        {
+            "teachers": ["resnet18", "alexnet"],
+            "primary": "resnet18",
+            "methods": ["prism_reference"],
+            "recipes": {"prism_reference": {"iterations": 2, "early_late_step": 0}},
+            "image_size": 64,
+            "batch_size": 10,
+            "device": "cpu",
+        },
+    )
+    timer = StepTimer(settings, open_dataset(settings))
+    recipe = settings.recipe_of("prism_reference")
+    counted = timer._part_seconds(recipe, ("alexnet", False, True), 4)
+    run = timer._part_seconds(recipe, ("resnet18", True, True), 4)
+    assert 0 < counted < run
+
+
+def test_a_method_is_not_scaled_by_anothers_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, methods=["random_real", "prism"], ipc=3)
+    units = synthesis.units(run, 10)
+    monkeypatch.setattr(costs, "unit_seconds", lambda _, asked: [2.0] * len(asked))
+    states = iter(
+        pipeline.UnitState(u, "done" if u.key["method"] == "random_real" else "missing", "")
+        for u in units
+    )
+    monkeypatch.setattr(Run, "inspect", lambda *_, **__: next(states))
+    monkeypatch.setattr(Run, "record", lambda *_: {"seconds": 500.0})
+    left = sum(unit.key["method"] == "prism" for unit in units)
+    assert pipeline.plan(run, "synthesis", measure=True).seconds_left == 2.0 * left > 0
+
+
 def test_a_plan_follows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(tmp_path, methods=["prism"], ipc=9)
     units = synthesis.units(run, 10)

@@ -25,6 +25,7 @@ from prism_nb.preflight import preflight
 from prism_nb.recipes import load_recipe
 from prism_nb.run import Run
 from prism_nb.synthesis import engine
+from prism_nb.synthesis.augment import View
 from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.recover import recover
@@ -120,6 +121,41 @@ def test_dropped_probes_are_not_compiled_anew() -> None:
         _, expected = teacher.observe(images, asked)
         for mine, theirs in zip(seen, expected, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.usefixtures("captured")
+def test_large_views_have_one_layout_whatever_their_shift() -> None:
+    """Else a network is captured again at the first step whose shift is 0."""
+    teacher = teacher_of("test_resnet", size=128)
+    recipe = load_recipe("prism", {"bn_weight": 0.1})
+    objective = Objective(recipe, {teacher.name: watch(teacher, recipe, compiled=True)})
+    images = torch.randn(2, 3, 128, 128).contiguous(memory_format=torch.channels_last)
+    for shift in ((3, 5), (0, 5), (3, 0), (0, 0)):
+        Gradient(objective)(
+            [images.requires_grad_()],
+            [View((0, 0, 128, 128), flip=False, shift=shift)],
+            torch.tensor([0, 1]),
+            speakers=[teacher.name],
+            team=[teacher.name],
+        )
+
+
+def test_other_sizes_of_a_batch_are_compiled_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight.torch, "compile", partial(torch.compile, backend="aot_eager"))
+    sight._compiled.cache_clear()
+    teacher = teacher_of("test_resnet")
+    compiled = sight.CompiledSight(teacher, teacher.bn_probes)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (6, 4, 1):
+            images = torch.randn(size, 3, 32, 32, requires_grad=True)
+            with torch.no_grad():
+                expected = teacher.statistics(images, teacher.bn_probes)
+            for given in (images, images.detach()):
+                seen = compiled.statistics(given, teacher.bn_probes)
+                for mine, theirs in zip(seen, expected, strict=True):
+                    torch.testing.assert_close(tuple(mine), tuple(theirs))
 
 
 def test_the_real_compiler_gives_the_same_gradient() -> None:
@@ -244,6 +280,7 @@ class TestAuto:
         engine.prepare(run, units)
         assert synthesis.chosen_engine(run) == "eager"
         assert not asked
+        assert "engine" not in run.manifest()  # it may still grow into a long one
 
     @pytest.mark.parametrize(
         ("eager", "compiled", "choice", "trials"),
