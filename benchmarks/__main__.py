@@ -6,6 +6,8 @@ turn with the others; seconds are medians.
 `published`: a loop that works as the published program does (benchmarks/loops.py).
 `bare`: one that can do nothing but PRISM's plain step, without the kit's engine.
 `kit`: the kit's own `recover`, by engine and precision; `parts` with a micro-batch.
+
+`python -m benchmarks roofline student` asks some of the questions only.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import Case, measure, write
+from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
 
@@ -107,6 +110,7 @@ _QUESTIONS = {
     "scaling": _scaling,
     "roofline": _roofline,
     "student": student_rows,
+    "plan": plan_rows,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Forecast beside truth: what `prism-nb plan` says of a stage, and what the stage then takes."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import safetensors.torch
+
+from prism_nb import files, pipeline
+from prism_nb.data import open_dataset
+from prism_nb.device import choose_device
+from prism_nb.run import Run
+from prism_nb.teachers.pool import fresh_teacher
+
+_LARGE: dict[str, Any] = {
+    "image_size": 224,
+    "teachers": ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"],
+    "primary": "resnet18",
+    "observers": ["test_mambaout"],
+    "methods": ["prism", "prism_intra"],
+    "ipc": 4,
+    "batch_size": 20,
+    "recipe": {"iterations": 12, "init": "noise"},
+    "recipes": {"prism_intra": {"redraw_every": 2}},
+}
+
+
+def plan_rows() -> list[dict[str, Any]]:
+    """Return a row per stage: seconds foreseen, seconds taken, and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        digits = pipeline.open_run(preset="digits", runs_dir=folder)
+        large = pipeline.open_run(
+            run_name="large", preset="digits", runs_dir=folder, changes=_LARGE
+        )
+        _give_fresh_weights(large)
+        stages = ("teachers", "synthesis", "labels", "evaluation")
+        rows = [_row("digits", digits, stage) for stage in stages]
+        return [*rows, _row("224 px, a pool of 3", large, "synthesis")]
+
+
+def _row(case: str, run: Run, stage: str) -> dict[str, Any]:
+    foreseen = pipeline.plan(run, stage, measure=True).seconds_left or 0.0
+    taken = pipeline.execute(run, stage).seconds
+    print(
+        f"{case:<22}{stage:<12}foreseen {foreseen:7.1f} s   taken {taken:7.1f} s   "
+        f"{foreseen / taken:.2f}",
+        flush=True,
+    )
+    return {"case": case, "stage": stage, "foreseen": foreseen, "taken": taken}
+
+
+def _give_fresh_weights(run: Run) -> None:
+    """Stand in for training, which steps do not depend on."""
+    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
+    for unit in pipeline.stage_units(run, "teachers"):
+        network = fresh_teacher(unit.key["network"], dataset, device).network
+        tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        files.write_bytes(run.file(unit.key["weights"]), safetensors.torch.save(tensors))
+        run.finish(unit, paths=[unit.key["weights"]], record={"seconds": 0.0})
