@@ -224,6 +224,11 @@ class Settings(
         """The seed of everything that a repetition makes anew: images, views and students."""
         return unit_seed(self.seed, "replicate", self.replicate)
 
+    @property
+    def part(self) -> int:
+        """Images that a network sees at once in the synthesis; 0: the whole batch."""
+        return 0 if self.micro_batch == "auto" else self.micro_batch
+
     def section(self, *groups: type[Strict]) -> dict[str, Any]:
         """Return the plain values of some groups, e.g. `section(DataSettings)`."""
         names = {name for group in groups for name in group.model_fields}

@@ -274,13 +274,10 @@ def duration(seconds: float | None) -> str:
     """Return a length of time for people, from seconds to days."""
     if seconds is None:
         return "not measured"
-    for length, unit in ((2 * 86_400, "d"), (2 * 3_600, "h"), (120, "min")):
-        if seconds >= length:
-            return f"{seconds / _LENGTHS[unit]:.1f} {unit}"
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-_LENGTHS = {"d": 86_400, "h": 3_600, "min": 60}
 
 
 def _per_image(plan: StagePlan) -> str:

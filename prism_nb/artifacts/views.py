@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prism_nb.config import Settings
 from prism_nb.data.crops import draw_crop
+from prism_nb.units import unit_seed
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ class Views:
         return cls(
             tensors["crop"], tensors["flip"].to(torch.bool), tensors["partner"], tensors["box"]
         )
+
+
+def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device) -> Views:
+    """Return an epoch's views; they are the same for every method of a run, to compare fairly."""
+    generator = torch.Generator().manual_seed(unit_seed(settings.replicate_seed, "labels", epoch))
+    views = draw_views(
+        count,
+        settings.image_size,
+        crop_min=settings.label_crop_min,
+        flip=settings.label_flip,
+        mix=settings.label_mix,
+        generator=generator,
+    )
+    return views.to(device)
 
 
 def draw_views(

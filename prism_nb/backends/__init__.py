@@ -82,10 +82,11 @@ class _Background:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._thread.shutdown()
         failed = self._last.exception() if self._last is not None else None
-        if failed is not None and error is None:
+        if failed is None or failed is error:
+            return
+        if error is None:
             raise failed
-        if failed is not None and error is not failed and error is not None:
-            error.add_note(f"beside that, the unit before could not be written: {failed}")
+        error.add_note(f"beside that, the unit before could not be written: {failed}")
 
     def check(self) -> None:
         """Raise the failure of the last work, if it has failed already."""

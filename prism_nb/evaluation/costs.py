@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from prism_nb.artifacts.labels import EpochLabels
-from prism_nb.artifacts.views import Views, draw_views
-from prism_nb.config import Settings
+from prism_nb.artifacts.views import epoch_views
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
 from prism_nb.evaluation.student import new_student, train_epoch
@@ -34,7 +33,7 @@ def _student_seconds(run: Run, name: str) -> float:
         images = torch.randn(min(count, _STEPS * plan.batch), 3, size, size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = EpochLabels(
-            _views(settings, len(images), device),
+            epoch_views(settings, len(images), 0, device),
             torch.zeros(len(images), classes, dtype=torch.float16, device=device),
         )
         targets = torch.zeros(len(images), dtype=torch.int64, device=device)
@@ -48,15 +47,3 @@ def _student_seconds(run: Run, name: str) -> float:
     evaluations = -(-plan.epochs // plan.evaluate_every)
     real = len(dataset.labels("val"))
     return (train * count * plan.epochs + judge * real * evaluations) / len(images)
-
-
-def _views(settings: Settings, count: int, device: torch.device) -> Views:
-    views = draw_views(
-        count,
-        settings.image_size,
-        crop_min=settings.label_crop_min,
-        flip=settings.label_flip,
-        mix=settings.label_mix,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return views.to(device)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from prism_nb.artifacts.views import epoch_views
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device, median_seconds
-from prism_nb.labels.work import epoch_views, label_epoch
+from prism_nb.labels.work import label_epoch
 from prism_nb.run import Run
 from prism_nb.teachers.pool import fresh_teacher
 from prism_nb.units import Unit

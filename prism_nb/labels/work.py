@@ -9,16 +9,16 @@ from torch import Tensor
 
 from prism_nb.artifacts.images import load_images
 from prism_nb.artifacts.labels import EpochLabels, has_epoch, label_path, save_epoch
-from prism_nb.artifacts.views import Views, draw_views, render
+from prism_nb.artifacts.views import Views, epoch_views, render
 from prism_nb.backends import OnEvent
-from prism_nb.config import Settings, digest
+from prism_nb.config import digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device, half_precision, matrix_precision
 from prism_nb.labels.ensemble import norm_balanced_mean
 from prism_nb.run import Run
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.teacher import Teacher
-from prism_nb.units import Unit, unit_seed
+from prism_nb.units import Unit
 
 _BATCH = 256
 
@@ -54,20 +54,6 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
             ),
         },
     )
-
-
-def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device) -> Views:
-    """Return an epoch's views; they are the same for every method of a run, to compare fairly."""
-    generator = torch.Generator().manual_seed(unit_seed(settings.replicate_seed, "labels", epoch))
-    views = draw_views(
-        count,
-        settings.image_size,
-        crop_min=settings.label_crop_min,
-        flip=settings.label_flip,
-        mix=settings.label_mix,
-        generator=generator,
-    )
-    return views.to(device)
 
 
 @torch.no_grad()

@@ -102,8 +102,7 @@ class StepTimer:
             images, labels, views = self._batch(recipe, size)
             alone = recipe.model_copy(update=dict.fromkeys(_PRIORS, 0.0))
             objective = Objective(alone, {name: self._watch(name, recipe, images)})
-            chosen = self.settings.micro_batch
-            gradient = Gradient(objective, 0 if chosen == "auto" else chosen)
+            gradient = Gradient(objective, self.settings.part)
             speakers, team = [name] * speaks, [name] * aligns
             self._known[key] = median_seconds(
                 self._device,

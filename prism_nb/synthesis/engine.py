@@ -17,8 +17,8 @@ from prism_nb.run import Run
 from prism_nb.synthesis.costs import StepTimer
 from prism_nb.units import Unit
 
-# Compiling a network takes a minute or so and saves about a quarter of a step (`make bench`), so
-# that no run with fewer steps than this can gain; nor is it measured, which takes seconds too.
+# Compiling a network takes a minute or so of two cores and saves an eighth of a large step (`make
+# bench`): below this a run could gain minutes at the most, and is not held up to find out.
 _FEWEST_STEPS = 2_000
 _COMPILE_SECONDS = 90  # per network, of two cores
 _LARGEST_GAIN = 0.5  # of the time of a step; only runs that could gain are tried
@@ -32,9 +32,10 @@ def prepare(run: Run, units: Sequence[Unit]) -> None:
     """
     if run.settings.engine != "auto" or "engine" in run.manifest():
         return
-    steps = sum(run.settings.recipe_of(u.key["method"]).iterations for u in _recovered(run, units))
+    left = _to_recover(run, units)
+    steps = sum(run.settings.recipe_of(unit.key["method"]).iterations for unit in left)
     if steps >= _FEWEST_STEPS:
-        choice, why = _decide(run, units)
+        choice, why = _decide(run, left)
         run.update_manifest(engine={"choice": choice, "why": why})
 
 
@@ -56,10 +57,10 @@ def _decide(run: Run, units: Sequence[Unit]) -> tuple[str, str]:
 
 def _seconds(run: Run, units: Sequence[Unit], *, compiled: bool) -> float:
     timer = StepTimer(run.settings, open_dataset(run.settings), compiled=compiled)
-    return sum(timer.unit_seconds(u.key["method"], batch_of(u)) for u in _recovered(run, units))
+    return sum(timer.unit_seconds(u.key["method"], batch_of(u)) for u in units)
 
 
-def _recovered(run: Run, units: Sequence[Unit]) -> list[Unit]:
+def _to_recover(run: Run, units: Sequence[Unit]) -> list[Unit]:
     """Return the units that are to be optimised; those that are done cost nothing more."""
     return [
         unit

@@ -50,7 +50,8 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> Finish:
     )
     record: dict[str, Any] = {}
     if recipe.images == "recovered":
-        images, record = _recover(run, unit, recipe, images, generator, on_event)
+        with matrix_precision(settings.precision, choose_device(settings.device)):
+            images, record = _recover(run, unit, recipe, images, generator, on_event)
     pixels = quantise(dataset, images, how=recipe.stored)
     seconds = round(time.monotonic() - start, 3)
     record |= {"seed": seed, "seconds": seconds, "images": len(pixels)}
@@ -79,23 +80,20 @@ def _recover(
         return dataset.canonical(pixels.to(device))
 
     drawn = [watches[name] for name in draws.bn_networks]
-    with matrix_precision(settings.precision, device):
-        scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
+    scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
-    part = 0 if settings.micro_batch == "auto" else settings.micro_batch
-    gradient = Gradient(Objective(recipe, watches, scales), part)
-    with matrix_precision(settings.precision, device):
-        images = recover(
-            initial.to(device, memory_format=torch.channels_last),
-            torch.tensor([c for c, _ in batch.members()], device=device),
-            gradient=gradient,
-            draws=draws,
-            recipe=recipe,
-            bounds=dataset.bounds(device),
-            generator=generator,
-            on_step=progress,
-            joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
-        )
+    gradient = Gradient(Objective(recipe, watches, scales), settings.part)
+    images = recover(
+        initial.to(device, memory_format=torch.channels_last),
+        torch.tensor([c for c, _ in batch.members()], device=device),
+        gradient=gradient,
+        draws=draws,
+        recipe=recipe,
+        bounds=dataset.bounds(device),
+        generator=generator,
+        on_step=progress,
+        joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
+    )
     record = {
         "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
         "scales": scales,
@@ -114,6 +112,7 @@ def _watches(
 ) -> dict[str, Watch]:
     """Load every network that a unit needs, and the primary where others are scaled to it."""
     anchor = [run.settings.primary] if recipe.bn_normalise != "none" else []
+    compiled = chosen_engine(run) == "compiled"
     watches = {}
     for name in dict.fromkeys([*draws.networks, *anchor]):
         targets = None
@@ -126,7 +125,7 @@ def _watches(
             conv_targets=targets,
             generator=generator,
             precision=run.settings.precision,
-            compiled=chosen_engine(run) == "compiled",
+            compiled=compiled,
         )
     return watches
 

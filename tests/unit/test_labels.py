@@ -6,10 +6,10 @@ from test_teachers import teacher_of
 from torch.nn import functional
 
 from prism_nb.artifacts.labels import EpochLabels, has_epoch, label_path, load_epoch, save_epoch
-from prism_nb.artifacts.views import Views, draw_box, draw_views, render
+from prism_nb.artifacts.views import Views, draw_box, draw_views, epoch_views, render
 from prism_nb.errors import PrismError
 from prism_nb.labels.ensemble import norm_balanced_mean
-from prism_nb.labels.work import epoch_views, label_epoch
+from prism_nb.labels.work import label_epoch
 from prism_nb.run import Run
 
 CPU = torch.device("cpu")
