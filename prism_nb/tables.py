@@ -183,12 +183,21 @@ def label_table(run: Run) -> pd.DataFrame:
 
 
 def student_table(run: Run) -> pd.DataFrame:
-    """Return one row per trained student: method, student, seed, last and best top-1 in [0, 1]."""
+    """Return one row per student trained by the run's protocol.
+
+    Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
+    """
+    frame = treatment_records(run)
+    return frame[frame["treatment"] == "protocol"].drop(columns="treatment").reset_index(drop=True)
+
+
+def treatment_records(run: Run) -> pd.DataFrame:
+    """Return the columns of `student_table`, and the treatment, for every trained student."""
     rows = []
     for unit in stage_units(run, "evaluation"):
         record = run.record(unit)
-        key = {name: unit.key[name] for name in ("method", "student", "seed")}
-        rows.append({**key, "last": record["last"], "best": record["best"]})
+        key = {name: unit.key[name] for name in ("method", "treatment", "student", "seed")}
+        rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
     return pd.DataFrame(rows)
 
 
@@ -224,7 +233,7 @@ def answer_table(run: Run) -> pd.DataFrame:
         title = method_title(run, method)
         mine = accuracies[accuracies["method"] == method]
         cells = {
-            f"{row.student} %": _mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
+            f"{row.student} %": mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
         }
         measured = diversity.loc[[method]]
         rows.append(
@@ -254,7 +263,8 @@ def _teams(teams: list[list[str]]) -> str:
     return f"{len(teams)} draws, {mean:.1f} networks on average"
 
 
-def _mean_std(mean: float, std: float) -> str:
+def mean_std(mean: float, std: float) -> str:
+    """Return a mean and its deviation for people; the mean alone where there is one value."""
     return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
 
 

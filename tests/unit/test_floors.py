@@ -11,11 +11,32 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "prism_nb"
 
 FLOORS: list[set[str]] = [
-    {"errors", "strict", "recipes", "config", "files", "units", "provenance", "run", "plans"},
+    {
+        "errors",
+        "strict",
+        "recipes",
+        "protocols",
+        "config",
+        "files",
+        "units",
+        "provenance",
+        "run",
+        "plans",
+    },
     {"device", "data", "backends"},
     {"teachers", "artifacts"},
     {"synthesis", "labels", "diversity", "evaluation"},
-    {"pipeline", "preflight", "progress", "tables", "figures", "widgets", "report", "study"},
+    {
+        "pipeline",
+        "preflight",
+        "progress",
+        "tables",
+        "scoreboard",
+        "figures",
+        "widgets",
+        "report",
+        "study",
+    },
     {"notebook", "headless", "cli"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
