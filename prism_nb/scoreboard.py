@@ -12,9 +12,8 @@ from prism_nb.evaluation.scores import (
     improvement_over_random,
     label_robust_score,
 )
-from prism_nb.pipeline import stage_units
 from prism_nb.run import Run
-from prism_nb.tables import mean_std, method_title, treatment_records
+from prism_nb.tables import mean_std, method_title, protocol_units, treatment_records
 
 SCORES = ("HLR", "IOR", "LRS", "ARS")
 
@@ -47,7 +46,7 @@ def treatment_table(run: Run) -> pd.DataFrame:
 def class_table(run: Run) -> pd.DataFrame:
     """Return top-1 of each class in percent, mean over students and seeds: class by method."""
     names = [info.name for info in open_dataset(run.settings).classes]
-    units = [u for u in stage_units(run, "evaluation") if u.key["treatment"] == "protocol"]
+    units = protocol_units(run)
     columns = {}
     for method in run.settings.methods:
         shares = [run.record(unit)["per_class"] for unit in units if unit.key["method"] == method]

@@ -13,6 +13,7 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.squeeze import network_units
 from prism_nb.run import Run
 from prism_nb.teachers.selection import Draws
+from prism_nb.units import Unit
 
 
 def method_title(run: Run, method: str) -> str:
@@ -191,6 +192,11 @@ def student_table(run: Run) -> pd.DataFrame:
     return frame[frame["treatment"] == "protocol"].drop(columns="treatment").reset_index(drop=True)
 
 
+def protocol_units(run: Run) -> list[Unit]:
+    """Return the students that are taught by the run's protocol, without other treatments."""
+    return [u for u in stage_units(run, "evaluation") if u.key["treatment"] == "protocol"]
+
+
 def treatment_records(run: Run) -> pd.DataFrame:
     """Return the columns of `student_table`, and the treatment, for every trained student."""
     rows = []
@@ -202,9 +208,9 @@ def treatment_records(run: Run) -> pd.DataFrame:
 
 
 def learning_table(run: Run) -> pd.DataFrame:
-    """Return the learning curves: method, student, seed, epoch, loss, top1."""
+    """Return the learning curves by the run's protocol: method, student, seed, epoch, top1..."""
     parts = []
-    for unit in stage_units(run, "evaluation"):
+    for unit in protocol_units(run):
         frame = pd.read_csv(run.file(f"{unit.key['folder']}/metrics.csv"))
         parts.append(frame.assign(**{k: unit.key[k] for k in ("method", "student", "seed")}))
     return pd.concat(parts, ignore_index=True)
@@ -219,6 +225,7 @@ def accuracy_table(run: Run) -> pd.DataFrame:
             "mean": 100 * grouped["last"].mean(),
             "std": 100 * grouped["last"].std(),
             "best epoch": 100 * grouped["best"].mean(),
+            "top-5": 100 * grouped["top5"].mean(),
             "seeds": grouped["last"].count(),
         }
     )

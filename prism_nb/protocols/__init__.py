@@ -61,6 +61,20 @@ def departures(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def protocol_sentence(values: dict[str, Any]) -> str:
+    """Say by whose protocol students are taught, and where settings depart from it.
+
+    Args:
+        values: All settings of a run, plain.
+    """
+    sentence = f"Protocol: {protocol_words(values['protocol'])['title']}"
+    changed = [
+        f"{name} {mine} (there {published})"
+        for name, (mine, published) in departures(values).items()
+    ]
+    return f"{sentence}, but {', '.join(changed)}." if changed else f"{sentence}."
+
+
 def _read(name: str) -> dict[str, Any]:
     if name not in protocol_names():
         raise UsageError(f"unknown protocol {name!r}; {suggest(name, protocol_names())}")

@@ -7,13 +7,19 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb import files, pipeline, tables
+from prism_nb import files, pipeline, scoreboard, tables
 from prism_nb.figures.diversity import diversity_figure
-from prism_nb.figures.evaluation import accuracy_figure, learning_figure
+from prism_nb.figures.evaluation import (
+    accuracy_figure,
+    class_figure,
+    learning_figure,
+    matrix_figure,
+)
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
+from prism_nb.protocols import protocol_sentence
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
@@ -60,6 +66,7 @@ def _content(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         "verdict": verdict(run),
+        "protocol": protocol_sentence(run.settings.plain()),
         "answer": table_markup(tables.answer_table(run)),
         "settings": table_markup(tables.settings_table(run)),
         "environment": run.manifest()["environment"],
@@ -72,13 +79,17 @@ def _content(run: Run) -> dict[str, Any]:
 def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
     per_class, pool = tables.diversity_per_class(run), tables.teacher_table(run)
-    curves = tables.learning_table(run)
+    curves, classes = tables.learning_table(run), scoreboard.class_table(run)
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
-    sections: list[tuple[str, go.Figure | None, pd.DataFrame]] = [
+    sections: list[tuple[str, go.Figure | None, pd.DataFrame | None]] = [
         ("What students learned", accuracy_figure(accuracies, titles), accuracies),
         ("How they learned", learning_figure(curves, titles), learned),
+        ("From student to student", matrix_figure(accuracies, titles), None),
+        ("Class by class", class_figure(classes, titles), classes),
+        ("Without soft labels, without augmentation", None, scoreboard.treatment_table(run)),
+        ("DD-Ranking's scores", None, scoreboard.score_table(run)),
     ]
     for network, group in per_class.groupby("features", sort=False):
         title = f"Diversity in the features of {network}"
