@@ -14,6 +14,8 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 
+REFERENCE_TAG = "reference"  # of `data.subset.random_real`
+
 
 def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Read all images of a method, class by class and slot by slot.
@@ -51,7 +53,7 @@ def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
     members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    pixels = random_real(dataset, members, seed=run.settings.seed, tag="reference")
+    pixels = random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
     return pixels, torch.arange(classes).repeat_interleave(ipc)
 
 

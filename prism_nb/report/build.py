@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb import files, pipeline, tables
+from prism_nb import diversity_tables, files, pipeline, tables
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import accuracy_figure, learning_figure
 from prism_nb.figures.gallery import gallery
@@ -18,6 +18,7 @@ from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
+_Part = tuple[str, go.Figure | None, pd.DataFrame]
 
 
 def write_report(run: Run) -> str:
@@ -71,20 +72,15 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
-    per_class, pool = tables.diversity_per_class(run), tables.teacher_table(run)
-    curves = tables.learning_table(run)
+    pool, curves = tables.teacher_table(run), tables.learning_table(run)
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
-    sections: list[tuple[str, go.Figure | None, pd.DataFrame]] = [
+    sections: list[_Part] = [
         ("What students learned", accuracy_figure(accuracies, titles), accuracies),
         ("How they learned", learning_figure(curves, titles), learned),
     ]
-    for network, group in per_class.groupby("features", sort=False):
-        title = f"Diversity in the features of {network}"
-        wide = group.pivot_table("cosine", "class", "method", sort=False)
-        sections.append((title, diversity_figure(group, titles), wide))
-    sections.append(("Diversity beside fidelity", None, tables.diversity_table(run)))
+    sections += _diversity(run, titles)
     if len(losses):
         shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
         drawn = presence_figure(tables.presence_table(run))
@@ -93,6 +89,20 @@ def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
         sections.append(("The losses, and their last values", loss_figure(losses, titles), last))
     sections.append(("The teachers", pool_figure(pool), pool))
     return [section(*parts) for parts in sections]
+
+
+def _diversity(run: Run, titles: dict[str, str]) -> list[_Part]:
+    per_class = diversity_tables.diversity_per_class(run)
+    parts: list[_Part] = []
+    for network, group in per_class.groupby("features", sort=False):
+        title = f"Diversity and fidelity in the features of {network}"
+        table = diversity_tables.space_table(run, str(network))
+        parts.append((title, diversity_figure(group, titles), table))
+    parts.append(("Do the teachers agree?", None, diversity_tables.agreement_table(run)))
+    undefined = diversity_tables.undefined_table(run)
+    if len(undefined):
+        parts.append(("Why some of that is undefined", None, undefined))
+    return parts
 
 
 def _seconds(run: Run) -> dict[str, float]:

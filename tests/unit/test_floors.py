@@ -15,7 +15,17 @@ FLOORS: list[set[str]] = [
     {"device", "data", "backends"},
     {"teachers", "artifacts"},
     {"synthesis", "labels", "diversity", "evaluation"},
-    {"pipeline", "preflight", "progress", "tables", "figures", "widgets", "report", "study"},
+    {
+        "pipeline",
+        "preflight",
+        "progress",
+        "tables",
+        "diversity_tables",
+        "figures",
+        "widgets",
+        "report",
+        "study",
+    },
     {"notebook", "headless", "cli"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
