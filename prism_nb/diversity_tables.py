@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prism_nb.data import open_dataset
-from prism_nb.diversity.catalogue import KID, MEASURES, OF_CLASSES, OF_TEACHERS, Measure
+from prism_nb.diversity.catalogue import IN_SPACE, MEASURES, OF_CLASSES, OF_TEACHERS, Measure
 from prism_nb.pipeline import stage_units
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
@@ -28,7 +28,7 @@ def space_table(run: Run, network: str) -> pd.DataFrame:
     found = {name: record["spaces"][network]["measures"] for name, record in _records(run)}
     rows = {
         method_title(run, name): {
-            **_cells(measures, (*OF_CLASSES, KID)),
+            **_cells(measures, IN_SPACE),
             MEASURES["radius"].heading: _ratio(measures["radius"], found[REFERENCE]["radius"]),
         }
         for name, measures in found.items()
@@ -72,20 +72,37 @@ def diversity_per_class(run: Run) -> pd.DataFrame:
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def nearest_table(run: Run, network: str) -> pd.DataFrame:
-    """Return the nearest training image of every synthetic one, the nearest pairs first.
+def class_table(per_class: pd.DataFrame, measure: str, titles: dict[str, str]) -> pd.DataFrame:
+    """Return one measure as a table, a row per class and a column per set of images.
 
-    Columns: method, class (index), slot, training image (its place in the training split),
-    distance in [0, 2] between normalised features. Undefined ones are left out.
+    Args:
+        per_class: The result of `diversity_per_class`, for one feature network.
+        measure: The measure's name.
+        titles: How each method is called.
     """
-    rows = []
+    columns = {
+        titles[str(method)]: group.set_index("class")[measure]
+        for method, group in per_class.groupby("method", sort=False)
+    }
+    return pd.DataFrame(columns).rename_axis("class")
+
+
+def nearest_table(run: Run, network: str) -> pd.DataFrame:
+    """Return the nearest training image of every image, the nearest pairs first.
+
+    Columns: method, class, name (of the class), slot, training image (its place in the training
+    split), distance in [0, 2] between normalised features. Undefined ones are left out. The real
+    reference's show how near two real images come.
+    """
+    names, rows = [info.name for info in open_dataset(run.settings).classes], []
     for method, record in _records(run):
         nearest = record["spaces"][network]["nearest_real"]
         pairs = zip(nearest["place"], nearest["distance"], strict=True)
-        rows += [(method, *divmod(i, run.settings.ipc), *pair) for i, pair in enumerate(pairs)]
-    columns = ["method", "class", "slot", "training image", "distance"]
-    frame = pd.DataFrame(rows, columns=columns).dropna()
-    frame = frame[frame["method"] != REFERENCE].astype({"training image": int})
+        for i, pair in enumerate(pairs):
+            c, slot = divmod(i, run.settings.ipc)
+            rows.append((method, c, names[c], slot, *pair))
+    columns = ["method", "class", "name", "slot", "training image", "distance"]
+    frame = pd.DataFrame(rows, columns=columns).dropna().astype({"training image": int})
     return frame.sort_values("distance", kind="stable", ignore_index=True)
 
 

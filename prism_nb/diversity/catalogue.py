@@ -57,7 +57,7 @@ _PAIR = {"images": 2}
 _MANIFOLD = {"real": NEIGHBOURS + 1}
 _TEACHERS = {"teachers": 2}
 
-OF_CLASSES = (
+_SPREAD = (
     Measure("cosine", "intra-class cosine", "↓", needs=_PAIR),
     Measure("centroid_cosine", "cosine to centroid", "↓", needs=_PAIR),
     Measure("vendi", "Vendi score", "↑", needs=_PAIR),
@@ -67,6 +67,8 @@ OF_CLASSES = (
     Measure("density", "density", needs=_MANIFOLD),
     Measure("coverage", "coverage", "↑", needs=_MANIFOLD),
     Measure("nearest_real", "nearest training image", needs={"real": 1}),
+)
+_FIDELITY = (
     Measure("recognised", "recognised", "↑", percent=True),
     Measure("confidence", "confidence", "↑", percent=True),
 )
@@ -76,4 +78,6 @@ OF_TEACHERS = (
     Measure("divergence", "divergence (nats)", needs=_TEACHERS),
 )
 KID = Measure("kid", "KID", "↓", needs={"set": 2, "real_set": 2})
-MEASURES = {measure.name: measure for measure in (*OF_CLASSES, KID, *OF_TEACHERS)}
+OF_CLASSES = (*_SPREAD, *_FIDELITY)
+IN_SPACE = (*_SPREAD, KID, *_FIDELITY)
+MEASURES = {measure.name: measure for measure in (*IN_SPACE, *OF_TEACHERS)}
