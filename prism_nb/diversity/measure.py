@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from prism_nb.diversity.agreement import all_agree, divergence, pairs_agree
-from prism_nb.diversity.catalogue import KID, MEASURES
 from prism_nb.diversity.cosine import centroid_cosine, intra_class_cosine
 from prism_nb.diversity.fidelity import confidence, recognised
 from prism_nb.diversity.geometry import UNDEFINED, have_directions
@@ -18,10 +16,10 @@ from prism_nb.diversity.manifold import density_coverage
 from prism_nb.diversity.neighbours import nearest_among, nearest_within
 from prism_nb.diversity.real import RealClass, real_set
 from prism_nb.diversity.spread import radius
+from prism_nb.diversity.summary import Summary, Values, plain, summarise, summarise_set
 from prism_nb.diversity.vendi import vendi_score
 
 _KID_REAL = 10_000  # real images at most: the cost grows with the square
-Values = dict[str, float]
 
 
 def measure_space(
@@ -36,68 +34,39 @@ def measure_space(
         is_reference: Whether the images are the real reference, which is not compared with itself.
 
     Returns:
-        Plain values without NaN. `measures`: by name, `mean` over the classes for which it is
-        defined, `per_class`, and in words why it is `undefined` anywhere. `nearest_real`: for each
-        image, class by class, the `distance` to and the `place` of its nearest training image.
+        Plain values without NaN. `measures`: summaries by name. `nearest_real`: for each image,
+        class by class, the `distance` to and the `place` of its nearest training image.
     """
-    nearest = [_nearest(f, r, is_reference) for f, r in zip(features, real, strict=True)]
-    images = features.shape[1]
-    rows = []
-    for c, (seen, names, beside) in enumerate(zip(features, logits, real, strict=True)):
-        values = _within(seen) | _fidelity(names, c) | _beside(seen, beside)
-        values["nearest_real"] = _mean(nearest[c][0])
-        rows.append(values)
-    there = [{"images": images, "real": len(r.others)} for r in real]
-    summaries = summarise(rows, there) | {"kid": _kid(features.flatten(0, 1), real)}
+    classes = list(zip(features, logits, real, strict=True))
+    nearest = [_nearest(seen, beside, is_reference) for seen, _, beside in classes]
+    rows = [
+        {
+            **_within(seen),
+            **_beside(seen, beside),
+            **_fidelity(named, c),
+            "nearest_real": _mean(nearest[c][0]),
+        }
+        for c, (seen, named, beside) in enumerate(classes)
+    ]
+    there = [{"images": len(seen), "real": len(beside.others)} for seen, _, beside in classes]
     return {
-        "measures": summaries,
+        "measures": {**summarise(rows, there), "kid": _kid(features.flatten(0, 1), real)},
         "nearest_real": {
-            "distance": [_plain(value) for values, _ in nearest for value in values],
+            "distance": [plain(value) for values, _ in nearest for value in values],
             "place": [place for _, places in nearest for place in places],
         },
     }
 
 
-def measure_agreement(logits: Tensor) -> dict[str, Any]:
-    """Measure whether teachers agree on a set of images.
+def measure_agreement(logits: Tensor) -> dict[str, Summary]:
+    """Return summaries by name of whether teachers agree on a set of images.
 
     Args:
         logits: Of T teachers [T, classes, n, classes].
-
-    Returns:
-        As `measures` of `measure_space`.
     """
     there = {"teachers": len(logits)}
     rows = [_agreement(seen) for seen in logits.unbind(1)]
     return summarise(rows, [there] * len(rows))
-
-
-def summarise(rows: Sequence[Values], there: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Turn the values of each class into plain values without NaN.
-
-    Args:
-        rows: For each class, values by measure; NaN where undefined.
-        there: For each class, how many there are of what measures need.
-    """
-    return {
-        name: _summary([row[name] for row in rows], [MEASURES[name].lacks(have) for have in there])
-        for name in rows[0]
-    }
-
-
-def _summary(values: Sequence[float], reasons: Sequence[str]) -> dict[str, Any]:
-    defined = [value for value in values if math.isfinite(value)]
-    left_out = [c for c, value in enumerate(values) if not math.isfinite(value)]
-    words = None
-    if left_out:
-        words = reasons[left_out[0]]
-    if left_out and defined:
-        words = f"{len(left_out)} of {len(values)} classes left out, first {left_out[0]}: {words}"
-    return {
-        "mean": math.fsum(defined) / len(defined) if defined else None,
-        "per_class": [_plain(value) for value in values],
-        "undefined": words,
-    }
 
 
 def _within(features: Tensor) -> Values:
@@ -145,16 +114,11 @@ def _agreement(logits: Tensor) -> Values:
     return {name: float(measure(logits).mean()) for name, measure in measures.items()}
 
 
-def _kid(features: Tensor, real: tuple[RealClass, ...]) -> dict[str, Any]:
+def _kid(features: Tensor, real: tuple[RealClass, ...]) -> Summary:
     beside = real_set(real, _KID_REAL)
-    value = _plain(kernel_distance(features, beside))
-    lacks = KID.lacks({"set": len(features), "real_set": len(beside)})
-    return {"mean": value, "per_class": None, "undefined": lacks if value is None else None}
+    there = {"set": len(features), "real_set": len(beside)}
+    return summarise_set("kid", kernel_distance(features, beside), there)
 
 
 def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
