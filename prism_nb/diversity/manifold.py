@@ -8,6 +8,9 @@ from torch import Tensor
 from prism_nb.diversity.geometry import UNDEFINED, distances
 
 NEIGHBOURS = 5  # k, as the paper chooses it
+# A copy of a training image that is a k-th neighbour lies on the rim of a neighbourhood: the
+# rounding of features in float32 must not decide whether that is outside.
+_RIM = 1e-5
 
 
 def neighbour_radii(real: Tensor, k: int = NEIGHBOURS) -> Tensor:
@@ -34,8 +37,9 @@ def density_coverage(
         density  = 1 / (k n) * sum over j, i of [|f_j - r_i| < radius_i]
         coverage = 1 / m * sum over i of [some j has |f_j - r_i| < radius_i]
 
-    (Naeem et al., ICML 2020, arXiv 2002.09797, with the strict inequality of its program.) Density
-    rises with fidelity, coverage with diversity; coverage also rises with n, so compare equal n.
+    (Naeem et al., ICML 2020, arXiv 2002.09797, with the strict inequality of its program: what
+    lies on the rim is outside.) Density rises with fidelity, coverage with diversity; coverage
+    also rises with n, so compare equal n.
 
     Args:
         features: Features of one class's images [n, d], not normalised.
@@ -50,5 +54,5 @@ def density_coverage(
     apart = distances(features, real)
     if not apart.numel() or not torch.isfinite(apart).all() or not torch.isfinite(radii).all():
         return UNDEFINED, UNDEFINED
-    inside = apart < radii
+    inside = apart < radii * (1 - _RIM)
     return int(inside.sum()) / (k * len(features)), int(inside.any(0).sum()) / len(real)

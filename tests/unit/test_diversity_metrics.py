@@ -197,7 +197,7 @@ def test_a_copy_is_found_with_its_place() -> None:
 def literal_density_coverage(made: Rows, real: Rows, k: int) -> tuple[float, float]:
     apart = [[gap(a, b) for j, b in enumerate(real) if j != i] for i, a in enumerate(real)]
     reach = [sorted(row)[k - 1] for row in apart]
-    inside = [[gap(f, r) < reach[i] for i, r in enumerate(real)] for f in made]
+    inside = [[gap(f, r) < reach[i] * (1 - 1e-5) for i, r in enumerate(real)] for f in made]
     density = sum(map(sum, inside)) / (k * len(made))
     return density, sum(any(column) for column in zip(*inside, strict=True)) / len(real)
 
@@ -225,6 +225,16 @@ def test_density_and_coverage_of_a_line() -> None:
     assert density_coverage(real[3:4], real, radii) == (7 / 5, 1)
     assert density_coverage(torch.tensor([[100.0]]), real, radii) == (0, 0)
     assert density_coverage(torch.tensor([[3.0], [100.0]]), real, radii) == (7 / 10, 1)
+
+
+def test_a_copy_on_the_rim_is_outside_however_it_is_rounded() -> None:
+    real = 10 + features_of(40, 16, 0)
+    radii = neighbour_radii(real)
+    exact = density_coverage(real, real, radii)
+    assert exact[0] == pytest.approx(1)  # itself and the four neighbours within the rim
+    for seed in range(5):
+        rounded = real * (1 + 1e-7 * features_of(40, 16, seed))
+        assert density_coverage(rounded, real, radii) == exact
 
 
 def test_too_few_real_images_are_undefined_and_so_are_features_that_are_not_finite() -> None:
