@@ -165,6 +165,14 @@ def test_a_class_of_few_real_images_is_left_out_by_name() -> None:
     )
 
 
+def test_of_several_classes_left_out_the_first_is_named() -> None:
+    features, logits = outputs(3, 4)
+    real = (real_class(9), real_class(2), real_class(5))
+    words = measure_space(features, logits, real, is_reference=False)["measures"]["coverage"]
+    assert words["undefined"].startswith("2 of 3 classes left out, first 1: needs 6")
+    assert words["undefined"].endswith("number here is 2")
+
+
 def test_no_other_real_images_leave_what_needs_none() -> None:
     features, logits = outputs(2, 4)
     real = tuple(real_class(0, reference=4, seed=c) for c in range(2))
@@ -306,3 +314,10 @@ def test_what_is_compared_with_binds_the_unit(run: Run, changes: dict[str, Any])
     other = Run(run.path, load_settings("digits_quick", changes))
     for name in (REFERENCE, "random_real"):
         assert diversity_unit(run, name, 10).binding != diversity_unit(other, name, 10).binding
+
+
+def test_more_real_images_may_be_asked_for_at_any_time_and_are_measured(measured: Run) -> None:
+    changes = {"image_size": 8, "methods": ["prism"], "real_per_class": 10}
+    fewer = measured.with_settings(load_settings("digits_quick", changes))
+    assert fewer.inspect(diversity_unit(measured, "prism", 10)).state == "done"
+    assert fewer.inspect(diversity_unit(fewer, "prism", 10)).state == "other settings"
