@@ -2,6 +2,7 @@
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +266,21 @@ def test_nearest_images_are_named_and_shown(measured: Run) -> None:
     for row in mine.to_dict("records"):
         assert row["training image"] == dataset.of_class("train", row["class"])[10 + row["slot"]]
         assert row["name"] == dataset.classes[row["class"]].name
-    made, _ = load_set(measured, "prism", dataset)
-    sheet = copies_sheet(measured, "prism", nearest, most=5)
-    assert sheet.startswith(b"\x89PNG")
-    assert made.shape[0] == 20
     with pytest.raises(ValueError, match="no nearest training image is known for 'sre2l'"):
         copies_sheet(measured, "sre2l", nearest)
+
+
+def test_a_picture_shows_each_image_above_its_copy(measured: Run) -> None:
+    nearest = diversity_tables.nearest_table(measured, SPACE)
+    made, _ = load_set(measured, "prism", open_dataset(measured.settings))
+    mine = nearest[nearest["method"] == "prism"].head(5)
+    sheet = np.array(Image.open(BytesIO(copies_sheet(measured, "prism", nearest, most=5))))
+    zoom = sheet.shape[0] // 18  # two rows of 8 pixels, and 2 between them
+    above, below = sheet[: 8 * zoom : zoom, ::zoom], sheet[10 * zoom :: zoom, ::zoom]
+    assert (above == below).all()
+    for place, (c, slot) in enumerate(zip(mine["class"], mine["slot"], strict=True)):
+        shown = torch.from_numpy(above[:, 10 * place : 10 * place + 8]).permute(2, 0, 1)
+        assert torch.equal(shown, made[2 * c + slot])
 
 
 def test_every_measure_can_be_drawn_class_by_class(measured: Run) -> None:
