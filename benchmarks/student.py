@@ -19,18 +19,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from prism_nb.artifacts.images import Resident
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import Views, draw_views
 from prism_nb.data import ImageDataset
 from prism_nb.data.digits import Digits
 from prism_nb.device import choose_device, keep_freed_memory
-from prism_nb.evaluation.protocol import student_loss
-from prism_nb.evaluation.student import Curriculum, new_student, train_epoch
+from prism_nb.evaluation.protocol import match_logits
+from prism_nb.evaluation.student import Curriculum, Pupil, train_epoch
 
 _SIZE, _COUNT, _BATCH, _ROUNDS = 224, 100, 50, 3
 _PLAN = Curriculum(
-    epochs=1, batch=_BATCH, lr=1e-3, weight_decay=0.01, hard_weight=0.1, evaluate_every=1, seed=0
-)  # fmt: skip
+    epochs=1,
+    batch=_BATCH,
+    optimiser="adamw",
+    lr=1e-3,
+    weight_decay=0.01,
+    schedule="slow_drop",
+    loss="mse_ce",
+    hard_weight=0.1,
+    temperature=20.0,
+    ema=0.0,
+    evaluate_every=1,
+    seed=0,
+)
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -104,32 +116,30 @@ def _resident(
     precision: str,
 ) -> Callable[[], object]:
     plan = replace(_PLAN, precision=precision)
-    student, optimiser = new_student("resnet18", dataset, plan, device)
-    images = dataset.canonical(pixels.to(device, memory_format=torch.channels_last))
+    pupil = Pupil("resnet18", dataset, plan, device)
+    images = Resident(pixels.to(device, memory_format=torch.channels_last), dataset)
     on_device = EpochLabels(labels.views.to(device), labels.logits.to(device))
     targets = classes.to(device)
-    return lambda: train_epoch(student, optimiser, images, targets, on_device, plan)
+    return lambda: train_epoch(pupil, images, targets, on_device, plan)
 
 
 def _from_files(
     files: _Files, labels: EpochLabels, classes: Tensor, device: torch.device
 ) -> Callable[[], object]:
-    student, optimiser = new_student("resnet18", Digits(_SIZE), _PLAN, device)
+    pupil = Pupil("resnet18", Digits(_SIZE), _PLAN, device)
     loader = DataLoader(
         files, batch_size=_BATCH, shuffle=True, num_workers=2, persistent_workers=True
     )
 
     def epoch() -> None:
-        student.train()
+        pupil.student.train()
         for images, rows in loader:
             top, left, height, width = labels.views.box[rows[0]].tolist()
             images[..., top : top + height, left : left + width] = images.flip(0)[
                 ..., top : top + height, left : left + width
             ]
-            logits = student(images.to(device, memory_format=torch.channels_last))
+            logits = pupil.student(images.to(device, memory_format=torch.channels_last))
             soft, hard = labels.logits[rows].float().to(device), classes[rows].to(device)
-            optimiser.zero_grad()
-            student_loss(logits, soft, hard, hard_weight=0.1).backward()
-            optimiser.step()
+            pupil.step(match_logits(logits, soft, hard, hard_weight=0.1))
 
     return epoch

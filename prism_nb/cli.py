@@ -214,6 +214,17 @@ def methods() -> None:
             click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
 
 
+@cli.command()
+def protocols() -> None:
+    """List the protocols: by what settings the papers label images and train students."""
+    from prism_nb.protocols import protocol_names, protocol_values, protocol_words
+
+    for name in protocol_names():
+        words, values = protocol_words(name), protocol_values(name)
+        click.echo(f"{name:<8} {words['title']}; {words['paper']}")
+        click.echo(f"{'':<8} {', '.join(f'{key} {value}' for key, value in values.items())}")
+
+
 def _print_plans(found: Run, *, measure: bool = False) -> None:
     import pandas as pd
 

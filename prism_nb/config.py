@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
+from prism_nb.protocols import protocol_values, with_protocol
 from prism_nb.recipes import (
     Names,
     Recipe,
@@ -35,7 +36,9 @@ _NAME_LISTS = (
     "students",
     "label_teachers",
     "feature_networks",
+    "treatments",
 )
+TREATMENTS = ("protocol", "plain", "hard", "hard_plain")  # ways a student is taught
 
 
 class DataSettings(Strict):
@@ -89,13 +92,34 @@ class SynthesisSettings(Strict):
 class LabelSettings(Strict):
     """How the teachers label augmented views of the images (relabel)."""
 
+    labels: Literal["stored", "online", "hard"] = Field(
+        "stored",
+        description="stored: labelled once, for all students; online: by the teachers while a "
+        "student learns; hard: the true classes",
+    )
     label_teachers: Names = Field((), description="networks that label; none named: the pool")
+    label_ensemble: Literal["norm_balanced", "primary_half", "mean", "accuracy"] = Field(
+        "norm_balanced", description="how several networks' logits become one label"
+    )
+    label_statistics: Literal["running", "batch"] = Field(
+        "running", description="what the labelling networks normalise by; batch: train mode"
+    )
+    label_batch: int = Field(256, ge=2, le=65_536, description="views that are labelled together")
     label_epochs: int = Field(
         300, ge=1, le=9_999, description="epochs of views and labels to store"
     )
+    label_reuse: bool = Field(
+        False, description="let students that train for longer go over the stored epochs again"
+    )
+    label_format: Literal["fp32", "fp16", "int8", "top_k"] = Field(
+        "fp16", description="how logits are stored"
+    )
+    label_top_k: int = Field(10, ge=1, le=10_000, description="logits kept per view by top_k")
     label_crop_min: float = Field(0.25, gt=0, le=1, description="smallest crop of a view, by area")
     label_flip: bool = Field(True, description="mirror half of the views")
-    label_mix: Literal["cutmix", "none"] = Field("cutmix", description="mixing of two views")
+    label_mix: Literal["cutmix", "mixup", "none"] = Field(
+        "cutmix", description="mixing of two views"
+    )
     label_precision: Precision = Field("fp32", description="of the labelling networks' layers")
 
 
@@ -113,13 +137,49 @@ class EvaluationSettings(Strict):
 
     students: Names = Field(description="networks trained from scratch")
     student_seeds: int = Field(3, ge=1, le=1000, description="runs per student: seeds 0, 1, ...")
+    student_epochs: int | None = Field(
+        None, ge=1, le=9_999, description="epochs of training; None: label_epochs"
+    )
     student_batch: int = Field(50, ge=2, description="images per training step")
-    student_lr: float = Field(1e-3, gt=0, description="initial step size of AdamW")
+    student_optimiser: Literal["adamw", "sgd"] = Field(
+        "adamw", description="sgd: with momentum 0.9"
+    )
+    student_lr: float = Field(1e-3, gt=0, description="initial step size")
     student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")
-    hard_weight: float = Field(0.1, ge=0, description="weight of the true label beside the soft")
+    student_schedule: Literal["slow_drop", "cosine", "half_cosine", "constant"] = Field(
+        "slow_drop", description="of the step size over the epochs"
+    )
+    student_loss: Literal["mse_ce", "kl", "ce"] = Field(
+        "mse_ce",
+        description="mse_ce: of logits, and hard_weight x cross-entropy; kl: of softened "
+        "probabilities; ce: cross-entropy with the true classes, mixed as the views are",
+    )
+    hard_weight: float = Field(
+        0.1, ge=0, description="weight of the true class beside the soft label, in mse_ce"
+    )
+    student_temperature: float = Field(20.0, gt=0, description="that kl softens by")
+    student_ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of an averaged copy, which is judged; 0: none"
+    )
+    treatments: Names = Field(
+        ("protocol",),
+        description="ways each student is taught: protocol (as set above), plain (its labels of "
+        "the images as they are), hard (true classes), hard_plain (both)",
+    )
+    ceiling: bool = Field(
+        False, description="train each student on all real training images as well, hard labels"
+    )
     evaluate_every: int = Field(10, ge=1, description="epochs between two evaluations")
     student_precision: Precision = Field(
         "fp32", description="of the students' layers in training; they are judged in fp32"
+    )
+
+
+class ProtocolSettings(Strict):
+    """Whose way of labelling and training it is; the name alone decides nothing."""
+
+    protocol: str = Field(
+        "fair", description="named values of the label and student settings, below one's own"
     )
 
 
@@ -147,6 +207,7 @@ class MachineSettings(Strict):
 
 class Settings(
     MachineSettings,
+    ProtocolSettings,
     EvaluationSettings,
     DiversitySettings,
     LabelSettings,
@@ -187,6 +248,7 @@ class Settings(
             )
         for name in ("label_teachers", "feature_networks"):
             self._refuse_untrained(name)
+        self._require_labels()
         _refuse_strangers("recipes", self.recipes, self.methods)
         _refuse_unfit_names(self.methods)
         return self
@@ -199,6 +261,31 @@ class Settings(
                     f"{name}: {network!r} is neither teacher nor observer, so it is never trained; "
                     f"{suggest(network, trained)}"
                 )
+
+    def _require_labels(self) -> None:
+        """Refuse labels that a student's loss, length or treatments cannot do with."""
+        protocol_values(self.protocol)
+        if (self.labels == "hard") != (self.student_loss == "ce"):
+            raise ValueError(
+                f"student_loss: {self.student_loss!r} does not go with labels {self.labels!r}; "
+                "hard labels take ce, and ce takes nothing else"
+            )
+        if self.labels == "stored" and self.epochs > self.label_epochs and not self.label_reuse:
+            raise ValueError(
+                f"student_epochs: {self.epochs} is more than the {self.label_epochs} epochs of "
+                "labels; raise label_epochs, or let label_reuse go over them again"
+            )
+        if self.label_ensemble == "primary_half" and self.primary not in self.labellers:
+            raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
+        unknown = [name for name in self.treatments if name not in TREATMENTS]
+        if unknown or not self.treatments:
+            asked = unknown[0] if unknown else ""
+            raise ValueError(f"treatments: {asked!r} is none; {suggest(asked, TREATMENTS)}")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that a student is trained for."""
+        return self.student_epochs or self.label_epochs
 
     @property
     def networks(self) -> Names:
@@ -321,19 +408,23 @@ def read_preset(preset: str) -> dict[str, Any]:
     values = read_yaml(text, where=f"preset {path}")
     if not isinstance(values, dict):
         raise UsageError(f"preset {path} must hold lines of `name: value`")
-    return with_recipe_files(values, path.parent)
+    return spelled_out(values, path.parent)
 
 
-def with_recipe_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Put the content of recipe files where `recipes` names their paths, so that a run keeps it.
+def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Put what names stand for into settings, so that a run keeps it.
+
+    A protocol's values go below the settings that it stands among; a recipe file's content goes
+    where `recipes` names its path.
 
     Args:
         values: Settings, or changes to them.
         folder: What relative paths start from.
 
     Raises:
-        UsageError: A file cannot be read or is no recipe.
+        UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
     """
+    values = with_protocol(values)
     named = values.get("recipes")
     if not isinstance(named, dict):
         return values
@@ -380,7 +471,7 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
     Raises:
         UsageError: Anything unknown, mistyped or contradictory, before any work.
     """
-    values = merge(read_preset(preset), with_recipe_files(changes or {}, Path()))
+    values = merge(read_preset(preset), spelled_out(changes or {}, Path()))
     return check_settings(values, where=f"preset {preset}")
 
 

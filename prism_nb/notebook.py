@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, Image, display
 
-from prism_nb import pipeline, tables
+from prism_nb import pipeline, scoreboard, tables
 from prism_nb.config import Settings, preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.html import table_html
@@ -101,6 +101,15 @@ def show_plan(run: Run, stage: str) -> None:
 def show_table(table: pd.DataFrame) -> None:
     """Show a table, numbers to three digits and missing values as a dash."""
     display(HTML(table_html(table)))
+
+
+def show_scores(run: Run) -> None:
+    """Show DD-Ranking's scores, or what the run would need for all of them."""
+    show_table(scoreboard.score_table(run))
+    missing = scoreboard.missing_for_scores(run)
+    if missing:
+        wanted = ", ".join(f"<code>{html.escape(setting)}</code>" for setting in missing)
+        display(HTML(f"For all four scores this run lacks: {wanted}"))
 
 
 def carry_out(run: Run, stage: str) -> None:

@@ -17,7 +17,7 @@ from prism_nb.config import (
     digest,
     load_settings,
     merge,
-    with_recipe_files,
+    spelled_out,
 )
 from prism_nb.errors import PrismError, UsageError, suggest
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
@@ -182,7 +182,7 @@ def find_run(
     run = Run.open(path)
     if not changes:
         return run
-    values = merge(run.settings.plain(), with_recipe_files(changes, Path()))
+    values = merge(run.settings.plain(), spelled_out(changes, Path()))
     return Run(path, check_settings(values, where=f"run {name}"))
 
 
@@ -349,9 +349,12 @@ def _disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> i
     images = classes * settings.ipc * len(settings.methods)
     if stage == "synthesis":
         return round(share * images * 3 * settings.image_size**2 * _LARGE_IMAGE)
-    if stage == "labels":
-        views = 8 + 1 + 4 + 8  # crop, flip, partner, box
-        return round(share * images * settings.label_epochs * (views + 2 * classes))
+    if stage == "labels" and settings.labels == "stored":
+        from prism_nb.artifacts.codecs import row_bytes
+
+        views = 8 + 1 + 4 + 8 + 4  # crop, flip, partner, box, ratio
+        row = row_bytes(settings.label_format, classes, top_k=settings.label_top_k)
+        return round(share * images * settings.label_epochs * (views + row))
     return None
 
 

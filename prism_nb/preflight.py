@@ -12,6 +12,8 @@ from prism_nb.plans.synthesis import method_batches, watched_networks
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.teacher import require_bn, require_conv
 
+_MOST_REAL = 100_000
+
 
 def preflight(settings: Settings) -> ImageDataset:
     """Try out dataset, networks and counts of a run without training anything.
@@ -100,6 +102,13 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
 
 
 def _check_counts(settings: Settings, dataset: ImageDataset) -> None:
+    real = len(dataset.labels("train"))
+    if settings.ceiling and real > _MOST_REAL:
+        raise UsageError(
+            f"ceiling: {dataset.name} has {real} training images, more than the {_MOST_REAL} that "
+            "students are trained on here, all in memory; take the published accuracy of the "
+            "student instead, and set ceiling to false"
+        )
     images = len(dataset.classes) * settings.ipc
     if images < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")

@@ -45,7 +45,16 @@ _DECIDES: dict[type[Strict], tuple[str, ...]] = {
 }
 # More may be asked of a run at any time: these add units, or, for the two that name networks to
 # measure with, have the quick diversity units made again. Recipes are compared method by method.
-_EXTENDS = {"methods", "students", "student_seeds", "observers", "feature_networks", "recipes"}
+_EXTENDS = {
+    "methods",
+    "students",
+    "student_seeds",
+    "treatments",
+    "ceiling",
+    "observers",
+    "feature_networks",
+    "recipes",
+}
 
 
 @dataclass(frozen=True)

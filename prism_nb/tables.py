@@ -12,6 +12,7 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.squeeze import network_units
 from prism_nb.run import Run
 from prism_nb.teachers.selection import Draws
+from prism_nb.units import Unit
 
 
 def method_title(run: Run, method: str) -> str:
@@ -169,19 +170,33 @@ def label_table(run: Run) -> pd.DataFrame:
 
 
 def student_table(run: Run) -> pd.DataFrame:
-    """Return one row per trained student: method, student, seed, last and best top-1 in [0, 1]."""
+    """Return one row per student trained by the run's protocol.
+
+    Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
+    """
+    frame = treatment_records(run)
+    return frame[frame["treatment"] == "protocol"].drop(columns="treatment").reset_index(drop=True)
+
+
+def protocol_units(run: Run) -> list[Unit]:
+    """Return the students that are taught by the run's protocol, without other treatments."""
+    return [u for u in stage_units(run, "evaluation") if u.key["treatment"] == "protocol"]
+
+
+def treatment_records(run: Run) -> pd.DataFrame:
+    """Return the columns of `student_table`, and the treatment, for every trained student."""
     rows = []
     for unit in stage_units(run, "evaluation"):
         record = run.record(unit)
-        key = {name: unit.key[name] for name in ("method", "student", "seed")}
-        rows.append({**key, "last": record["last"], "best": record["best"]})
+        key = {name: unit.key[name] for name in ("method", "treatment", "student", "seed")}
+        rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
     return pd.DataFrame(rows)
 
 
 def learning_table(run: Run) -> pd.DataFrame:
-    """Return the learning curves: method, student, seed, epoch, loss, top1."""
+    """Return the learning curves by the run's protocol: method, student, seed, epoch, top1..."""
     parts = []
-    for unit in stage_units(run, "evaluation"):
+    for unit in protocol_units(run):
         frame = pd.read_csv(run.file(f"{unit.key['folder']}/metrics.csv"))
         parts.append(frame.assign(**{k: unit.key[k] for k in ("method", "student", "seed")}))
     return pd.concat(parts, ignore_index=True)
@@ -196,6 +211,7 @@ def accuracy_table(run: Run) -> pd.DataFrame:
             "mean": 100 * grouped["last"].mean(),
             "std": 100 * grouped["last"].std(),
             "best epoch": 100 * grouped["best"].mean(),
+            "top-5": 100 * grouped["top5"].mean(),
             "seeds": grouped["last"].count(),
         }
     )
@@ -210,7 +226,7 @@ def answer_table(run: Run) -> pd.DataFrame:
         title = method_title(run, method)
         mine = accuracies[accuracies["method"] == method]
         cells = {
-            f"{row.student} %": _mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
+            f"{row.student} %": mean_std(row.mean, row.std) for row in mine.itertuples(index=False)
         }
         measured = diversity.loc[[method]]
         rows.append(
@@ -240,7 +256,8 @@ def _teams(teams: list[list[str]]) -> str:
     return f"{len(teams)} draws, {mean:.1f} networks on average"
 
 
-def _mean_std(mean: float, std: float) -> str:
+def mean_std(mean: float, std: float) -> str:
+    """Return a mean and its deviation for people; the mean alone where there is one value."""
     return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
 
 

@@ -17,6 +17,38 @@ from prism_nb.run import Run
 REFERENCE_TAG = "reference"  # of `data.subset.random_real`
 
 
+class Resident:
+    """Images that stay on a device as bytes, and are canonical where one looks at them.
+
+    Bytes take a quarter of the memory: IPC 50 of ImageNet-1K is 7.5 GB, once per process.
+
+    Args:
+        pixels: uint8 [N, 3, S, S].
+        dataset: Whose pixel space is meant.
+    """
+
+    def __init__(self, pixels: Tensor, dataset: ImageDataset) -> None:
+        self._pixels, self._dataset = pixels, dataset
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return some images, canonical float32 [n, 3, S, S]."""
+        return self._dataset.canonical(self._pixels[rows])
+
+    def __len__(self) -> int:
+        """Return their number, N."""
+        return len(self._pixels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._pixels.device
+
+    @property
+    def size(self) -> int:
+        """Their side, in pixels."""
+        return self._pixels.shape[-1]
+
+
 def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Read all images of a method, class by class and slot by slot.
 

@@ -11,11 +11,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prism_nb import files
+from prism_nb.artifacts.codecs import decode, encode
 from prism_nb.artifacts.views import Views
+from prism_nb.config import digest
+from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError
+from prism_nb.plans.labels import label_path, label_unit
 from prism_nb.run import Run
 
-_FORMAT = "prism-nb labels 1"
+_FORMAT = "prism-nb labels 2"
 
 
 @dataclass(frozen=True)
@@ -24,63 +28,92 @@ class EpochLabels:
 
     Attributes:
         views: One view per image.
-        logits: Soft label logits, fp16 [N, classes].
+        logits: Soft label logits [N, classes]; None where the true classes are the labels.
     """
 
     views: Views
-    logits: Tensor
+    logits: Tensor | None
 
 
-def label_path(method: str, epoch: int) -> str:
-    """Return where an epoch's labels lie in a run."""
-    return f"labels/{method}/epoch_{epoch:04d}.safetensors"
+class LabelStore:
+    """The label files of one method's images.
 
+    Each file names what it was made from: settings, networks, the images' hashes and the order of
+    the classes. So labels of other images, or of classes in another order, are never read.
 
-def save_epoch(run: Run, method: str, epoch: int, labels: EpochLabels, *, binding: str) -> str:
-    """Write an epoch's labels and return their path; `binding` is what they depend on."""
-    path = label_path(method, epoch)
-    tensors = {**labels.views.tensors(), "logits": labels.logits.to(torch.float16)}
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    content = safetensors.torch.save(tensors, metadata=_metadata(binding, tensors))
-    files.write_bytes(run.file(path), content)
-    return path
-
-
-def has_epoch(run: Run, method: str, epoch: int, *, binding: str) -> bool:
-    """Return whether an epoch's labels are there, whole and of the same binding."""
-    try:
-        with safe_open(run.file(label_path(method, epoch)), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return False
-    return metadata == _metadata(binding, tensors)
-
-
-def _metadata(binding: str, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Return a label file's own marker: what it depends on, and a digest of what it says.
-
-    One entry only, since safetensors writes several in an order that changes from call to call,
-    and equal labels must be equal files.
+    Args:
+        run: The run.
+        method: The method.
     """
-    hashed = hashlib.sha256()
-    for name in sorted(tensors):
-        hashed.update(name.encode())
-        hashed.update(tensors[name].numpy().tobytes())
-    return {_FORMAT: f"{binding} {hashed.hexdigest()}"}
 
+    def __init__(self, run: Run, method: str) -> None:
+        self._run, self._method = run, method
+        self._classes = len(open_dataset(run.settings).classes)
+        unit = label_unit(run, method, self._classes)
+        self._source = digest([unit.binding, run.content(unit.inputs), run.read_classes()])
 
-def load_epoch(run: Run, method: str, epoch: int, device: torch.device) -> EpochLabels:
-    """Read an epoch's labels onto a device.
+    def save(self, epoch: int, labels: EpochLabels) -> None:
+        """Write an epoch's labels, as the run's `label_format` says."""
+        if labels.logits is None:
+            raise ValueError("only soft labels are stored")
+        settings = self._run.settings
+        logits = encode(labels.logits, settings.label_format, top_k=settings.label_top_k)
+        tensors = {**labels.views.tensors(), **logits}
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        content = safetensors.torch.save(tensors, metadata=self._metadata(tensors))
+        files.write_bytes(self._run.file(label_path(self._method, epoch)), content)
 
-    Raises:
-        PrismError: The file is missing or damaged.
-    """
-    path = run.file(label_path(method, epoch))
-    try:
-        tensors = safetensors.torch.load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise PrismError(
-            f"labels {path} cannot be read: {error}; run the labels stage again"
-        ) from None
-    return EpochLabels(Views.from_tensors(tensors), tensors["logits"])
+    def has(self, epoch: int) -> bool:
+        """Return whether an epoch's labels are there, whole and made from the same."""
+        try:
+            with safe_open(self._run.file(label_path(self._method, epoch)), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return False
+        return metadata == self._metadata(tensors)
+
+    def load(self, epoch: int, device: torch.device, *, count: int) -> EpochLabels:
+        """Read an epoch's labels onto a device.
+
+        Args:
+            epoch: The epoch.
+            device: Where to.
+            count: Number of images that they must be of.
+
+        Raises:
+            PrismError: The file is missing or damaged, or was made from something else.
+        """
+        path = self._run.file(label_path(self._method, epoch))
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                made_from = (file.metadata() or {}).get(_FORMAT, "").partition(" ")[0]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            labels = EpochLabels(Views.from_tensors(tensors), decode(tensors, self._classes))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise PrismError(
+                f"labels {path} cannot be read: {error}; run the labels stage again"
+            ) from None
+        if made_from != self._source:
+            raise PrismError(
+                f"labels {path} were made from other images, networks, settings or an order of "
+                "classes that is not the run's; run the labels stage again"
+            )
+        if len(tensors["crop"]) != count:
+            raise PrismError(
+                f"labels {path} are of {len(tensors['crop'])} images, but there are {count}; run "
+                "the labels stage again"
+            )
+        return labels
+
+    def _metadata(self, tensors: dict[str, Tensor]) -> dict[str, str]:
+        """Return a file's own marker: what it was made from, and a digest of what it says.
+
+        One entry only, since safetensors writes several in an order that changes from call to
+        call, and equal labels must be equal files.
+        """
+        hashed = hashlib.sha256()
+        for name in sorted(tensors):
+            hashed.update(name.encode())
+            hashed.update(tensors[name].numpy().tobytes())
+        return {_FORMAT: f"{self._source} {hashed.hexdigest()}"}

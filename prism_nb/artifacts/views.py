@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,14 +22,25 @@ class Views:
     Attributes:
         crop: Top, left, height and width in pixels, int16 [N, 4].
         flip: Whether the view is mirrored, bool [N].
-        partner: Index of the image whose view is pasted in, int32 [N].
-        box: Top, left, height and width of the pasted part, int16 [N, 4]; height 0: none.
+        partner: Index of the image whose view is mixed in, int32 [N].
+        box: Top, left, height and width of what is pasted (CutMix), int16 [N, 4]; height 0: none.
+        ratio: How much of the whole view is blended in (MixUp), float32 [N] in [0, 1].
     """
 
     crop: Tensor
     flip: Tensor
     partner: Tensor
     box: Tensor
+    ratio: Tensor
+
+    def share(self, size: int) -> Tensor:
+        """Return how much of each view of a side is the partner's, float32 [N] in [0, 1]."""
+        pasted = self.box[:, 2].float() * self.box[:, 3].float() / size**2
+        return torch.maximum(pasted, self.ratio)
+
+    def rows(self, rows: Tensor) -> Views:
+        """Return the views of some images alone."""
+        return Views(*(value[rows] for value in vars(self).values()))
 
     def to(self, device: torch.device) -> Views:
         """Return the views on a device."""
@@ -41,14 +53,14 @@ class Views:
             "flip": self.flip.to(torch.uint8),
             "partner": self.partner,
             "box": self.box,
+            "ratio": self.ratio,
         }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Views:
         """Undo `tensors`."""
-        return cls(
-            tensors["crop"], tensors["flip"].to(torch.bool), tensors["partner"], tensors["box"]
-        )
+        fields = {name: tensors[name] for name in ("crop", "partner", "box", "ratio")}
+        return cls(flip=tensors["flip"].to(torch.bool), **fields)
 
 
 def epoch_views(settings: Settings, count: int, epoch: int, device: torch.device) -> Views:
@@ -75,18 +87,34 @@ def draw_views(
         size: Their side, in pixels.
         crop_min: Smallest share of the area that a crop may have, in (0, 1].
         flip: Whether half of the views are mirrored.
-        mix: `cutmix` (Yun et al. 2019, ratio uniform, as Beta(1, 1)) or `none`.
+        mix: `cutmix` (Yun et al. 2019) or `mixup` (Zhang et al. 2018), each with a uniform ratio,
+            as Beta(1, 1), or `none`.
         generator: Decides everything.
     """
     crops = [draw_crop(size, crop_min, generator) for _ in range(count)]
     mirrored = torch.rand(count, generator=generator) < 0.5
     partners = torch.randperm(count, generator=generator)
     boxes = [draw_box(size, generator) if mix == "cutmix" else (0, 0, 0, 0) for _ in range(count)]
+    blended = torch.rand(count, generator=generator) if mix == "mixup" else torch.zeros(count)
     return Views(
         crop=torch.tensor(crops, dtype=torch.int16),
         flip=mirrored & flip,
         partner=partners.to(torch.int32),
         box=torch.tensor(boxes, dtype=torch.int16),
+        ratio=blended,
+    )
+
+
+def plain_views(count: int, size: int, device: torch.device) -> Views:
+    """Return the views that show each image as it is; partners are drawn but not shown."""
+    partners = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    whole = torch.tensor([0, 0, size, size], dtype=torch.int16, device=device)
+    return Views(
+        crop=whole.repeat(count, 1),
+        flip=torch.zeros(count, dtype=torch.bool, device=device),
+        partner=partners.to(device, torch.int32),
+        box=torch.zeros(count, 4, dtype=torch.int16, device=device),
+        ratio=torch.zeros(count, device=device),
     )
 
 
@@ -99,13 +127,23 @@ def draw_box(size: int, generator: torch.Generator) -> tuple[int, int, int, int]
     return top, left, bottom - top, right - left
 
 
-def render(images: Tensor, views: Views, rows: Tensor) -> Tensor:
+class ImageSet(Protocol):
+    """What views are taken of: a tensor of canonical images, or what answers like one."""
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return some images, canonical [n, 3, S, S]."""
+
+    def __len__(self) -> int:
+        """Return their number, N."""
+
+
+def render(images: ImageSet, views: Views, rows: Tensor) -> Tensor:
     """Replay the views of some images.
 
     A row's result depends on nothing but its own view and its partner's: not on the batch.
 
     Args:
-        images: The whole set, canonical, [N, 3, S, S].
+        images: The whole set.
         views: The views of the set, on the same device.
         rows: Indices of the images wanted, int64 [n].
 
@@ -115,7 +153,17 @@ def render(images: Tensor, views: Views, rows: Tensor) -> Tensor:
     partners = views.partner[rows].long()
     own = _crop(images[rows], views.crop[rows], views.flip[rows])
     other = _crop(images[partners], views.crop[partners], views.flip[partners])
-    return torch.where(_inside(views.box[rows], images.shape[-1])[:, None], other, own)
+    pasted = _inside(views.box[rows], own.shape[-1])
+    share = torch.maximum(pasted.to(own.dtype), views.ratio[rows, None, None].to(own.dtype))
+    return torch.lerp(own, other, share[:, None])  # exact where the share is 0 or 1
+
+
+def in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Cut rows into batches; a last one of one, which batch norm cannot take, joins another."""
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _crop(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import epoch_views
+from prism_nb.config import REFERENCE
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
-from prism_nb.evaluation.student import new_student, train_epoch
+from prism_nb.evaluation.student import Pupil, train_epoch
 from prism_nb.evaluation.work import curriculum
 from prism_nb.run import Run
 from prism_nb.units import Unit
@@ -19,12 +20,22 @@ _STEPS = 3  # timed together
 
 
 def unit_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds that each unit will take, from the cost of its student."""
-    known = {n: _student_seconds(run, n) for n in dict.fromkeys(u.key["student"] for u in units)}
-    return [known[u.key["student"]] for u in units]
+    """Return the seconds that each unit will take, from the costs of its student."""
+    costs = {n: _student_costs(run, n) for n in dict.fromkeys(u.key["student"] for u in units)}
+    return [_seconds(run, unit, *costs[unit.key["student"]]) for unit in units]
 
 
-def _student_seconds(run: Run, name: str) -> float:
+def _seconds(run: Run, unit: Unit, train: float, judge: float) -> float:
+    """Return a unit's seconds from those that an image takes to be learned from, or judged."""
+    settings, dataset = run.settings, open_dataset(run.settings)
+    real = unit.key["method"] == REFERENCE
+    count = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    return train * count * settings.epochs + judge * len(dataset.labels("val")) * evaluations
+
+
+def _student_costs(run: Run, name: str) -> tuple[float, float]:
+    """Return the seconds that a student takes to learn from an image, and to judge one."""
     settings, dataset = run.settings, open_dataset(run.settings)
     device, plan = choose_device(settings.device), curriculum(run.settings, 0)
     size, classes = dataset.image_size, len(dataset.classes)
@@ -37,13 +48,9 @@ def _student_seconds(run: Run, name: str) -> float:
             torch.zeros(len(images), classes, dtype=torch.float16, device=device),
         )
         targets = torch.zeros(len(images), dtype=torch.int64, device=device)
-        student, optimiser = new_student(name, dataset, plan, device)
-        train = median_seconds(
-            device, lambda: train_epoch(student, optimiser, images, targets, labels, plan)
-        )
-        student.eval()
+        pupil = Pupil(name, dataset, plan, device)
+        train = median_seconds(device, lambda: train_epoch(pupil, images, targets, labels, plan))
+        student = pupil.judged.eval()
         with torch.no_grad():
             judge = median_seconds(device, lambda: student(images))
-    evaluations = -(-plan.epochs // plan.evaluate_every)
-    real = len(dataset.labels("val"))
-    return (train * count * plan.epochs + judge * real * evaluations) / len(images)
+    return train / len(images), judge / len(images)

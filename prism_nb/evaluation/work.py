@@ -10,35 +10,37 @@ import safetensors.torch
 import torch
 
 from prism_nb import files
-from prism_nb.artifacts.images import load_images
-from prism_nb.artifacts.labels import load_epoch
 from prism_nb.backends import OnEvent
-from prism_nb.config import Settings
+from prism_nb.config import Settings, digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
-from prism_nb.evaluation.student import Curriculum, train_student
+from prism_nb.evaluation.checkpoint import Checkpoint
+from prism_nb.evaluation.material import material_of
+from prism_nb.evaluation.student import Curriculum, Row, train_student
+from prism_nb.plans.evaluation import is_hard
 from prism_nb.run import Run
 from prism_nb.units import Unit, unit_seed
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Train one student from one seed on one method's images."""
-    settings, method, folder = run.settings, unit.key["method"], unit.key["folder"]
-    device, dataset = choose_device(settings.device), open_dataset(settings)
+    """Train one student from one seed on one method's images, in one of the treatments."""
+    settings, treatment, folder = run.settings, unit.key["treatment"], unit.key["folder"]
+    device = choose_device(settings.device)
     start = time.monotonic()
-    pixels, classes = load_images(run, method, dataset)
-    student, rows = train_student(
+    checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _source(run, unit))
+    student, rows, verdict = train_student(
         unit.key["student"],
-        dataset,
-        dataset.canonical(pixels.to(device, memory_format=torch.channels_last)),
-        classes.to(device),
-        lambda epoch: load_epoch(run, method, epoch, device),
-        curriculum(settings, unit.key["seed"]),
+        open_dataset(settings),
+        material_of(run, unit.key["method"], treatment, device),
+        curriculum(settings, unit.key["seed"], treatment),
         lambda values: on_event({"event": "step", "unit": unit.name, **values}),
+        checkpoint,
     )
     summary = {
-        "last": rows[-1]["top1"],
+        "last": verdict.top1,
         "best": max(row["top1"] for row in rows),
+        "top5": verdict.top5,
+        "per_class": verdict.per_class,
         "seconds": round(time.monotonic() - start, 3),
         "device": str(device),
     }
@@ -50,27 +52,38 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     for name, content in contents.items():
         files.write_bytes(run.file(f"{folder}/{name}"), content)
     run.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
+    checkpoint.clear()
 
 
-def curriculum(settings: Settings, seed: int) -> Curriculum:
+def curriculum(settings: Settings, seed: int, treatment: str = "protocol") -> Curriculum:
     """Return how a run trains the student of one seed; it is the same for every method."""
     return Curriculum(
-        epochs=settings.label_epochs,
+        epochs=settings.epochs,
         batch=settings.student_batch,
+        optimiser=settings.student_optimiser,
         lr=settings.student_lr,
         weight_decay=settings.student_weight_decay,
+        schedule=settings.student_schedule,
+        loss="ce" if is_hard(settings, treatment) else settings.student_loss,
         hard_weight=settings.hard_weight,
+        temperature=settings.student_temperature,
+        ema=settings.student_ema,
         evaluate_every=settings.evaluate_every,
         seed=unit_seed(settings.replicate_seed, "student", seed),
         precision=settings.student_precision,
     )
 
 
+def _source(run: Run, unit: Unit) -> str:
+    """Return what a training depends on: its settings, images and labels."""
+    return digest([unit.binding, run.content(unit.inputs)])
+
+
 def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.cpu().contiguous() for name, value in student.state_dict().items()}
 
 
-def _csv(rows: list[dict[str, float]]) -> str:
+def _csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

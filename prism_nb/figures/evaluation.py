@@ -66,3 +66,52 @@ def learning_figure(curves: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         x="epoch",
         y="top-1 on held-out real images (%)",
     )
+
+
+def matrix_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
+    """Draw how far each method's images carry over to each student: a square per pair.
+
+    Args:
+        accuracies: The result of `tables.accuracy_table`.
+        titles: How each method is called.
+    """
+    wide = accuracies.pivot_table("mean", "method", "student", sort=False)
+    figure = go.Figure(
+        go.Heatmap(
+            z=wide.to_numpy(),
+            x=list(wide.columns),
+            y=[titles.get(str(method), str(method)) for method in wide.index],
+            text=wide.map(lambda value: f"{value:.1f}").to_numpy(),
+            texttemplate="%{text}",
+            colorscale="Viridis",
+            colorbar={"title": "top-1 %"},
+            hovertemplate="%{y}, %{x}: %{z:.1f} %<extra></extra>",
+        )
+    )
+    styled(figure, title="Methods by students", x="student", y="images of")
+    return figure.update_yaxes(autorange="reversed")
+
+
+def class_figure(classes: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
+    """Draw each class's accuracy, a line of markers per method.
+
+    Args:
+        classes: The result of `scoreboard.class_table`.
+        titles: How each method is called.
+    """
+    figure = go.Figure()
+    for place, (method, values) in enumerate(classes.items()):
+        figure.add_scatter(
+            x=[str(name) for name in classes.index],
+            y=values,
+            mode="lines+markers",
+            name=titles.get(str(method), str(method)),
+            line={"color": colour_of(str(method)), "dash": dash_of(place)},
+            hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+        )
+    return styled(
+        figure,
+        title="What students know of each class (mean over students and seeds)",
+        x="class",
+        y="top-1 on held-out real images (%)",
+    )

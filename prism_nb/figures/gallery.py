@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from prism_nb.artifacts.images import load_images, load_set
-from prism_nb.artifacts.labels import load_epoch
-from prism_nb.artifacts.views import render
+from prism_nb.artifacts.views import epoch_views, render
 from prism_nb.data import open_dataset
 from prism_nb.figures.sheets import contact_sheet
 from prism_nb.run import Run
@@ -39,7 +38,7 @@ def views_sheet(run: Run, method: str, *, epoch: int) -> bytes:
     """
     dataset = open_dataset(run.settings)
     pixels, _ = load_images(run, method, dataset)
-    views = load_epoch(run, method, epoch, torch.device("cpu")).views
+    views = epoch_views(run.settings, len(pixels), epoch, torch.device("cpu"))
     shown = render(dataset.canonical(pixels), views, torch.arange(len(pixels)))
     return _sheet(dataset.bytes_of(shown), classes=len(dataset.classes), size=dataset.image_size)
 

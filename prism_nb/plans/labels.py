@@ -29,6 +29,17 @@ def label_unit(run: Run, method: str, classes: int) -> Unit:
     )
 
 
+def label_path(method: str, epoch: int) -> str:
+    """Return where an epoch's labels lie in a run."""
+    return f"labels/{method}/epoch_{epoch:04d}.safetensors"
+
+
+def label_paths(settings: Settings, method: str) -> list[str]:
+    """Return every label file of a method; none, where labels are not stored."""
+    epochs = settings.label_epochs if settings.labels == "stored" else 0
+    return [label_path(method, epoch) for epoch in range(epochs)]
+
+
 def label_binding(settings: Settings, method: str) -> str:
     """Digest what a method's labels depend on."""
     values = settings.section(LabelSettings)
@@ -37,6 +48,7 @@ def label_binding(settings: Settings, method: str) -> str:
         {
             "images": method_binding(settings, method),
             "settings": values,
+            "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
             "networks": [network_unit(settings, name).binding for name in settings.labellers],
         }
     )

@@ -7,18 +7,24 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb import diversity_tables, files, pipeline, tables
+from prism_nb import diversity_tables, files, pipeline, scoreboard, tables
 from prism_nb.figures.diversity import diversity_figure
-from prism_nb.figures.evaluation import accuracy_figure, learning_figure
+from prism_nb.figures.evaluation import (
+    accuracy_figure,
+    class_figure,
+    learning_figure,
+    matrix_figure,
+)
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
+from prism_nb.protocols import protocol_sentence
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
-_Part = tuple[str, go.Figure | None, pd.DataFrame]
+_Part = tuple[str, go.Figure | None, pd.DataFrame | None]
 _HOW_TO_READ = (
     "Means over the classes; ↑ and ↓ say which way is better, the others are read beside the row "
     "of the real images, as many as there are of each method. Noise is diverse too: density, KID "
@@ -70,6 +76,7 @@ def _content(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         "verdict": verdict(run),
+        "protocol": protocol_sentence(run.settings.plain()),
         "answer": table_markup(tables.answer_table(run)),
         "settings": table_markup(tables.settings_table(run)),
         "environment": run.manifest()["environment"],
@@ -81,13 +88,18 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
-    pool, curves = tables.teacher_table(run), tables.learning_table(run)
+    pool, classes = tables.teacher_table(run), scoreboard.class_table(run)
+    curves = tables.learning_table(run)
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
     sections: list[_Part] = [
         ("What students learned", accuracy_figure(accuracies, titles), accuracies),
         ("How they learned", learning_figure(curves, titles), learned),
+        ("From student to student", matrix_figure(accuracies, titles), None),
+        ("Class by class", class_figure(classes, titles), classes),
+        ("Without soft labels, without augmentation", None, scoreboard.treatment_table(run)),
+        ("DD-Ranking's scores", None, scoreboard.score_table(run)),
     ]
     further: list[_Part] = []
     if len(losses):
@@ -111,7 +123,7 @@ def _diversity(run: Run, titles: dict[str, str]) -> list[Section]:
         table = diversity_tables.space_table(run, str(network))
         found.append(section(title, None, table, _HOW_TO_READ))
         classes = diversity_tables.class_table(group, "cosine", titles)
-        found.append(section("Class by class", diversity_figure(group, titles), classes))
+        found.append(section("Similarity class by class", diversity_figure(group, titles), classes))
     agreement = diversity_tables.agreement_table(run)
     found.append(section("Do the teachers agree?", None, agreement, _AGREEMENT))
     undefined = diversity_tables.undefined_table(run)

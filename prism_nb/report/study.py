@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from prism_nb import files
+from prism_nb.config import EvaluationSettings, LabelSettings
 from prism_nb.errors import PrismError
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.pairs import pair_facets
@@ -118,7 +119,7 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
     shown, cell = _pictured(folder)
     titles = results.titles(folder)
     return {
-        "title": study.title,
+        "title": _title(folder),
         "question": study.question,
         "source": folder.source or folder.path.name,
         "answer": table_markup(answer_table(folder, means, pairs)),
@@ -135,6 +136,16 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
         f"and {len(folder.searches)} searched in",
         "spec": write_yaml(study.plain()),
     }
+
+
+def _title(folder: StudyFolder) -> str:
+    """Return the study's title; it says so where scenarios label or teach in different ways."""
+    ways = [
+        cell.settings.section(LabelSettings, EvaluationSettings)
+        for cell in folder.scenarios.values()
+    ]
+    mixed = any(way != ways[0] for way in ways)
+    return f"{folder.study.title} (protocols differ)" if mixed else folder.study.title
 
 
 def _pictured(folder: StudyFolder) -> tuple[str, Cell]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from prism_nb.config import project_root, with_recipe_files
+from prism_nb.config import project_root, spelled_out
 from prism_nb.errors import UsageError, suggest
 from prism_nb.run import check_name
 from prism_nb.strict import Strict, read_mapping
@@ -120,5 +120,5 @@ def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(preset, str) and Path(preset).suffix in {".yaml", ".yml"}:
         found["preset"] = str(folder / preset)
     if isinstance(values.get("settings"), dict):
-        found["settings"] = with_recipe_files(values["settings"], folder)
+        found["settings"] = spelled_out(values["settings"], folder)
     return found

@@ -56,7 +56,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set ipc=0", "ipc: ", "greater than or equal to 1, got 0"),
         ("run q --set squeeze_lr=010", "squeeze_lr: ", "valid number, got '010'"),
         ("run q --set label_flip=on", "label_flip: ", "valid boolean, got 'on'"),
-        ("run q --set label_mix=mixup", "label_mix: ", "'cutmix' or 'none', got 'mixup'"),
+        (
+            "run q --set label_mix=mosaic",
+            "label_mix: ",
+            "'cutmix', 'mixup' or 'none', got 'mosaic'",
+        ),
         ("run q --set teachers=test_resnet", "teachers: ", "valid list, got 'test_resnet'"),
         ("run q --set ipc", "--set 'ipc'", "write name=value, e.g. --set ipc=5"),
         ("plan q --set =5", "--set '=5'", "write name=value"),

@@ -19,6 +19,7 @@ from prism_nb.config import (
     LabelSettings,
     MachineSettings,
     PoolSettings,
+    ProtocolSettings,
     Settings,
     SqueezeSettings,
     SynthesisSettings,
@@ -29,6 +30,7 @@ from prism_nb.config import (
     parse_assignments,
 )
 from prism_nb.errors import UsageError
+from prism_nb.protocols import departures, protocol_names, protocol_values, protocol_words
 from prism_nb.strict import Strict, read_yaml, write_yaml
 
 _CLONE = Path(__file__).resolve().parents[2]
@@ -41,6 +43,7 @@ _GROUPS: tuple[type[Strict], ...] = (
     LabelSettings,
     DiversitySettings,
     EvaluationSettings,
+    ProtocolSettings,
     MachineSettings,
 )
 
@@ -142,7 +145,10 @@ def test_misspelt_setting_is_refused_with_the_nearest(wrong: str, right: str) ->
         ({"squeeze_lr": "fast"}, "squeeze_lr: Input should be a valid number, got 'fast'"),
         ({"squeeze_lr": 0.0}, "squeeze_lr: Input should be greater than 0, got 0.0"),
         ({"label_flip": 1}, "label_flip: Input should be a valid boolean, got 1"),
-        ({"label_mix": "mixup"}, "label_mix: Input should be 'cutmix' or 'none', got 'mixup'"),
+        (
+            {"label_mix": "mosaic"},
+            "label_mix: Input should be 'cutmix', 'mixup' or 'none', got 'mosaic'",
+        ),
         ({"label_crop_min": 1.5}, "label_crop_min: Input should be less than or equal to 1"),
         ({"teachers": "test_resnet"}, "teachers: Input should be a valid list"),
         ({"teachers": [1]}, "teachers.0: Input should be a valid string, got 1"),
@@ -542,3 +548,63 @@ def test_two_recipe_files_of_one_name_are_refused(tmp_path: Path) -> None:
         file.write_text(f"base: prism\nbn_slots: {place}\n")
     with pytest.raises(UsageError, match="two recipe files are called 'mine'"):
         add_recipes("digits_quick", {}, files)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": "hard"}, "'mse_ce' does not go with labels 'hard'; hard labels take ce"),
+        ({"student_loss": "ce"}, "'ce' does not go with labels 'stored'"),
+        ({"student_epochs": 11}, "11 is more than the 10 epochs of labels; raise label_epochs"),
+        ({"treatments": ["hart"]}, "treatments: 'hart' is none; did you mean 'hard'"),
+        ({"treatments": []}, "treatments: '' is none"),
+        ({"treatments": ["hard", "hard"]}, "treatments: hard is named twice"),
+        ({"protocol": "sre2"}, "unknown protocol 'sre2'; did you mean 'sre2l'"),
+        ({"protocol": 3}, "protocol: a name is needed, got 3"),
+        (
+            {"label_ensemble": "primary_half", "label_teachers": ["test_coatnet"]},
+            "primary_half needs the primary among label_teachers",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_learned_from_are_refused(
+    changes: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(changes)
+
+
+def test_students_may_train_for_longer_where_no_epoch_is_stored_or_may_be_used_again() -> None:
+    assert load_settings("digits_quick", {"student_epochs": 11, "labels": "online"}).epochs == 11
+    assert load_settings("digits_quick", {"student_epochs": 11, "label_reuse": True}).epochs == 11
+    assert load_settings("digits_quick", {"student_epochs": 3}).epochs == 3
+    assert load_settings("digits_quick").epochs == 10
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_a_protocol_stands_for_its_values_below_ones_own(name: str) -> None:
+    settings = load_settings("digits_quick", {"protocol": name, "student_batch": 7})
+    expected = {**protocol_values(name), "student_batch": 7}
+    plain = settings.plain()
+    assert {key: plain[key] for key in expected} == expected
+    batch = protocol_values(name)["student_batch"]
+    assert departures(plain) == {"student_batch": (7, batch)}
+    assert protocol_words(name).keys() == {"title", "paper"}
+
+
+def test_protocols_differ_where_the_papers_do() -> None:
+    values = {name: protocol_values(name) for name in protocol_names()}
+    assert set(values) == {"cda", "edc", "fair", "gvbsm", "prism", "rded", "sre2l"}
+    assert values["fair"] == values["prism"]
+    assert [values[n]["student_batch"] for n in ("prism", "sre2l", "cda", "rded", "edc")] == [
+        50, 1024, 128, 100, 100,
+    ]  # fmt: skip
+    assert {n for n, v in values.items() if v["student_loss"] == "kl"} == {"sre2l", "cda", "rded"}
+    assert {n for n, v in values.items() if v["label_crop_min"] == 0.5} == {"rded", "edc"}
+    assert values["edc"]["hard_weight"] == 0.025
+
+
+def test_the_defaults_are_the_fair_protocol() -> None:
+    plain = load_settings("digits_quick").plain()
+    fields = Settings.model_fields
+    assert plain["protocol"] == "fair"
+    assert all(fields[name].default == value for name, value in protocol_values("fair").items())

@@ -1,99 +1,183 @@
-"""The protocol: schedule, loss, weight decay, and a student that repeats."""
+"""A student repeats from its seed, goes on where it was interrupted, and learns in every way."""
 
-import math
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prism_nb.artifacts.labels import EpochLabels
-from prism_nb.artifacts.views import draw_views
+from prism_nb.artifacts.views import draw_views, in_batches
 from prism_nb.data.digits import Digits
-from prism_nb.evaluation.protocol import learning_rate_factor, parameter_groups, student_loss
-from prism_nb.evaluation.student import Curriculum, _batches, train_student
+from prism_nb.errors import PrismError
+from prism_nb.evaluation.checkpoint import Checkpoint
+from prism_nb.evaluation.material import Material
+from prism_nb.evaluation.student import Curriculum, Pupil, Row, train_student
 
-
-@pytest.mark.parametrize(
-    ("epoch", "factor"),
-    [(0, 1.0), (100, 0.957), (200, 0.835), (250, 0.750), (251, 0.1225), (299, 0.0025)],
+PLAN = Curriculum(
+    epochs=12,
+    batch=25,
+    optimiser="adamw",
+    lr=5e-3,
+    weight_decay=0.01,
+    schedule="slow_drop",
+    loss="mse_ce",
+    hard_weight=0.1,
+    temperature=2.0,
+    ema=0.0,
+    evaluate_every=4,
+    seed=1,
 )
-def test_the_schedule_has_the_published_values(epoch: int, factor: float) -> None:
-    assert learning_rate_factor(epoch, 300) == pytest.approx(factor, abs=6e-4)
-
-
-def test_the_loss_is_mse_plus_a_share_of_cross_entropy() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    soft, classes = torch.randn(3, 4, dtype=torch.float64), torch.tensor([2, 0, 3])
-    rows, targets = logits.tolist(), soft.tolist()
-    mse = sum(
-        (a - b) ** 2 for r, t in zip(rows, targets, strict=True) for a, b in zip(r, t, strict=True)
-    )
-    ce = sum(
-        math.log(sum(math.exp(v) for v in r)) - r[c] for r, c in zip(rows, classes, strict=True)
-    )
-    loss = student_loss(logits, soft, classes, hard_weight=0.1)
-    assert loss.item() == pytest.approx(mse / 12 + 0.1 * ce / 3)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    one_hot = torch.eye(4, dtype=torch.float64)[classes]
-    expected = 2 * (logits - soft) / 12 + 0.1 * (logits.softmax(1) - one_hot) / 3
-    assert torch.allclose(gradient, expected)
-
-
-def test_vectors_do_not_decay() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decaying, still = parameter_groups(network, weight_decay=0.01)
-    assert (decaying["weight_decay"], still["weight_decay"]) == (0.01, 0.0)
-    assert [p.ndim for p in decaying["params"]] == [4, 2]
-    assert [p.ndim for p in still["params"]] == [1, 1, 1, 1]
 
 
 def test_batches_hold_every_image_and_no_single_one() -> None:
     for count, size in ((51, 50), (50, 50), (100, 33), (2, 50), (7, 2)):
-        parts = _batches(count, size)
+        parts = in_batches(torch.randperm(count), size)
         assert sorted(torch.cat(parts).tolist()) == list(range(count))
         assert all(len(part) > 1 for part in parts)
 
 
-def labels_of(images: Tensor, classes: Tensor) -> EpochLabels:
-    views = draw_views(
-        len(images),
-        32,
-        crop_min=0.8,
-        flip=False,
-        mix="none",
-        generator=torch.Generator().manual_seed(0),
-    )
-    return EpochLabels(views, torch.eye(10)[classes] * 8)
-
-
-def train(seed: int, precision: str = "fp32") -> tuple[nn.Module, list[dict[str, float]]]:
+def material(*, hard: bool = False) -> Material:
     digits = Digits(32)
     places = [int(p) for c in range(10) for p in digits.of_class("train", c)[:10]]
     images = digits.canonical(digits.images("train", places))
     classes = torch.arange(10).repeat_interleave(10)
-    labels = labels_of(images, classes)
-    plan = Curriculum(12, 25, 5e-3, 0.01, 0.1, 4, seed, precision)
-    return train_student(
-        "test_byobnet", digits, images, classes, lambda e: labels, plan, lambda v: None
-    )
+
+    def labels_of(epoch: int) -> EpochLabels:
+        generator = torch.Generator().manual_seed(epoch)
+        views = draw_views(100, 32, crop_min=0.8, flip=False, mix="none", generator=generator)
+        return EpochLabels(views, None if hard else torch.eye(10)[classes] * 8)
+
+    return Material(images, classes, labels_of)
+
+
+def train(
+    plan: Curriculum = PLAN,
+    *,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda values: None,
+) -> tuple[nn.Module, list[Row]]:
+    taught = material(hard=plan.loss == "ce")
+    name, digits = "test_byobnet", Digits(32)
+    student, rows, verdict = train_student(name, digits, taught, plan, on_epoch, checkpoint)
+    assert verdict.top1 == rows[-1]["top1"] <= verdict.top5 == rows[-1]["top5"]
+    return student, rows
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
 
 
 def test_a_student_learns_and_repeats_from_its_seed() -> None:
     state = torch.random.get_rng_state()
-    first, rows = train(seed=1)
-    again, rows_again = train(seed=1)
-    _, other = train(seed=2)
+    first, rows = train()
+    again, rows_again = train()
+    _, other = train(replace(PLAN, seed=2))
     assert torch.equal(state, torch.random.get_rng_state())
     assert [row["epoch"] for row in rows] == [4, 8, 12]
     assert rows[-1]["top1"] > 0.5
     assert rows == rows_again != other
-    pairs = zip(first.state_dict().values(), again.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    assert equal(first, again)
 
 
-def test_a_student_learns_in_half_precision_with_weights_in_full() -> None:
-    student, rows = train(seed=1, precision="bf16")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "kl"},
+        {"loss": "ce"},
+        {"optimiser": "sgd", "lr": 0.05, "loss": "ce"},
+        {"ema": 0.8},
+        {"schedule": "cosine"},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
+    student, rows = train(replace(PLAN, **changes))
     assert all(weight.dtype == torch.float32 for weight in student.parameters())
     assert rows[-1]["top1"] > 0.5
-    assert rows != train(seed=1)[1]
+    assert rows != train()[1]
+
+
+class _Killed(Exception):  # noqa: N818
+    """Stands for a signal that ends a process."""
+
+
+def interrupted(plan: Curriculum, path: Path, *, after: int) -> None:
+    """Train until an epoch has passed, and be killed in the next."""
+
+    def die(values: dict[str, Any]) -> None:
+        if values["step"] > after:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(plan, checkpoint=Checkpoint(path, "same", every=0), on_epoch=die)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0.9}, {"optimiser": "sgd", "lr": 0.05, "loss": "ce"}], ids=str
+)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plan, path = replace(PLAN, **changes), tmp_path / "checkpoint.safetensors"
+    undisturbed, rows = train(plan)
+    for after in (3, 9):
+        interrupted(plan, path, after=after)
+        assert path.exists()
+    steps: list[int] = []
+    student, found = train(
+        plan,
+        checkpoint=Checkpoint(path, "same", every=0),
+        on_epoch=lambda values: steps.append(values["step"]),
+    )
+    assert steps == [10, 11, 12]
+    assert found == rows
+    assert equal(student, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["other", "torn", "empty"])
+def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    interrupted(PLAN, path, after=5)
+    if damage != "other":
+        path.write_bytes(path.read_bytes()[:-50] if damage == "torn" else b"")
+    steps: list[int] = []
+    binding = "other" if damage == "other" else "same"
+    train(
+        checkpoint=Checkpoint(path, binding), on_epoch=lambda values: steps.append(values["step"])
+    )
+    assert steps == list(range(1, 13))
+
+
+def test_a_checkpoint_waits_for_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    train(replace(PLAN, epochs=2), checkpoint=Checkpoint(path, "same", every=3600))
+    assert not path.exists()
+    Checkpoint(path, "same").clear()
+
+
+def test_the_averaged_copy_follows_by_its_decay() -> None:
+    torch.manual_seed(0)
+    pupil = Pupil("test_byobnet", Digits(32), replace(PLAN, ema=0.9), torch.device("cpu"))
+    images = torch.randn(8, 3, 32, 32)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(3):
+        pupil.step(pupil.student(images).square().mean())
+        for name, value in pupil.student.named_parameters():
+            new = value.detach().double()
+            expected[name] = new if step == 0 else 0.9 * expected[name] + 0.1 * new
+    for name, value in pupil.judged.named_parameters():
+        assert torch.allclose(value.double(), expected[name], atol=1e-5)
+    assert not equal(pupil.judged, pupil.student)
+
+
+def test_a_diverging_student_is_named() -> None:
+    with pytest.raises(PrismError, match="test_byobnet diverged in epoch 1; lower student_lr"):
+        train(replace(PLAN, optimiser="sgd", lr=1e30))

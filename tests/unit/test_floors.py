@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "prism_nb"
 
 FLOORS: list[set[str]] = [
-    {"errors", "strict", "recipes", "config", "files", "units", "provenance", "run", "plans"},
+    {
+        "errors",
+        "strict",
+        "recipes",
+        "protocols",
+        "config",
+        "files",
+        "units",
+        "provenance",
+        "run",
+        "plans",
+    },
     {"device", "data", "backends"},
     {"teachers", "artifacts"},
     {"synthesis", "labels", "diversity", "evaluation"},
@@ -21,6 +32,7 @@ FLOORS: list[set[str]] = [
         "progress",
         "tables",
         "diversity_tables",
+        "scoreboard",
         "figures",
         "widgets",
         "report",

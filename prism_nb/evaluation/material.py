@@ -1,0 +1,81 @@
+"""What a student is taught from: images, their classes, and what each epoch says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from prism_nb.artifacts.images import Resident, load_images
+from prism_nb.artifacts.labels import EpochLabels, LabelStore
+from prism_nb.artifacts.views import ImageSet, Views, epoch_views, plain_views
+from prism_nb.config import REFERENCE, Settings
+from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.plans.evaluation import is_hard, is_plain
+from prism_nb.run import Run
+from prism_nb.teachers.labeller import load_labeller
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a student is taught from.
+
+    Attributes:
+        images: Images, N of them, on the device to train on.
+        classes: Their classes, int64 [N], there too.
+        labels_of: Returns the views and labels of an epoch, there too.
+    """
+
+    images: ImageSet
+    classes: Tensor
+    labels_of: Callable[[int], EpochLabels]
+
+
+def material_of(run: Run, method: str, treatment: str, device: torch.device) -> Material:
+    """Return a method's images, or all real ones under `REFERENCE`, and the labels to learn from.
+
+    Args:
+        run: The run.
+        method: The method, or `REFERENCE`.
+        treatment: One of `config.TREATMENTS`.
+        device: Where to.
+    """
+    dataset = open_dataset(run.settings)
+    real = method == REFERENCE
+    pixels, classes = _all_real(dataset) if real else load_images(run, method, dataset)
+    pixels = pixels.to(device, memory_format=torch.channels_last)
+    images = Resident(pixels, dataset)
+    return Material(images, classes.to(device), _labels(run, method, treatment, images))
+
+
+def _all_real(dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    labels = torch.from_numpy(dataset.labels("train"))
+    return dataset.images("train", range(len(labels))), labels
+
+
+def _labels(
+    run: Run, method: str, treatment: str, images: Resident
+) -> Callable[[int], EpochLabels]:
+    """Return where an epoch's views and labels come from."""
+    settings, plain = run.settings, is_plain(treatment)
+    views_of = partial(_views, settings, images, plain=plain)
+    if is_hard(settings, treatment):
+        return lambda epoch: EpochLabels(views_of(epoch), None)
+    if plain:
+        views = views_of(0)
+        same = EpochLabels(views, load_labeller(run)(images, views))
+        return lambda epoch: same
+    if settings.labels == "online":
+        labeller = load_labeller(run)
+        return lambda epoch: EpochLabels(views_of(epoch), labeller(images, views_of(epoch)))
+    store, count = LabelStore(run, method), len(images)
+    return lambda epoch: store.load(epoch % settings.label_epochs, images.device, count=count)
+
+
+def _views(settings: Settings, images: Resident, epoch: int, *, plain: bool) -> Views:
+    if plain:
+        return plain_views(len(images), images.size, images.device)
+    return epoch_views(settings, len(images), epoch, images.device)

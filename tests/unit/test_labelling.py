@@ -1,0 +1,293 @@
+"""Labels of a small run: stored, made while students learn, and what refuses to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_teachers import teacher_of
+from torch import Tensor
+
+from prism_nb import files, pipeline
+from prism_nb.artifacts.images import Resident
+from prism_nb.artifacts.labels import EpochLabels, LabelStore
+from prism_nb.artifacts.views import epoch_views, plain_views, render
+from prism_nb.config import Settings, load_settings
+from prism_nb.data import open_dataset
+from prism_nb.errors import PrismError
+from prism_nb.evaluation.material import material_of
+from prism_nb.plans.labels import label_path, label_paths, label_unit
+from prism_nb.run import Run
+from prism_nb.teachers.labeller import Labeller, batch_statistics, load_labeller
+
+CPU = torch.device("cpu")
+METHOD = "random_real"
+SMALL = {
+    "methods": [METHOD],
+    "teachers": ["test_resnet", "test_byobnet"],
+    "squeeze_epochs": 1,
+    "squeeze_batch": 256,
+    "image_size": 16,
+    "label_epochs": 3,
+    "label_batch": 7,
+    "device": "cpu",
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs whose networks are trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+    begin(folder, "first")
+    return folder
+
+
+def begin(folder: Path, name: str, **changes: Any) -> Run:
+    """Begin a run, with networks and images; equal networks are taken over from other runs."""
+    settings = load_settings("digits_quick", {**SMALL, **changes})
+    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
+                            changes={**SMALL, **changes})  # fmt: skip
+    assert run.settings == settings
+    for stage in ("teachers", "synthesis"):
+        pipeline.execute(run, stage)
+    return run
+
+
+def epochs_of(run: Run, treatment: str = "protocol") -> list[EpochLabels]:
+    """Return what a student of the run is told, epoch by epoch."""
+    material = material_of(run, METHOD, treatment, CPU)
+    return [material.labels_of(epoch) for epoch in range(run.settings.epochs)]
+
+
+def same(a: EpochLabels, b: EpochLabels) -> bool:
+    views = zip(vars(a.views).values(), vars(b.views).values(), strict=True)
+    assert a.logits is not None
+    assert b.logits is not None
+    return all(torch.equal(x, y) for x, y in views) and torch.equal(a.logits, b.logits)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_labels_made_while_learning_equal_those_stored_in_full(
+    runs_dir: Path, statistics: str
+) -> None:
+    changes = {"label_format": "fp32", "label_statistics": statistics}
+    stored = begin(runs_dir, f"stored-{statistics}", **changes)
+    pipeline.execute(stored, "labels")
+    online = begin(runs_dir, f"online-{statistics}", labels="online", **changes)
+    pipeline.execute(online, "labels")
+    assert not label_paths(online.settings, METHOD)
+    assert not list(online.path.glob("labels/*/*.safetensors"))
+    pairs = zip(epochs_of(stored), epochs_of(online), strict=True)
+    assert [same(a, b) for a, b in pairs] == [True] * 3
+
+
+def test_stored_epochs_are_gone_over_again_where_that_is_asked_for(runs_dir: Path) -> None:
+    run = begin(runs_dir, "again", student_epochs=5, label_reuse=True)
+    pipeline.execute(run, "labels")
+    epochs = epochs_of(run)
+    assert len(list(run.path.glob("labels/*/*.safetensors"))) == 3
+    assert same(epochs[0], epochs[3])
+    assert same(epochs[1], epochs[4])
+    assert not same(epochs[0], epochs[1])
+
+
+def test_hard_labels_need_no_files_and_no_networks(runs_dir: Path) -> None:
+    run = begin(runs_dir, "hard", labels="hard", student_loss="ce")
+    pipeline.execute(run, "labels")
+    assert not list(run.path.glob("labels/*/*.safetensors"))
+    assert all(labels.logits is None for labels in epochs_of(run))
+
+
+def test_plain_labels_are_of_the_images_as_they_are(runs_dir: Path) -> None:
+    run = begin(runs_dir, "first")
+    pipeline.execute(run, "labels")
+    first, second, _ = epochs_of(run, "plain")
+    assert same(first, second)
+    images, classes = (material_of(run, METHOD, "plain", CPU).images, torch.arange(20) // 2)
+    assert torch.allclose(
+        render(images, first.views, torch.arange(20)), images[torch.arange(20)], atol=1e-5
+    )
+    known = run.record(label_unit(run, METHOD, 10))["ensemble_accuracy"]
+    assert first.logits is not None
+    assert float((first.logits.argmax(1) == classes).float().mean()) == pytest.approx(known)
+
+
+@pytest.mark.parametrize("batch", [2, 5, 256])
+def test_labels_do_not_depend_on_what_is_labelled_together(runs_dir: Path, batch: int) -> None:
+    run = begin(runs_dir, "first")
+    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    labels, whole = (
+        Labeller(
+            run.settings.model_copy(update={"label_batch": size}),
+            load_labeller(run).teachers,
+            [1.0, 1.0],
+        )(images, views)
+        for size in (batch, 20)
+    )
+    assert torch.allclose(labels, whole, atol=1e-4)
+
+
+def image_set(run: Run) -> Resident:
+    images = material_of(run, METHOD, "protocol", CPU).images
+    assert isinstance(images, Resident)
+    return images
+
+
+def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Settings) -> None:
+    teacher = teacher_of("test_resnet")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    images = torch.randn(20, 3, 32, 32)
+    views = plain_views(20, 32, CPU)
+    changes = {"label_statistics": "batch", "label_batch": 20, "label_teachers": ("test_resnet",)}
+    (found,) = Labeller(settings.model_copy(update=changes), [teacher], [1.0]).logits(images, views)
+    after = teacher.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    torch.nn.Module.train(teacher.network, True)
+    expected = teacher.network(render(images, views, torch.arange(20)))
+    assert torch.allclose(found, expected, atol=1e-4)
+    teacher.network.eval()
+    assert not torch.allclose(found, teacher(images), atol=1e-2)
+
+
+def test_batch_statistics_are_put_back_after_a_failure() -> None:
+    teacher = teacher_of("test_resnet")
+
+    def fail() -> None:
+        with batch_statistics(teacher):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert all(probe.layer.running_mean is not None for probe in teacher.bn_probes)
+
+
+def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(
+    settings: Settings,
+) -> None:
+    teacher = teacher_of("test_resnet")
+    kinds: list[torch.dtype] = []
+    teacher.network.layer1.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
+    torch.manual_seed(0)
+    images, views = torch.randn(6, 3, 32, 32), epoch_views(settings, 6, 0, CPU)
+    full, half = (
+        Labeller(settings.model_copy(update={"label_precision": p}), [teacher], [1.0])(
+            images, views
+        )
+        for p in ("fp32", "bf16")
+    )
+    assert kinds == [torch.float32, torch.bfloat16]
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).norm() < 0.05 * full.norm()
+
+
+# -- the files -------------------------------------------------------------------------------
+
+
+def labels_of(run: Run, *, count: int = 20) -> EpochLabels:
+    logits: Tensor = torch.randn(count, 10, generator=torch.Generator().manual_seed(0))
+    return EpochLabels(epoch_views(run.settings, count, 0, CPU), logits)
+
+
+@pytest.fixture
+def kept(runs_dir: Path) -> Run:
+    """A run with images, of which one epoch is labelled at random."""
+    run = begin(runs_dir, "kept")
+    LabelStore(run, METHOD).save(0, labels_of(run))
+    return run
+
+
+def test_views_and_logits_survive_the_file(kept: Run) -> None:
+    labels, read = labels_of(kept), LabelStore(kept, METHOD).load(0, CPU, count=20)
+    assert labels.logits is not None
+    assert same(replace(labels, logits=labels.logits.half()), read)
+
+
+def test_equal_labels_are_equal_files(kept: Run) -> None:
+    path, contents = kept.file(label_path(METHOD, 0)), set()
+    for _ in range(20):
+        LabelStore(kept, METHOD).save(0, labels_of(kept))
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, Path.unlink])
+def test_a_damaged_epoch_is_labelled_again(kept: Run, damage: Callable[[Path], None]) -> None:
+    assert LabelStore(kept, METHOD).has(0)
+    damage(kept.file(label_path(METHOD, 0)))
+    assert not LabelStore(kept, METHOD).has(0)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
+def test_a_damaged_epoch_is_not_read(kept: Run, damage: Callable[[Path], None]) -> None:
+    damage(kept.file(label_path(METHOD, 0)))
+    with pytest.raises(PrismError, match=r"epoch_0000.*cannot be read.*run the labels stage again"):
+        LabelStore(kept, METHOD).load(0, CPU, count=20)
+
+
+def test_labels_of_more_or_fewer_images_are_refused(kept: Run) -> None:
+    with pytest.raises(PrismError, match="are of 20 images, but there are 21"):
+        LabelStore(kept, METHOD).load(0, CPU, count=21)
+
+
+def test_labels_of_another_order_of_classes_are_refused(kept: Run) -> None:
+    classes = open_dataset(kept.settings).class_records()
+    swapped = [{**a, "index": n} for n, a in enumerate([classes[1], classes[0], *classes[2:]])]
+    files.write_json(kept.path / "classes.json", swapped)
+    try:
+        store = LabelStore(kept, METHOD)
+        assert not store.has(0)
+        with pytest.raises(PrismError, match="an order of classes that is not the run's"):
+            store.load(0, CPU, count=20)
+    finally:
+        files.write_json(kept.path / "classes.json", classes)
+
+
+def test_labels_of_other_images_are_refused(kept: Run, runs_dir: Path) -> None:
+    other = begin(runs_dir, "other", replicate=1)
+    path = other.file(label_path(METHOD, 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(kept.file(label_path(METHOD, 0)).read_bytes())
+    with pytest.raises(PrismError, match="made from other images"):
+        LabelStore(other, METHOD).load(0, CPU, count=20)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8", "top_k"])
+def test_every_format_goes_through_a_file(runs_dir: Path, kind: str) -> None:
+    run = begin(runs_dir, kind, label_format=kind, label_top_k=9)
+    LabelStore(run, METHOD).save(0, labels_of(run))
+    assert LabelStore(run, METHOD).has(0)
+    read, labels = LabelStore(run, METHOD).load(0, CPU, count=20), labels_of(run)
+    assert read.logits is not None
+    assert labels.logits is not None
+    assert torch.allclose(read.logits, labels.logits, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "top_k"])
+def test_the_planned_size_is_that_of_the_files(runs_dir: Path, kind: str) -> None:
+    run = begin(runs_dir, f"size-{kind}", label_format=kind)
+    foreseen = pipeline.plan(run, "labels").disk_bytes
+    pipeline.execute(run, "labels")
+    assert foreseen is not None
+    written = sum(p.stat().st_size for p in run.path.glob("labels/*/*.safetensors"))
+    headers = 3 * 1200  # names, types and places of a file's tensors
+    assert foreseen <= written <= foreseen + headers
