@@ -124,9 +124,12 @@ class LabelSettings(Strict):
 
 
 class DiversitySettings(Strict):
-    """In whose feature space diversity is measured."""
+    """In whose feature space diversity is measured, and beside how many real images."""
 
     feature_networks: Names = Field((), description="none named: the observers")
+    real_per_class: int = Field(
+        500, ge=1, le=100_000, description="real training images to compare with, drawn at random"
+    )
 
 
 class EvaluationSettings(Strict):

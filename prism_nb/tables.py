@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from prism_nb.data import open_dataset
 from prism_nb.pipeline import StagePlan, stage_units
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.squeeze import network_units
@@ -133,33 +132,20 @@ def loss_table(run: Run) -> pd.DataFrame:
     return frame
 
 
-def diversity_per_class(run: Run) -> pd.DataFrame:
-    """Return method, feature network, class name, cosine; empty where it is undefined (IPC 1)."""
-    names = [info.name for info in open_dataset(run.settings).classes]
-    rows = []
-    for unit in stage_units(run, "diversity"):
-        for network, space in run.record(unit)["spaces"].items():
-            values = space["cosine_per_class"] or []
-            rows += [
-                {"method": unit.name, "features": network, "class": name, "cosine": value}
-                for name, value in zip(names, values, strict=False)
-            ]
-    return pd.DataFrame(rows, columns=["method", "features", "class", "cosine"])
-
-
 def diversity_table(run: Run) -> pd.DataFrame:
     """Return one row per set of images and feature network: diversity beside fidelity."""
     rows = []
     for unit in stage_units(run, "diversity"):
         for network, space in run.record(unit)["spaces"].items():
-            cosine = space["cosine"]
+            means = {name: found["mean"] for name, found in space["measures"].items()}
+            cosine, seen = means["cosine"], means["recognised"]
             rows.append(
                 {
                     "method": unit.name,
                     "images": method_title(run, unit.name),
                     "feature network": network,
                     "intra-class cosine": float("nan") if cosine is None else cosine,
-                    "recognised %": 100 * space["recognised"],
+                    "recognised %": float("nan") if seen is None else 100 * seen,
                 }
             )
     return pd.DataFrame(rows).set_index("method")

@@ -14,6 +14,8 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 
+REFERENCE_TAG = "reference"  # of `data.subset.random_real`
+
 
 class Resident:
     """Images that stay on a device as bytes, and are canonical where one looks at them.
@@ -83,7 +85,7 @@ def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
     members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    pixels = random_real(dataset, members, seed=run.settings.seed, tag="reference")
+    pixels = random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
     return pixels, torch.arange(classes).repeat_interleave(ipc)
 
 

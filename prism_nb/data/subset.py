@@ -29,7 +29,12 @@ def random_real(
         Pixels in the order of `members`, uint8 [n, 3, S, S].
     """
     shuffled = {
-        c: np.random.default_rng(unit_seed(seed, tag, c)).permutation(dataset.of_class("train", c))
-        for c in {c for c, _ in members}
+        c: shuffled_places(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in members}
     }
     return dataset.images("train", [int(shuffled[c][slot]) for c, slot in members])
+
+
+def shuffled_places(dataset: ImageDataset, c: int, *, seed: int, tag: str) -> np.ndarray:
+    """Return where a class's training images lie, int64 [n], in the order of `random_real`."""
+    places = dataset.of_class("train", c)
+    return np.random.default_rng(unit_seed(seed, tag, c)).permutation(places)

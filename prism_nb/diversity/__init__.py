@@ -1,1 +1,1 @@
-"""Diversity: how different the images of one class are, beside real ones of equal number."""
+"""Diversity: how different images of one class are, and whether they are images of it."""

@@ -1,14 +1,14 @@
-"""Intra-class cosine similarity."""
+"""Cosine similarity within a class."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional
+
+from prism_nb.diversity.geometry import UNDEFINED, directions
 
 
-def intra_class_cosine(features: Tensor, classes: Tensor, *, count: int) -> Tensor:
-    """Return each class's mean pairwise cosine similarity; lower is more diverse.
+def intra_class_cosine(features: Tensor) -> float:
+    """Return the mean pairwise cosine similarity of a class; lower is more diverse.
 
         2 / (n (n - 1)) * sum over i < j of z_i . z_j,  z normalised to length 1
 
@@ -16,21 +16,31 @@ def intra_class_cosine(features: Tensor, classes: Tensor, *, count: int) -> Tens
     a ReLU, have cosines of 0 and above.
 
     Args:
-        features: Penultimate features [N, d].
-        classes: Class index of each row [N].
-        count: Number of classes.
+        features: Penultimate features of one class [n, d].
 
     Returns:
-        One value in [-1, 1] per class, float64 [count]; NaN where a class has under two images,
-        for which the measure is undefined.
+        A value in [-1/(n-1), 1]; NaN under two images, for which it is undefined.
     """
-    z = functional.normalize(features.double(), dim=1)
-    return torch.stack([_mean_pairwise(z[classes == index]) for index in range(count)])
-
-
-def _mean_pairwise(z: Tensor) -> Tensor:
-    n = len(z)
+    z, n = directions(features), len(features)
     if n < 2:
-        return torch.tensor(torch.nan, dtype=z.dtype, device=z.device)
+        return UNDEFINED
     # The sum over all pairs is |sum z|^2; the n pairs of an image with itself add |z_i|^2 each.
-    return (z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1))
+    return float((z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1)))
+
+
+def centroid_cosine(features: Tensor) -> float:
+    """Return the mean cosine similarity to the class's centroid; lower is more diverse.
+
+        1 / n * sum of z_i . c / |c|,  c = 1 / n * sum of z_i
+
+    which is |c|. (DELT, arXiv 2411.19946, shows this one; it exceeds the pairwise mean.)
+
+    Args:
+        features: Penultimate features of one class [n, d].
+
+    Returns:
+        A value in [0, 1]; NaN under two images, which lie on their centroid.
+    """
+    if len(features) < 2:
+        return UNDEFINED
+    return float(directions(features).mean(0).norm())

@@ -10,40 +10,51 @@ from torch import Tensor
 
 from prism_nb.artifacts.images import load_set
 from prism_nb.backends import OnEvent
-from prism_nb.data import open_dataset
-from prism_nb.device import choose_device
-from prism_nb.diversity.cosine import intra_class_cosine
+from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.device import choose_device, matrix_precision
+from prism_nb.diversity.measure import measure_agreement, measure_space
+from prism_nb.diversity.perception import features_of, logits_of
+from prism_nb.diversity.real import real_classes
+from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 from prism_nb.teachers.pool import load_teacher
-from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit
-
-_BATCH = 256
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Measure one method's images, or the real reference."""
     dataset, name = open_dataset(run.settings), unit.key["method"]
     start = time.monotonic()
-    pixels, classes = load_set(run, name, dataset)
-    images = dataset.canonical(pixels.to(choose_device(run.settings.device)))
-    spaces = {
-        network: _measure(load_teacher(run, network), images, classes, len(dataset.classes))
-        for network in run.settings.feature_spaces
-    }
-    record = {"spaces": spaces, "seconds": round(time.monotonic() - start, 3)}
-    run.finish(unit, paths=[], record=record)
+    pixels, _ = load_set(run, name, dataset)
+    networks, spaces = run.settings.feature_spaces, {}
+    with matrix_precision("fp32", choose_device(run.settings.device)):
+        for step, network in enumerate(networks, start=1):
+            spaces[network] = _space(run, network, pixels, dataset, name == REFERENCE)
+            progress = {"step": step, "steps": len(networks) + 1}
+            on_event({"event": "step", "unit": unit.name, **progress})
+        teachers = measure_agreement(_teacher_logits(run, pixels, dataset))
+    record = {"spaces": spaces, "teachers": {"measures": teachers}}
+    seconds = round(time.monotonic() - start, 3)
+    run.finish(unit, paths=[], record={**record, "seconds": seconds})
 
 
-@torch.no_grad()
-def _measure(network: Teacher, images: Tensor, classes: Tensor, count: int) -> dict[str, Any]:
-    parts = images.split(_BATCH)
-    features = torch.cat([network.features(part) for part in parts]).cpu()
-    predicted = torch.cat([network(part).argmax(1) for part in parts]).cpu()
-    per_class = intra_class_cosine(features, classes, count=count)
-    defined = bool(torch.isfinite(per_class).all())
-    return {
-        "cosine_per_class": per_class.tolist() if defined else None,
-        "cosine": per_class.mean().item() if defined else None,
-        "recognised": float((predicted == classes).float().mean()),
-    }
+def _space(
+    run: Run, name: str, pixels: Tensor, dataset: ImageDataset, is_reference: bool
+) -> dict[str, Any]:
+    network, settings, classes = load_teacher(run, name), run.settings, len(dataset.classes)
+    real = real_classes(
+        dataset,
+        network,
+        reference=settings.ipc,
+        most=settings.real_per_class,
+        seed=settings.seed,
+    )
+    features = features_of(network, pixels, dataset).unflatten(0, (classes, -1))
+    logits = logits_of(network, pixels, dataset).unflatten(0, (classes, -1))
+    return measure_space(features, logits, real, is_reference=is_reference)
+
+
+def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Tensor:
+    """Return the logits of the pool [teachers, classes, n, classes]."""
+    seen = [logits_of(load_teacher(run, n), pixels, dataset) for n in run.settings.teachers]
+    return torch.stack(seen).unflatten(1, (len(dataset.classes), -1))

@@ -5,29 +5,37 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from prism_nb.diversity.catalogue import MEASURES, Measure
 from prism_nb.figures.style import colour_of, dash_of, styled
 
+_BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
 
-def diversity_figure(per_class: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
-    """Draw each class's intra-class cosine similarity, a line per method beside the real images.
+
+def diversity_figure(
+    per_class: pd.DataFrame, titles: dict[str, str], measure: Measure = MEASURES["cosine"]
+) -> go.Figure:
+    """Draw a measure of each class, a line per method beside the real images.
 
     Args:
-        per_class: The result of `tables.diversity_per_class`, for one feature network.
+        per_class: The result of `diversity_tables.diversity_per_class`, for one feature network.
         titles: How each method is called.
+        measure: Which of its columns; a share is drawn in percent.
     """
     figure = go.Figure()
+    factor = 100 if measure.percent else 1
     for place, (method, group) in enumerate(per_class.groupby("method", sort=False)):
         figure.add_scatter(
             x=group["class"],
-            y=group["cosine"],
+            y=factor * group[measure.name],
             mode="lines+markers",
             name=titles.get(str(method), str(method)),
             line={"color": colour_of(str(method)), "dash": dash_of(place)},
             hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
+    title = measure.title[0].upper() + measure.title[1:]
     return styled(
         figure,
-        title="Similarity of the images of one class (lower is more diverse)",
+        title=f"{title} of each class{_BETTER[measure.better]}",
         x="class",
-        y="mean pairwise cosine similarity",
+        y=measure.title + (" (%)" if measure.percent else ""),
     )

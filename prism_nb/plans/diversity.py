@@ -18,7 +18,8 @@ def units(run: Run, classes: int) -> list[Unit]:
 def diversity_unit(run: Run, name: str, classes: int) -> Unit:
     """Return the unit that measures a method, or the real images under `REFERENCE`."""
     settings = run.settings
-    networks = [network_unit(settings, network) for network in settings.feature_spaces]
+    spaces = [network_unit(settings, network) for network in settings.feature_spaces]
+    teachers = [network_unit(settings, network) for network in settings.teachers]
     real = name == REFERENCE
     images = [] if real else method_units(run, name, classes)
     source = (
@@ -28,7 +29,14 @@ def diversity_unit(run: Run, name: str, classes: int) -> Unit:
         stage="diversity",
         name=name,
         marker=f"diversity/{name}.json",
-        binding=digest({"images": source, "networks": [unit.binding for unit in networks]}),
+        binding=digest(
+            {
+                "images": source,
+                "networks": [unit.binding for unit in spaces],
+                "teachers": [unit.binding for unit in teachers],
+                "real_per_class": settings.real_per_class,
+            }
+        ),
         key={"method": name},
-        inputs=tuple(unit.marker for unit in [*networks, *images]),
+        inputs=tuple(dict.fromkeys(unit.marker for unit in [*spaces, *teachers, *images])),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb import files, pipeline, scoreboard, tables
+from prism_nb import diversity_tables, files, pipeline, scoreboard, tables
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import (
     accuracy_figure,
@@ -24,6 +24,16 @@ from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
+_Part = tuple[str, go.Figure | None, pd.DataFrame | None]
+_HOW_TO_READ = (
+    "Means over the classes; ↑ and ↓ say which way is better, the others are read beside the row "
+    "of the real images, as many as there are of each method. Noise is diverse too: density, KID "
+    "and recognised tell it from images. A nearest training image at 0 is a copy."
+)
+_AGREEMENT = (
+    "Shares of the images on which all teachers, or two of them on average, name one class; and "
+    "the Jensen-Shannon divergence of two teachers' probabilities, 0 to 0.69 nats."
+)
 
 
 def write_report(run: Run) -> str:
@@ -78,12 +88,12 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
-    per_class, pool = tables.diversity_per_class(run), tables.teacher_table(run)
-    curves, classes = tables.learning_table(run), scoreboard.class_table(run)
+    pool, classes = tables.teacher_table(run), scoreboard.class_table(run)
+    curves = tables.learning_table(run)
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
-    sections: list[tuple[str, go.Figure | None, pd.DataFrame | None]] = [
+    sections: list[_Part] = [
         ("What students learned", accuracy_figure(accuracies, titles), accuracies),
         ("How they learned", learning_figure(curves, titles), learned),
         ("From student to student", matrix_figure(accuracies, titles), None),
@@ -91,19 +101,35 @@ def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
         ("Without soft labels, without augmentation", None, scoreboard.treatment_table(run)),
         ("DD-Ranking's scores", None, scoreboard.score_table(run)),
     ]
-    for network, group in per_class.groupby("features", sort=False):
-        title = f"Diversity in the features of {network}"
-        wide = group.pivot_table("cosine", "class", "method", sort=False)
-        sections.append((title, diversity_figure(group, titles), wide))
-    sections.append(("Diversity beside fidelity", None, tables.diversity_table(run)))
+    further: list[_Part] = []
     if len(losses):
         shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
         drawn = presence_figure(tables.presence_table(run))
-        sections.append(("What steered each unit", drawn, tables.draw_table(run)))
-        sections.append(("Who steers the statistics", share_figure(shares, titles), shares))
-        sections.append(("The losses, and their last values", loss_figure(losses, titles), last))
-    sections.append(("The teachers", pool_figure(pool), pool))
-    return [section(*parts) for parts in sections]
+        further.append(("What steered each unit", drawn, tables.draw_table(run)))
+        further.append(("Who steers the statistics", share_figure(shares, titles), shares))
+        further.append(("The losses, and their last values", loss_figure(losses, titles), last))
+    further.append(("The teachers", pool_figure(pool), pool))
+    return [
+        *(section(*part) for part in sections),
+        *_diversity(run, titles),
+        *(section(*part) for part in further),
+    ]
+
+
+def _diversity(run: Run, titles: dict[str, str]) -> list[Section]:
+    per_class, found = diversity_tables.diversity_per_class(run), []
+    for network, group in per_class.groupby("features", sort=False):
+        title = f"Diversity and fidelity in the features of {network}"
+        table = diversity_tables.space_table(run, str(network))
+        found.append(section(title, None, table, _HOW_TO_READ))
+        classes = diversity_tables.class_table(group, "cosine", titles)
+        found.append(section("Similarity class by class", diversity_figure(group, titles), classes))
+    agreement = diversity_tables.agreement_table(run)
+    found.append(section("Do the teachers agree?", None, agreement, _AGREEMENT))
+    undefined = diversity_tables.undefined_table(run)
+    if len(undefined):
+        found.append(section("Why some of that is undefined", None, undefined))
+    return found
 
 
 def _seconds(run: Run) -> dict[str, float]:

@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
         "preflight",
         "progress",
         "tables",
+        "diversity_tables",
         "scoreboard",
         "figures",
         "widgets",
