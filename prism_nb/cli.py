@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prism_nb import __version__
+from prism_nb.cli_options import runs_dir_option as _runs_dir
+from prism_nb.cli_options import set_option as _set
+from prism_nb.cli_sets import export_command, import_command
 from prism_nb.errors import PrismError
 
 if TYPE_CHECKING:
@@ -21,18 +24,6 @@ if TYPE_CHECKING:
 
 # Everything heavier than click is imported inside the commands, so that --help answers at once.
 
-_runs_dir = click.option(
-    "--runs-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the runs [default: $PRISM_RUNS, else data/runs of the clone].",
-)
-_set = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change a setting; repeatable.",
-)
 _recipes = click.option(
     "--recipe",
     "recipe_files",
@@ -47,6 +38,10 @@ _run_name = click.option("--run", "run_name", help="Name of the run [default: th
 @click.version_option(__version__, prog_name="prism-nb")
 def cli() -> None:
     """Distil a dataset with PRISM and its rivals, from a preset to an honest table."""
+
+
+cli.add_command(import_command)
+cli.add_command(export_command)
 
 
 @cli.command()
@@ -110,7 +105,7 @@ def plan(
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
-    preflight(found.settings)
+    preflight(found.settings, made=pipeline.made_methods(found))
     _print_plans(found, measure=not quick)
 
 

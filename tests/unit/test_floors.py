@@ -13,10 +13,20 @@ PACKAGE = ROOT / "prism_nb"
 FLOORS: list[set[str]] = [
     {"errors", "strict", "recipes", "config", "files", "units", "provenance", "run", "plans"},
     {"device", "data", "backends"},
-    {"teachers", "artifacts"},
+    {"teachers", "artifacts", "exchange"},
     {"synthesis", "labels", "diversity", "evaluation"},
-    {"pipeline", "preflight", "progress", "tables", "figures", "widgets", "report", "study"},
-    {"notebook", "headless", "cli"},
+    {
+        "pipeline",
+        "preflight",
+        "progress",
+        "tables",
+        "figures",
+        "widgets",
+        "report",
+        "study",
+        "sets",
+    },
+    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]
