@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,27 +45,29 @@ cli.add_command(export_command)
 
 
 @cli.command()
-@click.argument("preset")
+@click.argument("preset", required=False)
 @_run_name
 @_set
 @_recipes
 @_runs_dir
 @click.option("--redo-notebooks", is_flag=True, help="Execute notebooks of finished stages again.")
 def run(
-    preset: str,
+    preset: str | None,
     run_name: str | None,
     assignments: tuple[str, ...],
     recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
     redo_notebooks: bool,
 ) -> None:
-    """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run."""
+    """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run.
+
+    Without a PRESET, --run continues a run with the settings that it has.
+    """
     from prism_nb import pipeline
-    from prism_nb.config import add_recipes, parse_assignments
     from prism_nb.headless import notebook_path, run_series
 
     begin = time.monotonic()
-    changes = add_recipes(preset, parse_assignments(assignments), recipe_files)
+    changes = _changes(preset, run_name, assignments, recipe_files)
     opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
     run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
@@ -78,14 +80,14 @@ def run(
 
 
 @cli.command()
-@click.argument("preset")
+@click.argument("preset", required=False)
 @_run_name
 @_set
 @_recipes
 @_runs_dir
 @click.option("--quick", is_flag=True, help="Take no steps to measure time and memory.")
 def plan(
-    preset: str,
+    preset: str | None,
     run_name: str | None,
     assignments: tuple[str, ...],
     recipe_files: tuple[Path, ...],
@@ -94,13 +96,12 @@ def plan(
 ) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb import pipeline
-    from prism_nb.config import add_recipes, parse_assignments
 
     found = pipeline.find_run(
         run_name=run_name,
         preset=preset,
         runs_dir=runs_dir,
-        changes=add_recipes(preset, parse_assignments(assignments), recipe_files),
+        changes=_changes(preset, run_name, assignments, recipe_files),
     )
     found.require_unmixed()
     from prism_nb.preflight import preflight
@@ -207,6 +208,25 @@ def methods() -> None:
     for key, field in type(prism).model_fields.items():
         if key not in {"title", "paper", "lacks"}:
             click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
+
+
+def _changes(
+    preset: str | None,
+    run_name: str | None,
+    assignments: tuple[str, ...],
+    recipe_files: tuple[Path, ...],
+) -> dict[str, Any]:
+    """Return what a command changes of a preset, or of a run where none is named."""
+    from prism_nb.config import add_recipes, parse_assignments
+
+    changes = parse_assignments(assignments)
+    if preset is not None:
+        return add_recipes(preset, changes, recipe_files)
+    if run_name is None:
+        raise click.UsageError("Missing argument 'PRESET', or --run with a run that exists")
+    if recipe_files:
+        raise click.UsageError("--recipe adds to the methods of a preset; name one")
+    return changes
 
 
 def _print_plans(found: Run, *, measure: bool = False) -> None:

@@ -47,6 +47,7 @@ def import_command(
     click.echo(f"run      {run.path}")
     click.echo(f"method   {method}: {settings.ipc} images per class of {settings.dataset}")
     click.echo(f"units    {outcome.made} made, {outcome.kept} were there already")
+    click.echo(f"next     prism-nb run --run {run_name}")
 
 
 @click.command("export")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,15 @@ def _load(path: Path) -> Any:
 
 def _refuse_packed(path: Path) -> None:
     """Refuse what could unpack to more than the file: torch.save packs nothing."""
-    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise _unfit(path, "its parts are packed, which torch.save never does")
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            kinds = {info.compress_type for info in archive.infolist()}
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _unfit(path, str(error)) from None
+    if kinds != {zipfile.ZIP_STORED}:
+        raise _unfit(path, "its parts are packed, which torch.save never does")
 
 
 def _reason(error: pickle.UnpicklingError) -> str:

@@ -123,11 +123,15 @@ class Archive(Source):
             return file.read()
 
 
+# What zipfile makes of damaged archives: names that are no text are a ValueError.
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError)
+
+
 @contextmanager
 def _named_failures(path: Path, name: str = "") -> Iterator[None]:
     try:
         yield
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except _DAMAGE as error:
         what = f"file {name} in {path}" if name else str(path)
         raise UsageError(
             f"{what} cannot be read: {error}; name a folder of images, or a whole zip archive such "

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +34,9 @@ from prism_nb.plans import labels, synthesis
 from prism_nb.recipes import load_recipe
 from prism_nb.run import Run
 from prism_nb.sets import import_set
+from prism_nb.strict import write_yaml
+from prism_nb.study.execute import check_study
+from prism_nb.study.folder import StudyFolder
 
 PUBLISHED = "new{c:03d}/class{c:03d}_id{s:03d}.png"
 OWN = "{c:05d}/{c:05d}_{s:04d}.png"
@@ -247,6 +251,33 @@ def test_other_methods_do_not_depend_on_what_only_an_import_reads(tmp_path: Path
         for own in ({}, {"source": "/y"}, {"resize": True}, {"title": "Words only"})
     }
     assert len(bindings) == 3
+
+
+def test_a_set_stands_in_a_study_beside_methods_that_are_searched(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", PUBLISHED, ipc=2)
+    study = {
+        "title": "t",
+        "question": "q",
+        "preset": "digits_quick",
+        "settings": {
+            "methods": ["prism", "theirs"],
+            "teachers": ["test_resnet"],
+            "recipes": {"theirs": {"base": "imported", "source": str(folder)}},
+        },
+        "searches": {"s": {"settings": {"ipc": 2}, "grid": {"lr": [0.1, 0.2]}}},
+        "scenarios": {"a": {"title": "A", "settings": {"ipc": 2}, "tuned_by": "s"}},
+        "replicates": 1,
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(study))
+    opened = StudyFolder.open(str(path), runs_dir=tmp_path / "runs", name="mine")
+    assert [method for _, method in opened.searches] == ["prism"]
+    (cell,) = opened.scenarios.values()
+    assert cell.settings.recipe_of("theirs").source == str(folder)
+    check_study(opened)
+    (folder / "new000" / "class000_id000.png").unlink()
+    with pytest.raises(UsageError, match="has 1 images of class 0"):
+        check_study(opened)
 
 
 @pytest.mark.parametrize(
@@ -490,6 +521,26 @@ def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UsageError, match="part.zip cannot be read"):
             open_source(path)
+
+
+def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=3)
+    whole = zipped(tmp_path / "set.zip", folder).read_bytes()
+    random = np.random.default_rng(0)
+    path, refusals = tmp_path / "damaged.zip", 0
+    for _ in range(300):
+        content = io.BytesIO(whole)
+        content.seek(int(random.integers(len(whole))))
+        content.write(random.bytes(3))
+        path.write_bytes(content.getvalue())
+        try:
+            source = open_source(path)
+            found = [source.read(name) for name in source.names()]
+        except UsageError:
+            refusals += 1
+            continue
+        assert set(found) <= {picture(100 * index) for index in range(3)}
+    assert refusals > 200
 
 
 def test_a_damaged_file_in_an_archive_is_named(tmp_path: Path) -> None:
