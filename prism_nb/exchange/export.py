@@ -84,7 +84,7 @@ def export_set(
             at `dest` already.
         PrismError: The method's images are not complete and whole, or `dest` cannot be written.
     """
-    quality = _quality_of(layout, kind, quality)
+    quality, dest = _quality_of(layout, kind, quality), dest.resolve()
     require_free(dest, archive=layout == "archive")
     dataset = open_dataset(run.settings)
     pictures = _pictures(run, method, dataset)
@@ -97,7 +97,10 @@ def export_set(
         label_files=len(labels),
     )
     pieces = _pieces(dataset, pictures, layout, quality)
-    pieces += [Piece(f"labels/{path.name}", path.read_bytes) for path in labels]
+    pieces += [
+        Piece(f"labels/{path.removeprefix(f'labels/{method}/')}", run.file(path).read_bytes)
+        for path in labels
+    ]
     notes = _METADATA if layout == "imagefolder" else CLASSES_FILE
     text = card(run, method, contents, classes_file=notes)
     pieces.append(Piece("README.md" if layout == "imagefolder" else "card.md", text.encode))
@@ -138,14 +141,14 @@ def _pictures(run: Run, method: str, dataset: ImageDataset) -> list[Picture]:
     ]
 
 
-def _label_files(run: Run, method: str, dataset: ImageDataset) -> list[Path]:
-    """Return the label files of a method, or none where they are not complete and whole."""
+def _label_files(run: Run, method: str, dataset: ImageDataset) -> list[str]:
+    """Return a method's label files, relative to the run; none unless all are there and whole."""
     units = label_plan.units(run, len(dataset.classes))
     mine = [unit for unit in units if unit.key["method"] == method]
     if any(run.inspect(unit).state != "done" for unit in mine):
         return []
-    paths = [run.file(path) for unit in mine for path in run.files_of(unit)]
-    return [path for path in paths if path.suffix == ".safetensors"]
+    paths = [path for unit in mine for path in run.files_of(unit)]
+    return [path for path in paths if path.endswith(".safetensors")]
 
 
 def _content(pictures: Sequence[Picture]) -> str:

@@ -70,8 +70,11 @@ def list_images(source: Source, classes: Sequence[ClassInfo]) -> Listing:
     Raises:
         UsageError: Something is no image, lies too deep, or fits no class; the first is named.
     """
-    prefix, images = _images_of(source)
-    _require_order(source, classes)
+    names = [name for name in source.names() if not _is_litter(name)]
+    prefix, images = _images_of(source, names)
+    for name in (CLASSES_FILE, prefix + CLASSES_FILE):
+        if name in names:
+            _require_order(source, name, classes)
     folders = sorted({name.split("/")[0] for name in images})
     layout = _layout_of(source, folders, classes)
     index_of = {folder: _class_of(source, layout, folder, classes) for folder in folders}
@@ -93,10 +96,24 @@ def _order(key: int | str) -> tuple[int, str]:
     return (key, "") if isinstance(key, int) else (0, key)
 
 
-def _images_of(source: Source) -> tuple[str, list[str]]:
+def _is_litter(name: str) -> bool:
+    """Return whether a file is one that desktops leave wherever they have been."""
+    path = PurePosixPath(name)
+    return path.name in _LITTER or path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+def _prefix_of(names: Sequence[str]) -> str:
+    """Return the folder in which the class folders lie: `images/`, or one that holds all else."""
+    if any(name.startswith("images/") for name in names):
+        return "images/"
+    top = {name.split("/")[0] for name in names}
+    deep = all(name.count("/") > 1 or PurePosixPath(name).name in _COMPANIONS for name in names)
+    return f"{top.pop()}/" if len(top) == 1 and deep else ""
+
+
+def _images_of(source: Source, names: Sequence[str]) -> tuple[str, list[str]]:
     """Return what all images' names begin with, and the rest of each: `folder/file`."""
-    names = [n for n in source.names() if PurePosixPath(n).name not in _LITTER]
-    prefix = "images/" if any(name.startswith("images/") for name in names) else ""
+    prefix = _prefix_of(names)
     inside = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
     inside = [name for name in inside if name not in _COMPANIONS]
     if not inside:
@@ -115,23 +132,21 @@ def _images_of(source: Source) -> tuple[str, list[str]]:
     return prefix, inside
 
 
-def _require_order(source: Source, classes: Sequence[ClassInfo]) -> None:
-    """Compare the class order that a set states, if it does, with the dataset's."""
-    if CLASSES_FILE not in source.names():
-        return
+def _require_order(source: Source, name: str, classes: Sequence[ClassInfo]) -> None:
+    """Compare the class order that a file of a set states with the dataset's."""
     try:
-        stated = json.loads(source.read(CLASSES_FILE))
+        stated = json.loads(source.read(name))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source.path}: {CLASSES_FILE} is damaged: {error}") from None
+        raise UsageError(f"{source.path}: {name} is damaged: {error}") from None
     if not isinstance(stated, list):
-        raise UsageError(f"{source.path}: {CLASSES_FILE} is damaged: it must hold a list")
+        raise UsageError(f"{source.path}: {name} is damaged: it must hold a list")
     mine: list[dict[str, Any]] = [vars(info) for info in classes]
     for index in range(max(len(stated), len(mine))):
         theirs = stated[index] if index < len(stated) else None
         ours = mine[index] if index < len(mine) else None
         if theirs != ours:
             raise UsageError(
-                f"{source.path}: the classes differ at index {index}: {CLASSES_FILE} has {theirs}, "
+                f"{source.path}: the classes differ at index {index}: {name} has {theirs}, "
                 f"the dataset {ours}; import it into a run of the dataset that it was made from"
             )
 

@@ -15,10 +15,11 @@ from image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from prism_nb import cli, files
+from prism_nb import cli, files, tables
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.exchange import writers
 from prism_nb.exchange.export import export_set
+from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.plans import labels
 from prism_nb.run import Run
 from prism_nb.sets import import_set
@@ -272,6 +273,19 @@ def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) ->
     with pytest.raises(PrismError, match="is damaged; `prism-nb run` makes them"):
         export_set(run, METHOD, tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_run_of_images_that_nothing_optimises_has_empty_tables_and_figures(run: Run) -> None:
+    losses, shares = tables.loss_table(run), tables.share_table(run)
+    assert list(losses.columns) == ["method", "unit", "step", "term", "value"]
+    assert len(losses) == len(shares) == 0
+    for figure in (
+        loss_figure(losses, {}),
+        share_figure(shares, {}),
+        presence_figure(tables.presence_table(run)),
+    ):
+        assert figure.layout.title.text
+    assert set(tables.draw_table(run)["BN teachers"]) == {"none (not optimised)"}
 
 
 # -- the command -----------------------------------------------------------------------------

@@ -91,7 +91,9 @@ def zipped(path: Path, folder: Path) -> Path:
 # -- what is read ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [PUBLISHED, OWN, NAMED, "images/" + OWN])
+@pytest.mark.parametrize(
+    "name", [PUBLISHED, OWN, NAMED, "images/" + OWN, "sre2l_ipc2/" + PUBLISHED]
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_set_of_every_layout_is_taken_over_pixel_by_pixel(
     tmp_path: Path, name: str, packed: bool
@@ -349,9 +351,25 @@ def test_a_set_that_does_not_fit_is_refused_by_name(
 
 def test_litter_and_companions_are_no_images(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", PUBLISHED)
-    for name in ("new000/.DS_Store", "README.md", "metadata.jsonl", "card.md"):
+    (folder / "__MACOSX").mkdir()
+    for name in (
+        "new000/.DS_Store",
+        "new000/._x.png",
+        "__MACOSX/y.png",
+        "README.md",
+        "metadata.jsonl",
+        "card.md",
+    ):
         (folder / name).write_text("words")
     assert len(pixel_hashes(take_over(folder, tmp_path), "imported")) == 20
+
+
+def test_a_folder_around_everything_is_seen_through_and_two_are_not() -> None:
+    classes = infos("a", "b")
+    listing = list_images(Names("top/a/0.png", "top/b/0.png", "top/README.md"), classes)
+    assert listing.classes == (("top/a/0.png",), ("top/b/0.png",))
+    with pytest.raises(UsageError, match="train/a/0.png does not lie in a class folder"):
+        list_images(Names("train/a/0.png", "val/a/0.png"), classes)
 
 
 def test_names_that_are_no_classes_are_refused_with_the_nearest() -> None:
