@@ -7,6 +7,7 @@ from typing import Any
 
 from prism_nb.config import digest
 from prism_nb.plans.synthesis import method_binding, steering_networks
+from prism_nb.recipes import Recipe, differences
 from prism_nb.run import Run
 from prism_nb.strict import write_yaml
 
@@ -31,10 +32,13 @@ class Contents:
 
 
 _TEXT = """\
-# {title}, distilled from {dataset}
+# {title}: a small set in place of {dataset}
 
-{images} images of {size} x {size} pixels, {ipc} for each of {classes} classes, made with the PRISM
-kit {version} by the recipe `{method}` ({paper}). Stored as {coding}.
+{images} images of {size} x {size} pixels, {ipc} for each of {classes} classes.
+
+{origin}
+
+Stored as {coding}.
 
 {labels}
 
@@ -67,9 +71,7 @@ def card(run: Run, method: str, contents: Contents, *, classes_file: str) -> str
         size=settings.image_size,
         ipc=settings.ipc,
         classes=len(classes),
-        version=_versions(run).get("prism-nb", "of unknown version"),
-        method=method,
-        paper=recipe.paper,
+        origin=_origin(run, method),
         images=contents.images,
         coding=contents.coding,
         labels=_labels(run, contents),
@@ -80,8 +82,6 @@ def card(run: Run, method: str, contents: Contents, *, classes_file: str) -> str
 
 def _front_matter(run: Run, method: str, contents: Contents) -> dict[str, Any]:
     settings = run.settings
-    recipe = settings.recipe_of(method).plain()
-    del recipe["source"]  # a path of this machine
     return {
         "pretty_name": f"{settings.recipe_of(method).title} of {settings.dataset}",
         "license": "other",
@@ -93,7 +93,7 @@ def _front_matter(run: Run, method: str, contents: Contents) -> dict[str, Any]:
             "images_per_class": settings.ipc,
             "image_size": settings.image_size,
             "method": method,
-            "recipe": recipe,
+            "recipe": _recipe_values(settings.recipe_of(method)),
             "teachers": list(steering_networks(settings, method)),
             "labelled_by": list(settings.labellers) if contents.label_files else [],
             "settings_hash": digest(settings.plain()),
@@ -102,6 +102,27 @@ def _front_matter(run: Run, method: str, contents: Contents) -> dict[str, Any]:
             **asdict(contents),
         },
     }
+
+
+def _recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says; where nothing is optimised, without what only that would read."""
+    if recipe.images == "recovered":
+        return recipe.plain()
+    words = {"title": recipe.title, "paper": recipe.paper}
+    values = words | differences(recipe, Recipe.parse(words, where="card"))
+    return {name: value for name, value in values.items() if name != "source"}  # a local path
+
+
+def _origin(run: Run, method: str) -> str:
+    recipe = run.settings.recipe_of(method)
+    kit = f"the PRISM kit {_versions(run).get('prism-nb', 'of unknown version')}"
+    if recipe.images == "imported":
+        fitted = " and fitted to their size" if recipe.resize else ""
+        return (
+            f"Others made them ({recipe.paper}); {kit} took them over{fitted} under the name "
+            f"`{method}`."
+        )
+    return f"Made with {kit} by the recipe `{method}` ({recipe.paper})."
 
 
 def _labels(run: Run, contents: Contents) -> str:

@@ -15,7 +15,7 @@ from image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from prism_nb import cli, files, tables
+from prism_nb import cli, files, headless, tables
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.exchange import writers
 from prism_nb.exchange.export import export_set
@@ -180,6 +180,7 @@ def test_the_card_says_what_made_the_images_and_whose_they_are(run: Run, tmp_pat
     assert ours["content"] == done.content == hashed.hexdigest()
     text = found["card.md"].decode()
     assert "derive from the training images of digits" in text
+    assert "Made with the PRISM kit" in text
     assert str(run.path) not in text
 
 
@@ -195,6 +196,14 @@ def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
         changes={**SETTINGS, "methods": ["imported"]},
     )
     export_set(joined, "imported", tmp_path / "out.zip")
+    text = tree(tmp_path / "out.zip")["card.md"].decode()
+    assert "Others made them" in text
+    assert "Made with" not in text
+    assert front_matter(text.encode())["prism_nb"]["recipe"] == {
+        "images": "imported",
+        "title": "Imported",
+        "paper": joined.settings.recipe_of("imported").paper,
+    }
     assert all(
         str(tmp_path).encode() not in content for content in tree(tmp_path / "out.zip").values()
     )
@@ -319,6 +328,31 @@ def test_the_commands_export_and_import(
     assert "theirs: 2 images per class of digits" in out
     found = Run.open(tmp_path / "runs" / "b")
     assert pixel_hashes(found, "theirs") == pixel_hashes(run, METHOD)
+
+
+def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, _ = import_set(
+        write_set(tmp_path / "set", "{c}/{s}.png", ipc=3),
+        run_name="b",
+        preset="digits_quick",
+        runs_dir=tmp_path / "runs",
+        changes={**SETTINGS},
+    )
+    seen: list[Run] = []
+
+    def stop(run: Run, **_: object) -> None:
+        seen.append(run)
+        raise PrismError("far enough")
+
+    monkeypatch.setattr(headless, "run_series", stop)
+    continued = ("run", "--run", "b", "--runs-dir", tmp_path / "runs", "--set", "student_seeds=3")
+    code, _, err = call(monkeypatch, capsys, *continued)
+    assert (code, err) == (1, "error: far enough\n")
+    changed = {**begun.settings.plain(), "student_seeds": 3}
+    assert seen[0].settings.plain() == changed
+    assert seen[0].settings.ipc == 3
 
 
 @pytest.mark.parametrize(
