@@ -9,11 +9,14 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prism_nb import __version__
+from prism_nb.cli_options import runs_dir_option as _runs_dir
+from prism_nb.cli_options import set_option as _set
+from prism_nb.cli_sets import export_command, import_command
 from prism_nb.errors import PrismError
 
 if TYPE_CHECKING:
@@ -21,18 +24,6 @@ if TYPE_CHECKING:
 
 # Everything heavier than click is imported inside the commands, so that --help answers at once.
 
-_runs_dir = click.option(
-    "--runs-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the runs [default: $PRISM_RUNS, else data/runs of the clone].",
-)
-_set = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change a setting; repeatable.",
-)
 _recipes = click.option(
     "--recipe",
     "recipe_files",
@@ -49,28 +40,34 @@ def cli() -> None:
     """Distil a dataset with PRISM and its rivals, from a preset to an honest table."""
 
 
+cli.add_command(import_command)
+cli.add_command(export_command)
+
+
 @cli.command()
-@click.argument("preset")
+@click.argument("preset", required=False)
 @_run_name
 @_set
 @_recipes
 @_runs_dir
 @click.option("--redo-notebooks", is_flag=True, help="Execute notebooks of finished stages again.")
 def run(
-    preset: str,
+    preset: str | None,
     run_name: str | None,
     assignments: tuple[str, ...],
     recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
     redo_notebooks: bool,
 ) -> None:
-    """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run."""
+    """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run.
+
+    Without a PRESET, --run continues a run with the settings that it has.
+    """
     from prism_nb import pipeline
-    from prism_nb.config import add_recipes, parse_assignments
     from prism_nb.headless import notebook_path, run_series
 
     begin = time.monotonic()
-    changes = add_recipes(preset, parse_assignments(assignments), recipe_files)
+    changes = _changes(preset, run_name, assignments, recipe_files)
     opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
     run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
@@ -83,14 +80,14 @@ def run(
 
 
 @cli.command()
-@click.argument("preset")
+@click.argument("preset", required=False)
 @_run_name
 @_set
 @_recipes
 @_runs_dir
 @click.option("--quick", is_flag=True, help="Take no steps to measure time and memory.")
 def plan(
-    preset: str,
+    preset: str | None,
     run_name: str | None,
     assignments: tuple[str, ...],
     recipe_files: tuple[Path, ...],
@@ -99,18 +96,17 @@ def plan(
 ) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb import pipeline
-    from prism_nb.config import add_recipes, parse_assignments
 
     found = pipeline.find_run(
         run_name=run_name,
         preset=preset,
         runs_dir=runs_dir,
-        changes=add_recipes(preset, parse_assignments(assignments), recipe_files),
+        changes=_changes(preset, run_name, assignments, recipe_files),
     )
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
-    preflight(found.settings)
+    preflight(found.settings, made=pipeline.made_methods(found))
     _print_plans(found, measure=not quick)
 
 
@@ -223,6 +219,25 @@ def protocols() -> None:
         words, values = protocol_words(name), protocol_values(name)
         click.echo(f"{name:<8} {words['title']}; {words['paper']}")
         click.echo(f"{'':<8} {', '.join(f'{key} {value}' for key, value in values.items())}")
+
+
+def _changes(
+    preset: str | None,
+    run_name: str | None,
+    assignments: tuple[str, ...],
+    recipe_files: tuple[Path, ...],
+) -> dict[str, Any]:
+    """Return what a command changes of a preset, or of a run where none is named."""
+    from prism_nb.config import add_recipes, parse_assignments
+
+    changes = parse_assignments(assignments)
+    if preset is not None:
+        return add_recipes(preset, changes, recipe_files)
+    if run_name is None:
+        raise click.UsageError("Missing argument 'PRESET', or --run with a run that exists")
+    if recipe_files:
+        raise click.UsageError("--recipe adds to the methods of a preset; name one")
+    return changes
 
 
 def _print_plans(found: Run, *, measure: bool = False) -> None:

@@ -21,6 +21,7 @@ from prism_nb.recipes import (
     read_recipe_file,
     require_batches,
     require_pool,
+    require_source,
     require_steps,
 )
 from prism_nb.strict import Strict, read_yaml
@@ -489,6 +490,7 @@ def check_settings(values: dict[str, Any], *, where: str) -> Settings:
     settings = Settings.parse(values, where=where)
     for method in settings.methods:
         recipe = settings.recipe_of(method)
+        require_source(method, recipe)
         require_pool(method, recipe, settings.primary, settings.teachers)
         require_steps(method, recipe, settings.ipc)
         require_batches(method, recipe, settings.ipc)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prism_nb.errors import PrismError
 
@@ -19,12 +20,25 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         PrismError: The folder cannot be written, or the disk is full.
     """
+    write_through(path, lambda file: file.write(content))
+
+
+def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Have a function write a file that may not fit into memory, whole or not at all.
+
+    Args:
+        path: The file.
+        write: Called once, with a new file open for writing.
+
+    Raises:
+        PrismError: The folder cannot be written, or the disk is full.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with part.open("xb") as file:
-                file.write(content)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -153,7 +153,7 @@ def open_run(
     if run.manifest().get("preflight") != passed:
         from prism_nb.preflight import preflight
 
-        preflight(run.settings)
+        preflight(run.settings, made=made_methods(run))
     run = Run.create(run.path, run.settings)
     run.write_classes(open_dataset(run.settings).class_records())
     run.update_manifest(preflight=passed)
@@ -194,6 +194,19 @@ def class_count(run: Run) -> int:
     from prism_nb.data import open_dataset
 
     return len(open_dataset(run.settings).classes)
+
+
+def made_methods(run: Run) -> list[str]:
+    """Return the methods whose images are all there."""
+    classes = class_count(run)
+    return [
+        method
+        for method in run.settings.methods
+        if all(
+            run.inspect(unit, deep=False).state == "done"
+            for unit in synthesis.method_units(run, method, classes)
+        )
+    ]
 
 
 def stage_units(run: Run, stage: str) -> list[Unit]:
@@ -284,6 +297,17 @@ def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
     """
     for needed in _stage(stage).needs:
         check(run, needed)
+    return execute_units(run, stage, stage_units(run, stage), on_event)
+
+
+def execute_units(
+    run: Run, stage: str, units: Sequence[Unit], on_event: OnEvent | None = None
+) -> Outcome:
+    """Do what is left of some units of a stage, whatever the stages before have done.
+
+    Raises:
+        PrismError: As `execute`.
+    """
 
     def listen(event: dict[str, Any]) -> None:
         run.event(stage, **event)
@@ -292,7 +316,6 @@ def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
 
     with run.lock(stage):
         _require_disk(run, stage)
-        units = stage_units(run, stage)
         _keep_freed_memory()
         prepare = _stage(stage).prepare
         if prepare is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 
 from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
+from prism_nb.exchange.imported import imported_set
 from prism_nb.plans.synthesis import method_batches, watched_networks
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.teacher import require_bn, require_conv
@@ -15,8 +17,12 @@ from prism_nb.teachers.teacher import require_bn, require_conv
 _MOST_REAL = 100_000
 
 
-def preflight(settings: Settings) -> ImageDataset:
+def preflight(settings: Settings, *, made: Collection[str] = ()) -> ImageDataset:
     """Try out dataset, networks and counts of a run without training anything.
+
+    Args:
+        settings: The run's.
+        made: Methods whose images are there already; an import of them needs its source no more.
 
     Returns:
         The run's dataset.
@@ -42,6 +48,8 @@ def preflight(settings: Settings) -> ImageDataset:
         )
     for method in settings.methods:
         _check_method(settings, method, dataset)
+        if settings.recipe_of(method).images == "imported" and method not in made:
+            imported_set(settings, method, dataset)
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
@@ -62,7 +70,7 @@ def _check_network(
 
 def _must_have_bn(settings: Settings, method: str) -> set[str]:
     recipe = settings.recipe_of(method)
-    if recipe.images == "initial" or recipe.statistics == "bn_conv":
+    if recipe.images != "recovered" or recipe.statistics == "bn_conv":
         return set()
     networks = set(watched_networks(settings, method))
     if recipe.bn_less == "count":

@@ -128,7 +128,7 @@ def loss_table(run: Run) -> pd.DataFrame:
             )
     rows = [row for curve in curves.values() for row in curve]
     frame = pd.DataFrame(rows, columns=["unit", "step", "term", "value"])
-    frame.insert(0, "method", frame["unit"].str.partition("/")[0])
+    frame.insert(0, "method", frame["unit"].str.split("/", n=1).str[0])
     return frame
 
 

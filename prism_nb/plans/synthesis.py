@@ -7,6 +7,7 @@ from functools import partial
 from prism_nb.config import DataSettings, Settings, digest
 from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
 from prism_nb.plans.squeeze import network_unit, statistics_unit
+from prism_nb.recipes.library import OF_IMPORTED
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
@@ -86,15 +87,17 @@ def _teacher_units(settings: Settings, method: str) -> list[Unit]:
 
 def method_binding(settings: Settings, method: str) -> str:
     """Digest what a method's images depend on, and nothing else."""
-    recipe = settings.recipe_of(method).plain()
+    recipe = settings.recipe_of(method)
+    # What only an import reads is left out elsewhere, where it could decide nothing.
+    silent = _WORDS if recipe.images == "imported" else _WORDS | set(OF_IMPORTED)
     return digest(
         {
             "method": method,
-            "recipe": {k: v for k, v in recipe.items() if k not in _WORDS},
+            "recipe": {k: v for k, v in recipe.plain().items() if k not in silent},
             "data": settings.section(DataSettings),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
             "precision": settings.precision,
-            "roles": settings.recipe_of(method).roles(settings.primary, settings.teachers),
+            "roles": recipe.roles(settings.primary, settings.teachers),
             "networks": [unit.binding for unit in _teacher_units(settings, method)],
         }
     )

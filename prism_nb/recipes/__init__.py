@@ -1,6 +1,6 @@
 """Recipes: what a distillation method is, written as data over one synthesis loop."""
 
-from prism_nb.recipes.checks import require_batches, require_pool, require_steps
+from prism_nb.recipes.checks import require_batches, require_pool, require_source, require_steps
 from prism_nb.recipes.library import (
     differences,
     load_recipe,
@@ -20,5 +20,6 @@ __all__ = [
     "recipe_names",
     "require_batches",
     "require_pool",
+    "require_source",
     "require_steps",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from prism_nb.errors import UsageError, suggest
 from prism_nb.recipes.recipe import Recipe
@@ -14,7 +15,7 @@ def require_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str])
     Raises:
         UsageError: It names a network outside the pool, or asks for more than the pool holds.
     """
-    if recipe.images == "initial":
+    if recipe.images != "recovered":
         return
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
@@ -51,7 +52,7 @@ def require_steps(method: str, recipe: Recipe, ipc: int) -> None:
     Raises:
         UsageError: A slot would be saved as it began, or two schedules contradict each other.
     """
-    if recipe.images == "initial":
+    if recipe.images != "recovered":
         return
     if recipe.early_late_step and recipe.join_step:
         raise UsageError(
@@ -74,13 +75,38 @@ def require_batches(method: str, recipe: Recipe, ipc: int) -> None:
     Raises:
         UsageError: Class-wise batches at one image per class, or per slot.
     """
-    if recipe.images == "initial" or recipe.batches != "class_wise":
+    if recipe.images != "recovered" or recipe.batches != "class_wise":
         return
     if ipc < 2 or recipe.early_late_step:
         raise UsageError(
             f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
             "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
             "cross_class batches"
+        )
+
+
+def require_source(method: str, recipe: Recipe) -> None:
+    """Check that a method whose images are taken over says from where, and no other one does.
+
+    Raises:
+        UsageError: No source, one that depends on the working directory, or one that is not read.
+    """
+    if recipe.images != "imported":
+        if recipe.source is not None:
+            raise UsageError(
+                f"method {method}: source is {recipe.source!r}, but its images are "
+                f"{recipe.images}; set images to imported, or leave source out"
+            )
+        return
+    if recipe.source is None:
+        raise UsageError(
+            f"method {method}: no source; name the folder or archive of the images in "
+            f"recipes.{method}.source, or use `prism-nb import`"
+        )
+    if not Path(recipe.source).is_absolute():
+        raise UsageError(
+            f"method {method}: source {recipe.source!r} depends on where the run is started; "
+            "write the whole path"
         )
 
 

@@ -29,16 +29,19 @@ def load_recipe(name: str, *overrides: dict[str, Any]) -> Recipe:
 def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the values of a recipe that matter and that another one does not share.
 
-    Titles and sources are left out; so is, where the initial images are the result, all that
-    only an optimisation reads.
+    Titles and papers are left out; so is, where nothing is optimised, all that only an
+    optimisation reads.
     """
     mine, theirs = recipe.plain(), other.plain()
     matter = mine.keys() - {"title", "paper", "lacks"}
     if recipe.images == "initial":
         matter &= {"images", "init", *(_OF_SCORED if recipe.is_scored else ())}
+    elif recipe.images == "imported":
+        matter &= {"images", *OF_IMPORTED}
     return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
 
 
+OF_IMPORTED = ("source", "resize")
 _OF_SCORED = ("score_most", "patch_crops", "patch_grid", "crop_min")
 
 
@@ -67,7 +70,7 @@ def make_recipe(
         own: The method's own changes. A `base` names the recipe that they change; with a `title`
             and a `paper` of its own, an unknown method stands on the defaults alone.
         shared: Changes to the recipes of all methods that optimise, laid below their own; a
-            method whose images are initial ones has nothing that they could mean.
+            method that optimises nothing has nothing that they could mean.
         where: What `own` is, for messages.
 
     Raises:
@@ -84,7 +87,7 @@ def make_recipe(
         below = _read(base or method, where=place) | (
             {} if base in {None, method} else {"title": method}
         )
-    if (below | changes).get("images") == "initial":
+    if (below | changes).get("images") in {"initial", "imported"}:
         return Recipe.parse(below | changes, where=place)
     return Recipe.parse(_layered(below, *shared, changes), where=place)
 

@@ -23,9 +23,14 @@ class Recipe(Strict):
     paper: str = Field(description="source of the method")
     lacks: str = Field("", description="what of the paper or its program the recipe does not have")
 
-    images: Literal["recovered", "initial"] = Field(
-        "recovered", description="optimised from `init`, or the initial images as they are"
+    images: Literal["recovered", "initial", "imported"] = Field(
+        "recovered",
+        description="optimised from `init`, the initial images as they are, or those of `source`",
     )
+    source: str | None = Field(
+        None, description="folder or archive whose images are taken over (imported)"
+    )
+    resize: bool = Field(False, description="whether images of another size are fitted (imported)")
     init: Literal["noise", "real", "real_random", "real_median", "patches"] = Field(
         "real",
         description="initial images: noise, or of each class the first in file order, random ones, "
@@ -144,14 +149,14 @@ class Recipe(Strict):
 
     def real_per_image(self, image_size: int) -> int:
         """Return how many real images make one initial image."""
-        if self.init == "noise":
+        if self.init == "noise" or self.images == "imported":
             return 0
         return self.grid(image_size) ** 2 if self.init == "patches" else 1
 
     @property
     def is_scored(self) -> bool:
         """Whether the primary chooses the initial images."""
-        return self.init in {"real_median", "patches"}
+        return self.images != "imported" and self.init in {"real_median", "patches"}
 
     def candidates(self, primary: str, pool: Sequence[str]) -> Names:
         """Return the networks of a pool that may give BN statistics beside a set primary."""
@@ -163,7 +168,7 @@ class Recipe(Strict):
 
     def bn_networks(self, primary: str, pool: Sequence[str]) -> Names:
         """Return every network of a pool that may give BN statistics."""
-        if self.images == "initial":
+        if self.images != "recovered":
             return ()
         always = (primary,) if self.primary_in_bn == "always" else ()
         return tuple(dict.fromkeys([*always, *self.candidates(primary, pool)]))
@@ -182,7 +187,7 @@ class Recipe(Strict):
     def roles(self, primary: str, pool: Sequence[str]) -> dict[str, Names]:
         """Return which networks of a pool may do what, in the order in which they are drawn."""
         scorer = (primary,) if self.is_scored else ()
-        if self.images == "initial":
+        if self.images != "recovered":
             return {"scores": scorer}
         speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
         return {

@@ -75,7 +75,7 @@ class StepTimer:
         recipe = self.settings.recipe_of(method).at_slot(batch.slots[0])
         size = len(batch.members())
         seconds = size * self._image_seconds()
-        if recipe.images == "initial":
+        if recipe.images != "recovered":
             return seconds
         draws = unit_draws(self.settings, method, batch)
         joins = sorted(recipe.joins_at(slot, self.settings.ipc) for _, slot in batch.members())

@@ -15,6 +15,7 @@ from prism_nb.data import open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device, matrix_precision
 from prism_nb.errors import PrismError
+from prism_nb.exchange.imported import imported_set
 from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, chosen_engine, image_path
 from prism_nb.recipes import Recipe
@@ -35,8 +36,25 @@ _REPORTS = 100  # loss records per unit
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> Finish:
     """Make the images of one unit; what is returned writes them down."""
+    method, start = unit.key["method"], time.monotonic()
+    imported = run.settings.recipe_of(method).images == "imported"
+    pixels, record = _import(run, unit) if imported else _make(run, unit, on_event)
+    record |= {"seconds": round(time.monotonic() - start, 3), "images": len(pixels)}
+
+    def finish() -> None:
+        run.finish(unit, paths=_write_images(run, method, batch_of(unit), pixels), record=record)
+
+    return finish
+
+
+def _import(run: Run, unit: Unit) -> tuple[Tensor, dict[str, Any]]:
+    found = imported_set(run.settings, unit.key["method"], open_dataset(run.settings))
+    return found.images(batch_of(unit).members())
+
+
+def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[str, Any]]:
     settings, method, batch = run.settings, unit.key["method"], batch_of(unit)
-    dataset, start = open_dataset(settings), time.monotonic()
+    dataset = open_dataset(settings)
     recipe = settings.recipe_of(method).at_slot(batch.slots[0])
     seed = unit_seed(settings.replicate_seed, "synthesis", method, *batch.slots, *batch.classes)
     generator = torch.Generator().manual_seed(seed)
@@ -52,14 +70,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> Finish:
     if recipe.images == "recovered":
         with matrix_precision(settings.precision, choose_device(settings.device)):
             images, record = _recover(run, unit, recipe, images, generator, on_event)
-    pixels = quantise(dataset, images, how=recipe.stored)
-    seconds = round(time.monotonic() - start, 3)
-    record |= {"seed": seed, "seconds": seconds, "images": len(pixels)}
-
-    def finish() -> None:
-        run.finish(unit, paths=_write_images(run, method, batch, pixels), record=record)
-
-    return finish
+    return quantise(dataset, images, how=recipe.stored), record | {"seed": seed}
 
 
 def _recover(

@@ -79,6 +79,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set label_teachers=[test_resnt]", "never trained", "mean 'test_resnet'"),
         ("run q --set device=gpu", "'gpu' is no device", "use auto, cpu, cuda or cuda:N"),
         ("status nope", "no run at", "none exist"),
+        ("run --run nope", "no run at", "A new run needs a preset"),
+        ("plan --run nope --set ipc=3", "no run at", "A new run needs a preset"),
         ("verify nope", "no run at", "none exist"),
         ("plan q --run a:b", "run name 'a:b'", _BAD_NAME),
         ("plan q --run ..", "run name '..'", _BAD_NAME),
@@ -109,6 +111,8 @@ def test_mistake_ends_with_one_message_and_nothing_written(
     ("arguments", "message"),
     [
         ("run", "Missing argument 'PRESET'"),
+        ("plan", "--run with a run that exists"),
+        ("run --run mine --recipe mine.yaml", "--recipe adds to the methods of a preset"),
         ("status", "Missing argument 'RUN_NAME'"),
         ("frobnicate", "No such command 'frobnicate'"),
         ("run digits_quick --bogus", "No such option '--bogus'"),

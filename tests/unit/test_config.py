@@ -595,6 +595,7 @@ def test_protocols_differ_where_the_papers_do() -> None:
     values = {name: protocol_values(name) for name in protocol_names()}
     assert set(values) == {"cda", "edc", "fair", "gvbsm", "prism", "rded", "sre2l"}
     assert values["fair"] == values["prism"]
+    assert {value["label_epochs"] for value in values.values()} == {300}
     assert [values[n]["student_batch"] for n in ("prism", "sre2l", "cda", "rded", "edc")] == [
         50, 1024, 128, 100, 100,
     ]  # fmt: skip

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
         "plans",
     },
     {"device", "data", "backends"},
-    {"teachers", "artifacts"},
+    {"teachers", "artifacts", "exchange"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
@@ -37,8 +37,9 @@ FLOORS: list[set[str]] = [
         "widgets",
         "report",
         "study",
+        "sets",
     },
-    {"notebook", "headless", "cli"},
+    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]

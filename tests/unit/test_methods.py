@@ -19,7 +19,8 @@ from prism_nb.teachers.squeeze import mean_statistics
 from prism_nb.teachers.statistics import conv_probes
 
 PATCH = 4
-NAMES = [name for name in recipe_names() if load_recipe(name).batches != "class_wise"]
+WHOLE = {name: load_recipe(name) for name in recipe_names()}
+NAMES = [n for n, r in WHOLE.items() if r.batches != "class_wise" and r.images != "imported"]
 JOINING = {"delt": {"join_step": 1, "join_groups": 2, "init": "real_median"}}
 INITIAL = {"cvdd": {"init": "patches"}, "edc": {"init": "patches"}, "rded": {"crop_min": 0.5}}
 

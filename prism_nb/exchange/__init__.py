@@ -1,0 +1,1 @@
+"""Other people's sets: reading them into a run, and handing a run's images on."""

@@ -1,0 +1,63 @@
+"""Sets of images that the tests of import and export read and write."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prism_nb import pipeline
+from prism_nb.run import Run
+
+SIZE = 16
+SETTINGS: dict[str, Any] = {
+    "methods": ["random_real"],
+    "teachers": ["test_resnet"],
+    "image_size": SIZE,
+    "device": "cpu",
+}
+
+
+def picture(number: int, *, size: int = SIZE, kind: str = "PNG") -> bytes:
+    """Return the file of a random image that its number decides."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Path:
+    """Write a set of random images; `name` is formatted with the class and the slot."""
+    for index in range(classes):
+        for slot in range(ipc):
+            path = folder / name.format(c=index, s=slot)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(100 * index + slot))
+    return folder
+
+
+def begin_run(runs_dir: Path, name: str = "a", **changes: Any) -> Run:
+    """Begin a run of random real images, which needs no network, and make them."""
+    values = {**SETTINGS, "ipc": 2, **changes}
+    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=runs_dir, changes=values)
+    pipeline.execute_units(run, "synthesis", pipeline.stage_units(run, "synthesis"))
+    return run
+
+
+def pixel_hashes(run: Run, method: str) -> dict[str, str]:
+    """Return the hash of every image's pixels by its path, read without the kit."""
+    folder = run.path / "synthesis" / method / "images"
+    return {
+        path.relative_to(folder).as_posix(): hash_of(path.read_bytes())
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def hash_of(content: bytes) -> str:
+    """Return the hash of the pixels of an image file."""
+    with Image.open(BytesIO(content)) as image:
+        return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
