@@ -16,6 +16,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
@@ -111,6 +112,7 @@ _QUESTIONS = {
     "roofline": _roofline,
     "student": student_rows,
     "plan": plan_rows,
+    "agreement": agreement_rows,
 }
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def treatment_table(run: Run) -> pd.DataFrame:
     return wide[[name for name in TREATMENTS if name in wide]].fillna("–")
 
 
-def class_table(run: Run) -> pd.DataFrame:
+def class_accuracy_table(run: Run) -> pd.DataFrame:
     """Return top-1 of each class in percent, mean over students and seeds: class by method."""
     names = [info.name for info in open_dataset(run.settings).classes]
     units = protocol_units(run)

@@ -96,7 +96,7 @@ def class_figure(classes: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
     """Draw each class's accuracy, a line of markers per method.
 
     Args:
-        classes: The result of `scoreboard.class_table`.
+        classes: The result of `scoreboard.class_accuracy_table`.
         titles: How each method is called.
     """
     figure = go.Figure()

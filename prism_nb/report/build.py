@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
-
 from prism_nb import diversity_tables, files, pipeline, scoreboard, tables
+from prism_nb.figures.context import context_figure
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import (
     accuracy_figure,
@@ -20,15 +18,20 @@ from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.protocols import protocol_sentence
+from prism_nb.report.context import context_caption, context_table
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
 
 REPORT = "figures/report.html"
-_Part = tuple[str, go.Figure | None, pd.DataFrame | None]
 _HOW_TO_READ = (
     "Means over the classes; ↑ and ↓ say which way is better, the others are read beside the row "
     "of the real images, as many as there are of each method. Noise is diverse too: density, KID "
     "and recognised tell it from images. A nearest training image at 0 is a copy."
+)
+_SCORES = (
+    "Accuracies as fractions. HLR: what is lost against all real images, hard labels both; IOR: "
+    "what is won against as many random real ones; LRS and ARS join them. A dash: the run lacks "
+    "what the score needs."
 )
 _AGREEMENT = (
     "Shares of the images on which all teachers, or two of them on average, name one class; and "
@@ -87,33 +90,61 @@ def _content(run: Run) -> dict[str, Any]:
 
 
 def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
-    accuracies, losses = tables.accuracy_table(run), tables.loss_table(run)
-    pool, classes = tables.teacher_table(run), scoreboard.class_table(run)
-    curves = tables.learning_table(run)
+    return [
+        *_learned(run, titles),
+        *_by_themselves(run),
+        *_context(run),
+        *_diversity(run, titles),
+        *_steering(run, titles),
+    ]
+
+
+def _learned(run: Run, titles: dict[str, str]) -> list[Section]:
+    accuracies, curves = tables.accuracy_table(run), tables.learning_table(run)
+    classes = scoreboard.class_accuracy_table(run)
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
-    sections: list[_Part] = [
-        ("What students learned", accuracy_figure(accuracies, titles), accuracies),
-        ("How they learned", learning_figure(curves, titles), learned),
-        ("From student to student", matrix_figure(accuracies, titles), None),
-        ("Class by class", class_figure(classes, titles), classes),
-        ("Without soft labels, without augmentation", None, scoreboard.treatment_table(run)),
-        ("DD-Ranking's scores", None, scoreboard.score_table(run)),
+    return [
+        section("What students learned", accuracy_figure(accuracies, titles), accuracies),
+        section("How they learned", learning_figure(curves, titles), learned),
+        section("From student to student", matrix_figure(accuracies, titles), None),
+        section("Class by class", class_figure(classes, titles), classes),
     ]
-    further: list[_Part] = []
+
+
+def _by_themselves(run: Run) -> list[Section]:
+    """Show what images are worth without labels and augmentation, where that was asked."""
+    if run.settings.treatments == ("protocol",) and not run.settings.ceiling:
+        return []
+    title = "Without soft labels, without augmentation"
+    scores = scoreboard.score_table(run)
+    return [
+        section(title, None, scoreboard.treatment_table(run)),
+        section("DD-Ranking's scores", None, scores, _SCORES),
+    ]
+
+
+def _context(run: Run) -> list[Section]:
+    """Set the run beside published numbers, where there are any of its kind."""
+    table = context_table(run)
+    if not len(table):
+        return []
+    caption = context_caption(run, table)
+    return [section("Beside published numbers", context_figure(table), table, caption)]
+
+
+def _steering(run: Run, titles: dict[str, str]) -> list[Section]:
+    pool, losses, found = tables.teacher_table(run), tables.loss_table(run), []
     if len(losses):
         shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
         drawn = presence_figure(tables.presence_table(run))
-        further.append(("What steered each unit", drawn, tables.draw_table(run)))
-        further.append(("Who steers the statistics", share_figure(shares, titles), shares))
-        further.append(("The losses, and their last values", loss_figure(losses, titles), last))
-    further.append(("The teachers", pool_figure(pool), pool))
-    return [
-        *(section(*part) for part in sections),
-        *_diversity(run, titles),
-        *(section(*part) for part in further),
-    ]
+        found = [
+            section("What steered each unit", drawn, tables.draw_table(run)),
+            section("Who steers the statistics", share_figure(shares, titles), shares),
+            section("The losses, and their last values", loss_figure(losses, titles), last),
+        ]
+    return [*found, section("The teachers", pool_figure(pool), pool)]
 
 
 def _diversity(run: Run, titles: dict[str, str]) -> list[Section]:

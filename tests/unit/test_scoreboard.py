@@ -60,7 +60,7 @@ def test_what_a_run_says_of_its_methods_is_by_its_protocol_alone(tmp_path: Path)
 
 
 def test_classes_are_means_over_students_and_seeds(tmp_path: Path) -> None:
-    table = scoreboard.class_table(run_of(tmp_path))
+    table = scoreboard.class_accuracy_table(run_of(tmp_path))
     assert list(table.columns) == ["prism", "random_real"]
     assert table.shape == (10, 2)
     assert table["prism"].to_numpy() == pytest.approx([82.0] * 10)

@@ -1,0 +1,70 @@
+"""How far the compiled engine's losses are from the eager ones, beside what rounding does.
+
+The yardstick is the eager engine itself, begun from images that differ in their last bit: an
+optimiser that divides by the size of its gradients makes such differences grow, step by step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prism_nb.recipes import load_recipe
+from prism_nb.synthesis.gradient import Gradient
+from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.recover import recover
+from prism_nb.synthesis.watch import watch
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.selection import Draws
+from prism_nb.teachers.teacher import PixelSpace, Teacher
+
+_NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0")
+_STEPS, _COUNT, _SIZE = 50, 4, 32
+_SHOWN = (1, 6, 11, 21, 50)  # steps
+
+
+def agreement_rows() -> list[dict[str, Any]]:
+    """Return the largest relative difference of any term, by step, for both comparisons."""
+    torch.manual_seed(0)
+    space = PixelSpace((0.5,) * 3, (0.25,) * 3, _SIZE)
+    networks = {n: build_network(n, classes=10, image_size=_SIZE) for n in _NETWORKS}
+    teachers = [Teacher(n, net, own=space, canonical=space) for n, net in networks.items()]
+    images = torch.randn(_COUNT, 3, _SIZE, _SIZE)
+    last_bit = torch.finfo(images.dtype).eps * torch.sign(torch.randn(images.shape))
+    eager = _losses(teachers, images)
+    others = {
+        "compiled": _losses(teachers, images, compiled=True),
+        "eager, images changed in the last bit": _losses(teachers, images * (1 + last_bit)),
+    }
+    return [_row(name, eager, losses) for name, losses in others.items()]
+
+
+def _losses(teachers: list[Teacher], images: Tensor, *, compiled: bool = False) -> Tensor:
+    """Return every term of every step, [steps, terms]; the team changes at every step."""
+    recipe = load_recipe("prism", {"iterations": _STEPS, "bn_weight": 0.1, "roll": 4})
+    watches = {teacher.name: watch(teacher, recipe, compiled=compiled) for teacher in teachers}
+    terms = [f"{kind}/{name}" for kind in ("logit", "bn") for name in watches]
+    first, *others = _NETWORKS
+    teams = (*((first, name) for name in others), (first,), (first, *others))
+    seen: list[list[float]] = []
+    recover(
+        images.clone(),
+        torch.arange(_COUNT),
+        gradient=Gradient(Objective(recipe, watches)),
+        draws=Draws(1, teams, (first,)),
+        recipe=recipe,
+        bounds=(torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0)),
+        generator=torch.Generator().manual_seed(0),
+        on_step=lambda _, losses: seen.append([float(losses.get(term, 0)) for term in terms]),
+    )
+    return torch.tensor(seen)
+
+
+def _row(name: str, eager: Tensor, losses: Tensor) -> dict[str, Any]:
+    apart = torch.where(eager == 0, 0, (losses - eager).abs() / eager.abs()).amax(1)
+    by_step = {str(step): float(apart[step - 1]) for step in _SHOWN}
+    shown = ", ".join(f"step {step} {value:.1e}" for step, value in by_step.items())
+    print(f"{name:<40} at most {float(apart.max()):.1e}; {shown}", flush=True)
+    return {"beside eager": name, "most": float(apart.max()), "by_step": by_step}
