@@ -109,9 +109,6 @@ class LabelSettings(Strict):
     label_epochs: int = Field(
         300, ge=1, le=9_999, description="epochs of views and labels to store"
     )
-    label_reuse: bool = Field(
-        False, description="let students that train for longer go over the stored epochs again"
-    )
     label_format: Literal["fp32", "fp16", "int8", "top_k"] = Field(
         "fp16", description="how logits are stored"
     )
@@ -140,6 +137,9 @@ class EvaluationSettings(Strict):
     student_seeds: int = Field(3, ge=1, le=1000, description="runs per student: seeds 0, 1, ...")
     student_epochs: int | None = Field(
         None, ge=1, le=9_999, description="epochs of training; None: label_epochs"
+    )
+    label_reuse: bool = Field(
+        False, description="let students that train for longer go over the stored epochs again"
     )
     student_batch: int = Field(50, ge=2, description="images per training step")
     student_optimiser: Literal["adamw", "sgd"] = Field(
@@ -278,10 +278,21 @@ class Settings(
             )
         if self.label_ensemble == "primary_half" and self.primary not in self.labellers:
             raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
-        unknown = [name for name in self.treatments if name not in TREATMENTS]
-        if unknown or not self.treatments:
-            asked = unknown[0] if unknown else ""
-            raise ValueError(f"treatments: {asked!r} is none; {suggest(asked, TREATMENTS)}")
+        self._require_treatments()
+
+    def _require_treatments(self) -> None:
+        for name in self.treatments:
+            if name not in TREATMENTS:
+                raise ValueError(f"treatments: {name!r} is none; {suggest(name, TREATMENTS)}")
+        if "protocol" not in self.treatments:
+            raise ValueError(
+                "treatments: protocol must be among them, since methods are compared by it"
+            )
+        if self.labels == "hard" and any(name.startswith("hard") for name in self.treatments):
+            raise ValueError(
+                "treatments: labels are hard already, so hard and hard_plain would train the same "
+                "students again; take them out"
+            )
 
     @property
     def epochs(self) -> int:

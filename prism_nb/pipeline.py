@@ -180,6 +180,9 @@ def find_run(
     if preset is not None:
         return Run(path, load_settings(preset, changes))
     run = Run.open(path)
+    changes = dict(changes or {})
+    if changes.get("protocol") == run.settings.protocol:
+        del changes["protocol"]  # the run has its values, and its own changes to them
     if not changes:
         return run
     values = merge(run.settings.plain(), spelled_out(changes, Path()))
@@ -381,8 +384,17 @@ def _disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> i
     return None
 
 
+def _begun_bytes(run: Run, stage: str) -> int:
+    """Return the size of what unfinished units have written already."""
+    if stage != "labels":
+        return 0
+    begun = [u.key["method"] for u in stage_units(run, stage) if run.marker(u) is None]
+    written = [p for method in begun for p in run.file(f"labels/{method}").glob("epoch_*")]
+    return sum(path.stat().st_size for path in written)
+
+
 def _require_disk(run: Run, stage: str) -> None:
-    needed = plan(run, stage, deep=False).disk_bytes or 0
+    needed = (plan(run, stage, deep=False).disk_bytes or 0) - _begun_bytes(run, stage)
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise PrismError(

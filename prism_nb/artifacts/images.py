@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -61,14 +63,22 @@ def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, T
         PrismError: An image is missing, damaged or of another size.
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
-    pixels = torch.stack(
-        [
-            _read(run, image_path(method, c, slot), dataset.image_size)
-            for c in range(classes)
-            for slot in range(ipc)
-        ]
-    )
-    return pixels, torch.arange(classes).repeat_interleave(ipc)
+    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
+    return load_members(run, method, dataset, members), torch.arange(classes).repeat_interleave(ipc)
+
+
+def load_members(
+    run: Run, method: str, dataset: ImageDataset, members: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Read some images of a method, each a (class, slot), as uint8 [n, 3, S, S].
+
+    They lie in memory channels last, as networks want them.
+    """
+    size = dataset.image_size
+    pixels = torch.empty(len(members), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    for place, (c, slot) in enumerate(members):
+        pixels[place] = _read(run, image_path(method, c, slot), size)
+    return pixels
 
 
 def load_set(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
@@ -78,6 +88,15 @@ def load_set(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor
     return load_images(run, name, dataset)
 
 
+def load_some(
+    run: Run, name: str, dataset: ImageDataset, members: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Return those of `load_set` that are named, each a (class, slot), uint8 [n, 3, S, S]."""
+    if name == REFERENCE:
+        return _reference(run, dataset, members)
+    return load_members(run, name, dataset, members)
+
+
 def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Return a random real subset of equal size, in the order of `load_images`.
 
@@ -85,8 +104,12 @@ def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
     members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    pixels = random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
+    pixels = _reference(run, dataset, members)
     return pixels, torch.arange(classes).repeat_interleave(ipc)
+
+
+def _reference(run: Run, dataset: ImageDataset, members: Sequence[tuple[int, int]]) -> Tensor:
+    return random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
 
 
 def _read(run: Run, path: str, size: int) -> Tensor:

@@ -14,23 +14,28 @@ from prism_nb.device import choose_device, matrix_precision, median_seconds, see
 from prism_nb.evaluation.student import Pupil, train_epoch
 from prism_nb.evaluation.work import curriculum
 from prism_nb.run import Run
+from prism_nb.teachers.labelling_costs import view_seconds
 from prism_nb.units import Unit
 
 _STEPS = 3  # timed together
+_JUDGED = 256  # images
 
 
 def unit_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     """Return the seconds that each unit will take, from the costs of its student."""
     costs = {n: _student_costs(run, n) for n in dict.fromkeys(u.key["student"] for u in units)}
-    return [_seconds(run, unit, *costs[unit.key["student"]]) for unit in units]
+    label = view_seconds(run) if run.settings.labels == "online" else 0.0
+    return [_seconds(run, unit, label, *costs[unit.key["student"]]) for unit in units]
 
 
-def _seconds(run: Run, unit: Unit, train: float, judge: float) -> float:
-    """Return a unit's seconds from those that an image takes to be learned from, or judged."""
+def _seconds(run: Run, unit: Unit, label: float, train: float, judge: float) -> float:
+    """Return a unit's seconds from those of an image: labelled, learned from, and judged."""
     settings, dataset = run.settings, open_dataset(run.settings)
     real = unit.key["method"] == REFERENCE
     count = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
     evaluations = -(-settings.epochs // settings.evaluate_every)
+    if unit.key["treatment"] == "protocol":
+        train += label
     return train * count * settings.epochs + judge * len(dataset.labels("val")) * evaluations
 
 
@@ -51,6 +56,7 @@ def _student_costs(run: Run, name: str) -> tuple[float, float]:
         pupil = Pupil(name, dataset, plan, device)
         train = median_seconds(device, lambda: train_epoch(pupil, images, targets, labels, plan))
         student = pupil.judged.eval()
+        shown = images[:_JUDGED]
         with torch.no_grad():
-            judge = median_seconds(device, lambda: student(images))
-    return train / len(images), judge / len(images)
+            judge = median_seconds(device, lambda: student(shown))
+    return train / len(images), judge / len(shown)

@@ -20,12 +20,12 @@ class Verdict:
     Attributes:
         top1: Whose class is the student's first guess.
         top5: Whose class is among its first five; of fewer classes, all are.
-        per_class: `top1` of each class, in order; NaN of a class without images.
+        per_class: `top1` of each class, in order; None of a class without images.
     """
 
     top1: float
     top5: float
-    per_class: tuple[float, ...]
+    per_class: tuple[float | None, ...]
 
 
 @torch.no_grad()
@@ -40,8 +40,9 @@ def judge(student: nn.Module, dataset: ImageDataset, device: torch.device) -> Ve
         first += _per_class(right[:, 0], labels, count)
         among += _per_class(right.any(1), labels, count)
     total = int(seen.sum())
-    per_class = (first / seen).tolist()
-    return Verdict(int(first.sum()) / total, int(among.sum()) / total, tuple(per_class))
+    pairs = zip(first.tolist(), seen.tolist(), strict=True)
+    per_class = tuple(right / shown if shown else None for right, shown in pairs)
+    return Verdict(int(first.sum()) / total, int(among.sum()) / total, per_class)
 
 
 def _per_class(flags: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from prism_nb.config import REFERENCE, Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.plans.evaluation import is_hard, is_plain
 from prism_nb.run import Run
-from prism_nb.teachers.labeller import load_labeller
+from prism_nb.teachers.labeller import Labeller, load_labeller
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,29 @@ def _labels(
         same = EpochLabels(views, load_labeller(run)(images, views))
         return lambda epoch: same
     if settings.labels == "online":
-        labeller = load_labeller(run)
-        return lambda epoch: EpochLabels(views_of(epoch), labeller(images, views_of(epoch)))
+        return _spoken(load_labeller(run), images, views_of)
     store, count = LabelStore(run, method), len(images)
-    return lambda epoch: store.load(epoch % settings.label_epochs, images.device, count=count)
+    return lambda epoch: store.load(_kept(settings, epoch), images.device, count=count)
+
+
+def _spoken(
+    labeller: Labeller, images: Resident, views_of: Callable[[int], Views]
+) -> Callable[[int], EpochLabels]:
+    """Have teachers label an epoch when it is asked for."""
+
+    def labels_of(epoch: int) -> EpochLabels:
+        views = views_of(epoch)
+        return EpochLabels(views, labeller(images, views))
+
+    return labels_of
 
 
 def _views(settings: Settings, images: Resident, epoch: int, *, plain: bool) -> Views:
     if plain:
         return plain_views(len(images), images.size, images.device)
-    return epoch_views(settings, len(images), epoch, images.device)
+    return epoch_views(settings, len(images), _kept(settings, epoch), images.device)
+
+
+def _kept(settings: Settings, epoch: int) -> int:
+    """Return the epoch whose views are shown: one that came before, where they are used again."""
+    return epoch % settings.label_epochs if settings.label_reuse else epoch

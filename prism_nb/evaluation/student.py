@@ -168,7 +168,9 @@ def _teach(
     row = {"epoch": epoch + 1, "lr": lr, "loss": loss}
     if (epoch + 1) % plan.evaluate_every and epoch + 1 < plan.epochs:
         return row, None
-    return row, judge(pupil.judged.eval(), dataset, material.classes.device)
+    device = material.classes.device
+    with matrix_precision("fp32", device):
+        return row, judge(pupil.judged.eval(), dataset, device)
 
 
 def train_epoch(

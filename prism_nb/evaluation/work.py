@@ -7,7 +7,9 @@ import io
 import time
 
 import safetensors.torch
+import timm
 import torch
+import torchvision
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
@@ -75,12 +77,14 @@ def curriculum(settings: Settings, seed: int, treatment: str = "protocol") -> Cu
 
 
 def _source(run: Run, unit: Unit) -> str:
-    """Return what a training depends on: its settings, images and labels."""
-    return digest([unit.binding, run.content(unit.inputs)])
+    """Return what a training depends on: its settings, images, labels and where it is done."""
+    device = choose_device(run.settings.device).type
+    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    return digest([unit.binding, run.content(unit.inputs), device, versions])
 
 
 def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.cpu().contiguous() for name, value in student.state_dict().items()}
+    return {name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()}
 
 
 def _csv(rows: list[Row]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prism_nb.artifacts.images import load_images, load_set
+from prism_nb.artifacts.images import Resident, load_images, load_some
 from prism_nb.artifacts.views import epoch_views, render
-from prism_nb.data import open_dataset
+from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.figures.sheets import contact_sheet
 from prism_nb.run import Run
 
@@ -24,27 +24,31 @@ def gallery(run: Run, method: str) -> bytes:
         method: A method, or `plans.diversity.REFERENCE` for real images.
     """
     dataset = open_dataset(run.settings)
-    pixels, _ = load_set(run, method, dataset)
-    return _sheet(pixels, classes=len(dataset.classes), size=dataset.image_size)
+    return _sheet(run, load_some(run, method, dataset, _shown(run, dataset)))
 
 
 def views_sheet(run: Run, method: str, *, epoch: int) -> bytes:
     """Return a PNG of an epoch's views as a student is shown them, laid out as in `gallery`.
 
     Args:
-        run: The run, labelled.
+        run: The run.
         method: A method.
         epoch: The epoch, from 0.
     """
-    dataset = open_dataset(run.settings)
+    dataset, ipc = open_dataset(run.settings), run.settings.ipc
     pixels, _ = load_images(run, method, dataset)
     views = epoch_views(run.settings, len(pixels), epoch, torch.device("cpu"))
-    shown = render(dataset.canonical(pixels), views, torch.arange(len(pixels)))
-    return _sheet(dataset.bytes_of(shown), classes=len(dataset.classes), size=dataset.image_size)
+    rows = torch.tensor([c * ipc + slot for c, slot in _shown(run, dataset)])
+    return _sheet(run, dataset.bytes_of(render(Resident(pixels, dataset), views, rows)))
 
 
-def _sheet(pixels: Tensor, *, classes: int, size: int) -> bytes:
-    shown = pixels.view(classes, -1, *pixels.shape[1:])[:_MOST_CLASSES, :_MOST_SLOTS]
-    columns = shown.shape[1]
-    zoom = max(1, min(4, _WIDTH // (columns * size)))
-    return contact_sheet(shown.flatten(0, 1), columns=columns, zoom=zoom)
+def _shown(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
+    """Return the class and slot of each picture."""
+    classes = range(min(_MOST_CLASSES, len(dataset.classes)))
+    return [(c, slot) for c in classes for slot in range(min(_MOST_SLOTS, run.settings.ipc))]
+
+
+def _sheet(run: Run, pixels: Tensor) -> bytes:
+    columns = min(_MOST_SLOTS, run.settings.ipc)
+    zoom = max(1, min(4, _WIDTH // (columns * pixels.shape[-1])))
+    return contact_sheet(pixels, columns=columns, zoom=zoom)

@@ -44,6 +44,8 @@ def label_binding(settings: Settings, method: str) -> str:
     """Digest what a method's labels depend on."""
     values = settings.section(LabelSettings)
     del values["label_teachers"]
+    if settings.label_format != "top_k":
+        del values["label_top_k"]
     return digest(
         {
             "images": method_binding(settings, method),

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from prism_nb import files
-from prism_nb.config import EvaluationSettings, LabelSettings
+from prism_nb.config import EvaluationSettings, LabelSettings, Settings
 from prism_nb.errors import PrismError
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.pairs import pair_facets
 from prism_nb.figures.study import Names, accuracy_facets, cost_figure, fidelity_figure
+from prism_nb.protocols import protocol_sentence
 from prism_nb.provenance import environment
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.strict import write_yaml
@@ -21,6 +22,8 @@ from prism_nb.study.comparison import compare_pairs, summary
 from prism_nb.study.folder import StudyFolder
 
 PAGE = "study.html"
+# Label and student settings that say what is measured, not how students are taught.
+_NO_WAY = {"students", "student_seeds", "treatments", "ceiling", "evaluate_every"}
 
 
 def study_tables(folder: StudyFolder) -> dict[str, pd.DataFrame]:
@@ -124,6 +127,7 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
         "source": folder.source or folder.path.name,
         "answer": table_markup(answer_table(folder, means, pairs)),
         "replicates": study.replicates,
+        "protocols": _protocols(folder),
         "verdicts": verdicts(folder, means, pairs),
         "pictured": study.scenarios[shown].title,
         "pictures": [
@@ -138,14 +142,29 @@ def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, 
     }
 
 
+def _protocols(folder: StudyFolder) -> list[str]:
+    """Say by whose protocol each scenario teaches; once, where all do alike."""
+    found = {
+        folder.study.scenarios[name].title: protocol_sentence(cell.settings.plain())
+        for (name, _), cell in folder.scenarios.items()
+    }
+    alike = set(found.values())
+    return list(alike) if len(alike) == 1 else [f"{name}: {said}" for name, said in found.items()]
+
+
 def _title(folder: StudyFolder) -> str:
     """Return the study's title; it says so where scenarios label or teach in different ways."""
-    ways = [
-        cell.settings.section(LabelSettings, EvaluationSettings)
-        for cell in folder.scenarios.values()
-    ]
+    ways = [_way(cell.settings) for cell in folder.scenarios.values()]
     mixed = any(way != ways[0] for way in ways)
     return f"{folder.study.title} (protocols differ)" if mixed else folder.study.title
+
+
+def _way(settings: Settings) -> dict[str, Any]:
+    """Return what decides how images are labelled and students are taught."""
+    values = settings.section(LabelSettings, EvaluationSettings)
+    primary = settings.primary if settings.label_ensemble == "primary_half" else None
+    ways = {name: value for name, value in values.items() if name not in _NO_WAY}
+    return {**ways, "label_teachers": settings.labellers, "primary": primary}
 
 
 def _pictured(folder: StudyFolder) -> tuple[str, Cell]:

@@ -119,6 +119,17 @@ def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     preset = values.get("preset")
     if isinstance(preset, str) and Path(preset).suffix in {".yaml", ".yml"}:
         found["preset"] = str(folder / preset)
-    if isinstance(values.get("settings"), dict):
-        found["settings"] = spelled_out(values["settings"], folder)
+    found |= _spelled_out(values, folder)
+    for kind in ("scenarios", "searches"):
+        if isinstance(values.get(kind), dict):
+            found[kind] = {
+                name: {**part, **_spelled_out(part, folder)} if isinstance(part, dict) else part
+                for name, part in values[kind].items()
+            }
     return found
+
+
+def _spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the settings among some values, with what names in them stand for."""
+    settings = values.get("settings")
+    return {"settings": spelled_out(settings, folder)} if isinstance(settings, dict) else {}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from prism_nb.artifacts.views import ImageSet, Views, in_batches, render
+from prism_nb.artifacts.views import ImageSet, Views, render
 from prism_nb.config import Settings
 from prism_nb.device import half_precision, matrix_precision
 from prism_nb.plans.squeeze import network_unit
@@ -61,7 +61,7 @@ class Labeller:
             if self._settings.label_statistics == "batch":
                 for teacher in self.teachers:
                     stack.enter_context(batch_statistics(teacher))
-            for rows in in_batches(order, self._settings.label_batch):
+            for rows in order.tensor_split(-(-len(order) // self._settings.label_batch)):
                 shown = render(images, views, rows)
                 for block, teacher in zip(blocks, self.teachers, strict=True):
                     block.append(teacher(shown).float())

@@ -557,8 +557,13 @@ def test_two_recipe_files_of_one_name_are_refused(tmp_path: Path) -> None:
         ({"student_loss": "ce"}, "'ce' does not go with labels 'stored'"),
         ({"student_epochs": 11}, "11 is more than the 10 epochs of labels; raise label_epochs"),
         ({"treatments": ["hart"]}, "treatments: 'hart' is none; did you mean 'hard'"),
-        ({"treatments": []}, "treatments: '' is none"),
-        ({"treatments": ["hard", "hard"]}, "treatments: hard is named twice"),
+        ({"treatments": []}, "treatments: protocol must be among them"),
+        ({"treatments": ["hard"]}, "treatments: protocol must be among them"),
+        (
+            {"labels": "hard", "student_loss": "ce", "treatments": ["protocol", "hard_plain"]},
+            "labels are hard already",
+        ),
+        ({"treatments": ["protocol", "protocol"]}, "treatments: protocol is named twice"),
         ({"protocol": "sre2"}, "unknown protocol 'sre2'; did you mean 'sre2l'"),
         ({"protocol": 3}, "protocol: a name is needed, got 3"),
         (
@@ -588,6 +593,10 @@ def test_a_protocol_stands_for_its_values_below_ones_own(name: str) -> None:
     assert {key: plain[key] for key in expected} == expected
     batch = protocol_values(name)["student_batch"]
     assert departures(plain) == {"student_batch": (7, batch)}
+    longer = load_settings(
+        "digits_quick", {"protocol": name, "student_epochs": 7, "label_format": "int8"}
+    )
+    assert departures(longer.plain()).keys() == {"student_epochs", "label_format"}
     assert protocol_words(name).keys() == {"title", "paper"}
 
 

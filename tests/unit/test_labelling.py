@@ -96,6 +96,37 @@ def test_stored_epochs_are_gone_over_again_where_that_is_asked_for(runs_dir: Pat
     assert not same(epochs[0], epochs[1])
 
 
+def test_epochs_that_are_used_again_show_the_same_views_in_every_treatment(
+    runs_dir: Path,
+) -> None:
+    ways = ["protocol", "hard"]
+    run = begin(runs_dir, "again", student_epochs=5, label_reuse=True, treatments=ways)
+    pipeline.execute(run, "labels")
+    soft, hard = epochs_of(run), epochs_of(run, "hard")
+    for one, other in zip(soft, hard, strict=True):
+        assert torch.equal(one.views.crop, other.views.crop)
+
+
+def test_students_may_be_asked_to_train_for_longer_on_labels_that_are_there(
+    runs_dir: Path,
+) -> None:
+    run = begin(runs_dir, "longer")
+    pipeline.execute(run, "labels")
+    more = {**run.settings.plain(), "student_epochs": 7, "label_reuse": True}
+    longer = run.with_settings(Settings.parse(more, where="longer"))
+    assert pipeline.plan(longer, "labels").missing == 0
+
+
+def test_what_an_interrupted_labelling_has_written_needs_no_more_room(runs_dir: Path) -> None:
+    run = begin(runs_dir, "begun")
+    assert pipeline._begun_bytes(run, "labels") == 0
+    LabelStore(run, METHOD).save(0, labels_of(run))
+    written = run.file(label_path(METHOD, 0)).stat().st_size
+    assert pipeline._begun_bytes(run, "labels") == written
+    pipeline.execute(run, "labels")
+    assert pipeline._begun_bytes(run, "labels") == 0
+
+
 def test_hard_labels_need_no_files_and_no_networks(runs_dir: Path) -> None:
     run = begin(runs_dir, "hard", labels="hard", student_loss="ce")
     pipeline.execute(run, "labels")
@@ -153,6 +184,15 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Set
     assert torch.allclose(found, expected, atol=1e-4)
     teacher.network.eval()
     assert not torch.allclose(found, teacher(images), atol=1e-2)
+
+
+def test_batch_statistics_are_never_those_of_a_small_rest(settings: Settings) -> None:
+    teacher, sizes = teacher_of("test_resnet"), list[int]()
+    teacher.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    changes = {"label_statistics": "batch", "label_batch": 8, "label_teachers": ("test_resnet",)}
+    labeller = Labeller(settings.model_copy(update=changes), [teacher], [1.0])
+    labeller(torch.randn(18, 3, 32, 32), plain_views(18, 32, CPU))
+    assert sizes == [6, 6, 6]
 
 
 def test_batch_statistics_are_put_back_after_a_failure() -> None:

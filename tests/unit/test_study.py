@@ -187,6 +187,23 @@ def test_recipe_files_and_presets_are_found_from_the_studys_folder(tmp_path: Pat
     assert cell.settings.recipe_of("mine").lr == 0.123
 
 
+def test_a_protocol_in_a_scenario_stands_for_its_values_there(tmp_path: Path) -> None:
+    spec = {
+        **SPEC,
+        "searches": {},
+        "scenarios": {
+            "theirs": {"title": "T", "settings": {"protocol": "cda", "student_batch": 9}},
+            "ours": {"title": "O", "settings": {"protocol": "fair", "label_epochs": 7}},
+        },
+    }
+    path = tmp_path / "two.yaml"
+    path.write_text(write_yaml(spec))
+    cells = scenario_cells(load_study(str(path)), {})
+    theirs, ours = (cells[name, 0].settings for name in ("theirs", "ours"))
+    assert (theirs.student_loss, theirs.student_batch, theirs.label_crop_min) == ("kl", 9, 0.08)
+    assert (ours.student_loss, ours.student_batch, ours.label_epochs) == ("mse_ce", 50, 7)
+
+
 def test_every_run_of_a_study_is_checked_before_any_work(tmp_path: Path) -> None:
     spec = {
         **SPEC,
