@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
+from benchmarks.labels import label_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
@@ -111,6 +112,7 @@ _QUESTIONS = {
     "scaling": _scaling,
     "roofline": _roofline,
     "student": student_rows,
+    "labels": label_rows,
     "plan": plan_rows,
     "agreement": agreement_rows,
 }
