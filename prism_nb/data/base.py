@@ -41,6 +41,7 @@ class ImageDataset(ABC):
         mean: Mean of each channel over the training images, in [0, 1]; canonical pixel space.
         std: Standard deviation of each channel, likewise.
         image_size: Side of the square images, in pixels.
+        content: Digest of the classes and files; None where the kit itself holds the images.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ImageDataset(ABC):
     mean: Channels
     std: Channels
     image_size: int
+    content: str | None = None
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:
