@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from prism_nb.errors import PrismError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, as `write_parts` does."""
+    write_parts(path, [content])
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file so that a reader sees the old content, the new, or none, never a part.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        parts: Its content in order, made while it is written.
 
     Raises:
         PrismError: The folder cannot be written, or the disk is full.
@@ -24,7 +34,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with part.open("xb") as file:
-                file.write(content)
+                for content in parts:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

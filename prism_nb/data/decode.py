@@ -14,44 +14,45 @@ from torch import Tensor
 
 from prism_nb.errors import PrismError
 
-_MARGIN = 256 / 224  # what the shorter side keeps beside the crop, as in ImageNet's evaluation
+IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
 # What Pillow raises on files that are damaged, cut off, no image at all or absurdly large.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class DamagedImage(PrismError):
+class DamagedImageError(PrismError):
     """An image file that cannot be decoded."""
 
 
-def read_image(path: Path, size: int) -> np.ndarray:
-    """Return an image as RGB bytes, its shorter side resized, its centre cut out.
+def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.ndarray:
+    """Return an image as square RGB bytes.
 
     It is turned as its EXIF orientation says. Transparent parts lie over white; greyscale,
     palette and CMYK become RGB as Pillow converts them, 16-bit grey keeps its upper eight bits;
-    of an animation, the first frame is taken. The shorter side becomes size * 256 / 224, rounded
-    (bicubic, antialiased), as in the published evaluation of ImageNet classifiers.
+    of an animation, the first frame is taken. The shorter side becomes size * margin, rounded
+    (bicubic, antialiased), of which the centre is cut out.
 
     Args:
         path: A JPEG, PNG or WebP file, whatever its name ends in.
         size: Side of the square, in pixels.
+        margin: The shorter side before the cut, over `size`; at least 1.
 
     Returns:
         uint8 [size, size, 3].
 
     Raises:
-        DamagedImage: The file cannot be read or decoded; it is named.
+        DamagedImageError: The file cannot be read or decoded; it is named.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(_square(_rgb(ImageOps.exif_transpose(image)), size))
+            return np.asarray(square(_rgb(ImageOps.exif_transpose(image)), size, margin))
     except _DAMAGE as error:
-        raise DamagedImage(
+        raise DamagedImageError(
             f"image {path} cannot be decoded: {error}; restore that file, or set skip_damaged to "
             "true to leave damaged images out"
         ) from None
 
 
-def read_images(paths: Sequence[Path], size: int) -> Tensor:
+def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGIN) -> Tensor:
     """Return images as `read_image` reads them, uint8 [n, 3, size, size].
 
     As many threads decode as torch computes with, so that workers side by side share the cores.
@@ -59,7 +60,7 @@ def read_images(paths: Sequence[Path], size: int) -> Tensor:
     pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
 
     def read(place: int) -> None:
-        pixels[place] = read_image(paths[place], size)
+        pixels[place] = read_image(paths[place], size, margin)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for _ in threads.map(read, range(len(paths))):
@@ -76,8 +77,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    shorter = round(size * _MARGIN)
+def square(image: Image.Image, size: int, margin: float) -> Image.Image:
+    """Resize an image's shorter side to size * margin and cut out its centre."""
+    shorter = round(size * margin)
     least = min(image.size)
     width, height = (shorter * side // least for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from prism_nb import files
-from prism_nb.config import default_cache_dir
+from prism_nb.config import default_cache_dir, digest
 from prism_nb.data.base import Channels, ImageDataset, Split
-from prism_nb.data.decode import read_images
+from prism_nb.data.decode import IMAGENET_MARGIN, read_images
+from prism_nb.data.decoded import decoded_once, pick
 from prism_nb.data.indexing import LayoutOf, open_index
 from prism_nb.data.layout import folder_layout
 from prism_nb.data.names import class_infos
@@ -24,10 +26,13 @@ _PART = 200
 class ImageFolder(ImageDataset):
     """Images in files, decoded when they are asked for.
 
+    Held-out images are decoded once, into a file that every later look reads from.
+
     Args:
         source: Where they are and which are wanted.
         layout_of: Reads the layout of their folder.
         channels: Mean and standard deviation of the channels; measured on a sample where None.
+        margin: See `decode.read_image`.
     """
 
     def __init__(
@@ -35,9 +40,10 @@ class ImageFolder(ImageDataset):
         source: Source,
         layout_of: LayoutOf = folder_layout,
         channels: tuple[Channels, Channels] | None = None,
+        margin: float = IMAGENET_MARGIN,
     ) -> None:
         self.name, self.image_size = source.name, source.image_size
-        self._root = source.folder()
+        self._root, self._margin = source.folder(), margin
         self._index = open_index(source, layout_of)
         self.content = self._index.content
         self.classes = class_infos(self._index.classes)
@@ -56,9 +62,11 @@ class ImageFolder(ImageDataset):
         """See `ImageDataset.images`.
 
         Raises:
-            DamagedImage: A file cannot be decoded; it is named.
+            DamagedImageError: A file cannot be decoded; it is named.
         """
-        return read_images(self._index.splits[split].paths(self._root, indices), self.image_size)
+        if split == "val":
+            return pick(self._held_out, indices)
+        return self._decoded(split, indices)
 
     def of_class(self, split: Split, index: int) -> np.ndarray:
         """See `ImageDataset.of_class`."""
@@ -74,9 +82,27 @@ class ImageFolder(ImageDataset):
             found[split] = np.split(order, np.cumsum(counts)[:-1])
         return found
 
+    def _decoded(self, split: Split, indices: Sequence[int]) -> Tensor:
+        paths = self._index.splits[split].paths(self._root, indices)
+        return read_images(paths, self.image_size, self._margin)
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        return decoded_once(
+            self._kept("decoded", "npy"),
+            lambda indices: self._decoded("val", indices),
+            count=len(self.labels("val")),
+            size=self.image_size,
+        )
+
+    def _kept(self, what: str, ending: str) -> Path:
+        """Return where something is kept that follows from the files, size and margin."""
+        key = digest([self.content, self.image_size, self._margin])
+        return default_cache_dir() / what / f"{key}.{ending}"
+
     def _measured(self) -> tuple[Channels, Channels]:
         """Return mean and deviation of a fixed random sample of the training images, kept."""
-        path = default_cache_dir() / "channels" / f"{self.content}_{self.image_size}.json"
+        path = self._kept("channels", "json")
         kept = files.read_record(path)
         if not kept:
             mean, std = self._measure()

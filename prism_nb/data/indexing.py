@@ -12,7 +12,7 @@ import torch
 
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data.base import Split
-from prism_nb.data.decode import DamagedImage, read_image
+from prism_nb.data.decode import DamagedImageError, read_image
 from prism_nb.data.index import (
     SPLITS,
     Index,
@@ -96,7 +96,7 @@ def _damaged(root: Path, part: SplitIndex) -> list[int]:
     def fails(place: int) -> bool:
         try:
             read_image(part.paths(root, [place])[0], 8)
-        except DamagedImage:
+        except DamagedImageError:
             return True
         return False
 

@@ -20,6 +20,13 @@ def class_infos(folders: Sequence[str]) -> tuple[ClassInfo, ...]:
     return tuple(ClassInfo(i, folder, _name(folder)) for i, folder in enumerate(folders))
 
 
+def imagenet_wnids() -> list[str]:
+    """Return ImageNet-1K's thousand WordNet ids in the order of every published head."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return list(ImageNetInfo("imagenet-1k").label_names())
+
+
 def _name(folder: str) -> str:
     return _wordnet_names().get(folder, folder) if _WNID.fullmatch(folder) else folder
 

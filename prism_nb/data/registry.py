@@ -7,9 +7,12 @@ from functools import lru_cache
 
 from prism_nb.config import Settings
 from prism_nb.data.base import ImageDataset
+from prism_nb.data.cifar import Cifar
 from prism_nb.data.digits import Digits
 from prism_nb.data.folder import ImageFolder
+from prism_nb.data.imagenet import imagenet1k
 from prism_nb.data.source import Source
+from prism_nb.data.tiny_imagenet import tiny_imagenet
 from prism_nb.data.tuning import TuningSplit
 from prism_nb.errors import UsageError, suggest
 
@@ -23,7 +26,14 @@ def _digits(source: Source) -> ImageDataset:
     return Digits(source.image_size)
 
 
-_DATASETS: dict[str, Callable[[Source], ImageDataset]] = {"digits": _digits, "folder": ImageFolder}
+_DATASETS: dict[str, Callable[[Source], ImageDataset]] = {
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+    "digits": _digits,
+    "folder": ImageFolder,
+    "imagenet1k": imagenet1k,
+    "tiny_imagenet": tiny_imagenet,
+}
 
 
 def dataset_names() -> list[str]:

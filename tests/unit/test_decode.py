@@ -13,7 +13,7 @@ from image_trees import picture
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from prism_nb.data.decode import DamagedImage, _square, read_image, read_images
+from prism_nb.data.decode import IMAGENET_MARGIN, DamagedImageError, read_image, read_images, square
 from prism_nb.errors import PrismError
 
 _ORIENTATION = 0x0112
@@ -39,7 +39,7 @@ def literal(pixels: np.ndarray, size: int) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_resizing_and_cropping_are_torchvisions(width: int, height: int, size: int) -> None:
     image = picture(width * 100 + height, width, height)
-    mine = np.asarray(_square(image, size))
+    mine = np.asarray(square(image, size, IMAGENET_MARGIN))
     assert mine.shape == (size, size, 3)
     assert (mine == literal(np.asarray(image), size)).all()
 
@@ -130,7 +130,7 @@ def test_a_file_cut_off_is_named(tmp_path: Path, ending: str, kept: float) -> No
     picture(7, 64, 64).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DamagedImage, match=rf"a\.{ending} cannot be decoded.*skip_damaged"):
+    with pytest.raises(DamagedImageError, match=rf"a\.{ending} cannot be decoded.*skip_damaged"):
         read_image(path, 16)
 
 
@@ -146,7 +146,7 @@ def test_no_bytes_break_more_than_their_own_image(
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DamagedImage, match=r"gone\.jpg"):
+    with pytest.raises(DamagedImageError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg", 8)
 
 
