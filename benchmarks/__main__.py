@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import Case, measure, write
+from benchmarks.images import image_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
@@ -111,6 +112,7 @@ _QUESTIONS = {
     "roofline": _roofline,
     "student": student_rows,
     "plan": plan_rows,
+    "images": image_rows,
 }
 
 if __name__ == "__main__":
