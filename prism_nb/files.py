@@ -46,7 +46,8 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     except OSError as error:
         raise PrismError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose a folder "
-            "that you may write to (runs_dir); run the same command again, finished work is kept"
+            "that you may write to (runs_dir, or PRISM_CACHE for the cache of datasets); run the "
+            "same command again, finished work is kept"
         ) from error
 
 

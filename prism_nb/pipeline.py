@@ -155,8 +155,9 @@ def open_run(
 
         preflight(run.settings)
     run = Run.create(run.path, run.settings)
-    run.write_classes(open_dataset(run.settings).class_records())
-    run.update_manifest(preflight=passed)
+    dataset = open_dataset(run.settings)
+    run.write_classes(dataset.class_records())
+    run.update_manifest(preflight=passed, images_left_out=list(dataset.damaged))
     return run
 
 

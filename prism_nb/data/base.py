@@ -42,6 +42,7 @@ class ImageDataset(ABC):
         std: Standard deviation of each channel, likewise.
         image_size: Side of the square images, in pixels.
         content: Digest of the classes and files; None where the kit itself holds the images.
+        damaged: Files left out because they cannot be decoded, from the dataset's folder.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ImageDataset(ABC):
     std: Channels
     image_size: int
     content: str | None = None
+    damaged: tuple[str, ...] = ()
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:

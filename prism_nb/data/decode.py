@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prism_nb.errors import PrismError
 
+_LONGEST = 200  # sides over one another: a strip longer than that would take gigabytes to resize
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
 # What Pillow raises on files that are damaged, cut off, no image at all or absurdly large.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -78,9 +79,15 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int, margin: float) -> Image.Image:
-    """Resize an image's shorter side to size * margin and cut out its centre."""
+    """Resize an image's shorter side to size * margin and cut out its centre.
+
+    Raises:
+        ValueError: One side is more than 200 times the other.
+    """
     shorter = round(size * margin)
     least = min(image.size)
+    if max(image.size) > least * _LONGEST:
+        raise ValueError(f"it is {image.width} x {image.height} pixels, a mere strip")
     width, height = (shorter * side // least for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in resized.size)

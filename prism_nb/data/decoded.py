@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,18 @@ def decoded_once(path: Path, decode: Decode, *, count: int, size: int) -> np.nda
         uint8 [count, 3, size, size], read-only.
 
     Raises:
-        PrismError: Too little space; or an image is damaged, and nothing is kept.
+        PrismError: Too little space, or none that may be written to; or an image is damaged, and
+            nothing is kept.
     """
     shape = (count, 3, size, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        kept = _mapped(path, shape)
-        if kept is None:
+    kept = _mapped(path, shape)
+    if kept is not None:
+        return kept
+    with _held(path):
+        if _mapped(path, shape) is None:
             _require_space(path, shape)
             files.write_parts(path, _parts(decode, shape, path))
-            kept = _mapped(path, shape)
+    kept = _mapped(path, shape)
     if kept is None:
         raise PrismError(f"{path} has just been written and cannot be read; look at the disk")
     return kept
@@ -57,6 +60,23 @@ def decoded_once(path: Path, decode: Decode, *, count: int, size: int) -> np.nda
 def pick(images: np.ndarray, indices: Sequence[int]) -> Tensor:
     """Copy images out of a mapped file, uint8 [n, 3, S, S]."""
     return torch.from_numpy(np.array(images[np.asarray(indices, dtype=np.int64)]))
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep other processes from making a file, and clear away what a killed one has left of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock")).acquire()
+    except OSError as error:
+        raise PrismError(
+            f"cannot write to {path.parent}: {error.strerror or error}; set PRISM_CACHE to a "
+            "folder that you may write to"
+        ) from None
+    with lock:
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink(missing_ok=True)
+        yield
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

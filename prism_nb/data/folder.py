@@ -45,14 +45,9 @@ class ImageFolder(ImageDataset):
         self.name, self.image_size = source.name, source.image_size
         self._root, self._margin = source.folder(), margin
         self._index = open_index(source, layout_of)
-        self.content = self._index.content
+        self.content, self.damaged = self._index.content, self._index.damaged
         self.classes = class_infos(self._index.classes)
         self.mean, self.std = channels or self._measured()
-
-    @property
-    def damaged(self) -> tuple[str, ...]:
-        """Files left out because they cannot be decoded, from the dataset's folder."""
-        return self._index.damaged
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""

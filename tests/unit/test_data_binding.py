@@ -74,6 +74,19 @@ def test_an_image_added_since_is_noticed_by_the_run(tmp_path: Path) -> None:
         pipeline.open_run(run_name="r", runs_dir=tmp_path / "runs")
 
 
+def test_images_left_out_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prism_nb.preflight.preflight", lambda settings: None)
+    tree = make_tree(tmp_path / "t", CLASSES)
+    (tree / "val" / "b" / "bad.jpg").write_bytes(b"nothing")
+    run = pipeline.open_run(
+        run_name="r",
+        preset="digits_quick",
+        runs_dir=tmp_path / "runs",
+        changes={"dataset": "folder", "data_dir": str(tree), "skip_damaged": True},
+    )
+    assert run.manifest()["images_left_out"] == ["val/b/bad.jpg"]
+
+
 def test_settings_that_lead_to_the_same_images_are_free(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "t", CLASSES)
     plain = found(tmp_path, tree)

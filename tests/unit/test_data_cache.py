@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +100,38 @@ def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
         decoded_once(tmp_path / "a.npy", full, count=300, size=4)
     assert not list(tmp_path.glob("*.npy"))
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_a_killed_process_has_left_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / ".a.npy.0123abcd.part"
+    left.write_bytes(b"x" * 99)
+    (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
+    decoded_once(tmp_path / "a.npy", decode, count=300, size=4)
+    assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PrismError, match="PRISM_CACHE"):
+        decoded_once(tmp_path / "file" / "a.npy", never, count=300, size=4)
+
+
+def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def slowly(indices: Sequence[int]) -> Tensor:
+        calls.append(indices[0])
+        time.sleep(0.2)
+        return decode(indices)
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(
+            threads.map(
+                lambda _: decoded_once(tmp_path / "a.npy", slowly, count=300, size=4), range(3)
+            )
+        )
+    assert calls == [0, 256]
+    assert all((kept == PIXELS.numpy()).all() for kept in found)
 
 
 def test_held_out_images_are_those_of_the_files_by_size(tmp_path: Path, cache: Path) -> None:

@@ -123,6 +123,25 @@ def test_one_pixel_fills_the_square(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "a.png", 12) == [9, 8, 7]).all()
 
 
+def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 200)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 12).shape == (12, 12, 3)
+    Image.new("RGB", (201, 1)).save(tmp_path / "b.png")
+    with pytest.raises(DamagedImageError, match=r"b\.png .*201 x 1 pixels"):
+        read_image(tmp_path / "b.png", 12)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@given(exif=st.binary(max_size=120), head=st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*", b""]))
+@settings(max_examples=150, deadline=None)
+def test_a_broken_exif_block_costs_no_image(
+    tmp_path_factory: pytest.TempPathFactory, exif: bytes, head: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "exif.jpg"
+    picture(8, 20, 20).save(path, exif=b"Exif\0\0" + head + exif)
+    assert read_image(path, 12).shape == (12, 12, 3)
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.95])
 def test_a_file_cut_off_is_named(tmp_path: Path, ending: str, kept: float) -> None:
