@@ -92,10 +92,11 @@ def index_places(root: Path, places: Sequence[Place], found: Sequence[Found]) ->
     """Give every image found its class.
 
     Raises:
-        UsageError: Nothing says the class of an image.
+        UsageError: Nothing says the class of an image, or one that is listed is not there.
     """
     rows: list[tuple[int, str, int, int]] = []
     for at, (place, listed) in enumerate(zip(places, found, strict=True)):
+        _require_listed(root, place, listed)
         for name, size in listed.images:
             label = place.label_of(name)
             if label is None:
@@ -112,6 +113,18 @@ def index_places(root: Path, places: Sequence[Place], found: Sequence[Found]) ->
         labels=np.array([row[2] for row in rows], dtype=np.int64),
         sizes=np.array([row[3] for row in rows], dtype=np.int64),
     )
+
+
+def _require_listed(root: Path, place: Place, listed: Found) -> None:
+    if isinstance(place.label, int):
+        return
+    there = {name for name, _ in listed.images}
+    gone = [name for name, label in place.label.items() if label >= 0 and name not in there]
+    if gone:
+        raise UsageError(
+            f"{len(gone)} images that the list of classes names are not in {root / place.folder}, "
+            f"e.g. {gone[0]}; unpack them again, or shorten the list"
+        )
 
 
 def save_index(path: Path, index: Index, watched: dict[str, int]) -> None:

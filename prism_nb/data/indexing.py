@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data.base import Split
@@ -101,5 +102,7 @@ def _damaged(root: Path, part: SplitIndex) -> list[int]:
         return False
 
     count = len(part.names)
+    title = f"decoding {count} images once to find damaged ones"
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return [i for i, failed in enumerate(threads.map(fails, range(count))) if failed]
+        failed = tqdm(threads.map(fails, range(count)), title, count, mininterval=2, leave=False)
+        return [place for place, bad in enumerate(failed) if bad]

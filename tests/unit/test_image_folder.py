@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from image_trees import age, make_tree, picture
 from torchvision.datasets import ImageFolder as Torchvision
 
 from prism_nb.config import Settings, load_settings
 from prism_nb.data import ImageDataset, open_dataset, with_content
 from prism_nb.data.folder import ImageFolder
+from prism_nb.data.index import index_places, load_index, make_index, save_index
+from prism_nb.data.scan import Found, Place
 from prism_nb.data.source import Source
 from prism_nb.errors import UsageError
 
@@ -294,6 +299,49 @@ def test_what_is_added_removed_or_renamed_is_noticed(tree: Path, change: str) ->
         assert "val and test" in refusal(tree)
         return
     assert ImageFolder(source(tree)).content != before.content
+
+
+def test_names_in_any_script_or_encoding_survive(tree: Path) -> None:
+    names = [b"\xff\xfe.png", "Äpfel ü.png".encode(), "写真.png".encode(), b"two\nlines.png"]
+    folder = os.fsencode(tree / "train" / "cat")
+    for seed, name in enumerate(names):
+        picture(seed, 20, 20).save(os.fsdecode(folder + b"/" + name))
+    age(tree)
+    for _ in range(2):
+        dataset = ImageFolder(source(tree))
+        paths = dataset._index.splits["train"].paths(tree, dataset.of_class("train", 3).tolist())
+        assert {os.fsencode(path.name) for path in paths} >= set(names)
+        assert dataset.images("train", range(16)).shape == (16, 3, 16, 16)
+
+
+@given(
+    st.dictionaries(
+        st.text(
+            st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=9
+        ).filter(lambda name: name not in {".", ".."}),
+        st.tuples(st.integers(0, 2), st.integers(0, 2**40)),
+        min_size=3,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_an_index_is_read_back_as_it_was_kept(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[int, int]]
+) -> None:
+    labels = {name: i if i < 3 else c for i, (name, (c, _)) in enumerate(rows.items())}
+    listed = [Found([(name, size) for name, (_, size) in sorted(rows.items())], [])]
+    part = index_places(Path(), [Place("all", labels)], listed)
+    index = make_index(["x", "y", "z"], {"train": part, "val": part}, ["a/b"])
+    path = tmp_path_factory.getbasetemp() / "index.npz"
+    save_index(path, index, {".": 2**62})
+    loaded = load_index(path)
+    assert loaded is not None
+    assert loaded[1] == {".": 2**62}
+    assert (loaded[0].classes, loaded[0].damaged) == (index.classes, index.damaged)
+    assert loaded[0].content == make_index(index.classes, loaded[0].splits).content
+    found = loaded[0].splits["val"]
+    paths = found.paths(Path("/r"), range(len(rows)))
+    assert [str(path) for path in paths] == [f"/r/all/{name}" for name in sorted(rows)]
+    assert found.labels.tolist() == [labels[name] for name in sorted(rows)]
 
 
 def test_a_damaged_kept_index_is_made_again(tree: Path, tmp_path: Path) -> None:

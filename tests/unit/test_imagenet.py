@@ -127,6 +127,13 @@ def test_an_image_that_the_list_lacks_is_named(flat: Path) -> None:
     assert file_name(9) in refusal(flat)
 
 
+def test_a_listed_image_that_is_not_there_is_named(flat: Path) -> None:
+    write_list(flat, "list")
+    (flat / "val" / file_name(3)).unlink()
+    assert f"1 images that the list of classes names are not in {flat / 'val'}" in refusal(flat)
+    assert opened(flat, WNIDS[0], WNIDS[2]).labels("val").tolist() == [1, 0, 0, 1]
+
+
 @pytest.mark.parametrize("line", ["ILSVRC2012_val_00000001.JPEG 17", "a.jpg n01440764", "x"])
 def test_a_line_that_says_no_class_is_named(flat: Path, line: str) -> None:
     (flat / "val_classes.txt").write_text(line)
