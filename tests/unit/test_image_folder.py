@@ -242,6 +242,14 @@ def test_content_follows_the_files_and_not_their_place(tree: Path, tmp_path: Pat
     assert len({here.data_content, fewer.data_content, other.data_content}) == 3
 
 
+def test_content_follows_the_sizes_of_files(tree: Path) -> None:
+    before = ImageFolder(source(tree)).content
+    path = tree / "train" / "cat" / "cat_0.png"
+    path.unlink()
+    picture(1, 33, 33).save(path)
+    assert ImageFolder(source(tree)).content != before
+
+
 def test_other_files_than_asked_for_are_refused(tree: Path, tmp_path: Path) -> None:
     bound = with_content(settings_of(tree))
     other = make_tree(tmp_path / "other", ("cat", "Ant", "bee10", "bee9"), train=4)
