@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
+from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
@@ -115,6 +116,7 @@ _QUESTIONS = {
     "labels": label_rows,
     "plan": plan_rows,
     "agreement": agreement_rows,
+    "images": image_rows,
 }
 
 if __name__ == "__main__":

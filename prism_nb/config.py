@@ -24,7 +24,7 @@ from prism_nb.recipes import (
     require_source,
     require_steps,
 )
-from prism_nb.strict import Strict, read_yaml
+from prism_nb.strict import Strict, read_lines, read_yaml
 from prism_nb.units import unit_seed
 
 REFERENCE = "real"  # names the real images that stand beside every method
@@ -38,6 +38,7 @@ _NAME_LISTS = (
     "label_teachers",
     "feature_networks",
     "treatments",
+    "class_list",
 )
 TREATMENTS = ("protocol", "plain", "hard", "hard_plain")  # ways a student is taught
 
@@ -53,6 +54,32 @@ class DataSettings(Strict):
         "learns from: for choosing settings without a look at the test images",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
+    data_content: str | None = Field(
+        None,
+        description="digest of the dataset's classes and files; filled in when a run begins, which "
+        "then refuses other files. None for embedded data",
+    )
+
+
+class SourceSettings(Strict):
+    """Where the real images come from.
+
+    They bind no result by themselves: a dataset may move to another disk. What they lead to is
+    digested into `data_content`, which binds.
+    """
+
+    data_dir: str | None = Field(
+        None, description="the dataset's folder, from the working directory; None if embedded"
+    )
+    class_list: Names = Field(
+        (),
+        description="folder names of the classes to take, in this order, or a text file with one "
+        "per line; none: all classes, sorted",
+    )
+    skip_damaged: bool = Field(
+        False, description="decode every image once at indexing, and leave out what is damaged"
+    )
+    download: bool = Field(False, description="fetch a dataset that torchvision can fetch")
 
 
 class SqueezeSettings(Strict):
@@ -215,6 +242,7 @@ class Settings(
     SynthesisSettings,
     PoolSettings,
     SqueezeSettings,
+    SourceSettings,
     DataSettings,
 ):
     """Everything a run depends on, by flat names."""
@@ -391,6 +419,12 @@ def default_runs_dir() -> Path:
     return Path(named).absolute() if named else project_root() / "data" / "runs"
 
 
+def default_cache_dir() -> Path:
+    """Return the folder of what can be made again: `PRISM_CACHE`, else `data/cache`."""
+    named = os.environ.get("PRISM_CACHE")
+    return Path(named).absolute() if named else project_root() / "data" / "cache"
+
+
 def preset_names() -> list[str]:
     """Return the names of the presets in `notebooks/presets`."""
     return sorted(path.stem for path in (project_root() / "notebooks" / "presets").glob("*.yaml"))
@@ -427,7 +461,8 @@ def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Put what names stand for into settings, so that a run keeps it.
 
     A protocol's values go below the settings that it stands among; a recipe file's content goes
-    where `recipes` names its path.
+    where `recipes` names its path, a class list's where `class_list` does. `data_dir` becomes
+    absolute, since the notebooks of a run work elsewhere.
 
     Args:
         values: Settings, or changes to them.
@@ -437,6 +472,11 @@ def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
     """
     values = with_protocol(values)
+    if isinstance(values.get("class_list"), str):
+        names = read_lines(folder / values["class_list"], where="class_list")
+        values = {**values, "class_list": names}
+    if isinstance(values.get("data_dir"), str):
+        values = {**values, "data_dir": str(Path(values["data_dir"]).expanduser().absolute())}
     named = values.get("recipes")
     if not isinstance(named, dict):
         return values

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,19 +15,20 @@ from prism_nb.errors import PrismError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content, the new, or none, never a part.
+    """Write a file atomically, as `write_parts` does."""
+    write_parts(path, [content])
 
-    Raises:
-        PrismError: The folder cannot be written, or the disk is full.
-    """
-    write_through(path, lambda file: file.write(content))
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file atomically, as `write_through` does, from parts made while it is written."""
+    write_through(path, lambda file: file.writelines(parts))
 
 
 def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have a function write a file that may not fit into memory, whole or not at all.
+    """Write a file so that a reader sees the old content, the new, or none, never a part.
 
     Args:
-        path: The file.
+        path: The file; its folder is made where it is missing.
         write: Called once, with a new file open for writing.
 
     Raises:
@@ -49,7 +50,8 @@ def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         raise PrismError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose a folder "
-            "that you may write to (runs_dir); run the same command again, finished work is kept"
+            "that you may write to (runs_dir, or PRISM_CACHE for the cache of datasets); run the "
+            "same command again, finished work is kept"
         ) from error
 
 

@@ -155,8 +155,9 @@ def open_run(
 
         preflight(run.settings, made=made_methods(run))
     run = Run.create(run.path, run.settings)
-    run.write_classes(open_dataset(run.settings).class_records())
-    run.update_manifest(preflight=passed)
+    dataset = open_dataset(run.settings)
+    run.write_classes(dataset.class_records())
+    run.update_manifest(preflight=passed, images_left_out=list(dataset.damaged))
     return run
 
 
@@ -178,7 +179,7 @@ def find_run(
     check_name(name)
     path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
     if preset is not None:
-        return Run(path, load_settings(preset, changes))
+        return Run(path, _bound(load_settings(preset, changes)))
     run = Run.open(path)
     changes = dict(changes or {})
     if changes.get("protocol") == run.settings.protocol:
@@ -187,6 +188,15 @@ def find_run(
         return run
     values = merge(run.settings.plain(), spelled_out(changes, Path()))
     return Run(path, check_settings(values, where=f"run {name}"))
+
+
+def _bound(settings: Settings) -> Settings:
+    """Return settings that say which images they mean; unknown datasets fail at the preflight."""
+    if settings.data_dir is None:
+        return settings
+    from prism_nb.data import with_content
+
+    return with_content(settings)
 
 
 def class_count(run: Run) -> int:

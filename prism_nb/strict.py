@@ -128,6 +128,20 @@ def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
     return values
 
 
+def read_lines(path: Path, *, where: str) -> list[str]:
+    """Read the lines of a text file, without empty ones and those that begin with `#`.
+
+    Raises:
+        UsageError: It cannot be read, or is no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: {path} cannot be read: {error}") from None
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def write_yaml(values: dict[str, Any]) -> str:
     """Return YAML text that `read_yaml` reads back to equal values."""
     return yaml.dump(values, Dumper=_YamlOut, sort_keys=False, default_flow_style=None)

@@ -41,6 +41,8 @@ class ImageDataset(ABC):
         mean: Mean of each channel over the training images, in [0, 1]; canonical pixel space.
         std: Standard deviation of each channel, likewise.
         image_size: Side of the square images, in pixels.
+        content: Digest of the classes and files; None where the kit itself holds the images.
+        damaged: Files left out because they cannot be decoded, from the dataset's folder.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ImageDataset(ABC):
     mean: Channels
     std: Channels
     image_size: int
+    content: str | None = None
+    damaged: tuple[str, ...] = ()
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:

@@ -28,9 +28,7 @@ def random_real(
     Returns:
         Pixels in the order of `members`, uint8 [n, 3, S, S].
     """
-    shuffled = {
-        c: shuffled_places(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in members}
-    }
+    shuffled = {c: shuffled_places(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in members}}
     return dataset.images("train", [int(shuffled[c][slot]) for c, slot in members])
 
 

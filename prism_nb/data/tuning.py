@@ -27,6 +27,7 @@ class TuningSplit(ImageDataset):
         self.name = f"{dataset.name} (tuning)"
         self.classes, self.image_size = dataset.classes, dataset.image_size
         self.mean, self.std = dataset.mean, dataset.std
+        self.content, self.damaged = dataset.content, dataset.damaged
         self._dataset = dataset
         labels = dataset.labels("train")
         train, val = train_test_split(

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from prism_nb.config import Settings, SynthesisSettings, check_settings, merge, read_preset
+from prism_nb.data import with_content
 from prism_nb.errors import UsageError, suggest
 from prism_nb.recipes import make_recipe
 from prism_nb.study.spec import Study, Value
@@ -86,7 +87,7 @@ def _scenario_settings(study: Study, name: str, replicate: int, choice: Choice) 
     }
     recipes = {**values.get("recipes", {}), **tuned}
     chosen = {**values, "replicate": replicate, "recipes": _of_methods(recipes, values)}
-    return check_settings(chosen, where=f"scenario {name}")
+    return with_content(check_settings(chosen, where=f"scenario {name}"))
 
 
 def _search_cell(study: Study, search: str, method: str) -> Cell:
@@ -99,7 +100,7 @@ def _search_cell(study: Study, search: str, method: str) -> Cell:
     settings = {**values, "methods": list(recipes), "recipes": recipes, "score_on": "tuning"}
     return Cell(
         name=f"search-{search}-{method}",
-        settings=check_settings(settings, where=place),
+        settings=with_content(check_settings(settings, where=place)),
         stages=_SEARCH_STAGES,
     )
 

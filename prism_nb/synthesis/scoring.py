@@ -93,7 +93,9 @@ def easiest_crops(
 
 def cut(dataset: ImageDataset, crops: list[Crop] | tuple[Crop, ...], side: int) -> Tensor:
     """Return crops of training images as canonical images [n, 3, side, side]."""
-    images = dataset.canonical(dataset.images("train", [place for place, _ in crops]))
+    places, rows = np.unique([place for place, _ in crops], return_inverse=True)
+    # An image that gives several crops is decoded once.
+    images = dataset.canonical(dataset.images("train", places.tolist()))[torch.from_numpy(rows)]
     whole = apply_views(images, [View(box) for _, box in crops])
     if side == dataset.image_size:
         return whole

@@ -11,10 +11,13 @@ from prism_nb.run import Run
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the tests apart from the user's own clone and runs."""
+def _own_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep the tests apart from the user's own clone, runs and caches."""
     monkeypatch.delenv("PRISM_HOME", raising=False)
     monkeypatch.delenv("PRISM_RUNS", raising=False)
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

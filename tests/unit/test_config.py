@@ -21,6 +21,7 @@ from prism_nb.config import (
     PoolSettings,
     ProtocolSettings,
     Settings,
+    SourceSettings,
     SqueezeSettings,
     SynthesisSettings,
     add_recipes,
@@ -37,6 +38,7 @@ _CLONE = Path(__file__).resolve().parents[2]
 _PRESETS = sorted(path.stem for path in (_CLONE / "notebooks" / "presets").glob("*.yaml"))
 _GROUPS: tuple[type[Strict], ...] = (
     DataSettings,
+    SourceSettings,
     SqueezeSettings,
     PoolSettings,
     SynthesisSettings,

@@ -1,0 +1,124 @@
+"""A dataset of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from prism_nb import files
+from prism_nb.config import default_cache_dir, digest
+from prism_nb.data.base import Channels, ImageDataset, Split
+from prism_nb.data.decode import IMAGENET_MARGIN, read_images
+from prism_nb.data.decoded import decoded_once, pick
+from prism_nb.data.indexing import LayoutOf, open_index
+from prism_nb.data.layout import folder_layout
+from prism_nb.data.names import class_infos
+from prism_nb.data.source import Source
+
+_SAMPLE = 2000  # training images that mean and deviation are measured on
+_PART = 200
+
+
+class ImageFolder(ImageDataset):
+    """Images in files, decoded when they are asked for.
+
+    Held-out images are decoded once, into a file that every later look reads from.
+
+    Args:
+        source: Where they are and which are wanted.
+        layout_of: Reads the layout of their folder.
+        channels: Mean and standard deviation of the channels; measured on a sample where None.
+        margin: See `decode.read_image`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layout_of: LayoutOf = folder_layout,
+        channels: tuple[Channels, Channels] | None = None,
+        margin: float = IMAGENET_MARGIN,
+    ) -> None:
+        self.name, self.image_size = source.name, source.image_size
+        self._root, self._margin = source.folder(), margin
+        self._index = open_index(source, layout_of)
+        self.content, self.damaged = self._index.content, self._index.damaged
+        self.classes = class_infos(self._index.classes)
+        self.mean, self.std = channels or self._measured()
+
+    def labels(self, split: Split) -> np.ndarray:
+        """See `ImageDataset.labels`."""
+        return self._index.splits[split].labels
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        """See `ImageDataset.images`.
+
+        Raises:
+            DamagedImageError: A file cannot be decoded; it is named.
+        """
+        if split == "val":
+            return pick(self._held_out, indices)
+        return self._decoded(split, indices)
+
+    def of_class(self, split: Split, index: int) -> np.ndarray:
+        """See `ImageDataset.of_class`."""
+        return self._by_class[split][index]
+
+    @cached_property
+    def _by_class(self) -> dict[Split, list[np.ndarray]]:
+        """Places of every class, found at once: a thousand searches of a million are slow."""
+        found: dict[Split, list[np.ndarray]] = {}
+        for split, part in self._index.splits.items():
+            counts = np.bincount(part.labels, minlength=len(self.classes))
+            order = np.argsort(part.labels, kind="stable")
+            found[split] = np.split(order, np.cumsum(counts)[:-1])
+        return found
+
+    def _decoded(self, split: Split, indices: Sequence[int]) -> Tensor:
+        paths = self._index.splits[split].paths(self._root, indices)
+        return read_images(paths, self.image_size, self._margin)
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        return decoded_once(
+            self._kept("decoded", "npy"),
+            lambda indices: self._decoded("val", indices),
+            count=len(self.labels("val")),
+            size=self.image_size,
+        )
+
+    def _kept(self, what: str, ending: str) -> Path:
+        """Return where something is kept that follows from the files, size and margin."""
+        key = digest([self.content, self.image_size, self._margin])
+        return default_cache_dir() / what / f"{key}.{ending}"
+
+    def _measured(self) -> tuple[Channels, Channels]:
+        """Return mean and deviation of a fixed random sample of the training images, kept."""
+        path = self._kept("channels", "json")
+        kept = files.read_record(path)
+        if not kept:
+            mean, std = self._measure()
+            files.write_json(path, {"mean": mean, "std": std})
+            return mean, std
+        return tuple(kept["mean"]), tuple(kept["std"])
+
+    def _measure(self) -> tuple[Channels, Channels]:
+        count = len(self.labels("train"))
+        sample = np.random.default_rng(0).permutation(count)[:_SAMPLE].tolist()
+        sums, squares = np.zeros(3), np.zeros(3)
+        for start in range(0, len(sample), _PART):
+            pixels = self.images("train", sample[start : start + _PART]).double() / 255
+            sums += pixels.sum((0, 2, 3)).numpy()
+            squares += pixels.square().sum((0, 2, 3)).numpy()
+        number = len(sample) * self.image_size**2
+        mean = sums / number
+        std = np.sqrt(np.maximum(squares / number - mean**2, 0))
+        return _rounded(mean), _rounded(np.maximum(std, 1e-3))
+
+
+def _rounded(values: np.ndarray) -> Channels:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue

@@ -1,0 +1,160 @@
+"""Held-out images decoded once: equal to the files, whole or absent, never larger than the disk."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from image_trees import make_tree
+from torch import Tensor
+
+from prism_nb.data.decode import DamagedImageError, read_images
+from prism_nb.data.decoded import decoded_once, pick
+from prism_nb.data.folder import ImageFolder
+from prism_nb.data.source import Source
+from prism_nb.errors import PrismError
+
+PIXELS = torch.arange(300 * 3 * 4 * 4).remainder(251).to(torch.uint8).view(300, 3, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def decode(indices: Sequence[int]) -> Tensor:
+    return PIXELS[torch.as_tensor(indices)]
+
+
+def never(indices: Sequence[int]) -> Tensor:
+    raise AssertionError("decoded a second time")
+
+
+def open_tree(root: Path, size: int = 16) -> ImageFolder:
+    return ImageFolder(Source("folder", size, root))
+
+
+def test_what_is_kept_is_what_was_decoded_more_than_one_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    kept = decoded_once(path, decode, count=300, size=4)
+    assert (kept == PIXELS.numpy()).all()
+    assert isinstance(kept, np.memmap)
+    assert not kept.flags.writeable
+    again = decoded_once(path, never, count=300, size=4)
+    assert torch.equal(pick(again, [299, 0, 256, 0]), PIXELS[[299, 0, 256, 0]])
+    assert (np.load(path, allow_pickle=False) == PIXELS.numpy()).all()
+
+
+def test_picked_images_are_a_copy(tmp_path: Path) -> None:
+    kept = decoded_once(tmp_path / "a.npy", decode, count=300, size=4)
+    pick(kept, range(300)).zero_()
+    assert (kept == PIXELS.numpy()).all()
+
+
+def test_a_part_of_a_file_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    decoded_once(path, decode, count=300, size=4)
+    whole = path.read_bytes()
+    for broken in (b"", whole[:100], whole[:-1], b"x" * len(whole)):
+        path.write_bytes(broken)
+        assert (decoded_once(path, decode, count=300, size=4) == PIXELS.numpy()).all()
+        assert path.read_bytes() == whole
+
+
+def test_damage_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fails(indices: Sequence[int]) -> Tensor:
+        if indices[0]:
+            raise DamagedImageError("image 256 cannot be decoded")
+        return decode(indices)
+
+    with pytest.raises(DamagedImageError, match="256"):
+        decoded_once(tmp_path / "a.npy", fails, count=300, size=4)
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.lock", "cache"}
+
+
+def test_too_small_a_disk_is_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 48))
+    with pytest.raises(PrismError, match="PRISM_CACHE"):
+        decoded_once(tmp_path / "a.npy", never, count=300, size=4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 50))
+    assert len(decoded_once(tmp_path / "a.npy", decode, count=300, size=4)) == 300
+
+
+def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(indices: Sequence[int]) -> Tensor:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(PrismError, match="No space left on device"):
+        decoded_once(tmp_path / "a.npy", full, count=300, size=4)
+    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_a_killed_process_has_left_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / ".a.npy.0123abcd.part"
+    left.write_bytes(b"x" * 99)
+    (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
+    decoded_once(tmp_path / "a.npy", decode, count=300, size=4)
+    assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PrismError, match="PRISM_CACHE"):
+        decoded_once(tmp_path / "file" / "a.npy", never, count=300, size=4)
+
+
+def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def slowly(indices: Sequence[int]) -> Tensor:
+        calls.append(indices[0])
+        time.sleep(0.2)
+        return decode(indices)
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(
+            threads.map(
+                lambda _: decoded_once(tmp_path / "a.npy", slowly, count=300, size=4), range(3)
+            )
+        )
+    assert calls == [0, 256]
+    assert all((kept == PIXELS.numpy()).all() for kept in found)
+
+
+def test_held_out_images_are_those_of_the_files_by_size(tmp_path: Path, cache: Path) -> None:
+    tree = make_tree(tmp_path / "t")
+    paths = sorted((tree / "val").rglob("*.png"))
+    for size in (16, 9):
+        dataset = open_tree(tree, size)
+        assert torch.equal(
+            dataset.images("val", [3, 1, 1, 0]), read_images([paths[i] for i in (3, 1, 1, 0)], size)
+        )
+    assert len(list((cache / "decoded").glob("*.npy"))) == 2
+    assert dataset.images("val", []).shape == (0, 3, 9, 9)
+
+
+def test_held_out_images_are_read_once_and_a_moved_tree_finds_them(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "t")
+    first = open_tree(tree).images("val", range(4))
+    for path in (tree / "val").rglob("*.png"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    tree.rename(tmp_path / "moved")
+    assert torch.equal(open_tree(tmp_path / "moved").images("val", range(4)), first)
+
+
+def test_a_place_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(IndexError):
+        open_tree(make_tree(tmp_path / "t")).images("val", [4])
