@@ -24,7 +24,7 @@ from prism_nb.recipes import (
     require_steps,
 )
 from prism_nb.strict import Strict, read_yaml
-from prism_nb.units import unit_seed
+from prism_nb.units import has_weights, unit_seed
 
 REFERENCE = "real"  # names the real images that stand beside every method
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
@@ -67,7 +67,10 @@ class SqueezeSettings(Strict):
 class PoolSettings(Strict):
     """Which of the trained networks steer the synthesis."""
 
-    teachers: Names = Field(description="the pool: networks that label and may give BN statistics")
+    teachers: Names = Field(
+        description="the pool: networks that label and may give BN statistics; with weights: "
+        "resnet18@IMAGENET1K_V1, resnet50.a1_in1k, resnet18@FILE",
+    )
     primary: str = Field(description="the member of the pool that gives the logits")
 
 
@@ -195,6 +198,9 @@ class MachineSettings(Strict):
         description="images that a network sees at once in the synthesis; auto: the whole batch, "
         "halved when memory runs out. The gradient is that of the whole batch, to rounding",
     )
+    fetch_weights: bool = Field(
+        False, description="fetch weights that networks are named with and that are not here yet"
+    )
     progress: bool = Field(True, description="show a progress bar")
 
     @field_validator("device")
@@ -225,6 +231,7 @@ class Settings(
         for name in ("teachers", "methods", "students"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: name at least one")
+        _refuse_weights(self.students)
         if self.primary not in self.teachers:
             raise ValueError(
                 f"primary: {self.primary!r} is not in the pool; "
@@ -329,6 +336,15 @@ def _refuse_doubles(name: str, values: Names) -> None:
     doubled = sorted({value for value in values if values.count(value) > 1})
     if doubled:
         raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
+
+
+def _refuse_weights(students: Names) -> None:
+    for name in students:
+        if has_weights(name):
+            raise ValueError(
+                f"students: {name!r} names weights, but a student starts untrained; name the "
+                "architecture alone, without @ or a tag"
+            )
 
 
 def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:

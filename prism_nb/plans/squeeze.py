@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prism_nb.config import DataSettings, Settings, SqueezeSettings, digest
 from prism_nb.run import Run
-from prism_nb.units import Unit, slug
+from prism_nb.units import Unit, has_weights, slug
 
 
 def units(run: Run, classes: int) -> list[Unit]:
@@ -20,15 +20,19 @@ def units(run: Run, classes: int) -> list[Unit]:
 
 
 def network_units(settings: Settings) -> list[Unit]:
-    """Return the units that train the networks: the pool, then the observers."""
+    """Return the units that provide the networks: the pool, then the observers."""
     return [network_unit(settings, name) for name in settings.networks]
 
 
 def network_unit(settings: Settings, name: str) -> Unit:
-    """Return the unit that trains one network; it does not depend on the rest of the pool."""
+    """Return the unit that trains one network; it does not depend on the rest of the pool.
+
+    Of a network with weights it takes them, and depends on nothing that training does.
+    """
     stem = slug(name)
-    binding = settings.section(DataSettings, SqueezeSettings)
-    del binding["observers"]
+    groups = (DataSettings,) if has_weights(name) else (DataSettings, SqueezeSettings)
+    binding = settings.section(*groups)
+    binding.pop("observers", None)
     return Unit(
         stage="teachers",
         name=name,
