@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from prism_nb import files
 from prism_nb.errors import UsageError
 
 _WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights
+_ASKED_FOR = re.compile(r"GLOBAL:? (\S+)")  # in the words of torch's restricted reader
 _PREFIX = "module."  # left by torch's data parallelism
 _NOTE = "prism_nb"  # one entry: with several, safetensors writes them in any order
 
@@ -40,7 +42,7 @@ def read_weights(path: Path, *, hash_prefix: str = "") -> dict[str, Tensor]:
             f"weights {path} are damaged: their SHA-256 begins with {found[:8]} instead of "
             f"{hash_prefix}; delete the file and fetch it again"
         )
-    weights = _unwrapped(_read(path))
+    weights = _unwrapped(_read(path), path)
     for name, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UsageError(f"weights {path} are damaged: {name} holds values that are no numbers")
@@ -53,10 +55,9 @@ def sha256_of(path: Path) -> str:
     Raises:
         UsageError: It cannot be read.
     """
-    try:
-        return files.sha256(path)
-    except OSError as error:
-        raise UsageError(f"weights {path} cannot be read: {error}") from None
+    if not path.is_file():
+        raise UsageError(f"weights {path} cannot be read: there is no such file")
+    return files.sha256(path)
 
 
 def read_note(path: Path) -> dict[str, Any]:
@@ -88,10 +89,15 @@ def _read(path: Path) -> Any:
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0].partition(" (1)")[0]
+        asked = _ASKED_FOR.search(str(error))
+        if asked is None:
+            raise UsageError(
+                f"weights {path} are damaged or no weights at all; fetch or save them again"
+            ) from None
         raise UsageError(
-            f"weights {path} hold more than tensors, so they are not read, because such a file "
-            f"could run any program ({reason}); save the state dict alone, best as .safetensors"
+            f"weights {path} ask for {asked.group(1)}, so they are not read: a file that asks for "
+            "more than tensors could run any program; save the state dict alone, best as "
+            ".safetensors"
         ) from None
     except Exception as error:  # a damaged archive fails in as many ways as it has parts
         raise _damaged(path, error) from None
@@ -104,7 +110,7 @@ def _damaged(path: Path, error: Exception) -> UsageError:
     )
 
 
-def _unwrapped(content: Any) -> dict[str, Tensor]:
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the state dict in what a training program saved."""
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -112,13 +118,13 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content:
         raise UsageError(
-            f"weights: a state dict is needed, or one under {' or '.join(_WRAPPERS)}; this file "
-            f"holds a {type(content).__name__}"
+            f"weights {path} are no state dict but {content!r:.40}; save the state dict alone, or "
+            f"under {' or '.join(_WRAPPERS)}"
         )
     strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strange:
         raise UsageError(
-            f"weights: {strange[0]!r} is a {type(content[strange[0]]).__name__} and no tensor; "
-            f"save the state dict alone, or under {' or '.join(_WRAPPERS)}"
+            f"weights {path}: {strange[0]!r} is a {type(content[strange[0]]).__name__} and no "
+            f"tensor; save the state dict alone, or under {' or '.join(_WRAPPERS)}"
         )
     return {str(key).removeprefix(_PREFIX): value for key, value in content.items()}

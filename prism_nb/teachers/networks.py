@@ -50,15 +50,12 @@ def source_of(name: str) -> str:
 def architecture_of(name: str) -> str:
     """Return the architecture that a name means, without its weights.
 
-    `resnet18@IMAGENET1K_V1` means torchvision's resnet18, `resnet50.a1_in1k` timm's resnet50; the
-    name before `@` and a file's path is an architecture's already.
+    `resnet18@IMAGENET1K_V1` means resnet18, and `resnet50.a1_in1k`, whose tag is timm's, timm's
+    resnet50.
     """
-    architecture, at, weights = name.partition("@")
-    if at:
-        published = not weights.endswith(WEIGHT_FILES) and "/" not in architecture
-        return f"torchvision/{architecture}" if published else architecture
-    architecture, dot, _ = name.partition(".")
-    return f"timm/{architecture.removeprefix('timm/')}" if dot else architecture
+    architecture, at, _ = name.partition("@")
+    model, dot, _ = architecture.partition(".")
+    return f"timm/{model.removeprefix('timm/')}" if dot and not at else architecture
 
 
 def library_name(name: str) -> tuple[str, str]:

@@ -111,10 +111,7 @@ def _head_size(source: Source, weights: dict[str, Tensor], space: PixelSpace) ->
     """Return the class count of a file's head: how long its last tensor of the head is."""
     present = [key for key in _head_keys(source, 2, space) if key in weights]
     if not present or not weights[present[-1]].ndim:
-        raise UsageError(
-            f"weights {source.file} have no head of {source.architecture!r}; they are of another "
-            f"architecture: their first keys are {_some(list(weights))}"
-        )
+        raise _unfit(source, _misfit(_build(source.architecture, 2, space).state_dict(), weights))
     return len(weights[present[-1]])
 
 
@@ -140,11 +137,15 @@ def _fitted(
         return weights
     converted = _converted(source, weights, head, space)
     if converted is None:
-        raise UsageError(
-            f"weights {source.file} are not of {source.architecture!r}: {problem}; name the "
-            "architecture that they are of"
-        )
+        raise _unfit(source, problem)
     return converted
+
+
+def _unfit(source: Source, problem: str) -> UsageError:
+    return UsageError(
+        f"weights {source.file} are not of {source.architecture!r}: {problem}; name the "
+        "architecture that they are of"
+    )
 
 
 def _misfit(wanted: dict[str, Tensor], weights: dict[str, Tensor]) -> str:

@@ -132,8 +132,7 @@ def _of_file(name: str, weights: str) -> Source:
     path = project_root() / Path(weights).expanduser()
     architecture = architecture_of(name)
     library_name(architecture)
-    note = read_note(path) if path.is_file() else {}
-    classes = tuple(note["classes"]) if "classes" in note else None
+    space, classes = _noted(path) if path.is_file() else (None, None)
     return Source(
         name=name,
         library="file",
@@ -141,10 +140,21 @@ def _of_file(name: str, weights: str) -> Source:
         tag=path.name,
         file=path,
         fetch="copy the file there, or correct the path",
-        space=space_of(note["space"]) if "space" in note else None,
+        space=space,
         classes=classes,
         head=len(classes) if classes else None,
     )
+
+
+def _noted(path: Path) -> tuple[PixelSpace | None, tuple[str, ...] | None]:
+    """Return pixel space and classes that the kit noted in a file, where it did."""
+    note = read_note(path)
+    try:
+        return (space_of(note["space"]), tuple(note["classes"])) if note else (None, None)
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"weights {path} hold a note that the kit did not write; save them again"
+        ) from None
 
 
 def space_of(note: dict[str, Any]) -> PixelSpace:
@@ -170,8 +180,8 @@ def _of_torchvision(name: str, tag: str) -> Source:
     known = torchvision.models.get_model_weights(model)
     if tag not in known.__members__:
         raise UsageError(
-            f"network {name!r}: torchvision has no weights {tag!r} of {model}; "
-            f"{suggest(tag, known.__members__)} Files end in {' or '.join(WEIGHT_FILES)}"
+            f"network {name!r}: torchvision has no weights {tag!r} of {model} (and a file's "
+            f"name ends in {' or '.join(WEIGHT_FILES)}); {suggest(tag, known.__members__)}"
         )
     weights = known[tag]
     shown = weights.transforms()
