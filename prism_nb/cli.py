@@ -110,7 +110,7 @@ def plan(
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
-    preflight(found.settings)
+    preflight(found.settings, found)
     _print_plans(found, measure=not quick)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
+from prism_nb.pools import with_pool
 from prism_nb.protocols import protocol_values, with_protocol
 from prism_nb.recipes import (
     Names,
@@ -430,17 +431,17 @@ def read_preset(preset: str) -> dict[str, Any]:
 def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Put what names stand for into settings, so that a run keeps it.
 
-    A protocol's values go below the settings that it stands among; a recipe file's content goes
-    where `recipes` names its path.
+    A protocol's values go below the settings that it stands among; a pool's networks go where
+    `teachers` is its name, and a recipe file's content where `recipes` names its path.
 
     Args:
         values: Settings, or changes to them.
         folder: What relative paths start from.
 
     Raises:
-        UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
+        UsageError: Unknown protocol or pool, or a file that cannot be read or is no recipe.
     """
-    values = with_protocol(values)
+    values = with_pool(with_protocol(values))
     named = values.get("recipes")
     if not isinstance(named, dict):
         return values

@@ -153,7 +153,7 @@ def open_run(
     if run.manifest().get("preflight") != passed:
         from prism_nb.preflight import preflight
 
-        preflight(run.settings)
+        preflight(run.settings, run)
     run = Run.create(run.path, run.settings)
     run.write_classes(open_dataset(run.settings).class_records())
     run.update_manifest(preflight=passed)

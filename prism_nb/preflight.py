@@ -11,7 +11,9 @@ from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
+from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_batches, watched_networks
+from prism_nb.run import Run
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.pool import fresh_teacher
 from prism_nb.teachers.pretrained import head_rows, open_pretrained, own_space
@@ -22,8 +24,12 @@ from prism_nb.units import has_weights
 _MOST_REAL = 100_000
 
 
-def preflight(settings: Settings) -> ImageDataset:
+def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """Try out dataset, networks and counts of a run without training anything.
+
+    Args:
+        settings: The run's.
+        run: The run, where it may hold weights already that are no longer where they came from.
 
     Returns:
         The run's dataset.
@@ -40,7 +46,7 @@ def preflight(settings: Settings) -> ImageDataset:
     needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
     needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}
     if not settings.fetch_weights:
-        require_sources([name for name in settings.networks if has_weights(name)])
+        require_sources([name for name in settings.networks if _is_wanting(settings, run, name)])
     for name in dict.fromkeys([*settings.networks, *settings.students]):
         wanted = {"needs_bn": name in needs_bn, "needs_conv": name in needs_conv}
         if has_weights(name):
@@ -52,6 +58,13 @@ def preflight(settings: Settings) -> ImageDataset:
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
+
+
+def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:
+    """Return whether a network's weights are still to be taken from elsewhere."""
+    if not has_weights(name):
+        return False
+    return run is None or run.inspect(network_unit(settings, name), deep=False).state != "done"
 
 
 @lru_cache(maxsize=256)

@@ -267,7 +267,9 @@ def saved(file: Path, name: str = "test_resnet", classes: int = 3, size: int = 6
 
 def test_weights_of_another_architecture_are_refused_by_keys(tmp_path: Path) -> None:
     file = saved(tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"not of 'test_byobnet': missing stem\.conv\.weight.* more"):
+    with pytest.raises(
+        UsageError, match=r"not of 'test_byobnet': missing stem\.conv\.weight.* more"
+    ):
         open_pretrained(f"test_byobnet@{file}", Noise("abc"))
 
 
@@ -440,3 +442,15 @@ def test_statistics_stay_those_of_the_weights(trained: Run, tmp_path: Path) -> N
     assert len(means) == len(teacher.running()) > 5
     for mine, mean in zip(teacher.running(), means, strict=True):
         assert torch.equal(mine.mean, mean)
+
+
+def test_a_run_that_holds_its_weights_needs_their_source_no_more(
+    trained: Run, tmp_path: Path
+) -> None:
+    file, observer = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
+    file.write_bytes(weights_of(trained).read_bytes())
+    run = squeezed(tmp_path, "r", **teachers_from(file, observer))
+    file.unlink()
+    assert preflight(run.settings, run).name == "digits"
+    with pytest.raises(UsageError, match=r"weights are missing:\n  test_resnet@"):
+        preflight(run.settings)
