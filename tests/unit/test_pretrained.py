@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ import timm
 import torch
 import torchvision
 from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prism_nb import pipeline
 from prism_nb.backends import run_units
 from prism_nb.config import load_settings
 from prism_nb.data.base import ClassInfo, ImageDataset, Split
@@ -27,12 +30,14 @@ from prism_nb.pipeline import open_run
 from prism_nb.plans.squeeze import network_unit, units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run
+from prism_nb.tables import teacher_table
 from prism_nb.teachers import pretrained
 from prism_nb.teachers.checkpoints import read_weights, serialise
+from prism_nb.teachers.costs import unit_seconds
 from prism_nb.teachers.networks import architecture_of, build_network, source_of
 from prism_nb.teachers.pool import as_teacher, canonical_space, load_teacher
 from prism_nb.teachers.pretrained import open_pretrained
-from prism_nb.teachers.sources import find_source, imagenet_wnids, require_sources
+from prism_nb.teachers.sources import fetch, find_source, imagenet_wnids, require_sources
 from prism_nb.teachers.teacher import PixelSpace, Teacher
 from prism_nb.units import has_weights, slug
 
@@ -454,3 +459,74 @@ def test_a_run_that_holds_its_weights_needs_their_source_no_more(
     assert preflight(run.settings, run).name == "digits"
     with pytest.raises(UsageError, match=r"weights are missing:\n  test_resnet@"):
         preflight(run.settings)
+
+
+@pytest.mark.parametrize("image_size", [32, 40])
+def test_given_teachers_steer_label_and_measure_a_whole_run(
+    trained: Run, tmp_path: Path, image_size: int
+) -> None:
+    changes = {
+        **teachers_from(weights_of(trained), weights_of(trained, "test_mambaout")),
+        "image_size": image_size,
+        "methods": ["prism", "prism_wide"],
+        "recipe": {"iterations": 3, "conv_patch": 4},
+        "ipc": 2,
+        "label_epochs": 2,
+        "students": ["test_resnet"],
+        "student_seeds": 1,
+        "real_per_class": 5,
+    }
+    run = open_run(run_name="r", preset="digits_quick", runs_dir=tmp_path, changes=changes)
+    given = [network_unit(run.settings, name) for name in run.settings.networks]
+    assert all(seconds > 0 for seconds in unit_seconds(run, given))
+    for stage in pipeline.STAGES:
+        pipeline.execute(run, stage)
+        assert not pipeline.check(run, stage).missing
+    images = sorted((run.path / "synthesis" / "prism" / "images").glob("*/*.png"))
+    assert len(images) == 20
+    table = teacher_table(run)
+    assert list(table.index) == list(run.settings.networks)
+    assert set(table["source"]) == {"timm"}
+
+
+def test_files_of_a_papers_own_program_are_rewritten_as_timm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--timm--test_convnext.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    torch.manual_seed(5)
+    state = timm.create_model("test_convnext").state_dict()
+    names = {
+        "stem.": "downsample_layers.0.",
+        ".blocks": "",
+        "conv_dw": "dwconv",
+        "mlp.fc": "pwconv",
+        "head.norm": "norm",
+        "head.fc": "head",
+    }
+    old = {}
+    for key, value in state.items():
+        for new, before in names.items():
+            key = key.replace(new, before)
+        key = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", key)
+        old[key] = value.clone()
+    assert set(old) != set(state)
+    safetensors.torch.save_file(old, folder / "snapshots" / "abc" / "model.safetensors")
+    network = open_pretrained("test_convnext.r160_in1k", Noise(imagenet_wnids())).network
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+
+
+def test_what_cannot_be_fetched_says_how_to_elsewhere(
+    hub_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE=1 is set")
+
+    hub_file.unlink()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    words = r"cannot be fetched: HF_HUB_OFFLINE=1 is set; elsewhere: python -c"
+    with pytest.raises(UsageError, match=words):
+        fetch(find_source("test_resnet.r160_in1k"))
