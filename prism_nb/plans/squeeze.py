@@ -45,12 +45,15 @@ def network_unit(settings: Settings, name: str) -> Unit:
 def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     """Return the unit that measures the inputs of a network's convolutions on the real images."""
     network = network_unit(settings, name)
+    how: dict[str, object] = {"network": network.binding, "patch": patch}
+    if has_weights(name):  # it depends on the squeeze by its batches alone
+        how["squeeze"] = [settings.squeeze_batch, settings.squeeze_shift]
     stem = f"{slug(name)}.conv{patch}"
     return Unit(
         stage="teachers",
         name=f"{name}, convolution statistics",
         marker=f"teachers/units/{stem}.json",
-        binding=digest({"network": network.binding, "patch": patch}),
+        binding=digest(how),
         key={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
         inputs=(network.marker,),
     )

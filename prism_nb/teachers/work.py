@@ -13,19 +13,17 @@ import torch
 from prism_nb import files
 from prism_nb.backends import OnEvent
 from prism_nb.config import Settings
-from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.run import Run
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.checkpoints import serialise, sha256_of
 from prism_nb.teachers.inspection import inspect_network
-from prism_nb.teachers.order import few_images, require_order
-from prism_nb.teachers.pool import as_teacher, canonical_space, load_teacher
-from prism_nb.teachers.pretrained import open_pretrained
-from prism_nb.teachers.sources import fetch, find_source, require_sources
+from prism_nb.teachers.pool import canonical_space, load_teacher
+from prism_nb.teachers.sources import find_source
 from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics, train_network
 from prism_nb.teachers.statistics import conv_probes
-from prism_nb.teachers.teacher import PixelSpace, Teacher
+from prism_nb.teachers.taking import find_weights, note_of, take_network
 from prism_nb.units import Unit, has_weights, unit_seed
 
 
@@ -33,7 +31,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Provide the weights of one network, or the statistics of its convolutions."""
     made_file = unit.key["statistics" if "patch" in unit.key else "weights"]
     if _is_given(unit):
-        _find_weights(run.settings, unit.key["network"])
+        find_weights(unit.key["network"], may_fetch=run.settings.fetch_weights)
     donor = _find_donor(run, unit)
     if donor is not None:
         files.write_bytes(run.file(made_file), donor.file(made_file).read_bytes())
@@ -57,17 +55,13 @@ def _is_given(unit: Unit) -> bool:
     return "patch" not in unit.key and has_weights(unit.key["network"])
 
 
-def _find_weights(settings: Settings, name: str) -> None:
-    source = find_source(name)
-    if settings.fetch_weights and not source.file.is_file():
-        fetch(source)
-    require_sources([name])
-
-
 def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
     if "patch" in unit.key:
         return _measure(run, unit)
-    return _take(run, unit) if _is_given(unit) else _train(run, unit, on_event)
+    if not _is_given(unit):
+        return _train(run, unit, on_event)
+    device = choose_device(run.settings.device)
+    return take_network(unit.key["network"], open_dataset(run.settings), device)
 
 
 def squeeze_plan(settings: Settings, name: str) -> SqueezePlan:
@@ -93,55 +87,8 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, An
     )
     facts = inspect_network(name, network, image_size=dataset.image_size)
     accurate = accuracy(network, dataset, "val", device)
-    note = _note(dataset, canonical_space(dataset))
-    content = serialise(network.state_dict(), note)
+    content = serialise(network.state_dict(), note_of(dataset, canonical_space(dataset)))
     return content, {**asdict(facts), "accuracy": accurate}
-
-
-def _take(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
-    """Take weights from elsewhere, cut to the dataset's classes, which the images confirm."""
-    settings, name = run.settings, unit.key["network"]
-    device, dataset = choose_device(settings.device), open_dataset(settings)
-    taken = open_pretrained(name, dataset)
-    facts = inspect_network(name, taken.network, image_size=taken.space.size)
-    content = serialise(taken.network.state_dict(), _note(dataset, taken.space))
-    teacher = as_teacher(name, taken.network, dataset, taken.space, device)
-    published = _comparable(taken.source.accuracy, dataset, taken.space)
-    _try_order(teacher, dataset, published, device)
-    accurate = accuracy(teacher, dataset, "val", device)
-    total = len(dataset.labels("val"))
-    checked = require_order(
-        name,
-        round(accurate * total),
-        total,
-        classes=len(dataset.classes),
-        published=published,
-    )
-    record = {**asdict(facts), **taken.facts(), "accuracy": accurate, "order_checked": checked}
-    return content, record
-
-
-def _comparable(published: float | None, dataset: ImageDataset, space: PixelSpace) -> float | None:
-    """Return a published accuracy if the dataset's images are large enough to come near it."""
-    return published if 2 * dataset.image_size >= space.size else None
-
-
-def _try_order(
-    teacher: Teacher, dataset: ImageDataset, published: float | None, device: torch.device
-) -> None:
-    """Check a head's order on a few images, before all of them are gone through."""
-    places = few_images(dataset)
-    images = dataset.canonical(dataset.images("val", places.tolist()).to(device))
-    labels = torch.from_numpy(dataset.labels("val")[places]).to(device)
-    with torch.no_grad():
-        right = int((teacher(images).argmax(1) == labels).sum())
-    classes = len(dataset.classes)
-    require_order(teacher.name, right, len(labels), classes=classes, published=published)
-
-
-def _note(dataset: ImageDataset, space: PixelSpace) -> dict[str, Any]:
-    """Return what a weights file says of itself, for runs that take it as `NAME@file`."""
-    return {"space": asdict(space), "classes": [info.folder for info in dataset.classes]}
 
 
 def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:

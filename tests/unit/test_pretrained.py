@@ -27,7 +27,7 @@ from prism_nb.config import load_settings
 from prism_nb.data.base import ClassInfo, ImageDataset, Split
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.pipeline import open_run
-from prism_nb.plans.squeeze import network_unit, units
+from prism_nb.plans.squeeze import network_unit, statistics_unit, units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run
 from prism_nb.tables import teacher_table
@@ -38,6 +38,7 @@ from prism_nb.teachers.networks import architecture_of, build_network, source_of
 from prism_nb.teachers.pool import as_teacher, canonical_space, load_teacher
 from prism_nb.teachers.pretrained import open_pretrained
 from prism_nb.teachers.sources import fetch, find_source, imagenet_wnids, require_sources
+from prism_nb.teachers.taking import find_weights
 from prism_nb.teachers.teacher import PixelSpace, Teacher
 from prism_nb.units import has_weights, slug
 
@@ -207,13 +208,11 @@ def test_weights_are_fetched_only_if_asked(
         Path(to).write_bytes(content)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    from prism_nb.teachers.work import _find_weights
-
-    name, settings = "shufflenet_v2_x0_5@DEFAULT", load_settings("digits_quick")
+    name = "shufflenet_v2_x0_5@DEFAULT"
     with pytest.raises(UsageError, match="weights are missing"):
-        _find_weights(settings, name)
+        find_weights(name, may_fetch=False)
     assert not asked
-    _find_weights(load_settings("digits_quick", {"fetch_weights": True}), name)
+    find_weights(name, may_fetch=True)
     assert torchvision_file.read_bytes() == content
     assert torchvision_file.stem.endswith(asked[0])
 
@@ -392,6 +391,10 @@ def test_training_settings_do_not_touch_given_weights(settings: Any) -> None:
     changed = load_settings("digits_quick", {"squeeze_epochs": 7})
     name = "resnet18@DEFAULT"
     assert network_unit(settings, name) == network_unit(changed, name)
+    assert statistics_unit(settings, name, 4) == statistics_unit(changed, name, 4)
+    shifted = load_settings("digits_quick", {"squeeze_shift": 0})
+    assert network_unit(settings, name) == network_unit(shifted, name)
+    assert statistics_unit(settings, name, 4) != statistics_unit(shifted, name, 4)
     assert network_unit(settings, "test_resnet") != network_unit(changed, "test_resnet")
 
 
