@@ -24,8 +24,8 @@ def pool_networks(name: str) -> list[str]:
     """
     if name not in pool_names():
         raise UsageError(
-            f"teachers: {name!r} is no pool; {suggest(name, pool_names())} Networks are a list, "
-            f"e.g. [{name}]"
+            f"teachers: a list of networks or the name of a pool is needed, got {name!r}; write "
+            f"[{name}] for a network; pools: {suggest(name, pool_names())}"
         )
     text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return [str(network) for network in read_yaml(text, where=f"pool {name}")]

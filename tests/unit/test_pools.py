@@ -41,7 +41,7 @@ def test_a_pools_name_stands_for_its_networks() -> None:
 
 
 def test_an_unknown_pool_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'imagenet' is no pool; did you mean.*'imagenet1k'"):
+    with pytest.raises(UsageError, match="got 'imagenet'; .*pools: did you mean.*'imagenet1k'"):
         load_settings("digits_quick", {"teachers": "imagenet"})
 
 
