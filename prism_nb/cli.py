@@ -106,7 +106,7 @@ def plan(
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
-    preflight(found.settings, made=pipeline.made_methods(found))
+    preflight(found.settings, found)
     _print_plans(found, measure=not quick)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prism_nb.errors import UsageError, suggest
+from prism_nb.pools import with_pool
 from prism_nb.protocols import protocol_values, with_protocol
 from prism_nb.recipes import (
     Names,
@@ -25,7 +26,7 @@ from prism_nb.recipes import (
     require_steps,
 )
 from prism_nb.strict import Strict, read_lines, read_yaml
-from prism_nb.units import unit_seed
+from prism_nb.units import has_weights, unit_seed
 
 REFERENCE = "real"  # names the real images that stand beside every method
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
@@ -95,7 +96,10 @@ class SqueezeSettings(Strict):
 class PoolSettings(Strict):
     """Which of the trained networks steer the synthesis."""
 
-    teachers: Names = Field(description="the pool: networks that label and may give BN statistics")
+    teachers: Names = Field(
+        description="the pool: networks that label and may give BN statistics; with weights: "
+        "resnet18@IMAGENET1K_V1, resnet50.a1_in1k, resnet18@FILE",
+    )
     primary: str = Field(description="the member of the pool that gives the logits")
 
 
@@ -223,6 +227,9 @@ class MachineSettings(Strict):
         description="images that a network sees at once in the synthesis; auto: the whole batch, "
         "halved when memory runs out. The gradient is that of the whole batch, to rounding",
     )
+    fetch_weights: bool = Field(
+        False, description="fetch weights that networks are named with and that are not here yet"
+    )
     progress: bool = Field(True, description="show a progress bar")
 
     @field_validator("device")
@@ -254,6 +261,7 @@ class Settings(
         for name in ("teachers", "methods", "students"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: name at least one")
+        _refuse_weights(self.students)
         if self.primary not in self.teachers:
             raise ValueError(
                 f"primary: {self.primary!r} is not in the pool; "
@@ -371,6 +379,15 @@ def _refuse_doubles(name: str, values: Names) -> None:
         raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
 
 
+def _refuse_weights(students: Names) -> None:
+    for name in students:
+        if has_weights(name):
+            raise ValueError(
+                f"students: {name!r} names weights, but a student starts untrained; name the "
+                "architecture alone, without @ or a tag"
+            )
+
+
 def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:
     for value in values:
         if value not in valid:
@@ -460,18 +477,18 @@ def read_preset(preset: str) -> dict[str, Any]:
 def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Put what names stand for into settings, so that a run keeps it.
 
-    A protocol's values go below the settings that it stands among; a recipe file's content goes
-    where `recipes` names its path, a class list's where `class_list` does. `data_dir` becomes
-    absolute, since the notebooks of a run work elsewhere.
+    A protocol's values go below the settings that it stands among; a pool's networks go where
+    `teachers` is its name, a recipe file's content where `recipes` names its path, a class list's
+    where `class_list` does. `data_dir` becomes absolute, since a run's notebooks work elsewhere.
 
     Args:
         values: Settings, or changes to them.
         folder: What relative paths start from.
 
     Raises:
-        UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
+        UsageError: Unknown protocol or pool, or a file that cannot be read or is no recipe.
     """
-    values = with_protocol(values)
+    values = with_pool(with_protocol(values))
     if isinstance(values.get("class_list"), str):
         names = read_lines(folder / values["class_list"], where="class_list")
         values = {**values, "class_list": names}

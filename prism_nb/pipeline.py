@@ -153,7 +153,7 @@ def open_run(
     if run.manifest().get("preflight") != passed:
         from prism_nb.preflight import preflight
 
-        preflight(run.settings, made=made_methods(run))
+        preflight(run.settings, run)
     run = Run.create(run.path, run.settings)
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())

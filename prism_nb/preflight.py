@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import lru_cache
+
+import torch
+from torch import nn
 
 from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
 from prism_nb.exchange.imported import imported_set
+from prism_nb.pipeline import made_methods
+from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_batches, watched_networks
+from prism_nb.run import Run
 from prism_nb.teachers.networks import build_network, require_fit
+from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.teachers.pretrained import head_rows, open_pretrained, own_space
+from prism_nb.teachers.sources import find_source, require_sources
 from prism_nb.teachers.teacher import require_bn, require_conv
+from prism_nb.units import has_weights
 
 _MOST_REAL = 100_000
 
 
-def preflight(settings: Settings, *, made: Collection[str] = ()) -> ImageDataset:
+def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """Try out dataset, networks and counts of a run without training anything.
 
     Args:
         settings: The run's.
-        made: Methods whose images are there already; an import of them needs its source no more.
+        run: The run, which may hold images and weights that are no longer where they came from.
 
     Returns:
         The run's dataset.
@@ -38,14 +47,15 @@ def preflight(settings: Settings, *, made: Collection[str] = ()) -> ImageDataset
     dataset = open_dataset(settings)
     needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
     needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}
+    if not settings.fetch_weights:
+        require_sources([name for name in settings.networks if _is_wanting(settings, run, name)])
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        _check_network(
-            name,
-            len(dataset.classes),
-            dataset.image_size,
-            needs_bn=name in needs_bn,
-            needs_conv=name in needs_conv,
-        )
+        wanted = {"needs_bn": name in needs_bn, "needs_conv": name in needs_conv}
+        if has_weights(name):
+            _check_given(name, dataset, **wanted)
+        else:
+            _check_network(name, len(dataset.classes), dataset.image_size, **wanted)
+    made = made_methods(run) if run else []
     for method in settings.methods:
         _check_method(settings, method, dataset)
         if settings.recipe_of(method).images == "imported" and method not in made:
@@ -55,6 +65,13 @@ def preflight(settings: Settings, *, made: Collection[str] = ()) -> ImageDataset
     return dataset
 
 
+def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:
+    """Return whether a network's weights are still to be taken from elsewhere."""
+    if not has_weights(name):
+        return False
+    return run is None or run.inspect(network_unit(settings, name), deep=False).state != "done"
+
+
 @lru_cache(maxsize=256)
 def _check_network(
     name: str, classes: int, image_size: int, *, needs_bn: bool, needs_conv: bool
@@ -62,6 +79,25 @@ def _check_network(
     """Build a network and try it out; once per process, since a study asks again and again."""
     network = build_network(name, classes=classes, image_size=image_size)
     require_fit(name, network, classes=classes, image_size=image_size)
+    _require_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
+
+
+@lru_cache(maxsize=256)
+def _check_given(name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool) -> None:
+    """Read a network's weights, or build it where they are still to be fetched, and try it out."""
+    source = find_source(name)
+    if source.file.is_file():
+        taken = open_pretrained(name, dataset)
+        network, size = taken.network, taken.space.size
+    else:
+        head_rows(source, source.head or len(dataset.classes), dataset)
+        network = fresh_teacher(name, dataset, torch.device("cpu")).network
+        size = own_space(name, dataset).size
+    require_fit(name, network, classes=len(dataset.classes), image_size=size)
+    _require_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
+
+
+def _require_layers(name: str, network: nn.Module, *, needs_bn: bool, needs_conv: bool) -> None:
     if needs_bn:
         require_bn(name, network)
     if needs_conv:

@@ -46,5 +46,19 @@ def unit_seed(seed: int, *parts: str | int) -> int:
 
 
 def slug(name: str) -> str:
-    """Return a network's name as part of a file name: `timm/resnet18` as `timm--resnet18`."""
-    return name.replace("/", "--")
+    """Return a network's name as part of a file name: `timm/resnet18` as `timm--resnet18`.
+
+    Of weights from a file, the file's name and eight digits that tell its folder from others.
+    """
+    architecture, _, weights = name.partition("@")
+    if "/" in weights:
+        weights = f"{weights.rpartition('/')[2]}-{zlib.crc32(weights.encode()):08x}"
+    return f"{architecture}@{weights}".removesuffix("@").replace("/", "--")
+
+
+def has_weights(name: str) -> bool:
+    """Return whether a network's name says where its weights come from.
+
+    That is `NAME@WEIGHTS` or timm's `NAME.TAG`; no architecture's name holds either sign.
+    """
+    return "@" in name or "." in name

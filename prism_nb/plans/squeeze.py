@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prism_nb.config import DataSettings, Settings, SqueezeSettings, digest
 from prism_nb.run import Run
-from prism_nb.units import Unit, slug
+from prism_nb.units import Unit, has_weights, slug
 
 
 def units(run: Run, classes: int) -> list[Unit]:
@@ -20,15 +20,19 @@ def units(run: Run, classes: int) -> list[Unit]:
 
 
 def network_units(settings: Settings) -> list[Unit]:
-    """Return the units that train the networks: the pool, then the observers."""
+    """Return the units that provide the networks: the pool, then the observers."""
     return [network_unit(settings, name) for name in settings.networks]
 
 
 def network_unit(settings: Settings, name: str) -> Unit:
-    """Return the unit that trains one network; it does not depend on the rest of the pool."""
+    """Return the unit that trains one network; it does not depend on the rest of the pool.
+
+    Of a network with weights it takes them, and depends on nothing that training does.
+    """
     stem = slug(name)
-    binding = settings.section(DataSettings, SqueezeSettings)
-    del binding["observers"]
+    groups = (DataSettings,) if has_weights(name) else (DataSettings, SqueezeSettings)
+    binding = settings.section(*groups)
+    binding.pop("observers", None)
     return Unit(
         stage="teachers",
         name=name,
@@ -41,12 +45,15 @@ def network_unit(settings: Settings, name: str) -> Unit:
 def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     """Return the unit that measures the inputs of a network's convolutions on the real images."""
     network = network_unit(settings, name)
+    how: dict[str, object] = {"network": network.binding, "patch": patch}
+    if has_weights(name):  # it depends on the squeeze by its batches alone
+        how["squeeze"] = [settings.squeeze_batch, settings.squeeze_shift]
     stem = f"{slug(name)}.conv{patch}"
     return Unit(
         stage="teachers",
         name=f"{name}, convolution statistics",
         marker=f"teachers/units/{stem}.json",
-        binding=digest({"network": network.binding, "patch": patch}),
+        binding=digest(how),
         key={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
         inputs=(network.marker,),
     )

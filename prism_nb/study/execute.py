@@ -68,7 +68,7 @@ def check_study(folder: StudyFolder) -> None:
         folder.run(cell).require_unmixed()
     for cell in [*folder.searches.values(), *folder.scenarios.values()]:
         try:
-            preflight(cell.settings, made=pipeline.made_methods(folder.run(cell)))
+            preflight(cell.settings, folder.run(cell))
         except UsageError as error:
             raise UsageError(f"run {cell.name}: {error}") from None
 

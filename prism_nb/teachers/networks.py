@@ -11,6 +11,7 @@ from torch import nn
 
 from prism_nb.errors import UsageError, suggest
 
+WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that weights are read from
 _SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
 
 
@@ -26,7 +27,7 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
     Raises:
         UsageError: Unknown name.
     """
-    source, architecture = _locate(name)
+    source, architecture = library_name(name)
     if source == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
     else:
@@ -43,10 +44,26 @@ def source_of(name: str) -> str:
     Raises:
         UsageError: Neither has it.
     """
-    return _locate(name)[0]
+    return library_name(architecture_of(name))[0]
 
 
-def _locate(name: str) -> tuple[str, str]:
+def architecture_of(name: str) -> str:
+    """Return the architecture that a name means, without its weights.
+
+    `resnet18@IMAGENET1K_V1` means resnet18, and `resnet50.a1_in1k`, whose tag is timm's, timm's
+    resnet50.
+    """
+    architecture, at, _ = name.partition("@")
+    model, dot, _ = architecture.partition(".")
+    return f"timm/{model.removeprefix('timm/')}" if dot and not at else architecture
+
+
+def library_name(name: str) -> tuple[str, str]:
+    """Return the library that an architecture's name means, and its name there.
+
+    Raises:
+        UsageError: Neither has it.
+    """
     source, slash, architecture = name.rpartition("/")
     known = {
         "torchvision": torchvision.models.list_models(module=torchvision.models),

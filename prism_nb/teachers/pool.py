@@ -15,10 +15,12 @@ from prism_nb.device import choose_device, seeded
 from prism_nb.errors import PrismError
 from prism_nb.plans.squeeze import network_unit, statistics_unit
 from prism_nb.run import Run
-from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.networks import architecture_of, build_network
+from prism_nb.teachers.pretrained import own_space
+from prism_nb.teachers.sources import space_of
 from prism_nb.teachers.statistics import Statistics
 from prism_nb.teachers.teacher import PixelSpace, Teacher
-from prism_nb.units import Unit
+from prism_nb.units import Unit, has_weights
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
@@ -27,9 +29,11 @@ def load_teacher(run: Run, name: str) -> Teacher:
     Raises:
         PrismError: The network is not trained, or its weights are damaged.
     """
-    path, content = _made(run, network_unit(run.settings, name), "weights")
-    device = choose_device(run.settings.device)
-    return _load(name, str(path), content, open_dataset(run.settings), device)
+    unit = network_unit(run.settings, name)
+    path, content = _made(run, unit, "weights")
+    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
+    own = space_of(run.record(unit)["space"]) if has_weights(name) else canonical_space(dataset)
+    return _load(name, str(path), content, dataset, own, device)
 
 
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, Statistics]:
@@ -74,21 +78,29 @@ def canonical_space(dataset: ImageDataset) -> PixelSpace:
 
 def fresh_teacher(name: str, dataset: ImageDataset, device: torch.device) -> Teacher:
     """Return a network with fresh weights, which costs what a trained one costs."""
-    return _teacher(name, _empty(name, dataset), dataset, device)
+    own = own_space(name, dataset) if has_weights(name) else canonical_space(dataset)
+    return as_teacher(name, _empty(name, dataset, own), dataset, own, device)
 
 
-def _teacher(name: str, network: nn.Module, dataset: ImageDataset, device: torch.device) -> Teacher:
-    space = canonical_space(dataset)
-    teacher = Teacher(name, network, own=space, canonical=space)
+def as_teacher(
+    name: str, network: nn.Module, dataset: ImageDataset, own: PixelSpace, device: torch.device
+) -> Teacher:
+    """Return a network as a teacher that is given a dataset's canonical images."""
+    teacher = Teacher(name, network, own=own, canonical=canonical_space(dataset))
     return teacher.to(device).to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=32)
 def _load(
-    name: str, path: str, content: str, dataset: ImageDataset, device: torch.device
+    name: str,
+    path: str,
+    content: str,
+    dataset: ImageDataset,
+    own: PixelSpace,
+    device: torch.device,
 ) -> Teacher:
     """Load weights; `content`, their hash, keeps the cache from serving an older file."""
-    network = _empty(name, dataset)
+    network = _empty(name, dataset, own)
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -96,9 +108,11 @@ def _load(
             f"weights {path} do not fit {name!r}: {error}; delete the file and run the teachers "
             "stage again"
         ) from None
-    return _teacher(name, network, dataset, device)
+    return as_teacher(name, network, dataset, own, device)
 
 
-def _empty(name: str, dataset: ImageDataset) -> nn.Module:
+def _empty(name: str, dataset: ImageDataset, own: PixelSpace) -> nn.Module:
     with seeded(0, torch.device("cpu")):
-        return build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
+        return build_network(
+            architecture_of(name), classes=len(dataset.classes), image_size=own.size
+        )

@@ -16,11 +16,19 @@ from prism_nb.teachers.statistics import Probe, Statistics, bn_probes, observed,
 
 @dataclass(frozen=True)
 class PixelSpace:
-    """How pixels are presented: per-channel mean and std of [0, 1] values, and the image side."""
+    """How pixels are presented to a network.
+
+    Attributes:
+        mean: What is taken from each channel of [0, 1] values.
+        std: What each channel is divided by then.
+        size: Side of the square image, in pixels.
+        interpolation: `bilinear` or `bicubic`: how images of other sizes are brought to it.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: int
+    interpolation: str = "bilinear"
 
 
 class Teacher(nn.Module):
@@ -101,7 +109,7 @@ class Teacher(nn.Module):
         own, canonical = self._own, self._canonical
         if own.size != canonical.size:
             images = functional.interpolate(
-                images, size=(own.size, own.size), mode="bilinear", antialias=True
+                images, size=(own.size, own.size), mode=own.interpolation, antialias=True
             )
         if (own.mean, own.std) == (canonical.mean, canonical.std):
             return images

@@ -7,10 +7,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
-from torch import Tensor
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
@@ -19,32 +17,51 @@ from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.run import Run
 from prism_nb.teachers.accuracy import accuracy
+from prism_nb.teachers.checkpoints import serialise, sha256_of
 from prism_nb.teachers.inspection import inspect_network
-from prism_nb.teachers.pool import load_teacher
+from prism_nb.teachers.pool import canonical_space, load_teacher
+from prism_nb.teachers.sources import find_source
 from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics, train_network
 from prism_nb.teachers.statistics import conv_probes
-from prism_nb.units import Unit, unit_seed
+from prism_nb.teachers.taking import find_weights, note_of, take_network
+from prism_nb.units import Unit, has_weights, unit_seed
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Provide the weights of one network, or the statistics of its convolutions."""
     made_file = unit.key["statistics" if "patch" in unit.key else "weights"]
+    if _is_given(unit):
+        find_weights(unit.key["network"], may_fetch=run.settings.fetch_weights)
     donor = _find_donor(run, unit)
     if donor is not None:
         files.write_bytes(run.file(made_file), donor.file(made_file).read_bytes())
         record = {**donor.record(unit), "reused_from": donor.name}
     else:
         start = time.monotonic()
-        content, facts = _measure(run, unit) if "patch" in unit.key else _train(run, unit, on_event)
+        content, facts = _make(run, unit, on_event)
         files.write_bytes(run.file(made_file), content)
         seconds = round(time.monotonic() - start, 3)
         record = {
             **facts,
             "seconds": seconds,
-            **_circumstances(run.settings),
+            **_circumstances(run.settings, unit),
             "reused_from": None,
         }
     run.finish(unit, paths=[made_file], record=record)
+
+
+def _is_given(unit: Unit) -> bool:
+    """Return whether a unit takes weights from elsewhere instead of making something."""
+    return "patch" not in unit.key and has_weights(unit.key["network"])
+
+
+def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
+    if "patch" in unit.key:
+        return _measure(run, unit)
+    if not _is_given(unit):
+        return _train(run, unit, on_event)
+    device = choose_device(run.settings.device)
+    return take_network(unit.key["network"], open_dataset(run.settings), device)
 
 
 def squeeze_plan(settings: Settings, name: str) -> SqueezePlan:
@@ -70,7 +87,8 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, An
     )
     facts = inspect_network(name, network, image_size=dataset.image_size)
     accurate = accuracy(network, dataset, "val", device)
-    return _serialise(network.state_dict()), {**asdict(facts), "accuracy": accurate}
+    content = serialise(network.state_dict(), note_of(dataset, canonical_space(dataset)))
+    return content, {**asdict(facts), "accuracy": accurate}
 
 
 def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
@@ -88,12 +106,14 @@ def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
         for name, measured in statistics.items()
         for part, value in measured._asdict().items()
     }
-    return _serialise(tensors), {"probes": len(statistics)}
+    return serialise(tensors), {"probes": len(statistics)}
 
 
-def _circumstances(settings: Settings) -> dict[str, object]:
-    """What may change trained weights beside the settings."""
+def _circumstances(settings: Settings, unit: Unit) -> dict[str, object]:
+    """What may change weights beside the settings."""
+    given = sha256_of(find_source(unit.key["network"]).file) if _is_given(unit) else None
     return {
+        **({"weights_sha256": given} if given else {}),
         "device": choose_device(settings.device).type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -101,14 +121,9 @@ def _circumstances(settings: Settings) -> dict[str, object]:
     }
 
 
-def _serialise(tensors: dict[str, Tensor]) -> bytes:
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return safetensors.torch.save(plain)
-
-
 def _find_donor(run: Run, unit: Unit) -> Run | None:
     """Return a sibling run that has made this very file in this very way."""
-    made_here, made_from = _circumstances(run.settings), run.content(unit.inputs)
+    made_here, made_from = _circumstances(run.settings, unit), run.content(unit.inputs)
     for marker in sorted(run.path.parent.glob(f"*/{glob.escape(unit.marker)}")):
         sibling = Run(marker.parents[2], run.settings)
         if sibling.path == run.path or sibling.inspect(unit).state != "done":

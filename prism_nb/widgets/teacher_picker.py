@@ -5,13 +5,17 @@ from __future__ import annotations
 import html
 
 import ipywidgets as widgets
+from torch import nn
 
 from prism_nb.config import Settings, check_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import UsageError
 from prism_nb.strict import write_yaml
 from prism_nb.teachers.networks import build_network, require_fit
+from prism_nb.teachers.pretrained import open_pretrained
+from prism_nb.teachers.sources import require_sources
 from prism_nb.teachers.teacher import require_bn
+from prism_nb.units import has_weights
 
 
 class TeacherPicker(widgets.VBox):
@@ -81,13 +85,8 @@ class TeacherPicker(widgets.VBox):
 
     def _add(self) -> None:
         name = self.name.value.strip()
-        dataset = open_dataset(self._settings)
         try:
-            network = build_network(
-                name, classes=len(dataset.classes), image_size=dataset.image_size
-            )
-            require_fit(name, network, classes=len(dataset.classes), image_size=dataset.image_size)
-            require_bn(name, network)
+            require_bn(name, self._tried(name))
         except UsageError as error:
             self._say(str(error), good=False)
             return
@@ -97,6 +96,19 @@ class TeacherPicker(widgets.VBox):
         self.pool.value = tuple(dict.fromkeys([*pool, name]))
         self._offer(primary)
         self.name.value = ""
+
+    def _tried(self, name: str) -> nn.Module:
+        """Return a network that classifies the dataset's images, with its weights if it has any."""
+        dataset = open_dataset(self._settings)
+        classes, size = len(dataset.classes), dataset.image_size
+        if has_weights(name):
+            require_sources([name])
+            taken = open_pretrained(name, dataset)
+            network, size = taken.network, taken.space.size
+        else:
+            network = build_network(name, classes=classes, image_size=size)
+        require_fit(name, network, classes=classes, image_size=size)
+        return network
 
     def _refresh(self) -> None:
         try:

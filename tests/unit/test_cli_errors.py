@@ -61,7 +61,11 @@ def contents(folder: Path) -> dict[str, bytes]:
             "label_mix: ",
             "'cutmix', 'mixup' or 'none', got 'mosaic'",
         ),
-        ("run q --set teachers=test_resnet", "teachers: ", "valid list, got 'test_resnet'"),
+        (
+            "run q --set teachers=test_resnet",
+            "teachers: ",
+            "got 'test_resnet'; write [test_resnet] for a network",
+        ),
         ("run q --set ipc", "--set 'ipc'", "write name=value, e.g. --set ipc=5"),
         ("plan q --set =5", "--set '=5'", "write name=value"),
         ("run q --set ipc=[1", "--set ipc is not valid YAML", "expected ',' or ']'"),

@@ -152,7 +152,7 @@ def test_misspelt_setting_is_refused_with_the_nearest(wrong: str, right: str) ->
             "label_mix: Input should be 'cutmix', 'mixup' or 'none', got 'mosaic'",
         ),
         ({"label_crop_min": 1.5}, "label_crop_min: Input should be less than or equal to 1"),
-        ({"teachers": "test_resnet"}, "teachers: Input should be a valid list"),
+        ({"teachers": "test_resnet"}, "teachers: a list of networks or the name of a pool"),
         ({"teachers": [1]}, "teachers.0: Input should be a valid string, got 1"),
         ({"recipe": 5}, "recipe: Input should be a mapping of names, got 5"),
         ({"recipes": {"prism": 5}}, "recipes.prism: Input should be a mapping of names, got 5"),

@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
         "strict",
         "recipes",
         "protocols",
+        "pools",
         "config",
         "files",
         "units",

@@ -1,9 +1,13 @@
 """The teacher picker without a browser: what a click does to its value."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from prism_nb.config import Settings
 from prism_nb.errors import UsageError
+from prism_nb.teachers.networks import build_network
 from prism_nb.widgets import TeacherPicker
 
 
@@ -66,3 +70,16 @@ def test_what_cannot_join_is_said_in_words(
     assert words in picker.status.value
     assert "<b>" not in picker.status.value
     assert picker.value == settings
+
+
+def test_a_network_with_weights_joins_the_pool_if_they_are_there(
+    picker: TeacherPicker, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.pth"
+    picker.name.value = f"test_resnet@{file}"
+    picker.add.click()
+    assert "weights are missing" in picker.status.value
+    network = build_network("test_resnet", classes=10, image_size=32)
+    torch.save(network.state_dict(), file)
+    picker.add.click()
+    assert picker.value.teachers[-1] == f"test_resnet@{file}"
