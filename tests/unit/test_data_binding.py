@@ -75,7 +75,7 @@ def test_an_image_added_since_is_noticed_by_the_run(tmp_path: Path) -> None:
 
 
 def test_images_left_out_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prism_nb.preflight.preflight", lambda settings: None)
+    monkeypatch.setattr("prism_nb.preflight.preflight", lambda settings, run: None)
     tree = make_tree(tmp_path / "t", CLASSES)
     (tree / "val" / "b" / "bad.jpg").write_bytes(b"nothing")
     run = pipeline.open_run(
