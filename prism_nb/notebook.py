@@ -13,13 +13,14 @@ import plotly.graph_objects as go
 from IPython.display import HTML, Image, display
 
 from prism_nb import pipeline, scoreboard, tables
-from prism_nb.config import Settings, preset_names
+from prism_nb.config import preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.html import table_html
 from prism_nb.figures.save import Place, save_figure, save_picture
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
 from prism_nb.study.execute import default_workers, execute_study
 from prism_nb.study.folder import StudyFolder

@@ -11,7 +11,6 @@ from typing import Any
 
 from prism_nb.backends import OnEvent, Outcome, resolve, run_units
 from prism_nb.config import (
-    Settings,
     check_settings,
     default_runs_dir,
     digest,
@@ -22,6 +21,7 @@ from prism_nb.config import (
 from prism_nb.errors import PrismError, UsageError, suggest
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
 from prism_nb.run import Run, UnitState, check_name
+from prism_nb.settings import Settings
 from prism_nb.units import Unit
 
 _LARGE_IMAGE = 1.1  # bytes of a PNG of noise per byte of its pixels, at most

@@ -7,7 +7,6 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
@@ -16,6 +15,7 @@ from prism_nb.pipeline import made_methods
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_batches, watched_networks
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.pool import fresh_teacher
 from prism_nb.teachers.pretrained import head_rows, open_pretrained, own_space

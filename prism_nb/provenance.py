@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prism_nb.config import MachineSettings, Settings
+from prism_nb.settings import MachineSettings, Settings
 
 _VERSIONS = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 

@@ -15,7 +15,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prism_nb import files
-from prism_nb.config import (
+from prism_nb.config import check_settings, digest
+from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.provenance import environment
+from prism_nb.settings import (
     FOLDER_NAME,
     DataSettings,
     EvaluationSettings,
@@ -24,11 +27,7 @@ from prism_nb.config import (
     Settings,
     SqueezeSettings,
     SynthesisSettings,
-    check_settings,
-    digest,
 )
-from prism_nb.errors import PrismError, UsageError, suggest
-from prism_nb.provenance import environment
 from prism_nb.strict import Strict, read_yaml, write_yaml
 from prism_nb.units import Unit
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from prism_nb.config import REFERENCE, TREATMENTS, Settings
 from prism_nb.data import open_dataset
 from prism_nb.evaluation.scores import (
     augmentation_robust_score,
@@ -13,6 +12,7 @@ from prism_nb.evaluation.scores import (
     label_robust_score,
 )
 from prism_nb.run import Run
+from prism_nb.settings import REFERENCE, TREATMENTS, Settings
 from prism_nb.tables import mean_std, method_title, protocol_units, treatment_records
 
 SCORES = ("HLR", "IOR", "LRS", "ARS")

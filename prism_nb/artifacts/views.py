@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.config import Settings
 from prism_nb.data.crops import draw_crop
+from prism_nb.settings import Settings
 from prism_nb.units import unit_seed
 
 

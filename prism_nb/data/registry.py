@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from prism_nb.config import Settings
 from prism_nb.data.base import ImageDataset
 from prism_nb.data.cifar import Cifar
 from prism_nb.data.digits import Digits
@@ -15,6 +14,7 @@ from prism_nb.data.source import Source
 from prism_nb.data.tiny_imagenet import tiny_imagenet
 from prism_nb.data.tuning import TuningSplit
 from prism_nb.errors import UsageError, suggest
+from prism_nb.settings import Settings
 
 
 def _digits(source: Source) -> ImageDataset:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism_nb.config import Settings
 from prism_nb.errors import UsageError
+from prism_nb.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import epoch_views
-from prism_nb.config import REFERENCE
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
 from prism_nb.evaluation.student import Pupil, train_epoch
 from prism_nb.evaluation.work import curriculum
 from prism_nb.run import Run
+from prism_nb.settings import REFERENCE
 from prism_nb.teachers.labelling_costs import view_seconds
 from prism_nb.units import Unit
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from prism_nb.artifacts.images import Resident, load_images
 from prism_nb.artifacts.labels import EpochLabels, LabelStore
 from prism_nb.artifacts.views import ImageSet, Views, epoch_views, plain_views
-from prism_nb.config import REFERENCE, Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.plans.evaluation import is_hard, is_plain
 from prism_nb.run import Run
+from prism_nb.settings import REFERENCE, Settings
 from prism_nb.teachers.labeller import Labeller, load_labeller
 
 
@@ -40,7 +40,7 @@ def material_of(run: Run, method: str, treatment: str, device: torch.device) -> 
     Args:
         run: The run.
         method: The method, or `REFERENCE`.
-        treatment: One of `config.TREATMENTS`.
+        treatment: One of `settings.TREATMENTS`.
         device: Where to.
     """
     dataset = open_dataset(run.settings)

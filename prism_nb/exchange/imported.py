@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_nb.config import Settings
 from prism_nb.data import ImageDataset
 from prism_nb.data.base import ClassInfo
 from prism_nb.errors import UsageError
 from prism_nb.exchange.layouts import Listing, list_images
 from prism_nb.exchange.pixels import decode
 from prism_nb.exchange.sources import Source, open_source
+from prism_nb.settings import Settings
 
 
 @dataclass(frozen=True)

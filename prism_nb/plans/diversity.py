@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from prism_nb.config import REFERENCE as REFERENCE
-from prism_nb.config import DataSettings, digest
+from prism_nb.config import digest
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_binding, method_units
 from prism_nb.run import Run
+from prism_nb.settings import REFERENCE as REFERENCE
+from prism_nb.settings import DataSettings
 from prism_nb.units import Unit
 
 

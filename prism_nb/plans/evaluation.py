@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prism_nb.config import (
-    REFERENCE,
-    DataSettings,
-    EvaluationSettings,
-    LabelSettings,
-    Settings,
-    digest,
-)
+from prism_nb.config import digest
 from prism_nb.plans.labels import label_unit
 from prism_nb.run import Run
+from prism_nb.settings import REFERENCE, DataSettings, EvaluationSettings, LabelSettings, Settings
 from prism_nb.units import Unit, slug
 
 _ASKED = ("students", "student_seeds", "treatments", "ceiling")  # which units, not how

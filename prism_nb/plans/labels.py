@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prism_nb.config import LabelSettings, Settings, digest
+from prism_nb.config import digest
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_binding, method_units
 from prism_nb.run import Run
+from prism_nb.settings import LabelSettings, Settings
 from prism_nb.units import Unit
 
 

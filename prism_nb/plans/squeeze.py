@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prism_nb.config import DataSettings, Settings, SqueezeSettings, digest
+from prism_nb.config import digest
 from prism_nb.run import Run
+from prism_nb.settings import DataSettings, Settings, SqueezeSettings
 from prism_nb.units import Unit, has_weights, slug
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from prism_nb.config import DataSettings, Settings, digest
+from prism_nb.config import digest
 from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
 from prism_nb.plans.squeeze import network_unit, statistics_unit
 from prism_nb.recipes.library import OF_IMPORTED
 from prism_nb.run import Run
+from prism_nb.settings import DataSettings, Settings
 from prism_nb.units import Unit
 
 _LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from prism_nb import files
-from prism_nb.config import EvaluationSettings, LabelSettings, Settings
 from prism_nb.errors import PrismError
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.pairs import pair_facets
@@ -15,6 +14,7 @@ from prism_nb.figures.study import Names, accuracy_facets, cost_figure, fidelity
 from prism_nb.protocols import protocol_sentence
 from prism_nb.provenance import environment
 from prism_nb.report.page import Section, picture, render, section, table_markup
+from prism_nb.settings import EvaluationSettings, LabelSettings, Settings
 from prism_nb.strict import write_yaml
 from prism_nb.study import results
 from prism_nb.study.cells import Cell

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from prism_nb.config import Settings, SynthesisSettings, check_settings, merge, read_preset
+from prism_nb.config import check_settings, merge, read_preset
 from prism_nb.data import with_content
 from prism_nb.errors import UsageError, suggest
 from prism_nb.recipes import make_recipe
+from prism_nb.settings import Settings, SynthesisSettings
 from prism_nb.study.spec import Study, Value
 
 # What a search needs to know is what students learn; the rest of a run is left out.

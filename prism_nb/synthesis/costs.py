@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prism_nb.config import Settings
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, matrix_precision, median_seconds
 from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, chosen_engine
 from prism_nb.recipes import Recipe
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.synthesis.augment import View, apply_views
 from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.objective import Objective, weigh

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prism_nb.artifacts.views import ImageSet, Views, render
-from prism_nb.config import Settings
 from prism_nb.device import half_precision, matrix_precision
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.teachers.ensemble import combine
 from prism_nb.teachers.pool import load_teacher
 from prism_nb.teachers.teacher import Teacher

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from prism_nb.config import Settings
 from prism_nb.plans.batches import Batch
 from prism_nb.recipes import Recipe
+from prism_nb.settings import Settings
 from prism_nb.units import unit_seed
 
 Team = tuple[str, ...]

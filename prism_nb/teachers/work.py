@@ -12,10 +12,10 @@ import torch
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
-from prism_nb.config import Settings
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.checkpoints import serialise, sha256_of
 from prism_nb.teachers.inspection import inspect_network

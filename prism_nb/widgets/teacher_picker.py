@@ -7,9 +7,10 @@ import html
 import ipywidgets as widgets
 from torch import nn
 
-from prism_nb.config import Settings, check_settings
+from prism_nb.config import check_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import UsageError
+from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
 from prism_nb.teachers.networks import build_network, require_fit
 from prism_nb.teachers.pretrained import open_pretrained

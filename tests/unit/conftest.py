@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import load_settings
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from prism_nb import config
-from prism_nb.config import (
+from prism_nb.config import add_recipes, check_settings, digest, load_settings, parse_assignments
+from prism_nb.errors import UsageError
+from prism_nb.protocols import departures, protocol_names, protocol_values, protocol_words
+from prism_nb.settings import (
     DataSettings,
     DiversitySettings,
     EvaluationSettings,
@@ -24,14 +27,7 @@ from prism_nb.config import (
     SourceSettings,
     SqueezeSettings,
     SynthesisSettings,
-    add_recipes,
-    check_settings,
-    digest,
-    load_settings,
-    parse_assignments,
 )
-from prism_nb.errors import UsageError
-from prism_nb.protocols import departures, protocol_names, protocol_values, protocol_words
 from prism_nb.strict import Strict, read_yaml, write_yaml
 
 _CLONE = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import torch
 from test_teachers import ARCHITECTURES, teacher_of
 from torch import nn
 
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import load_settings
 from prism_nb.device import (
     keep_freed_memory,
     matrix_precision,
@@ -24,6 +24,7 @@ from prism_nb.plans import synthesis
 from prism_nb.preflight import preflight
 from prism_nb.recipes import load_recipe
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.synthesis import engine
 from prism_nb.synthesis.augment import View
 from prism_nb.synthesis.gradient import Gradient

@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
         "recipes",
         "protocols",
         "pools",
+        "settings",
         "config",
         "files",
         "units",

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from image_trees import age, make_tree, picture
 from torchvision.datasets import ImageFolder as Torchvision
 
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import load_settings
 from prism_nb.data import ImageDataset, open_dataset, with_content
 from prism_nb.data.folder import ImageFolder
 from prism_nb.data.index import index_places, load_index, make_index, save_index
 from prism_nb.data.scan import Found, Place
 from prism_nb.data.source import Source
 from prism_nb.errors import UsageError
+from prism_nb.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,13 @@ from prism_nb import files, pipeline
 from prism_nb.artifacts.images import Resident
 from prism_nb.artifacts.labels import EpochLabels, LabelStore
 from prism_nb.artifacts.views import epoch_views, plain_views, render
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import load_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError
 from prism_nb.evaluation.material import material_of
 from prism_nb.plans.labels import label_path, label_paths, label_unit
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.teachers.labeller import Labeller, batch_statistics, load_labeller
 
 CPU = torch.device("cpu")

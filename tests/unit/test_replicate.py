@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb.config import Settings, load_settings
+from prism_nb.config import load_settings
 from prism_nb.data.digits import Digits
 from prism_nb.evaluation.work import curriculum
 from prism_nb.labels.work import epoch_views
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
 from prism_nb.plans.batches import Batch
 from prism_nb.run import Run
+from prism_nb.settings import Settings
 from prism_nb.synthesis.initial import initial_images
 from prism_nb.units import Unit, unit_seed
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from prism_nb import files
-from prism_nb.config import Settings, digest, load_settings
+from prism_nb.config import digest, load_settings
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.run import STAGES, Run, UnitState
+from prism_nb.settings import Settings
 from prism_nb.units import Unit
 
 _RESULTS = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism_nb.config import Settings
 from prism_nb.errors import UsageError
+from prism_nb.settings import Settings
 from prism_nb.teachers.networks import build_network
 from prism_nb.widgets import TeacherPicker
 
