@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from prism_nb.diversity.catalogue import MEASURES, Measure
-from prism_nb.figures.style import colour_of, dash_of, styled
+from prism_nb.figures.style import by_class, colour_of, dash_of, styled
 
 _BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
 
@@ -33,9 +33,10 @@ def diversity_figure(
             hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     title = measure.title[0].upper() + measure.title[1:]
-    return styled(
+    styled(
         figure,
         title=f"{title} of each class{_BETTER[measure.better]}",
         x="class",
         y=measure.title + (" (%)" if measure.percent else ""),
     )
+    return by_class(figure, per_class["class"].nunique())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb.figures.style import colour_of, dash_of, styled
+from prism_nb.figures.style import by_class, colour_of, dash_of, styled
 
 
 def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -109,9 +109,10 @@ def class_figure(classes: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
             line={"color": colour_of(str(method)), "dash": dash_of(place)},
             hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )
-    return styled(
+    styled(
         figure,
         title="What students know of each class (mean over students and seeds)",
         x="class",
         y="top-1 on held-out real images (%)",
     )
+    return by_class(figure, len(classes))

@@ -23,6 +23,7 @@ _OWNED = {
 }
 _SPARE = ("#CCBB44", "#66CCEE", "#AA3377", "#882255", "#44AA99", "#999933")
 GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
+_MOST_NAMED = 40  # classes that have room for their names
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -59,3 +60,11 @@ def styled(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) 
         xaxis={"title": {"text": x}, **GRID},
         yaxis={"title": {"text": y}, **GRID},
     )
+
+
+def by_class(figure: go.Figure, classes: int) -> go.Figure:
+    """Give a figure with a class per place its axis; too many to be named there are on hover."""
+    if classes <= _MOST_NAMED:
+        return figure
+    title = f"{classes} classes, in order (hover for a name)"
+    return figure.update_xaxes(showticklabels=False, title={"text": title})

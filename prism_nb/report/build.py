@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from prism_nb import diversity_tables, files, pipeline, scoreboard, tables
@@ -61,6 +62,8 @@ def verdict(run: Run) -> str:
     names = [f"{tables.method_title(run, str(m))} {value:.1f} %" for m, value in ranked.items()]
     spread = float(accuracies["std"].max())
     sentence = "Top-1 averaged over students: " + ", ".join(names) + "."
+    if len(ranked) > 1 and math.isnan(spread):
+        return f"{sentence} One seed each: nothing here tells them apart."
     if len(ranked) > 1 and ranked.iloc[0] - ranked.iloc[1] <= spread:
         sentence += (
             " The first two lie within the largest standard deviation over seeds "

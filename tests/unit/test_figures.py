@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from prism_nb.figures.diversity import diversity_figure
-from prism_nb.figures.evaluation import accuracy_figure
+from prism_nb.figures.evaluation import accuracy_figure, class_figure, matrix_figure
 from prism_nb.figures.html import table_html
 from prism_nb.figures.losses import loss_figure
 from prism_nb.figures.save import save_figure
@@ -92,3 +92,23 @@ def test_a_contact_sheet_shows_every_pixel_in_its_place(zoom: int) -> None:
     for index, image in enumerate(images):
         top, left = (index // 2) * 6, (index % 2) * 8
         assert torch.equal(pixels[:, top : top + 4, left : left + 6], image)
+
+
+@pytest.mark.parametrize(("classes", "named"), [(40, True), (41, False)])
+def test_classes_are_named_below_a_figure_where_there_is_room(classes: int, named: bool) -> None:
+    names = [f"class {number}" for number in range(classes)]
+    accuracies = pd.DataFrame({"prism": range(classes)}, index=names)
+    measured = pd.DataFrame({"method": "prism", "class": names, "cosine": 0.5})
+    for figure in (class_figure(accuracies, {}), diversity_figure(measured, {})):
+        assert (figure.layout.xaxis.showticklabels is not False) == named
+        assert list(figure.data[0].x) == names
+        assert f"{classes} classes" in figure.layout.xaxis.title.text or named
+
+
+def test_the_matrix_holds_each_method_by_each_student() -> None:
+    frame = pd.concat([ACCURACIES, ACCURACIES.assign(student="b", mean=[80.0, 60.0])])
+    figure = matrix_figure(frame, {"prism": "PRISM"})
+    (squares,) = figure.data
+    assert list(squares.x) == ["a", "b"]
+    assert list(squares.y) == ["PRISM", "sre2l"]
+    assert squares.z.tolist() == [[90.0, 80.0], [70.0, 60.0]]
