@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
 
 _LISTED = 40  # the most names that a message lists
 
@@ -40,3 +42,14 @@ def suggest(name: str, valid: Iterable[str], *, most: int = 3) -> str:
         return "none exist"
     shown = ", ".join(names[:_LISTED])
     return f"valid: {shown}" + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")
+
+
+def first_difference(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[int, Any, Any] | None:
+    """Return the first place where two lists differ, and what each has there, if they do.
+
+    None stands for what a shorter list does not have.
+    """
+    for index, (one, other) in enumerate(zip_longest(mine, theirs)):
+        if one != other:
+            return index, one, other
+    return None

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from prism_nb import files
 from prism_nb.config import check_settings, digest
-from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.provenance import environment
 from prism_nb.settings import (
     FOLDER_NAME,
@@ -240,14 +240,13 @@ class Run:
         if recorded is None:
             files.write_json(path, classes)
             return
-        for index in range(max(len(classes), len(recorded))):
-            new = classes[index] if index < len(classes) else None
-            old = recorded[index] if index < len(recorded) else None
-            if new != old:
-                raise PrismError(
-                    f"class order differs from {path} at index {index}: the run has {old}, the "
-                    f"dataset {new}; use the dataset that the run was made from"
-                )
+        found = first_difference(recorded, classes)
+        if found is not None:
+            index, old, new = found
+            raise PrismError(
+                f"class order differs from {path} at index {index}: the run has {old}, the "
+                f"dataset {new}; use the dataset that the run was made from"
+            )
 
     def read_classes(self) -> list[dict[str, Any]] | None:
         """Return the recorded class order, or None where none is recorded yet.

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from prism_nb.data.base import ClassInfo
-from prism_nb.errors import UsageError, suggest
+from prism_nb.errors import UsageError, first_difference, suggest
 from prism_nb.exchange.sources import Source
 
 CLASSES_FILE = "classes.json"
@@ -141,14 +141,13 @@ def _require_order(source: Source, name: str, classes: Sequence[ClassInfo]) -> N
     if not isinstance(stated, list):
         raise UsageError(f"{source.path}: {name} is damaged: it must hold a list")
     mine: list[dict[str, Any]] = [vars(info) for info in classes]
-    for index in range(max(len(stated), len(mine))):
-        theirs = stated[index] if index < len(stated) else None
-        ours = mine[index] if index < len(mine) else None
-        if theirs != ours:
-            raise UsageError(
-                f"{source.path}: the classes differ at index {index}: {name} has {theirs}, "
-                f"the dataset {ours}; import it into a run of the dataset that it was made from"
-            )
+    found = first_difference(mine, stated)
+    if found is not None:
+        index, ours, theirs = found
+        raise UsageError(
+            f"{source.path}: the classes differ at index {index}: {name} has {theirs}, "
+            f"the dataset {ours}; import it into a run of the dataset that it was made from"
+        )
 
 
 def _layout_of(
