@@ -1,0 +1,52 @@
+"""Fixtures of the tests that drive a browser."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jupyter_lab import CHROMIUM, ROOT, TOKEN, Lab, start_server, wait_for_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is here, and skip it where there is no browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if CHROMIUM is None:
+                missing = "no Chromium here: apt-get install chromium"
+                item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A JupyterLab with no runs; the test fails where the browser's console names an error."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    server, address = start_server(tmp_path)
+    try:
+        wait_for_server(f"{address}/api?token={TOKEN}", server)
+        with playwright.sync_playwright() as engine:
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            opened = Lab(address, tmp_path / "runs", page)
+            page.on("pageerror", lambda error: opened.errors.append(str(error)))
+            yield opened
+            browser.close()
+            assert not opened.errors
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run `digits_quick`; copy it before changing anything."""
+    runs = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, "-c", "from prism_nb.cli import main; main()", "run", "digits_quick"]
+    environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return runs
