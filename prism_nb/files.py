@@ -70,6 +70,31 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
+def create(path: Path, content: bytes) -> bool:
+    """Make a file that must not be there yet; of several who try, one succeeds.
+
+    A reader may see it before its content is written.
+
+    Returns:
+        Whether it was made; if not, one was there.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except BaseException:
+        path.unlink()
+        raise
+    return True
+
+
 def append_line(path: Path, text: str) -> None:
     """Add one line to a log; what a crash has left of an unfinished line stays apart from it."""
     try:

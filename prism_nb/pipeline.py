@@ -321,19 +321,13 @@ def execute_units(
     Raises:
         PrismError: As `execute`.
     """
-
-    def listen(event: dict[str, Any]) -> None:
-        run.event(stage, **event)
-        if on_event is not None:
-            on_event(event)
-
     with run.lock(stage):
         _require_disk(run, stage)
         _keep_freed_memory()
         prepare = _stage(stage).prepare
         if prepare is not None:
             resolve(prepare)(run, units)
-        outcome = run_units(run, units, _stage(stage).work, listen)
+        outcome = run_units(run, units, _stage(stage).work, on_event or _ignore)
         if outcome.made:
             run.record_stage(
                 stage,
@@ -342,6 +336,10 @@ def execute_units(
                 peak_memory_bytes=_peak_memory(run),
             )
     return outcome
+
+
+def _ignore(_: object) -> None:
+    """Listen to no event."""
 
 
 def check(run: Run, stage: str) -> StagePlan:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from prism_nb import files
 from prism_nb.config import check_settings, digest
 from prism_nb.errors import PrismError, UsageError, first_difference, suggest
+from prism_nb.leases import HeldError, Lease, Owner, is_alive
 from prism_nb.provenance import environment
 from prism_nb.settings import (
     FOLDER_NAME,
@@ -380,28 +377,33 @@ class Run:
 
     @contextmanager
     def lock(self, stage: str) -> Iterator[None]:
-        """Hold a stage, so that no second process drives it.
+        """Hold a stage, so that no second process drives it; a dead driver's place is taken.
 
         Raises:
             PrismError: Another process holds it.
         """
-        path = self.path / "locks" / f"{stage}.lock"
-        owner = path.with_suffix(".json")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path).acquire(timeout=0)
-        except Timeout:
-            holder = files.read_record(owner)
-            raise PrismError(
-                f"stage {stage} of {self.path} is being run by process "
-                f"{holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')}; "
-                "wait for it or stop it"
-            ) from None
-        except OSError as error:
-            raise PrismError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        with held:
-            files.write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.lease(f"{stage}.json", stage))
+            except HeldError as error:
+                raise PrismError(
+                    f"stage {stage} of {self.path} is being run by {error.owner or 'somebody'}; "
+                    "wait for it or stop it"
+                ) from None
             yield
+
+    def lease(self, name: str, stage: str) -> Lease:
+        """Return the lease of a name in the run; taking it over is an event of the stage."""
+
+        def told(before: Owner | None) -> None:
+            self.event(stage, event="taken over", what=name, owner=str(before))
+
+        return Lease(self.file(f"locks/{name}"), told)
+
+    def driver(self, stage: str) -> Owner | None:
+        """Return who drives a stage now; None where nobody does."""
+        path = self.file(f"locks/{stage}.json")
+        return Owner.read(path) if path.exists() and is_alive(path) else None
 
 
 def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:

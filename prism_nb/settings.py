@@ -216,6 +216,28 @@ class MachineSettings(Strict):
         description="images that a network sees at once in the synthesis; auto: the whole batch, "
         "halved when memory runs out. The gradient is that of the whole batch, to rounding",
     )
+    backend: Literal["process", "ray", "slurm"] = Field(
+        "process",
+        description="who does the units: this process, one after the other; ray: several workers, "
+        "on this machine or a cluster; slurm: jobs of a queue",
+    )
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="units at a time, with ray or slurm; auto: one per GPU, or per core"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto",
+        description="CPU threads of whoever does a unit; auto: every core in this process, one in "
+        "a worker. On CPUs, other numbers round otherwise",
+    )
+    gpus_per_unit: float = Field(
+        1.0, ge=0, le=64, description="GPUs of a worker, or a share of one; without GPUs: none"
+    )
+    ray_address: str | None = Field(
+        None, description="a Ray cluster's address, or auto for one found; None: this machine"
+    )
+    slurm: dict[str, Any] = Field(
+        {}, description="of SLURM's jobs, as submitit calls them, e.g. {slurm_partition: gpu}"
+    )
     fetch_weights: bool = Field(
         False, description="fetch weights that networks are named with and that are not here yet"
     )

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from prism_nb import backends
-from prism_nb.backends import run_units
+from prism_nb.backends import here, run_units
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 from prism_nb.units import Unit
@@ -23,7 +22,7 @@ def units_of(count: int) -> list[Unit]:
 
 def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     events: list[Any] = []
-    monkeypatch.setattr(backends, "resolve", lambda _: work)
+    monkeypatch.setattr(here, "resolve", lambda _: work)
     run_units(run, units, "somewhere:work", events.append)
     return [(event["event"], event["unit"]) for event in events]
 
@@ -118,3 +117,49 @@ def test_a_failure_to_write_is_told_beside_another(
 def test_work_that_leaves_no_marker_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PrismError, match="u0 left no marker"):
         carry_out(run, units_of(1), lambda *_: None, monkeypatch)
+
+
+def test_unit_that_another_process_works_on_is_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "_WAIT", 0.01)
+    held = run.lease("labels/u0.json", "labels")
+    held.__enter__()
+    done_here: list[str] = []
+
+    def work(run: Run, unit: Unit, _: Any) -> None:
+        done_here.append(unit.name)
+        run.finish(unit, paths=[], record={})
+        if unit.name == "u1":  # meanwhile, the other process has finished its own
+            run.finish(units_of(1)[0], paths=[], record={})
+            held.__exit__(None, None, None)
+
+    events = carry_out(run, units_of(2), work, monkeypatch)
+    assert done_here == ["u1"]
+    assert [event for event in events if event[1] == "u0"] == [("elsewhere", "u0"), ("kept", "u0")]
+
+
+def test_unit_whose_worker_elsewhere_died_is_done_here(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "_WAIT", 0.01)
+    held = run.lease("labels/u0.json", "labels")
+    held.__enter__()
+
+    def work(run: Run, unit: Unit, _: Any) -> None:
+        run.finish(unit, paths=[], record={})
+        if unit.name == "u1":
+            held.__exit__(None, None, None)
+
+    carry_out(run, units_of(2), work, monkeypatch)
+    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "done"]
+
+
+def test_unit_that_failed_is_free_for_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(run: Run, unit: Unit, _: Any) -> None:
+        raise PrismError("no")
+
+    with pytest.raises(PrismError, match="no"):
+        carry_out(run, units_of(1), work, monkeypatch)
+    with run.lease("labels/u0.json", "labels") as lease:
+        assert lease.is_mine

@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
         "settings",
         "config",
         "files",
+        "leases",
         "units",
         "provenance",
         "run",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -517,11 +519,15 @@ def test_lock_is_free_again_after_a_failure(run: Run) -> None:
 
 
 def test_files_left_by_a_dead_process_do_not_hold_the_lock(run: Run) -> None:
-    files.write_text(run.path / "locks" / "labels.lock", "")
-    files.write_json(run.path / "locks" / "labels.json", {"process": 1, "host": "gone"})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = {"host": socket.gethostname(), "process": ended.pid, "begun": 1.0, "token": "dead"}
+    files.write_json(run.path / "locks" / "labels.json", dead)
     with run.lock("labels"):
         owner = json.loads((run.path / "locks" / "labels.json").read_text())
     assert owner["process"] == os.getpid()
+    (told,) = run.events("labels")
+    assert told["owner"] == f"process {ended.pid} on {socket.gethostname()}"
 
 
 def test_run_that_cannot_be_written_is_named(tmp_path: Path, settings: Settings) -> None:

@@ -1,0 +1,170 @@
+"""Who works on what: a file that says so for as long as its owner lives.
+
+A lease is a file with its owner's host and process, whose time of change a thread moves on. It
+holds on network shares, where the locks of one machine's kernel say nothing to another, and one
+whose owner has died is taken over: at once on the owner's own machine, where that can be seen, and
+from elsewhere once the file has stood still for a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+from filelock import FileLock
+
+from prism_nb import files
+from prism_nb.errors import PrismError
+
+_BEAT = 10.0  # seconds between two signs of life
+_STALE = 60.0  # seconds without one after which an owner elsewhere counts as dead
+_CLOCK_STEPS = 2.0  # seconds by which a process's start moves when a machine's clock is set
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease.
+
+    Attributes:
+        host: Name of the machine.
+        process: Number of the process there.
+        begun: When that process was started, so that a number given out anew is told apart.
+        token: Tells this lease from every other.
+    """
+
+    host: str
+    process: int
+    begun: float
+    token: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        """Return this process as the owner of a new lease."""
+        return cls(
+            socket.gethostname(), os.getpid(), psutil.Process().create_time(), secrets.token_hex(8)
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Owner | None:
+        """Return who holds the lease at a path; None where nobody does, or the file is torn."""
+        try:
+            return cls(**files.read_record(path))
+        except TypeError:
+            return None
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+class HeldError(PrismError):
+    """Somebody else holds the lease.
+
+    Args:
+        owner: Who; None where the file does not say.
+    """
+
+    def __init__(self, owner: Owner | None) -> None:
+        super().__init__(f"held by {owner or 'an unknown process'}")
+        self.owner = owner
+
+
+class Lease:
+    """The right to work on something, held as a context.
+
+    Args:
+        path: The file that stands for it.
+        on_takeover: Told who held it before and has died.
+
+    Raises:
+        HeldError: On entering, where somebody holds it who is alive.
+        PrismError: On entering, where the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, on_takeover: Callable[[Owner | None], None] | None = None):
+        self._path, self._on_takeover = path, on_takeover
+        self._owner = Owner.here()
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True, name=f"lease {path.name}")
+
+    def __enter__(self) -> Self:
+        try:
+            if not self._create():
+                self._take_over()
+        except OSError as error:
+            what = error.strerror or error
+            raise PrismError(f"cannot write to {self._path.parent}: {what}") from error
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._heart.join()
+        if self.is_mine:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it still is this owner's: one that was thought dead may find it taken over."""
+        return Owner.read(self._path) == self._owner
+
+    def _create(self) -> bool:
+        return files.create(self._path, files.json_bytes(asdict(self._owner)))
+
+    def _take_over(self) -> None:
+        """Replace a dead owner's file; of several that try, one succeeds."""
+        with FileLock(self._path.with_name(f".{self._path.name}.takeover")):
+            before = Owner.read(self._path)
+            if self._path.exists() and is_alive(self._path):
+                raise HeldError(before)
+            self._path.unlink(missing_ok=True)
+            if not self._create():
+                raise HeldError(Owner.read(self._path))
+        if self._on_takeover is not None:
+            self._on_takeover(before)
+
+    def _beat(self) -> None:
+        while not self._released.wait(_BEAT):
+            with contextlib.suppress(OSError):  # a share that is gone for a while may come back
+                os.utime(self._path)
+
+
+def is_alive(path: Path) -> bool:
+    """Return whether the owner of a lease's file shows signs of life."""
+    owner = Owner.read(path)
+    if owner is not None and owner.host == socket.gethostname():
+        begun = _begun(owner.process)
+        return begun is not None and abs(begun - owner.begun) < _CLOCK_STEPS
+    return _stillness(path) < _STALE
+
+
+def _stillness(path: Path) -> float:
+    """Return for how many seconds a file has stood still, by the clock of the disk it is on."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+    except OSError:
+        return time.time() - path.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _begun(process: int) -> float | None:
+    """Return when a process of this machine was started; None where it has ended."""
+    try:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
+    except psutil.Error:
+        return None

@@ -1,0 +1,141 @@
+"""Leases: one holder at a time, whoever tries, and the dead one's place is taken."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prism_nb import files, leases
+from prism_nb.errors import PrismError
+from prism_nb.leases import HeldError, Lease, Owner, is_alive
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "locks" / "stage.json"
+
+
+def write_owner(path: Path, **changes: object) -> Owner:
+    owner = replace(Owner.here(), **changes)
+    files.write_json(path, asdict(owner))
+    return owner
+
+
+def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
+    with Lease(path):
+        with pytest.raises(HeldError) as caught, Lease(path):
+            pass
+        assert caught.value.owner is not None
+        assert caught.value.owner.process == os.getpid()
+    assert not path.exists()
+    with Lease(path) as again:
+        assert again.is_mine
+
+
+def test_owner_of_another_machine_is_believed_while_its_file_moves(path: Path) -> None:
+    write_owner(path, host="elsewhere", process=1)
+    with pytest.raises(HeldError, match="process 1 on elsewhere"), Lease(path):
+        pass
+
+
+def test_owner_of_another_machine_is_dead_once_its_file_stands_still(path: Path) -> None:
+    before = write_owner(path, host="elsewhere", process=1)
+    long_ago = time.time() - 61
+    os.utime(path, (long_ago, long_ago))
+    told: list[Owner | None] = []
+    with Lease(path, told.append) as lease:
+        assert lease.is_mine
+    assert told == [before]
+
+
+def test_owner_on_this_machine_is_dead_with_its_process(path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write_owner(path, process=ended.pid)
+    assert not is_alive(path)
+
+
+def test_number_of_a_process_given_out_anew_is_no_sign_of_life(path: Path) -> None:
+    write_owner(path, begun=Owner.here().begun - 100)
+    assert not is_alive(path)
+
+
+def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_owner(path, process=child.pid, begun=psutil.Process(child.pid).create_time())
+    assert is_alive(path)
+    child.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.communicate()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff\x00"])
+def test_torn_file_counts_as_held_until_it_has_stood_still(path: Path, content: bytes) -> None:
+    files.write_bytes(path, content)
+    with pytest.raises(HeldError, match="unknown"), Lease(path):
+        pass
+    os.utime(path, (1, 1))
+    with Lease(path) as lease:
+        assert lease.is_mine
+
+
+def test_signs_of_life_are_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_BEAT", 0.01)
+    with Lease(path):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_owner_that_was_thought_dead_leaves_the_new_ones_file(path: Path) -> None:
+    with Lease(path) as lease:
+        other = write_owner(path, host="elsewhere")
+        assert not lease.is_mine
+    assert Owner.read(path) == other
+
+
+def test_of_many_that_take_a_dead_ones_place_one_succeeds(path: Path) -> None:
+    write_owner(path, begun=1.0)
+    won, start = [], threading.Barrier(8)
+
+    def race() -> None:
+        start.wait()
+        lease = Lease(path)
+        try:
+            lease.__enter__()
+        except HeldError:
+            return
+        won.append(lease)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert won[0].is_mine
+    won[0].__exit__(None, None, None)
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'file'}"):
+        Lease(tmp_path / "file" / "x.json").__enter__()
+
+
+def test_owner_names_host_and_process() -> None:
+    assert str(Owner.here()) == f"process {os.getpid()} on {socket.gethostname()}"
