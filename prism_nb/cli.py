@@ -168,24 +168,23 @@ def status(run_name: str, runs_dir: Path | None) -> None:
 @cli.command()
 @click.argument("run_name")
 @_runs_dir
-def verify(run_name: str, runs_dir: Path | None) -> None:
-    """Hash every file that a unit of the run has made; exit 1 if anything is damaged."""
-    from prism_nb import pipeline
+@click.option("--clean", is_flag=True, help="Remove what interrupted writes have left.")
+def verify(run_name: str, runs_dir: Path | None, clean: bool) -> None:
+    """Check a run's settings, hashes, class order and labels; exit 1 if anything is damaged."""
+    from prism_nb import pipeline, verification
 
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
-    bad = 0
-    for stage in pipeline.STAGES:
-        states = pipeline.plan(found, stage).states
-        whole = sum(state.state == "done" for state in states)
-        click.echo(f"{stage:<11} {whole} of {len(states)} units complete and whole")
-        for state in states:
-            if state.state not in {"done", "missing"}:
-                bad += 1
-                click.echo(f"  {state.state}: {state.unit.name}: {state.reason}")
-    if bad:
+    if clean:
+        click.echo(f"{verification.clean(found)} files of interrupted work removed")
+    verdict = verification.verify_run(found)
+    for stage, (whole, count) in verdict.whole.items():
+        click.echo(f"{stage:<11} {whole} of {count} units complete and whole")
+    for each in verdict.findings:
+        click.echo(f"{each.kind}: {each.where}: {each.what}\n  {each.remedy}")
+    if verdict.damages:
         raise PrismError(
-            f"{bad} unit{'s' * (bad > 1)} cannot be trusted; `prism-nb run` does them, and what "
-            "they feed, again"
+            f"{verdict.damages} finding{'s' * (verdict.damages > 1)} of damage; what is not named "
+            "above can be trusted"
         )
 
 

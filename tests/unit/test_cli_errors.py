@@ -9,6 +9,7 @@ import pytest
 
 from prism_nb import cli, files
 from prism_nb.config import load_settings
+from prism_nb.data import open_dataset
 from prism_nb.run import Run
 
 _BAD_NAME = "use letters, digits, dot, dash and underscore"
@@ -217,15 +218,14 @@ def test_verify_of_a_damaged_run_exits_with_1_and_names_the_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
-    run.write_classes(
-        [{"index": index, "folder": str(index), "name": str(index)} for index in range(10)]
-    )
+    run.write_classes(open_dataset(run.settings).class_records())
     files.write_text(run.path / "teachers" / "units" / "test_coatnet.json", "{")
     before = contents(tmp_path)
     result = call(monkeypatch, capsys, "verify", "demo", "--runs-dir", str(tmp_path))
     assert result.code == 1
-    assert "damaged: test_coatnet: teachers/units/test_coatnet.json is no marker" in result.out
-    assert "1 unit cannot be trusted" in result.err
+    assert "damaged: teachers unit test_coatnet: damaged: teachers/units" in result.out
+    assert "prism-nb run --run demo does it, and what it feeds, again" in result.out
+    assert "1 finding of damage" in result.err
     assert "Traceback" not in result.out + result.err
     assert contents(tmp_path) == before
 

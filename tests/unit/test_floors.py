@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
         "report",
         "study",
         "sets",
+        "verification",
     },
     {"notebook", "headless", "cli", "cli_sets", "cli_options"},
 ]

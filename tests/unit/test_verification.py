@@ -1,0 +1,119 @@
+"""What verify finds, and what it lets stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from image_sets import begin_run
+
+from prism_nb import files, pipeline, verification
+from prism_nb.errors import PrismError
+from prism_nb.run import Run
+from prism_nb.verification import Finding, clean, verify_run
+
+IMAGE = "synthesis/random_real/images/00003/00003_0001.png"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with images and the labels of an untrained look at them."""
+    changes = {"squeeze_epochs": 1, "label_epochs": 2, "observers": []}
+    run = begin_run(tmp_path_factory.mktemp("verify"), feature_networks=["test_resnet"], **changes)
+    for stage in ("teachers", "labels"):
+        pipeline.execute(run, stage)
+    return run
+
+
+@pytest.fixture
+def run(made: Run, tmp_path: Path) -> Run:
+    shutil.copytree(made.path, tmp_path / made.name)
+    return Run(tmp_path / made.name, made.settings)
+
+
+def found(run: Run) -> list[tuple[str, str]]:
+    return [(each.kind, each.where) for each in verify_run(run).findings]
+
+
+def only(run: Run) -> Finding:
+    (finding,) = verify_run(run).findings
+    return finding
+
+
+def test_whole_run_has_no_findings_and_its_units_are_counted(run: Run) -> None:
+    verdict = verify_run(run)
+    assert verdict.findings == ()
+    assert verdict.whole["synthesis"] == (1, 1)
+    assert verdict.whole["evaluation"][0] == 0
+    assert verdict.whole["evaluation"][1] > 0
+
+
+def test_changed_image_is_damage_and_makes_what_it_feeds_no_staler_than_it_is(run: Run) -> None:
+    path = run.file(IMAGE)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert found(run) == [("damaged", "synthesis unit random_real/slots000-001_classes000-009")]
+    assert "has changed" in only(run).what
+    assert "prism-nb run --run" in only(run).remedy
+
+
+def test_image_that_no_unit_has_made_is_a_stray(run: Run) -> None:
+    files.write_bytes(run.file("synthesis/random_real/images/00003/00003_0002.png"), b"x")
+    assert found(run) == [("stray", "synthesis/random_real/images/00003/00003_0002.png")]
+
+
+def test_other_class_order_is_damage_that_names_the_class(run: Run) -> None:
+    path = run.file("classes.json")
+    order = json.loads(path.read_text())
+    order[4]["name"] = "nine"
+    files.write_json(path, order)
+    finding = next(each for each in verify_run(run).findings if each.where == "classes.json")
+    assert finding.kind == "damaged"
+    assert "class 4 is {'folder': '4', 'index': 4, 'name': 'nine'} here" in finding.what
+
+
+def test_labels_of_other_images_are_damage_even_under_a_whole_marker(run: Run) -> None:
+    """A marker forged over label files of another run is told by what the files say themselves."""
+    (unit,) = pipeline.stage_units(run, "labels")
+    epoch = run.file("labels/random_real/epoch_0001.safetensors")
+    content = bytearray(epoch.read_bytes())
+    place = content.index(b"prism-nb labels 2") + 24
+    content[place : place + 4] = b"beef"
+    epoch.write_bytes(content)
+    run.finish(unit, paths=run.files_of(unit), record={})
+    assert found(run) == [("damaged", "labels unit random_real")]
+
+
+def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
+    part = run.file("labels/random_real/.epoch_0000.safetensors.abcd.part")
+    part.write_bytes(b"half")
+    dead = {"host": "elsewhere", "process": 1, "begun": 1.0, "token": "t"}
+    lease = run.file("locks/labels/random_real.json")
+    files.write_json(lease, dead)
+    os.utime(lease, (1, 1))
+    assert [kind for kind, _ in found(run)] == ["leftover", "leftover"]
+    assert verify_run(run).damages == 0
+    assert clean(run) == 2
+    assert found(run) == []
+
+
+def test_nothing_is_cleaned_while_somebody_works(run: Run) -> None:
+    part = run.file("labels/.x.part")
+    part.write_bytes(b"half")
+    with run.lock("labels"), pytest.raises(PrismError, match="stage labels .* is being run by"):
+        clean(run)
+    assert part.exists()
+
+
+def test_class_order_that_cannot_be_compared_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise PrismError("the disk is not there")
+
+    monkeypatch.setattr(verification, "open_dataset", gone)
+    finding = verify_run(run).findings[0]
+    assert finding.kind == "not checked"
+    assert "the disk is not there" in finding.what
