@@ -40,7 +40,7 @@ HEAD = """# What is refused, and with which words
 Every line is a case of `tests/unit/test_refusals.py`, which tries it and writes this page where
 `REFUSALS=write` is set; libraries' own words in it change with their versions. Each ends with one
 message and without a stack trace, before any work is lost; in a notebook the message alone is
-shown, and `prism-nb` exits with 2 for a request that cannot be meant, 1 for a run that cannot go on.
+shown, and `prism-nb` exits with 2 for a request that cannot be meant, with 1 for a run that fails.
 """
 Given = Callable[[Path], object]
 
@@ -140,9 +140,7 @@ def preset(given: str, text: str | bytes, words: str) -> None:
 preset("no YAML", "ipc: [1,", "not valid YAML")
 preset("a list", "- ipc\n", "must hold lines of")
 preset("a key twice", "ipc: 1\nipc: 2\n", "stands twice")
-preset(
-    "a tag that would call Python", "ipc: !!python/object/apply:os.system [ls]", "not valid YAML"
-)
+preset("a tag that calls Python", "ipc: !!python/object/apply:os.system [ls]", "not valid YAML")
 preset("no text", b"\xff\xfe\x00ipc", "cannot be read|not valid YAML")
 preset("nothing", "", "must hold lines of")
 preset("a date for a number", "ipc: 2026-01-01", "ipc")
