@@ -15,7 +15,8 @@ from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.inspection import count_flops, inspect_network
 from prism_nb.teachers.networks import build_network, require_fit, source_of
 from prism_nb.teachers.selection import Draws, plan_draws
-from prism_nb.teachers.squeeze import SqueezePlan, train_network
+from prism_nb.teachers.squeeze import train_network
+from prism_nb.teachers.squeeze_plan import SqueezePlan
 from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
 
 GREY = PixelSpace((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
