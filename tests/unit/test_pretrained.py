@@ -311,7 +311,8 @@ def test_old_names_of_densenet_and_missing_counters_are_understood(tmp_path: Pat
     old = {key: value for key, value in old.items() if "num_batches" not in key}
     assert set(old) - set(state)
     torch.save(old, tmp_path / "w.pth")
-    found = open_pretrained(f"densenet121@{tmp_path / 'w.pth'}", Noise("abc")).network.state_dict()
+    large = Noise("abc", size=96)  # of small images it would have another stem
+    found = open_pretrained(f"densenet121@{tmp_path / 'w.pth'}", large).network.state_dict()
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
