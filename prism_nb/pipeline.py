@@ -107,6 +107,8 @@ class StagePlan:
         disk_bytes: Estimate of what the missing units will write; None where unknown.
         memory_bytes: The most memory that a process has held that worked on the stage in this
             run, or that has measured its steps now; other stages in the same process included.
+        cache_bytes: What the missing units add to the cache of decoded images, which all runs
+            share; 0 where nothing was measured.
     """
 
     stage: str
@@ -115,6 +117,7 @@ class StagePlan:
     seconds_left: float | None
     disk_bytes: int | None
     memory_bytes: int | None
+    cache_bytes: int = 0
 
     @property
     def counts(self) -> Counter[str]:
@@ -255,7 +258,14 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
             run.settings, stage, missing / max(1, len(states)), class_count(run)
         ),
         memory_bytes=memory,
+        cache_bytes=_cache_bytes(run, states) if measure else 0,
     )
+
+
+def _cache_bytes(run: Run, states: Sequence[UnitState]) -> int:
+    from prism_nb.caches import cache_bytes
+
+    return cache_bytes(run, [state.unit for state in states if state.state != "done"])
 
 
 def _images(unit: Unit) -> int:

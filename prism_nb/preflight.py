@@ -23,8 +23,6 @@ from prism_nb.teachers.sources import find_source, require_sources
 from prism_nb.teachers.teacher import require_bn, require_conv
 from prism_nb.units import has_weights
 
-_MOST_REAL = 100_000
-
 
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """Try out dataset, networks and counts of a run without training anything.
@@ -40,8 +38,8 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
         UsageError: The first thing that cannot work, and what to do about it.
     """
     device = choose_device(settings.device)
-    for precision in (settings.precision, settings.label_precision, settings.student_precision):
-        require_precision(precision, device)
+    for name in ("precision", "label_precision", "student_precision", "squeeze_precision"):
+        require_precision(getattr(settings, name), device)
     if settings.engine == "compiled":
         require_compiler(device)
     dataset = open_dataset(settings)
@@ -146,13 +144,6 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
 
 
 def _check_counts(settings: Settings, dataset: ImageDataset) -> None:
-    real = len(dataset.labels("train"))
-    if settings.ceiling and real > _MOST_REAL:
-        raise UsageError(
-            f"ceiling: {dataset.name} has {real} training images, more than the {_MOST_REAL} that "
-            "students are trained on here, all in memory; take the published accuracy of the "
-            "student instead, and set ceiling to false"
-        )
     images = len(dataset.classes) * settings.ipc
     if images < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")

@@ -78,8 +78,28 @@ class SqueezeSettings(Strict):
     observers: Names = Field((), description="networks kept out of synthesis, to measure with")
     squeeze_epochs: int = Field(10, ge=1, le=10_000, description="epochs of training per network")
     squeeze_batch: int = Field(64, ge=2, description="images per training step")
-    squeeze_lr: float = Field(3e-3, gt=0, description="peak step size of AdamW, one cycle")
+    squeeze_optimiser: Literal["adamw", "sgd"] = Field(
+        "adamw", description="sgd: with Nesterov momentum 0.9"
+    )
+    squeeze_lr: float = Field(3e-3, gt=0, description="peak step size")
+    squeeze_schedule: Literal["one_cycle", "cosine"] = Field(
+        "one_cycle", description="of the step size over the steps; cosine: from its peak to 0"
+    )
+    squeeze_weight_decay: float = Field(0.05, ge=0, description="of all parameters")
+    squeeze_label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the true class that all classes get"
+    )
     squeeze_shift: int = Field(3, ge=0, le=256, description="largest random shift, in pixels")
+    squeeze_crop_min: float = Field(
+        1.0, gt=0, le=1, description="smallest random crop, by area; 1: no crops"
+    )
+    squeeze_flip: bool = Field(False, description="mirror half of the training images")
+    squeeze_views: Literal["batch", "image"] = Field(
+        "batch", description="for what each shift, crop and flip is drawn"
+    )
+    squeeze_precision: Precision = Field(
+        "fp32", description="of the layers of networks in training; they are judged in fp32"
+    )
 
 
 class PoolSettings(Strict):

@@ -41,12 +41,16 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
         "per image": _per_image(plan),
         "peak memory": _bytes(plan.memory_bytes),
         "disk": _bytes(plan.disk_bytes),
+        **({"cache": _bytes(plan.cache_bytes)} if plan.cache_bytes else {}),
     }
     return pd.DataFrame([row], index=pd.Index([plan.stage], name="stage"))
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
-    """Return one row per trained network: role, size, BN layers, accuracy on held-out images."""
+    """Return one row per network: role, size, BN layers, accuracy on held-out images.
+
+    Beside it stands the accuracy that weights were published with, where any network has one.
+    """
     rows = []
     for unit in network_units(run.settings):
         record = run.record(unit)
@@ -60,11 +64,14 @@ def teacher_table(run: Run) -> pd.DataFrame:
                 "BN layers": record["bn_layers"],
                 "BN channels": record["bn_channels"],
                 "accuracy %": 100 * record["accuracy"],
+                "published %": _percent(record.get("published_accuracy")),
                 "seconds": record["seconds"],
                 "from run": record["reused_from"] or run.name,
             }
         )
-    return pd.DataFrame(rows).set_index("network")
+    table = pd.DataFrame(rows).set_index("network")
+    known = table["published %"].notna().any()
+    return table if known else table.drop(columns="published %")
 
 
 def draw_table(run: Run) -> pd.DataFrame:
@@ -239,6 +246,10 @@ def answer_table(run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).set_index("method")
+
+
+def _percent(share: float | None) -> float:
+    return float("nan") if share is None else 100 * share
 
 
 def _role(run: Run, name: str) -> str:

@@ -151,8 +151,8 @@ def render(images: ImageSet, views: Views, rows: Tensor) -> Tensor:
         The views, [n, 3, S, S].
     """
     partners = views.partner[rows].long()
-    own = _crop(images[rows], views.crop[rows], views.flip[rows])
-    other = _crop(images[partners], views.crop[partners], views.flip[partners])
+    own = crop_and_flip(images[rows], views.crop[rows], views.flip[rows])
+    other = crop_and_flip(images[partners], views.crop[partners], views.flip[partners])
     pasted = _inside(views.box[rows], own.shape[-1])
     share = torch.maximum(pasted.to(own.dtype), views.ratio[rows, None, None].to(own.dtype))
     return torch.lerp(own, other, share[:, None])  # exact where the share is 0 or 1
@@ -166,8 +166,15 @@ def in_batches(rows: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def _crop(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
-    """Enlarge crops to the full size with one bilinear grid; mirroring reverses its columns."""
+def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
+    """Enlarge crops to the full size with one bilinear grid; mirroring reverses its columns.
+
+    Args:
+        images: [n, 3, S, S].
+        crop: Top, left, height and width of each, in pixels [n, 4]; beyond the border lies what
+            is on it.
+        flip: Which are mirrored, bool [n].
+    """
     size = images.shape[-1]
     top, left, height, width = crop.to(torch.float32).unbind(1)
     middle = (torch.arange(size, device=images.device) + 0.5) / size

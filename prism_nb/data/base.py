@@ -61,6 +61,23 @@ class ImageDataset(ABC):
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """Return images by their place in the split, as uint8 RGB [n, 3, size, size]."""
 
+    def keep(self, split: Split) -> None:  # noqa: B027 (images in memory need nothing)
+        """Make many looks at a split's images cheap: what lies in files is decoded once."""
+
+    def bytes_to_keep(self, split: Split) -> int:
+        """Return what `keep` would write to the disk of the cache; 0 where nothing is missing."""
+        return 0
+
+    def kept_part(self, split: Split, places: np.ndarray, name: str) -> np.ndarray | None:
+        """Return some images from a file of their own, decoded once; None where none is needed.
+
+        Args:
+            split: The split.
+            places: Which of its images.
+            name: What they are called; it must say which.
+        """
+        return None
+
     def of_class(self, split: Split, index: int) -> np.ndarray:
         """Return the places of one class's images in a split, in file order."""
         return np.flatnonzero(self.labels(split) == index)

@@ -23,7 +23,15 @@ _SPARE = 1.02  # of the disk, so that a full one is refused before an hour of de
 Decode = Callable[[Sequence[int]], Tensor]
 
 
-def decoded_once(path: Path, decode: Decode, *, count: int, size: int) -> np.ndarray:
+def decoded_once(
+    path: Path,
+    decode: Decode,
+    *,
+    count: int,
+    size: int,
+    what: str = "held-out images",
+    progress: bool = True,
+) -> np.ndarray:
     """Return images from a memory-mapped file, which is made where it is missing.
 
     Its pages are the system's to keep or drop, so that the memory of a process does not grow. A
@@ -35,6 +43,8 @@ def decoded_once(path: Path, decode: Decode, *, count: int, size: int) -> np.nda
         decode: Returns images by place, uint8 [n, 3, size, size].
         count: Number of images.
         size: Their side, in pixels.
+        what: What they are called.
+        progress: Whether to show a bar.
 
     Returns:
         uint8 [count, 3, size, size], read-only.
@@ -44,14 +54,15 @@ def decoded_once(path: Path, decode: Decode, *, count: int, size: int) -> np.nda
             nothing is kept.
     """
     shape = (count, 3, size, size)
-    kept = _mapped(path, shape)
+    kept = mapped(path, count=count, size=size)
     if kept is not None:
         return kept
     with _held(path):
-        if _mapped(path, shape) is None:
-            _require_space(path, shape)
-            files.write_parts(path, _parts(decode, shape, path))
-    kept = _mapped(path, shape)
+        if mapped(path, count=count, size=size) is None:
+            _require_space(path, shape, what)
+            title = f"{count} {what} once, {np.prod(shape) / 1e9:.2f} GB in {path.parent}"
+            files.write_parts(path, _parts(decode, shape, title if progress else None))
+    kept = mapped(path, count=count, size=size)
     if kept is None:
         raise PrismError(f"{path} has just been written and cannot be read; look at the disk")
     return kept
@@ -79,19 +90,22 @@ def _held(path: Path) -> Iterator[None]:
         yield
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def mapped(path: Path, *, count: int, size: int) -> np.ndarray | None:
+    """Return a file of `decoded_once`, or None where it is missing or torn."""
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
+    return found if found.shape == (count, 3, size, size) and found.dtype == np.uint8 else None
 
 
-def _parts(decode: Decode, shape: tuple[int, ...], path: Path) -> Iterator[bytes]:
-    count, gigabytes = shape[0], np.prod(shape) / 1e9
+def _parts(decode: Decode, shape: tuple[int, ...], title: str | None) -> Iterator[bytes]:
+    count = shape[0]
     yield _header(shape)
-    title = f"decoding {count} held-out images once, {gigabytes:.2f} GB in {path.parent}"
-    for start in tqdm(range(0, count, _PART), desc=title, mininterval=2, leave=False):
+    starts = range(0, count, _PART)
+    for start in tqdm(
+        starts, f"decoding {title}", disable=title is None, mininterval=2, leave=False
+    ):
         images = decode(range(start, min(start + _PART, count)))
         yield images.contiguous().numpy().tobytes()
 
@@ -103,11 +117,11 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _require_space(path: Path, shape: tuple[int, ...]) -> None:
+def _require_space(path: Path, shape: tuple[int, ...], what: str) -> None:
     needed, free = float(np.prod(shape)) * _SPARE, shutil.disk_usage(path.parent).free
     if needed > free:
         raise PrismError(
-            f"the decoded held-out images take {needed / 1e9:.1f} GB in {path.parent}, where "
+            f"the decoded {what} take {needed / 1e9:.1f} GB in {path.parent}, where "
             f"{free / 1e9:.1f} GB are free; make room, or set PRISM_CACHE to a folder on a larger "
             "disk and run the same command again"
         )

@@ -13,7 +13,7 @@ from prism_nb import files
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data.base import Channels, ImageDataset, Split
 from prism_nb.data.decode import IMAGENET_MARGIN, read_images
-from prism_nb.data.decoded import decoded_once, pick
+from prism_nb.data.decoded import decoded_once, mapped, pick
 from prism_nb.data.indexing import LayoutOf, open_index
 from prism_nb.data.layout import folder_layout
 from prism_nb.data.names import class_infos
@@ -21,12 +21,14 @@ from prism_nb.data.source import Source
 
 _SAMPLE = 2000  # training images that mean and deviation are measured on
 _PART = 200
+_NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"}
 
 
 class ImageFolder(ImageDataset):
     """Images in files, decoded when they are asked for.
 
-    Held-out images are decoded once, into a file that every later look reads from.
+    Held-out images are decoded once, into a file that every later look reads from; training
+    images where somebody asks to `keep` them, and then stay so.
 
     Args:
         source: Where they are and which are wanted.
@@ -43,7 +45,8 @@ class ImageFolder(ImageDataset):
         margin: float = IMAGENET_MARGIN,
     ) -> None:
         self.name, self.image_size = source.name, source.image_size
-        self._root, self._margin = source.folder(), margin
+        self._root, self._margin, self._progress = source.folder(), margin, source.progress
+        self._files: dict[Split, np.ndarray | None] = {}
         self._index = open_index(source, layout_of)
         self.content, self.damaged = self._index.content, self._index.damaged
         self.classes = class_infos(self._index.classes)
@@ -59,9 +62,36 @@ class ImageFolder(ImageDataset):
         Raises:
             DamagedImageError: A file cannot be decoded; it is named.
         """
-        if split == "val":
-            return pick(self._held_out, indices)
-        return self._decoded(split, indices)
+        kept = self._file(split)
+        return self._decoded(split, indices) if kept is None else pick(kept, indices)
+
+    def keep(self, split: Split) -> None:
+        """See `ImageDataset.keep`.
+
+        Raises:
+            DamagedImageError: A file cannot be decoded; it is named, and nothing is kept.
+        """
+        places = np.arange(len(self.labels(split)))
+        self._files[split] = self.kept_part(split, places, _NAMES[split])
+
+    def bytes_to_keep(self, split: Split) -> int:
+        """See `ImageDataset.bytes_to_keep`."""
+        return (
+            0
+            if self._found(split) is not None
+            else 3 * len(self.labels(split)) * self.image_size**2
+        )
+
+    def kept_part(self, split: Split, places: np.ndarray, name: str) -> np.ndarray:
+        """See `ImageDataset.kept_part`."""
+        return decoded_once(
+            self._decoded_file(name),
+            lambda indices: self._decoded(split, places[np.asarray(indices)].tolist()),
+            count=len(places),
+            size=self.image_size,
+            what=name,
+            progress=self._progress,
+        )
 
     def of_class(self, split: Split, index: int) -> np.ndarray:
         """See `ImageDataset.of_class`."""
@@ -81,14 +111,22 @@ class ImageFolder(ImageDataset):
         paths = self._index.splits[split].paths(self._root, indices)
         return read_images(paths, self.image_size, self._margin)
 
-    @cached_property
-    def _held_out(self) -> np.ndarray:
-        return decoded_once(
-            self._kept("decoded", "npy"),
-            lambda indices: self._decoded("val", indices),
-            count=len(self.labels("val")),
-            size=self.image_size,
-        )
+    def _file(self, split: Split) -> np.ndarray | None:
+        """Return a split's decoded images: held-out ones for certain, training ones if kept."""
+        if split not in self._files:
+            if split == "val":
+                self.keep(split)
+            else:
+                self._files[split] = self._found(split)
+        return self._files[split]
+
+    def _found(self, split: Split) -> np.ndarray | None:
+        path = self._decoded_file(_NAMES[split])
+        return mapped(path, count=len(self.labels(split)), size=self.image_size)
+
+    def _decoded_file(self, name: str) -> Path:
+        ending = "npy" if name == _NAMES["val"] else f"{name.replace(' ', '-')}.npy"
+        return self._kept("decoded", ending)
 
     def _kept(self, what: str, ending: str) -> Path:
         """Return where something is kept that follows from the files, size and margin."""

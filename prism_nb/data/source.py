@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prism_nb.errors import UsageError
@@ -20,6 +20,7 @@ class Source:
         class_list: Folder names of the classes to take, in order; all where empty.
         skip_damaged: Whether images that cannot be decoded are left out.
         download: Whether it may be fetched.
+        progress: Whether decoding shows a bar; of no account for which dataset it is.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Source:
     class_list: tuple[str, ...] = ()
     skip_damaged: bool = False
     download: bool = False
+    progress: bool = field(default=True, compare=False)
 
     @classmethod
     def of(cls, settings: Settings) -> Source:
@@ -39,6 +41,7 @@ class Source:
             class_list=settings.class_list,
             skip_damaged=settings.skip_damaged,
             download=settings.download,
+            progress=settings.progress,
         )
 
     def folder(self) -> Path:

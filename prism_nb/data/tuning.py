@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from prism_nb.data.base import ImageDataset, Split
+from prism_nb.data.decoded import pick
 
 _HELD_OUT = 0.25
 
@@ -42,5 +44,24 @@ class TuningSplit(ImageDataset):
 
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """See `ImageDataset.images`."""
+        if split == "val" and self._held_out is not None:
+            return pick(self._held_out, indices)
         places = self._places[split][np.asarray(indices, dtype=np.int64)]
         return self._dataset.images("train", places.tolist())
+
+    def keep(self, split: Split) -> None:
+        """See `ImageDataset.keep`."""
+        if split == "train":
+            self._dataset.keep("train")
+
+    def bytes_to_keep(self, split: Split) -> int:
+        """See `ImageDataset.bytes_to_keep`."""
+        whole = self._dataset.bytes_to_keep("train")
+        return whole if split == "train" else round(whole * _HELD_OUT)
+
+    @cached_property
+    def _held_out(self) -> np.ndarray | None:
+        """The held-out quarter in a file of its own, where the whole split is in none."""
+        if not self._dataset.bytes_to_keep("train"):
+            return None
+        return self._dataset.kept_part("train", self._places["val"], "tuning images")

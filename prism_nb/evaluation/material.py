@@ -12,11 +12,12 @@ from torch import Tensor
 from prism_nb.artifacts.images import Resident, load_images
 from prism_nb.artifacts.labels import EpochLabels, LabelStore
 from prism_nb.artifacts.views import ImageSet, Views, epoch_views, plain_views
-from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.data import open_dataset
 from prism_nb.plans.evaluation import is_hard, is_plain
 from prism_nb.run import Run
 from prism_nb.settings import REFERENCE, Settings
 from prism_nb.teachers.labeller import Labeller, load_labeller
+from prism_nb.training.images import Streamed, real_images
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,17 @@ def material_of(run: Run, method: str, treatment: str, device: torch.device) -> 
         device: Where to.
     """
     dataset = open_dataset(run.settings)
-    real = method == REFERENCE
-    pixels, classes = _all_real(dataset) if real else load_images(run, method, dataset)
-    pixels = pixels.to(device, memory_format=torch.channels_last)
-    images = Resident(pixels, dataset)
+    images: Resident | Streamed
+    if method == REFERENCE:
+        images, classes = real_images(dataset, device), torch.from_numpy(dataset.labels("train"))
+    else:
+        pixels, classes = load_images(run, method, dataset)
+        images = Resident(pixels.to(device, memory_format=torch.channels_last), dataset)
     return Material(images, classes.to(device), _labels(run, method, treatment, images))
 
 
-def _all_real(dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-    labels = torch.from_numpy(dataset.labels("train"))
-    return dataset.images("train", range(len(labels))), labels
-
-
 def _labels(
-    run: Run, method: str, treatment: str, images: Resident
+    run: Run, method: str, treatment: str, images: Resident | Streamed
 ) -> Callable[[int], EpochLabels]:
     """Return where an epoch's views and labels come from."""
     settings, plain = run.settings, is_plain(treatment)
@@ -75,7 +73,7 @@ def _labels(
 
 
 def _spoken(
-    labeller: Labeller, images: Resident, views_of: Callable[[int], Views]
+    labeller: Labeller, images: Resident | Streamed, views_of: Callable[[int], Views]
 ) -> Callable[[int], EpochLabels]:
     """Have teachers label an epoch when it is asked for."""
 
@@ -86,7 +84,7 @@ def _spoken(
     return labels_of
 
 
-def _views(settings: Settings, images: Resident, epoch: int, *, plain: bool) -> Views:
+def _views(settings: Settings, images: Resident | Streamed, epoch: int, *, plain: bool) -> Views:
     if plain:
         return plain_views(len(images), images.size, images.device)
     return epoch_views(settings, len(images), _kept(settings, epoch), images.device)

@@ -7,6 +7,8 @@ from prism_nb.run import Run
 from prism_nb.settings import DataSettings, Settings, SqueezeSettings
 from prism_nb.units import Unit, has_weights, slug
 
+_BATCHES = ("squeeze_batch", "squeeze_shift", "squeeze_crop_min", "squeeze_flip", "squeeze_views")
+
 
 def units(run: Run, classes: int) -> list[Unit]:
     """Return one unit per network of the run, then the statistics that some method asks for."""
@@ -48,7 +50,7 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     network = network_unit(settings, name)
     how: dict[str, object] = {"network": network.binding, "patch": patch}
     if has_weights(name):  # it depends on the squeeze by its batches alone
-        how["squeeze"] = [settings.squeeze_batch, settings.squeeze_shift]
+        how["squeeze"] = {name: getattr(settings, name) for name in _BATCHES}
     stem = f"{slug(name)}.conv{patch}"
     return Unit(
         stage="teachers",

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 
 from prism_nb.data import open_dataset
-from prism_nb.device import choose_device, median_seconds, seeded
+from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
 from prism_nb.run import Run
 from prism_nb.teachers.networks import architecture_of, build_network
 from prism_nb.teachers.pretrained import own_space
 from prism_nb.teachers.squeeze import optimise
-from prism_nb.teachers.work import squeeze_plan
+from prism_nb.teachers.squeeze_plan import squeeze_plan
 from prism_nb.units import Unit, has_weights
 
 _STEPS = 3  # timed together
@@ -44,7 +44,7 @@ def _epoch_seconds(run: Run, name: str) -> float:
     count = len(dataset.labels("train"))
     batch = min(settings.squeeze_batch, count)
     plan = replace(squeeze_plan(settings, name), epochs=1, batch=batch)
-    with seeded(0, device):
+    with seeded(0, device), matrix_precision(plan.precision, device):
         size = own_space(name, dataset).size if has_weights(name) else dataset.image_size
         network = build_network(
             architecture_of(name), classes=len(dataset.classes), image_size=size

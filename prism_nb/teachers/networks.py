@@ -8,10 +8,22 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision import models
 
 from prism_nb.errors import UsageError, suggest
 
 WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that weights are read from
+_RESNET_STEM = ("conv1", "maxpool")
+_STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and what pools it
+    models.ResNet: _RESNET_STEM,
+    models.DenseNet: ("features.conv0", "features.pool0"),
+    models.ShuffleNetV2: ("conv1.0", "maxpool"),
+    models.MobileNetV2: ("features.0.0", ""),
+    models.MobileNetV3: ("features.0.0", ""),
+    models.EfficientNet: ("features.0.0", ""),
+    models.MNASNet: ("layers.0", ""),
+    models.RegNet: ("stem.0", ""),
+}
 _SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
 
 
@@ -84,11 +96,24 @@ def _is_fixed_size(architecture: str) -> bool:
 
 
 def _shrink_stem(network: nn.Module) -> None:
-    """Replace a 7x7 stride-2 stem and its max-pool by one 3x3 convolution (He et al. 2016, 4.2)."""
-    stem = getattr(network, "conv1", None)
-    if isinstance(stem, nn.Conv2d) and stem.kernel_size == (7, 7) and hasattr(network, "maxpool"):
-        network.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
-        network.maxpool = nn.Identity()
+    """Let a stem keep all pixels: a convolution of stride 1, 3x3 if it was 7x7, and no max-pool.
+
+    He et al. (2016, 4.2) have such a stem for CIFAR, and their followers in other families. Of
+    timm's networks only those are changed whose stem is that of torchvision's ResNet.
+    """
+    parts = dict(network.named_modules())
+    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
+    stem = parts.get(conv)
+    if not isinstance(stem, nn.Conv2d) or pool not in parts:
+        return
+    if stem.kernel_size == (7, 7):
+        stem = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+        network.set_submodule(conv, stem)
+    elif type(network) not in _STEMS:
+        return
+    stem.stride = (1, 1)
+    if pool:
+        network.set_submodule(pool, nn.Identity())
 
 
 def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:

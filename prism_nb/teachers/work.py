@@ -12,6 +12,7 @@ import torch
 
 from prism_nb import files
 from prism_nb.backends import OnEvent
+from prism_nb.config import digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.run import Run
@@ -21,10 +22,12 @@ from prism_nb.teachers.checkpoints import serialise, sha256_of
 from prism_nb.teachers.inspection import inspect_network
 from prism_nb.teachers.pool import canonical_space, load_teacher
 from prism_nb.teachers.sources import find_source
-from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics, train_network
+from prism_nb.teachers.squeeze import mean_statistics, train_network
+from prism_nb.teachers.squeeze_plan import squeeze_plan
 from prism_nb.teachers.statistics import conv_probes
 from prism_nb.teachers.taking import find_weights, note_of, take_network
-from prism_nb.units import Unit, has_weights, unit_seed
+from prism_nb.training.checkpoint import Checkpoint
+from prism_nb.units import Unit, has_weights
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
@@ -48,6 +51,7 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
             "reused_from": None,
         }
     run.finish(unit, paths=[made_file], record=record)
+    _checkpoint(run, unit).clear()
 
 
 def _is_given(unit: Unit) -> bool:
@@ -64,17 +68,6 @@ def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any
     return take_network(unit.key["network"], open_dataset(run.settings), device)
 
 
-def squeeze_plan(settings: Settings, name: str) -> SqueezePlan:
-    """Return how a run trains one of its networks."""
-    return SqueezePlan(
-        epochs=settings.squeeze_epochs,
-        batch=settings.squeeze_batch,
-        lr=settings.squeeze_lr,
-        shift=settings.squeeze_shift,
-        seed=unit_seed(settings.seed, "squeeze", name),
-    )
-
-
 def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
     settings, name = run.settings, unit.key["network"]
     device, dataset = choose_device(settings.device), open_dataset(settings)
@@ -84,6 +77,7 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, An
         squeeze_plan(settings, name),
         device,
         lambda values: on_event({"event": "step", "unit": unit.name, **values}),
+        _checkpoint(run, unit),
     )
     facts = inspect_network(name, network, image_size=dataset.image_size)
     accurate = accuracy(network, dataset, "val", device)
@@ -107,6 +101,12 @@ def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
         for part, value in measured._asdict().items()
     }
     return serialise(tensors), {"probes": len(statistics)}
+
+
+def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
+    """Return where the training of a unit's network stands; equal circumstances go on from it."""
+    source = digest([unit.binding, _circumstances(run.settings, unit)])
+    return Checkpoint(run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"), source)
 
 
 def _circumstances(settings: Settings, unit: Unit) -> dict[str, object]:

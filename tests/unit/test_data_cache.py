@@ -1,4 +1,4 @@
-"""Held-out images decoded once: equal to the files, whole or absent, never larger than the disk."""
+"""Images decoded once: equal to the files, whole or absent, never larger than the disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ import torch
 from image_trees import make_tree
 from torch import Tensor
 
+from prism_nb import caches
 from prism_nb.data.decode import DamagedImageError, read_images
 from prism_nb.data.decoded import decoded_once, pick
 from prism_nb.data.folder import ImageFolder
 from prism_nb.data.source import Source
+from prism_nb.data.tuning import TuningSplit
 from prism_nb.errors import PrismError
+from prism_nb.units import Unit
 
 PIXELS = torch.arange(300 * 3 * 4 * 4).remainder(251).to(torch.uint8).view(300, 3, 4, 4)
 
@@ -158,3 +162,113 @@ def test_held_out_images_are_read_once_and_a_moved_tree_finds_them(tmp_path: Pat
 def test_a_place_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         open_tree(make_tree(tmp_path / "t")).images("val", [4])
+
+
+# -- training images -------------------------------------------------------------------------
+
+
+def kept_files(cache: Path) -> list[int]:
+    """Return the sizes of the cache's decoded images, without their headers."""
+    return sorted(path.stat().st_size - 128 for path in cache.glob("decoded/*.npy"))
+
+
+def test_training_images_are_decoded_once_if_asked_for_and_never_before(
+    tmp_path: Path, cache: Path
+) -> None:
+    images = open_tree(make_tree(tmp_path / "t", train=4))
+    before = images.images("train", [5, 0, 3])
+    assert kept_files(cache) == []
+    assert images.bytes_to_keep("train") == 8 * 3 * 16 * 16
+    images.keep("train")
+    assert kept_files(cache) == [8 * 3 * 16 * 16]
+    assert images.bytes_to_keep("train") == 0
+    assert torch.equal(images.images("train", [5, 0, 3]), before)
+
+
+def test_kept_training_images_need_no_files_in_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "t")
+    whole = open_tree(tree).images("train", range(6))
+    open_tree(tree).keep("train")
+    again = open_tree(tree)
+    monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(again.images("train", range(6)), whole)
+
+
+def test_damaged_training_images_are_named_and_nothing_is_kept(tmp_path: Path, cache: Path) -> None:
+    tree = make_tree(tmp_path / "t")
+    images = open_tree(tree)
+    (tree / "train" / "bee" / "bee_1.png").write_bytes(b"no image")
+    with pytest.raises(DamagedImageError, match=r"bee_1\.png"):
+        images.keep("train")
+    assert kept_files(cache) == []
+
+
+def test_too_small_a_disk_says_which_images(tmp_path: Path, monkeypatch: Any) -> None:
+    images = open_tree(make_tree(tmp_path / "t"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=99))
+    with pytest.raises(PrismError, match="decoded training images take .* PRISM_CACHE"):
+        images.keep("train")
+
+
+def test_the_bar_names_images_and_size_and_is_hidden_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree(tmp_path / "t")
+    ImageFolder(Source("folder", 16, tree, progress=False)).keep("train")
+    assert "decoding" not in capsys.readouterr().err
+    open_tree(tree, size=24).keep("train")
+    assert "decoding 6 training images once, 0.00 GB in " in capsys.readouterr().err
+
+
+def test_progress_is_of_no_account_for_which_dataset_it_is(tmp_path: Path) -> None:
+    quiet, loud = (Source("folder", 16, tmp_path, progress=shown) for shown in (False, True))
+    assert quiet == loud
+    assert hash(quiet) == hash(loud)
+
+
+def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "t", train=8)
+    direct = open_tree(tree)
+    tuning = TuningSplit(open_tree(tree))
+    held_out = tuning._places["val"].tolist()
+    wanted = direct.images("train", held_out)
+    assert torch.equal(tuning.images("val", range(4)), wanted)
+    assert kept_files(cache) == [4 * 3 * 16 * 16]
+    again = TuningSplit(open_tree(tree))
+    monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(again.images("val", [3, 1]), wanted[[3, 1]])
+
+
+def test_a_tuning_split_reads_from_all_kept_training_images(tmp_path: Path, cache: Path) -> None:
+    tuning = TuningSplit(open_tree(make_tree(tmp_path / "t", train=8)))
+    assert tuning.bytes_to_keep("train") == 16 * 3 * 16 * 16
+    tuning.keep("train")
+    assert tuning.bytes_to_keep("train") == tuning.bytes_to_keep("val") == 0
+    tuning.images("val", range(4))
+    tuning.images("train", range(12))
+    assert kept_files(cache) == [16 * 3 * 16 * 16]
+
+
+@pytest.mark.parametrize(
+    ("units", "wanted"),
+    [
+        ([], 0),
+        ([Unit("synthesis", "a", "m", "b", {"method": "prism"})], 0),
+        ([Unit("teachers", "a", "m", "b", {"network": "resnet18"})], 6 + 4),
+        ([Unit("teachers", "a", "m", "b", {"network": "resnet18@DEFAULT"})], 4),
+        ([Unit("teachers", "a", "m", "b", {"network": "resnet18", "patch": 4})], 4),
+        ([Unit("evaluation", "a", "m", "b", {"method": "prism"})], 4),
+        ([Unit("evaluation", "a", "m", "b", {"method": "real"})], 6 + 4),
+    ],
+)
+def test_a_plan_counts_what_is_decoded_for_many_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[Unit], wanted: int
+) -> None:
+    tree = open_tree(make_tree(tmp_path / "t"))
+    monkeypatch.setattr(caches, "open_dataset", lambda _: tree)
+    run = SimpleNamespace(settings=None)
+    assert caches.cache_bytes(run, units) == wanted * 3 * 16 * 16

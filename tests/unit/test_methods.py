@@ -16,6 +16,7 @@ from prism_nb.synthesis import work as synthesis_work
 from prism_nb.teachers import work as teachers_work
 from prism_nb.teachers.pool import load_conv_targets, load_teacher
 from prism_nb.teachers.squeeze import mean_statistics
+from prism_nb.teachers.squeeze_plan import squeeze_plan
 from prism_nb.teachers.statistics import conv_probes
 
 PATCH = 4
@@ -94,7 +95,7 @@ def test_records_hold_who_steered_a_unit(run: Run) -> None:
 def test_stored_targets_are_what_the_trained_network_sees(run: Run) -> None:
     name, cpu = "test_byobnet", torch.device("cpu")
     teacher, stored = load_teacher(run, name), load_conv_targets(run, name, PATCH)
-    plan = teachers_work.squeeze_plan(run.settings, name)
+    plan = squeeze_plan(run.settings, name)
     probes = conv_probes(teacher.network, PATCH)
     measured = mean_statistics(teacher, probes, open_dataset(run.settings), plan, cpu)
     assert set(stored) == set(measured) == {probe.name for probe in probes}

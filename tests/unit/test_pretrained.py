@@ -311,7 +311,8 @@ def test_old_names_of_densenet_and_missing_counters_are_understood(tmp_path: Pat
     old = {key: value for key, value in old.items() if "num_batches" not in key}
     assert set(old) - set(state)
     torch.save(old, tmp_path / "w.pth")
-    found = open_pretrained(f"densenet121@{tmp_path / 'w.pth'}", Noise("abc")).network.state_dict()
+    large = Noise("abc", size=96)  # of small images it would have another stem
+    found = open_pretrained(f"densenet121@{tmp_path / 'w.pth'}", large).network.state_dict()
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
@@ -490,6 +491,25 @@ def test_given_teachers_steer_label_and_measure_a_whole_run(
     table = teacher_table(run)
     assert list(table.index) == list(run.settings.networks)
     assert set(table["source"]) == {"timm"}
+    assert "published %" not in table  # a file of one's own says nothing of that
+
+
+def test_published_accuracy_stands_beside_the_measured_one(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Run.record
+
+    def published(run: Run, unit: Any) -> dict[str, Any]:
+        known = {"test_resnet": 0.69758}
+        return {**record(run, unit), "published_accuracy": known.get(unit.name)}
+
+    assert "published %" not in teacher_table(trained)
+    monkeypatch.setattr(Run, "record", published)
+    table = teacher_table(trained)
+    assert table.loc["test_resnet", "published %"] == pytest.approx(69.758)
+    assert table.loc["test_mambaout"].isna()["published %"]
+    columns = list(table.columns)
+    assert columns.index("published %") == columns.index("accuracy %") + 1
 
 
 def test_files_of_a_papers_own_program_are_rewritten_as_timm_does(

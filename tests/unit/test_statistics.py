@@ -20,7 +20,8 @@ from prism_nb.synthesis.objective import Objective, alignment, weigh, weights_of
 from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.sight import Sight
-from prism_nb.teachers.squeeze import SqueezePlan, mean_statistics
+from prism_nb.teachers.squeeze import mean_statistics
+from prism_nb.teachers.squeeze_plan import SqueezePlan
 from prism_nb.teachers.statistics import Probe, Statistics, conv_probes, observed
 from prism_nb.teachers.teacher import Teacher
 

@@ -15,7 +15,8 @@ from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.inspection import count_flops, inspect_network
 from prism_nb.teachers.networks import build_network, require_fit, source_of
 from prism_nb.teachers.selection import Draws, plan_draws
-from prism_nb.teachers.squeeze import SqueezePlan, train_network
+from prism_nb.teachers.squeeze import train_network
+from prism_nb.teachers.squeeze_plan import SqueezePlan
 from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
 
 GREY = PixelSpace((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
@@ -180,6 +181,41 @@ def test_an_imagenet_stem_shrinks_for_small_images_only() -> None:
     assert small.conv1.kernel_size == (3, 3)
     assert isinstance(small.maxpool, nn.Identity)
     assert large.conv1.kernel_size == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "last"),
+    [
+        ("densenet121", "features.conv0", 4),
+        ("shufflenet_v2_x0_5", "conv1.0", 4),
+        ("mobilenet_v2", "features.0.0", 2),
+        ("mobilenet_v3_small", "features.0.0", 2),
+        ("efficientnet_b0", "features.0.0", 2),
+        ("mnasnet0_5", "layers.0", 2),
+        ("regnet_y_400mf", "stem.0", 2),
+    ],
+)
+def test_stems_of_other_families_keep_all_pixels_of_small_images(
+    name: str, conv: str, last: int
+) -> None:
+    small = build_network(name, classes=10, image_size=32).eval()
+    sides: list[int] = []
+    for layer in small.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: sides.append(output.shape[-1]))
+    small(torch.randn(1, 3, 32, 32))
+    assert (sides[0], sides[-1]) == (32, last)
+    assert small.get_submodule(conv).kernel_size == (3, 3)
+    large = build_network(name, classes=10, image_size=96)
+    assert large.get_submodule(conv).stride == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "timm/densenet121", "timm/mobilenetv2_100"])
+def test_timms_stems_of_other_shapes_stay(name: str) -> None:
+    small, large = (build_network(name, classes=10, image_size=size) for size in (32, 96))
+    first, same = (next(m for m in n.modules() if isinstance(m, nn.Conv2d)) for n in (small, large))
+    assert (first.kernel_size, first.stride) == (same.kernel_size, same.stride)
+    assert first.stride == (2, 2)
 
 
 def test_published_bn_counts() -> None:

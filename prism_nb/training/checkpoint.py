@@ -64,8 +64,8 @@ class Training:
     """What a training consists of between two epochs: networks, optimiser, random generators.
 
     Args:
-        networks: The networks by name: the student, and its averaged copy if there is one.
-        optimiser: The student's.
+        networks: The networks by name: what learns, and its averaged copy if there is one.
+        optimiser: The learning network's.
         device: Where they are.
     """
 
