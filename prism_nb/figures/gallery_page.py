@@ -18,7 +18,7 @@ from prism_nb.figures.style import colour_of
 
 _STYLE = """<style>
 .prism-gallery { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.prism-panel { flex: 0 0 max(200px, %(width)s); }
+.prism-panel { flex: 0 0 max(180px, %(width)s); }
 .prism-panel h4 { margin: 0 0 4px; padding-left: 8px; font-size: 14px; line-height: 1.3; }
 .prism-panel p { margin: 0 0 6px; font-size: 12px; line-height: 1.3; opacity: .8; }
 .prism-tiles { display: flex; flex-wrap: wrap; gap: 5px; }
@@ -42,7 +42,8 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
     """
     if not panels:
         return "<p>Choose at least one method.</p>"
-    width = f"calc({100 // min(4, len(panels))}% - 18px)"
+    beside = min(4, len(panels))
+    width = f"calc((100% - {18 * (beside - 1)}px) / {beside} - 1px)"
     style = _STYLE % {"width": width, "side": view.side}
     parts = [_panel(panel, view, classes, place) for place, panel in enumerate(panels)]
     return f'{style}<div class="prism-gallery">{"".join(parts)}</div>'

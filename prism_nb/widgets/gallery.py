@@ -34,7 +34,7 @@ class Gallery(widgets.VBox):
         self._run, self._dataset = run, open_dataset(run.settings)
         self._shown: list[Panel] = []
         self._make_controls()
-        self.page_words = widgets.HTML()
+        self.page_words = widgets.HTML(layout={"margin": "0 16px"})
         self.status = widgets.HTML()
         self.picture = widgets.HTML()
         super().__init__([*self._rows(), self.status, self.picture])
