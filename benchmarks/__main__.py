@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
+from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
 from benchmarks.plan import plan_rows
@@ -117,6 +118,7 @@ _QUESTIONS = {
     "plan": plan_rows,
     "agreement": agreement_rows,
     "images": image_rows,
+    "gallery": gallery_rows,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pandas as pd
 
 from prism_nb.data import open_dataset
 from prism_nb.diversity.catalogue import IN_SPACE, MEASURES, OF_CLASSES, OF_TEACHERS, Measure
+from prism_nb.errors import UsageError
 from prism_nb.pipeline import stage_units
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
@@ -104,6 +105,19 @@ def nearest_table(run: Run, network: str) -> pd.DataFrame:
     columns = ["method", "class", "name", "slot", "training image", "distance"]
     frame = pd.DataFrame(rows, columns=columns).dropna().astype({"training image": int})
     return frame.sort_values("distance", kind="stable", ignore_index=True)
+
+
+def measured(run: Run) -> Run:
+    """Return the run as if it had no methods but those whose images are measured.
+
+    Raises:
+        UsageError: Nothing is measured, or not the real images.
+    """
+    done = [unit.name for unit in stage_units(run, "diversity") if run.marker(unit) is not None]
+    if REFERENCE not in done:
+        raise UsageError("not measured yet: run notebook 03")
+    methods = tuple(name for name in run.settings.methods if name in done)
+    return Run(run.path, run.settings.model_copy(update={"methods": methods}))
 
 
 def _records(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -20,8 +20,8 @@ from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of, chosen_engine, image_path
 from prism_nb.recipes import Recipe
 from prism_nb.run import Run
+from prism_nb.synthesis.begin import begin
 from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.initial import initial_images
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.quantise import encode_png, quantise
 from prism_nb.synthesis.recover import recover
@@ -29,7 +29,7 @@ from prism_nb.synthesis.scales import network_scales
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.pool import load_conv_targets, load_teacher
 from prism_nb.teachers.selection import Draws, unit_draws
-from prism_nb.units import Unit, unit_seed
+from prism_nb.units import Unit
 
 _REPORTS = 100  # loss records per unit
 
@@ -53,24 +53,14 @@ def _import(run: Run, unit: Unit) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[str, Any]]:
-    settings, method, batch = run.settings, unit.key["method"], batch_of(unit)
-    dataset = open_dataset(settings)
-    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
-    seed = unit_seed(settings.replicate_seed, "synthesis", method, *batch.slots, *batch.classes)
-    generator = torch.Generator().manual_seed(seed)
-    images = initial_images(
-        recipe,
-        batch,
-        dataset,
-        scorer=load_teacher(run, settings.primary) if recipe.is_scored else None,
-        seed=settings.replicate_seed,
-        generator=generator,
-    )
+    settings = run.settings
+    dataset, start = open_dataset(settings), begin(run, unit)
+    images, recipe = start.images, start.recipe
     record: dict[str, Any] = {}
     if recipe.images == "recovered":
         with matrix_precision(settings.precision, choose_device(settings.device)):
-            images, record = _recover(run, unit, recipe, images, generator, on_event)
-    return quantise(dataset, images, how=recipe.stored), record | {"seed": seed}
+            images, record = _recover(run, unit, recipe, images, start.generator, on_event)
+    return quantise(dataset, images, how=recipe.stored), record | {"seed": start.seed}
 
 
 def _recover(

@@ -74,7 +74,12 @@ def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
             *("--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"),
             *("--LabApp.expose_app_in_browser=True", f"--notebook-dir={folder / 'notebooks'}"),
         ],
-        env={**os.environ, "PRISM_RUNS": str(folder / "runs"), "PRISM_HOME": str(ROOT)},
+        env={
+            **os.environ,
+            **{"PRISM_RUNS": str(folder / "runs"), "PRISM_HOME": str(ROOT)},
+            # Else notebooks of other labs of this user would open too.
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

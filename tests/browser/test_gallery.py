@@ -1,0 +1,50 @@
+"""The gallery in a real JupyterLab: choose, sort, page, enlarge, and save a sheet."""
+
+import shutil
+from pathlib import Path
+
+from jupyter_lab import Lab, wait_until
+from PIL import Image
+
+
+def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> None:
+    shutil.copytree(finished_runs, lab.runs)
+    page = lab.page
+    lab.open("02_synthesis")
+    lab.run_all()
+    page.wait_for_selector(".prism-gallery figure", timeout=240_000)
+    methods = page.get_by_label("Images", exact=True)
+    methods.scroll_into_view_if_needed()
+    assert page.locator(".prism-panel").count() == 4
+    assert page.locator(".prism-gallery figure").count() == 8  # two of the first class each
+    lab.shot("gallery")
+
+    methods.select_option(label=["PRISM", "Real images"])
+    page.get_by_label("Classes", exact=True).fill("all classes")
+    page.keyboard.press("Enter")
+    page.get_by_label("Sorted by", exact=True).select_option(label="agreement of the teachers")
+    page.wait_for_selector("text=% agree", timeout=60_000)
+    page.get_by_label("Per page").select_option("20")
+    page.get_by_label("Size (px)").select_option("96")
+    page.get_by_label("Initial images beside them").check()
+    page.wait_for_selector("text=initial ones left of them", timeout=60_000)
+    methods.scroll_into_view_if_needed()
+    lab.shot("gallery_sorted")
+
+    page.get_by_role("button", name="Save contact sheet").click()
+    page.wait_for_selector("text=saved as figures/gallery_all_by_agreement_page1.png")
+    sheet = lab.runs / "digits_quick" / "figures" / "gallery_all_by_agreement_page1.png"
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 2 * 96
+
+    page.get_by_label("Classes", exact=True).fill("tvelve")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=no class 'tvelve'; did you mean")
+    lab.shot("gallery_refuses")
+    page.get_by_label("Classes", exact=True).fill("")
+    page.get_by_label("Classes", exact=True).fill("3-5")
+    page.keyboard.press("Enter")
+    wait_until(
+        lambda: page.locator(".prism-gallery figure").count() == 12, "three classes were not shown"
+    )

@@ -1,0 +1,341 @@
+"""The diversity dashboard without a browser: numbers shown are the numbers recorded or computed."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from torch import Tensor, nn
+
+from prism_nb import diversity_tables
+from prism_nb.class_names import class_label
+from prism_nb.config import load_settings
+from prism_nb.data import open_dataset
+from prism_nb.data.digits import Digits
+from prism_nb.diversity import memory, work
+from prism_nb.diversity.catalogue import OF_CLASSES
+from prism_nb.diversity.memory import Memory
+from prism_nb.errors import UsageError
+from prism_nb.figures import cloud as clouds
+from prism_nb.figures.cloud import cloud, project, some
+from prism_nb.figures.dashboard import FIGURES, DashboardView, Shown, shown
+from prism_nb.figures.hover_page import hover_page
+from prism_nb.figures.spread import distance_figure
+from prism_nb.figures.style import colour_of
+from prism_nb.plans.diversity import REFERENCE, diversity_unit
+from prism_nb.plans.synthesis import image_path, method_units
+from prism_nb.run import Run
+from prism_nb.teachers.pool import canonical_space
+from prism_nb.teachers.teacher import Teacher
+from prism_nb.widgets import DiversityDashboard
+
+DIGITS = Digits(8)
+SPACE = "test_mambaout"
+EVERY = tuple(range(10))
+
+
+def linear_teacher(name: str) -> Teacher:
+    torch.manual_seed(sum(name.encode()))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    space = canonical_space(DIGITS)
+    return Teacher(name, network, own=space, canonical=space)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of two methods, of which PRISM's images are there: two training images per class."""
+    teacher = linear_teacher(SPACE)
+    for module in (work, clouds):
+        monkeypatch.setattr(module, "load_teacher", lambda run, name: teacher)
+    changes: dict[str, Any] = {"image_size": 8, "methods": ["prism", "sre2l"], "ipc": 3}
+    run = Run.create(tmp_path / "r", load_settings("digits_quick", {**changes, "batch_size": 10}))
+    dataset = open_dataset(run.settings)
+    run.write_classes(dataset.class_records())
+    for name in run.settings.teachers:
+        path = run.file(f"teachers/units/{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"files": {}}')
+    for unit in method_units(run, "prism", 10):
+        slot, paths = unit.key["slots"][0], []
+        for c in range(10):
+            paths.append(image_path("prism", c, slot))
+            run.file(paths[-1]).parent.mkdir(parents=True, exist_ok=True)
+            place = int(dataset.of_class("train", c)[20 + slot])
+            (pixels,) = dataset.images("train", [place]).permute(0, 2, 3, 1).numpy()
+            Image.fromarray(pixels).save(run.file(paths[-1]))
+        run.finish(unit, paths=paths, record={"images": 10})
+    return run
+
+
+@pytest.fixture
+def measured(run: Run) -> Run:
+    """The same, measured."""
+    for name in (REFERENCE, "prism"):
+        work.do_unit(run, diversity_unit(run, name, 10), lambda event: None)
+    return run
+
+
+def view(what: str, **changes: Any) -> DashboardView:
+    wanted = {"network": SPACE, "methods": (REFERENCE, "prism"), "classes": EVERY}
+    return DashboardView(what=what, **{**wanted, **changes})
+
+
+def unit_pixels(pixels: Tensor) -> np.ndarray:
+    """What the network's features are: the pixels themselves, here at length 1."""
+    rows = DIGITS.canonical(pixels).flatten(1).double().numpy()
+    return rows / np.sqrt((rows**2).sum(1, keepdims=True))
+
+
+def drawn(found: Shown) -> Any:
+    assert found.figure is not None, found.words
+    return found.figure
+
+
+# -- the figures -----------------------------------------------------------------------------
+
+
+def test_the_curve_is_sorted_for_each_method_by_itself(measured: Run) -> None:
+    found = shown(measured, view("curve"))
+    per_class = diversity_tables.diversity_per_class(diversity_tables.measured(measured))
+    for line, method in zip(drawn(found).data, (REFERENCE, "prism"), strict=True):
+        mine = per_class[per_class["method"] == method].set_index("class")["cosine"]
+        assert list(line.y) == sorted(mine)
+        assert [mine[name] for name in line.text] == list(line.y)
+        assert list(line.x) == [*range(1, 11)]
+        assert line.line.color == colour_of(method)
+    assert found.table is not None
+    assert found.table.loc["PRISM", "most"] == pytest.approx(max(mine))
+
+
+@pytest.mark.parametrize("measure", [m.name for m in OF_CLASSES])
+def test_every_measure_has_a_curve(measured: Run, measure: str) -> None:
+    assert len(drawn(shown(measured, view("curve", measure=measure))).data) == 2
+
+
+def test_a_matrix_holds_the_cosine_of_every_pair(run: Run) -> None:
+    found = shown(run, view("matrix", classes=(4,)))
+    assert found.images is not None
+    z = unit_pixels(found.images)
+    for place, heat in enumerate(drawn(found).data):
+        mine = z[3 * place : 3 * place + 3]
+        for i, j in itertools.product(range(3), repeat=2):
+            cosine = sum(float(a) * float(b) for a, b in zip(mine[i], mine[j], strict=True))
+            assert heat.z[i][j] == pytest.approx(cosine, abs=1e-6)
+            assert list(heat.customdata[i][j]) == [3 * place + i, 3 * place + j]
+    assert found.names[4].startswith("PRISM, 4 · four, slot 1")
+    assert "name one" in shown(run, view("matrix", classes=(4, 5))).words
+
+
+def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
+    found = shown(run, view("map", methods=("prism",)))
+    assert found.images is not None
+    z = unit_pixels(found.images)
+    _, _, directions = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    expected = (z - z.mean(0)) @ directions[:2].T
+    (points,) = drawn(found).data
+    places = np.stack([points.x, points.y], 1)
+    signs = np.sign((places * expected).sum(0))
+    np.testing.assert_allclose(places, expected * signs, atol=1e-6)
+    assert [data[0] for data in points.customdata] == [*range(30)]
+
+
+def test_real_images_lie_behind_in_grey_and_more_of_them(run: Run) -> None:
+    real, prism = drawn(shown(run, view("map", classes=(1, 2)))).data
+    assert real.marker.color == colour_of(REFERENCE)
+    assert len(real.x) == 2 * clouds.REAL_BEHIND
+    assert len(prism.x) == 6
+    assert real.marker.symbol != prism.marker.symbol
+
+
+def test_umap_is_the_same_every_time() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 6))
+    features = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    first = project(features, "umap")
+    assert first.shape == (40, 2)
+    assert np.isfinite(first).all()
+    assert (project(features, "umap") == first).all()
+
+
+@pytest.mark.parametrize(("kind", "count"), [("pca", 1), ("umap", 4)])
+def test_too_few_for_a_map_is_said(kind: str, count: int) -> None:
+    with pytest.raises(UsageError, match="name more classes or methods"):
+        project(torch.eye(count, 6, dtype=torch.float64), kind)
+
+
+def test_the_least_that_a_map_takes_is_enough() -> None:
+    assert project(torch.eye(2, 6, dtype=torch.float64), "pca").shape == (2, 2)
+    assert project(torch.eye(5, 6, dtype=torch.float64), "umap").shape == (5, 2)
+
+
+def test_features_without_a_direction_have_no_map() -> None:
+    with pytest.raises(UsageError, match="not finite"):
+        project(torch.full((9, 3), torch.nan, dtype=torch.float64), "pca")
+
+
+def test_distances_fall_into_their_bins(measured: Run) -> None:
+    found = shown(measured, view("distances"))
+    nearest = diversity_tables.nearest_table(diversity_tables.measured(measured), SPACE)
+    for line, method in zip(drawn(found).data, (REFERENCE, "prism"), strict=True):
+        mine = nearest[nearest["method"] == method]["distance"].tolist()
+        assert sum(line.y[:-1]) == pytest.approx(100)
+        edges = list(line.x)
+        for k in range(len(edges) - 1):
+            last = k == len(edges) - 2
+            inside = [d for d in mine if edges[k] <= d < edges[k + 1] or (last and d == edges[-1])]
+            assert line.y[k] == pytest.approx(100 * len(inside) / len(mine))
+    within = shown(measured, view("distances", near="within"))
+    assert within.table is not None
+    assert within.table["values"].tolist() == [10, 10]
+
+
+def test_distances_that_are_all_zero_can_be_drawn() -> None:
+    frame = pd.DataFrame({"method": ["random_real"] * 3, "distance": [0.0] * 3})
+    (line,) = distance_figure(frame, {}, "x").data
+    assert line.y[0] == 100
+
+
+def test_bars_carry_the_tables_values(measured: Run) -> None:
+    found = shown(measured, view("bars"))
+    space = diversity_tables.space_table(diversity_tables.measured(measured), SPACE)
+    columns = ["Vendi score ↑", "coverage ↑", diversity_tables.RATIO]
+    for bars, column in zip(drawn(found).data, columns, strict=True):
+        assert list(bars.y) == space[column].tolist()
+        assert list(bars.marker.color) == [colour_of(REFERENCE), colour_of("prism")]
+        assert bars.text[1] == f"{space[column]['PRISM']:.3g}"
+
+
+# -- sub-sampling and memory -----------------------------------------------------------------
+
+
+def test_sub_sampling_is_said_and_the_same_every_time(run: Run) -> None:
+    methods = (REFERENCE, "prism")
+    few = cloud(run, SPACE, methods, EVERY, most=20)
+    assert few.table["method"].value_counts().to_dict() == {REFERENCE: 10, "prism": 10}
+    assert few.words == "20 of 530 images"
+    again = cloud(run, SPACE, methods, EVERY, most=20)
+    pd.testing.assert_frame_equal(few.table, again.table)
+    np.testing.assert_allclose(few.features, unit_pixels(few.pixels), atol=1e-6)
+    assert cloud(run, SPACE, ("prism",), EVERY, most=30).words == "30 images"
+
+
+def test_some_are_drawn_without_repetition_and_stay_in_order() -> None:
+    members = [(c, slot) for c in range(20) for slot in range(5)]
+    chosen = some(members, 30)
+    assert len(set(chosen)) == 30
+    assert chosen == sorted(chosen)
+    assert some(members, 100) == members
+    assert len({c for c, _ in chosen}) > 10
+
+
+def test_a_map_of_many_says_how_many_it_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "__kwdefaults__", {"most": 12, "behind": 50})
+    figure = drawn(shown(run, view("map")))
+    assert "12 of 530 images" in figure.layout.title.text
+
+
+def test_the_same_pixels_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def look(network: Any, pixels: Tensor, dataset: Any) -> Tensor:
+        looked.append(len(pixels))
+        return pixels.flatten(1).float()
+
+    monkeypatch.setattr(memory, "_KINDS", {"features": look, "logits": look})
+    teacher, pixels = linear_teacher("net"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    one = 2 * 3 * 8 * 8 * 4
+    store = Memory(most=2 * one)
+    for _ in range(3):
+        assert store.seen(teacher, pixels, DIGITS).shape == (2, 192)
+    assert looked == [2]
+    store.seen(teacher, pixels, DIGITS, kind="logits")
+    store.seen(linear_teacher("other"), pixels, DIGITS)
+    assert len(looked) == 3
+    store.seen(teacher, pixels, DIGITS)  # was forgotten, since room is for two
+    assert len(looked) == 4
+    assert store.seen(teacher, pixels + 1, DIGITS)[0, 0] == 1
+
+
+# -- what is missing is said -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["curve", "distances", "bars"])
+def test_nothing_measured_is_said(run: Run, what: str) -> None:
+    assert shown(run, view(what)).words == "Not shown: not measured yet: run notebook 03"
+
+
+def test_methods_that_are_not_measured_are_named(measured: Run) -> None:
+    found = shown(measured, view("curve", methods=(REFERENCE, "prism", "sre2l")))
+    assert found.words == "Not measured yet, so left out: SRe2L; run notebook 03"
+    assert len(drawn(found).data) == 2
+    alone = shown(measured, view("bars", methods=("sre2l",)))
+    assert "none of these methods is measured yet" in alone.words
+
+
+def test_methods_without_images_are_named(run: Run) -> None:
+    found = shown(run, view("map", methods=("prism", "sre2l")))
+    assert found.words == "No images yet, so left out: SRe2L; run notebook 02"
+    assert "run notebook 02" in shown(run, view("map", methods=("sre2l",))).words
+    assert shown(run, view("map", methods=())).words == "Choose at least one method."
+
+
+def test_an_undefined_measure_says_why(measured: Run) -> None:
+    unit = diversity_unit(measured, "prism", 10)
+    record = measured.record(unit)
+    gone = {"mean": None, "per_class": [None] * 10, "undefined": "needs more"}
+    record["spaces"][SPACE]["measures"]["vendi"] = gone
+    measured.finish(unit, paths=[], record=record)
+    found = shown(measured, view("curve", methods=("prism",), measure="vendi"))
+    assert found.words == "Not shown: needs more"
+
+
+# -- the widget and its page -----------------------------------------------------------------
+
+
+def test_the_widget_draws_asks_and_saves(measured: Run) -> None:
+    dashboard = DiversityDashboard(measured)
+    assert dashboard.measure.layout.display is None
+    assert dashboard.classes.layout.display == "none"
+    dashboard.methods.value = (REFERENCE, "prism")
+    dashboard.measure.value = "vendi"
+    (output,) = dashboard.output.outputs
+    title = output["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
+    assert title.startswith("Vendi score")
+    dashboard.save.click()
+    assert "figures/dashboard_curve_vendi.html" in dashboard.status.value
+    saved = pd.read_csv(measured.file("figures/dashboard_curve_vendi.csv"))
+    assert saved["method"].tolist() == ["Real images", "PRISM"]
+    dashboard.what.value = "matrix"
+    assert dashboard.measure.layout.display == "none"
+    assert dashboard.output.outputs == ()
+    assert "<iframe" in dashboard.page.value
+    dashboard.classes.value = "seventeen"
+    assert "no class" in dashboard.status.value
+    assert dashboard.page.value == ""
+    assert dashboard.save.disabled
+    dashboard.classes.value = class_label(DIGITS.classes[7])
+    assert "7 · seven" in dashboard.page.value
+
+
+def test_a_dashboard_of_a_run_without_results_opens(run: Run) -> None:
+    dashboard = DiversityDashboard(run)
+    for what in FIGURES:
+        dashboard.what.value = what
+    assert "run notebook 03" in dashboard.status.value
+
+
+def test_a_page_stands_alone_and_escapes(run: Run) -> None:
+    found = shown(run, view("map", classes=(1,)))
+    assert found.images is not None
+    page = hover_page(drawn(found), found.images, ["</script><b>"] * len(found.images), "<title>")
+    assert "</script><b>" not in page
+    assert "<title>&lt;title&gt;" in page
+    assert not re.search(r'(src|href)="?(https?:)?//', page.replace(get_plotlyjs(), ""))
+    (names,) = re.findall(r"names = (\[.*?\]), columns", page)
+    assert json.loads(names)[0] == "</script><b>"
