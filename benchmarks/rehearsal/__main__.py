@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from prism_nb.errors import PrismError
 def main() -> int:
     """Rehearse, print what holds and what it took, and return the exit status."""
     asked = _arguments()
+    # Asked to stop, it must not leave a run behind, whose processes are in groups of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = Place(asked.folder.absolute())
     found = rehearse(Scale(classes=asked.classes, ipc=asked.ipc), place, _say)
     checked = facts(found)

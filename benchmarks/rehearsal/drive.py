@@ -61,7 +61,8 @@ def rehearse(scale: Scale, place: Place, say: Say) -> Rehearsal:
     found = Rehearsal(scale, place)
     make_files(found, say)
     settings = assignments(scale, place)
-    _call(found, say, "plan", "plan", PRESET, *settings)
+    # The notebooks take real steps for their plans; here it is about what can be counted.
+    _call(found, say, "plan", "plan", PRESET, "--quick", *settings)
     _call(found, say, "killed", "run", PRESET, *settings, kill_when=lambda: amid_synthesis(place))
     note_the_kill(found)
     _call(found, say, "resumed", "run", PRESET, *settings)
@@ -107,7 +108,7 @@ def clear(folder: Path) -> None:
 
 def amid_synthesis(place: Place) -> bool:
     """Return whether some units of the synthesis are done and another is between two steps."""
-    if not (place.run / "config.yaml").is_file():
+    if not (place.run / "events" / "synthesis.jsonl").is_file():
         return False
     ended, last = 0, {}
     for last in Run.open(place.run).events("synthesis"):
