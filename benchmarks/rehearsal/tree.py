@@ -1,0 +1,148 @@
+"""A generated image tree in ImageNet's layout, with the oddities of the real one.
+
+Every picture shows its class's number as the grey of three nested squares, whatever its size and
+mode, so that a mistaken class can be seen in any image that was cut out of its centre.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from prism_nb.data.decode import IMAGENET_MARGIN
+
+LONG_AGO = 1_600_000_000  # an index is kept only of folders that have not changed just now
+_ORIENTATION = 0x0112  # of EXIF
+_EDGES = (1 / 3, 2 / 3)  # between the squares, as shares of half the shorter side
+_DARKEST, _APART = 16, 24  # grey of digit 0, and between two digits
+_WINDOWS = ((0.0, 0.2), (0.42, 0.58), (0.76, 0.84))  # where a square is read, far from its edges
+_GRAIN = 4.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sort of image file.
+
+    Attributes:
+        mode: Pillow's mode of the file.
+        sides: The least and the largest side, in pixels.
+        form: `JPEG` or `PNG`; the file is called .JPEG either way, as a PNG of ImageNet is.
+        turned: Whether EXIF says that the picture lies on its side.
+    """
+
+    mode: str
+    sides: tuple[int, int]
+    form: str = "JPEG"
+    turned: bool = False
+
+
+KINDS = {
+    "colour": Kind("RGB", (64, 140)),
+    "grey": Kind("L", (64, 140)),
+    "CMYK": Kind("CMYK", (64, 140)),
+    "transparent": Kind("RGBA", (64, 140), "PNG"),
+    "palette": Kind("P", (64, 140), "PNG"),
+    "turned": Kind("RGB", (64, 140), turned=True),
+    "tiny": Kind("RGB", (18, 30)),
+}
+LARGE = Kind("RGB", (1500, 2200))  # one per `LARGE_EVERY` classes, since they take long to write
+LARGE_EVERY = 50
+
+
+def make_tree(root: Path, wnids: Sequence[str], *, train: int, val: int = 1) -> int:
+    """Write `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, always the same.
+
+    Args:
+        root: The dataset's folder.
+        wnids: The classes, in order; class i shows the number i, below 1,000.
+        train: Training images per class.
+        val: Held-out images per class.
+
+    Returns:
+        Number of files.
+    """
+    for split, count in (("train", train), ("val", val)):
+        for label, wnid in enumerate(wnids):
+            folder = root / split / wnid
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                content = image_file(label, kind_of(label, i, split), seed=(split == "val", i))
+                (folder / f"{wnid}_{split}_{i}.JPEG").write_bytes(content)
+            os.utime(folder, (LONG_AGO, LONG_AGO))
+        os.utime(root / split, (LONG_AGO, LONG_AGO))
+    os.utime(root, (LONG_AGO, LONG_AGO))
+    return len(wnids) * (train + val)
+
+
+def kind_of(label: int, index: int, split: str) -> Kind:
+    """Return the kind of a file: all kinds in turn, and here and there a large photograph."""
+    if split == "train" and index == 0 and label % LARGE_EVERY == 0:
+        return LARGE
+    kinds = list(KINDS.values())
+    return kinds[(label + index + 3 * (split == "val")) % len(kinds)]
+
+
+def image_file(label: int, kind: Kind, *, seed: tuple[int, int]) -> bytes:
+    """Return the content of an image file of a class."""
+    rng = np.random.default_rng([label, *seed])
+    width, height = (int(side) for side in rng.integers(*kind.sides, size=2, endpoint=True))
+    nearness = _nearness(width, height)
+    grey = _DARKEST + _APART * np.array(_digits(label))[np.digitize(nearness, _EDGES)]
+    pixels = grey[..., None] + rng.normal(0, _GRAIN, (height, width, 3))
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    image = _seen_through(image, nearness) if kind.mode == "RGBA" else image.convert(kind.mode)
+    exif = Image.Exif()
+    if kind.turned:
+        exif[_ORIENTATION] = int(rng.integers(2, 9))
+    content = io.BytesIO()
+    options = {"quality": 95, "subsampling": 0} if kind.form == "JPEG" else {}
+    image.save(content, kind.form, exif=exif, **options)
+    return content.getvalue()
+
+
+def numbers_shown(images: np.ndarray) -> np.ndarray:
+    """Return the class numbers that square images show.
+
+    Args:
+        images: uint8 [N, 3, S, S], cut out of the middle as `decode.read_image` does.
+
+    Returns:
+        int64 [N]; of images that show none, whatever comes near.
+    """
+    side = images.shape[-1]
+    nearness = _nearness(side, side) / IMAGENET_MARGIN
+    red, green, blue = (images[:, channel].astype(np.float64) for channel in range(3))
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    found = np.zeros(len(images), dtype=np.int64)
+    for low, high in _WINDOWS:
+        window = (nearness >= low) & (nearness < high)
+        level = np.median(grey[:, window], axis=1)
+        found = 10 * found + ((level - _DARKEST) / _APART).round().clip(0, 9).astype(np.int64)
+    return found
+
+
+def _digits(label: int) -> tuple[int, int, int]:
+    return label // 100, label // 10 % 10, label % 10
+
+
+def _nearness(width: int, height: int) -> np.ndarray:
+    """Return each pixel's distance from the centre, in halves of the shorter side [H, W].
+
+    It is the larger of the distances along both axes, so that equal ones form squares, which no
+    turn and no mirror changes.
+    """
+    across, down = (np.abs(np.arange(side) + 0.5 - side / 2) for side in (width, height))
+    return np.maximum(across[None, :], down[:, None]) / (min(width, height) / 2)
+
+
+def _seen_through(image: Image.Image, nearness: np.ndarray) -> Image.Image:
+    """Make transparent what no cut out of the middle shows."""
+    alpha = Image.fromarray(np.where(nearness < 0.92, 255, 0).astype(np.uint8))
+    image.putalpha(alpha)
+    return image

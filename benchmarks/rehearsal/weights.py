@@ -1,0 +1,32 @@
+"""Random weights in files, as if somebody had trained the networks on ImageNet at a small size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from prism_nb import files
+from prism_nb.data.imagenet import IMAGENET_CHANNELS
+from prism_nb.device import seeded
+from prism_nb.teachers.checkpoints import serialise
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.teacher import PixelSpace
+
+
+def write_random(path: Path, architecture: str, classes: Sequence[str], image_size: int) -> None:
+    """Write a network with random weights, and the order of its head's classes.
+
+    Args:
+        path: The .safetensors file.
+        architecture: A name of `build_network`.
+        classes: Folder names of the classes in the head's order.
+        image_size: Side of the images that it is said to know, in pixels.
+    """
+    with seeded(0, torch.device("cpu")):
+        network = build_network(architecture, classes=len(classes), image_size=image_size)
+    space = asdict(PixelSpace(*IMAGENET_CHANNELS, image_size))
+    content = serialise(network.state_dict(), {"space": space, "classes": list(classes)})
+    files.write_bytes(path, content)
