@@ -32,6 +32,7 @@ from prism_nb.strict import Strict, read_yaml, write_yaml
 from prism_nb.units import Unit
 
 STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
+_GLANCE = 0.2  # seconds; whoever asks who drives a stage holds its lock for a moment
 
 # The stages whose results a group of settings decides; what is not listed decides none.
 _DECIDES: dict[type[Strict], tuple[str, ...]] = {
@@ -389,7 +390,7 @@ class Run:
         owner = path.with_suffix(".json")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path).acquire(timeout=0)
+            held = FileLock(path).acquire(timeout=_GLANCE, poll_interval=_GLANCE / 10)
         except Timeout:
             holder = files.read_record(owner)
             raise PrismError(

@@ -1,5 +1,6 @@
 """Widgets: views over plain settings; a notebook reads their value in its next cell."""
 
+from prism_nb.widgets.run_monitor import RunMonitor
 from prism_nb.widgets.teacher_picker import TeacherPicker
 
-__all__ = ["TeacherPicker"]
+__all__ = ["RunMonitor", "TeacherPicker"]

@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "pipeline",
         "preflight",
         "progress",
+        "monitor",
         "tables",
         "diversity_tables",
         "scoreboard",
@@ -41,7 +42,7 @@ FLOORS: list[set[str]] = [
         "study",
         "sets",
     },
-    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
+    {"notebook", "headless", "cli", "cli_sets", "cli_stage", "cli_options", "__main__"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]
