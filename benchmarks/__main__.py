@@ -20,6 +20,7 @@ from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
+from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
@@ -117,6 +118,7 @@ _QUESTIONS = {
     "plan": plan_rows,
     "agreement": agreement_rows,
     "images": image_rows,
+    "monitoring": monitoring_rows,
 }
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class AtWork:
     @property
     def share(self) -> float:
         """The share of its steps that is done, in [0, 1]."""
-        return min(1.0, self.step / self.steps) if self.steps else 0.0
+        return min(1.0, max(0.0, self.step / self.steps)) if self.steps else 0.0
 
 
 class EventLog:
@@ -72,19 +73,19 @@ class EventLog:
         """Take note of one event; kinds that are not known tell nothing."""
         kind = event.get("event")
         try:
-            time = float(event["time"])
+            time = _finite(event["time"])
             if kind in _CLOSING:
                 self._close(event)
             elif kind in self._read:
                 self._read[str(kind)](event, time)
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             self.unread += 1
             return
         self.last = time
 
     def _start(self, event: dict[str, Any], time: float) -> None:
-        self.at_work, self.made, self.working = {}, {}, None
         self.started, self.host, self.closing, self.reason = time, str(event["host"]), "", ""
+        self.at_work, self.made, self.working = {}, {}, None
 
     def _begin(self, event: dict[str, Any], time: float) -> None:
         unit = self._name(event)
@@ -98,7 +99,7 @@ class EventLog:
         unit, step, steps = self._name(event), int(event["step"]), int(event["steps"])
         losses = {str(term): float(value) for term, value in event["losses"].items()}
         work = self.at_work.setdefault(unit, AtWork(time))
-        if unit != self.curve_of or step <= work.step:
+        if unit != self.curve_of or not work.steps or step <= work.step:
             self.curve_of, self.curve = unit, {}
         work.step, work.steps, work.told = step, steps, time
         for term, value in losses.items():
@@ -106,7 +107,7 @@ class EventLog:
 
     def _end(self, event: dict[str, Any], _: float) -> None:
         unit = self._name(event)
-        self.made[unit] = float(event["seconds"])
+        self.made[unit] = _finite(event["seconds"])
         self.at_work.pop(unit, None)
         self.done.add(unit)
 
@@ -123,3 +124,11 @@ class EventLog:
             raise TypeError
         self.named.add(unit)
         return unit
+
+
+def _finite(value: Any) -> float:
+    """Return a number of an event; NaN and infinity, which JSON lacks, are refused."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number

@@ -25,19 +25,26 @@ class Growing(widgets.VBox):
     def __init__(self, run: Run) -> None:
         self._run, self._films, self._names = run, list[Film](), list[str]()
         self._drawn: tuple[str, int] | None = None
+        self._offering = False
         self._lock = threading.RLock()  # options change beside what the user picks
-        style = {"description_width": "50px"}
-        self.unit = widgets.Dropdown(options=[_LATEST], description="Unit", style=style)
-        self.step = widgets.Dropdown(options=[(_LATEST, _NOW)], description="Step", style=style)
-        self.earlier = widgets.Button(description="Earlier", tooltip="The picture before")
-        self.later = widgets.Button(description="Later", tooltip="The picture after")
+        style, narrow = {"description_width": "40px"}, {"width": "90px"}
+        self.unit = widgets.Dropdown(
+            options=[_LATEST], description="Unit", style=style, layout={"width": "340px"}
+        )
+        self.step = widgets.Dropdown(
+            options=[(_LATEST, _NOW)], description="Step", style=style, layout={"width": "150px"}
+        )
+        self.earlier = widgets.Button(
+            description="Earlier", tooltip="The picture before", layout=narrow
+        )
+        self.later = widgets.Button(description="Later", tooltip="The picture after", layout=narrow)
         self.sheet = widgets.HTML()
-        controls = widgets.HBox(
+        self._controls = widgets.HBox(
             [self.unit, self.step, self.earlier, self.later], layout={"flex_flow": "row wrap"}
         )
-        super().__init__([controls, self.sheet])
-        self.unit.observe(lambda _: self._draw(), names="value")
-        self.step.observe(lambda _: self._draw(), names="value")
+        super().__init__([self._controls, self.sheet])
+        self.unit.observe(self._picked, names="value")
+        self.step.observe(self._picked, names="value")
         self.earlier.on_click(lambda _: self._move(-1))
         self.later.on_click(lambda _: self._move(1))
 
@@ -48,6 +55,11 @@ class Growing(widgets.VBox):
             self._offer(self.unit, [_LATEST, *sorted(film.unit for film in self._films)])
             self._draw()
 
+    def _picked(self, _: object) -> None:
+        with self._lock:
+            if not self._offering:
+                self._draw()
+
     def _film(self) -> Film | None:
         """Return the film that is looked at."""
         wanted = self.unit.value
@@ -57,8 +69,7 @@ class Growing(widgets.VBox):
     def _draw(self) -> None:
         with self._lock:
             film = self._film()
-            for control in (self.unit, self.step, self.earlier, self.later):
-                control.disabled = film is None
+            self._controls.layout.display = "none" if film is None else ""
             if film is None:
                 self._drawn, self.sheet.value = None, self._nothing()
                 return
@@ -80,16 +91,16 @@ class Growing(widgets.VBox):
             place = film.taken.index(at) + by if at in film.taken else 0
             self.step.value = film.taken[max(0, min(place, len(film.taken) - 1))]
 
-    @staticmethod
-    def _offer(choice: widgets.Dropdown, options: list[str] | list[tuple[str, int]]) -> None:
+    def _offer(self, choice: widgets.Dropdown, options: list[str] | list[tuple[str, int]]) -> None:
         """Change what can be chosen; what is chosen stays where it still is there."""
         if list(choice.options) == options:
             return
         values = [option[1] if isinstance(option, tuple) else option for option in options]
         picked = choice.value if choice.value in values else values[0]
-        with choice.hold_trait_notifications():
-            choice.options = options
-            choice.value = picked
+        self._offering = True  # new options pick their first, for a moment
+        choice.options = options
+        choice.value = picked
+        self._offering = False
 
     def _nothing(self) -> str:
         if self._run.settings.snapshot_every == 0:

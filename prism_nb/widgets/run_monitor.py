@@ -41,15 +41,13 @@ class RunMonitor(widgets.VBox):
     ) -> None:
         self._launch, self._ended, self._lock = start, threading.Event(), threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._asked, self._problem = "", ""
+        self._asked, self._problem, self._key = "", "", Path()
         self._before: float | None = None  # when the latest driver before ours began
         self._state = RunState(units=0, done=0)
         self.start = widgets.Button(
-            icon="play", tooltip="Do what is left of the synthesis, in a process of its own"
+            tooltip="Do what is left of the synthesis, in a process of its own"
         )
-        self.stop = widgets.Button(
-            description="Stop", icon="stop", tooltip="Stop it; finished units are kept"
-        )
+        self.stop = widgets.Button(description="Stop", tooltip="Stop it; finished units are kept")
         self.words, self.numbers, self.curve = (widgets.HTML() for _ in range(3))
         self.start.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._stop())
@@ -81,6 +79,8 @@ class RunMonitor(widgets.VBox):
     def close(self) -> None:
         """Stop looking; the run goes on."""
         self._ended.set()
+        if _OPEN.get(self._key) is self:
+            del _OPEN[self._key]
         super().close()
 
     # -- starting and stopping ---------------------------------------------------------------
@@ -143,11 +143,11 @@ class RunMonitor(widgets.VBox):
 
     def _watch(self, every: float) -> None:
         """Look again and again beside the kernel's work, in place of an older monitor."""
-        key = self._run.path.resolve()
-        older = _OPEN.get(key)
+        self._key = self._run.path.resolve()
+        older = _OPEN.get(self._key)
         if older is not None:
             older.close()
-        _OPEN[key] = self
+        _OPEN[self._key] = self
         threading.Thread(target=self._look, args=(every,), daemon=True).start()
 
     def _look(self, every: float) -> None:
