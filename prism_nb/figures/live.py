@@ -13,7 +13,7 @@ from prism_nb.figures.style import colour_at, dash_of
 
 Points = Sequence[tuple[int, float]]
 
-_WIDTH, _HEIGHT = 560, 300
+_WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 40
 _DASH_LENGTHS = {"solid": "", "dash": "8 4", "dot": "2 3", "dashdot": "8 3 2 3"}
 _TICKS = 5

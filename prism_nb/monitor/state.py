@@ -38,7 +38,7 @@ class RunState:
         step: Steps that it has done.
         steps: Steps of its schedule; 0 until its first report.
         seconds_left: Estimate; None where nothing was measured.
-        images_per_minute: Since the driver began; None where it is not running.
+        images_per_minute: Since the latest driver's first unit began; None before.
         curve: The latest unit's losses; None before any.
         driver: Who holds the stage's lock.
         started: When the latest driver began, by its clock; None before the first.

@@ -11,7 +11,7 @@ from prism_nb.monitor.pictures import Film
 from prism_nb.monitor.state import Curve, RunState
 from prism_nb.tables import duration
 
-_TILE = 84  # pixels on the screen
+_TILE = 72  # pixels on the screen
 
 
 def words_html(words: str, notes: Sequence[str] = ()) -> str:
@@ -32,9 +32,10 @@ def numbers_html(state: RunState) -> str:
     if state.missing:
         left = state.seconds_left
         facts.append(f"time left: {'not known yet' if left is None else duration(left)}")
-    if state.images_per_minute is not None:
+    if state.is_running and state.images_per_minute is not None:
         facts.append(f"{state.images_per_minute:.3g} images per minute")
-    return f"{bar}</progress> {html.escape(' · '.join(facts))}"
+    line = " · ".join(f'<span style="white-space:nowrap">{html.escape(f)}</span>' for f in facts)
+    return f"{bar}</progress><div>{line}</div>"
 
 
 def curve_html(curve: Curve | None) -> str:
