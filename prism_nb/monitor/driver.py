@@ -34,8 +34,13 @@ class Driver:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is on this machine, where it can be stopped."""
+        """Whether it is on this machine."""
         return self.process > 0 and self.host == socket.gethostname()
+
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether it can be stopped from this process: a kernel hears nothing while it works."""
+        return self.is_here and self.process != os.getpid()
 
     def stop(self) -> None:
         """Ask it to stop, as Ctrl-C does: finished units stay, the one at work is given up.
@@ -83,7 +88,8 @@ def start(run: Run) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "prism_nb", "stage", run.name, STAGE]
     try:
         path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as log:
+        path.unlink(missing_ok=True)  # whoever still writes to the old one keeps that
+        with path.open("xb") as log:
             return subprocess.Popen(  # noqa: S603 (our own module)
                 [*command, "--runs-dir", str(run.path.absolute().parent)],
                 stdin=subprocess.DEVNULL,

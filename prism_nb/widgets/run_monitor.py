@@ -69,7 +69,7 @@ class RunMonitor(widgets.VBox):
         with self._lock:
             try:
                 self._state = self._follower.read()
-            except PrismError as error:
+            except (PrismError, OSError) as error:
                 self._say(f"The run cannot be read: {error}")
                 return
             self._settle()
@@ -113,7 +113,8 @@ class RunMonitor(widgets.VBox):
         if code is not None:
             self._child, self._asked = None, ""
             if code and state.started == self._before:  # else the events say how it ended
-                self._problem = f"It did not start: {drivers.last_words(self._run)}"
+                words = drivers.last_words(self._run) or "its process was killed"
+                self._problem = f"It did not start: {words}"
         if (state.driver is None) == (self._asked == "stop"):
             self._asked = ""
 
@@ -123,7 +124,7 @@ class RunMonitor(widgets.VBox):
         state, busy = self._state, bool(self._asked)
         self.start.description = "Resume" if state.was_begun and state.missing else "Start"
         self.start.disabled = busy or state.is_running or not state.missing
-        self.stop.disabled = busy or state.driver is None or not state.driver.is_here
+        self.stop.disabled = busy or state.driver is None or not state.driver.can_be_stopped
         self._say(self._words())
         self.numbers.value = numbers_html(state)
         self.curve.value = curve_html(state.curve)

@@ -130,6 +130,19 @@ def test_a_folder_that_cannot_be_written_to_is_said(run: Run) -> None:
     assert not monitor.start.disabled
 
 
+def test_what_dies_before_a_word_is_said_to_have_been_killed(run: Run) -> None:
+    monitor = RunMonitor(run, every=0, start=ended(9))
+    monitor.start.click()
+    assert "It did not start: its process was killed" in monitor.words.value
+
+
+def test_work_of_this_kernel_cannot_be_stopped_by_a_button_that_it_cannot_hear(run: Run) -> None:
+    with run.lock(STAGE):
+        monitor = RunMonitor(run, every=0)
+        assert "interrupt the kernel to stop it" in monitor.words.value
+        assert (monitor.start.disabled, monitor.stop.disabled) == (True, True)
+
+
 def test_what_is_no_run_is_said_in_the_widget(tmp_path: Path) -> None:
     monitor = RunMonitor(tmp_path)
     assert "Nothing to follow" in monitor.words.value
