@@ -21,6 +21,7 @@ from benchmarks.common import Case, measure, write
 from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
+from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
@@ -119,6 +120,7 @@ _QUESTIONS = {
     "agreement": agreement_rows,
     "images": image_rows,
     "gallery": gallery_rows,
+    "monitoring": monitoring_rows,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from prism_nb import __version__
 from prism_nb.cli_options import runs_dir_option as _runs_dir
 from prism_nb.cli_options import set_option as _set
 from prism_nb.cli_sets import export_command, import_command
+from prism_nb.cli_stage import stage_command
 from prism_nb.errors import PrismError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def cli() -> None:
 
 cli.add_command(import_command)
 cli.add_command(export_command)
+cli.add_command(stage_command)
 
 
 @cli.command()

@@ -158,7 +158,8 @@ def _stillness(path: Path) -> float:
     except OSError:
         return time.time() - path.stat().st_mtime
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _begun(process: int) -> float | None:

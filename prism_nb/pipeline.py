@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -331,7 +334,7 @@ def execute_units(
     Raises:
         PrismError: As `execute`.
     """
-    with run.lock(stage):
+    with run.lock(stage), _told(run, stage):
         _require_disk(run, stage)
         _keep_freed_memory()
         prepare = _stage(stage).prepare
@@ -350,6 +353,23 @@ def execute_units(
 
 def _ignore(_: object) -> None:
     """Listen to no event."""
+
+
+@contextmanager
+def _told(run: Run, stage: str) -> Iterator[None]:
+    """Note in a stage's event log who drives it and how that ended, for whoever follows it."""
+    run.event(stage, event="start", process=os.getpid(), host=socket.gethostname())
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        with suppress(PrismError):  # a full disk, say, which is not what is to be raised
+            if stopped:
+                run.event(stage, event="stopped")
+            else:
+                run.event(stage, event="failed", reason=str(error) or type(error).__name__)
+        raise
+    run.event(stage, event="complete")
 
 
 def check(run: Run, stage: str) -> StagePlan:

@@ -262,6 +262,11 @@ class MachineSettings(Strict):
         False, description="fetch weights that networks are named with and that are not here yet"
     )
     progress: bool = Field(True, description="show a progress bar")
+    snapshot_every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="steps between two small pictures of the batch at work, for the run monitor; "
+        "auto: twelve per unit; 0: none",
+    )
 
     @field_validator("device")
     @classmethod

@@ -17,6 +17,7 @@ from prism_nb.synthesis.schedules import smallest_crop
 from prism_nb.teachers.selection import Draws
 
 OnStep = Callable[[int, dict[str, Tensor]], None]
+Look = Callable[[int, Sequence[Tensor]], None]
 
 
 def recover(
@@ -30,6 +31,7 @@ def recover(
     generator: torch.Generator,
     on_step: OnStep,
     joins: Sequence[int] | None = None,
+    look: Look | None = None,
 ) -> Tensor:
     """Optimise a batch of images.
 
@@ -47,6 +49,8 @@ def recover(
         on_step: Told the number of steps done and the named losses before the last.
         joins: The step from which each image takes part, ascending; all from the first if None.
             The cosine and the draws are those of the whole schedule, whenever the first joins.
+        look: Shown the images at the start and after each step, group by group, with the number of
+            steps done; it leaves them as they are.
 
     Returns:
         The optimised canonical images [N, 3, H, W].
@@ -59,6 +63,8 @@ def recover(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda done: (1 + math.cos(math.pi * (first + done) / last)) / 2
     )
+    if look is not None:
+        look(first, groups)
     for step in range(first, last):
         active = groups[: bisect_right(begins, step)]
         count = sum(map(len, active))
@@ -75,6 +81,8 @@ def recover(
             for group in active:
                 group.clamp_(*bounds)
         on_step(step + 1, losses)
+        if look is not None:
+            look(step + 1, groups)
     return torch.cat([group.detach() for group in groups])
 
 

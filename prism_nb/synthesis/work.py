@@ -26,6 +26,7 @@ from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.quantise import encode_png, quantise
 from prism_nb.synthesis.recover import recover
 from prism_nb.synthesis.scales import network_scales
+from prism_nb.synthesis.snapshots import snapshots
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.pool import load_conv_targets, load_teacher
 from prism_nb.teachers.selection import Draws, unit_draws
@@ -84,17 +85,19 @@ def _recover(
     scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
     progress = _Progress(unit, recipe.iterations, on_event)
     gradient = Gradient(Objective(recipe, watches, scales), settings.part)
-    images = recover(
-        initial.to(device, memory_format=torch.channels_last),
-        torch.tensor([c for c, _ in batch.members()], device=device),
-        gradient=gradient,
-        draws=draws,
-        recipe=recipe,
-        bounds=dataset.bounds(device),
-        generator=generator,
-        on_step=progress,
-        joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
-    )
+    with snapshots(run, unit, draws, recipe.iterations) as look:
+        images = recover(
+            initial.to(device, memory_format=torch.channels_last),
+            torch.tensor([c for c, _ in batch.members()], device=device),
+            gradient=gradient,
+            draws=draws,
+            recipe=recipe,
+            bounds=dataset.bounds(device),
+            generator=generator,
+            on_step=progress,
+            joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
+            look=look,
+        )
     record = {
         "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
         "scales": scales,

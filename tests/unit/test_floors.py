@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "pipeline",
         "preflight",
         "progress",
+        "monitor",
         "tables",
         "caches",
         "class_names",
@@ -46,7 +47,7 @@ FLOORS: list[set[str]] = [
         "sets",
         "verification",
     },
-    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
+    {"notebook", "headless", "cli", "cli_sets", "cli_stage", "cli_options", "__main__"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]

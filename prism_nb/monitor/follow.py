@@ -1,0 +1,162 @@
+"""Following a run by its files, whoever drives it."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from prism_nb import __version__, files, pipeline
+from prism_nb.errors import UsageError
+from prism_nb.monitor import STAGE
+from prism_nb.monitor.driver import Driver, driver_of
+from prism_nb.monitor.forecast import Cost, cost_of, images_per_minute, seconds_left
+from prism_nb.monitor.log import EventLog
+from prism_nb.monitor.state import Curve, RunState
+from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def open_watched(place: Run | Path | str) -> Run:
+    """Return the run that is to be followed.
+
+    Args:
+        place: A run, or its folder.
+
+    Raises:
+        UsageError: There is no run that this version of the kit can read; says what to do.
+    """
+    if isinstance(place, Run):
+        return place
+    path = Path(place).absolute()
+    if not path.is_dir():
+        raise UsageError(f"no folder {path}; name a run's folder, under runs_dir")
+    if (path / "study.json").exists():
+        raise UsageError(f"{path} is a study's folder; name one of the runs in it")
+    if not (path / "config.yaml").is_file():
+        raise UsageError(
+            f"no run has begun in {path}: it has no config.yaml; open a notebook on it"
+        )
+    try:
+        return Run.open(path)
+    except UsageError as error:
+        newer = newer_kit(files.read_record(path / "manifest.json"))
+        if newer is None:
+            raise
+        raise UsageError(f"{newer}; update the kit to follow it ({error})") from None
+
+
+def newer_kit(manifest: dict[str, object]) -> str | None:
+    """Return in words that a run was made by a newer version of the kit, if it was."""
+    environment = manifest.get("environment")
+    versions = environment.get("versions") if isinstance(environment, dict) else None
+    made_by = versions.get("prism-nb") if isinstance(versions, dict) else None
+    if not isinstance(made_by, str) or _parts(made_by) <= _parts(__version__):
+        return None
+    return f"this run was made by version {made_by} of the kit, newer than this one ({__version__})"
+
+
+def _parts(version: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])]
+
+
+class Follower:
+    """Reads a run's files again and again; only what is new in the event log is read anew.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._position, self._log = run, 0, EventLog()
+        self._units: dict[str, Unit] = {}
+        self._costs: dict[str, Cost] = {}
+        self._done: dict[str, float] = {}  # seconds by unit
+        self._driver: Driver | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def read(self) -> RunState:
+        """Return the state now.
+
+        Raises:
+            PrismError: The units cannot be listed, as where the dataset is gone.
+        """
+        driver = driver_of(self._run)
+        events, self._position = self._run.events_after(STAGE, self._position)
+        for event in events:
+            self._log.take(event)
+        if not self._units or driver != self._driver:
+            self._look_through()
+        self._driver = driver
+        for name in self._log.made.keys() & self._units.keys() - self._done.keys():
+            self._done[name] = self._log.made[name]
+        return self._state(driver, time.time())
+
+    def _look_through(self) -> None:
+        """List the units, and which of them are done by their markers."""
+        run = self._run
+        self._units = {unit.name: unit for unit in pipeline.stage_units(run, STAGE)}
+        self._costs = {name: cost_of(run, unit) for name, unit in self._units.items()}
+        found = [run.inspect(unit, deep=False) for unit in self._units.values()]
+        whole = [state.unit for state in found if state.state == "done"]
+        self._done = {unit.name: run.record(unit).get("seconds", 0.0) for unit in whole}
+        newer = newer_kit(run.manifest())
+        self._notes = (f"{newer[0].upper()}{newer[1:]}.",) if newer else ()
+
+    def _state(self, driver: Driver | None, now: float) -> RunState:
+        log = self._log
+        at_work = {name: work for name, work in log.at_work.items() if name in self._units}
+        name, work = next(reversed(at_work.items()), ("", None))
+        age = None if log.last is None else max(0.0, now - log.last)
+        return RunState(
+            units=len(self._units),
+            done=len(self._done),
+            at_work=name,
+            step=work.step if work else 0,
+            steps=work.steps if work else 0,
+            seconds_left=self._seconds_left(),
+            images_per_minute=self._throughput(),
+            curve=self._curve(),
+            driver=driver,
+            started=log.started,
+            host=log.host,
+            closing=log.closing,
+            reason=log.reason,
+            age=age,
+            notes=(*self._notes, *self._strange()),
+        )
+
+    def _seconds_left(self) -> float | None:
+        taken = {name: (1.0, seconds) for name, seconds in self._done.items()}
+        for name, work in self._log.at_work.items():
+            if name in self._units and name not in self._done and work.share:
+                taken[name] = (work.share, max(0.0, work.told - work.begun))
+        return seconds_left(self._costs, self._done.keys(), taken)
+
+    def _throughput(self) -> float | None:
+        log = self._log
+        if log.working is None or log.last is None:
+            return None
+        made = [name for name in log.made if name in self._units]
+        shares = {name: w.share for name, w in log.at_work.items() if name in self._units}
+        return images_per_minute(self._costs, made, shares, log.last - log.working)
+
+    def _curve(self) -> Curve | None:
+        log = self._log
+        if log.curve_of not in self._units:
+            return None
+        method = self._units[log.curve_of].key["method"]
+        return Curve(log.curve_of, self._run.settings.recipe_of(method).iterations, log.curve)
+
+    def _strange(self) -> list[str]:
+        """Say what of the log belongs to something else."""
+        said = []
+        others = sorted(self._log.named - self._units.keys())
+        if others:
+            said.append(
+                f"The log also speaks of {len(others)} units that these settings do not have "
+                f"(first {others[0]}); they are left out."
+            )
+        if self._log.unread:
+            said.append(f"{self._log.unread} events cannot be read and are left out.")
+        return said

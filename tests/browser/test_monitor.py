@@ -1,0 +1,77 @@
+"""The second notebook in a real JupyterLab: start, watch, stop, resume, and a kernel's restart."""
+
+from jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
+
+from prism_nb import pipeline
+from prism_nb.run import Run
+
+SMALL = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["prism", "sre2l"],
+    "recipe": {"iterations": 120},
+    "batch_size": 10,
+}
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+
+
+def ready_run(lab: Lab) -> Run:
+    """Make the run that the notebook opens, with teachers and no images."""
+    run = pipeline.open_run(
+        run_name="digits_quick", preset="digits_quick", runs_dir=lab.runs, changes=SMALL
+    )
+    pipeline.execute(run, "teachers")
+    return run
+
+
+def open_monitor(lab: Lab) -> None:
+    """Run the notebook up to the monitor and no further."""
+    lab.page.get_by_text("display(RunMonitor(run))").first.click()
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-above')")
+    lab.page.keyboard.press("Shift+Enter")
+    lab.page.get_by_role("progressbar", name="synthesis").wait_for(timeout=120_000)
+    lab.page.get_by_role("progressbar", name="synthesis").scroll_into_view_if_needed()
+
+
+def test_a_run_is_started_watched_stopped_and_found_again(lab: Lab) -> None:
+    run, page = ready_run(lab), lab.page
+    lab.open("02_synthesis")
+    open_monitor(lab)
+    page.wait_for_selector("text=No units yet: press Start")
+    assert page.get_by_role("button", name="Stop").is_disabled()
+    lab.shot("monitor_empty")
+
+    page.get_by_role("button", name="Start", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Running in process", timeout=120_000)
+    page.wait_for_selector("text=at work: prism/", timeout=120_000)
+    page.get_by_alt_text("three, image 0").wait_for(timeout=60_000)
+    answer = f"() => {KERNEL}.requestExecute({{code: '6 * 7'}}).done.then(r => r.content.status)"
+    assert page.evaluate(answer) == "ok"  # the kernel is free while the run goes on
+    page.wait_for_selector("text=step 60 of 120", timeout=60_000)
+    lab.shot("monitor_running")
+    page.wait_for_selector("text=1 of 4 units done", timeout=60_000)
+
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Stopped. Finished units are kept", timeout=60_000)
+    lab.shot("monitor_stopped")
+    done = [path.name for path in run.path.glob("synthesis/*/units/*.json")]
+    assert done
+
+    page.get_by_role("button", name="Resume").click()
+    page.wait_for_selector("text=at work: ", timeout=120_000)
+    page.evaluate(f"() => {KERNEL}.restart()")
+    page.wait_for_function(KERNEL_IS_IDLE, timeout=60_000)
+    open_monitor(lab)
+    page.wait_for_selector("text=all 4 units are done", timeout=180_000)
+    wait_until(lambda: not pipeline.plan(run, "synthesis").missing, "the units are not whole")
+
+    page.get_by_label("Step", exact=True).select_option("60")
+    page.wait_for_selector("text=, step 60 of 120")
+    page.get_by_role("button", name="Earlier").click()
+    page.wait_for_selector("text=, step 50 of 120")
+    lab.shot("monitor_complete")
+    width = page.evaluate("() => document.querySelector('.jp-NotebookPanel').scrollWidth")
+    assert width <= 1280

@@ -1,0 +1,218 @@
+"""The state of a run as its files tell it: who drives it, and how it ended, in words."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_nb import files, pipeline
+from prism_nb.errors import PrismError, UsageError
+from prism_nb.monitor import STAGE
+from prism_nb.monitor.driver import Driver, driver_of, last_words, log_path
+from prism_nb.monitor.follow import Follower, open_watched
+from prism_nb.monitor.state import RunState
+from prism_nb.run import Run
+
+HERE = Driver(os.getpid() + 1, socket.gethostname())
+AFAR = Driver(7, "far")
+
+
+@pytest.fixture
+def held(run: Run) -> Iterator[Run]:
+    """A run whose synthesis another thread drives."""
+    ready, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with run.lock(STAGE):
+            ready.set()
+            over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert ready.wait(10)
+    yield run
+    over.set()
+    thread.join()
+
+
+def units_of(run: Run) -> list[str]:
+    return [unit.name for unit in pipeline.stage_units(run, STAGE)]
+
+
+def do(run: Run, count: int) -> None:
+    """Finish the first units of the synthesis with a file each, in three seconds."""
+    for unit in pipeline.stage_units(run, "teachers"):
+        path = f"teachers/{len(unit.name)}.bin"
+        files.write_bytes(run.file(path), b"weights")
+        run.finish(unit, paths=[path], record={})
+    for unit in pipeline.stage_units(run, STAGE)[:count]:
+        path = f"synthesis/{unit.name}.bin"
+        files.write_bytes(run.file(path), b"image")
+        run.finish(unit, paths=[path], record={"seconds": 3.0, "images": 20})
+
+
+def begin(run: Run, unit: str, *, host: str | None = None) -> None:
+    host = host or socket.gethostname()
+    run.event(STAGE, event="start", process=1, host=host)
+    run.event(STAGE, event="begin", unit=unit)
+    losses = {"bn/net": 2.0}
+    run.event(STAGE, event="step", unit=unit, step=5, steps=20, losses=losses)
+
+
+def test_nothing_yet(run: Run) -> None:
+    state = Follower(run).read()
+    assert (state.status, state.done, state.missing) == ("empty", 0, len(units_of(run)))
+    assert "No units yet: press Start" in state.words
+    assert state.seconds_left is None
+    assert state.curve is None
+    assert not state.was_begun
+
+
+def test_who_drives_it_is_seen_by_the_lock(held: Run) -> None:
+    begin(held, units_of(held)[0])
+    state = Follower(held).read()
+    assert state.driver == Driver(os.getpid(), socket.gethostname())
+    assert state.status == "running"
+    assert (state.step, state.steps, state.at_work) == (5, 20, units_of(held)[0])
+    assert "this notebook's kernel" in state.words
+
+
+def test_looking_does_not_keep_the_driver_from_starting(run: Run) -> None:
+    with run.lock(STAGE):
+        pass
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            driver_of(run)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(50):
+            with run.lock(STAGE):
+                assert driver_of(run) is not None
+    finally:
+        over.set()
+        thread.join()
+    assert driver_of(run) is None
+
+
+def test_a_driver_that_dies_is_said_to_have_died(run: Run) -> None:
+    begin(run, units_of(run)[0])
+    state = Follower(run).read()
+    assert state.status == "died"
+    assert units_of(run)[0] in state.words
+    assert "Resume continues" in state.words
+    assert state.was_begun
+
+
+def test_events_from_another_machine_tell_of_a_driver_whose_lock_is_not_seen(run: Run) -> None:
+    begin(run, units_of(run)[0], host="far")
+    state = Follower(run).read()
+    assert state.status == "elsewhere"
+    assert state.is_running
+    assert "Driven on far" in state.words
+    assert replace(state, age=3600.0).status == "died"
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (RunState(2, 0, driver=HERE), "on this machine."),
+        (RunState(2, 0, driver=HERE, age=900.0), "15 min old: it may hang"),
+        (RunState(2, 0, driver=AFAR), "process 7 on far; it can be stopped there only"),
+        (RunState(2, 2, closing="failed"), "all 2 units are done"),
+        (RunState(2, 1, closing="stopped"), "Stopped. Finished units are kept; Resume"),
+        (RunState(2, 1, closing="failed", reason="lr diverged"), "Failed: lr diverged."),
+        (RunState(2, 1), "Not running."),
+    ],
+)
+def test_every_state_has_its_words(state: RunState, words: str) -> None:
+    assert words in state.words
+
+
+def test_only_what_runs_here_can_be_stopped_here() -> None:
+    with pytest.raises(PrismError, match="on far, not on this machine; stop it there"):
+        AFAR.stop()
+
+
+def test_finished_units_are_counted_by_their_markers_and_then_by_events(run: Run) -> None:
+    do(run, 1)
+    follower = Follower(run)
+    state = follower.read()
+    assert (state.status, state.done) == ("begun", 1)
+    assert state.seconds_left is not None
+    second = units_of(run)[1]
+    begin(run, second)
+    assert follower.read().done == 1
+    run.event(STAGE, event="end", unit=second, seconds=4.0)
+    assert follower.read().done == 2
+
+
+def test_a_half_written_line_is_read_once_it_is_whole(run: Run) -> None:
+    unit = units_of(run)[0]
+    begin(run, unit)
+    follower = Follower(run)
+    follower.read()
+    event: dict[str, Any] = {"time": time.time(), "event": "step", "unit": unit, "step": 9}
+    line = json.dumps({**event, "steps": 20, "losses": {"bn/net": 1.5}}) + "\n"
+    with (run.path / "events" / f"{STAGE}.jsonl").open("a") as log:
+        log.write(line[:20])
+        log.flush()
+        assert follower.read().step == 5
+        log.write(line[20:])
+    state = follower.read()
+    assert state.step == 9
+    assert state.curve is not None
+    assert state.curve.terms == {"bn/net": [(5, 2.0), (9, 1.5)]}
+
+
+def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
+    begin(run, "gvbsm/slots000-000_classes000-009")
+    run.event(STAGE, event="end", unit="gvbsm/slots000-000_classes000-009", seconds=1.0)
+    state = Follower(run).read()
+    assert state.done == 0
+    assert state.curve is None
+    assert any("gvbsm/slots000-000_classes000-009" in note for note in state.notes)
+
+
+def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:
+    run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
+    assert any("made by version 99.0" in note for note in Follower(run).read().notes)
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text() + "hologram: true\n")
+    with pytest.raises(UsageError, match=r"version 99\.0 .* update the kit .*hologram"):
+        open_watched(run.path)
+
+
+def test_a_run_of_this_kit_with_a_bad_setting_is_not_called_newer(run: Run) -> None:
+    run.update_manifest(environment={"versions": {"prism-nb": "0.0.9+local.99"}})
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text() + "hologram: true\n")
+    with pytest.raises(UsageError) as caught:
+        open_watched(run.path)
+    assert "newer" not in str(caught.value)
+
+
+def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder"):
+        open_watched(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no run has begun"):
+        open_watched(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a study's folder"):
+        open_watched(tmp_path)
+
+
+def test_the_last_words_of_a_log(run: Run) -> None:
+    assert last_words(run) == ""
+    files.write_bytes(log_path(run), b"line\nerror: no disk \xff\n\n")
+    assert last_words(run).startswith("error: no disk")
