@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from prism_nb.backends.ray_cluster import require_ray
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
@@ -39,6 +40,7 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     Raises:
         UsageError: The first thing that cannot work, and what to do about it.
     """
+    require_backend(settings)
     device = choose_device(settings.device)
     for precision in (settings.precision, settings.label_precision, settings.student_precision):
         require_precision(precision, device)
@@ -63,6 +65,16 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
+
+
+def require_backend(settings: Settings) -> None:
+    """Check that whoever is to do the units can be had from here; starts nothing.
+
+    Raises:
+        PrismError: What is missing, and what to do about it.
+    """
+    if settings.backend == "ray":
+        require_ray(settings)
 
 
 def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:
