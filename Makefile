@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench test lab lint clean
+.PHONY: help demo evidence bench chaos test lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ evidence: .venv/.installed  ## compare PRISM with its rivals and controls on dig
 
 bench: .venv/.installed  ## time a step of the synthesis beside other loops
 	$(BIN)/python -m benchmarks
+
+chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be lost
+	$(BIN)/python -m benchmarks.chaos
 
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2

@@ -23,6 +23,7 @@ from benchmarks.labels import label_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
+from benchmarks.workers import worker_rows
 
 DIGITS = ("test_resnet", "test_efficientnet", "test_byobnet")
 DRAWN = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "alexnet")
@@ -117,6 +118,7 @@ _QUESTIONS = {
     "plan": plan_rows,
     "agreement": agreement_rows,
     "images": image_rows,
+    "workers": worker_rows,
 }
 
 if __name__ == "__main__":
