@@ -21,6 +21,8 @@ from prism_nb.settings import Settings
 _TRIES = 3
 _TIMEOUT = 5.0  # seconds to reach a cluster's address
 _OBJECT_STORE = 80 * 2**20  # bytes; only keys travel, and Ray takes no less
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # a frame of kind 4, which is empty
 # Linux has a whole network of loopback addresses, and Ray replaces the first by an outer one.
 _LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 # No telemetry, no page of metrics that anybody may read, and no caller without the token.
@@ -62,9 +64,23 @@ def _require_answer(address: str) -> None:
             "prints it, from a machine of the cluster, or auto, or leave it out for this machine"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as there:
+            _greet(there)
     except OSError as error:
         raise _unreachable(address, error) from None
+
+
+def _greet(there: socket.socket) -> None:
+    """Begin HTTP/2, which Ray speaks; with anything else it would wait for many minutes.
+
+    Raises:
+        OSError: No answer, or another one than RFC 9113, section 3.4, has for it.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    there.sendall(_PREFACE + _SETTINGS)
+    if there.recv(9)[3:4] != _SETTINGS[3:4]:
+        raise OSError("what listens there is not Ray")
 
 
 def _unreachable(address: str, why: object) -> PrismError:
@@ -135,8 +151,13 @@ def local_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
         Its address.
 
     Raises:
-        PrismError: Ray does not start.
+        PrismError: Ray does not start, or was imported before it could be given a token.
     """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise PrismError(
+            "Ray was imported before its token was set, so anybody on this machine could give it "
+            "work; restart this process (the kernel), or set RAY_AUTH_MODE=token before"
+        )
     _prepare({**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     from ray.cluster_utils import Cluster
 

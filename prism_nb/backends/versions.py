@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-import prism_nb
+from prism_nb import __version__
 from prism_nb.errors import PrismError
 
 
@@ -13,7 +13,7 @@ def versions() -> dict[str, str]:
     import torch
 
     return {
-        "prism-nb": prism_nb.__version__,
+        "prism-nb": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,17 +56,37 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 
 
 def test_an_address_that_swallows_every_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
+    assert ray_cluster._TIMEOUT <= 10
+    monkeypatch.setattr(ray_cluster, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(PrismError, match=f"no Ray cluster answers at {address}: timed out"):
+            require_ray(asked(ray_address=address))
 
-    def silent(address: object, timeout: float) -> socket.socket:
-        waited.append(timeout)
-        raise TimeoutError("timed out")
 
-    monkeypatch.setattr(ray_cluster.socket, "create_connection", silent)
-    with pytest.raises(PrismError, match="no Ray cluster answers at 10.0.0.1:6379: timed out"):
-        require_ray(asked(ray_address="10.0.0.1:6379"))
-    assert waited
-    assert max(waited) <= 10
+def test_a_server_of_another_kind_is_told_from_ray() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request")
+
+        threading.Thread(target=answer).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(PrismError, match="what listens there is not Ray"):
+            require_ray(asked(ray_address=address))
+
+
+def test_no_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with (
+        pytest.raises(PrismError, match="imported before its token was set.*restart"),
+        ray_cluster.local_cluster(cpus=1, gpus=0),
+    ):
+        pass
 
 
 def test_workers_of_other_versions_are_refused_by_name() -> None:
