@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench rehearsal test lab lint clean
+.PHONY: help demo evidence bench rehearsal chaos test lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ bench: .venv/.installed  ## time a step of the synthesis beside other loops
 
 rehearsal: .venv/.installed  ## run the ImageNet preset on 1,000 generated classes, killed once
 	$(BIN)/python -m benchmarks.rehearsal
+
+chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be lost
+	$(BIN)/python -m benchmarks.chaos
 
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2

@@ -25,6 +25,7 @@ from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
+from benchmarks.workers import worker_rows
 
 DIGITS = ("test_resnet", "test_efficientnet", "test_byobnet")
 DRAWN = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "alexnet")
@@ -121,6 +122,7 @@ _QUESTIONS = {
     "images": image_rows,
     "gallery": gallery_rows,
     "monitoring": monitoring_rows,
+    "workers": worker_rows,
 }
 
 if __name__ == "__main__":

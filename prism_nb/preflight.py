@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from prism_nb.backends.ray_cluster import require_ray
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
@@ -37,6 +38,7 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     Raises:
         UsageError: The first thing that cannot work, and what to do about it.
     """
+    require_backend(settings)
     device = choose_device(settings.device)
     for name in ("precision", "label_precision", "student_precision", "squeeze_precision"):
         require_precision(getattr(settings, name), device)
@@ -61,6 +63,16 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
+
+
+def require_backend(settings: Settings) -> None:
+    """Check that whoever is to do the units can be had from here; starts nothing.
+
+    Raises:
+        PrismError: What is missing, and what to do about it.
+    """
+    if settings.backend == "ray":
+        require_ray(settings)
 
 
 def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:

@@ -1,0 +1,202 @@
+"""Kill workers and drivers at random, and see what that costs: `python -m benchmarks.chaos`.
+
+A run under Ray is killed again and again and continued each time; whenever one is finished, a new
+one is begun. All of them must end with the files that an undisturbed run in one process makes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import ROOT
+from prism_nb import pipeline
+from prism_nb.backends.ray_cluster import local_cluster
+from prism_nb.leases import Owner
+from prism_nb.run import Run
+
+_STAGE = "synthesis"
+_SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["prism"],
+    "batch_size": 10,
+    "recipe": {"iterations": 25},
+    "threads": 1,
+}
+_PATIENCE = 300.0  # seconds for a driver to get a unit begun
+_LOOK = 0.02  # seconds between two looks
+_DRIVER = (
+    "import sys; from pathlib import Path; from prism_nb import pipeline; "
+    "from prism_nb.run import Run; "
+    f"pipeline.execute(Run.open(Path(sys.argv[1])), {_STAGE!r})"
+)
+
+
+@dataclass
+class Toll:
+    """What the kills have cost.
+
+    Attributes:
+        workers: Workers killed.
+        drivers: Drivers killed.
+        runs: Runs that were finished, all with the right files.
+        made: Units that were to be made, over all runs.
+        begun: How often one was begun.
+        lost: Files that were finished once and later gone or changed, or differ at the end.
+    """
+
+    workers: int = 0
+    drivers: int = 0
+    runs: int = 0
+    made: int = 0
+    begun: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        """All kills."""
+        return self.workers + self.drivers
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills ({self.workers} workers, {self.drivers} drivers) over {self.runs} "
+            f"runs of {self.made} units: {self.begun - self.made} units redone, "
+            f"{len(self.lost)} files lost"
+        )
+
+
+def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, seed: int) -> Toll:
+    """Kill so often, and return what that has cost.
+
+    Args:
+        folder: Where the runs are made.
+        address: The Ray cluster's.
+        kills: How often, at least; the last run is finished undisturbed.
+        slots: Images per class, and units of a run.
+        workers: Ray's workers.
+        seed: Decides who is killed and when.
+    """
+    plain = _new_run(folder, "undisturbed", ipc=slots)
+    pipeline.execute(plain, _STAGE)
+    wanted, toll, chance = _files(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
+    pause = statistics.mean(plain.record(u)["seconds"] for u in pipeline.stage_units(plain, _STAGE))
+    asked = {"backend": "ray", "ray_address": address, "workers": workers}
+    while toll.kills < kills:
+        run = _new_run(folder, f"chaos{toll.runs}", ipc=slots, **asked)
+        _disturb(run, toll, kills, chance, pause)
+        toll.lost += [name for name, digest in wanted.items() if _files(run).get(name) != digest]
+        toll.runs += 1
+        toll.made += slots
+        toll.begun += sum(event["event"] == "begin" for event in run.events(_STAGE))
+        print(toll, flush=True)
+    return toll
+
+
+def _new_run(folder: Path, name: str, **changes: Any) -> Run:
+    run = pipeline.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
+    )
+    trained = Run(run.path, run.settings.model_copy(update={"backend": "process"}))
+    pipeline.execute(trained, "teachers")
+    return run
+
+
+def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: float) -> None:
+    """Bring a run to its end, and kill meanwhile, until there were so many kills."""
+    finished: dict[str, str] = {}
+    while pipeline.plan(run, _STAGE).missing:
+        command = [sys.executable, "-c", _DRIVER, str(run.path)]
+        driver = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 (our own code)
+        while driver.poll() is None and toll.kills < kills:
+            if not _wait_for_work(run, driver):
+                break
+            time.sleep(chance.uniform(0, 2 * pause))
+            _kill(run, driver, toll, chance)
+            found = _files(run)
+            toll.lost += [name for name, old in finished.items() if found.get(name) != old]
+            finished |= found
+        driver.wait()
+
+
+def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
+    """Wait until a worker is at a unit; return whether that came before the driver's end."""
+    deadline = time.monotonic() + _PATIENCE
+    while driver.poll() is None:
+        if _workers(run):
+            return True
+        if time.monotonic() > deadline:
+            driver.kill()
+            raise SystemExit(f"no unit of {run.path} was begun in {_PATIENCE:.0f} s")
+        time.sleep(_LOOK)
+    return False
+
+
+def _kill(run: Run, driver: subprocess.Popen[bytes], toll: Toll, chance: random.Random) -> None:
+    """Kill the driver, one time in four, or a worker that is at a unit."""
+    there = _workers(run)
+    if chance.random() < 0.25 or not there:
+        if driver.poll() is None:
+            driver.kill()
+            driver.wait()
+            toll.drivers += 1
+        return
+    try:
+        os.kill(chance.choice(there), signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    toll.workers += 1
+
+
+def _workers(run: Run) -> list[int]:
+    """Return the living processes of this machine that hold a unit."""
+    owners = [Owner.read(path) for path in sorted(run.path.glob(f"locks/{_STAGE}/*.json"))]
+    return sorted({owner.process for owner in owners if owner and _lives(owner.process)})
+
+
+def _lives(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+def _files(run: Run) -> dict[str, str]:
+    """Return the hash of every file of every unit that is done."""
+    found: dict[str, str] = {}
+    for unit in pipeline.stage_units(run, _STAGE):
+        if run.inspect(unit).state == "done":
+            found |= (run.marker(unit) or {})["files"]
+    return found
+
+
+@click.command()
+@click.option("--kills", default=200, show_default=True)
+@click.option("--slots", default=12, show_default=True, help="units of a run")
+@click.option("--workers", default=4, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--address", help="a Ray cluster of this machine; none: one made for this")
+def main(kills: int, slots: int, workers: int, seed: int, address: str | None) -> None:
+    """Kill workers and drivers at random; exits with 1 if a file is lost."""
+    asked: dict[str, int] = {"kills": kills, "slots": slots, "workers": workers, "seed": seed}
+    with tempfile.TemporaryDirectory() as folder:
+        if address is not None:
+            toll = chaos(Path(folder), address, **asked)
+        else:
+            with local_cluster(cpus=workers, gpus=0) as own:
+                toll = chaos(Path(folder), own, **asked)
+    raise SystemExit(1 if toll.lost else 0)
+
+
+if __name__ == "__main__":
+    main()

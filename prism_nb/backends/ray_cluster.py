@@ -1,0 +1,237 @@
+"""A Ray cluster to work on: one made on this machine for a while, or one that is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from prism_nb.errors import PrismError, UsageError
+from prism_nb.settings import Settings
+
+_TRIES = 3
+_TIMEOUT = 5.0  # seconds to reach a cluster's address
+_OBJECT_STORE = 80 * 2**20  # bytes; only keys travel, and Ray takes no less
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # a frame of kind 4, which is empty
+# Linux has a whole network of loopback addresses, and Ray replaces the first by an outer one.
+_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+# No telemetry, no page of metrics that anybody may read, and no caller without the token.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "RAY_AUTH_MODE": "token",
+}
+
+
+def require_ray(settings: Settings) -> None:
+    """Check that settings for Ray can work, without starting anything.
+
+    Raises:
+        UsageError: Ray is not installed, a single device is named for several workers, or the
+            cluster's address is none.
+        PrismError: The cluster does not answer.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError(
+            "backend ray needs Ray, which is not installed: pip install 'prism-nb[ray]', or use "
+            "backend process"
+        )
+    if ":" in settings.device:
+        raise UsageError(
+            f"device {settings.device!r} does not go with backend ray, which gives every worker a "
+            "GPU of its own; use device auto, and CUDA_VISIBLE_DEVICES to leave some GPUs out"
+        )
+    if settings.ray_address not in {None, "auto"}:
+        _require_answer(str(settings.ray_address))
+
+
+def _require_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(
+            f"ray_address {address!r} is none; use HOST:PORT of the cluster's head as `ray start` "
+            "prints it, from a machine of the cluster, or auto, or leave it out for this machine"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as there:
+            _greet(there)
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _greet(there: socket.socket) -> None:
+    """Begin HTTP/2, which Ray speaks; with anything else it would wait for many minutes.
+
+    Raises:
+        OSError: No answer, or another one than RFC 9113, section 3.4, has for it.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    there.sendall(_PREFACE + _SETTINGS)
+    if there.recv(9)[3:4] != _SETTINGS[3:4]:
+        raise OSError("what listens there is not Ray")
+
+
+def _unreachable(address: str, why: object) -> PrismError:
+    return PrismError(
+        f"no Ray cluster answers at {address}: {why}; start one there with `ray start --head`, "
+        "correct ray_address, or leave it out to work on this machine alone"
+    )
+
+
+@contextmanager
+def connected(settings: Settings, workers: int) -> Iterator[None]:
+    """Be connected to Ray for a while; a cluster made for it ends with it.
+
+    A connection that this process has already is used, and left as it is.
+
+    Args:
+        settings: The run's.
+        workers: How many are wanted, at most.
+
+    Raises:
+        UsageError: As `require_ray`.
+        PrismError: As `require_ray`, or Ray does not start.
+    """
+    require_ray(settings)
+    with ExitStack() as undo:
+        undo.enter_context(_own_signals())
+        if not _is_connected():
+            _connect(settings.ray_address or undo.enter_context(_own_cluster(settings, workers)))
+            undo.callback(_disconnect)
+        yield
+
+
+def _is_connected() -> bool:
+    """Return whether this process has connected to Ray itself, of which the kit knows nothing."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def _disconnect() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _own_cluster(settings: Settings, workers: int) -> AbstractContextManager[str]:
+    cpus = max(os.cpu_count() or 1, workers * threads_of(settings))
+    return local_cluster(cpus=cpus, gpus=_gpus(settings))
+
+
+def _connect(address: str) -> None:
+    _prepare({"RAY_USAGE_STATS_ENABLED": "0"})
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except Exception as error:  # Ray raises plain ones, by kind of trouble and by version
+        raise _unreachable(address, _words(error)) from error
+
+
+@contextmanager
+def local_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
+    """Make a cluster of this machine, which lives no longer than this process.
+
+    Args:
+        cpus: Cores that workers may take together; more than there are is no error.
+        gpus: GPUs, likewise; those that CUDA_VISIBLE_DEVICES shows.
+
+    Yields:
+        Its address.
+
+    Raises:
+        PrismError: Ray does not start, or was imported before it could be given a token.
+    """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise PrismError(
+            "Ray was imported before its token was set, so anybody on this machine could give it "
+            "work; restart this process (the kernel), or set RAY_AUTH_MODE=token before"
+        )
+    _prepare({**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        with _without_dashboard():
+            _start(cluster, cpus, gpus)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def _prepare(variables: dict[str, str]) -> None:
+    """Set variables that Ray reads as it is imported; the user's own stay."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def _start(cluster: Any, cpus: int, gpus: int) -> None:
+    """Start a machine's part; Ray gives its helpers 15 seconds, which a busy machine may not."""
+    for left in reversed(range(_TRIES)):
+        try:
+            cluster.add_node(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                node_ip_address=_LOOPBACK,
+                object_store_memory=_OBJECT_STORE,
+                include_dashboard=False,
+                include_log_monitor=False,
+                no_monitor=True,
+            )
+            return
+        except Exception as error:  # Ray raises a plain one
+            if not left:
+                raise PrismError(
+                    f"Ray did not start on this machine in {_TRIES} tries: {_words(error)} Its "
+                    "logs are in /tmp/ray/session_latest/logs; run the same command again once "
+                    "the machine is less busy, or use backend process"
+                ) from error
+
+
+@contextmanager
+def _without_dashboard() -> Iterator[None]:
+    """Let Ray start as if its dashboard's packages were not installed.
+
+    Otherwise every machine serves a page of metrics to anybody, and takes jobs by HTTP.
+    """
+    with patch.dict(sys.modules, {"ray.dashboard.optional_deps": None}):
+        yield
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def threads_of(settings: Settings) -> int:
+    """Return the CPU threads of a worker."""
+    return 1 if settings.threads == "auto" else settings.threads
+
+
+def _gpus(settings: Settings) -> int:
+    import torch
+
+    return 0 if settings.device == "cpu" else torch.cuda.device_count()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put the handler of SIGTERM back that Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

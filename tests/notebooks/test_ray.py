@@ -1,0 +1,197 @@
+"""Ray: the same images from any number of workers, whoever dies on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos import chaos
+from prism_nb import pipeline
+from prism_nb.backends import run_units, versions
+from prism_nb.backends.ray_cluster import local_cluster
+from prism_nb.backends.unit_log import log_name
+from prism_nb.errors import PrismError
+from prism_nb.leases import Owner
+from prism_nb.run import Run
+
+SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["prism"],
+    "ipc": 4,
+    "batch_size": 10,
+    "recipe": {"iterations": 25},
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A cluster for all of these tests: to start one takes longer than any of them."""
+    with local_cluster(cpus=4, gpus=0) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = new_run(tmp_path_factory.mktemp("runs"), "undisturbed")
+    pipeline.execute(run, "synthesis")
+    return run
+
+
+def new_run(folder: Path, name: str, **changes: Any) -> Run:
+    run = pipeline.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
+    )
+    pipeline.execute(run, "teachers")
+    return run
+
+
+def on_cluster(beside: Run, name: str, address: str, **changes: Any) -> Run:
+    """A new run like another one, with teachers that are there, whose units Ray is to do."""
+    run = new_run(beside.path.parent, name)
+    asked = {"backend": "ray", "ray_address": address, **changes}
+    return run.with_settings(run.settings.model_copy(update=asked))
+
+
+def hashes(run: Run) -> dict[str, str]:
+    """What every unit of the synthesis has made, by file."""
+    found: dict[str, str] = {}
+    for unit in pipeline.stage_units(run, "synthesis"):
+        assert run.inspect(unit).state == "done"
+        found |= (run.marker(unit) or {})["files"]
+    return found
+
+
+def events(run: Run, kind: str) -> list[str]:
+    return [event["unit"] for event in run.events("synthesis") if event["event"] == kind]
+
+
+def is_under_way(run: Run) -> bool:
+    """Whether a unit is done and another has made some steps."""
+    steps = [event for event in run.events("synthesis") if event["event"] == "step"]
+    return bool(events(run, "end")) and bool(steps) and steps[-1]["step"] < steps[-1]["steps"]
+
+
+def workers_of(run: Run) -> list[int]:
+    owners = [Owner.read(path) for path in run.path.glob("locks/synthesis/*.json")]
+    return [owner.process for owner in owners if owner]
+
+
+def kill_one_worker(run: Run) -> None:
+    deadline = time.monotonic() + 240
+    while not (is_under_way(run) and workers_of(run)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(workers_of(run)[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_images_come_from_any_number_of_workers(
+    undisturbed: Run, cluster: str, workers: int
+) -> None:
+    run = on_cluster(undisturbed, f"with{workers}", cluster, workers=workers)
+    told: list[dict[str, Any]] = []
+    outcome = pipeline.execute(run, "synthesis", told.append)
+    assert hashes(run) == hashes(undisturbed)
+    assert (outcome.made, outcome.kept) == (4, 0)
+    ends = [event["unit"] for event in told if event["event"] == "end"]
+    assert sorted(ends) == sorted(unit.name for unit in pipeline.stage_units(run, "synthesis"))
+    assert any(event["event"] == "step" for event in told)
+    assert len(list(run.path.glob("logs/synthesis/*.log"))) == 4
+    again = pipeline.execute(run, "synthesis", told.append)
+    assert (again.made, again.kept) == (0, 4)
+
+
+def test_a_workers_death_is_survived_in_the_same_call(undisturbed: Run, cluster: str) -> None:
+    run = on_cluster(undisturbed, "death", cluster, workers=1)
+    killer = threading.Thread(target=kill_one_worker, args=[run])
+    killer.start()
+    outcome = pipeline.execute(run, "synthesis")
+    killer.join()
+    assert hashes(run) == hashes(undisturbed)
+    assert outcome.made == 4
+    lost = events(run, "lost")
+    assert len(lost) == 1
+    assert events(run, "begin").count(lost[0]) == 2
+    assert len(events(run, "begin")) == 5
+
+
+def test_a_drivers_death_is_survived_by_the_next_call(undisturbed: Run, cluster: str) -> None:
+    run = on_cluster(undisturbed, "driver", cluster, workers=2)
+    Run.create(run.path, run.settings)
+    program = (
+        "from pathlib import Path; from prism_nb import pipeline; from prism_nb.run import Run; "
+        f"pipeline.execute(Run.open(Path({str(run.path)!r})), 'synthesis')"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program])
+    while not is_under_way(run):
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    outcome = pipeline.execute(run, "synthesis")
+    assert outcome.kept >= 1
+    assert hashes(run) == hashes(undisturbed)
+    assert len(events(run, "begin")) <= 4 + 2
+
+
+def test_a_unit_that_costs_too_many_workers_is_named_with_its_log(
+    undisturbed: Run, cluster: str
+) -> None:
+    run = on_cluster(undisturbed, "deadly", cluster, workers=1)
+    unit, stop = pipeline.stage_units(run, "synthesis")[0], threading.Event()
+    killer = threading.Thread(target=kill_every_worker, args=[run, stop])
+    killer.start()
+    words = f"unit {unit.name} has cost 3 workers their lives; .*{log_name(unit)}"
+    try:
+        with pytest.raises(PrismError, match=words):
+            run_units(run, [unit], pipeline.STAGES["synthesis"].work, lambda _: None)
+    finally:
+        stop.set()
+        killer.join()
+    assert events(run, "lost") == [unit.name] * 3
+
+
+def kill_every_worker(run: Run, stop: threading.Event) -> None:
+    while not stop.wait(0.01):
+        for process in workers_of(run):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def test_a_units_failure_ends_the_stage_in_its_own_words(undisturbed: Run, cluster: str) -> None:
+    run = on_cluster(undisturbed, "failing", cluster, workers=1)
+    units = pipeline.stage_units(run, "synthesis")
+    with pytest.raises(PrismError, match="TypeError: .*getpid"):  # which takes no such arguments
+        run_units(run, units, "os:getpid", lambda _: None)
+    assert events(run, "failed") == [units[0].name] == events(run, "begin")
+
+
+def test_workers_of_another_version_do_nothing(
+    undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = on_cluster(undisturbed, "versions", cluster)
+    mine = {**versions.versions(), "torch": "1.0"}
+    monkeypatch.setattr(versions, "versions", lambda: mine)
+    with pytest.raises(PrismError, match="has other versions than this process: torch .* 1.0 here"):
+        pipeline.execute(run, "synthesis")
+    assert not events(run, "begin")
+
+
+def test_nothing_is_lost_by_kills_at_random(cluster: str, tmp_path: Path) -> None:
+    toll = chaos(tmp_path, cluster, kills=5, slots=4, workers=2, seed=1)
+    assert toll.kills >= 5
+    assert not toll.lost
+    assert toll.begun - toll.made <= 2 * toll.kills
