@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from prism_nb.backends.slurm_executor import require_slurm
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
@@ -39,6 +40,8 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     Raises:
         UsageError: The first thing that cannot work, and what to do about it.
     """
+    if settings.backend == "slurm":
+        require_slurm(settings)
     device = choose_device(settings.device)
     for precision in (settings.precision, settings.label_precision, settings.student_precision):
         require_precision(precision, device)
