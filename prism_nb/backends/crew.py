@@ -63,7 +63,7 @@ class Report:
 
 def work_off(task: Task) -> Report:
     """Do a task in a worker; what happens stands in the run's event log."""
-    run = Run(Path(task.run), Settings.parse(task.settings, where="a worker's task"))
+    run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
     _limit_threads(run.settings)
 
     def emit(event: dict[str, Any]) -> None:

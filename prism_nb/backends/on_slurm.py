@@ -72,11 +72,19 @@ def run_on_slurm(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) 
     with Followed(run, stage, on_event):
         for unit in units:
             if unit.name not in to_do:
-                run.event(stage, event="kept", unit=unit.name)
+                run.event(stage, event="kept", **unit.words)
         if missing:
             _Driver(run, stage, missing).drive(work)
     kept = len(units) - len(missing)
     return Outcome(kept, len(missing), time.monotonic() - begin)
+
+
+def left_behind(run: Run) -> str:
+    """Return in words which jobs of a run go on without a driver; empty where none does."""
+    cluster = cluster_of(run.settings)
+    stages = [Jobs(folder.absolute(), cluster) for folder in sorted(run.path.glob("jobs/*"))]
+    jobs = [job for stage in stages for job in stage.in_queue(stage.recorded())]
+    return _go_on(jobs, cluster) if jobs else ""
 
 
 def deal(units: Sequence[Unit], workers: int) -> list[tuple[Unit, ...]]:
@@ -132,12 +140,7 @@ class _Driver:
                 time.sleep(_LOOK)
         except KeyboardInterrupt:
             self._tell("left", under_way)
-            one = len(under_way) == 1
-            raise KeyboardInterrupt(
-                f"{len(under_way)} {'job goes' if one else 'jobs go'} on; the same command follows "
-                f"{'it' if one else 'them'}; `{stop_command(under_way, self._cluster)}` ends "
-                f"{'it' if one else 'them'}"
-            ) from None
+            raise KeyboardInterrupt(_go_on(under_way, self._cluster)) from None
 
     def _require_all(self, jobs: Sequence[Job]) -> None:
         """Check that all units are done, allowing for files that show late.
@@ -174,6 +177,14 @@ class _Driver:
     def _tell(self, what: str, jobs: Sequence[Job]) -> None:
         ids = [job.id for job in jobs]
         self._run.event(self._stage, event=what, jobs=ids)
+
+
+def _go_on(jobs: Sequence[Job], cluster: str) -> str:
+    go, them = ("job goes", "it") if len(jobs) == 1 else ("jobs go", "them")
+    return (
+        f"{len(jobs)} {go} on; the same command follows {them}; `{stop_command(jobs, cluster)}` "
+        f"ends {them}"
+    )
 
 
 def _missing(run: Run, units: Sequence[Unit]) -> list[Unit]:

@@ -16,7 +16,6 @@ from prism_nb.artifacts.views import ImageSet, in_batches, render
 from prism_nb.data import ImageDataset
 from prism_nb.device import half_precision, matrix_precision, seeded
 from prism_nb.errors import PrismError
-from prism_nb.evaluation.checkpoint import Checkpoint, Training
 from prism_nb.evaluation.judge import Verdict, judge
 from prism_nb.evaluation.material import Material
 from prism_nb.evaluation.protocol import (
@@ -27,6 +26,7 @@ from prism_nb.evaluation.protocol import (
     new_optimiser,
 )
 from prism_nb.teachers.networks import build_network
+from prism_nb.training.checkpoint import Checkpoint, Training
 
 Row = dict[str, float]
 

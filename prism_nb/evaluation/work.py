@@ -16,12 +16,12 @@ from prism_nb.backends import OnEvent
 from prism_nb.config import digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
-from prism_nb.evaluation.checkpoint import Checkpoint
 from prism_nb.evaluation.material import material_of
 from prism_nb.evaluation.student import Curriculum, Row, train_student
 from prism_nb.plans.evaluation import is_hard
 from prism_nb.run import Run
 from prism_nb.settings import Settings
+from prism_nb.training.checkpoint import Checkpoint
 from prism_nb.units import Unit, unit_seed
 
 

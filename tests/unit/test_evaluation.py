@@ -15,9 +15,9 @@ from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import draw_views, in_batches
 from prism_nb.data.digits import Digits
 from prism_nb.errors import PrismError
-from prism_nb.evaluation.checkpoint import Checkpoint
 from prism_nb.evaluation.material import Material
 from prism_nb.evaluation.student import Curriculum, Pupil, Row, train_student
+from prism_nb.training.checkpoint import Checkpoint
 
 PLAN = Curriculum(
     epochs=12,

@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
         "plans",
     },
     {"device", "data", "backends"},
-    {"teachers", "artifacts", "exchange"},
+    {"teachers", "artifacts", "exchange", "training"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",

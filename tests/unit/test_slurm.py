@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import toy_slurm
+import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from prism_nb.errors import PrismError, UsageError
 from prism_nb.leases import Owner
 from prism_nb.run import Run
 
+ROOT = Path(__file__).parents[2]
 LOCAL = {"cluster": "local", "timeout_min": 30}
 
 
@@ -142,6 +144,7 @@ def test_driver_of_an_array_may_leave_and_the_next_follows_it_through_a_preempti
     first = [units[0], units[1]]
     said = leave(run, first, monkeypatch, lambda: len(begun(run)) == 2)
     assert said == "2 jobs go on; the same command follows them; `scancel 1000` ends them"
+    assert on_slurm.left_behind(run) == said
     script = (run.path / "jobs/labels/1000_submission.sh").read_text()
     assert "#SBATCH --array=0-1%2\n" in script
     assert "#SBATCH --partition=cpu\n" in script
@@ -158,6 +161,7 @@ def test_driver_of_an_array_may_leave_and_the_next_follows_it_through_a_preempti
     assert outcome.made == 3
     assert begun(run) == {"u0": 1, "u1": 2, "u2": 1}
     assert jobs == {"followed": ["1000_0", "1000_1"], "submitted": ["1001"]}
+    assert on_slurm.left_behind(run) == ""
 
 
 def test_jobs_of_other_settings_are_not_taken_for_ones_own() -> None:
@@ -268,3 +272,21 @@ def test_what_jobs_ask_for_by_default_gives_way_to_what_is_set(tmp_path: Path, t
     executor = slurm_executor.executor_of(settings, tmp_path / "j", "n")
     assert executor._executor.parameters == {"time": 7, "cpus_per_task": 5, "job_name": "n"}
     assert executor._executor.max_num_timeout == 50
+
+
+def test_script_in_the_docs_is_the_one_that_is_submitted(tmp_path: Path, toy: Path) -> None:
+    text = (ROOT / "docs/slurm.md").read_text(encoding="utf-8")
+    said = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    shown = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert said is not None
+    assert shown is not None
+    (toy / "commands/sbatch").write_text("#!/bin/sh\necho Submitted batch job 1\n")
+    settings = load_settings("digits_quick", {**yaml.safe_load(said[1]), "device": "cpu"})
+    folder = tmp_path / "jobs/synthesis"
+    executor = slurm_executor.executor_of(settings, folder, "imagenet-synthesis")
+    slurm_executor.submit(executor, [print] * int(settings.workers))
+    script = (folder / "1_submission.sh").read_text()
+    script = script.replace(str(tmp_path), "/shared/runs/imagenet").replace(
+        sys.executable, "python"
+    )
+    assert script.strip() == shown[1].strip()

@@ -1,0 +1,1 @@
+"""Training: what the training of teachers and of students has in common."""
