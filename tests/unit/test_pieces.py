@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from prism_nb import backends, files, pipeline
+from prism_nb.backends import Outcome
 from prism_nb.config import load_settings
+from prism_nb.data import open_dataset
+from prism_nb.device import seeded
 from prism_nb.errors import PrismError
 from prism_nb.labels import work as labels_work
 from prism_nb.plans.labels import label_paths, label_unit, pieces
+from prism_nb.plans.synthesis import method_units
 from prism_nb.progress import StageProgress
 from prism_nb.run import Run
+from prism_nb.synthesis import work as synthesis_work
+from prism_nb.teachers.labeller import Labeller
+from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.teachers.teacher import Teacher
 
+CPU = torch.device("cpu")
 METHOD = "random_real"
 SMALL = {
     "methods": [METHOD],
@@ -32,13 +44,28 @@ SMALL = {
 }
 
 
-def begin(folder: Path, name: str, **changes: Any) -> Run:
-    run = pipeline.open_run(
-        run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that has images; the network that labels them is made up."""
+    settings = load_settings("digits_quick", SMALL)
+    run = Run.create(tmp_path / "r", settings)
+    run.write_classes(open_dataset(settings).class_records())
+    for unit in method_units(run, METHOD, 10):
+        synthesis_work.do_unit(run, unit, lambda _: None)()
+    monkeypatch.setattr(
+        labels_work, "load_labeller", lambda run: Labeller(run.settings, [_teacher()], [0.5])
     )
-    for stage in ("teachers", "synthesis"):
-        pipeline.execute(run, stage)
     return run
+
+
+@cache
+def _teacher() -> Teacher:
+    with seeded(0, CPU):
+        return fresh_teacher("test_resnet", open_dataset(load_settings("digits_quick", SMALL)), CPU)
+
+
+def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
+    return pipeline.execute_units(run, "labels", [label_unit(run, METHOD, 10)], on_event)
 
 
 def shared(run: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -55,17 +82,18 @@ def hashes(run: Run) -> dict[str, str]:
 
 @pytest.mark.parametrize("statistics", ["running", "batch"])
 def test_pieces_leave_the_files_that_one_worker_leaves(
-    tmp_path: Path, statistics: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, statistics: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin(tmp_path, "r", label_statistics=statistics)
-    pipeline.execute(run, "labels")
+    values = {**run.settings.plain(), "label_statistics": statistics}
+    run = run.with_settings(type(run.settings).parse(values, where="test"))
+    label(run)
     expected = hashes(run)
     assert len(set(expected.values())) == 5
     unit = label_unit(run, METHOD, 10)
     for path in [*expected, unit.marker]:
         run.file(path).unlink()
     events: list[dict[str, Any]] = []
-    outcome = pipeline.execute(shared(run, 2, monkeypatch), "labels", events.append)
+    outcome = label(shared(run, 2, monkeypatch), events.append)
     assert hashes(run) == expected
     assert (outcome.kept, outcome.made) == (0, 1)
     ended = [event["unit"] for event in events if event["event"] == "end"]
@@ -77,9 +105,8 @@ def test_pieces_leave_the_files_that_one_worker_leaves(
 
 
 def test_pieces_that_are_done_are_kept_and_count_for_no_unit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin(tmp_path, "r")
     cut = pieces(run, label_unit(run, METHOD, 10), 5)
     labels_work.do_piece(run, cut[1], lambda _: None)
     written = run.file(label_paths(run.settings, METHOD)[1]).stat().st_mtime_ns
@@ -93,18 +120,17 @@ def test_pieces_that_are_done_are_kept_and_count_for_no_unit(
         if event["event"] == "end" and event.get("part_of"):
             shares.append(-progress._done)
 
-    pipeline.execute(shared(run, 5, monkeypatch), "labels", listen)
+    label(shared(run, 5, monkeypatch), listen)
     assert [e["unit"] for e in events if e["event"] == "kept"] == [cut[1].name]
     assert run.file(label_paths(run.settings, METHOD)[1]).stat().st_mtime_ns == written
     assert [share for share in shares if share <= 0] == [0] * 4
     assert shares[-1] == 1
 
 
-def test_unit_that_is_done_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = begin(tmp_path, "r")
-    pipeline.execute(run, "labels")
+def test_unit_that_is_done_is_not_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    label(run)
     monkeypatch.setattr(labels_work, "do_piece", refuse)
-    again = pipeline.execute(shared(run, 4, monkeypatch), "labels")
+    again = label(shared(run, 4, monkeypatch))
     assert (again.kept, again.made) == (1, 0)
 
 

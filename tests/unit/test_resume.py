@@ -11,17 +11,20 @@ import torch
 
 from prism_nb import files
 from prism_nb.config import load_settings
-from prism_nb.plans import squeeze, synthesis
+from prism_nb.data import open_dataset
+from prism_nb.device import seeded
+from prism_nb.plans import synthesis
 from prism_nb.run import Run
 from prism_nb.synthesis import gradient as gradient_module
 from prism_nb.synthesis import work as synthesis_work
 from prism_nb.synthesis.gradient import Gradient
-from prism_nb.teachers import work as teachers_work
-from prism_nb.teachers.pool import load_teacher
+from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.teachers.statistics import Statistics, conv_probes
 from prism_nb.teachers.teacher import Teacher
 from prism_nb.training.checkpoint import Checkpoint
 from prism_nb.units import Unit
 
+CPU = torch.device("cpu")
 STEPS = 5
 SHORT = {"iterations": STEPS, "conv_patch": 4, "crop_min": 0.5, "roll": 2, "flip": True}
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,16 +54,10 @@ class KilledError(Exception):
     """Stands for whatever ends a process."""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of several methods whose networks are trained a little."""
-    made = Run.create(
-        tmp_path_factory.mktemp("runs") / "all", load_settings("digits_quick", SETTINGS)
-    )
-    for unit in squeeze.units(made, 10):
-        if unit.key["network"] in SETTINGS["teachers"]:
-            teachers_work.do_unit(made, unit, lambda event: None)
-    return made
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of several methods; its networks are made up."""
+    return Run.create(tmp_path / "all", load_settings("digits_quick", SETTINGS))
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +69,26 @@ def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
         honest(self, path, binding, every=0.0)
 
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
-    monkeypatch.setattr(synthesis_work, "load_teacher", _load_once)
+    monkeypatch.setattr(synthesis_work, "load_teacher", lambda run, name: _teacher(name))
+    monkeypatch.setattr(synthesis_work, "load_conv_targets", lambda run, *which: _targets(*which))
 
 
 @cache
-def _load_once(run: Run, name: str) -> Teacher:
-    """Read a network once; nothing of it changes."""
-    return load_teacher(run, name)
+def _teacher(name: str) -> Teacher:
+    """Make up a network; nothing of it changes."""
+    settings = load_settings("digits_quick", SETTINGS)
+    with seeded(0, CPU):
+        return fresh_teacher(name, open_dataset(settings), CPU)
+
+
+@cache
+def _targets(name: str, patch: int) -> dict[str, Statistics]:
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    network = _teacher(name)
+    probes = conv_probes(network.network, patch)
+    with torch.no_grad():
+        seen = network.statistics(images, probes)
+    return {p.name: Statistics(*s) for p, s in zip(probes, seen, strict=True)}
 
 
 def unit_of(run: Run, method: str) -> Unit:
