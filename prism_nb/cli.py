@@ -8,6 +8,8 @@ import tempfile
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +74,8 @@ def run(
     changes = _changes(preset, run_name, assignments, recipe_files)
     opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
-    run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
+    with _saying_what_goes_on(opened):
+        run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
     from prism_nb import tables
 
     click.echo("\n" + tables.answer_table(opened).to_string() + "\n")
@@ -222,6 +225,19 @@ def protocols() -> None:
         click.echo(f"{'':<8} {', '.join(f'{key} {value}' for key, value in values.items())}")
 
 
+@contextmanager
+def _saying_what_goes_on(run: Run) -> Iterator[None]:
+    """Have an interruption tell of jobs that do not end with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.settings.backend != "slurm":
+            raise
+        from prism_nb.backends.on_slurm import left_behind
+
+        raise KeyboardInterrupt(left_behind(run)) from None
+
+
 def _changes(
     preset: str | None,
     run_name: str | None,
@@ -271,8 +287,9 @@ def main() -> None:
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}; see prism-nb --help", err=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; the same command continues where it stopped", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        goes_on = str(stop) or "the same command continues where it stopped"
+        click.echo(f"\ninterrupted; {goes_on}", err=True)
         sys.exit(130)
     except (OSError, MemoryError) as error:
         what = error.strerror if isinstance(error, OSError) else "not enough memory"

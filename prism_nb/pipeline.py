@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_nb.backends import OnEvent, Outcome, resolve, run_units
+from prism_nb.backends import OnEvent, Outcome, Pieces, resolve, run_units
 from prism_nb.config import (
     check_settings,
     default_runs_dir,
@@ -42,6 +42,7 @@ class Stage:
         work: `module:function` that does one.
         costs: `module:function` that measures on this device what units will take, in seconds.
         prepare: `module:function` called before the first unit that is to be done.
+        pieces: How one unit is shared among several workers.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage:
     work: str
     costs: str | None = None
     prepare: str | None = None
+    pieces: Pieces | None = None
 
 
 _STAGES = (
@@ -85,6 +87,7 @@ _STAGES = (
         labels.units,
         "prism_nb.labels.work:do_unit",
         costs="prism_nb.labels.costs:unit_seconds",
+        pieces=Pieces("prism_nb.plans.labels:pieces", "prism_nb.labels.work:do_piece"),
     ),
     Stage(
         "evaluation",
@@ -340,7 +343,8 @@ def execute_units(
         prepare = _stage(stage).prepare
         if prepare is not None:
             resolve(prepare)(run, units)
-        outcome = run_units(run, units, _stage(stage).work, on_event or _ignore)
+        how = _stage(stage)
+        outcome = run_units(run, units, how.work, on_event or _ignore, how.pieces)
         if outcome.made:
             run.record_stage(
                 stage,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from prism_nb.backends.ray_cluster import require_ray
+from prism_nb.backends.slurm_executor import require_slurm
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, require_compiler, require_precision
 from prism_nb.errors import UsageError
@@ -73,6 +74,8 @@ def require_backend(settings: Settings) -> None:
     """
     if settings.backend == "ray":
         require_ray(settings)
+    if settings.backend == "slurm":
+        require_slurm(settings)
 
 
 def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:

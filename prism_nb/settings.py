@@ -258,6 +258,12 @@ class MachineSettings(Strict):
     slurm: dict[str, Any] = Field(
         {}, description="of SLURM's jobs, as submitit calls them, e.g. {slurm_partition: gpu}"
     )
+    checkpoint_minutes: float = Field(
+        10.0,
+        ge=0,
+        description="minutes between two snapshots of a unit's synthesis, from which it goes on "
+        "when it was interrupted; 0: none",
+    )
     fetch_weights: bool = Field(
         False, description="fetch weights that networks are named with and that are not here yet"
     )

@@ -20,6 +20,7 @@ class Unit:
         binding: Digest of everything that its result depends on.
         key: Plain values that say what to do.
         inputs: Markers of the units whose files it reads, relative to the run.
+        part_of: Name of the unit that it is a piece of; empty for a unit of its own.
     """
 
     stage: str
@@ -28,6 +29,12 @@ class Unit:
     binding: str
     key: dict[str, Any] = field(default_factory=dict, hash=False)
     inputs: tuple[str, ...] = ()
+    part_of: str = ""
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What events say to name it."""
+        return {"unit": self.name} | ({"part_of": self.part_of} if self.part_of else {})
 
 
 def unit_seed(seed: int, *parts: str | int) -> int:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prism_nb.backends.work import Finish, OnEvent, Outcome, Work, resolve
+from prism_nb.backends.work import Finish, OnEvent, Outcome, Pieces, Work, resolve
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
-__all__ = ["Finish", "OnEvent", "Outcome", "Work", "resolve", "run_units"]
+__all__ = ["Finish", "OnEvent", "Outcome", "Pieces", "Work", "resolve", "run_units"]
 
 _BACKENDS = {
     "process": "prism_nb.backends.here:run_in_process",
     "ray": "prism_nb.backends.on_ray:run_on_ray",
     "slurm": "prism_nb.backends.on_slurm:run_on_slurm",
 }
+_PIECES = 64  # of all units together, where the number of workers is left open
 
 
-def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> Outcome:
+def run_units(
+    run: Run, units: Sequence[Unit], work: str, on_event: OnEvent, pieces: Pieces | None = None
+) -> Outcome:
     """Do the units of a stage that are not done.
 
     The same files come out of every backend on one kind of machine. Units are independent, so
@@ -30,8 +33,21 @@ def run_units(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> 
             returns, if anything, writes the unit's files, while the next unit is begun.
         on_event: Told of each unit's begin and end, and of what the work reports, as the stage's
             event log is.
+        pieces: How a unit is shared among several workers, where there are such.
 
     Raises:
         PrismError: A unit failed. Finished units stay.
     """
-    return resolve(_BACKENDS[run.settings.backend])(run, units, work, on_event)
+    backend = resolve(_BACKENDS[run.settings.backend])
+    cut = _cut(run, units, pieces) if pieces and run.settings.backend != "process" else []
+    if pieces and cut:
+        backend(run, cut, pieces.work, on_event)
+    return backend(run, units, work, on_event)
+
+
+def _cut(run: Run, units: Sequence[Unit], pieces: Pieces) -> list[Unit]:
+    """Cut the units that are not done into as many pieces as there are workers, or few more."""
+    left = [unit for unit in units if run.inspect(unit).state != "done"]
+    workers = _PIECES if run.settings.workers == "auto" else run.settings.workers
+    each = -(-workers // max(1, len(left)))
+    return [piece for unit in left for piece in resolve(pieces.cut)(run, unit, each)]

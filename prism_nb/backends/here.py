@@ -59,7 +59,7 @@ class _Worker:
     def take(self, unit: Unit) -> bool:
         """Do a unit, unless it is done; return whether that is settled, or somebody is at it."""
         if self._run.inspect(unit).state == "done":
-            self._emit({"event": "kept", "unit": unit.name})
+            self._emit({"event": "kept", **unit.words})
             return True
         self._background.check()
         with ExitStack() as lease:
@@ -69,7 +69,7 @@ class _Worker:
             except HeldError as error:
                 self._tell(unit, error)
                 return False
-            self._emit({"event": "begin", "unit": unit.name})
+            self._emit({"event": "begin", **unit.words})
             start = time.monotonic()
             finish = self._do(self._run, unit, self._emit)
             # From here the lease is the background's to give back, once the files are written.
@@ -84,7 +84,7 @@ class _Worker:
                 finish()
             if self._run.marker(unit) is None:
                 raise PrismError(f"the work on unit {unit.name} left no marker")
-        self._emit({"event": "end", "unit": unit.name, "seconds": time.monotonic() - start})
+        self._emit({"event": "end", **unit.words, "seconds": time.monotonic() - start})
 
     def _tell(self, unit: Unit, held: HeldError) -> None:
         if unit.name not in self._told:

@@ -24,6 +24,20 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """How units that are too large for one worker are cut up, and shared among several.
+
+    Attributes:
+        cut: `module:function` of a run, a unit and a number; it returns at most so many units,
+            which leave files that spare the unit itself most of its work.
+        work: `module:function` of a `Work` that does one of those.
+    """
+
+    cut: str
+    work: str
+
+
 def resolve(name: str) -> Callable[..., Any]:
     """Return the function that `module:function` names; its module is imported only now."""
     module, _, function = name.partition(":")

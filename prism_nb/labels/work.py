@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
@@ -35,17 +36,28 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     known = _known(labeller, images, classes)
     seconds = round(time.monotonic() - start, 3)
     run.finish(unit, paths=paths, record={"seconds": seconds, **known})
+    shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
+
+
+def do_piece(run: Run, unit: Unit, on_event: OnEvent) -> None:
+    """Label some epochs of one method's images; the method's own unit finds them there."""
+    settings, method = run.settings, unit.key["method"]
+    pixels, _ = load_images(run, method, open_dataset(settings))
+    images = Resident(pixels.to(choose_device(settings.device)), open_dataset(settings))
+    _store(run, unit, images, load_labeller(run), on_event)
+    paths = label_paths(settings, method)[slice(*unit.key["epochs"])]
+    run.finish(unit, paths=paths, record={})
 
 
 def _store(run: Run, unit: Unit, images: Resident, labeller: Labeller, on_event: OnEvent) -> None:
     settings, store = run.settings, LabelStore(run, unit.key["method"])
-    for epoch in range(settings.label_epochs):
+    epochs = range(*unit.key.get("epochs", (0, settings.label_epochs)))
+    for done, epoch in enumerate(epochs, start=1):
         # An interrupted unit has epochs but no marker; each file says what it is made from.
         if not store.has(epoch):
             views = epoch_views(settings, len(images), epoch, images.device)
             store.save(epoch, EpochLabels(views, labeller(images, views)))
-        progress = {"step": epoch + 1, "steps": settings.label_epochs}
-        on_event({"event": "step", "unit": unit.name, **progress})
+        on_event({"event": "step", "unit": unit.name, "step": done, "steps": len(epochs)})
 
 
 def _known(labeller: Labeller, images: Resident, classes: Tensor) -> dict[str, Any]:

@@ -30,6 +30,34 @@ def label_unit(run: Run, method: str, classes: int) -> Unit:
     )
 
 
+def pieces(run: Run, unit: Unit, count: int) -> list[Unit]:
+    """Cut the labelling of one method's images into units of some epochs each.
+
+    Args:
+        run: The run.
+        unit: The unit that labels them all.
+        count: The most pieces; none are cut where one would do, or nothing is stored.
+    """
+    epochs = len(label_paths(run.settings, unit.key["method"]))
+    size = -(-epochs // max(1, count))
+    begins = range(0, epochs, size or 1)
+    ranges = [(begin, min(begin + size, epochs)) for begin in begins] if len(begins) > 1 else []
+    return [_piece(unit, begin, end) for begin, end in ranges]
+
+
+def _piece(unit: Unit, begin: int, end: int) -> Unit:
+    stem = f"epochs{begin:04d}-{end - 1:04d}"
+    return Unit(
+        stage=unit.stage,
+        name=f"{unit.name}/{stem}",
+        marker=f"labels/{unit.name}/pieces/{stem}.json",
+        binding=digest([unit.binding, begin, end]),
+        key={**unit.key, "epochs": [begin, end]},
+        inputs=unit.inputs,
+        part_of=unit.name,
+    )
+
+
 def label_path(method: str, epoch: int) -> str:
     """Return where an epoch's labels lie in a run."""
     return f"labels/{method}/epoch_{epoch:04d}.safetensors"

@@ -17,6 +17,7 @@ from prism_nb.errors import PrismError
 from prism_nb.synthesis.augment import View, apply_views
 from prism_nb.synthesis.objective import Objective, weigh
 from prism_nb.synthesis.parts import backward_in_parts
+from prism_nb.training.checkpoint import under
 
 
 class Gradient:
@@ -75,6 +76,22 @@ class Gradient:
                 self.part = -(-size // 2)
                 for undo in forget:
                     undo()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is remembered from step to step, by name."""
+        means = {
+            f"means/{watch.name}/{name}": value
+            for watch in self._objective.watches
+            for name, value in watch.tensors().items()
+        }
+        return {"part": torch.tensor(self.part), **means}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was remembered; parts stay as small as is asked for now."""
+        parts = [part for part in (self.part, int(tensors["part"])) if part]
+        self.part = min(parts, default=0)
+        for watch in self._objective.watches:
+            watch.restore(under(tensors, f"means/{watch.name}"))
 
     def _try(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +16,26 @@ from prism_nb.synthesis.augment import View, draw_view
 from prism_nb.synthesis.gradient import Gradient
 from prism_nb.synthesis.schedules import smallest_crop
 from prism_nb.teachers.selection import Draws
+from prism_nb.training.checkpoint import (
+    Kept,
+    at_rest,
+    optimiser_tensors,
+    restore_optimiser,
+    under,
+)
 
 OnStep = Callable[[int, dict[str, Tensor]], None]
 Look = Callable[[int, Sequence[Tensor]], None]
+
+
+class Memory(Protocol):
+    """Where an interrupted optimisation goes on."""
+
+    def recall(self, work: Kept) -> None:
+        """Put the state of an earlier call into the work, if there is one."""
+
+    def offer(self, work: Kept) -> None:
+        """Keep the state as it is between two steps, if it is time to."""
 
 
 def recover(
@@ -32,6 +50,7 @@ def recover(
     on_step: OnStep,
     joins: Sequence[int] | None = None,
     look: Look | None = None,
+    memory: Memory | None = None,
 ) -> Tensor:
     """Optimise a batch of images.
 
@@ -51,39 +70,90 @@ def recover(
             The cosine and the draws are those of the whole schedule, whenever the first joins.
         look: Shown the images at the start and after each step, group by group, with the number of
             steps done; it leaves them as they are.
+        memory: From which an interrupted call goes on, with the same result as an undisturbed one.
 
     Returns:
         The optimised canonical images [N, 3, H, W].
     """
-    size = initial.shape[-1]
-    begins, sizes = _groups(joins or [0] * len(initial))
-    groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
-    optimiser = torch.optim.Adam(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
-    first, last = begins[0], recipe.iterations
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda done: (1 + math.cos(math.pi * (first + done) / last)) / 2
-    )
+    work = _Recovery(initial, joins or [0] * len(initial), gradient, recipe, generator)
+    if memory is not None:
+        memory.recall(work)
     if look is not None:
-        look(first, groups)
-    for step in range(first, last):
-        active = groups[: bisect_right(begins, step)]
-        count = sum(map(len, active))
-        losses = gradient(
+        look(work.step, work.groups)
+    while work.step < recipe.iterations:
+        losses = work.advance(labels, draws, bounds)
+        on_step(work.step, losses)
+        if look is not None:
+            look(work.step, work.groups)
+        if memory is not None and work.step < recipe.iterations:
+            memory.offer(work)
+    return torch.cat([group.detach() for group in work.groups])
+
+
+class _Recovery:
+    """A batch of images on their way, and all that decides how they go on.
+
+    Attributes:
+        step: Steps that are done, of the whole schedule.
+        groups: The images, by the step at which they join.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        joins: Sequence[int],
+        gradient: Gradient,
+        recipe: Recipe,
+        generator: torch.Generator,
+    ) -> None:
+        self._begins, sizes = _groups(joins)
+        self._gradient, self._recipe, self._generator = gradient, recipe, generator
+        self.step = self._begins[0]
+        self.groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
+        betas = (recipe.beta1, recipe.beta2)
+        self._optimiser = torch.optim.Adam(self.groups, lr=recipe.lr, betas=betas)
+
+    def advance(
+        self, labels: Tensor, draws: Draws, bounds: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """Take one step and return the named losses before it."""
+        active = self.groups[: bisect_right(self._begins, self.step)]
+        count, size = sum(map(len, active)), active[0].shape[-1]
+        losses = self._gradient(
             active,
-            draw_views(recipe, step, (count, size), generator),
+            draw_views(self._recipe, self.step, (count, size), self._generator),
             labels[:count],
-            speakers=draws.logits_at(step),
-            team=draws.at(step),
+            speakers=draws.logits_at(self.step),
+            team=draws.at(self.step),
         )
-        optimiser.step()
-        schedule.step()
+        self._optimiser.param_groups[0]["lr"] = self._recipe.lr * self._cosine()
+        self._optimiser.step()
         with torch.no_grad():
             for group in active:
                 group.clamp_(*bounds)
-        on_step(step + 1, losses)
-        if look is not None:
-            look(step + 1, groups)
-    return torch.cat([group.detach() for group in groups])
+        self.step += 1
+        return losses
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as tensors by name."""
+        state = {f"images/{place}": group for place, group in enumerate(self.groups)}
+        state |= optimiser_tensors(self._optimiser)
+        state |= {f"gradient/{name}": value for name, value in self._gradient.tensors().items()}
+        state["random"] = self._generator.get_state()
+        return at_rest({"step": torch.tensor(self.step), **state})
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state, whatever has been drawn since the work was begun."""
+        self.step = int(tensors["step"])
+        with torch.no_grad():
+            for place, group in enumerate(self.groups):
+                group.copy_(tensors[f"images/{place}"])
+        restore_optimiser(self._optimiser, tensors)
+        self._gradient.restore(under(tensors, "gradient"))
+        self._generator.set_state(tensors["random"])
+
+    def _cosine(self) -> float:
+        return (1 + math.cos(math.pi * self.step / self._recipe.iterations)) / 2
 
 
 def draw_views(

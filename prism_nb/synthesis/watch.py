@@ -80,6 +80,27 @@ class Watch:
 
         return forget
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the running means by the place of their probe."""
+        kept = [(place, self._means.get(probe)) for place, probe in enumerate(self.targets)]
+        return {
+            f"{place}/{field}": value
+            for place, means in kept
+            if means is not None
+            for field, value in means._asdict().items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over running means."""
+        self._means.clear()
+        for place, probe in enumerate(self.targets):
+            if f"{place}/mean" in tensors:
+                like = self.targets[probe]
+                self._means[probe] = Statistics(
+                    tensors[f"{place}/mean"].to(like.mean.device),
+                    tensors[f"{place}/var"].to(like.var.device),
+                )
+
     def _step(self, old: Tensor, new: Tensor) -> Tensor:
         return (self.momentum * old + (1 - self.momentum) * new).detach()
 

@@ -6,11 +6,14 @@ import math
 import time
 from typing import Any
 
+import timm
 import torch
+import torchvision
 from torch import Tensor
 
 from prism_nb import files
 from prism_nb.backends import Finish, OnEvent
+from prism_nb.config import digest
 from prism_nb.data import open_dataset
 from prism_nb.data.subset import random_real
 from prism_nb.device import choose_device, matrix_precision
@@ -30,6 +33,7 @@ from prism_nb.synthesis.snapshots import snapshots
 from prism_nb.synthesis.watch import Watch, watch
 from prism_nb.teachers.pool import load_conv_targets, load_teacher
 from prism_nb.teachers.selection import Draws, unit_draws
+from prism_nb.training.checkpoint import Checkpoint, Kept
 from prism_nb.units import Unit
 
 _REPORTS = 100  # loss records per unit
@@ -44,8 +48,21 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> Finish:
 
     def finish() -> None:
         run.finish(unit, paths=_write_images(run, method, batch_of(unit), pixels), record=record)
+        _checkpoint(run, unit).clear()
 
     return finish
+
+
+def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
+    """Return where a unit goes on after an interruption; by whatever it was made, it is bound."""
+    device = choose_device(run.settings.device).type
+    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    made_by = [device, chosen_engine(run), *versions]
+    return Checkpoint(
+        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
+        digest([unit.binding, run.content(unit.inputs), *made_by]),
+        every=60 * run.settings.checkpoint_minutes,
+    )
 
 
 def _import(run: Run, unit: Unit) -> tuple[Tensor, dict[str, Any]]:
@@ -83,7 +100,8 @@ def _recover(
 
     drawn = [watches[name] for name in draws.bn_networks]
     scales = network_scales(recipe, watches.get(settings.primary), drawn, real_images)
-    progress = _Progress(unit, recipe.iterations, on_event)
+    kept = _checkpoint(run, unit) if settings.checkpoint_minutes else None
+    progress = _Progress(unit, recipe.iterations, on_event, kept)
     gradient = Gradient(Objective(recipe, watches, scales), settings.part)
     with snapshots(run, unit, draws, recipe.iterations) as look:
         images = recover(
@@ -97,6 +115,7 @@ def _recover(
             on_step=progress,
             joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
             look=look,
+            memory=progress,
         )
     record = {
         "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
@@ -137,11 +156,15 @@ def _watches(
 class _Progress:
     """Sums losses where they are, and reads their means about a hundred times per unit.
 
-    So a GPU rarely waits for Python, and networks that take turns are all heard.
+    So a GPU rarely waits for Python, and networks that take turns are all heard. An interrupted
+    unit goes on from a step at which they were read, with the sums as they were.
     """
 
-    def __init__(self, unit: Unit, steps: int, on_event: OnEvent) -> None:
+    def __init__(
+        self, unit: Unit, steps: int, on_event: OnEvent, checkpoint: Checkpoint | None = None
+    ) -> None:
         self._unit, self._steps, self._on_event = unit, steps, on_event
+        self._checkpoint = checkpoint
         self._window: dict[str, list[Tensor]] = {}
         self.last: dict[str, float] = {}
         self.sums: dict[str, float] = {}
@@ -163,6 +186,17 @@ class _Progress:
             self.sums[name] = self.sums.get(name, 0.0) + value * len(seen[name])
         progress = {"step": step, "steps": self._steps, "losses": self.last}
         self._on_event({"event": "step", "unit": self._unit.name, **progress})
+
+    def recall(self, work: Kept) -> None:
+        """Go on from where an interrupted call of this unit stood, if it has left that."""
+        found = self._checkpoint.restore(work) if self._checkpoint else None
+        if found is not None:
+            self.last, self.sums = found["last"], found["sums"]
+
+    def offer(self, work: Kept) -> None:
+        """Keep where the unit stands, if all losses are read and it is time to."""
+        if self._checkpoint and not self._window:
+            self._checkpoint.offer(work, {"last": self.last, "sums": self.sums})
 
 
 def _shares(sums: dict[str, float], scales: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Where an interrupted training goes on: one file, written between epochs."""
+"""Where interrupted work goes on: one file, written between two of its steps or epochs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -19,12 +19,22 @@ _KEY = "checkpoint"  # the one metadata entry
 _EVERY = 30.0  # seconds between two writes
 
 
+class Kept(Protocol):
+    """All that decides how some work goes on."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as contiguous tensors on the CPU, by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over such a state."""
+
+
 class Checkpoint:
-    """Keeps the state of a training, so that what goes on from it ends with the same result.
+    """Keeps the state of some work, so that what goes on from it ends with the same result.
 
     Args:
         path: The file.
-        binding: What the training depends on; a checkpoint of another is not gone on from.
+        binding: What the work depends on; a checkpoint of other work is not gone on from.
         every: Seconds that must have passed before it is written again.
     """
 
@@ -32,17 +42,17 @@ class Checkpoint:
         self._path, self._binding, self._every = path, binding, every
         self._last = time.monotonic()
 
-    def offer(self, training: Training, progress: dict[str, Any]) -> None:
-        """Write the state between two epochs, if it is time to."""
+    def offer(self, work: Kept, progress: dict[str, Any]) -> None:
+        """Write the state as it is between two steps or epochs, if it is time to."""
         if time.monotonic() - self._last < self._every:
             return
         entry = json.dumps({"binding": self._binding, "progress": progress})
-        content = safetensors.torch.save(training.tensors(), metadata={_KEY: entry})
+        content = safetensors.torch.save(work.tensors(), metadata={_KEY: entry})
         files.write_bytes(self._path, content)
         self._last = time.monotonic()
 
-    def restore(self, training: Training) -> dict[str, Any] | None:
-        """Put a kept state into a training and return its progress; None where there is none."""
+    def restore(self, work: Kept) -> dict[str, Any] | None:
+        """Put a kept state into some work and return its progress; None where there is none."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 entry = json.loads((file.metadata() or {}).get(_KEY, "{}"))
@@ -50,13 +60,13 @@ class Checkpoint:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError):
-            return None  # nothing there, or torn: the training begins anew
-        training.restore(tensors)
+            return None  # nothing there, or torn: the work begins anew
+        work.restore(tensors)
         progress: dict[str, Any] = entry["progress"]
         return progress
 
     def clear(self) -> None:
-        """Remove the file once the training is over."""
+        """Remove the file once the work is over."""
         self._path.unlink(missing_ok=True)
 
 
@@ -84,40 +94,53 @@ class Training:
             for name, network in self._networks.items()
             for key, value in network.state_dict().items()
         }
-        for number, values in self._optimiser.state_dict()["state"].items():
-            state |= {f"optimiser/{number}/{key}": value for key, value in values.items()}
+        state |= optimiser_tensors(self._optimiser)
         state["random/cpu"] = torch.get_rng_state()
         if self._device.type == "cuda":
             state["random/cuda"] = torch.cuda.get_rng_state(self._device)
-        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        return at_rest(state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a state; the current random state of torch included."""
         for name, network in self._networks.items():
-            network.load_state_dict(_under(tensors, name))
-        self._restore_optimiser(_under(tensors, "optimiser"))
+            network.load_state_dict(under(tensors, name))
+        restore_optimiser(self._optimiser, tensors)
         torch.set_rng_state(tensors["random/cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self._device)
 
-    def _restore_optimiser(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over an optimiser's state, each tensor laid out in memory as its parameter is.
 
-        A file holds tensors row by row, and fused kernels pair elements by their place in memory.
-        """
-        parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            number, _, key = name.partition("/")
-            like = parameters[int(number)]
-            if value.shape == like.shape:
-                value = torch.empty_like(like).copy_(value)
-            state.setdefault(int(number), {})[key] = value
-        whole = self._optimiser.state_dict()
-        self._optimiser.load_state_dict({**whole, "state": state})
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what an optimiser remembers, by names under `optimiser`."""
+    return {
+        f"optimiser/{number}/{key}": value
+        for number, values in optimiser.state_dict()["state"].items()
+        for key, value in values.items()
+    }
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what an optimiser remembered, each tensor laid out as its parameter is.
+
+    A file holds tensors row by row, and fused kernels pair elements by their place in memory.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in under(tensors, "optimiser").items():
+        number, _, key = name.partition("/")
+        like = parameters[int(number)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like).copy_(value)
+        state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def at_rest(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors as a file holds them."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries below a prefix, without it."""
     return {
         name.removeprefix(f"{prefix}/"): value

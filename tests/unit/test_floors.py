@@ -113,6 +113,12 @@ def test_environment_and_pyproject_list_the_same_packages_and_floors() -> None:
     } == wanted
 
 
+def test_tests_have_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    assert {each for packages in extras.values() for each in packages} <= set(extras["test"])
+
+
 def test_every_line_of_the_environment_gives_its_purpose() -> None:
     lines = (ROOT / "environment.yml").read_text().splitlines()
     entries = [line for line in lines if line.strip().startswith("- ")]

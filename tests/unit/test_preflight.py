@@ -1,5 +1,6 @@
 """Settings that are well formed but cannot work are refused before any work, by name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +137,11 @@ def test_a_unit_of_a_single_image_is_refused(recipe: dict[str, Any], ipc: int, b
         preflight(load_settings("digits_quick", changes))
     preflight(load_settings("digits_quick", {**changes, "batch_size": 4, "ipc": 4}))
     preflight(load_settings("digits_quick", {**changes, "methods": ["random_real"]}))
+
+
+def test_backend_that_cannot_submit_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="sbatch, which is not on the PATH"):
+        preflight(load_settings("digits_quick", {"backend": "slurm"}))

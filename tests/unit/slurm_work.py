@@ -1,0 +1,46 @@
+"""Work for jobs in tests; they import it by name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prism_nb import files
+from prism_nb.backends import OnEvent
+from prism_nb.errors import PrismError
+from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def units_of(count: int, key: dict[str, object] | None = None) -> list[Unit]:
+    """Return units of a stage that need nothing."""
+    return [
+        Unit(
+            stage="labels",
+            name=f"u{n}",
+            marker=f"labels/u{n}/unit.json",
+            binding="b",
+            key=key or {},
+        )
+        for n in range(count)
+    ]
+
+
+def write(run: Run, unit: Unit, on_event: OnEvent) -> None:
+    """Note that the unit was begun, wait for its gate to be there, and finish."""
+    files.append_line(run.path / "begun.txt", unit.name)
+    on_event({"event": "step", "unit": unit.name, "step": 1, "steps": 2})
+    gate = unit.key.get("gate")
+    deadline = time.monotonic() + 60
+    while gate and not Path(gate).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    files.write_text(run.file(f"labels/{unit.name}/file.txt"), unit.name)
+    run.finish(unit, paths=[f"labels/{unit.name}/file.txt"], record={})
+
+
+def refuse_one(run: Run, unit: Unit, on_event: OnEvent) -> None:
+    """Fail at the second unit."""
+    if unit.name == "u1":
+        raise PrismError("u1 diverged")
+    write(run, unit, on_event)
