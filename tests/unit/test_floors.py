@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
         "plans",
     },
     {"device", "data", "backends"},
-    {"teachers", "artifacts", "exchange"},
+    {"teachers", "catalogue", "artifacts", "exchange"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
@@ -41,7 +41,7 @@ FLOORS: list[set[str]] = [
         "study",
         "sets",
     },
-    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
+    {"notebook", "headless", "cli", "cli_sets", "cli_catalogue", "cli_options"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]
