@@ -32,7 +32,7 @@ class CandidateList(widgets.VBox):
         self.gflop = _dropdown("Cost", [("any", 0.0), *((f"≤ {m:g} GFLOP", m) for m in _MOST)])
         self.sort = _dropdown("Sort by", _or_any("as listed", SORTS))
         self.found = widgets.SelectMultiple(
-            description="Candidates", rows=10, layout={"width": "100%"}
+            description="Candidates", rows=10, layout={"width": "auto"}
         ).add_class("prism-list")
         self.count = widgets.HTML()
         super().__init__(

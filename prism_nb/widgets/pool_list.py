@@ -23,7 +23,7 @@ class PoolList(widgets.VBox):
         self._changed = changed
         self.names = names
         self.members = widgets.SelectMultiple(
-            description="Pool", rows=6, layout={"width": "100%"}
+            description="Pool", rows=6, layout={"width": "auto"}
         ).add_class("prism-list")
         self.remove = widgets.Button(
             description="Remove from pool", tooltip="Take the selected networks out of the pool"

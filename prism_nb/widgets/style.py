@@ -13,7 +13,7 @@ _RULES = """
 .prism-picker .prism-quiet {color: var(--jp-ui-font-color2, #666)}
 .prism-list select, .prism-head {font-family: var(--jp-code-font-family, monospace);
   font-size: 12px; line-height: 1.45; white-space: pre}
-.prism-head {color: var(--jp-ui-font-color2, #666); padding-left: 5px}
+.prism-head {color: var(--jp-ui-font-color2, #666); padding-left: 3px}
 .prism-list > label {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%)}
 .prism-list select {color: var(--jp-ui-font-color1, #222)}

@@ -111,6 +111,7 @@ class TeacherPicker(widgets.VBox):
             for tag, accuracy in tags.items()
         ]
         self.weights.options = [("none: trained on the run's images", ""), *offers]
+        self.weights.value = ""
         self.join.disabled = not chosen
 
     def _join(self) -> None:
