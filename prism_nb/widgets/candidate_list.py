@@ -67,7 +67,7 @@ class CandidateList(widgets.VBox):
         self.found.value = kept
         text = f"{len(fits)} of {len(self._entries)} networks with batch norm"
         if not fits:
-            text = "No network fits; shorten the filter, or set family, from and cost to any"
+            text = "No network fits: shorten the filter, or allow any family, origin and cost"
         self.count.value = said(text, "quiet" if fits else "note")
 
 

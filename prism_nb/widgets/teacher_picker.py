@@ -19,13 +19,14 @@ from prism_nb.widgets.candidate_list import CandidateList
 from prism_nb.widgets.candidates import LIBRARIES, candidates
 from prism_nb.widgets.draw_controls import DrawControls
 from prism_nb.widgets.joining import require_joinable
+from prism_nb.widgets.keyboard import KeyboardBox
 from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html
 from prism_nb.widgets.pick_warnings import warnings_of
 from prism_nb.widgets.pool_list import PoolList
 from prism_nb.widgets.style import heading, rules, said
 
 
-class TeacherPicker(widgets.VBox):
+class TeacherPicker(KeyboardBox):
     """Candidates to filter, the pool, the draw, and what the pick means.
 
     Args:

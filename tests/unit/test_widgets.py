@@ -79,7 +79,7 @@ def test_candidates_are_filtered_selected_and_added(picker: TeacherPicker) -> No
 def test_a_filter_that_nothing_fits_says_so(picker: TeacherPicker) -> None:
     picker.table.words.value = "no such network"
     assert picker.table.found.options == ()
-    assert "No network fits; shorten the filter" in picker.table.count.value
+    assert "No network fits: shorten the filter" in picker.table.count.value
     assert picker.join.disabled
     picker.table.words.value = ""
     assert "No network fits" not in picker.table.count.value
