@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prism_nb import __version__
+from prism_nb.cli_catalogue import catalogue_command
 from prism_nb.cli_options import runs_dir_option as _runs_dir
 from prism_nb.cli_options import set_option as _set
 from prism_nb.cli_sets import export_command, import_command
@@ -46,6 +47,7 @@ def cli() -> None:
 cli.add_command(import_command)
 cli.add_command(export_command)
 cli.add_command(stage_command)
+cli.add_command(catalogue_command)
 
 
 @cli.command()

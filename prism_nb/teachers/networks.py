@@ -123,7 +123,8 @@ def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int)
         UsageError: It cannot take such images, or gives something else than their logits.
     """
     was_training = network.training
-    images = torch.zeros(2, 3, image_size, image_size)
+    device = next(network.parameters()).device
+    images = torch.zeros(2, 3, image_size, image_size, device=device)
     kept = {key: value.clone() for key, value in network.state_dict().items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,126 +1,178 @@
-"""Pick the pool and its primary by hand."""
+"""Pick the pool, its primary and how BN teachers are drawn, by hand."""
 
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import ipywidgets as widgets
-from torch import nn
 
-from prism_nb.config import check_settings
+from prism_nb.catalogue import Entry
+from prism_nb.config import check_settings, merge
 from prism_nb.data import open_dataset
-from prism_nb.errors import UsageError
+from prism_nb.errors import PrismError, UsageError
+from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
-from prism_nb.teachers.networks import build_network, require_fit
-from prism_nb.teachers.pretrained import open_pretrained
-from prism_nb.teachers.sources import require_sources
-from prism_nb.teachers.teacher import require_bn
-from prism_nb.units import has_weights
+from prism_nb.teachers.comparison import compare
+from prism_nb.widgets.candidate_list import CandidateList
+from prism_nb.widgets.candidates import LIBRARIES, candidates
+from prism_nb.widgets.draw_controls import DrawControls
+from prism_nb.widgets.joining import require_joinable
+from prism_nb.widgets.keyboard import KeyboardBox
+from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html
+from prism_nb.widgets.pick_warnings import warnings_of
+from prism_nb.widgets.pool_list import PoolList
+from prism_nb.widgets.style import heading, rules, said
 
 
-class TeacherPicker(widgets.VBox):
-    """A list of networks to tick, a primary, and a field to add further networks by name.
+class TeacherPicker(KeyboardBox):
+    """Candidates to filter, the pool, the draw, and what the pick means.
 
     Args:
-        settings: What it starts from; `value` is equal to them until touched.
+        run: Where it starts from; `value` is equal to its settings until touched.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        wide = {"width": "420px"}
-        style = {"description_width": "110px"}
-        self.pool = widgets.SelectMultiple(
-            options=settings.teachers,
-            value=settings.teachers,
-            description="Pool",
-            rows=8,
-            layout=wide,
-            style=style,
-        )
-        self.primary = widgets.Dropdown(
-            options=settings.teachers,
-            value=settings.primary,
-            description="Primary",
-            layout=wide,
-            style=style,
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        settings = run.settings
+        self.table = CandidateList(candidates(run))
+        self.weights = widgets.Dropdown(description="Weights", layout={"width": "420px"})
+        self.join = widgets.Button(
+            description="Add to pool", tooltip="Put the selected candidates into the pool"
         )
         self.name = widgets.Text(
-            placeholder="a torchvision or timm name",
-            description="Add a network",
-            layout=wide,
-            style=style,
+            description="By name",
+            placeholder="e.g. resnet18@weights/mine.pth",
+            layout={"width": "420px"},
         )
-        self.add = widgets.Button(description="Add", tooltip="Try the network out and list it")
-        self.status = widgets.HTML()
-        super().__init__(
-            [self.pool, self.primary, widgets.HBox([self.name, self.add]), self.status]
+        self.add = widgets.Button(description="Add", tooltip="Try the named network out and add it")
+        self.message = widgets.HTML()
+        self.pool = PoolList(settings.teachers, settings.primary, self._pool_changed)
+        self.draw = DrawControls(settings, self._refresh)
+        self.warnings, self.preview, self.status = (widgets.HTML() for _ in range(3))
+        self.compare = widgets.Button(
+            description="Compare", tooltip="Show real images to the pool and compare the networks"
         )
-        self.pool.observe(self._pool_changed, names="value")
-        self.primary.observe(lambda _: self._refresh(), names="value")
-        self.add.on_click(lambda _: self._add())
+        self.likeness = widgets.HTML()
+        super().__init__(self._parts())
+        self.add_class("prism-picker")
+        self._listen()
+        self._offer_weights()
         self._refresh()
 
     @property
     def value(self) -> Settings:
-        """The run's settings with the picked teachers.
+        """The run's settings with what is picked.
 
         Raises:
             UsageError: The pick is incomplete or contradicts other settings.
         """
-        values = {**self._settings.plain(), **self._picked()}
+        if not self.pool.names:
+            raise UsageError("the pool is empty; select candidates and add them")
+        if self.pool.primary is None:
+            raise UsageError(
+                f"no primary: {self.pool.missed} has left the pool; choose another one, or add it "
+                "again"
+            )
+        values = merge(self._run.settings.plain(), self._picked())
         return check_settings(values, where="the teacher picker")
 
-    def _picked(self) -> dict[str, object]:
-        return {"teachers": list(self.pool.value), "primary": self.primary.value or ""}
+    def _picked(self) -> dict[str, Any]:
+        picked: dict[str, Any] = {"teachers": list(self.pool.names), "primary": self.pool.primary}
+        changes = self.draw.changes
+        return {**picked, "recipes": changes} if changes else picked
 
-    def _pool_changed(self, _: object) -> None:
-        self._offer(self.primary.value)
-        self._refresh()
+    def _parts(self) -> list[widgets.Widget]:
+        hint = "Networks without batch norm are not listed: they cannot be BN teachers. "
+        hint += "Numbers count a head of 1,000 classes at the network's own image size (px)."
+        return [
+            *(rules(), heading("Candidates"), self.table),
+            widgets.HBox([self.weights, self.join]),
+            widgets.HBox([self.name, self.add]),
+            *(self.message, widgets.HTML(said(hint))),
+            *(heading("Pool"), self.pool),
+            *(heading("Draw of BN teachers"), self.draw),
+            *(heading("What it means"), self.warnings, self.preview),
+            *(self.compare, self.likeness, self.status),
+        ]
 
-    def _offer(self, primary: str | None) -> None:
-        """Let the primary be any of the pool; the given one where it is in it, else the first."""
-        pool = self.pool.value
-        self.primary.options = pool
-        self.primary.value = primary if primary in pool else next(iter(pool), None)
+    def _listen(self) -> None:
+        self.table.found.observe(lambda _: self._offer_weights(), names="value")
+        self.join.on_click(lambda _: self._join())
+        self.add.on_click(lambda _: self._add())
+        self.compare.on_click(lambda _: self._liken())
+
+    def _offer_weights(self) -> None:
+        """Offer the published weights of a candidate, where one alone is selected."""
+        chosen = self.table.chosen
+        tags = chosen[0].weights if len(chosen) == 1 and chosen[0].library in LIBRARIES else {}
+        offers = [
+            (tag if accuracy is None else f"{tag} ({accuracy:.1f} % on ImageNet-1K)", tag)
+            for tag, accuracy in tags.items()
+        ]
+        self.weights.options = [("none: trained on the run's images", ""), *offers]
+        self.weights.value = ""
+        self.join.disabled = not chosen
+
+    def _join(self) -> None:
+        self._admit([_named(entry, self.weights.value) for entry in self.table.chosen])
 
     def _add(self) -> None:
-        name = self.name.value.strip()
-        try:
-            require_bn(name, self._tried(name))
-        except UsageError as error:
-            self._say(str(error), good=False)
-            return
-        pool, primary = self.pool.value, self.primary.value
-        # New options clear the selection, and with it the primary.
-        self.pool.options = tuple(dict.fromkeys([*self.pool.options, name]))
-        self.pool.value = tuple(dict.fromkeys([*pool, name]))
-        self._offer(primary)
-        self.name.value = ""
+        if self._admit([self.name.value.strip()]):
+            self.name.value = ""
 
-    def _tried(self, name: str) -> nn.Module:
-        """Return a network that classifies the dataset's images, with its weights if it has any."""
-        dataset = open_dataset(self._settings)
-        classes, size = len(dataset.classes), dataset.image_size
-        if has_weights(name):
-            require_sources([name])
-            taken = open_pretrained(name, dataset)
-            network, size = taken.network, taken.space.size
-        else:
-            network = build_network(name, classes=classes, image_size=size)
-        require_fit(name, network, classes=classes, image_size=size)
-        return network
+    def _admit(self, names: list[str]) -> bool:
+        """Try networks out and put them into the pool, all or none."""
+        try:
+            dataset = open_dataset(self._run.settings)
+            for name in names:
+                require_joinable(name, dataset)
+        except PrismError as error:
+            self.message.value = said(f"Not added: {error}", "stop")
+            return False
+        self.message.value = said(f"Added: {', '.join(names)}", "good")
+        self.pool.put((*self.pool.names, *names))
+        self._pool_changed()
+        return True
+
+    def _pool_changed(self) -> None:
+        self.draw.offer(self.pool.names, self.pool.primary or "")
+        self.likeness.value = ""
+        self._refresh()
 
     def _refresh(self) -> None:
         try:
-            self.value  # noqa: B018 (raises where the pick cannot be used)
-        except UsageError as error:
-            self._say(str(error), good=False)
+            settings = self.value
+            self._describe(settings)
+        except PrismError as error:
+            self.warnings.value = self.preview.value = ""
+            self.status.value = said(f"Not usable: {error}", "stop")
             return
-        text = write_yaml(self._picked())
-        self._say("Ready. The next cell uses these; in a preset they read:", good=True, code=text)
+        text = "Ready. The next cell uses these; in a preset they read:"
+        code = f"<pre>{html.escape(write_yaml(self._picked()))}</pre>"
+        self.status.value = said(text, "good") + code
 
-    def _say(self, text: str, *, good: bool, code: str = "") -> None:
-        mark = "✓" if good else "Not usable:"
-        block = f"<pre>{html.escape(code)}</pre>" if code else ""
-        self.status.value = f"<p>{mark} {html.escape(text)}</p>{block}"
+    def _describe(self, settings: Settings) -> None:
+        """Say what a usable pick means."""
+        classes = self._run.read_classes() or open_dataset(settings).class_records()
+        facts = {
+            name: facts_of(name, classes=len(classes), image_size=settings.image_size)
+            for name in settings.teachers
+        }
+        layers = {name: found.bn_layers for name, found in facts.items()}
+        found = warnings_of(settings, layers)
+        self.warnings.value = "".join(said(f"Beware: {text}", "note") for text in found)
+        method = self.draw.method.value
+        self.preview.value = preview_html(settings, method, facts) if method else ""
+
+    def _liken(self) -> None:
+        self.likeness.value = said("Showing real images to the pool …")
+        try:
+            self.likeness.value = comparison_html(compare(self._run, self.pool.names))
+        except PrismError as error:
+            self.likeness.value = said(f"Not compared: {error}", "stop")
+
+
+def _named(entry: Entry, tag: str) -> str:
+    return entry.with_weights(tag) if tag else entry.name

@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
         "plans",
     },
     {"device", "data", "backends"},
-    {"teachers", "artifacts", "exchange", "training"},
+    {"teachers", "catalogue", "artifacts", "exchange", "training"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
@@ -47,7 +47,16 @@ FLOORS: list[set[str]] = [
         "sets",
         "verification",
     },
-    {"notebook", "headless", "cli", "cli_sets", "cli_stage", "cli_options", "__main__"},
+    {
+        "notebook",
+        "headless",
+        "cli",
+        "cli_sets",
+        "cli_catalogue",
+        "cli_stage",
+        "cli_options",
+        "__main__",
+    },
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]

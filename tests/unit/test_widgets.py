@@ -6,14 +6,20 @@ import pytest
 import torch
 
 from prism_nb.errors import UsageError
+from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.teachers.networks import build_network
 from prism_nb.widgets import TeacherPicker
 
 
 @pytest.fixture
-def picker(settings: Settings) -> TeacherPicker:
-    return TeacherPicker(settings)
+def picker(run: Run) -> TeacherPicker:
+    return TeacherPicker(run)
+
+
+def take_out(picker: TeacherPicker, *names: str) -> None:
+    picker.pool.members.value = names
+    picker.pool.remove.click()
 
 
 def test_untouched_it_gives_the_settings_back(picker: TeacherPicker, settings: Settings) -> None:
@@ -22,44 +28,93 @@ def test_untouched_it_gives_the_settings_back(picker: TeacherPicker, settings: S
 
 
 def test_a_smaller_pool_and_another_primary(picker: TeacherPicker, settings: Settings) -> None:
-    picker.pool.value = ("test_byobnet", "test_coatnet")
-    picker.primary.value = "test_coatnet"
+    take_out(picker, "test_resnet", "test_efficientnet")
+    picker.pool.chosen.value = "test_coatnet"
     assert picker.value.teachers == ("test_byobnet", "test_coatnet")
     assert picker.value.primary == "test_coatnet"
     assert picker.value.ipc == settings.ipc
     assert "primary: test_coatnet" in picker.status.value
 
 
-def test_the_primary_stays_within_the_pool(picker: TeacherPicker) -> None:
-    picker.pool.value = ("test_byobnet", "test_coatnet")
-    assert picker.primary.options == ("test_byobnet", "test_coatnet")
-    assert picker.value.primary in picker.value.teachers
+def test_a_primary_that_leaves_the_pool_is_missed_and_not_replaced(
+    picker: TeacherPicker, settings: Settings
+) -> None:
+    take_out(picker, "test_resnet")
+    assert "no primary: test_resnet has left the pool" in picker.status.value
+    with pytest.raises(UsageError, match="choose another one"):
+        _ = picker.value
+    assert picker.pool.chosen.options[0] == "test_efficientnet"
+    picker.name.value = "test_resnet"
+    picker.add.click()
+    assert picker.value.primary == "test_resnet"
+    assert set(picker.value.teachers) == set(settings.teachers)
 
 
-def test_an_empty_pool_is_said_in_words_and_recovered_from(picker: TeacherPicker) -> None:
-    picker.pool.value = ()
-    assert "Not usable: " in picker.status.value
+def test_an_empty_pool_is_said_in_words_and_recovered_from(
+    picker: TeacherPicker, settings: Settings
+) -> None:
+    take_out(picker, *settings.teachers)
+    assert "Not usable: the pool is empty" in picker.status.value
+    assert picker.preview.value == ""
     with pytest.raises(UsageError):
         _ = picker.value
-    picker.pool.value = ("test_resnet",)
+    picker.name.value = "test_resnet"
+    picker.add.click()
     assert "Ready" in picker.status.value
     assert picker.value.primary == "test_resnet"
 
 
-def test_a_further_network_joins_the_pool(picker: TeacherPicker) -> None:
-    picker.name.value = "mobilenetv3_small_050"
-    picker.add.click()
+def test_candidates_are_filtered_selected_and_added(picker: TeacherPicker) -> None:
+    picker.table.words.value = "MobileNetV3 050"
+    names = [name for _, name in picker.table.found.options]
+    assert "mobilenetv3_small_050" in names
+    assert all("mobilenetv3" in name and "050" in name for name in names)
+    assert picker.join.disabled
+    picker.table.found.value = ("mobilenetv3_small_050",)
+    picker.join.click()
     assert picker.value.teachers[-1] == "mobilenetv3_small_050"
-    assert picker.name.value == ""
+    assert "Added" in picker.message.value
+
+
+def test_a_filter_that_nothing_fits_says_so(picker: TeacherPicker) -> None:
+    picker.table.words.value = "no such network"
+    assert picker.table.found.options == ()
+    assert "No network fits: shorten the filter" in picker.table.count.value
+    assert picker.join.disabled
+    picker.table.words.value = ""
+    assert "No network fits" not in picker.table.count.value
+
+
+def test_family_origin_cost_and_sorting_narrow_the_list(picker: TeacherPicker) -> None:
+    picker.table.family.value = "resnet"
+    picker.table.origin.value = "torchvision"
+    picker.table.gflop.value = 10.0
+    picker.table.sort.value = "fewest GFLOP"
+    names = [name for _, name in picker.table.found.options]
+    assert names[0] == "resnet18"
+    assert "resnet50" in names
+    assert "resnet152" not in names
+
+
+def test_published_weights_are_offered_and_looked_for(picker: TeacherPicker) -> None:
+    picker.table.found.value = ("resnet18",)
+    tags = [tag for _, tag in picker.weights.options]
+    assert tags == ["", "IMAGENET1K_V1"]
+    picker.weights.value = "IMAGENET1K_V1"
+    picker.join.click()
+    assert "Not added: " in picker.message.value
+    assert "resnet18@IMAGENET1K_V1" in picker.message.value
+    assert "weights are missing" in picker.message.value
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("test_convnext", "no BN layers"),
+        ("alexnet", "no BN layers"),
         ("resnet81", "unknown network"),
         ("<b>", "unknown network"),
-        ("test_mambaout", "no BN layers"),
+        ("inception_v3", "cannot take 32-pixel images"),
     ],
 )
 def test_what_cannot_join_is_said_in_words(
@@ -67,8 +122,8 @@ def test_what_cannot_join_is_said_in_words(
 ) -> None:
     picker.name.value = name
     picker.add.click()
-    assert words in picker.status.value
-    assert "<b>" not in picker.status.value
+    assert words in picker.message.value
+    assert "<b>" not in picker.message.value
     assert picker.value == settings
 
 
@@ -78,8 +133,66 @@ def test_a_network_with_weights_joins_the_pool_if_they_are_there(
     file = tmp_path / "w.pth"
     picker.name.value = f"test_resnet@{file}"
     picker.add.click()
-    assert "weights are missing" in picker.status.value
+    assert "weights are missing" in picker.message.value
     network = build_network("test_resnet", classes=10, image_size=32)
     torch.save(network.state_dict(), file)
     picker.add.click()
     assert picker.value.teachers[-1] == f"test_resnet@{file}"
+    assert "of the primary&#x27;s family (resnet)" in picker.warnings.value
+
+
+def test_the_draw_goes_to_the_method_and_back(picker: TeacherPicker, settings: Settings) -> None:
+    assert list(picker.draw.method.options) == ["prism"]
+    picker.draw.selection.value = "intra"
+    picker.draw.redraw_every.value = 5
+    picker.draw.bn_probability.value = 0.25
+    assert picker.value.recipes == {
+        "prism": {"selection": "intra", "redraw_every": 5, "bn_probability": 0.25}
+    }
+    assert picker.value.recipe_of("prism").bn_probability == 0.25
+    assert picker.value.recipe_of("sre2l") == settings.recipe_of("sre2l")
+    assert "redraw_every: 5" in picker.status.value
+    picker.draw.selection.value = "pre"
+    picker.draw.redraw_every.value = settings.recipe_of("prism").redraw_every
+    picker.draw.bn_probability.value = 0.5
+    assert picker.value == settings
+
+
+def test_fixed_teachers_leave_with_the_pool(picker: TeacherPicker) -> None:
+    picker.draw.selection.value = "fixed"
+    assert picker.draw.bn_fixed.layout.display == ""
+    assert picker.draw.bn_slots.layout.display == "none"
+    picker.draw.bn_fixed.value = ("test_byobnet", "test_coatnet")
+    assert picker.value.recipe_of("prism").bn_fixed == ("test_byobnet", "test_coatnet")
+    take_out(picker, "test_byobnet")
+    assert picker.value.recipe_of("prism").bn_fixed == ("test_coatnet",)
+
+
+def test_an_impossible_draw_is_said_in_words(picker: TeacherPicker) -> None:
+    picker.draw.primary_in_bn.value = "never"
+    picker.draw.bn_slots.value = 0
+    assert "method prism has no BN teacher" in picker.status.value
+    assert picker.preview.value == ""
+
+
+def test_the_preview_says_what_a_step_is(picker: TeacherPicker) -> None:
+    assert "aligns 2.50 networks on average" in picker.preview.value
+    assert "1 in 12.5 %" in picker.preview.value
+    picker.draw.selection.value = "all"
+    assert "aligns 4.00 networks on average (4 in 100.0 %" in picker.preview.value
+
+
+def test_without_a_method_that_draws_there_is_nothing_to_set(
+    tmp_path: Path, settings: Settings
+) -> None:
+    own = settings.model_copy(update={"methods": ("sre2l",)})
+    picker = TeacherPicker(Run.create(tmp_path / "other", own))
+    assert picker.draw.layout.display == "none"
+    assert picker.value == own
+    assert picker.preview.value == ""
+
+
+def test_comparing_untrained_networks_says_what_to_do(picker: TeacherPicker) -> None:
+    picker.compare.click()
+    assert "Train them with the cell below" in picker.likeness.value
+    assert "test_resnet" in picker.likeness.value

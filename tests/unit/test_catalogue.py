@@ -1,0 +1,127 @@
+"""The catalogue: its data is what the libraries have, its filter does what it says."""
+
+import pytest
+from click.testing import CliRunner
+
+from prism_nb.catalogue import SORTS, entry_of, family_of, filtered, read_catalogue
+from prism_nb.catalogue.rebuild import architectures, inspected, rebuild
+from prism_nb.cli import cli
+from prism_nb.errors import UsageError
+from prism_nb.teachers.sources import find_source
+
+ENTRIES = read_catalogue()
+
+
+def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
+    names = [entry.name for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(architectures())
+    assert all(entry.bn_layers and entry.bn_channels and entry.flops for entry in ENTRIES)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "timm/resnet18", "mnasnet0_5"])
+def test_a_rebuild_gives_the_same_numbers(name: str) -> None:
+    assert inspected(name) == entry_of(name)
+
+
+# As published with the networks (torchvision's table of models, the papers).
+@pytest.mark.parametrize(
+    ("name", "bn_layers", "bn_channels", "parameters"),
+    [
+        ("resnet18", 20, 4_800, 11_689_512),
+        ("mobilenet_v2", 52, 17_056, 3_504_872),
+        ("efficientnet_b0", 49, 21_008, 5_288_548),
+        ("shufflenet_v2_x0_5", 56, 3_976, 1_366_792),
+        ("densenet121", 121, 41_824, 7_978_856),
+        ("resnet50", 53, 26_560, 25_557_032),
+    ],
+)
+def test_known_networks_have_their_known_numbers(
+    name: str, bn_layers: int, bn_channels: int, parameters: int
+) -> None:
+    entry = entry_of(name)
+    assert entry is not None
+    found = (entry.bn_layers, entry.bn_channels, entry.parameters)
+    assert found == (bn_layers, bn_channels, parameters)
+
+
+def test_networks_without_batch_norm_are_not_in_it() -> None:
+    assert inspected("alexnet") is None
+    assert all(entry_of(name) is None for name in ("alexnet", "vit_b_16", "test_convnext"))
+
+
+def test_what_does_not_give_plain_logits_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["alexnet", "googlenet", "resnet18"]
+    monkeypatch.setattr("prism_nb.catalogue.rebuild.architectures", lambda: names)
+    said: list[str] = []
+    content = rebuild(said.append)
+    assert [line.partition(",")[0] for line in content.splitlines()] == ["name", "resnet18"]
+    assert len(said) == 1
+    assert "googlenet" in said[0]
+
+
+def test_weights_have_names_that_the_kit_takes() -> None:
+    published, theirs = entry_of("resnet18"), entry_of("timm/resnet18")
+    assert published is not None
+    assert theirs is not None
+    assert published.accuracy == 69.758
+    name = published.with_weights("IMAGENET1K_V1")
+    assert name == "resnet18@IMAGENET1K_V1"
+    assert find_source(name).accuracy == pytest.approx(published.accuracy / 100)
+    assert find_source(theirs.with_weights(next(iter(theirs.weights)))).library == "timm"
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("resnet18", "resnet"),
+        ("wide_resnet50_2", "resnet"),
+        ("timm/resnet18", "resnet"),
+        ("resnetv2_50", "resnet"),
+        ("resnet50.a1_in1k", "resnet"),
+        ("resnet18@IMAGENET1K_V1", "resnet"),
+        ("mobilenet_v2", "mobilenet"),
+        ("mobilenetv2_100", "mobilenet"),
+        ("mobilenetv3_small_050", "mobilenet"),
+        ("shufflenet_v2_x0_5", "shufflenet"),
+        ("vgg11_bn", "vgg"),
+        ("densenet121", "densenet"),
+        ("test_efficientnet", "efficientnet"),
+    ],
+)
+def test_families_join_what_shares_its_making(name: str, family: str) -> None:
+    assert family_of(name) == family
+
+
+def test_an_unknown_network_has_no_family() -> None:
+    with pytest.raises(UsageError, match="unknown network"):
+        family_of("resnet81")
+
+
+def test_every_condition_of_the_filter_must_hold() -> None:
+    found = filtered(ENTRIES, words="RESNET 18", library="torchvision")
+    assert [entry.name for entry in found] == ["resnet18"]
+    cheap = filtered(ENTRIES, family="resnet", gflop=4)
+    assert cheap
+    assert all(entry.family == "resnet" and entry.flops <= 4e9 for entry in cheap)
+    assert filtered(ENTRIES, words="no such network") == []
+    assert filtered(ENTRIES) == list(ENTRIES)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_sorting_orders_and_loses_nothing(sort: str) -> None:
+    found = filtered(ENTRIES, sort=sort)
+    assert sorted(entry.name for entry in found) == sorted(entry.name for entry in ENTRIES)
+    keys = [SORTS[sort](entry) for entry in found]
+    assert keys == sorted(keys)
+    if sort == "best accuracy":
+        assert found[-1].accuracy is None
+
+
+def test_the_command_lists_what_fits() -> None:
+    shown = CliRunner().invoke(cli, ["catalogue", "resnet18", "--gflop", "4"])
+    assert shown.exit_code == 0
+    assert "resnet18 " in shown.output
+    assert f"of {len(ENTRIES)} networks with batch norm" in shown.output

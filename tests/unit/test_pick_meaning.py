@@ -1,0 +1,153 @@
+"""What a pick of teachers means, without widgets: warnings, costs, tables and candidates."""
+
+import shutil
+from math import isclose, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prism_nb import files
+from prism_nb.config import check_settings
+from prism_nb.data import open_dataset
+from prism_nb.plans.squeeze import network_unit
+from prism_nb.run import Run
+from prism_nb.settings import Settings
+from prism_nb.teachers.chances import chances
+from prism_nb.teachers.checkpoints import serialise
+from prism_nb.teachers.comparison import Comparison
+from prism_nb.teachers.inspection import inspect_network
+from prism_nb.teachers.networks import build_network
+from prism_nb.teachers.pool import canonical_space
+from prism_nb.teachers.taking import note_of
+from prism_nb.widgets.candidates import candidates
+from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html, step_costs
+from prism_nb.widgets.pick_warnings import warnings_of
+
+
+def picked(settings: Settings, **changes: object) -> Settings:
+    return check_settings({**settings.plain(), **changes}, where="a test")
+
+
+def warned(settings: Settings, **changes: object) -> list[str]:
+    own = picked(settings, **changes)
+    return warnings_of(own, {name: 0 if name == "alexnet" else 1 for name in own.teachers})
+
+
+def test_a_pool_of_different_families_is_not_warned_of(settings: Settings) -> None:
+    assert warned(settings) == []
+
+
+def test_a_network_without_bn_layers_is_named(settings: Settings) -> None:
+    (text,) = warned(settings, teachers=["test_resnet", "alexnet"])
+    assert text.startswith("alexnet has no BN layers")
+
+
+def test_the_primarys_family_is_named(settings: Settings) -> None:
+    (some,) = warned(settings, teachers=["test_resnet", "resnet18", "resnetv2_50", "vgg11_bn"])
+    assert some.startswith("resnet18 and resnetv2_50 are of the primary's family (resnet)")
+    assert "no other family" not in some
+    (only,) = warned(settings, teachers=["test_resnet", "resnet18"])
+    assert only.startswith("resnet18 is of")
+    assert "no other family is in the pool" in only
+    (alone,) = warned(settings, teachers=["test_resnet"])
+    assert alone.startswith("The primary is alone")
+
+
+def test_a_measuring_network_inside_the_pool_is_named(settings: Settings) -> None:
+    (inside,) = warned(settings, feature_networks=["test_byobnet", "test_mambaout"])
+    assert inside.startswith("test_byobnet measures diversity and is in the pool")
+    (same,) = warned(settings, observers=["test_byobnet@weights/mine.pth"])
+    assert "has the architecture of test_byobnet" in same
+
+
+def test_facts_without_values_are_those_of_the_real_network() -> None:
+    facts = facts_of("test_resnet", classes=10, image_size=32)
+    network = build_network("test_resnet", classes=10, image_size=32)
+    assert facts == inspect_network("test_resnet", network, image_size=32)
+
+
+def test_a_step_costs_what_its_networks_cost(settings: Settings) -> None:
+    own = picked(settings, recipes={"prism": {"selection": "all"}})
+    facts = {name: facts_of(name, classes=10, image_size=32) for name in own.teachers}
+    found = chances(own.recipe_of("prism"), own.primary, own.teachers)
+    costs = step_costs(found, facts)
+    assert costs == {name: facts[name].flops for name in own.teachers}
+    ratio = sum(costs.values()) / facts[own.primary].flops
+    assert f"It costs {ratio:.2f} times a step" in preview_html(own, "prism", facts)
+
+
+def test_a_network_without_bn_layers_costs_nothing_where_it_only_counts(
+    settings: Settings,
+) -> None:
+    own = picked(
+        settings, teachers=["test_resnet", "alexnet"], recipes={"prism": {"bn_less": "count"}}
+    )
+    facts = {
+        "test_resnet": facts_of("test_resnet", classes=10, image_size=32),
+        "alexnet": facts_of("alexnet", classes=10, image_size=64),
+    }
+    assert facts["alexnet"].bn_layers == 0
+    costs = step_costs(chances(own.recipe_of("prism"), own.primary, own.teachers), facts)
+    assert costs["alexnet"] == 0
+    assert isclose(costs["test_resnet"], facts["test_resnet"].flops)
+
+
+def test_the_comparison_shows_numbers_and_says_what_is_missing() -> None:
+    values = np.array([[1.0, 0.25], [0.25, nan]])
+    shown = comparison_html(Comparison(("a<b", "c"), {"d": "not trained"}, 200, values, values))
+    assert "200 real held-out images" in shown
+    assert shown.count(">0.25<") == 4
+    assert "a&lt;b" in shown
+    assert "a<b" not in shown
+    assert "–" in shown
+    assert "Not compared: d: not trained" in shown
+
+
+def test_one_network_cannot_be_compared() -> None:
+    one = np.ones((1, 1))
+    assert "Two networks are needed" in comparison_html(Comparison(("a",), {}, 200, one, one))
+
+
+def trained(run: Run, name: str) -> None:
+    """Leave what the squeeze leaves of a network."""
+    dataset = open_dataset(run.settings)
+    network = build_network(name, classes=10, image_size=32)
+    unit = network_unit(run.settings, name)
+    note = note_of(dataset, canonical_space(dataset))
+    files.write_bytes(run.file(unit.key["weights"]), serialise(network.state_dict(), note))
+    facts = inspect_network(name, network, image_size=32)
+    record = {**vars(facts), "accuracy": 0.5, "seconds": 1.0}
+    run.finish(unit, paths=[unit.key["weights"]], record=record)
+    run.write_classes(dataset.class_records())
+
+
+def test_trained_networks_come_first_and_neighbours_by_their_files(run: Run) -> None:
+    trained(run, "test_resnet")
+    trained(run, "test_convnext")
+    shutil.copytree(run.path, run.path.parent / "beside")
+    first, second, third = candidates(run)[:3]
+    assert (first.name, first.library, first.family) == ("test_resnet", "this run", "resnet")
+    assert first.accuracy == 50
+    assert first.input_size == 32
+    file = run.path.parent / "beside" / "teachers" / "test_resnet.safetensors"
+    assert second.name == f"test_resnet@{file}"
+    assert second.library == "run beside"
+    assert third.library == "torchvision"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"record": {"bn_layers": 3}}'])
+def test_what_a_neighbour_has_damaged_is_not_offered(run: Run, damage: str) -> None:
+    trained(run, "test_resnet")
+    beside = run.path.parent / "beside"
+    shutil.copytree(run.path, beside)
+    Path(beside / "teachers" / "units" / "test_resnet.json").write_text(damage)
+    assert candidates(run)[1].library == "torchvision"
+
+
+def test_a_neighbour_of_other_classes_is_not_offered(run: Run) -> None:
+    trained(run, "test_resnet")
+    shutil.copytree(run.path, run.path.parent / "beside")
+    classes = run.read_classes() or []
+    files.write_json(run.path / "classes.json", classes[:1])
+    assert candidates(run)[1].library == "torchvision"

@@ -1,0 +1,106 @@
+"""Similarity of networks against slow copies of the formulas, and by what must not change it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prism_nb.config import check_settings
+from prism_nb.run import Run
+from prism_nb.settings import Settings
+from prism_nb.teachers.comparison import IMAGES, compare
+from prism_nb.teachers.similarity import agreement, linear_cka
+
+
+def features(seed: int, width: int, count: int = 12) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)).double() + 3
+
+
+def slow_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The formula letter by letter, in Python's own numbers."""
+
+    def centred(m: torch.Tensor) -> list[list[float]]:
+        rows = m.tolist()
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        return [[v - c for v, c in zip(row, means, strict=True)] for row in rows]
+
+    def squared(a: list[list[float]], b: list[list[float]]) -> float:
+        total = 0.0
+        for i in range(len(a[0])):
+            for j in range(len(b[0])):
+                total += sum(r[i] * s[j] for r, s in zip(a, b, strict=True)) ** 2
+        return total
+
+    a, b = centred(x), centred(y)
+    return squared(b, a) / (math.sqrt(squared(a, a)) * math.sqrt(squared(b, b)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), width=st.integers(1, 6), other=st.integers(1, 20))
+def test_cka_is_its_formula(seed: int, width: int, other: int) -> None:
+    x, y = features(seed, width), features(seed + 1, other)
+    assert linear_cka(x, y) == pytest.approx(slow_cka(x, y), abs=1e-12)
+    assert 0 <= linear_cka(x, y) <= 1 + 1e-12
+    assert linear_cka(x, y) == pytest.approx(linear_cka(y, x), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100))
+def test_cka_does_not_see_rotations_scales_and_shifts(seed: int, scale: float) -> None:
+    x, y = features(seed, 5), features(seed + 1, 7)
+    turn = torch.linalg.qr(features(seed + 2, 5, 5)).Q
+    assert linear_cka(scale * x @ turn - 2, y) == pytest.approx(linear_cka(x, y), abs=1e-9)
+    assert linear_cka(x, x @ turn) == pytest.approx(1)
+
+
+def test_cka_does_see_a_map_that_is_not_orthogonal() -> None:
+    x = features(0, 5)
+    assert linear_cka(x, x * torch.tensor([100.0, 1, 1, 1, 1])) < 0.9
+
+
+def test_cka_of_orthogonal_signals_is_0_and_of_constant_ones_no_number() -> None:
+    x = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
+    y = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+    assert linear_cka(x, y) == 0
+    assert math.isnan(linear_cka(x, torch.full((4, 1), 0.25)))
+
+
+def test_agreement_counts_equal_classes() -> None:
+    x = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    y = torch.tensor([[9.0, 0], [0, 9], [0, 9], [8, 9]])
+    assert agreement(x, y) == 0.75
+
+
+def test_networks_that_are_not_here_are_named_with_a_reason(tmp_path, settings: Settings) -> None:
+    run = Run.create(tmp_path / "r", settings)
+    found = compare(run, ["test_resnet", "resnet18@IMAGENET1K_V1"])
+    assert found.names == ()
+    assert found.missing == dict.fromkeys(
+        ["test_resnet", "resnet18@IMAGENET1K_V1"], "not trained or fetched yet"
+    )
+    assert found.cka.shape == found.agreement.shape == (0, 0)
+
+
+def test_networks_from_files_are_compared_on_real_images(tmp_path, settings: Settings) -> None:
+    from prism_nb.teachers.networks import build_network
+
+    names = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        path = tmp_path / f"w{seed}.pth"
+        torch.save(build_network("test_resnet", classes=10, image_size=32).state_dict(), path)
+        names.append(f"test_resnet@{path}")
+    own = check_settings(
+        {**settings.plain(), "teachers": names, "primary": names[0]}, where="a test"
+    )
+    found = compare(Run.create(tmp_path / "r", own), names)
+    assert found.images == IMAGES
+    assert found.names == tuple(names)
+    assert found.cka.diagonal() == pytest.approx([1, 1])
+    assert found.cka[0, 1] == pytest.approx(found.cka[1, 0])
+    assert 0 <= found.cka[0, 1] < 1
+    assert found.agreement.diagonal().tolist() == [1, 1]
