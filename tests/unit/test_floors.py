@@ -30,6 +30,7 @@ FLOORS: list[set[str]] = [
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
+        "counts",
         "preflight",
         "progress",
         "tables",
@@ -41,7 +42,7 @@ FLOORS: list[set[str]] = [
         "study",
         "sets",
     },
-    {"notebook", "headless", "cli", "cli_sets", "cli_options"},
+    {"notebook", "headless", "cli", "cli_sets", "cli_counts", "cli_options"},
 ]
 SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 STAGES = FLOORS[3]
