@@ -23,7 +23,8 @@ def unit_flop(settings: Settings, arithmetic: Arithmetic, units: Sequence[Unit])
 
     A class whose real images are scored is scored once per process, so its first unit has that.
     """
-    counter, scored, found = StepCounter(settings, arithmetic.dataset), set[object](), []
+    counter = StepCounter(settings, arithmetic.dataset, _known=arithmetic.steps)
+    scored, found = set[object](), []
     for unit in units:
         method, batch = unit.key["method"], batch_of(unit)
         fresh = [c for c in range(*batch.classes) if (method, c) not in scored]

@@ -58,9 +58,13 @@ class Arithmetic:
 
     Args:
         dataset: Gives the class count and the image size; its images are not looked at.
+
+    Attributes:
+        steps: Operations of the synthesis's kinds of steps, kept here by whoever counts them.
     """
 
     dataset: ImageDataset
+    steps: dict[tuple[object, ...], float] = field(default_factory=dict)
     _known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def forward(self, name: str) -> float:
