@@ -51,8 +51,9 @@ HEAD = (
 
 def scale_rows() -> list[dict[str, Any]]:
     """Print the table and the presets' heads, and return their lines."""
-    table = [HEAD, "|" + "---|" * (HEAD.count("|") - 1), *scale_lines()]
-    heads = {preset: head_lines(preset, counter()) for preset in PRESETS}
+    known = counter()
+    table = [HEAD, "|" + "---|" * (HEAD.count("|") - 1), *scale_lines(known)]
+    heads = {preset: head_lines(preset, known) for preset in PRESETS}
     for line in table:
         print(line)
     for preset, lines in heads.items():
@@ -65,9 +66,8 @@ def counter() -> Arithmetic:
     return Arithmetic(describe_dataset(_run("imagenet1k_ipc1", {}).settings))
 
 
-def scale_lines(scales: Sequence[Scale] = SCALES) -> list[str]:
-    """Return a line of the table for each scale."""
-    known = counter()
+def scale_lines(known: Arithmetic, scales: Sequence[Scale] = SCALES) -> list[str]:
+    """Return a line of the table for each scale; `known` counts those of ImageNet-1K."""
     return [_line(scale, known) for scale in scales]
 
 

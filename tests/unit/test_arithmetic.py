@@ -110,9 +110,15 @@ def run_of(folder: Path, **changes: Any) -> Run:
     return Run(folder / "r", load_settings("digits_quick", values))
 
 
-def test_a_run_is_counted_as_its_stages_work(tmp_path: Path) -> None:
-    run, dataset = run_of(tmp_path), described(224, classes=50)
-    found = {(c.stage, c.method): c for c in count_run(run, Arithmetic(dataset))}
+@pytest.fixture(scope="module")
+def fifty() -> Arithmetic:
+    """Counts networks of fifty classes, each once for all tests."""
+    return Arithmetic(described(224, classes=50))
+
+
+def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) -> None:
+    run = run_of(tmp_path)
+    found = {(c.stage, c.method): c for c in count_run(run, fifty)}
     passes = {
         name: sum(flop for _, flop in layer_flop(name, 224, 50))
         for name in (*run.settings.networks, "shufflenet_v2_x1_0")
@@ -163,13 +169,12 @@ def steps_flop(run: Run, passes: dict[str, float]) -> float:
     return total
 
 
-def test_other_forms_of_labels_take_what_they_take(tmp_path: Path) -> None:
-    arithmetic = Arithmetic(described(224, classes=50))
-    view = arithmetic.forward("resnet18") + arithmetic.forward("alexnet")
+def test_other_forms_of_labels_take_what_they_take(tmp_path: Path, fifty: Arithmetic) -> None:
+    view = fifty.forward("resnet18") + fifty.forward("alexnet")
     stored, online, hard = (
         {
             (c.stage, c.method): c
-            for c in count_run(run_of(tmp_path, methods=["random_real"], **how), arithmetic)
+            for c in count_run(run_of(tmp_path, methods=["random_real"], **how), fifty)
         }
         for how in (
             {},
@@ -188,8 +193,8 @@ def test_other_forms_of_labels_take_what_they_take(tmp_path: Path) -> None:
     assert online[students].flop == pytest.approx(3 * stored[students].flop + spoken)
 
 
-def test_a_table_adds_up_and_gives_hours_at_a_rate_alone(tmp_path: Path) -> None:
-    counts = count_run(run_of(tmp_path, methods=["random_real"]), Arithmetic(described(224, 50)))
+def test_a_table_adds_up_and_gives_hours_at_a_rate_alone(tmp_path: Path, fifty: Arithmetic) -> None:
+    counts = count_run(run_of(tmp_path, methods=["random_real"]), fifty)
     table = count_table(counts, rate=1e12)
     assert "hours" not in count_table(counts)
     last = table.iloc[-1]
