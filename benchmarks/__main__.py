@@ -21,9 +21,11 @@ from benchmarks.common import Case, measure, write
 from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
+from benchmarks.memory import memory_rows
 from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
+from benchmarks.scale import scale_rows
 from benchmarks.student import student_rows
 from benchmarks.workers import worker_rows
 
@@ -123,6 +125,8 @@ _QUESTIONS = {
     "gallery": gallery_rows,
     "monitoring": monitoring_rows,
     "workers": worker_rows,
+    "scale": scale_rows,
+    "memory": memory_rows,
 }
 
 if __name__ == "__main__":

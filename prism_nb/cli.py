@@ -93,6 +93,11 @@ def run(
 @_recipes
 @_runs_dir
 @click.option("--quick", is_flag=True, help="Take no steps to measure time and memory.")
+@click.option(
+    "--count", is_flag=True, help="Counts alone: FLOP, files, bytes; needs no data, no weights."
+)
+@click.option("--at", type=click.FloatRange(0, min_open=True), help="Assumed TFLOP/s (--count).")
+@click.option("--size", help="Classes, training and held-out images of a dataset (--count).")
 def plan(
     preset: str | None,
     run_name: str | None,
@@ -100,6 +105,9 @@ def plan(
     recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
     quick: bool,
+    count: bool,
+    at: float | None,
+    size: str | None,
 ) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb import pipeline
@@ -110,11 +118,18 @@ def plan(
         runs_dir=runs_dir,
         changes=_changes(preset, run_name, assignments, recipe_files),
     )
+    if count:
+        from prism_nb.cli_counts import echo_counts
+
+        echo_counts(found, at=at, size=size)
+        return
+    if at or size:
+        raise click.UsageError("--at and --size go with --count")
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
     preflight(found.settings, found)
-    _print_plans(found, measure=not quick)
+    _print_plans(found, measure=not quick, with_flop=True)
 
 
 @cli.command()
@@ -259,7 +274,7 @@ def _changes(
     return changes
 
 
-def _print_plans(found: Run, *, measure: bool = False) -> None:
+def _print_plans(found: Run, *, measure: bool = False, with_flop: bool = False) -> None:
     import pandas as pd
 
     from prism_nb import pipeline, tables
@@ -268,6 +283,10 @@ def _print_plans(found: Run, *, measure: bool = False) -> None:
     table = pd.concat([tables.plan_table(each) for each in plans]).fillna(0)
     counts = [name for name in table.columns if "units" in name or name == "to do"]
     table[counts] = table[counts].astype(int)
+    if with_flop:
+        from prism_nb.cli_counts import petaflop_left
+
+        table["PFLOP"] = petaflop_left(found, plans)
     click.echo(f"run {found.path}\n\n{table.to_string()}\n")
     known = [each.seconds_left for each in plans if each.seconds_left is not None]
     unknown = [each.stage for each in plans if each.seconds_left is None and each.missing]

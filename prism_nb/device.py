@@ -83,7 +83,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:
     """Return a context in which networks compute in bfloat16 where `precision` says so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    kind = "cpu" if device.type == "meta" else device.type  # no autocast, and no values either
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
@@ -118,16 +119,36 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def median_seconds(device: torch.device, work: Callable[[], object], *, times: int = 3) -> float:
-    """Return the median time of some work on a device, after one time that warms up."""
-    seconds = []
-    for _ in range(1 + times):
+def median_seconds(
+    device: torch.device, work: Callable[[], object], *, times: int = 3, patience: float = 1.0
+) -> float:
+    """Return the median time of some work on a device, after one time that warms up.
+
+    Work that takes longer than `patience` seconds is done once more and no further, since little
+    else then disturbs it.
+    """
+    seconds: list[float] = []
+    while len(seconds) <= times and (len(seconds) < 2 or sum(seconds) < patience):
         begin = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:])
+
+
+_TIMED_PIXELS = 4 * 224 * 224  # of the images that a CPU is timed with
+
+
+def timed_images(device: torch.device, count: int, *, size: int) -> int:
+    """Return with how many of `count` images of a side work is timed, at least 2 of them.
+
+    A GPU is timed with them all, since it is not busy with few; a CPU with as many as keep it
+    busy, and the seconds of an image are then taken to be the same.
+    """
+    if device.type != "cpu":
+        return count
+    return min(count, max(2, _TIMED_PIXELS // size**2))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -27,8 +27,6 @@ from prism_nb.run import Run, UnitState, check_name
 from prism_nb.settings import Settings
 from prism_nb.units import Unit
 
-_LARGE_IMAGE = 1.1  # bytes of a PNG of noise per byte of its pixels, at most
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -79,6 +77,7 @@ _STAGES = (
         ("teachers", "synthesis"),
         diversity.units,
         "prism_nb.diversity.work:do_unit",
+        costs="prism_nb.diversity.costs:unit_seconds",
     ),
     Stage(
         "labels",
@@ -414,16 +413,14 @@ def _stage(name: str) -> Stage:
 
 def _disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> int | None:
     """Estimate what a share of a stage's units writes, where that can be counted."""
+    if stage not in {"synthesis", "labels"} or (stage == "labels" and settings.labels != "stored"):
+        return None
+    from prism_nb.artifacts.sizes import image_bytes, label_bytes
+
     images = classes * settings.ipc * len(settings.methods)
     if stage == "synthesis":
-        return round(share * images * 3 * settings.image_size**2 * _LARGE_IMAGE)
-    if stage == "labels" and settings.labels == "stored":
-        from prism_nb.artifacts.codecs import row_bytes
-
-        views = 8 + 1 + 4 + 8 + 4  # crop, flip, partner, box, ratio
-        row = row_bytes(settings.label_format, classes, top_k=settings.label_top_k)
-        return round(share * images * settings.label_epochs * (views + row))
-    return None
+        return round(share * image_bytes(settings, images))
+    return round(share * label_bytes(settings, images, classes))
 
 
 def _begun_bytes(run: Run, stage: str) -> int:

@@ -9,7 +9,13 @@ import torch
 from prism_nb.artifacts.labels import EpochLabels
 from prism_nb.artifacts.views import epoch_views
 from prism_nb.data import open_dataset
-from prism_nb.device import choose_device, matrix_precision, median_seconds, seeded
+from prism_nb.device import (
+    choose_device,
+    matrix_precision,
+    median_seconds,
+    seeded,
+    timed_images,
+)
 from prism_nb.evaluation.student import Pupil, train_epoch
 from prism_nb.evaluation.work import curriculum
 from prism_nb.run import Run
@@ -17,7 +23,7 @@ from prism_nb.settings import REFERENCE
 from prism_nb.teachers.labelling_costs import view_seconds
 from prism_nb.units import Unit
 
-_STEPS = 3  # timed together
+_STEPS = 3  # timed together, at most
 _JUDGED = 256  # images
 
 
@@ -46,7 +52,8 @@ def _student_costs(run: Run, name: str) -> tuple[float, float]:
     size, classes = dataset.image_size, len(dataset.classes)
     count = classes * settings.ipc
     with seeded(0, device), matrix_precision(plan.precision, device):
-        images = torch.randn(min(count, _STEPS * plan.batch), 3, size, size, device=device)
+        shown = timed_images(device, min(count, _STEPS * plan.batch), size=size)
+        images = torch.randn(shown, 3, size, size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = EpochLabels(
             epoch_views(settings, len(images), 0, device),
@@ -56,7 +63,7 @@ def _student_costs(run: Run, name: str) -> tuple[float, float]:
         pupil = Pupil(name, dataset, plan, device)
         train = median_seconds(device, lambda: train_epoch(pupil, images, targets, labels, plan))
         student = pupil.judged.eval()
-        shown = images[:_JUDGED]
+        some = images[:_JUDGED]
         with torch.no_grad():
-            judge = median_seconds(device, lambda: student(shown))
-    return train / len(images), judge / len(shown)
+            judge = median_seconds(device, lambda: student(some))
+    return train / len(images), judge / len(some)

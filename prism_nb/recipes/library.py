@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,12 @@ def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
             f"{place}unknown method {name!r}; {suggest(name, recipe_names())}; a recipe of your "
             "own needs an entry in `recipes` with a `base`, or with a `title` and a `paper`"
         )
+    return copy.deepcopy(_of_the_kit(name))
+
+
+@lru_cache(maxsize=64)
+def _of_the_kit(name: str) -> dict[str, Any]:
+    """Read a recipe of the kit, once per process, since every unit asks for its method's."""
     text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = read_yaml(text, where=f"recipe {name}")
     return values

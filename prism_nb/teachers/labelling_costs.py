@@ -6,7 +6,7 @@ import torch
 
 from prism_nb.artifacts.views import epoch_views
 from prism_nb.data import open_dataset
-from prism_nb.device import choose_device, median_seconds
+from prism_nb.device import choose_device, median_seconds, timed_images
 from prism_nb.run import Run
 from prism_nb.teachers.labeller import Labeller
 from prism_nb.teachers.pool import fresh_teacher
@@ -21,6 +21,7 @@ def view_seconds(run: Run) -> float:
     teachers = [fresh_teacher(name, dataset, device) for name in settings.labellers]
     labeller = Labeller(settings, teachers, [1.0] * len(teachers))
     count = min(len(dataset.classes) * settings.ipc, _MOST)
+    count = timed_images(device, count, size=size)
     images = torch.zeros(count, 3, size, size, device=device)
 
     def label() -> None:

@@ -32,9 +32,9 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
         name, speaks, aligns = part
         return VIEW + SECONDS[name] * (1 + speaks + 2 * aligns)
 
-    monkeypatch.setattr(StepTimer, "_part_seconds", part)
-    monkeypatch.setattr(StepTimer, "_bare_seconds", lambda *_: (REST, VIEW))
-    monkeypatch.setattr(StepTimer, "_image_seconds", lambda _: IMAGE)
+    monkeypatch.setattr(StepTimer, "_part_cost", part)
+    monkeypatch.setattr(StepTimer, "_bare_cost", lambda *_: (REST, VIEW))
+    monkeypatch.setattr(StepTimer, "_image_cost", lambda _: IMAGE)
 
 
 def run_of(folder: Path, **changes: Any) -> Run:
@@ -110,8 +110,8 @@ def test_a_network_without_bn_that_counts_costs_next_to_nothing() -> None:
     )
     timer = StepTimer(settings, open_dataset(settings))
     recipe = settings.recipe_of("prism_reference")
-    counted = timer._part_seconds(recipe, ("alexnet", False, True), 4)
-    run = timer._part_seconds(recipe, ("resnet18", True, True), 4)
+    counted = timer._part_cost(recipe, ("alexnet", False, True), 4)
+    run = timer._part_cost(recipe, ("resnet18", True, True), 4)
     assert 0 < counted < run
 
 

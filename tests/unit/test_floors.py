@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
+        "counts",
         "preflight",
         "progress",
         "monitor",
@@ -54,6 +55,7 @@ FLOORS: list[set[str]] = [
         "cli_sets",
         "cli_catalogue",
         "cli_stage",
+        "cli_counts",
         "cli_options",
         "__main__",
     },
