@@ -20,7 +20,6 @@ from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
-from benchmarks.memory import memory_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.scale import scale_rows
@@ -120,7 +119,6 @@ _QUESTIONS = {
     "agreement": agreement_rows,
     "images": image_rows,
     "scale": scale_rows,
-    "memory": memory_rows,
 }
 
 if __name__ == "__main__":
