@@ -21,7 +21,6 @@ from benchmarks.common import Case, measure, write
 from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
-from benchmarks.memory import memory_rows
 from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
@@ -126,7 +125,6 @@ _QUESTIONS = {
     "monitoring": monitoring_rows,
     "workers": worker_rows,
     "scale": scale_rows,
-    "memory": memory_rows,
 }
 
 if __name__ == "__main__":
