@@ -40,9 +40,10 @@ def _same_family(primary: str, pool: Sequence[str]) -> list[str]:
     if not same:
         return []
     are, share = ("is", "shares") if len(same) == 1 else ("are", "share")
+    only = "; no other family is in the pool" if len(same) == len(others) else ""
     return [
         f"{_listed(same)} {are} of the primary's family ({family}), and so {share} its "
-        f"architectural prior{'; no other family is in the pool' if len(same) == len(others) else ''}."
+        f"architectural prior{only}."
     ]
 
 
