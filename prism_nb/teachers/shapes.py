@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -21,8 +23,10 @@ def shapes_of(name: str, *, classes: int, image_size: int) -> nn.Module:
     Raises:
         UsageError: Unknown name.
     """
-    try:
-        with META:
-            return build_network(name, classes=classes, image_size=image_size)
-    except (RuntimeError, NotImplementedError):
-        return build_network(name, classes=classes, image_size=image_size).to(META)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of weights' first values, which are none
+        try:
+            with META:
+                return build_network(name, classes=classes, image_size=image_size)
+        except (RuntimeError, NotImplementedError):
+            return build_network(name, classes=classes, image_size=image_size).to(META)

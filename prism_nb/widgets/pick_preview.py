@@ -97,8 +97,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         "network",
         "family",
         "BN layers / channels",
-        "GFLOP per image",
-        "gives logits in",
+        "GFLOP",
+        "logits in",
         "aligns BN in",
         "share of cost",
     )
@@ -109,7 +109,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _bar(share: float) -> str:
-    return f'<span class="prism-bar" style="width:{round(60 * share)}px"></span>'
+    return f'<span class="prism-bar" style="width:{round(40 * share)}px"></span>'
 
 
 def comparison_html(found: Comparison) -> str:

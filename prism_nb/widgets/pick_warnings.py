@@ -39,10 +39,11 @@ def _same_family(primary: str, pool: Sequence[str]) -> list[str]:
     same = [name for name in others if family_of(name) == family]
     if not same:
         return []
-    names, verb = _listed(same), "is" if len(same) == 1 else "are"
+    are, share = ("is", "shares") if len(same) == 1 else ("are", "share")
+    only = "; no other family is in the pool" if len(same) == len(others) else ""
     return [
-        f"{names} {verb} of the primary's family ({family}), and so share its architectural "
-        f"prior{'; no other family is in the pool' if len(same) == len(others) else ''}."
+        f"{_listed(same)} {are} of the primary's family ({family}), and so {share} its "
+        f"architectural prior{only}."
     ]
 
 

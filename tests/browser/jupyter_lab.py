@@ -72,13 +72,19 @@ def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
         [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
             *("--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"),
-            *("--LabApp.expose_app_in_browser=True", f"--notebook-dir={folder / 'notebooks'}"),
+            *(
+                "--LabApp.expose_app_in_browser=True",
+                "--LabApp.news_url=None",
+                f"--notebook-dir={folder / 'notebooks'}",
+            ),
         ],
         env={
             **os.environ,
-            **{"PRISM_RUNS": str(folder / "runs"), "PRISM_HOME": str(ROOT)},
-            # Else notebooks of other labs of this user would open too.
+            "PRISM_RUNS": str(folder / "runs"),
+            "PRISM_HOME": str(ROOT),
+            # Open tabs and themes of other sessions are not this one's.
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
