@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench rehearsal chaos test lab lint clean
+.PHONY: help demo evidence bench rehearsal chaos test pictures lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be l
 
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2
+
+pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium
+	$(BIN)/python tests/browser/pictures.py
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks

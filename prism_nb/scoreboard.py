@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
 from prism_nb.data import open_dataset
@@ -13,7 +16,14 @@ from prism_nb.evaluation.scores import (
 )
 from prism_nb.run import Run
 from prism_nb.settings import REFERENCE, TREATMENTS, Settings
-from prism_nb.tables import mean_std, method_title, protocol_units, treatment_records
+from prism_nb.tables import (
+    accuracy_table,
+    diversity_table,
+    mean_std,
+    method_title,
+    protocol_units,
+    treatment_records,
+)
 
 SCORES = ("HLR", "IOR", "LRS", "ARS")
 
@@ -52,6 +62,78 @@ def class_accuracy_table(run: Run) -> pd.DataFrame:
         shares = [run.record(unit)["per_class"] for unit in units if unit.key["method"] == method]
         columns[method] = 100 * pd.DataFrame(shares, columns=names, dtype=float).mean()
     return pd.DataFrame(columns).rename_axis("class")
+
+
+def guess_table(run: Run, method: str, student: str) -> pd.DataFrame:
+    """Return what a student takes each class for, in percent of the class's held-out images.
+
+    Returns:
+        One row per class, one column per guess, mean over seeds; empty where the run's students
+        were trained by a kit that did not record it.
+    """
+    names = [info.name for info in open_dataset(run.settings).classes]
+    counts = np.zeros((len(names), len(names)))
+    for unit in protocol_units(run):
+        path = run.file(f"{unit.key['folder']}/guesses.csv")
+        if (unit.key["method"], unit.key["student"]) == (method, student) and path.is_file():
+            found = pd.read_csv(path)
+            counts[found["class"], found["guess"]] += found["images"]
+    if not counts.any():
+        return pd.DataFrame()
+    with np.errstate(invalid="ignore"):
+        shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+    return pd.DataFrame(shares, index=names, columns=names).rename_axis("class")
+
+
+def mistake_table(guesses: pd.DataFrame, *, most: int = 10) -> pd.DataFrame:
+    """Return the most frequent mistakes of a `guess_table`, largest first."""
+    shares = guesses.to_numpy(copy=True)
+    np.fill_diagonal(shares, -1)
+    order = np.argsort(-np.nan_to_num(shares, nan=-1), axis=None, kind="stable")[:most]
+    rows = [
+        {
+            "class": guesses.index[i],
+            "taken for": guesses.columns[j],
+            "of its images %": shares[i, j],
+        }
+        for i, j in zip(*np.unravel_index(order, shares.shape), strict=True)
+        if shares[i, j] > 0
+    ]
+    return pd.DataFrame(rows, columns=["class", "taken for", "of its images %"]).set_index("class")
+
+
+def usual_base(methods: Sequence[str]) -> str:
+    """Return the method that others are compared with: the single-teacher one where it is there."""
+    return next((name for name in ("sre2l", "random_real") if name in methods), methods[0])
+
+
+def gain_table(classes: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return how much better than `base` each method does per class, in points, worst first.
+
+    Args:
+        classes: The result of `class_accuracy_table`.
+        base: The method to compare with.
+    """
+    gains = classes.drop(columns=base).sub(classes[base], axis=0)
+    return gains.sort_values(gains.columns[0], kind="stable") if len(gains.columns) else gains
+
+
+def trade_table(run: Run) -> pd.DataFrame:
+    """Return each method's accuracy beside its diversity and fidelity, means over the networks."""
+    accuracies, diversity = accuracy_table(run), diversity_table(run)
+    rows = []
+    for method in run.settings.methods:
+        mine, measured = accuracies[accuracies["method"] == method], diversity.loc[[method]]
+        rows.append(
+            {
+                "method": method,
+                "top-1 %": mine["mean"].mean(),
+                "std over students": mine["mean"].std(),
+                "intra-class cosine": measured["intra-class cosine"].mean(),
+                "recognised %": measured["recognised %"].mean(),
+            }
+        )
+    return pd.DataFrame(rows).set_index("method")
 
 
 def score_table(run: Run) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Mapping, Sequence
 
 import safetensors.torch
 import timm
@@ -17,12 +18,14 @@ from prism_nb.config import digest
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.evaluation.material import material_of
-from prism_nb.evaluation.student import Curriculum, Row, train_student
+from prism_nb.evaluation.student import Curriculum, train_student
 from prism_nb.plans.evaluation import is_hard
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.training.checkpoint import Checkpoint
 from prism_nb.units import Unit, unit_seed
+
+_GUESSES = ("class", "guess", "images")  # columns of `guesses.csv`, the last epoch's
 
 
 def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
@@ -49,6 +52,9 @@ def do_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     }
     contents = {
         "metrics.csv": _csv(rows).encode(),
+        "guesses.csv": _csv(
+            [dict(zip(_GUESSES, row, strict=True)) for row in verdict.guesses]
+        ).encode(),
         "summary.json": files.json_bytes(summary),
         "last.safetensors": safetensors.torch.save(_weights(student)),
     }
@@ -88,7 +94,7 @@ def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()}
 
 
-def _csv(rows: list[Row]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb.figures.style import by_class, colour_of, dash_of, styled
+from prism_nb.figures.style import by_class, colour_of, dash_of, faded, styled
+
+_MOST_DRAWN = 40  # classes of a square of guesses
 
 
 def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -38,7 +43,7 @@ def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figu
 
 
 def learning_figure(curves: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
-    """Draw held-out accuracy over epochs, mean over seeds, a dash per student.
+    """Draw held-out accuracy over epochs, mean and deviation over seeds, a dash per student.
 
     Args:
         curves: The result of `tables.learning_table`.
@@ -46,12 +51,14 @@ def learning_figure(curves: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
     """
     figure = go.Figure()
     students = list(curves["student"].unique())
-    mean = curves.groupby(["method", "student", "epoch"], sort=False)["top1"].mean().reset_index()
+    seeds = curves.groupby(["method", "student", "epoch"], sort=False)["top1"]
+    mean = seeds.agg(["mean", "std"]).fillna(0).reset_index()
     for (method, student), group in mean.groupby(["method", "student"], sort=False):
         name = f"{titles.get(str(method), method)}, {student}"
+        figure.add_scatter(**_band(group), fillcolor=faded(colour_of(str(method)), 0.15))
         figure.add_scatter(
             x=group["epoch"],
-            y=100 * group["top1"],
+            y=100 * group["mean"],
             mode="lines+markers",
             name=name,
             line={
@@ -62,10 +69,23 @@ def learning_figure(curves: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         )
     return styled(
         figure,
-        title="Learning curves, mean over seeds",
+        title="Learning curves, mean and std over seeds",
         x="epoch",
         y="top-1 on held-out real images (%)",
     )
+
+
+def _band(group: pd.DataFrame) -> dict[str, Any]:
+    """Return a closed line around mean and deviation over the epochs."""
+    upper, lower = (100 * (group["mean"] + sign * group["std"]) for sign in (1, -1))
+    return {
+        "x": [*group["epoch"], *group["epoch"][::-1]],
+        "y": [*upper, *lower[::-1]],
+        "fill": "toself",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
 
 
 def matrix_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -116,3 +136,89 @@ def class_figure(classes: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         y="top-1 on held-out real images (%)",
     )
     return by_class(figure, len(classes))
+
+
+def gain_figure(gains: pd.DataFrame, titles: dict[str, str], base: str) -> go.Figure:
+    """Draw what each method gains and loses per class.
+
+    Args:
+        gains: The result of `scoreboard.gain_table`.
+        titles: How each method is called.
+        base: The method that the others are compared with.
+    """
+    figure = go.Figure()
+    for method, values in gains.items():
+        figure.add_bar(
+            x=[str(name) for name in gains.index],
+            y=values,
+            name=titles.get(str(method), str(method)),
+            marker={"color": colour_of(str(method))},
+            hovertemplate="%{x}: %{y:+.1f} points<extra>%{fullData.name}</extra>",
+        )
+    styled(
+        figure,
+        title=f"Gains and losses per class, beside {titles.get(base, base)}",
+        x="class",
+        y="difference in top-1 (points)",
+    )
+    return by_class(figure, len(gains))
+
+
+def guess_figure(guesses: pd.DataFrame, *, title: str) -> go.Figure:
+    """Draw what a student takes each class for; of many classes, those with most mistakes.
+
+    Args:
+        guesses: The result of `scoreboard.guess_table`; empty where nothing was recorded.
+        title: Whose they are.
+    """
+    if not len(guesses):
+        return styled(go.Figure(), title=f"{title}: not recorded", x="", y="", height=120)
+    # By place, since two of ImageNet's classes may share a name.
+    mistakes = np.nan_to_num(100 - np.diag(guesses))
+    shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MOST_DRAWN])
+    names = [f"{place} {guesses.index[place]}" for place in shown]
+    if len(shown) < len(guesses):
+        title = f"{title}: the {len(shown)} of {len(guesses)} classes with most mistakes"
+    figure = go.Figure(
+        go.Heatmap(
+            z=guesses.iloc[shown, shown].to_numpy(),
+            x=names,
+            y=names,
+            zmin=0,
+            zmax=100,
+            colorscale="Viridis",
+            colorbar={"title": "% of class"},
+            hovertemplate="%{y} taken for %{x}: %{z:.1f} %<extra></extra>",
+        )
+    )
+    styled(figure, title=title, x="the student's guess", y="class", height=560)
+    return figure.update_yaxes(autorange="reversed")
+
+
+def trade_figure(trade: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
+    """Draw accuracy against diversity, a point per method; hover tells how much is recognised.
+
+    Args:
+        trade: The result of `scoreboard.trade_table`.
+        titles: How each method is called.
+    """
+    figure = go.Figure()
+    for method, row in trade.iterrows():
+        figure.add_scatter(
+            x=[row["intra-class cosine"]],
+            y=[row["top-1 %"]],
+            mode="markers+text",
+            text=[titles.get(str(method), str(method))],
+            textposition="top center",
+            marker={"color": colour_of(str(method)), "size": 13},
+            customdata=[row["recognised %"]],
+            hovertemplate="%{text}: %{y:.1f} %, cosine %{x:.3f}, recognised %{customdata:.0f} %"
+            "<extra></extra>",
+            showlegend=False,
+        )
+    return styled(
+        figure,
+        title="Accuracy against diversity (left is more diverse)",
+        x="intra-class cosine, mean over classes and feature networks",
+        y="top-1, mean over students (%)",
+    )

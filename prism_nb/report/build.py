@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
+
 from prism_nb import diversity_tables, files, pipeline, scoreboard, tables
 from prism_nb.figures.context import context_figure
 from prism_nb.figures.diversity import diversity_figure
 from prism_nb.figures.evaluation import (
     accuracy_figure,
     class_figure,
+    gain_figure,
+    guess_figure,
     learning_figure,
     matrix_figure,
+    trade_figure,
 )
 from prism_nb.figures.gallery import gallery
 from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
@@ -108,12 +113,36 @@ def _learned(run: Run, titles: dict[str, str]) -> list[Section]:
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
+    trade = scoreboard.trade_table(run)
     return [
         section("What students learned", accuracy_figure(accuracies, titles), accuracies),
+        section("Accuracy against diversity", trade_figure(trade, titles), trade),
         section("How they learned", learning_figure(curves, titles), learned),
         section("From student to student", matrix_figure(accuracies, titles), None),
         section("Class by class", class_figure(classes, titles), classes),
+        *_gains(classes, titles),
+        *_guesses(run, titles),
     ]
+
+
+def _gains(classes: pd.DataFrame, titles: dict[str, str]) -> list[Section]:
+    """Show what each method gains and loses, where there are several."""
+    if len(classes.columns) == 1:
+        return []
+    base = scoreboard.usual_base([str(name) for name in classes.columns])
+    gains = scoreboard.gain_table(classes, base)
+    return [section("Gains and losses", gain_figure(gains, titles, base), gains)]
+
+
+def _guesses(run: Run, titles: dict[str, str]) -> list[Section]:
+    """Show what the first student takes each class for, taught by each method."""
+    found, student = [], run.settings.students[0]
+    for method in run.settings.methods:
+        guesses = scoreboard.guess_table(run, method, student)
+        title = f"What {student} takes for what, taught by {titles[method]}"
+        drawn, mistakes = guess_figure(guesses, title=title), scoreboard.mistake_table(guesses)
+        found.append(section(title, drawn, mistakes))
+    return found
 
 
 def _by_themselves(run: Run) -> list[Section]:

@@ -19,6 +19,7 @@ from prism_nb.figures.save import save_figure
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 from prism_nb.tables import method_title
+from prism_nb.widgets.keyboard import KeyboardBox
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _STYLE = {"description_width": "90px"}
@@ -26,7 +27,7 @@ _WIDE = {"width": "400px"}
 _SLOW = "(UMAP compiles itself when it is first used, which takes up to a minute)"
 
 
-class DiversityDashboard(widgets.VBox):
+class DiversityDashboard(KeyboardBox):
     """A figure at a time: the paper's curve, similarities of a class, maps, distances, measures.
 
     Args:

@@ -17,13 +17,14 @@ from prism_nb.figures.save import save_picture
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 from prism_nb.tables import method_title
+from prism_nb.widgets.keyboard import KeyboardBox
 
 _SIDES = (32, 48, 64, 96, 128, 224)
 _COUNTS = (20, 50, 100, 200, 500, 1000)
 _AT_FIRST = 3  # methods side by side, beside the real images
 
 
-class Gallery(widgets.VBox):
+class Gallery(KeyboardBox):
     """Images of methods side by side with real ones: by class, in pages, sorted, and saved.
 
     Args:

@@ -15,6 +15,7 @@ from prism_nb.monitor.follow import Follower, open_watched
 from prism_nb.monitor.state import RunState
 from prism_nb.run import Run
 from prism_nb.widgets.growing import Growing
+from prism_nb.widgets.keyboard import KeyboardBox
 from prism_nb.widgets.monitor_html import curve_html, numbers_html, words_html
 
 _IDLE = 3  # looks are this much rarer while nobody drives the run
@@ -23,7 +24,7 @@ _OPEN: dict[Path, RunMonitor] = {}
 Start = Callable[[Run], "subprocess.Popen[bytes]"]
 
 
-class RunMonitor(widgets.VBox):
+class RunMonitor(KeyboardBox):
     """A view over a run's files, and two buttons that start and stop what writes them.
 
     Whatever drives the run (Start, another kernel, a cluster) looks the same, and goes on when

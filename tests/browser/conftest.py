@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jupyter_lab import CHROMIUM, ROOT, TOKEN, Lab, start_server, wait_for_server
+from jupyter_lab import CHROMIUM, ROOT, Lab, opened_lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,22 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """A JupyterLab with no runs; the test fails where the browser's console names an error."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    server, address = start_server(tmp_path)
-    try:
-        wait_for_server(f"{address}/api?token={TOKEN}", server)
-        with playwright.sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            opened = Lab(address, tmp_path / "runs", page)
-            page.on("pageerror", lambda error: opened.errors.append(str(error)))
-            yield opened
-            browser.close()
-            assert not opened.errors
-    finally:
-        server.terminate()
-        server.wait(30)
+    with opened_lab(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,31 @@ class Lab:
         path = ARTEFACTS / f"{name}.png"
         self.page.screenshot(path=path)
         return path
+
+
+@contextmanager
+def opened_lab(folder: Path) -> Iterator[Lab]:
+    """Open a JupyterLab over a folder's `notebooks` and `runs`, and a page to look at it.
+
+    Raises:
+        AssertionError: At the end, where the browser's console named an error.
+    """
+    from playwright.sync_api import sync_playwright
+
+    server, address = start_server(folder)
+    try:
+        wait_for_server(f"{address}/api?token={TOKEN}", server)
+        with sync_playwright() as engine:
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            opened = Lab(address, folder / "runs", page)
+            page.on("pageerror", lambda error: opened.errors.append(str(error)))
+            yield opened
+            browser.close()
+            assert not opened.errors
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":

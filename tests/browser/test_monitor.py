@@ -11,7 +11,7 @@ SMALL = {
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism", "sre2l"],
-    "recipe": {"iterations": 120},
+    "recipe": {"iterations": 240},
     "batch_size": 10,
 }
 KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
@@ -50,9 +50,9 @@ def test_a_run_is_started_watched_stopped_and_found_again(lab: Lab) -> None:
     page.get_by_alt_text("three, image 0").wait_for(timeout=60_000)
     answer = f"() => {KERNEL}.requestExecute({{code: '6 * 7'}}).done.then(r => r.content.status)"
     assert page.evaluate(answer) == "ok"  # the kernel is free while the run goes on
-    page.wait_for_selector("text=step 60 of 120", timeout=60_000)
+    page.wait_for_selector("text=/, step [0-9]+0 of 240; BN/", timeout=60_000)
     lab.shot("monitor_running")
-    page.wait_for_selector("text=1 of 4 units done", timeout=60_000)
+    page.wait_for_selector("text=/[1-3] of 4 units done/", timeout=60_000)
 
     page.get_by_role("button", name="Stop").click()
     page.wait_for_selector("text=Stopped. Finished units are kept", timeout=60_000)
@@ -69,9 +69,9 @@ def test_a_run_is_started_watched_stopped_and_found_again(lab: Lab) -> None:
     wait_until(lambda: not pipeline.plan(run, "synthesis").missing, "the units are not whole")
 
     page.get_by_label("Step", exact=True).select_option("60")
-    page.wait_for_selector("text=, step 60 of 120")
+    page.wait_for_selector("text=, step 60 of 240")
     page.get_by_role("button", name="Earlier").click()
-    page.wait_for_selector("text=, step 50 of 120")
+    page.wait_for_selector("text=, step 40 of 240")
     lab.shot("monitor_complete")
     width = page.evaluate("() => document.querySelector('.jp-NotebookPanel').scrollWidth")
     assert width <= 1280

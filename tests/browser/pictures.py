@@ -1,0 +1,93 @@
+"""The README's pictures, from the demo's run: `make pictures`, once `make demo` has ended."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from jupyter_lab import ROOT, Lab, opened_lab
+
+DEMO = ROOT / "data" / "runs" / "digits"
+PICTURES = ROOT / "docs" / "pictures"
+GROWING = "growing"  # a run of the demo's settings, which takes its teachers over
+
+
+def main() -> None:
+    """Take the pictures anew."""
+    if not (DEMO / "figures" / "report.html").is_file():
+        sys.exit(f"no finished demo in {DEMO}: run `make demo` first")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        shutil.copytree(DEMO, place / "runs" / "digits")
+        notebooks = shutil.copytree(ROOT / "notebooks", place / "notebooks")
+        name_run(notebooks / "01_teacher_pool.ipynb", "digits")
+        name_run(notebooks / "02_synthesis.ipynb", GROWING)
+        name_run(notebooks / "03_diversity.ipynb", "digits")
+        with opened_lab(place) as lab:
+            lab.page.set_viewport_size({"width": 1280, "height": 1500})
+            picker(lab)
+            growing(lab, place / "runs")
+            dashboard(lab)
+
+
+def name_run(notebook: Path, run_name: str) -> None:
+    """Have a notebook open a run of the demo's settings."""
+    content = nbformat.read(notebook, as_version=4)
+    cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source += f'\nrun_name = "{run_name}"\npreset = "digits"'
+    nbformat.write(content, notebook)
+
+
+def picker(lab: Lab) -> None:
+    """The teacher picker, comparing the demo's networks."""
+    page = lab.page
+    lab.open("01_teacher_pool")
+    lab.run_all()
+    page.wait_for_selector("text=units are complete and whole", timeout=240_000)
+    picker = page.locator(".prism-picker")
+    picker.get_by_role("button", name="Compare").click()
+    page.wait_for_selector("text=Linear CKA of features", timeout=120_000)
+    page.wait_for_timeout(1000)
+    picker.screenshot(path=PICTURES / "picker.png")
+
+
+def growing(lab: Lab, runs: Path) -> None:
+    """The run monitor in the middle of a unit."""
+    from prism_nb import pipeline
+
+    run = pipeline.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
+    pipeline.execute(run, "teachers")
+    page = lab.page
+    lab.open("02_synthesis")
+    page.get_by_text("display(RunMonitor(run))").first.click()
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-above')")
+    page.keyboard.press("Shift+Enter")
+    page.get_by_role("button", name="Start", exact=True).click(timeout=120_000)
+    page.wait_for_selector("text=/1 of [0-9]+ units done/", timeout=300_000)
+    page.wait_for_selector("text=/, step [1-9][0-9]{2,} of/", timeout=300_000)
+    monitor = page.locator(".jp-OutputArea-output:has(button:text('Stop'))").first
+    monitor.screenshot(path=PICTURES / "growing.png")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Stopped.", timeout=120_000)
+
+
+def dashboard(lab: Lab) -> None:
+    """The diversity dashboard's map of the demo's images."""
+    page = lab.page
+    lab.open("03_diversity")
+    lab.run_all()
+    page.wait_for_selector("text=Curve over classes", timeout=240_000)
+    page.get_by_role("button", name="Map", exact=True).click()
+    frame = page.frame_locator("iframe[title^='PCA of']")
+    frame.locator(".js-plotly-plot").wait_for(timeout=120_000)
+    frame.get_by_label("Image by number").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(1000)
+    widget = page.locator(".jp-OutputArea-output:has(button:text('Curve over classes'))").first
+    widget.screenshot(path=PICTURES / "dashboard.png")
+
+
+if __name__ == "__main__":
+    main()
