@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
+from benchmarks.flat import flat_rows
 from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
@@ -121,6 +122,7 @@ _QUESTIONS = {
     "plan": plan_rows,
     "agreement": agreement_rows,
     "images": image_rows,
+    "flat": flat_rows,
     "gallery": gallery_rows,
     "monitoring": monitoring_rows,
     "workers": worker_rows,

@@ -13,6 +13,7 @@ def test_teachers_are_picked_by_hand(lab: Lab) -> None:
     lab.open("01_teacher_pool")
     lab.run_all()
     page.wait_for_selector("text=all 5 units are complete and whole", timeout=400_000)
+    page.locator(".js-plotly-plot").first.wait_for(state="attached", timeout=60_000)
     picker = page.locator(".prism-picker")
     filter_ = picker.get_by_label("Filter")
     filter_.scroll_into_view_if_needed()

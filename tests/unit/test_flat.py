@@ -1,0 +1,34 @@
+"""Hundreds of units leave no threads, open files or leases behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import pytest
+
+from prism_nb import files
+from prism_nb.backends import here, run_units
+from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [
+        Unit(stage="labels", name=f"u{n}", marker=f"labels/u{n}/unit.json", binding="b")
+        for n in range(300)
+    ]
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        path = f"labels/{unit.name}/file"
+        files.write_bytes(run.file(path), b"x")
+        return lambda: run.finish(unit, paths=[path], record={})
+
+    monkeypatch.setattr(here, "resolve", lambda _: work)
+    run_units(run, units[:20], "somewhere:work", lambda _: None)
+    me = psutil.Process()
+    before = me.num_fds(), me.num_threads()
+    run_units(run, units, "somewhere:work", lambda _: None)
+    assert (me.num_fds(), me.num_threads()) == before
+    assert not list(run.path.glob("locks/labels/*.json"))
+    assert all(run.inspect(unit).state == "done" for unit in units)
