@@ -40,7 +40,7 @@ def require_slurm(settings: Settings) -> None:
     except ImportError:
         raise UsageError(
             "backend slurm needs the package submitit, which is not installed; install it with "
-            "`pip install 'prism-nb[slurm]'`, or use backend process"
+            "`pip install submitit`, or use backend process"
         ) from None
     cluster = cluster_of(settings)
     if cluster not in CLUSTERS:

@@ -14,7 +14,8 @@ from prism_nb.plans.batches import Batch
 from prism_nb.plans.synthesis import batch_of
 from prism_nb.settings import Settings
 from prism_nb.synthesis.costs import StepTimer
-from prism_nb.teachers.arithmetic import META, Arithmetic, count_flop
+from prism_nb.teachers.arithmetic import Arithmetic, count_flop
+from prism_nb.teachers.shapes import META
 from prism_nb.units import Unit
 
 

@@ -15,12 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from prism_nb.data import ImageDataset
-from prism_nb.teachers.networks import build_network
 from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.teachers.shapes import META, shapes_of
 from prism_nb.teachers.statistics import conv_probes
 from prism_nb.teachers.teacher import Teacher
 
-META = torch.device("meta")
 _PAIR = 2  # images that are counted together: batch norm cannot be trained on a single one
 
 
@@ -112,7 +111,7 @@ class Arithmetic:
 
     def _network(self, name: str) -> nn.Module:
         classes, side = len(self.dataset.classes), self.dataset.image_size
-        return build_network(name, classes=classes, image_size=side).to(META)
+        return shapes_of(name, classes=classes, image_size=side)
 
     def _teacher(self, name: str) -> Teacher:
         return fresh_teacher(name, self.dataset, META)
