@@ -17,10 +17,12 @@ import click
 
 from prism_nb import __version__
 from prism_nb.cli_catalogue import catalogue_command
+from prism_nb.cli_lists import methods_command, protocols_command
 from prism_nb.cli_options import runs_dir_option as _runs_dir
 from prism_nb.cli_options import set_option as _set
 from prism_nb.cli_sets import export_command, import_command
 from prism_nb.cli_stage import stage_command
+from prism_nb.cli_study import study_command
 from prism_nb.errors import PrismError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ cli.add_command(import_command)
 cli.add_command(export_command)
 cli.add_command(stage_command)
 cli.add_command(catalogue_command)
+cli.add_command(study_command)
+cli.add_command(methods_command)
+cli.add_command(protocols_command)
 
 
 @cli.command()
@@ -133,46 +138,6 @@ def plan(
 
 
 @cli.command()
-@click.argument("study")
-@click.option("--name", help="Name of the study's folder [default: the study's].")
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    help="Runs side by side, one CPU thread each [default: one per core, at most 8].",
-)
-@click.option("--plan", "only_plan", is_flag=True, help="Show what is left, and write nothing.")
-@_runs_dir
-def study(
-    study: str, name: str | None, workers: int | None, only_plan: bool, runs_dir: Path | None
-) -> None:
-    """Carry out STUDY: methods x scenarios x replicates; the same command continues it."""
-    from prism_nb.study.execute import check_study, default_workers, execute_study, plan_table
-    from prism_nb.study.folder import StudyFolder
-
-    begin = time.monotonic()
-    folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    side_by_side = workers or default_workers()
-    click.echo(f"study {folder.path}\n\n{plan_table(folder, side_by_side).to_string()}\n")
-    if only_plan:
-        check_study(folder)
-        return
-    execute_study(folder, workers=side_by_side, say=click.echo)
-    folder = folder.fresh()
-    from prism_nb.headless import STUDY, execute_study_notebook
-    from prism_nb.report.study import answer_table, study_tables, verdicts
-
-    execute_study_notebook(folder, study)
-    tables = study_tables(folder)
-    answer = answer_table(folder, tables["summary"], tables["pairs"])
-    click.echo(f"\n{answer.to_string()}\n")
-    for sentence in verdicts(folder, tables["summary"], tables["pairs"]):
-        click.echo(sentence)
-    click.echo(f"\npage       {folder.path / 'study.html'}")
-    click.echo(f"notebook   {folder.path / 'notebooks' / STUDY}.ipynb")
-    click.echo(f"wall time  {time.monotonic() - begin:.0f} s")
-
-
-@cli.command()
 @click.argument("run_name")
 @_runs_dir
 def status(run_name: str, runs_dir: Path | None) -> None:
@@ -208,38 +173,6 @@ def verify(run_name: str, runs_dir: Path | None, clean: bool) -> None:
             f"{verdict.damages} finding{'s' * (verdict.damages > 1)} of damage; what is not named "
             "above can be trusted"
         )
-
-
-@cli.command()
-def methods() -> None:
-    """List the recipes: what each changes of the published PRISM, and what it does not have."""
-    from prism_nb.recipes import differences, load_recipe, recipe_names
-
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        click.echo(f"{name:<16} {recipe.title}; {recipe.paper}")
-        values = differences(recipe, load_recipe("prism"))
-        if values:
-            changed = ", ".join(f"{key} {value}" for key, value in values.items())
-            click.echo(f"{'':<16} {changed}")
-        if recipe.lacks:
-            click.echo(f"{'':<16} lacks: {recipe.lacks}")
-    click.echo("\nprism itself, from which the others differ:")
-    prism = load_recipe("prism")
-    for key, field in type(prism).model_fields.items():
-        if key not in {"title", "paper", "lacks"}:
-            click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
-
-
-@cli.command()
-def protocols() -> None:
-    """List the protocols: by what settings the papers label images and train students."""
-    from prism_nb.protocols import protocol_names, protocol_values, protocol_words
-
-    for name in protocol_names():
-        words, values = protocol_words(name), protocol_values(name)
-        click.echo(f"{name:<8} {words['title']}; {words['paper']}")
-        click.echo(f"{'':<8} {', '.join(f'{key} {value}' for key, value in values.items())}")
 
 
 @contextmanager

@@ -44,8 +44,7 @@ def require_ray(settings: Settings) -> None:
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError(
-            "backend ray needs Ray, which is not installed: pip install ray, or use "
-            "backend process"
+            "backend ray needs Ray, which is not installed: pip install ray, or use backend process"
         )
     if ":" in settings.device:
         raise UsageError(

@@ -55,6 +55,8 @@ FLOORS: list[set[str]] = [
         "cli_sets",
         "cli_catalogue",
         "cli_stage",
+        "cli_study",
+        "cli_lists",
         "cli_counts",
         "cli_options",
         "__main__",
