@@ -246,6 +246,8 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
             missing units need. If not, or where that cannot be measured, the mean of the units
             that are done stands for the others.
     """
+    from prism_nb.forecast import cache_bytes, disk_bytes, seconds_left  # imports torch
+
     states = tuple(run.inspect(unit, deep=deep) for unit in stage_units(run, stage))
     missing = sum(state.state != "done" for state in states)
     memory = run.stage_record(stage).get("peak_memory_bytes")
@@ -258,57 +260,19 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
         stage=stage,
         states=states,
         images=sum(_images(state.unit) for state in states if state.state != "done"),
-        seconds_left=_seconds_left(run, states, costs or [1.0] * len(states), known=bool(costs)),
-        disk_bytes=_disk_bytes(
-            run.settings, stage, missing / max(1, len(states)), class_count(run)
-        ),
+        seconds_left=seconds_left(run, states, costs or [1.0] * len(states), known=bool(costs)),
+        disk_bytes=disk_bytes(run.settings, stage, missing / max(1, len(states)), class_count(run)),
         memory_bytes=memory,
-        cache_bytes=_cache_bytes(run, states) if measure else 0,
+        cache_bytes=cache_bytes(run, _missing(states)) if measure else 0,
     )
 
 
-def _cache_bytes(run: Run, states: Sequence[UnitState]) -> int:
-    from prism_nb.caches import cache_bytes
-
-    return cache_bytes(run, [state.unit for state in states if state.state != "done"])
+def _missing(states: Sequence[UnitState]) -> list[Unit]:
+    return [state.unit for state in states if state.state != "done"]
 
 
 def _images(unit: Unit) -> int:
     return len(synthesis.batch_of(unit).members()) if unit.stage == "synthesis" else 0
-
-
-def _seconds_left(
-    run: Run, states: Sequence[UnitState], costs: Sequence[float], *, known: bool
-) -> float | None:
-    """Return the missing units' costs, in the seconds that the units which are done have taken.
-
-    Args:
-        run: The run.
-        states: Every unit's state.
-        costs: What each unit costs, in any measure.
-        known: Whether that measure is seconds on this device.
-
-    Returns:
-        None if the measure is not seconds and nothing is done. If it is, each method is scaled by
-        its own units alone, since what is not foreseen of one says nothing of another.
-    """
-    taken: dict[str, float] = {}
-    foreseen: dict[str, float] = {}
-    left: dict[str, float] = {}
-    for state, cost in zip(states, costs, strict=True):
-        method = state.unit.key.get("method", "") if known else ""
-        if state.state == "done":
-            seconds = run.record(state.unit).get("seconds", 0.0)
-            taken[method] = taken.get(method, 0.0) + seconds
-            foreseen[method] = foreseen.get(method, 0.0) + cost
-        else:
-            left[method] = left.get(method, 0.0) + cost
-    if not known and not any(foreseen.values()):
-        return None
-    return sum(
-        cost * taken[method] / foreseen[method] if foreseen.get(method) else cost
-        for method, cost in left.items()
-    )
 
 
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
@@ -409,18 +373,6 @@ def _stage(name: str) -> Stage:
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; {suggest(name, STAGES)}")
     return STAGES[name]
-
-
-def _disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> int | None:
-    """Estimate what a share of a stage's units writes, where that can be counted."""
-    if stage not in {"synthesis", "labels"} or (stage == "labels" and settings.labels != "stored"):
-        return None
-    from prism_nb.artifacts.sizes import image_bytes, label_bytes
-
-    images = classes * settings.ipc * len(settings.methods)
-    if stage == "synthesis":
-        return round(share * image_bytes(settings, images))
-    return round(share * label_bytes(settings, images, classes))
 
 
 def _begun_bytes(run: Run, stage: str) -> int:

@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
         "progress",
         "monitor",
         "tables",
-        "caches",
+        "forecast",
         "class_names",
         "diversity_tables",
         "image_tables",

@@ -1,0 +1,75 @@
+"""What is left of a stage takes: time by what is known of its units, and room on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prism_nb.artifacts.sizes import image_bytes, label_bytes
+from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.run import Run, UnitState
+from prism_nb.settings import REFERENCE, Settings
+from prism_nb.units import Unit, has_weights
+
+
+def seconds_left(
+    run: Run, states: Sequence[UnitState], costs: Sequence[float], *, known: bool
+) -> float | None:
+    """Return the missing units' costs, in the seconds that the units which are done have taken.
+
+    Args:
+        run: The run.
+        states: Every unit's state.
+        costs: What each unit costs, in any measure.
+        known: Whether that measure is seconds on this device.
+
+    Returns:
+        None if the measure is not seconds and nothing is done. If it is, each method is scaled by
+        its own units alone, since what is not foreseen of one says nothing of another.
+    """
+    taken: dict[str, float] = {}
+    foreseen: dict[str, float] = {}
+    left: dict[str, float] = {}
+    for state, cost in zip(states, costs, strict=True):
+        method = state.unit.key.get("method", "") if known else ""
+        if state.state == "done":
+            seconds = run.record(state.unit).get("seconds", 0.0)
+            taken[method] = taken.get(method, 0.0) + seconds
+            foreseen[method] = foreseen.get(method, 0.0) + cost
+        else:
+            left[method] = left.get(method, 0.0) + cost
+    if not known and not any(foreseen.values()):
+        return None
+    return sum(
+        cost * taken[method] / foreseen[method] if foreseen.get(method) else cost
+        for method, cost in left.items()
+    )
+
+
+def disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> int | None:
+    """Estimate what a share of a stage's units writes, where that can be counted."""
+    if stage not in {"synthesis", "labels"} or (stage == "labels" and settings.labels != "stored"):
+        return None
+    images = classes * settings.ipc * len(settings.methods)
+    if stage == "synthesis":
+        return round(share * image_bytes(settings, images))
+    return round(share * label_bytes(settings, images, classes))
+
+
+def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
+    """Return the bytes that units to be done will add to the cache of decoded images.
+
+    Held-out images are judged on; training images are gone over by networks that are trained
+    from scratch, and by students of all real images.
+    """
+    wanted = [unit for unit in units if unit.stage in {"teachers", "evaluation"}]
+    if not wanted:
+        return 0
+    dataset: ImageDataset = open_dataset(run.settings)
+    many = any(_goes_over_all(unit) for unit in wanted)
+    return dataset.bytes_to_keep("val") + (dataset.bytes_to_keep("train") if many else 0)
+
+
+def _goes_over_all(unit: Unit) -> bool:
+    if unit.stage == "evaluation":
+        return bool(unit.key["method"] == REFERENCE)
+    return "patch" not in unit.key and not has_weights(unit.key["network"])
