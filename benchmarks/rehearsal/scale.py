@@ -37,7 +37,7 @@ class Scale:
     ipc: int = 2
     image_size: int = 72
     steps: int = 2
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 100
     students: tuple[str, ...] = ("resnet18",)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
