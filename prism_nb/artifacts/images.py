@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from prism_nb.config import default_cache_dir, digest
 from prism_nb.data import ImageDataset
+from prism_nb.data.decoded import decoded_once
 from prism_nb.data.subset import random_real
 from prism_nb.errors import PrismError
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.plans.synthesis import image_path
+from prism_nb.plans.synthesis import image_path, method_units
 from prism_nb.run import Run
 
+Members = Sequence[tuple[int, int]]  # (class, slot) of images
+Load = Callable[[Run, str, ImageDataset, Members], Tensor]
+_MOST_HELD = 2**28  # bytes of a set that is simply read into memory
 REFERENCE_TAG = "reference"  # of `data.subset.random_real`
 
 
@@ -54,22 +60,54 @@ class Resident:
 def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Read all images of a method, class by class and slot by slot.
 
-    Image i belongs to class i // ipc and slot i % ipc.
+    Image i belongs to class i // ipc and slot i % ipc. A large set is decoded once into the cache
+    and read from there, so that a process holds no more of it than it looks at.
 
     Returns:
-        Pixels, uint8 [classes * ipc, 3, S, S], and class indices, int64 [classes * ipc].
+        Pixels, uint8 [classes * ipc, 3, S, S], which are not to be written to, and class indices,
+        int64 [classes * ipc].
 
     Raises:
         PrismError: An image is missing, damaged or of another size.
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
     members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    return load_members(run, method, dataset, members), torch.arange(classes).repeat_interleave(ipc)
+    units = method_units(run, method, classes)
+    made_from = run.content(tuple(unit.marker for unit in units))
+    pixels = _whole(run, method, dataset, members, made_from, load_members)
+    return pixels, torch.arange(classes).repeat_interleave(ipc)
 
 
-def load_members(
-    run: Run, method: str, dataset: ImageDataset, members: Sequence[tuple[int, int]]
+def _whole(
+    run: Run, name: str, dataset: ImageDataset, members: Members, made_from: object, load: Load
 ) -> Tensor:
+    """Return a whole set, from a file in the cache where it is large.
+
+    Args:
+        run: The run.
+        name: What the images are called.
+        dataset: Whose classes and size they have.
+        members: (class, slot) of each.
+        made_from: Says all that decides them, beside their size.
+        load: Reads some of them.
+    """
+    size = dataset.image_size
+    if 3 * len(members) * size**2 <= _MOST_HELD:
+        return load(run, name, dataset, members)
+    mapped = decoded_once(
+        default_cache_dir() / "sets" / f"{digest([name, made_from, len(members), size])}.npy",
+        lambda places: load(run, name, dataset, [members[place] for place in places]),
+        count=len(members),
+        size=size,
+        what=f"images of {name}",
+        progress=run.settings.progress,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the file cannot be written to
+        return torch.from_numpy(mapped)
+
+
+def load_members(run: Run, method: str, dataset: ImageDataset, members: Members) -> Tensor:
     """Read some images of a method, each a (class, slot), as uint8 [n, 3, S, S].
 
     They lie in memory channels last, as networks want them.
@@ -88,12 +126,10 @@ def load_set(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor
     return load_images(run, name, dataset)
 
 
-def load_some(
-    run: Run, name: str, dataset: ImageDataset, members: Sequence[tuple[int, int]]
-) -> Tensor:
+def load_some(run: Run, name: str, dataset: ImageDataset, members: Members) -> Tensor:
     """Return those of `load_set` that are named, each a (class, slot), uint8 [n, 3, S, S]."""
     if name == REFERENCE:
-        return _reference(run, dataset, members)
+        return _reference(run, name, dataset, members)
     return load_members(run, name, dataset, members)
 
 
@@ -104,11 +140,12 @@ def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
     members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    pixels = _reference(run, dataset, members)
+    made_from = [dataset.name, dataset.content, run.settings.seed, REFERENCE_TAG]
+    pixels = _whole(run, REFERENCE, dataset, members, made_from, _reference)
     return pixels, torch.arange(classes).repeat_interleave(ipc)
 
 
-def _reference(run: Run, dataset: ImageDataset, members: Sequence[tuple[int, int]]) -> Tensor:
+def _reference(run: Run, _: str, dataset: ImageDataset, members: Members) -> Tensor:
     return random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
 
 

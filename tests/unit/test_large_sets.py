@@ -1,0 +1,72 @@
+"""Large sets are decoded once into a file, and are the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_sets import begin_run
+
+from prism_nb import pipeline
+from prism_nb.artifacts import images
+from prism_nb.artifacts.images import load_images, load_reference
+from prism_nb.data import open_dataset
+from prism_nb.plans.synthesis import image_path
+from prism_nb.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    return begin_run(tmp_path)
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "sets").glob("*.npy"))
+
+
+def test_small_sets_are_held_in_memory(run: Run, tmp_path: Path) -> None:
+    load_images(run, "random_real", open_dataset(run.settings))
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["random_real", "real"])
+def test_large_sets_are_the_same_images_in_the_same_order(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(run.settings)
+
+    def load() -> tuple[torch.Tensor, torch.Tensor]:
+        return load_reference(run, dataset) if name == "real" else load_images(run, name, dataset)
+
+    held, classes = load()
+    monkeypatch.setattr(images, "_MOST_HELD", 0)
+    for _ in range(2):
+        mapped, same = load()
+        assert torch.equal(mapped, held)
+        assert torch.equal(same, classes)
+    (file,) = cached(tmp_path)
+    assert np.array_equal(np.load(file, mmap_mode="r"), held.numpy())
+
+
+def test_images_are_decoded_once_and_anew_where_they_have_changed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(run.settings)
+    monkeypatch.setattr(images, "_MOST_HELD", 0)
+    load_images(run, "random_real", dataset)
+    path = run.file(image_path("random_real", 3, 1))
+    content = path.read_bytes()
+    path.unlink()
+    load_images(run, "random_real", dataset)  # from the file, without a look at the images
+
+    path.write_bytes(content)
+    (unit,) = pipeline.stage_units(run, "synthesis")
+    other = run.file(image_path("random_real", 4, 0)).read_bytes()
+    path.write_bytes(other)
+    run.finish(unit, paths=run.files_of(unit), record={})
+    changed, _ = load_images(run, "random_real", dataset)
+    assert torch.equal(changed[7], changed[8])
+    assert len(cached(tmp_path)) == 2
