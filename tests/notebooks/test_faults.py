@@ -34,10 +34,11 @@ SMALL: dict[str, Any] = {
     "evaluate_every": 2,
     "real_per_class": 5,
     "image_size": 16,
+    "snapshot_every": 0,
 }
 STAGES = list(pipeline.STAGES)
 # How often each stage opens, writes, syncs or replaces a file; a test counts them anew.
-STEPS = {"teachers": 24, "synthesis": 74, "diversity": 30, "labels": 28, "evaluation": 32}
+STEPS = {"teachers": 28, "synthesis": 78, "diversity": 34, "labels": 32, "evaluation": 40}
 RESULTS = ("*.png", "*.safetensors", "*.csv")
 
 

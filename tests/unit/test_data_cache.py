@@ -16,7 +16,7 @@ import torch
 from image_trees import make_tree
 from torch import Tensor
 
-from prism_nb import caches
+from prism_nb import forecast
 from prism_nb.data.decode import DamagedImageError, read_images
 from prism_nb.data.decoded import decoded_once, pick
 from prism_nb.data.folder import ImageFolder
@@ -269,6 +269,6 @@ def test_a_plan_counts_what_is_decoded_for_many_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[Unit], wanted: int
 ) -> None:
     tree = open_tree(make_tree(tmp_path / "t"))
-    monkeypatch.setattr(caches, "open_dataset", lambda _: tree)
+    monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
     run = SimpleNamespace(settings=None)
-    assert caches.cache_bytes(run, units) == wanted * 3 * 16 * 16
+    assert forecast.cache_bytes(run, units) == wanted * 3 * 16 * 16
