@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from prism_nb.data.base import ClassInfo
@@ -14,6 +15,17 @@ EVERY = "all classes"
 def class_label(info: ClassInfo) -> str:
     """Return a class's number and the first of its names, which no other class has."""
     return f"{info.index} · {info.name.split(',')[0]}"
+
+
+def class_titles(classes: Sequence[ClassInfo]) -> list[str]:
+    """Return every class's name, with its folder where another class is called the same.
+
+    ImageNet-1K has two cranes, a bird and a machine: a table by name alone would mix them.
+    """
+    count = Counter(info.name for info in classes)
+    return [
+        info.name if count[info.name] == 1 else f"{info.name} ({info.folder})" for info in classes
+    ]
 
 
 def picked_classes(text: str, classes: Sequence[ClassInfo]) -> tuple[int, ...]:

@@ -173,6 +173,25 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def read_settings(path: Path) -> Settings:
+    """Return the settings that a run has recorded.
+
+    Args:
+        path: Its `config.yaml`.
+
+    Raises:
+        UsageError: The file cannot be read, holds no settings, or settings that do not fit.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    values = read_yaml(text, where=str(path))
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is damaged: it must hold lines of `name: value`")
+    return check_settings(values, where=str(path))
+
+
 def check_settings(values: dict[str, Any], *, where: str) -> Settings:
     """Build settings and read every method's recipe, so that mistakes surface at once."""
     settings = Settings.parse(values, where=where)

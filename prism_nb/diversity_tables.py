@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prism_nb.class_names import class_titles
 from prism_nb.data import open_dataset
 from prism_nb.diversity.catalogue import IN_SPACE, MEASURES, OF_CLASSES, OF_TEACHERS, Measure
 from prism_nb.errors import UsageError
@@ -63,7 +64,7 @@ def undefined_table(run: Run) -> pd.DataFrame:
 
 def diversity_per_class(run: Run) -> pd.DataFrame:
     """Return method, features (the network), class, and a column per measure, NaN if undefined."""
-    names = [info.name for info in open_dataset(run.settings).classes]
+    names = class_titles(open_dataset(run.settings).classes)
     parts = [pd.DataFrame(columns=["method", "features", "class"])]
     for method, record in _records(run):
         for network, space in record["spaces"].items():
@@ -95,7 +96,7 @@ def nearest_table(run: Run, network: str) -> pd.DataFrame:
     split), distance in [0, 2] between normalised features. Undefined ones are left out. The real
     reference's show how near two real images come.
     """
-    names, rows = [info.name for info in open_dataset(run.settings).classes], []
+    names, rows = class_titles(open_dataset(run.settings).classes), []
     for method, record in _records(run):
         nearest = record["spaces"][network]["nearest_real"]
         pairs = zip(nearest["place"], nearest["distance"], strict=True)

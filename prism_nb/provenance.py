@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prism_nb import __version__
 from prism_nb.settings import MachineSettings, Settings
 
 _VERSIONS = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -31,6 +32,24 @@ def environment(settings: Settings) -> dict[str, Any]:
         "settings": settings.section(MachineSettings),
         "commit": _git_commit(),
     }
+
+
+def newer_kit(manifest: dict[str, object]) -> str | None:
+    """Return in words that a run was made by a newer version of the kit, if it was.
+
+    Args:
+        manifest: The run's, with the environment it was made in.
+    """
+    made_in = manifest.get("environment")
+    versions = made_in.get("versions") if isinstance(made_in, dict) else None
+    made_by = versions.get("prism-nb") if isinstance(versions, dict) else None
+    if not isinstance(made_by, str) or _parts(made_by) <= _parts(__version__):
+        return None
+    return f"this run was made by version {made_by} of the kit, newer than this one ({__version__})"
+
+
+def _parts(version: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])]
 
 
 def machine() -> str:

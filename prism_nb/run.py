@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb import files
-from prism_nb.config import check_settings, digest
+from prism_nb.config import digest, read_settings
 from prism_nb.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.leases import HeldError, Lease, Owner, is_alive
-from prism_nb.provenance import environment
+from prism_nb.provenance import environment, newer_kit
 from prism_nb.settings import (
     FOLDER_NAME,
     DataSettings,
@@ -25,7 +25,7 @@ from prism_nb.settings import (
     SqueezeSettings,
     SynthesisSettings,
 )
-from prism_nb.strict import Strict, read_yaml, write_yaml
+from prism_nb.strict import Strict, write_yaml
 from prism_nb.units import Unit
 
 STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
@@ -95,13 +95,12 @@ class Run:
                 f"no run at {path}; {suggest(path.name, runs)} A new run needs a preset"
             )
         try:
-            text = config.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{config} cannot be read: {error}") from None
-        values = read_yaml(text, where=str(config))
-        if not isinstance(values, dict):
-            raise UsageError(f"{config} is damaged: it must hold lines of `name: value`")
-        return cls(path, check_settings(values, where=str(config)))
+            return cls(path, read_settings(config))
+        except UsageError as error:
+            newer = newer_kit(files.read_record(path / "manifest.json"))
+            if newer is None:
+                raise
+            raise UsageError(f"{newer}; update the kit to open it ({error})") from None
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Run:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from prism_nb.class_names import class_titles
 from prism_nb.data import open_dataset
 from prism_nb.evaluation.scores import (
     augmentation_robust_score,
@@ -55,7 +56,7 @@ def treatment_table(run: Run) -> pd.DataFrame:
 
 def class_accuracy_table(run: Run) -> pd.DataFrame:
     """Return top-1 of each class in percent, mean over students and seeds: class by method."""
-    names = [info.name for info in open_dataset(run.settings).classes]
+    names = class_titles(open_dataset(run.settings).classes)
     units = protocol_units(run)
     columns = {}
     for method in run.settings.methods:
@@ -71,7 +72,7 @@ def guess_table(run: Run, method: str, student: str) -> pd.DataFrame:
         One row per class, one column per guess, mean over seeds; empty where the run's students
         were trained by a kit that did not record it.
     """
-    names = [info.name for info in open_dataset(run.settings).classes]
+    names = class_titles(open_dataset(run.settings).classes)
     counts = np.zeros((len(names), len(names)))
     for unit in protocol_units(run):
         path = run.file(f"{unit.key['folder']}/guesses.csv")

@@ -31,7 +31,7 @@ def run_on_ray(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) ->
     begin, left = time.monotonic(), []
     for unit in units:
         if run.inspect(unit).state == "done":
-            on_event({"event": "kept", "unit": unit.name})
+            on_event({"event": "kept", **unit.words})
         else:
             left.append(unit)
     made = _on_cluster(run, left, work, on_event) if left else 0

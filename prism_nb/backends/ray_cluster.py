@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -12,12 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import metadata
 from typing import Any
 from unittest.mock import patch
 
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.settings import Settings
 
+_FIRST_WITH_TOKENS = "2.52"
 _TRIES = 3
 _TIMEOUT = 5.0  # seconds to reach a cluster's address
 _OBJECT_STORE = 80 * 2**20  # bytes; only keys travel, and Ray takes no less
@@ -38,14 +41,11 @@ def require_ray(settings: Settings) -> None:
     """Check that settings for Ray can work, without starting anything.
 
     Raises:
-        UsageError: Ray is not installed, a single device is named for several workers, or the
-            cluster's address is none.
+        UsageError: Ray is not installed or too old, a single device is named for several workers,
+            or the cluster's address is none.
         PrismError: The cluster does not answer.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UsageError(
-            "backend ray needs Ray, which is not installed: pip install ray, or use backend process"
-        )
+    _require_tokens()
     if ":" in settings.device:
         raise UsageError(
             f"device {settings.device!r} does not go with backend ray, which gives every worker a "
@@ -53,6 +53,22 @@ def require_ray(settings: Settings) -> None:
         )
     if settings.ray_address not in {None, "auto"}:
         _require_answer(str(settings.ray_address))
+
+
+def _require_tokens() -> None:
+    """Refuse a Ray that would take work from anybody, and one that is not there."""
+    wanted = f"pip install 'ray>={_FIRST_WITH_TOKENS}', or use backend process"
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError(f"backend ray needs Ray, which is not installed: {wanted}")
+    found = metadata.version("ray")
+    if _release(found) < _release(_FIRST_WITH_TOKENS):
+        raise UsageError(
+            f"Ray {found} has no tokens, so anybody on this machine could give it work: {wanted}"
+        )
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:2]]
 
 
 def _require_answer(address: str) -> None:

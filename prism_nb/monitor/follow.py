@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
-from prism_nb import __version__, files, pipeline
+from prism_nb import pipeline
 from prism_nb.errors import UsageError
 from prism_nb.monitor import STAGE
 from prism_nb.monitor.driver import Driver, driver_of
 from prism_nb.monitor.forecast import Cost, cost_of, images_per_minute, seconds_left
 from prism_nb.monitor.log import EventLog
 from prism_nb.monitor.state import Curve, RunState
+from prism_nb.provenance import newer_kit
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
@@ -37,27 +37,7 @@ def open_watched(place: Run | Path | str) -> Run:
         raise UsageError(
             f"no run has begun in {path}: it has no config.yaml; open a notebook on it"
         )
-    try:
-        return Run.open(path)
-    except UsageError as error:
-        newer = newer_kit(files.read_record(path / "manifest.json"))
-        if newer is None:
-            raise
-        raise UsageError(f"{newer}; update the kit to follow it ({error})") from None
-
-
-def newer_kit(manifest: dict[str, object]) -> str | None:
-    """Return in words that a run was made by a newer version of the kit, if it was."""
-    environment = manifest.get("environment")
-    versions = environment.get("versions") if isinstance(environment, dict) else None
-    made_by = versions.get("prism-nb") if isinstance(versions, dict) else None
-    if not isinstance(made_by, str) or _parts(made_by) <= _parts(__version__):
-        return None
-    return f"this run was made by version {made_by} of the kit, newer than this one ({__version__})"
-
-
-def _parts(version: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])]
+    return Run.open(path)
 
 
 class Follower:

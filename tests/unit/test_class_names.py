@@ -2,7 +2,7 @@
 
 import pytest
 
-from prism_nb.class_names import class_label, picked_classes
+from prism_nb.class_names import class_label, class_titles, picked_classes
 from prism_nb.data.base import ClassInfo
 from prism_nb.errors import UsageError
 
@@ -52,3 +52,9 @@ def test_what_names_none_is_said_in_words(text: str, words: str) -> None:
 def test_every_label_leads_back_to_its_class() -> None:
     for info in CLASSES:
         assert picked_classes(class_label(info), CLASSES) == (info.index,)
+
+
+def test_classes_of_one_name_are_told_apart_in_tables() -> None:
+    titles = class_titles(CLASSES)
+    assert titles == ["tench, Tinca tinca", "crane (n02012849)", "crane (n03126707)", titles[3]]
+    assert titles[3] == "tabby, tabby cat"

@@ -190,7 +190,7 @@ def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:
     config = run.path / "config.yaml"
     config.write_text(config.read_text() + "hologram: true\n")
     with pytest.raises(UsageError, match=r"version 99\.0 .* update the kit .*hologram"):
-        open_watched(run.path)
+        Run.open(run.path)
 
 
 def test_a_run_of_this_kit_with_a_bad_setting_is_not_called_newer(run: Run) -> None:

@@ -28,7 +28,13 @@ def asked(**changes: object) -> Settings:
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"not installed: pip install 'prism-nb\[ray\]'"):
+    with pytest.raises(UsageError, match=r"not installed: pip install 'ray>=2\.52'"):
+        preflight(asked())
+
+
+def test_a_ray_that_knows_no_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster.metadata, "version", lambda _: "2.9.3")
+    with pytest.raises(UsageError, match=r"Ray 2\.9\.3 has no tokens.*pip install 'ray>=2\.52'"):
         preflight(asked())
 
 
