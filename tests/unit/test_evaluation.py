@@ -86,6 +86,9 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
     assert equal(first, again)
 
 
+CHANCE = 0.1  # of ten classes
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -101,7 +104,7 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
 def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
     student, rows = train(replace(PLAN, **changes))
     assert all(weight.dtype == torch.float32 for weight in student.parameters())
-    assert rows[-1]["top1"] > 0.5
+    assert rows[-1]["top1"] > 3 * CHANCE
     assert rows != train()[1]
 
 

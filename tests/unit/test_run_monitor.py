@@ -52,7 +52,7 @@ def launched(run: Run) -> Iterator[Launch]:
 
 
 def refreshed_until(monitor: RunMonitor, words: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while words not in monitor.words.value:
         assert time.monotonic() < deadline, monitor.words.value
         time.sleep(0.05)
@@ -165,7 +165,7 @@ def test_it_follows_by_itself_until_it_is_closed_or_replaced(run: Run) -> None:
     second = RunMonitor(run, every=0.01)
     wait_for_threads(before + 1)
     begin(run, units_of(run)[0], host="far")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while "step 5 of 20" not in second.numbers.value:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -176,7 +176,7 @@ def test_it_follows_by_itself_until_it_is_closed_or_replaced(run: Run) -> None:
 
 
 def wait_for_threads(count: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while threading.active_count() > count:
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.02)

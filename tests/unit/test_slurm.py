@@ -246,7 +246,7 @@ def test_missing_commands_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_missing_submitit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UsageError, match=r"pip install 'prism-nb\[slurm\]'"):
+    with pytest.raises(UsageError, match=r"pip install submitit"):
         carry_out(run_with(tmp_path), units_of(1))
 
 
