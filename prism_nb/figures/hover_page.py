@@ -27,7 +27,7 @@ i {{ display: block; width: {shown}px; height: {shown}px; margin-bottom: 6px;
  background-color: #eee; image-rendering: pixelated; }}
 i.on {{ background-image: url(data:image/{kind};base64,{sheet}); background-size: {size}; }}
 i[hidden] {{ display: none; }}
-input {{ width: 100%; }}</style></head>
+input {{ width: 100%; margin: 0; box-sizing: border-box; }}</style></head>
 <body><aside><i></i><i hidden></i><p id="told" aria-live="polite">Point at an
 image, or use the slider.</p><input type="range" min="0" max="{last}" value="0"
 aria-label="Image by number"></aside><main>{figure}</main></body></html>"""

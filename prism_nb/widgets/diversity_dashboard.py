@@ -20,6 +20,7 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
 from prism_nb.tables import method_title
 from prism_nb.widgets.keyboard import KeyboardBox
+from prism_nb.widgets.style import rules
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _STYLE = {"description_width": "90px"}
@@ -47,9 +48,9 @@ class DiversityDashboard(KeyboardBox):
         self.table = widgets.HTML()
         details = [self.measure, self.classes, self.kind, self.near]
         controls = widgets.HBox([self.methods, widgets.VBox([self.network, *details])])
-        super().__init__(
-            [self.what, controls, self.save, self.status, self.page, self.output, self.table]
-        )
+        figure = [self.status, self.page, self.output, self.table]
+        super().__init__([rules(), self.what, controls, self.save, *figure])
+        self.add_class("prism-tables")
         for control in (self.what, self.methods, self.network, *details):
             control.observe(lambda _: self._draw(), names="value")
         self.save.on_click(lambda _: self._save())
@@ -67,7 +68,7 @@ class DiversityDashboard(KeyboardBox):
             options=[(method_title(self._run, name), name) for name in names],
             value=names,
             description="Images",
-            rows=min(6, len(names)),
+            rows=min(6, len(names)) + 1,
             layout=_WIDE,
             style=_STYLE,
         )

@@ -17,13 +17,13 @@ _RULES = """
 .prism-list > label {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%)}
 .prism-list select {color: var(--jp-ui-font-color1, #222)}
-.prism-picker table {border-collapse: collapse; margin: 4px 0 8px; font-size: 12px}
-.prism-picker th, .prism-picker td {padding: 2px 8px; text-align: right; font-weight: normal;
-  white-space: nowrap;  border-bottom: 1px solid var(--jp-border-color2, #ddd)}
-.prism-picker th {color: var(--jp-ui-font-color2, #666)}
-.prism-picker th:first-child, .prism-picker td:first-child {text-align: left; padding-left: 2px;
+.prism-tables table {border-collapse: collapse; margin: 4px 0 8px; font-size: 12px}
+.prism-tables th, .prism-tables td {padding: 2px 8px; text-align: right; font-weight: normal;
+  white-space: nowrap; border-bottom: 1px solid var(--jp-border-color2, #ddd)}
+.prism-tables th {color: var(--jp-ui-font-color2, #666)}
+.prism-tables th:first-child, .prism-tables td:first-child {text-align: left; padding-left: 2px;
   white-space: normal; overflow-wrap: anywhere}
-.prism-picker caption {text-align: left; padding: 2px; white-space: nowrap}
+.prism-tables caption {text-align: left; padding: 2px; white-space: nowrap}
 .prism-picker pre {margin: 4px 0; padding: 6px 10px; font-size: 12px; line-height: 1.4;
   background: var(--jp-layout-color2, #f4f4f4); color: var(--jp-ui-font-color1, #222);
   user-select: all; overflow: auto; max-height: 260px}
@@ -31,7 +31,8 @@ _RULES = """
 .prism-note {border-left: 3px solid #DDAA33; padding-left: 8px}
 .prism-stop {border-left: 3px solid #EE6677; padding-left: 8px}
 .prism-good {border-left: 3px solid #228833; padding-left: 8px}
-.prism-heat td {text-align: center; min-width: 34px; padding: 4px 6px}
+.prism-tables .prism-heat th[scope=col], .prism-heat td {text-align: center; min-width: 34px;
+  padding: 4px 6px}
 """
 
 

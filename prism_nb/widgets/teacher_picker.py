@@ -56,7 +56,7 @@ class TeacherPicker(KeyboardBox):
         )
         self.likeness = widgets.HTML()
         super().__init__(self._parts())
-        self.add_class("prism-picker")
+        self.add_class("prism-picker").add_class("prism-tables")
         self._listen()
         self._offer_weights()
         self._refresh()

@@ -1,5 +1,6 @@
 """A real JupyterLab in a real Chromium, as a person would use it."""
 
+import json
 import os
 import shutil
 import socket
@@ -42,8 +43,9 @@ class Lab:
     errors: list[str] = field(default_factory=list)
 
     def open(self, notebook: str) -> None:
-        """Open a notebook and wait for its kernel."""
-        self.page.goto(f"{self.address}/lab/tree/{notebook}.ipynb?token={TOKEN}")
+        """Open a notebook, in tabs of its own, and wait for its kernel."""
+        place = f"workspaces/{notebook}/tree/{notebook}.ipynb"
+        self.page.goto(f"{self.address}/lab/{place}?token={TOKEN}")
         self.page.wait_for_selector(".jp-NotebookPanel-notebook", timeout=90_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=90_000)
 
@@ -89,8 +91,17 @@ def opened_lab(folder: Path) -> Iterator[Lab]:
         server.wait(30)
 
 
+def prefer(folder: Path, plugin: str, **values: Any) -> None:
+    """Have the lab over a folder prefer some settings, of a plugin such as `apputils/themes`."""
+    extension, name = plugin.split("/")
+    path = folder / f"settings/@jupyterlab/{extension}-extension/{name}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
 def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
     """Start a JupyterLab over a folder's notebooks, and return it and its address."""
+    prefer(folder, "apputils/notification", fetchNews="false", checkForUpdates=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,7 +111,6 @@ def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
             *("--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"),
             *(
                 "--LabApp.expose_app_in_browser=True",
-                "--LabApp.news_url=None",
                 f"--notebook-dir={folder / 'notebooks'}",
             ),
         ],

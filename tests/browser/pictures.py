@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from jupyter_lab import ROOT, Lab, opened_lab
+from jupyter_lab import ROOT, Lab, opened_lab, prefer
 
 DEMO = ROOT / "data" / "runs" / "digits"
 PICTURES = ROOT / "docs" / "pictures"
@@ -25,8 +25,9 @@ def main() -> None:
         name_run(notebooks / "01_teacher_pool.ipynb", "digits")
         name_run(notebooks / "02_synthesis.ipynb", GROWING)
         name_run(notebooks / "03_diversity.ipynb", "digits")
+        prefer(place, "notebook/tracker", windowingMode="none")  # cells out of sight stay there
         with opened_lab(place) as lab:
-            lab.page.set_viewport_size({"width": 1280, "height": 1500})
+            lab.page.set_viewport_size({"width": 1280, "height": 2400})
             picker(lab)
             growing(lab, place / "runs")
             dashboard(lab)
