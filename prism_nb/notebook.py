@@ -15,8 +15,10 @@ from IPython.display import HTML, Image, display
 from prism_nb import pipeline, scoreboard, tables
 from prism_nb.config import preset_names
 from prism_nb.errors import UsageError, suggest
+from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
 from prism_nb.figures.html import table_html
 from prism_nb.figures.save import Place, save_figure, save_picture
+from prism_nb.figures.sheets import Picture
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
 from prism_nb.run import Run
@@ -139,10 +141,19 @@ def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     display(HTML(f"saved as <code>{path}</code>"))
 
 
-def show_picture(run: Run, name: str, png: bytes, *, caption: str) -> None:
+def show_view(run: Run, view: DashboardView) -> None:
+    """Show a figure of the diversity dashboard, or say in words why there is none."""
+    found = shown(run, view)
+    if found.figure is None or found.table is None:
+        display(HTML(f"<b>{FIGURES[view.what].title}</b>: {html.escape(found.words)}"))
+        return
+    show(run, f"diversity_{view.what}", found.figure, found.table)
+
+
+def show_picture(run: Run, name: str, picture: Picture, *, caption: str) -> None:
     """Show a picture under its caption and save it."""
-    save_picture(run, name, png)
-    display(HTML(f"<b>{caption}</b>"), Image(png))
+    save_picture(run, name, picture)
+    display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind))
 
 
 def titles(run: Run) -> dict[str, str]:

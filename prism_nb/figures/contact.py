@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from prism_nb.figures.gallery_view import GalleryView, Panel
+from prism_nb.figures.sheets import Picture
 from prism_nb.figures.sprites import thumbnails
 from prism_nb.figures.style import colour_of
 
@@ -19,7 +20,7 @@ _WIDTH = 1200  # pixels, about
 _MOST = 8  # times that a page is enlarged, at most
 
 
-def contact_picture(panels: Sequence[Panel], view: GalleryView) -> bytes:
+def contact_picture(panels: Sequence[Panel], view: GalleryView) -> Picture:
     """Return what a gallery shows as a PNG, panels one below the other.
 
     Where an image is shown at a multiple of its own side, its pixels are repeated and nothing
@@ -39,7 +40,7 @@ def contact_picture(panels: Sequence[Panel], view: GalleryView) -> bytes:
         top += strip.height
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return Picture(buffer.getvalue(), "png")
 
 
 def _strip(panel: Panel, view: GalleryView) -> Image.Image:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from prism_nb.artifacts.images import load_set
+from prism_nb.artifacts.images import load_some
 from prism_nb.data import open_dataset
-from prism_nb.figures.sheets import contact_sheet
+from prism_nb.figures.sheets import Picture, contact_sheet
 from prism_nb.run import Run
 
-_WIDTH = 900  # pixels, about
 
-
-def copies_sheet(run: Run, method: str, nearest: pd.DataFrame, *, most: int = 12) -> bytes:
-    """Return a PNG of a method's images that lie nearest to training images, above those.
+def copies_sheet(run: Run, method: str, nearest: pd.DataFrame, *, most: int = 12) -> Picture:
+    """Return a picture of a method's images that lie nearest to training images, above those.
 
     Args:
         run: The run.
@@ -29,8 +27,7 @@ def copies_sheet(run: Run, method: str, nearest: pd.DataFrame, *, most: int = 12
     if not len(mine):
         raise ValueError(f"no nearest training image is known for {method!r}")
     dataset = open_dataset(run.settings)
-    made, _ = load_set(run, method, dataset)
-    rows = torch.tensor((mine["class"] * run.settings.ipc + mine["slot"]).to_list())
+    members = list(zip(mine["class"].to_list(), mine["slot"].to_list(), strict=True))
+    made = load_some(run, method, dataset, members)
     real = dataset.images("train", mine["training image"].to_list())
-    zoom = max(1, min(4, _WIDTH // (len(mine) * dataset.image_size)))
-    return contact_sheet(torch.cat([made[rows], real]), columns=len(mine), zoom=zoom)
+    return contact_sheet(torch.cat([made, real]), columns=len(mine))

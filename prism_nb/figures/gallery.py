@@ -8,16 +8,15 @@ from torch import Tensor
 from prism_nb.artifacts.images import Resident, load_images, load_some
 from prism_nb.artifacts.views import epoch_views, render
 from prism_nb.data import ImageDataset, open_dataset
-from prism_nb.figures.sheets import contact_sheet
+from prism_nb.figures.sheets import Picture, contact_sheet
 from prism_nb.run import Run
 
 _MOST_CLASSES = 20
 _MOST_SLOTS = 20
-_WIDTH = 900  # pixels, about
 
 
-def gallery(run: Run, method: str) -> bytes:
-    """Return a PNG with a row per class and a column per image slot, the first twenty of each.
+def gallery(run: Run, method: str) -> Picture:
+    """Return a picture with a row per class and a column per image slot, the first twenty of each.
 
     Args:
         run: The run.
@@ -27,8 +26,8 @@ def gallery(run: Run, method: str) -> bytes:
     return _sheet(run, load_some(run, method, dataset, _shown(run, dataset)))
 
 
-def views_sheet(run: Run, method: str, *, epoch: int) -> bytes:
-    """Return a PNG of an epoch's views as a student is shown them, laid out as in `gallery`.
+def views_sheet(run: Run, method: str, *, epoch: int) -> Picture:
+    """Return a picture of an epoch's views as a student is shown them, laid out as in `gallery`.
 
     Args:
         run: The run.
@@ -48,7 +47,5 @@ def _shown(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
     return [(c, slot) for c in classes for slot in range(min(_MOST_SLOTS, run.settings.ipc))]
 
 
-def _sheet(run: Run, pixels: Tensor) -> bytes:
-    columns = min(_MOST_SLOTS, run.settings.ipc)
-    zoom = max(1, min(4, _WIDTH // (columns * pixels.shape[-1])))
-    return contact_sheet(pixels, columns=columns, zoom=zoom)
+def _sheet(run: Run, pixels: Tensor) -> Picture:
+    return contact_sheet(pixels, columns=min(_MOST_SLOTS, run.settings.ipc))

@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from prism_nb import files
 from prism_nb.figures.html import figure_html, table_html
+from prism_nb.figures.sheets import Picture
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -63,7 +64,8 @@ def save_figure(place: Place, name: str, figure: go.Figure, table: pd.DataFrame)
     return f"figures/{name}.html"
 
 
-def save_picture(place: Place, name: str, png: bytes) -> str:
-    """Write a PNG beside the figures and return its path, relative to the place."""
-    files.write_bytes(place.path / "figures" / f"{name}.png", png)
-    return f"figures/{name}.png"
+def save_picture(place: Place, name: str, picture: Picture) -> str:
+    """Write a picture beside the figures and return its path, relative to the place."""
+    path = f"figures/{name}.{picture.kind}"
+    files.write_bytes(place.path / path, picture.content)
+    return path

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_QUALITY = 88  # of thumbnails, whose pixels are means of others anyway
+QUALITY = 88  # of thumbnails, whose pixels are means of others anyway
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,5 @@ def _encoded(sheet: np.ndarray, kind: str) -> bytes:
     if kind == "png":
         picture.save(buffer, format="PNG", compress_level=1)
     else:
-        picture.save(buffer, format="JPEG", quality=_QUALITY, subsampling=0)
+        picture.save(buffer, format="JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from prism_nb.figures.html import figure_html, table_html
+from prism_nb.figures.sheets import Picture
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ def table_markup(frame: pd.DataFrame) -> Markup:
     return Markup(table_html(frame))  # noqa: S704 (escapes what it shows)
 
 
-def picture(title: str, png: bytes) -> dict[str, str]:
+def picture(title: str, shown: Picture) -> dict[str, str]:
     """Return a picture as a page holds it, in its own text."""
-    return {"title": title, "source": "data:image/png;base64," + base64.b64encode(png).decode()}
+    content = base64.b64encode(shown.content).decode()
+    return {"title": title, "source": f"data:image/{shown.kind};base64,{content}"}
 
 
 def render(template: str, **content: Any) -> str:

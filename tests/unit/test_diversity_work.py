@@ -274,7 +274,8 @@ def test_a_picture_shows_each_image_above_its_copy(measured: Run) -> None:
     nearest = diversity_tables.nearest_table(measured, SPACE)
     made, _ = load_set(measured, "prism", open_dataset(measured.settings))
     mine = nearest[nearest["method"] == "prism"].head(5)
-    sheet = np.array(Image.open(BytesIO(copies_sheet(measured, "prism", nearest, most=5))))
+    picture = copies_sheet(measured, "prism", nearest, most=5)
+    sheet = np.array(Image.open(BytesIO(picture.content)))
     zoom = sheet.shape[0] // 18  # two rows of 8 pixels, and 2 between them
     above, below = sheet[: 8 * zoom : zoom, ::zoom], sheet[10 * zoom :: zoom, ::zoom]
     assert (above == below).all()

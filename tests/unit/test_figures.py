@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -82,16 +83,33 @@ def test_a_saved_figure_stands_alone_beside_its_library(run: Run) -> None:
     assert numbers["mean"].tolist() == [90.0, 70.0]
 
 
-@pytest.mark.parametrize("zoom", [1, 3])
-def test_a_contact_sheet_shows_every_pixel_in_its_place(zoom: int) -> None:
-    images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
-    sheet = Image.open(io.BytesIO(contact_sheet(images, columns=2, zoom=zoom)))
-    assert sheet.size == ((2 * 8 - 2) * zoom, (3 * 6 - 2) * zoom)
+@pytest.mark.parametrize(("columns", "zoom"), [(2, 4), (40, 3), (120, 1)])
+def test_a_contact_sheet_shows_every_pixel_in_its_place(columns: int, zoom: int) -> None:
+    images = torch.randint(0, 256, (2 * columns + 1, 3, 7, 7), dtype=torch.uint8)
+    found = contact_sheet(images, columns=columns)
+    assert found.kind == "png"
+    sheet = Image.open(io.BytesIO(found.content))
+    assert sheet.size == ((columns * 9 - 2) * zoom, (3 * 9 - 2) * zoom)
     pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(sheet.size[1], sheet.size[0], 3)[::zoom, ::zoom].permute(2, 0, 1)
     for index, image in enumerate(images):
-        top, left = (index // 2) * 6, (index % 2) * 8
-        assert torch.equal(pixels[:, top : top + 4, left : left + 6], image)
+        top, left = (index // columns) * 9, (index % columns) * 9
+        assert torch.equal(pixels[:, top : top + 7, left : left + 7], image)
+
+
+def test_a_contact_sheet_of_large_images_shows_their_means_and_stays_small() -> None:
+    grey = torch.arange(0, 200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 224, 224)
+    noise = torch.randint(-40, 41, grey.shape)
+    images = (grey + noise).clamp(0, 255).to(torch.uint8)
+    found = contact_sheet(images, columns=10)
+    assert found.kind == "jpeg"
+    assert len(found.content) < 2_000_000  # five of them leave a report below 20 MB
+    sheet = torch.tensor(np.array(Image.open(io.BytesIO(found.content)))).float()
+    assert sheet.shape == (20 * 92 - 2, 10 * 92 - 2, 3)
+    for index in (60, 111, 150):  # where no noise is clamped
+        top, left = (index // 10) * 92, (index % 10) * 92
+        tile = sheet[top + 8 : top + 82, left + 8 : left + 82]
+        assert tile.mean().item() == pytest.approx(float(images[index].float().mean()), abs=1.5)
 
 
 @pytest.mark.parametrize(("classes", "named"), [(40, True), (41, False)])

@@ -297,7 +297,7 @@ def test_a_page_escapes_names_and_tells_what_is_known(made: Run) -> None:
 def test_a_contact_sheet_repeats_pixels_and_nothing_else(made: Run, before: bool) -> None:
     view = GalleryView(("sre2l", REFERENCE), (2,), side=24, before=before)
     found = panels(made, view)
-    sheet = np.array(Image.open(BytesIO(contact_picture(found, view))))
+    sheet = np.array(Image.open(BytesIO(contact_picture(found, view).content)))
     width = 24 * (1 + before)
     second = HEAD + 24 + 2 * GAP
     for panel, top in ((found[0], HEAD), (found[1], second + HEAD)):
