@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from prism_nb.class_names import EVERY, class_label, picked_classes
 from prism_nb.data import open_dataset
 from prism_nb.diversity.catalogue import OF_CLASSES
-from prism_nb.errors import UsageError
+from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.cloud import MAPS
 from prism_nb.figures.dashboard import FIGURES, NEAR, DashboardView, Shown, shown
 from prism_nb.figures.hover_page import framed, hover_page
@@ -137,7 +137,11 @@ class DiversityDashboard(KeyboardBox):
         if self._last is None or self._last.figure is None or self._last.table is None:
             return
         name = figure_name(self.value)
-        path = save_figure(self._run, name, self._last.figure, self._last.table)
+        try:
+            path = save_figure(self._run, name, self._last.figure, self._last.table)
+        except PrismError as error:
+            self.status.value = f"<p>Not saved: {html.escape(str(error))}</p>"
+            return
         self.status.value = f"<p>✓ saved as <code>{html.escape(path)}</code></p>"
 
 

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from prism_nb.class_names import EVERY, class_label, picked_classes
 from prism_nb.data import open_dataset
-from prism_nb.errors import UsageError
+from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.contact import contact_picture
 from prism_nb.figures.gallery_page import gallery_html
 from prism_nb.figures.gallery_view import ORDERS, GalleryView, Panel, panels, per_page
@@ -148,7 +148,11 @@ class Gallery(KeyboardBox):
             self.status.value = "<p>Not saved: there is no image on this page.</p>"
             return
         name = sheet_name(replace(view, page=self._page), len(self._dataset.classes))
-        path = save_picture(self._run, name, contact_picture(self._shown, view))
+        try:
+            path = save_picture(self._run, name, contact_picture(self._shown, view))
+        except PrismError as error:
+            self.status.value = f"<p>Not saved: {html.escape(str(error))}</p>"
+            return
         self.status.value = f"<p>✓ saved as <code>{html.escape(path)}</code></p>"
 
 
