@@ -27,8 +27,8 @@ _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"
 class ImageFolder(ImageDataset):
     """Images in files, decoded when they are asked for.
 
-    Held-out images are decoded once, into a file that every later look reads from; training
-    images where somebody asks to `keep` them, and then stay so.
+    A split that somebody asks to `keep` is decoded once, into a file that every later look reads
+    from.
 
     Args:
         source: Where they are and which are wanted.
@@ -112,12 +112,9 @@ class ImageFolder(ImageDataset):
         return read_images(paths, self.image_size, self._margin)
 
     def _file(self, split: Split) -> np.ndarray | None:
-        """Return a split's decoded images: held-out ones for certain, training ones if kept."""
+        """Return a split's decoded images, if they were kept."""
         if split not in self._files:
-            if split == "val":
-                self.keep(split)
-            else:
-                self._files[split] = self._found(split)
+            self._files[split] = self._found(split)
         return self._files[split]
 
     def _found(self, split: Split) -> np.ndarray | None:

@@ -29,6 +29,7 @@ from prism_nb.data.source import Source
 
 _FORMAT = 1  # of the kept index; another number makes all of them anew
 _SETTLED = 2.0  # seconds: a folder changed more lately may change again within one tick of its time
+_AT_ONCE = 10_000  # images whose decoding is waited for; a million waiting ones take gigabytes
 LayoutOf = Callable[[Path, Sequence[str]], Layout]
 
 
@@ -62,7 +63,7 @@ def open_index(source: Source, layout_of: LayoutOf) -> Index:
 
 
 def _kept_at(source: Source) -> Path:
-    asked = replace(source, image_size=0, download=False)
+    asked = replace(source, image_size=0, download=False, progress=False)
     key = digest([_FORMAT, *(str(value) for value in vars(asked).values())])
     return default_cache_dir() / "index" / f"{key}.npz"
 
@@ -103,6 +104,15 @@ def _damaged(root: Path, part: SplitIndex) -> list[int]:
 
     count = len(part.names)
     title = f"decoding {count} images once to find damaged ones"
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        failed = tqdm(threads.map(fails, range(count)), title, count, mininterval=2, leave=False)
-        return [place for place, bad in enumerate(failed) if bad]
+    bad: list[int] = []
+    with (
+        ThreadPoolExecutor(torch.get_num_threads()) as threads,
+        tqdm(desc=title, total=count, mininterval=2, leave=False) as bar,
+    ):
+        for start in range(0, count, _AT_ONCE):
+            places = range(start, min(start + _AT_ONCE, count))
+            bad += [
+                p for p, failed in zip(places, threads.map(fails, places), strict=True) if failed
+            ]
+            bar.update(len(places))
+    return bad

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from prism_nb.data.base import ImageDataset, Split
 from prism_nb.data.decoded import pick
+from prism_nb.errors import UsageError
 
 _HELD_OUT = 0.25
 
@@ -23,6 +23,9 @@ class TuningSplit(ImageDataset):
 
     Args:
         dataset: The dataset whose test images must stay unseen.
+
+    Raises:
+        UsageError: A class has too few training images to be cut in two.
     """
 
     def __init__(self, dataset: ImageDataset) -> None:
@@ -31,7 +34,9 @@ class TuningSplit(ImageDataset):
         self.mean, self.std = dataset.mean, dataset.std
         self.content, self.damaged = dataset.content, dataset.damaged
         self._dataset = dataset
+        self._kept: np.ndarray | None = None  # the held-out quarter
         labels = dataset.labels("train")
+        _require_enough(labels, dataset)
         train, val = train_test_split(
             np.arange(len(labels)), test_size=_HELD_OUT, stratify=labels, random_state=0
         )
@@ -44,8 +49,8 @@ class TuningSplit(ImageDataset):
 
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """See `ImageDataset.images`."""
-        if split == "val" and self._held_out is not None:
-            return pick(self._held_out, indices)
+        if split == "val" and self._kept is not None:
+            return pick(self._kept, indices)
         places = self._places[split][np.asarray(indices, dtype=np.int64)]
         return self._dataset.images("train", places.tolist())
 
@@ -53,15 +58,21 @@ class TuningSplit(ImageDataset):
         """See `ImageDataset.keep`."""
         if split == "train":
             self._dataset.keep("train")
+        elif self._dataset.bytes_to_keep("train"):  # else the whole split is kept or in memory
+            self._kept = self._dataset.kept_part("train", self._places["val"], "tuning images")
 
     def bytes_to_keep(self, split: Split) -> int:
         """See `ImageDataset.bytes_to_keep`."""
         whole = self._dataset.bytes_to_keep("train")
         return whole if split == "train" else round(whole * _HELD_OUT)
 
-    @cached_property
-    def _held_out(self) -> np.ndarray | None:
-        """The held-out quarter in a file of its own, where the whole split is in none."""
-        if not self._dataset.bytes_to_keep("train"):
-            return None
-        return self._dataset.kept_part("train", self._places["val"], "tuning images")
+
+def _require_enough(labels: np.ndarray, dataset: ImageDataset) -> None:
+    counts = np.bincount(labels, minlength=len(dataset.classes))
+    few = int(counts.argmin())
+    if counts[few] * _HELD_OUT < 1:
+        raise UsageError(
+            f"score_on tuning holds a quarter of the training images out, but class "
+            f"{dataset.classes[few].folder!r} of {dataset.name} has {counts[few]}; leave it out "
+            "with class_list, or use score_on test"
+        )

@@ -15,7 +15,11 @@ _BATCH = 256
 def batches(
     dataset: ImageDataset, split: Split, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield canonical images [n, 3, S, S] and labels [n] of a split, in order, on a device."""
+    """Yield canonical images [n, 3, S, S] and labels [n] of a split, in order, on a device.
+
+    Who goes over a whole split does so again: what lies in files is decoded once and kept.
+    """
+    dataset.keep(split)
     labels = torch.from_numpy(dataset.labels(split))
     for start in range(0, len(labels), _BATCH):
         stop = min(start + _BATCH, len(labels))

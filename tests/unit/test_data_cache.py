@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from image_trees import make_tree
 from torch import Tensor
 
 from prism_nb import forecast
+from prism_nb.artifacts import sizes
 from prism_nb.data.decode import DamagedImageError, read_images
 from prism_nb.data.decoded import decoded_once, pick
 from prism_nb.data.folder import ImageFolder
 from prism_nb.data.source import Source
 from prism_nb.data.tuning import TuningSplit
-from prism_nb.errors import PrismError
+from prism_nb.errors import PrismError, UsageError
+from prism_nb.teachers.accuracy import batches
 from prism_nb.units import Unit
 
 PIXELS = torch.arange(300 * 3 * 4 * 4).remainder(251).to(torch.uint8).view(300, 3, 4, 4)
@@ -142,21 +145,26 @@ def test_held_out_images_are_those_of_the_files_by_size(tmp_path: Path, cache: P
     tree = make_tree(tmp_path / "t")
     paths = sorted((tree / "val").rglob("*.png"))
     for size in (16, 9):
-        dataset = open_tree(tree, size)
-        assert torch.equal(
-            dataset.images("val", [3, 1, 1, 0]), read_images([paths[i] for i in (3, 1, 1, 0)], size)
-        )
+        dataset, wanted = open_tree(tree, size), [paths[i] for i in (3, 1, 1, 0)]
+        few = dataset.images("val", [3, 1, 1, 0])
+        assert dataset.bytes_to_keep("val")  # a few are no reason to decode all
+        dataset.keep("val")
+        assert torch.equal(few, read_images(wanted, size))
+        assert torch.equal(dataset.images("val", [3, 1, 1, 0]), few)
     assert len(list((cache / "decoded").glob("*.npy"))) == 2
     assert dataset.images("val", []).shape == (0, 3, 9, 9)
 
 
 def test_held_out_images_are_read_once_and_a_moved_tree_finds_them(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "t")
-    first = open_tree(tree).images("val", range(4))
+    dataset = open_tree(tree)
+    (first, _), *others = batches(dataset, "val", torch.device("cpu"))
+    assert not others
     for path in (tree / "val").rglob("*.png"):
         path.write_bytes(b"\0" * path.stat().st_size)
     tree.rename(tmp_path / "moved")
-    assert torch.equal(open_tree(tmp_path / "moved").images("val", range(4)), first)
+    moved = open_tree(tmp_path / "moved")
+    assert torch.equal(moved.canonical(moved.images("val", range(4))), first)
 
 
 def test_a_place_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -228,6 +236,26 @@ def test_progress_is_of_no_account_for_which_dataset_it_is(tmp_path: Path) -> No
     assert hash(quiet) == hash(loud)
 
 
+def test_progress_is_of_no_account_for_the_kept_index(tmp_path: Path, cache: Path) -> None:
+    tree = make_tree(tmp_path / "t")
+    before = time.time() - 10
+    for folder in (tree, *tree.rglob("*/")):
+        os.utime(folder, (before, before))
+    for shown in (False, True):
+        ImageFolder(Source("folder", 16, tree, progress=shown))
+    assert len(list((cache / "index").iterdir())) == 1
+
+
+def test_a_class_too_small_to_be_cut_in_two_is_named(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "t", train=8)
+    small = min((tree / "train").iterdir())
+    for path in sorted(small.iterdir())[3:]:
+        path.unlink()
+    words = f"class '{small.name}' of .* has 3; leave it out .* score_on test"
+    with pytest.raises(UsageError, match=words):
+        TuningSplit(open_tree(tree))
+
+
 def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,9 +265,12 @@ def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
     held_out = tuning._places["val"].tolist()
     wanted = direct.images("train", held_out)
     assert torch.equal(tuning.images("val", range(4)), wanted)
+    tuning.keep("val")
+    assert torch.equal(tuning.images("val", range(4)), wanted)
     assert kept_files(cache) == [4 * 3 * 16 * 16]
     again = TuningSplit(open_tree(tree))
     monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
+    again.keep("val")
     assert torch.equal(again.images("val", [3, 1]), wanted[[3, 1]])
 
 
@@ -270,5 +301,19 @@ def test_a_plan_counts_what_is_decoded_for_many_passes(
 ) -> None:
     tree = open_tree(make_tree(tmp_path / "t"))
     monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
-    run = SimpleNamespace(settings=None)
+    run = SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
     assert forecast.cache_bytes(run, units) == wanted * 3 * 16 * 16
+
+
+def test_a_plan_counts_the_large_sets_that_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = open_tree(make_tree(tmp_path / "t"))
+    monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
+    monkeypatch.setattr(sizes, "MOST_HELD", 3 * 16 * 16)
+    run = SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
+    a_set = len(tree.classes) * 3 * 16 * 16
+    methods = ("real", "prism", "rded")
+    units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
+    units += [Unit("labels", m, "m", "b", {"method": m}) for m in methods[1:]]
+    assert forecast.cache_bytes(run, units) == 3 * a_set
