@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from prism_nb.artifacts.sizes import image_bytes, label_bytes
+from prism_nb.artifacts.sizes import image_bytes, label_bytes, set_bytes
+from prism_nb.data import ImageDataset
 from prism_nb.diversity import counts as diversity
 from prism_nb.evaluation import counts as evaluation
 from prism_nb.labels import counts as labels
@@ -24,7 +25,7 @@ from prism_nb.teachers import counts as teachers
 from prism_nb.teachers.arithmetic import Arithmetic
 from prism_nb.units import Unit
 
-CACHE = "cache"  # names the held-out images that are decoded once, beside the stages
+CACHE = "cache"  # names the images that are decoded once, beside the stages
 
 _FLOP: dict[str, Callable[[Settings, Arithmetic, Sequence[Unit]], list[float]]] = {
     "teachers": teachers.unit_flop,
@@ -67,8 +68,15 @@ def count_run(run: Run, arithmetic: Arithmetic) -> list[Count]:
             _count(run.settings, arithmetic, name, method, units)
             for method, units in by_method.items()
         ]
+    return [*found, _cache(run.settings, dataset)]
+
+
+def _cache(settings: Settings, dataset: ImageDataset) -> Count:
+    """Count the held-out images, and large sets with the real one that they are compared with."""
     held_out = 3 * dataset.image_size**2 * len(dataset.labels("val"))
-    return [*found, Count(CACHE, "", 1, 0.0, 2, held_out)]
+    each = set_bytes(settings, len(dataset.classes))
+    sets = 1 + len(settings.methods) if each else 0
+    return Count(CACHE, "", 1, 0.0, 2 + sets, held_out + sets * each)
 
 
 def flop_of(run: Run, arithmetic: Arithmetic, stage: str, units: Sequence[Unit]) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prism_nb.artifacts.sizes import image_bytes, label_bytes
+from prism_nb.artifacts.sizes import image_bytes, label_bytes, set_bytes
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.run import Run, UnitState
 from prism_nb.settings import REFERENCE, Settings
 from prism_nb.units import Unit, has_weights
+
+_AT_SETS = {"diversity", "labels", "evaluation"}  # stages that look at whole sets of images
+_LOOKING = {"teachers", *_AT_SETS}  # and those that look at real images
 
 
 def seconds_left(
@@ -56,20 +59,31 @@ def disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> in
 
 
 def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
-    """Return the bytes that units to be done will add to the cache of decoded images.
+    """Return the most bytes that units to be done will add to the cache of decoded images.
 
     Held-out images are judged on; training images are gone over by networks that are trained
-    from scratch, and by students of all real images.
+    from scratch, and by students of all real images; large sets of images by all who look at
+    them.
     """
-    wanted = [unit for unit in units if unit.stage in {"teachers", "evaluation"}]
-    if not wanted:
+    todo = list(units)
+    if not any(unit.stage in _LOOKING for unit in todo):
         return 0
     dataset: ImageDataset = open_dataset(run.settings)
-    many = any(_goes_over_all(unit) for unit in wanted)
-    return dataset.bytes_to_keep("val") + (dataset.bytes_to_keep("train") if many else 0)
+    judged = any(unit.stage in {"teachers", "evaluation"} for unit in todo)
+    sets = {unit.key["method"] for unit in todo if unit.stage in _AT_SETS and not _of_all(unit)}
+    return (
+        (dataset.bytes_to_keep("val") if judged else 0)
+        + (dataset.bytes_to_keep("train") if any(map(_goes_over_all, todo)) else 0)
+        + len(sets) * set_bytes(run.settings, len(dataset.classes))
+    )
+
+
+def _of_all(unit: Unit) -> bool:
+    """Return whether a unit is of students that see all real images."""
+    return unit.stage == "evaluation" and bool(unit.key["method"] == REFERENCE)
 
 
 def _goes_over_all(unit: Unit) -> bool:
-    if unit.stage == "evaluation":
-        return bool(unit.key["method"] == REFERENCE)
-    return "patch" not in unit.key and not has_weights(unit.key["network"])
+    if unit.stage == "teachers":
+        return "patch" not in unit.key and not has_weights(unit.key["network"])
+    return _of_all(unit)

@@ -112,8 +112,8 @@ class StagePlan:
         disk_bytes: Estimate of what the missing units will write; None where unknown.
         memory_bytes: The most memory that a process has held that worked on the stage in this
             run, or that has measured its steps now; other stages in the same process included.
-        cache_bytes: What the missing units add to the cache of decoded images, which all runs
-            share; 0 where nothing was measured.
+        cache_bytes: What the missing units add to the cache of decoded images at most, which all
+            runs share; 0 where nothing was measured.
     """
 
     stage: str

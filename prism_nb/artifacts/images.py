@@ -10,6 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from prism_nb.artifacts.sizes import set_bytes
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data import ImageDataset
 from prism_nb.data.decoded import decoded_once
@@ -21,7 +22,6 @@ from prism_nb.run import Run
 
 Members = Sequence[tuple[int, int]]  # (class, slot) of images
 Load = Callable[[Run, str, ImageDataset, Members], Tensor]
-_MOST_HELD = 2**28  # bytes of a set that is simply read into memory
 REFERENCE_TAG = "reference"  # of `data.subset.random_real`
 
 
@@ -92,7 +92,7 @@ def _whole(
         load: Reads some of them.
     """
     size = dataset.image_size
-    if 3 * len(members) * size**2 <= _MOST_HELD:
+    if not set_bytes(run.settings, len(dataset.classes)):
         return load(run, name, dataset, members)
     mapped = decoded_once(
         default_cache_dir() / "sets" / f"{digest([name, made_from, len(members), size])}.npy",
