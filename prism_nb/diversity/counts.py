@@ -14,9 +14,9 @@ from prism_nb.units import Unit
 def unit_flop(settings: Settings, arithmetic: Arithmetic, units: Sequence[Unit]) -> list[float]:
     """Return the operations of each unit.
 
-    A feature network sees an image for its features and for its logits, a teacher once. The real
-    images that all sets are compared with are seen once per process, which the unit of the
-    reference is given. The products of the measures themselves are not counted.
+    Every network sees an image once. The real images that all sets are compared with are seen
+    once per process, which the unit of the reference is given. The products of the measures
+    themselves are not counted.
     """
     return [looks(settings, arithmetic.dataset, arithmetic.forward, unit) for unit in units]
 
@@ -27,7 +27,7 @@ def looks(
     """Add up what the networks of a unit cost, from what each costs by its name for one image."""
     spaces = sum(cost(name) for name in settings.feature_spaces)
     teachers = sum(cost(name) for name in settings.teachers)
-    total = len(dataset.classes) * settings.ipc * (2 * spaces + teachers)
+    total = len(dataset.classes) * settings.ipc * (spaces + teachers)
     if unit.key["method"] == REFERENCE:
         total += _real_images(settings, dataset) * spaces
     return total

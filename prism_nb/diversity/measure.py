@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prism_nb.diversity.agreement import all_agree, divergence, pairs_agree
@@ -14,22 +17,41 @@ from prism_nb.diversity.geometry import UNDEFINED, have_directions
 from prism_nb.diversity.kid import kernel_distance
 from prism_nb.diversity.manifold import density_coverage
 from prism_nb.diversity.neighbours import nearest_among, nearest_within
-from prism_nb.diversity.real import RealClass, real_set
+from prism_nb.diversity.real import RealClass, real_set, share_of
 from prism_nb.diversity.spread import radius
 from prism_nb.diversity.summary import Summary, Values, plain, summarise, summarise_set
 from prism_nb.diversity.vendi import vendi_score
 
-_KID_REAL = 10_000  # real images at most: the cost grows with the square
+_KID_MOST = 10_000  # images of either set: the cost grows with the square
+
+
+@dataclass(frozen=True)
+class _Class:
+    """What is kept of the images of a class.
+
+    Attributes:
+        values: By measure.
+        there: How many there are of what measures need.
+        distances: Of each image to its nearest training image.
+        places: Where that lies in the training split.
+        for_kid: Features of the images that KID compares.
+    """
+
+    values: Values
+    there: dict[str, int]
+    distances: list[float]
+    places: list[Any]
+    for_kid: Tensor
 
 
 def measure_space(
-    features: Tensor, logits: Tensor, real: tuple[RealClass, ...], *, is_reference: bool
+    seen: Iterable[tuple[Tensor, ...]], real: tuple[RealClass, ...], *, is_reference: bool
 ) -> dict[str, Any]:
     """Measure a set of images in the feature space of one network.
 
     Args:
-        features: Penultimate features [classes, n, d].
-        logits: The network's logits [classes, n, classes].
+        seen: For each class in order, penultimate features [n, d] and logits [n, classes]. They
+            are gone over once, and what is done with is let go.
         real: The real images of each class, as the network sees them.
         is_reference: Whether the images are the real reference, which is not compared with itself.
 
@@ -37,36 +59,50 @@ def measure_space(
         Plain values without NaN. `measures`: summaries by name. `nearest_real`: for each image,
         class by class, the `distance` to and the `place` of its nearest training image.
     """
-    classes = list(zip(features, logits, real, strict=True))
-    nearest = [_nearest(seen, beside, is_reference) for seen, _, beside in classes]
-    rows = [
-        {
-            **_within(seen),
-            **_beside(seen, beside),
-            **_fidelity(named, c),
-            "nearest_real": _mean(nearest[c][0]),
-        }
-        for c, (seen, named, beside) in enumerate(classes)
+    found = [
+        _measure_class(c, features, logits, real, is_reference=is_reference)
+        for c, (features, logits) in enumerate(seen)
     ]
-    there = [{"images": len(seen), "real": len(beside.others)} for seen, _, beside in classes]
+    kid = _kid(torch.cat([one.for_kid for one in found]), real)
     return {
-        "measures": {**summarise(rows, there), "kid": _kid(features.flatten(0, 1), real)},
+        "measures": {**summarise([o.values for o in found], [o.there for o in found]), "kid": kid},
         "nearest_real": {
-            "distance": [plain(value) for values, _ in nearest for value in values],
-            "place": [place for _, places in nearest for place in places],
+            "distance": [plain(value) for one in found for value in one.distances],
+            "place": [place for one in found for place in one.places],
         },
     }
 
 
-def measure_agreement(logits: Tensor) -> dict[str, Summary]:
+def measure_agreement(seen: Iterable[Tensor]) -> dict[str, Summary]:
     """Return summaries by name of whether teachers agree on a set of images.
 
     Args:
-        logits: Of T teachers [T, classes, n, classes].
+        seen: For each class in order, the logits of T teachers [T, n, classes]; gone over once.
     """
-    there = {"teachers": len(logits)}
-    rows = [_agreement(seen) for seen in logits.unbind(1)]
-    return summarise(rows, [there] * len(rows))
+    rows, there = [], []
+    for logits in seen:
+        rows.append(_agreement(logits))
+        there.append({"teachers": len(logits)})
+    return summarise(rows, there)
+
+
+def _measure_class(
+    c: int, features: Tensor, logits: Tensor, real: tuple[RealClass, ...], *, is_reference: bool
+) -> _Class:
+    beside = real[c]
+    distances, places = _nearest(features, beside, is_reference)
+    return _Class(
+        values={
+            **_within(features),
+            **_beside(features, beside),
+            **_fidelity(logits, c),
+            "nearest_real": _mean(distances),
+        },
+        there={"images": len(features), "real": len(beside.others)},
+        distances=distances,
+        places=places,
+        for_kid=features[: share_of(len(real), _KID_MOST)].clone(),
+    )
 
 
 def _within(features: Tensor) -> Values:
@@ -115,7 +151,7 @@ def _agreement(logits: Tensor) -> Values:
 
 
 def _kid(features: Tensor, real: tuple[RealClass, ...]) -> Summary:
-    beside = real_set(real, _KID_REAL)
+    beside = real_set(real, _KID_MOST)
     there = {"set": len(features), "real_set": len(beside)}
     return summarise_set("kid", kernel_distance(features, beside), there)
 

@@ -76,7 +76,12 @@ def _real_class(
 def real_set(classes: tuple[RealClass, ...], most: int) -> Tensor:
     """Return features of real images of all classes, equally many of each and at most `most`.
 
-    A class gives one at least; those of the reference are not among them.
+    Those of the reference are not among them.
     """
-    share = max(1, most // len(classes))
+    share = share_of(len(classes), most)
     return torch.cat([real.others[:share] for real in classes])
+
+
+def share_of(classes: int, most: int) -> int:
+    """Return how many images of each class make a set of at most so many; one at least."""
+    return max(1, most // classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from prism_nb.backends import OnEvent
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.device import choose_device, matrix_precision
 from prism_nb.diversity.measure import measure_agreement, measure_space
-from prism_nb.diversity.perception import features_of, logits_of
+from prism_nb.diversity.perception import class_by_class, logits_of, look_at
 from prism_nb.diversity.real import real_classes
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.run import Run
@@ -49,12 +50,15 @@ def _space(
         most=settings.real_per_class,
         seed=settings.seed,
     )
-    features = features_of(network, pixels, dataset).unflatten(0, (classes, -1))
-    logits = logits_of(network, pixels, dataset).unflatten(0, (classes, -1))
-    return measure_space(features, logits, real, is_reference=is_reference)
+    seen = class_by_class(lambda some: look_at(network, some, dataset), pixels, classes)
+    return measure_space(seen, real, is_reference=is_reference)
 
 
-def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Tensor:
-    """Return the logits of the pool [teachers, classes, n, classes]."""
-    seen = [logits_of(load_teacher(run, n), pixels, dataset) for n in run.settings.teachers]
-    return torch.stack(seen).unflatten(1, (len(dataset.classes), -1))
+def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Iterator[Tensor]:
+    """Yield the logits of the pool for the images of each class [teachers, n, classes]."""
+    teachers = [load_teacher(run, name) for name in run.settings.teachers]
+
+    def see(some: Tensor) -> tuple[Tensor, ...]:
+        return tuple(logits_of(teacher, some, dataset) for teacher in teachers)
+
+    return map(torch.stack, class_by_class(see, pixels, len(dataset.classes)))

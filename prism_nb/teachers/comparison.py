@@ -99,8 +99,8 @@ def _some_images(dataset: ImageDataset) -> Tensor:
 def _outputs(teacher: Teacher, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return penultimate features [n, d] and logits [n, classes] on the CPU."""
     parts = images.split(_BATCH)
-    features = torch.cat([teacher.features(part).cpu() for part in parts])
-    return features, torch.cat([teacher(part).cpu() for part in parts])
+    features, logits = zip(*map(teacher.look, parts), strict=True)
+    return torch.cat(features).cpu(), torch.cat(logits).cpu()
 
 
 def _pairwise(measure: Callable[[Tensor, Tensor], float], of: Sequence[Tensor]) -> np.ndarray:

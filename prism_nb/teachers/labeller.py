@@ -54,7 +54,7 @@ class Labeller:
         """Return each network's logits [N, classes], in float32 whatever its layers compute in."""
         device, precision = views.crop.device, self._settings.label_precision
         order = self._order(views)
-        blocks: list[list[Tensor]] = [[] for _ in self.teachers]
+        blocks: list[Tensor] = []
         with ExitStack() as stack:
             stack.enter_context(matrix_precision(precision, device))
             stack.enter_context(half_precision(precision, device))
@@ -63,9 +63,11 @@ class Labeller:
                     stack.enter_context(batch_statistics(teacher))
             for rows in order.tensor_split(-(-len(order) // self._settings.label_batch)):
                 shown = render(images, views, rows)
-                for block, teacher in zip(blocks, self.teachers, strict=True):
-                    block.append(teacher(shown).float())
-        return [torch.cat(block)[order.argsort()] for block in blocks]
+                seen = [teacher(shown).float() for teacher in self.teachers]
+                blocks = blocks or [said.new_empty(len(order), said.shape[1]) for said in seen]
+                for block, said in zip(blocks, seen, strict=True):
+                    block[rows] = said
+        return blocks
 
     def _order(self, views: Views) -> Tensor:
         """Return the order in which images are labelled.

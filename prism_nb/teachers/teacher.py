@@ -91,18 +91,28 @@ class Teacher(nn.Module):
         """Return the stored statistics of the real data, in the order of `bn_probes`."""
         return running(self.bn_probes)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate features [N, d]: what the linear head is given."""
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return penultimate features [N, d] and logits [N, classes], in one pass.
+
+        The features are what the linear head is given.
+
+        Raises:
+            UsageError: The network has no linear head.
+        """
         head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1:]
         if not head:
             raise UsageError(f"network {self.name!r} has no linear head, so it gives no features")
         seen: list[Tensor] = []
         handle = head[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self(images)
+            logits = self(images)
         finally:
             handle.remove()
-        return seen[0].flatten(1)
+        return seen[0].flatten(1), logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate features [N, d], as `look`."""
+        return self.look(images)[0]
 
     def adapt(self, images: Tensor) -> Tensor:
         """Convert canonical images to the network's own mean, std and size; identity if equal."""

@@ -135,7 +135,7 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) 
     students = 2 * (7 * images * learn[student] + 3 * val * passes[student])
     assert found["evaluation", "prism"].flop == pytest.approx(students, rel=1e-12)
     pool = sum(passes[name] for name in run.settings.teachers)
-    beside = images * (2 * passes["alexnet"] + pool)
+    beside = images * (passes["alexnet"] + pool)
     assert found["diversity", "prism"].flop == pytest.approx(beside, rel=1e-12)
     real = beside + 50 * (3 + 6) * passes["alexnet"]
     assert found["diversity", "real"].flop == pytest.approx(real, rel=1e-12)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from prism_nb.artifacts.images import load_reference, load_set
 from prism_nb.config import load_settings
 from prism_nb.data import open_dataset
 from prism_nb.data.digits import Digits
-from prism_nb.diversity import work
+from prism_nb.diversity import measure as measuring
+from prism_nb.diversity import perception, work
 from prism_nb.diversity.catalogue import KID, MEASURES, OF_CLASSES, OF_TEACHERS
+from prism_nb.diversity.kid import kernel_distance
 from prism_nb.diversity.manifold import density_coverage, neighbour_radii
 from prism_nb.diversity.measure import measure_agreement, measure_space
 from prism_nb.diversity.real import RealClass, real_classes, real_set
@@ -55,6 +58,11 @@ def outputs(classes: int, n: int, seed: int = 9) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(classes, n, 4, generator=generator)
     return features, torch.randn(classes, n, classes, generator=generator)
+
+
+def pairs(features: Tensor, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the classes of tensors [classes, n, ...] one by one, as the stage sees them."""
+    return zip(features, logits, strict=True)
 
 
 # -- the real images -------------------------------------------------------------------------
@@ -103,7 +111,7 @@ def test_the_set_for_kid_has_equally_many_of_each_class_and_none_of_the_referenc
 def test_means_are_over_classes_and_each_value_is_its_own_classs() -> None:
     features, logits = outputs(3, 4)
     real = tuple(real_class(9, seed=c) for c in range(3))
-    found = measure_space(features, logits, real, is_reference=False)["measures"]
+    found = measure_space(pairs(features, logits), real, is_reference=False)["measures"]
     assert found.keys() == {KID.name, *(m.name for m in OF_CLASSES)}
     vendi = [vendi_score(f) for f in features]
     assert found["vendi"]["per_class"] == pytest.approx(vendi)
@@ -122,7 +130,7 @@ def test_means_are_over_classes_and_each_value_is_its_own_classs() -> None:
 def test_copies_of_training_images_are_found_by_their_places() -> None:
     real = (real_class(9, seed=0), real_class(9, seed=1))
     copies = torch.stack([real[0].features[[1, 6]], 2 * real[1].features[[10, 0]]])
-    found = measure_space(copies, outputs(2, 2)[1], real, is_reference=False)
+    found = measure_space(pairs(copies, outputs(2, 2)[1]), real, is_reference=False)
     assert found["nearest_real"]["place"] == [101, 106, 110, 100]
     assert found["nearest_real"]["distance"] == pytest.approx([0] * 4, abs=1e-9)
     assert found["measures"]["nearest_real"]["mean"] == pytest.approx(0, abs=1e-9)
@@ -131,7 +139,9 @@ def test_copies_of_training_images_are_found_by_their_places() -> None:
 def test_the_reference_is_not_found_as_its_own_copy() -> None:
     real = (real_class(9, seed=0), real_class(9, seed=1))
     reference = torch.stack([found.features[:2] for found in real])
-    found = measure_space(reference, outputs(2, 2)[1], real, is_reference=True)["nearest_real"]
+    found = measure_space(pairs(reference, outputs(2, 2)[1]), real, is_reference=True)[
+        "nearest_real"
+    ]
     assert all(place >= 102 for place in found["place"])
     assert min(found["distance"]) > 0.01
 
@@ -139,7 +149,7 @@ def test_the_reference_is_not_found_as_its_own_copy() -> None:
 def test_one_image_per_class_has_fidelity_but_no_diversity() -> None:
     features, logits = outputs(3, 1)
     real = tuple(real_class(9, reference=1, seed=c) for c in range(3))
-    found = measure_space(features, logits, real, is_reference=False)["measures"]
+    found = measure_space(pairs(features, logits), real, is_reference=False)["measures"]
     undefined = {name for name, summary in found.items() if summary["mean"] is None}
     assert undefined == {
         "cosine",
@@ -157,7 +167,9 @@ def test_one_image_per_class_has_fidelity_but_no_diversity() -> None:
 def test_a_class_of_few_real_images_is_left_out_by_name() -> None:
     features, logits = outputs(3, 4)
     real = (real_class(9), real_class(5), real_class(6))
-    density = measure_space(features, logits, real, is_reference=False)["measures"]["density"]
+    density = measure_space(pairs(features, logits), real, is_reference=False)["measures"][
+        "density"
+    ]
     assert [value is None for value in density["per_class"]] == [False, True, False]
     assert density["mean"] == pytest.approx((density["per_class"][0] + density["per_class"][2]) / 2)
     assert density["undefined"] == (
@@ -169,7 +181,7 @@ def test_a_class_of_few_real_images_is_left_out_by_name() -> None:
 def test_of_several_classes_left_out_the_first_is_named() -> None:
     features, logits = outputs(3, 4)
     real = (real_class(9), real_class(2), real_class(5))
-    words = measure_space(features, logits, real, is_reference=False)["measures"]["coverage"]
+    words = measure_space(pairs(features, logits), real, is_reference=False)["measures"]["coverage"]
     assert words["undefined"].startswith("2 of 3 classes left out, first 1: needs 6")
     assert words["undefined"].endswith("number here is 2")
 
@@ -177,7 +189,7 @@ def test_of_several_classes_left_out_the_first_is_named() -> None:
 def test_no_other_real_images_leave_what_needs_none() -> None:
     features, logits = outputs(2, 4)
     real = tuple(real_class(0, reference=4, seed=c) for c in range(2))
-    found = measure_space(features, logits, real, is_reference=True)
+    found = measure_space(pairs(features, logits), real, is_reference=True)
     undefined = {name for name, s in found["measures"].items() if s["mean"] is None}
     assert undefined == {"density", "coverage", "nearest_real", "kid"}
     assert "needs 1 real" in found["measures"]["nearest_real"]["undefined"]
@@ -189,7 +201,7 @@ def test_a_class_that_is_not_finite_is_left_out_and_the_record_is_json() -> None
     features, logits = outputs(3, 4)
     features[1, 2, 0], logits[1, 2, 0] = math.nan, math.inf
     real = tuple(real_class(9, seed=c) for c in range(3))
-    found = measure_space(features, logits, real, is_reference=False)
+    found = measure_space(pairs(features, logits), real, is_reference=False)
     for measure in OF_CLASSES:
         summary = found["measures"][measure.name]
         assert [value is None for value in summary["per_class"]] == [False, True, False]
@@ -198,18 +210,48 @@ def test_a_class_that_is_not_finite_is_left_out_and_the_record_is_json() -> None
     assert json.loads(files.json_bytes(found)) == found
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_images_are_looked_at_in_whole_classes_and_few_at_a_time(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perception, "_AT_ONCE", at_once)
+    teacher, sizes = linear_teacher("net"), []
+    pixels = DIGITS.images("train", range(30))
+
+    def see(some: Tensor) -> tuple[Tensor, ...]:
+        sizes.append(len(some))
+        return perception.look_at(teacher, some, DIGITS)
+
+    seen = list(perception.class_by_class(see, pixels, 10))
+    assert max(sizes) == min(30, max(3, at_once // 3 * 3))
+    assert sum(sizes) == 30
+    both = [torch.cat(each) for each in zip(*seen, strict=True)]
+    assert [len(features) for features, _ in seen] == [3] * 10
+    torch.testing.assert_close(both[0], perception.features_of(teacher, pixels, DIGITS))
+    torch.testing.assert_close(both[1], perception.logits_of(teacher, pixels, DIGITS))
+
+
+def test_kid_takes_the_same_share_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, logits = outputs(3, 4)
+    real = tuple(real_class(9, seed=c) for c in range(3))
+    monkeypatch.setattr(measuring, "_KID_MOST", 8)
+    found = measure_space(pairs(features, logits), real, is_reference=False)["measures"]["kid"]
+    wanted = kernel_distance(features[:, :2].flatten(0, 1), real_set(real, 8))
+    assert found["mean"] == pytest.approx(wanted)
+
+
 def test_agreement_needs_two_teachers_and_finite_logits() -> None:
     logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    both = measure_agreement(logits)
+    both = measure_agreement(logits.unbind(1))
     same = (logits[0].argmax(-1) == logits[1].argmax(-1)).double().mean(1)
     assert both["all_agree"]["per_class"] == both["pairs_agree"]["per_class"]
     assert both["all_agree"]["per_class"] == pytest.approx(same.tolist())
-    alone = measure_agreement(logits[:1])
+    alone = measure_agreement(logits[:1].unbind(1))
     assert {m.name for m in OF_TEACHERS} == set(alone)
     words = "needs 2 teachers in the pool, and the number here is 1"
     assert all(s["undefined"] == words and s["mean"] is None for s in alone.values())
     logits[0, 1] = math.nan
-    assert measure_agreement(logits)["divergence"]["per_class"][1] is None
+    assert measure_agreement(logits.unbind(1))["divergence"]["per_class"][1] is None
 
 
 # -- a run -----------------------------------------------------------------------------------
