@@ -1,17 +1,24 @@
-"""Whole files or none: atomic writes, hashes, and reads that name what is damaged."""
+"""Whole files or none: atomic writes, hashes, and reads that tell damage from a silent disk."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from prism_nb.errors import PrismError
+
+_PATIENCE = 60.0  # seconds for which a file's lock is waited for
+# What is said of a name under which no file is, or could be.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -43,16 +50,31 @@ def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
+            _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink()
             raise
     except OSError as error:
-        raise PrismError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder "
-            "that you may write to (runs_dir, or PRISM_CACHE for the cache of datasets); run the "
-            "same command again, finished work is kept"
-        ) from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> PrismError:
+    return PrismError(
+        f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that "
+        "you may write to (runs_dir, or PRISM_CACHE for the cache of datasets); run the same "
+        "command again, finished work is kept"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new name outlive a power loss, where the file system can promise that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,24 +129,92 @@ def append_line(path: Path, text: str) -> None:
         raise PrismError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, or return None where it is missing or damaged."""
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that of all processes that change something, one does at a time.
+
+    Raises:
+        PrismError: It is not given back for a minute, or cannot be made.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path).acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise PrismError(
+            f"{path} has been held by another process for {_PATIENCE:.0f} s; if none is at work, "
+            "delete that file"
+        ) from None
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    with held:
+        yield
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell a disk that does not answer from a file that is missing or damaged.
+
+    Finished work must not count as lost because a network share was away for a moment.
+
+    Raises:
+        FileNotFoundError: There is no file of that name.
+        PrismError: The disk or share gave an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise FileNotFoundError(*error.args) from error
+        raise PrismError(
+            f"cannot read {path}: {error.strerror or error}; run the same command again once the "
+            "disk or share answers, and you may read there. Nothing was changed"
+        ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there.
+
+    Raises:
+        PrismError: The disk does not say.
+    """
+    try:
+        with reading(path):
+            return path.is_file()
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, or return None where it is missing or damaged.
+
+    Raises:
+        PrismError: The disk does not say.
+    """
+    try:
+        with reading(path):
+            return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds names and values; empty where missing, damaged or different."""
+    """Read a JSON file that holds names and values; empty where missing, damaged or different.
+
+    Raises:
+        PrismError: The disk does not say.
+    """
     value = read_json(path)
     return value if isinstance(value, dict) else {}
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, or "" where it cannot be read."""
+    """Return the SHA-256 of a file's content, or "" where there is none.
+
+    Raises:
+        PrismError: The disk does not say.
+    """
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except FileNotFoundError:
         return ""

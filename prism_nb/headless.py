@@ -39,6 +39,7 @@ def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = F
         if not states.missing and _is_current(run, stage.notebook) and not redo_notebooks:
             say(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
             continue
+        run.require_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
         with FollowedBar(run, stage.name, len(states.states)):
             execute_notebook(run, stage.notebook)
@@ -143,7 +144,7 @@ def _is_current(run: Run, notebook: str) -> bool:
 
 
 def _stamp(run: Run, notebook: str) -> None:
-    run.update_manifest(notebooks={**_stamps(run), notebook: _content_of(run, notebook)})
+    run.amend_manifest("notebooks", notebook, _content_of(run, notebook))
 
 
 def _stamps(run: Run) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A lease is a file with its owner's host and process, whose time of change a thread moves on. It
 holds on network shares, where the locks of one machine's kernel say nothing to another, and one
 whose owner has died is taken over: at once on the owner's own machine, where that can be seen, and
-from elsewhere once the file has stood still for a minute.
+from elsewhere once the file has stood still for a minute. An owner that only seemed dead finds out
+before it writes anything.
 """
 
 from __future__ import annotations
@@ -15,19 +16,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-import psutil
-from filelock import FileLock
-
 from prism_nb import files
 from prism_nb.errors import PrismError
+from prism_nb.liveness import process_space, process_start
 
 _BEAT = 10.0  # seconds between two signs of life
 _STALE = 60.0  # seconds without one after which an owner elsewhere counts as dead
-_CLOCK_STEPS = 2.0  # seconds by which a process's start moves when a machine's clock is set
 
 
 @dataclass(frozen=True)
@@ -35,31 +33,45 @@ class Owner:
     """Who holds a lease.
 
     Attributes:
-        host: Name of the machine.
+        host: Name of the machine, for people.
+        space: Where the process's number means something: one machine until it is started anew,
+            or one container of it.
         process: Number of the process there.
         begun: When that process was started, so that a number given out anew is told apart.
         token: Tells this lease from every other.
     """
 
     host: str
+    space: str
     process: int
-    begun: float
+    begun: str
     token: str
 
     @classmethod
     def here(cls) -> Owner:
         """Return this process as the owner of a new lease."""
+        me = os.getpid()
         return cls(
-            socket.gethostname(), os.getpid(), psutil.Process().create_time(), secrets.token_hex(8)
+            socket.gethostname(), process_space(), me, process_start(me) or "", secrets.token_hex(8)
         )
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """Return who holds the lease at a path; None where nobody does, or the file is torn."""
-        try:
-            return cls(**files.read_record(path))
-        except TypeError:
+        """Return who holds the lease at a path; None where nobody does, or the file is torn.
+
+        Raises:
+            PrismError: The disk does not say.
+        """
+        record = files.read_record(path)
+        kinds = {each.name: int if each.name == "process" else str for each in fields(cls)}
+        if {name: type(value) for name, value in record.items()} != kinds:
             return None
+        return cls(**record)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process can be seen from this one."""
+        return self.space == process_space()
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -75,6 +87,10 @@ class HeldError(PrismError):
     def __init__(self, owner: Owner | None) -> None:
         super().__init__(f"held by {owner or 'an unknown process'}")
         self.owner = owner
+
+
+class LostError(PrismError):
+    """Somebody else has taken a lease over, since its owner gave no sign of life for so long."""
 
 
 class Lease:
@@ -108,21 +124,41 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         self._heart.join()
-        if self.is_mine:
-            with contextlib.suppress(OSError):
+        # A disk that does not answer leaves the file standing still, which gives it up as well.
+        with contextlib.suppress(OSError, PrismError):
+            if self.is_mine:
                 self._path.unlink(missing_ok=True)
 
     @property
     def is_mine(self) -> bool:
-        """Whether it still is this owner's: one that was thought dead may find it taken over."""
+        """Whether it still is this owner's: one that was thought dead may find it taken over.
+
+        Raises:
+            PrismError: The disk does not say.
+        """
         return Owner.read(self._path) == self._owner
+
+    def require(self) -> None:
+        """Make sure that it still is this owner's, before something is written in its name.
+
+        Raises:
+            LostError: It is not.
+            PrismError: The disk does not say.
+        """
+        if not self.is_mine:
+            owner = Owner.read(self._path) or "somebody who has finished since"
+            raise LostError(
+                f"{self._path.stem} was taken over by {owner}, since this process gave no sign of "
+                f"life for {_STALE:.0f} s (was it stopped, or the disk away?). Nothing of it was "
+                "written here; run the same command again to go on"
+            )
 
     def _create(self) -> bool:
         return files.create(self._path, files.json_bytes(asdict(self._owner)))
 
     def _take_over(self) -> None:
         """Replace a dead owner's file; of several that try, one succeeds."""
-        with FileLock(self._path.with_name(f".{self._path.name}.takeover")):
+        with files.alone(self._path.with_name(".takeover")):
             before = Owner.read(self._path)
             if self._path.exists() and is_alive(self._path):
                 raise HeldError(before)
@@ -134,16 +170,18 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._released.wait(_BEAT):
-            with contextlib.suppress(OSError):  # a share that is gone for a while may come back
+            # A share that is gone for a while may come back.
+            with contextlib.suppress(OSError, PrismError):
+                if not self.is_mine:
+                    return
                 os.utime(self._path)
 
 
 def is_alive(path: Path) -> bool:
     """Return whether the owner of a lease's file shows signs of life."""
     owner = Owner.read(path)
-    if owner is not None and owner.host == socket.gethostname():
-        begun = _begun(owner.process)
-        return begun is not None and abs(begun - owner.begun) < _CLOCK_STEPS
+    if owner is not None and owner.is_here:
+        return process_start(owner.process) == owner.begun
     return _stillness(path) < _STALE
 
 
@@ -160,12 +198,3 @@ def _stillness(path: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-
-
-def _begun(process: int) -> float | None:
-    """Return when a process of this machine was started; None where it has ended."""
-    try:
-        found = psutil.Process(process)
-        return None if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
-    except psutil.Error:
-        return None

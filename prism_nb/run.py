@@ -26,7 +26,7 @@ from prism_nb.settings import (
     SynthesisSettings,
 )
 from prism_nb.strict import Strict, write_yaml
-from prism_nb.units import Unit
+from prism_nb.units import Unit, slug
 
 STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
 
@@ -78,6 +78,7 @@ class Run:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.settings = settings
+        self._held: dict[str, Lease] = {}
 
     # -- opening -----------------------------------------------------------------------------
 
@@ -216,14 +217,21 @@ class Run:
 
     def record_stage(self, stage: str, **values: Any) -> None:
         """Add to a stage's record in the manifest, with the versions and machine of today."""
-        recorded = {name: self.stage_record(name) for name in STAGES}
-        recorded[stage].update(values)
-        stages = {name: record for name, record in recorded.items() if record}
-        self.update_manifest(environment=environment(self.settings), stages=stages)
+        record = {**self.stage_record(stage), **values}
+        self.amend_manifest("stages", stage, record, environment=environment(self.settings))
 
     def update_manifest(self, **values: Any) -> None:
-        """Replace entries of the manifest."""
-        files.write_json(self.path / "manifest.json", {**self.manifest(), **values})
+        """Replace entries of the manifest; what others change meanwhile stays."""
+        with files.alone(self.path / "locks" / ".manifest"):
+            files.write_json(self.path / "manifest.json", {**self.manifest(), **values})
+
+    def amend_manifest(self, group: str, name: str, value: Any, **others: Any) -> None:
+        """Replace one value of a group of the manifest, and entries beside it."""
+        with files.alone(self.path / "locks" / ".manifest"):
+            found = self.manifest()
+            known = found.get(group)
+            values = {**(known if isinstance(known, dict) else {}), name: value}
+            files.write_json(self.path / "manifest.json", {**found, **others, group: values})
 
     def write_classes(self, classes: list[dict[str, Any]]) -> None:
         """Record the class order, or check it against the recorded one.
@@ -297,6 +305,9 @@ class Run:
             unit: The finished unit.
             paths: Its files, relative to the run.
             record: What is worth knowing: seed, draws, losses, seconds.
+
+        Raises:
+            LostError: The unit was held, and has been taken over.
         """
         marker = {
             "unit": unit.name,
@@ -307,6 +318,7 @@ class Run:
         }
         # Through JSON, so that the digest is of what a reader will see.
         plain = json.loads(files.json_bytes(marker))
+        self.require_held(unit)
         files.write_json(self.file(unit.marker), {**plain, "digest": digest(plain)})
 
     def content(self, markers: tuple[str, ...]) -> str:
@@ -343,7 +355,7 @@ class Run:
             deep: Whether to hash the files, or only to look whether they exist.
         """
         path = self.file(unit.marker)
-        if not path.exists():
+        if not files.is_file(path):
             return UnitState(unit, "missing")
         marker = files.read_json(path)
         if not _is_marker(marker):
@@ -366,7 +378,7 @@ class Run:
                 return f"{name!r} is no file name"
             if not inside:
                 return f"{name} leaves the run"
-            if not path.is_file():
+            if not files.is_file(path):
                 return f"{name} is gone"
             if deep and files.sha256(path) != expected:
                 return f"{name} has changed since it was written"
@@ -385,11 +397,47 @@ class Run:
             try:
                 held.enter_context(self.lease(f"{stage}.json", stage))
             except HeldError as error:
-                raise PrismError(
-                    f"stage {stage} of {self.path} is being run by {error.owner or 'somebody'}; "
-                    "wait for it or stop it"
-                ) from None
+                raise self._driven(stage, error.owner) from None
             yield
+
+    def require_free(self, stage: str) -> None:
+        """Make sure that nobody drives a stage.
+
+        Raises:
+            PrismError: Somebody does.
+        """
+        owner = self.driver(stage)
+        if owner is not None:
+            raise self._driven(stage, owner)
+
+    def _driven(self, stage: str, owner: Owner | None) -> PrismError:
+        return PrismError(
+            f"stage {stage} of {self.path} is being run by {owner or 'somebody'}; wait for it or "
+            "stop it"
+        )
+
+    @contextmanager
+    def hold(self, unit: Unit) -> Iterator[None]:
+        """Hold a unit, so that no second process works on it.
+
+        Raises:
+            HeldError: Another process holds it.
+        """
+        with self.lease(f"{unit.stage}/{slug(unit.name)}.json", unit.stage) as lease:
+            self._held[unit.marker] = lease
+            try:
+                yield
+            finally:
+                del self._held[unit.marker]
+
+    def require_held(self, unit: Unit) -> None:
+        """Make sure that a unit which was taken hold of is still this process's.
+
+        Raises:
+            LostError: It has been taken over.
+        """
+        if unit.marker in self._held:
+            self._held[unit.marker].require()
 
     def lease(self, name: str, stage: str) -> Lease:
         """Return the lease of a name in the run; taking it over is an event of the stage."""

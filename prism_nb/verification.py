@@ -82,11 +82,12 @@ def clean(run: Run) -> int:
     Raises:
         PrismError: Somebody works on the run; what looks unfinished may be finished yet.
     """
-    for stage in pipeline.STAGES:
-        if run.driver(stage) is not None:
+    for lease in run.path.glob("locks/**/[!.]*.json"):
+        if is_alive(lease):
+            what = lease.relative_to(run.path / "locks").with_suffix("")
             raise PrismError(
-                f"stage {stage} of {run.path} is being run by {run.driver(stage)}; clean when it "
-                "has ended"
+                f"{what} of {run.path} is being worked on by {Owner.read(lease) or 'somebody'}; "
+                "clean when that has ended"
             )
     found = list(_leftover_files(run))
     for path in found:

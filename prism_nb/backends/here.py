@@ -15,7 +15,7 @@ from prism_nb.backends.work import Finish, OnEvent, Outcome, Work, resolve
 from prism_nb.errors import PrismError
 from prism_nb.leases import HeldError
 from prism_nb.run import Run
-from prism_nb.units import Unit, slug
+from prism_nb.units import Unit
 
 _WAIT = 2.0  # seconds between two looks at a unit that another process works on
 
@@ -63,12 +63,14 @@ class _Worker:
             return True
         self._background.check()
         with ExitStack() as lease:
-            name = f"{unit.stage}/{slug(unit.name)}.json"
             try:
-                lease.enter_context(self._run.lease(name, unit.stage))
+                lease.enter_context(self._run.hold(unit))
             except HeldError as error:
                 self._tell(unit, error)
                 return False
+            if self._run.inspect(unit).state == "done":  # by whoever held it until now
+                self._emit({"event": "kept", **unit.words})
+                return True
             self._emit({"event": "begin", **unit.words})
             start = time.monotonic()
             finish = self._do(self._run, unit, self._emit)
@@ -81,6 +83,7 @@ class _Worker:
     def _end(self, unit: Unit, start: float, finish: Finish | None, lease: ExitStack) -> None:
         with lease:
             if finish is not None:
+                self._run.require_held(unit)
                 finish()
             if self._run.marker(unit) is None:
                 raise PrismError(f"the work on unit {unit.name} left no marker")

@@ -63,7 +63,11 @@ class Driver:
 def driver_of(run: Run) -> Driver | None:
     """Return who holds the stage; None where nobody does."""
     owner = run.driver(STAGE)
-    return None if owner is None else Driver(owner.process, owner.host)
+    if owner is None:
+        return None
+    # The number of a process in another container of this machine means nothing here.
+    apart = owner.host == socket.gethostname() and not owner.is_here
+    return Driver(owner.process, f"another container of {owner.host}" if apart else owner.host)
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from prism_nb import files
 from prism_nb.backends import here, run_units
 from prism_nb.errors import PrismError
+from prism_nb.leases import LostError, Owner
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
@@ -163,3 +166,42 @@ def test_unit_that_failed_is_free_for_others(run: Run, monkeypatch: pytest.Monke
         carry_out(run, units_of(1), work, monkeypatch)
     with run.lease("labels/u0.json", "labels") as lease:
         assert lease.is_mine
+
+
+def test_units_are_begun_once_however_many_drivers_there_are(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, lock, begun = units_of(120), threading.Lock(), []
+
+    def work(run: Run, unit: Unit, _: Any) -> None:
+        with lock:
+            begun.append(unit.name)
+        run.finish(unit, paths=[], record={})
+
+    monkeypatch.setattr(here, "resolve", lambda _: work)
+    monkeypatch.setattr(here, "_WAIT", 0.001)
+
+    def drive() -> None:
+        here.run_here(Run(run.path, run.settings), units, "somewhere:work", lambda _: None)
+
+    drivers = [threading.Thread(target=drive) for _ in range(4)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert sorted(begun) == sorted(unit.name for unit in units)
+
+
+def test_unit_that_was_taken_over_ends_the_stage_and_writes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def work(run: Run, unit: Unit, _: Any) -> Any:
+        other = replace(Owner.here(), host="far", token="other")
+        files.write_json(run.file("locks/labels/u0.json"), asdict(other))
+        return lambda: written.append(unit.name)
+
+    with pytest.raises(LostError, match="taken over by process .* on far"):
+        carry_out(run, units_of(1), work, monkeypatch)
+    assert not written

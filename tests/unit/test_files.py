@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,8 @@ def test_content_is_on_disk_before_the_name_points_to_it(
     fsync, replace = os.fsync, Path.replace
 
     def noted_fsync(number: int) -> None:
+        of_folder = stat.S_ISDIR(os.fstat(number).st_mode)
+        assert of_folder == ("replace" in calls)
         calls.append("fsync")
         fsync(number)
 
@@ -104,7 +109,15 @@ def test_content_is_on_disk_before_the_name_points_to_it(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     files.write_text(tmp_path / "x.txt", "new")
-    assert calls[:2] == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the last one of the folder: its new name
+
+
+def test_file_system_that_syncs_no_folders_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", fail)
+    files.write_text(tmp_path / "x.txt", "new")
+    assert (tmp_path / "x.txt").read_text() == "new"
 
 
 def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
@@ -180,3 +193,47 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
 def test_sha256_of_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "x.bin") == ""
     assert files.sha256(tmp_path) == ""
+
+
+@pytest.mark.parametrize("name", ["missing", "a/b", "x" * 5000, "loop"])
+def test_names_under_which_no_file_can_be_are_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_text("a file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = tmp_path / name
+    assert files.read_json(path) is None
+    assert files.sha256(path) == ""
+    assert not files.is_file(path)
+
+
+# -- one at a time ---------------------------------------------------------------------------
+
+
+def test_changes_are_made_one_after_the_other(tmp_path: Path) -> None:
+    path, within = tmp_path / "locks" / ".x", []
+
+    def change() -> None:
+        with files.alone(path):
+            within.append(1)
+            assert len(within) == 1
+            time.sleep(0.01)
+            within.clear()
+
+    threads = [threading.Thread(target=change) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not within
+
+
+def test_lock_that_is_not_given_back_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE", 0.05)
+    path = tmp_path / ".x"
+    with (
+        files.alone(path),
+        pytest.raises(PrismError, match=f"{path} has been held .* delete that file"),
+        files.alone(path),
+    ):
+        pass

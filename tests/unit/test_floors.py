@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
         "config",
         "files",
         "leases",
+        "liveness",
         "units",
         "provenance",
         "run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,11 @@ def test_events(made: Run, spoil: Spoil) -> None:
 @given(spoilt())
 def test_lease(tmp_path: Path, spoil: Spoil) -> None:
     path = tmp_path / "lease.json"
-    owner = {"host": "elsewhere", "process": 1, "begun": 1.5, "token": "t"}
+    owner = asdict(Owner.here())
     path.write_bytes(spoil(files.json_bytes(owner)))
-    assert is_alive(path)  # it has just been written
-    read: Any = Owner.read(path)
-    assert read is None or isinstance(read, Owner)
+    read = Owner.read(path)
+    # It has just been written; a number that was spoilt may be of no living process.
+    assert is_alive(path) or read not in {None, Owner(**owner)}
 
 
 @MANY

@@ -11,12 +11,12 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from prism_nb import files, leases
 from prism_nb.errors import PrismError
-from prism_nb.leases import HeldError, Lease, Owner, is_alive
+from prism_nb.leases import HeldError, Lease, LostError, Owner, is_alive
+from prism_nb.liveness import process_start
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
 
 
 def test_owner_of_another_machine_is_believed_while_its_file_moves(path: Path) -> None:
-    write_owner(path, host="elsewhere", process=1)
+    write_owner(path, host="elsewhere", space="elsewhere", process=1)
     with pytest.raises(HeldError, match="process 1 on elsewhere"), Lease(path):
         pass
 
 
 def test_owner_of_another_machine_is_dead_once_its_file_stands_still(path: Path) -> None:
-    before = write_owner(path, host="elsewhere", process=1)
+    before = write_owner(path, host="elsewhere", space="elsewhere", process=1)
     long_ago = time.time() - 61
     os.utime(path, (long_ago, long_ago))
     told: list[Owner | None] = []
@@ -65,13 +65,13 @@ def test_owner_on_this_machine_is_dead_with_its_process(path: Path) -> None:
 
 
 def test_number_of_a_process_given_out_anew_is_no_sign_of_life(path: Path) -> None:
-    write_owner(path, begun=Owner.here().begun - 100)
+    write_owner(path, begun="1")
     assert not is_alive(path)
 
 
 def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    write_owner(path, process=child.pid, begun=psutil.Process(child.pid).create_time())
+    write_owner(path, process=child.pid, begun=process_start(child.pid))
     assert is_alive(path)
     child.kill()
     deadline = time.monotonic() + 10
@@ -103,13 +103,69 @@ def test_signs_of_life_are_given(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_owner_that_was_thought_dead_leaves_the_new_ones_file(path: Path) -> None:
     with Lease(path) as lease:
-        other = write_owner(path, host="elsewhere")
+        other = write_owner(path, host="elsewhere", token="other")
         assert not lease.is_mine
     assert Owner.read(path) == other
 
 
+def test_owner_that_was_thought_dead_is_told_before_it_writes(path: Path) -> None:
+    with Lease(path) as lease:
+        lease.require()
+        write_owner(path, host="elsewhere", token="other")
+        with pytest.raises(LostError, match=r"stage was taken over by process \d+ on elsewhere"):
+            lease.require()
+        path.unlink()
+        with pytest.raises(LostError, match="somebody who has finished"):
+            lease.require()
+
+
+def test_signs_of_life_end_where_the_lease_is_anothers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_BEAT", 0.01)
+    with Lease(path) as lease:
+        write_owner(path, token="other")
+        os.utime(path, (1, 1))
+        lease._heart.join(10)
+        assert not lease._heart.is_alive()
+        assert path.stat().st_mtime == 1
+
+
+def test_owner_in_another_container_is_believed_while_its_file_moves(path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write_owner(path, space="another", process=ended.pid)
+    assert is_alive(path)
+    os.utime(path, (1, 1))
+    assert not is_alive(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"process": "x"}, {"process": True}, {"begun": None}, {"begun": 1.0}, {"more": 1}]
+)
+def test_owner_of_strange_values_is_unknown(path: Path, wrong: dict[str, object]) -> None:
+    files.write_json(path, {**asdict(Owner.here()), **wrong})
+    assert Owner.read(path) is None
+    assert is_alive(path)
+
+
+def test_disk_that_does_not_answer_gives_no_lease_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Path) -> object:
+        raise PrismError("cannot read it")
+
+    with Lease(path) as lease:
+        monkeypatch.setattr(files, "read_record", away)
+        with pytest.raises(PrismError, match="cannot read it"):
+            lease.require()
+        with pytest.raises(PrismError, match="cannot read it"), Lease(path):
+            pass
+    assert path.exists()  # it stands still from now on, and is taken over
+
+
 def test_of_many_that_take_a_dead_ones_place_one_succeeds(path: Path) -> None:
-    write_owner(path, begun=1.0)
+    write_owner(path, begun="1")
     won, start = [], threading.Barrier(8)
 
     def race() -> None:

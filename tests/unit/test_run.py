@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from prism_nb import files
 from prism_nb.config import digest, load_settings
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.leases import LostError, Owner
 from prism_nb.run import STAGES, Run, UnitState
 from prism_nb.settings import Settings
 from prism_nb.units import Unit
@@ -521,7 +525,7 @@ def test_lock_is_free_again_after_a_failure(run: Run) -> None:
 def test_files_left_by_a_dead_process_do_not_hold_the_lock(run: Run) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = {"host": socket.gethostname(), "process": ended.pid, "begun": 1.0, "token": "dead"}
+    dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
     files.write_json(run.path / "locks" / "labels.json", dead)
     with run.lock("labels"):
         owner = json.loads((run.path / "locks" / "labels.json").read_text())
@@ -537,6 +541,64 @@ def test_run_that_cannot_be_written_is_named(tmp_path: Path, settings: Settings)
         Run(tmp_path / "r", settings).lock("labels"),
     ):
         pass
+
+
+def test_unit_that_was_taken_over_is_not_finished_by_its_first_owner(run: Run) -> None:
+    unit = Unit("labels", "u", "labels/u/unit.json", "b", {})
+    with run.hold(unit):
+        lease = run.path / "locks" / "labels" / "u.json"
+        other = replace(Owner.here(), host="far", token="other")
+        files.write_json(lease, asdict(other))
+        with pytest.raises(LostError, match="u was taken over by process .* on far"):
+            run.finish(unit, paths=[], record={})
+    assert run.inspect(unit).state == "missing"
+    assert Owner.read(lease) == other
+
+
+def test_manifest_keeps_what_several_write_at_once(run: Run) -> None:
+    def write(name: str) -> None:
+        run.amend_manifest("notebooks", name, name)
+        run.update_manifest(**{name: name})
+
+    names = [f"n{i}" for i in range(16)]
+    threads = [threading.Thread(target=write, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manifest = run.manifest()
+    assert manifest["notebooks"] == {name: name for name in names}
+    assert manifest.items() >= {name: name for name in names}.items()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EACCES])
+def test_disk_that_does_not_answer_is_no_damage(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    unit = Unit("labels", "u", "labels/u/unit.json", "b", {})
+    files.write_text(run.file("labels/u/x.txt"), "x")
+    run.finish(unit, paths=["labels/u/x.txt"], record={})
+    run.update_manifest(kept="this")
+    opened = Path.open
+
+    def away(name: str) -> None:
+        def open_(path: Path, *args: Any, **named: Any) -> Any:
+            if path.name == name:
+                raise OSError(number, os.strerror(number))
+            return opened(path, *args, **named)
+
+        monkeypatch.setattr(Path, "open", open_)
+
+    for name in ("unit.json", "x.txt"):
+        away(name)
+        with pytest.raises(PrismError, match=f"cannot read .*{name}: {os.strerror(number)}"):
+            run.inspect(unit)
+    away("manifest.json")
+    with pytest.raises(PrismError, match="cannot read"):
+        run.update_manifest(more="that")
+    monkeypatch.undo()
+    assert run.inspect(unit).state == "done"
+    assert run.manifest()["kept"] == "this"
 
 
 # -- recipes of one's own ----------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_labels_of_other_images_are_damage_even_under_a_whole_marker(run: Run) -
 def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     part = run.file("labels/random_real/.epoch_0000.safetensors.abcd.part")
     part.write_bytes(b"half")
-    dead = {"host": "elsewhere", "process": 1, "begun": 1.0, "token": "t"}
+    dead = {"host": "elsewhere", "space": "s", "process": 1, "begun": "1", "token": "t"}
     lease = run.file("locks/labels/random_real.json")
     files.write_json(lease, dead)
     os.utime(lease, (1, 1))
@@ -99,10 +99,14 @@ def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     assert found(run) == []
 
 
-def test_nothing_is_cleaned_while_somebody_works(run: Run) -> None:
+@pytest.mark.parametrize("name", ["labels", "labels/prism"])  # a driver, or a job without one
+def test_nothing_is_cleaned_while_somebody_works(run: Run, name: str) -> None:
     part = run.file("labels/.x.part")
     part.write_bytes(b"half")
-    with run.lock("labels"), pytest.raises(PrismError, match="stage labels .* is being run by"):
+    with (
+        run.lease(f"{name}.json", "labels"),
+        pytest.raises(PrismError, match=f"{name} of .* is being worked on by process"),
+    ):
         clean(run)
     assert part.exists()
 
