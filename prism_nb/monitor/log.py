@@ -37,7 +37,7 @@ class EventLog:
     Attributes:
         at_work: Units that have begun and not ended since the latest start.
         made: Seconds that each unit made since the latest start has taken.
-        done: Every unit that was said to be there.
+        said: Whether each unit of which something was said since `pop_said` is done.
         named: Every unit that was named at all.
         started: When the latest driver began; None before the first.
         working: When its first unit began; None before that.
@@ -53,7 +53,7 @@ class EventLog:
     def __init__(self) -> None:
         self.at_work: dict[str, AtWork] = {}
         self.made: dict[str, float] = {}
-        self.done: set[str] = set()
+        self.said: dict[str, bool] = {}
         self.named: set[str] = set()
         self.started: float | None = None
         self.working: float | None = None
@@ -83,6 +83,11 @@ class EventLog:
             return
         self.last = time
 
+    def pop_said(self) -> dict[str, bool]:
+        """Return which units were said to be done, or not to be, since the last call."""
+        said, self.said = self.said, {}
+        return said
+
     def _start(self, event: dict[str, Any], time: float) -> None:
         self.started, self.host, self.closing, self.reason = time, str(event["host"]), "", ""
         self.at_work, self.made, self.working = {}, {}, None
@@ -91,7 +96,7 @@ class EventLog:
         unit = self._name(event)
         self.at_work.pop(unit, None)  # so that the latest stands last
         self.at_work[unit] = AtWork(time, told=time)
-        self.done.discard(unit)
+        self.said[unit] = False
         self.working = time if self.working is None else self.working
         self.closing = ""
 
@@ -109,10 +114,10 @@ class EventLog:
         unit = self._name(event)
         self.made[unit] = _finite(event["seconds"])
         self.at_work.pop(unit, None)
-        self.done.add(unit)
+        self.said[unit] = True
 
     def _keep(self, event: dict[str, Any], _: float) -> None:
-        self.done.add(self._name(event))
+        self.said[self._name(event)] = True
 
     def _close(self, event: dict[str, Any]) -> None:
         self.closing, self.reason = str(event["event"]), str(event.get("reason", ""))

@@ -34,6 +34,7 @@ class RunState:
     Attributes:
         units: Number of units.
         done: Number of those that are done.
+        unhashed: Number of those whose files are there, but not yet known to be whole.
         at_work: The unit that was begun last and has not ended; empty where none.
         step: Steps that it has done.
         steps: Steps of its schedule; 0 until its first report.
@@ -51,6 +52,7 @@ class RunState:
 
     units: int
     done: int
+    unhashed: int = 0
     at_work: str = ""
     step: int = 0
     steps: int = 0
@@ -77,11 +79,11 @@ class RunState:
 
     @property
     def status(self) -> str:
-        """One of running, elsewhere, complete, stopped, failed, died, begun and empty."""
+        """Running, elsewhere, checking, complete, stopped, failed, died, begun or empty."""
         if self.driver is not None:
             return "running" if self.driver.is_here else "elsewhere"
         if not self.missing:
-            return "complete"
+            return "checking" if self.unhashed else "complete"
         if self.closing in {"stopped", "failed"}:
             return self.closing
         if self.at_work:
@@ -104,6 +106,9 @@ class RunState:
         return {
             "running": self._running,
             "elsewhere": self._elsewhere,
+            "checking": lambda: (
+                f"All {self.units} units are there; checking the files of {self.unhashed}."
+            ),
             "complete": lambda: f"Complete: all {self.units} units are done.",
             "stopped": lambda: f"Stopped. {_NEXT}.",
             "failed": lambda: f"Failed: {self.reason or 'for an unknown reason'}. {_NEXT}.",

@@ -155,7 +155,8 @@ class RunMonitor(KeyboardBox):
     def _look(self, every: float) -> None:
         """Refresh until the run is complete or the widget closed."""
         while not self._is_over():
-            awake = self._state.is_running or bool(self._asked)
+            state = self._state
+            awake = state.is_running or state.status == "checking" or bool(self._asked)
             if self._ended.wait(every if awake else _IDLE * every):
                 return
             try:

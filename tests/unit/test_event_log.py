@@ -38,7 +38,15 @@ def test_a_unit_begins_reports_and_ends() -> None:
     log = log_of(*events, {"event": "end", "unit": A, "seconds": 2.5})
     assert not log.at_work
     assert log.made == {A: 2.5}
-    assert log.done == {A}
+    assert log.said == {A: True}
+
+
+def test_what_was_said_of_a_unit_is_given_once() -> None:
+    log = log_of(START, {"event": "kept", "unit": A}, {"event": "begin", "unit": B})
+    assert log.pop_said() == {A: True, B: False}
+    assert log.pop_said() == {}
+    log.take({"time": 200.0, "event": "end", "unit": B, "seconds": 1.0})
+    assert log.pop_said() == {B: True}
 
 
 def test_the_next_unit_begins_while_the_last_is_written() -> None:
@@ -62,7 +70,7 @@ def test_a_new_driver_starts_counting_anew_and_forgets_what_the_dead_one_had_beg
     log = log_of(START, {"event": "begin", "unit": A}, done, {"event": "begin", "unit": B}, START)
     assert not log.at_work
     assert not log.made
-    assert log.done == {A}
+    assert log.said == {A: True, B: False}
 
 
 @pytest.mark.parametrize("kind", ["stopped", "failed", "complete"])
@@ -89,7 +97,7 @@ def test_an_event_of_another_shape_is_left_out_and_counted(event: dict[str, Any]
     log = log_of(START, event)
     assert log.unread == 1
     assert not log.curve
-    assert not log.done
+    assert not log.said
 
 
 def test_kinds_of_a_newer_kit_tell_nothing() -> None:
