@@ -111,7 +111,7 @@ class Follower:
             steps=work.steps if work else 0,
             seconds_left=self._seconds_left(),
             images_per_minute=self._throughput(),
-            curve=self._curve(),
+            curves=self._curves(name),
             driver=driver,
             started=log.started,
             host=log.host,
@@ -137,12 +137,15 @@ class Follower:
         shares = {name: w.share for name, w in log.at_work.items() if name in self._units}
         return images_per_minute(self._costs, made, shares, log.last - log.working)
 
-    def _curve(self) -> Curve | None:
-        log = self._log
-        if log.curve_of not in self._units:
-            return None
-        method = self._units[log.curve_of].key["method"]
-        return Curve(log.curve_of, self._run.settings.recipe_of(method).iterations, log.curve)
+    def _curves(self, first: str) -> tuple[Curve, ...]:
+        """Return the losses of every unit that has some, the first unit's last."""
+        found = self._log.curves.by_unit
+        names = [name for name in found if name in self._units and name != first]
+        names += [first] if first in found else []
+        return tuple(Curve(name, self._steps_of(name), dict(found[name])) for name in names)
+
+    def _steps_of(self, name: str) -> int:
+        return self._run.settings.recipe_of(self._units[name].key["method"]).iterations
 
     def _spoilt(self) -> list[str]:
         """Say which finished units are to be made again."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from prism_nb.monitor.curves import Curves
+
 _CLOSING = {"complete", "stopped", "failed"}
 
 
@@ -44,8 +46,7 @@ class EventLog:
         host: Where that driver was, if it said so.
         closing: The event that it ended with: `complete`, `stopped`, `failed`, or nothing.
         reason: Why it failed, in its own words.
-        curve_of: The unit of the latest report.
-        curve: Its losses by term, as (step, value).
+        curves: The losses of each unit that reports.
         last: When the latest event was written.
         unread: Events that make no sense to this version of the kit.
     """
@@ -57,8 +58,8 @@ class EventLog:
         self.named: set[str] = set()
         self.started: float | None = None
         self.working: float | None = None
-        self.host, self.closing, self.reason, self.curve_of = "", "", "", ""
-        self.curve: dict[str, list[tuple[int, float]]] = {}
+        self.host, self.closing, self.reason = "", "", ""
+        self.curves = Curves()
         self.last: float | None = None
         self.unread = 0
         self._read = {
@@ -96,6 +97,7 @@ class EventLog:
         unit = self._name(event)
         self.at_work.pop(unit, None)  # so that the latest stands last
         self.at_work[unit] = AtWork(time, told=time)
+        self.curves.begin(unit)
         self.said[unit] = False
         self.working = time if self.working is None else self.working
         self.closing = ""
@@ -104,11 +106,8 @@ class EventLog:
         unit, step, steps = self._name(event), int(event["step"]), int(event["steps"])
         losses = {str(term): float(value) for term, value in event["losses"].items()}
         work = self.at_work.setdefault(unit, AtWork(time))
-        if unit != self.curve_of or not work.steps or step <= work.step:
-            self.curve_of, self.curve = unit, {}
         work.step, work.steps, work.told = step, steps, time
-        for term, value in losses.items():
-            self.curve.setdefault(term, []).append((step, value))
+        self.curves.add(unit, step, losses, self.at_work)
 
     def _end(self, event: dict[str, Any], _: float) -> None:
         unit = self._name(event)

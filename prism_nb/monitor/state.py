@@ -14,7 +14,7 @@ _NEXT = "Finished units are kept; Resume continues"
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of the unit that was heard of last.
+    """The losses of a unit.
 
     Attributes:
         unit: Its name.
@@ -40,7 +40,8 @@ class RunState:
         steps: Steps of its schedule; 0 until its first report.
         seconds_left: Estimate; None where nothing was measured.
         images_per_minute: Since the latest driver's first unit began; None before.
-        curve: The latest unit's losses; None before any.
+        curves: The losses of units at work and of some that have ended, the last being the unit
+            to look at where none is chosen.
         driver: Who holds the stage's lock.
         started: When the latest driver began, by its clock; None before the first.
         host: Where the latest driver was, by its own word.
@@ -58,7 +59,7 @@ class RunState:
     steps: int = 0
     seconds_left: float | None = None
     images_per_minute: float | None = None
-    curve: Curve | None = None
+    curves: tuple[Curve, ...] = ()
     driver: Driver | None = None
     started: float | None = None
     host: str = ""
@@ -66,6 +67,15 @@ class RunState:
     reason: str = ""
     age: float | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def curve(self) -> Curve | None:
+        """The losses to look at where no unit is chosen; None before any."""
+        return self.curves[-1] if self.curves else None
+
+    def curve_of(self, unit: str) -> Curve | None:
+        """Return a unit's losses; None where there are none."""
+        return next((curve for curve in self.curves if curve.unit == unit), None)
 
     @property
     def missing(self) -> int:

@@ -38,8 +38,15 @@ def numbers_html(state: RunState) -> str:
     return f"{bar}</progress><div>{line}</div>"
 
 
-def curve_html(curve: Curve | None) -> str:
-    """Return the losses of the unit that was heard of last, drawn and as numbers."""
+def curve_html(curve: Curve | None, picked: str = "") -> str:
+    """Return the losses of a unit, drawn and as numbers.
+
+    Args:
+        curve: They; None where there are none.
+        picked: The unit that was asked for; empty: any.
+    """
+    if curve is None and picked:
+        return f"<p>No losses of {html.escape(picked)} in the event log.</p>"
     if curve is None:
         return "<p>No losses yet: they come with the first steps of an optimised unit.</p>"
     return (

@@ -61,6 +61,7 @@ class RunMonitor(KeyboardBox):
             return
         self._follower, self.growing = Follower(self._run), Growing(self._run)
         super().__init__([buttons, self.words, self.numbers, self.curve, self.growing])
+        self.growing.unit.observe(lambda _: self._show_curve(), names="value")
         self.refresh()
         if every:
             self._watch(every)
@@ -74,8 +75,8 @@ class RunMonitor(KeyboardBox):
                 self._say(f"The run cannot be read: {error}")
                 return
             self._settle()
+            self.growing.refresh([curve.unit for curve in self._state.curves])
             self._show()
-            self.growing.refresh()
 
     def close(self) -> None:
         """Stop looking; the run goes on."""
@@ -128,7 +129,12 @@ class RunMonitor(KeyboardBox):
         self.stop.disabled = busy or state.driver is None or not state.driver.can_be_stopped
         self._say(self._words())
         self.numbers.value = numbers_html(state)
-        self.curve.value = curve_html(state.curve)
+        self._show_curve()
+
+    def _show_curve(self) -> None:
+        """Show the losses of the unit that was picked, or of the one at work."""
+        state, picked = self._state, self.growing.picked
+        self.curve.value = curve_html(state.curve_of(picked) if picked else state.curve, picked)
 
     def _words(self) -> str:
         if self._asked == "start":

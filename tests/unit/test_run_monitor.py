@@ -1,5 +1,6 @@
 """The run monitor without a browser: what its buttons do, what it shows, and when it ends."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -193,6 +194,42 @@ def test_numbers_and_losses(run: Run) -> None:
     assert "bn/net" in monitor.curve.value
     assert "No pictures yet" in monitor.growing.sheet.value
     assert monitor.growing._controls.layout.display == "none"
+
+
+def report(run: Run, unit: str, step: int, value: float) -> None:
+    losses = {"bn/net": value}
+    run.event(STAGE, event="step", unit=unit, step=step, steps=20, losses=losses)
+
+
+def test_losses_of_units_at_work_side_by_side_are_looked_at_one_by_one(run: Run) -> None:
+    first, second = units_of(run)[:2]
+    begin(run, first)
+    run.event(STAGE, event="begin", unit=second)
+    for step in (6, 7):
+        report(run, second, step, 4.0)
+        report(run, first, step, 1.0)
+    monitor = RunMonitor(run, every=0)
+    assert f"Losses of {second}" in monitor.curve.value  # begun last, though not heard of last
+    assert [*monitor.growing.unit.options] == ["latest", first, second]
+    monitor.growing.unit.value = first
+    assert f"Losses of {first}" in monitor.curve.value
+    (path,) = re.findall(r'points="([^"]+)"', monitor.curve.value)
+    assert len(path.split()) == 3
+    assert "No pictures yet" in monitor.growing.sheet.value
+    film(run, second, 0, 5)
+    monitor.refresh()
+    assert "No pictures of this unit" in monitor.growing.sheet.value
+    assert monitor.growing.step.disabled
+    monitor.growing.unit.value = "latest"
+    assert f"<b>{second}</b>, step 5" in monitor.growing.sheet.value
+    assert not monitor.growing.step.disabled
+
+
+def test_a_unit_whose_pictures_are_there_but_not_its_losses_says_so(run: Run) -> None:
+    film(run, "prism/<b>", 0)
+    monitor = RunMonitor(run, every=0)
+    monitor.growing.unit.value = "prism/<b>"
+    assert "No losses of prism/&lt;b&gt; in the event log" in monitor.curve.value
 
 
 def film(run: Run, unit: str, *steps: int) -> None:
