@@ -149,9 +149,17 @@ class TeacherPicker(KeyboardBox):
             self.warnings.value = self.preview.value = ""
             self.status.value = said(f"Not usable: {error}", "stop")
             return
-        text = "Ready. The next cell uses these; in a preset they read:"
         code = f"<pre>{html.escape(write_yaml(self._picked()))}</pre>"
-        self.status.value = said(text, "good") + code
+        self.status.value = self._verdict(settings) + code
+
+    def _verdict(self, settings: Settings) -> str:
+        """Say whether the run takes a usable pick: its results may have been made by another."""
+        try:
+            Run(self._run.path, settings).require_unmixed()
+        except PrismError as error:
+            text = f"Not usable in this run: {error}. A preset for another run would read:"
+            return said(text, "stop")
+        return said("Ready. The next cell uses these; in a preset they read:", "good")
 
     def _describe(self, settings: Settings) -> None:
         """Say what a usable pick means."""
