@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from prism_nb import pipeline
-from prism_nb.errors import UsageError
 from prism_nb.monitor import STAGE
 from prism_nb.monitor.driver import Driver, driver_of
 from prism_nb.monitor.forecast import Cost, cost_of, images_per_minute, seconds_left
 from prism_nb.monitor.log import EventLog
 from prism_nb.monitor.markers import Markers
 from prism_nb.monitor.state import Curve, RunState
-from prism_nb.provenance import newer_kit
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
 _HASHING = 0.5  # seconds of one look; a look holds back the buttons as long
-
-
-def open_watched(place: Run | Path | str) -> Run:
-    """Return the run that is to be followed.
-
-    Args:
-        place: A run, or its folder.
-
-    Raises:
-        UsageError: There is no run that this version of the kit can read; says what to do.
-    """
-    if isinstance(place, Run):
-        return place
-    path = Path(place).absolute()
-    if not path.is_dir():
-        raise UsageError(f"no folder {path}; name a run's folder, under runs_dir")
-    if (path / "study.json").exists():
-        raise UsageError(f"{path} is a study's folder; name one of the runs in it")
-    if not (path / "config.yaml").is_file():
-        raise UsageError(
-            f"no run has begun in {path}: it has no config.yaml; open a notebook on it"
-        )
-    return Run.open(path)
 
 
 class Follower:
@@ -58,7 +32,6 @@ class Follower:
         self._costs: dict[str, Cost] = {}
         self._markers = Markers(run, ())
         self._driver: Driver | None = None
-        self._notes: tuple[str, ...] = ()
 
     def read(self) -> RunState:
         """Return the state now.
@@ -88,8 +61,6 @@ class Follower:
         self._costs = {name: cost_of(run, unit) for name, unit in self._units.items()}
         self._markers = Markers(run, self._units.values())
         self._markers.read()
-        newer = newer_kit(run.manifest())
-        self._notes = (f"{newer[0].upper()}{newer[1:]}.",) if newer else ()
 
     def _look_again(self) -> None:
         """See what has changed where nobody says so; what seems complete is gone through."""
@@ -118,7 +89,7 @@ class Follower:
             closing=log.closing,
             reason=log.reason,
             age=age,
-            notes=(*self._notes, *self._spoilt(), *self._strange()),
+            notes=(*self._spoilt(), *self._strange()),
         )
 
     def _seconds_left(self) -> float | None:

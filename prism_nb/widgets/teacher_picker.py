@@ -11,6 +11,7 @@ from prism_nb.catalogue import Entry
 from prism_nb.config import check_settings, merge
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.monitor.place import Place
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
@@ -19,24 +20,28 @@ from prism_nb.widgets.candidate_list import CandidateList
 from prism_nb.widgets.candidates import LIBRARIES, candidates
 from prism_nb.widgets.draw_controls import DrawControls
 from prism_nb.widgets.joining import require_joinable
-from prism_nb.widgets.keyboard import KeyboardBox
 from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html
 from prism_nb.widgets.pick_warnings import warnings_of
 from prism_nb.widgets.pool_list import PoolList
+from prism_nb.widgets.run_box import RunBox
 from prism_nb.widgets.style import heading, rules, said
 
 
-class TeacherPicker(KeyboardBox):
+class TeacherPicker(RunBox):
     """Candidates to filter, the pool, the draw, and what the pick means.
 
     Args:
-        run: Where it starts from; `value` is equal to its settings until touched.
+        place: The run where it starts from, or its folder; `value` is equal to the run's settings
+            until touched.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        settings = run.settings
-        self.table = CandidateList(candidates(run))
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.add_class("prism-picker").add_class("prism-tables")
+
+    def _build(self) -> list[widgets.Widget]:
+        settings = self._run.settings
+        self.table = CandidateList(candidates(self._run))
         self.weights = widgets.Dropdown(description="Weights", layout={"width": "420px"})
         self.join = widgets.Button(
             description="Add to pool", tooltip="Put the selected candidates into the pool"
@@ -55,19 +60,19 @@ class TeacherPicker(KeyboardBox):
             description="Compare", tooltip="Show real images to the pool and compare the networks"
         )
         self.likeness = widgets.HTML()
-        super().__init__(self._parts())
-        self.add_class("prism-picker").add_class("prism-tables")
         self._listen()
         self._offer_weights()
         self._refresh()
+        return self._rows()
 
     @property
     def value(self) -> Settings:
         """The run's settings with what is picked.
 
         Raises:
-            UsageError: The pick is incomplete or contradicts other settings.
+            UsageError: The pick is incomplete or contradicts other settings, or there is no run.
         """
+        run = self._require_run()
         if not self.pool.names:
             raise UsageError("the pool is empty; select candidates and add them")
         if self.pool.primary is None:
@@ -75,7 +80,7 @@ class TeacherPicker(KeyboardBox):
                 f"no primary: {self.pool.missed} has left the pool; choose another one, or add it "
                 "again"
             )
-        values = merge(self._run.settings.plain(), self._picked())
+        values = merge(run.settings.plain(), self._picked())
         return check_settings(values, where="the teacher picker")
 
     def _picked(self) -> dict[str, Any]:
@@ -83,7 +88,7 @@ class TeacherPicker(KeyboardBox):
         changes = self.draw.changes
         return {**picked, "recipes": changes} if changes else picked
 
-    def _parts(self) -> list[widgets.Widget]:
+    def _rows(self) -> list[widgets.Widget]:
         hint = "Networks without batch norm are not listed: they cannot be BN teachers. "
         hint += "Numbers count a head of 1,000 classes at the network's own image size (px)."
         return [

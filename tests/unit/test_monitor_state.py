@@ -16,7 +16,8 @@ from prism_nb import files, pipeline
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.monitor import STAGE, follow
 from prism_nb.monitor.driver import Driver, driver_of, last_words, log_path
-from prism_nb.monitor.follow import Follower, open_watched
+from prism_nb.monitor.follow import Follower
+from prism_nb.monitor.place import oddities, open_watched
 from prism_nb.monitor.state import RunState
 from prism_nb.run import Run, UnitState
 from prism_nb.units import Unit
@@ -295,7 +296,7 @@ def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
 
 def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:
     run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
-    assert any("made by version 99.0" in note for note in Follower(run).read().notes)
+    assert "made by version 99.0" in oddities(run)
     config = run.path / "config.yaml"
     config.write_text(config.read_text() + "hologram: true\n")
     with pytest.raises(UsageError, match=r"version 99\.0 .* update the kit .*hologram"):

@@ -146,9 +146,9 @@ def test_work_of_this_kernel_cannot_be_stopped_by_a_button_that_it_cannot_hear(r
 
 def test_what_is_no_run_is_said_in_the_widget(tmp_path: Path) -> None:
     monitor = RunMonitor(tmp_path)
-    assert "Nothing to follow" in monitor.words.value
-    assert "no run has begun" in monitor.words.value
-    assert monitor.children == (monitor.words,)
+    assert "Nothing to show" in monitor.notice.value
+    assert "no run has begun" in monitor.notice.value
+    assert monitor.children == (monitor.notice,)
 
 
 def test_a_complete_run_has_nothing_to_press_and_leaves_no_thread(run: Run) -> None:
