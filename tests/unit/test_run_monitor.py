@@ -242,17 +242,24 @@ def film(run: Run, unit: str, *steps: int) -> None:
         files.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
 
 
+def drawn(words: str) -> str:
+    """The line below the pictures, which everyone sees."""
+    return f'<div class="prism-drawn">Networks drawn for these images: {words}.</div>'
+
+
 def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
     pipeline.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
     film(run, "prism/slots000-000_classes000-009", 0, 5)
     growing = RunMonitor(run, every=0).growing
-    assert ", step 5 of 20; BN teachers: a" in growing.sheet.value
+    assert ", step 5 of 20" in growing.sheet.value
+    assert drawn("BN statistics of a; logits of a") in growing.sheet.value
     assert 'alt="three, image 0"' in growing.sheet.value
     assert 'alt="four, image 1"' in growing.sheet.value
     assert growing.later.disabled
     film(run, "prism/slots000-000_classes000-009", 15)
     growing.refresh()
-    assert ", step 15 of 20; BN teachers: b&lt;" in growing.sheet.value
+    assert ", step 15 of 20" in growing.sheet.value
+    assert drawn("BN statistics of b&lt;; logits of a") in growing.sheet.value
     growing.earlier.click()
     assert ", step 5 of 20" in growing.sheet.value
     film(run, "prism/slots000-000_classes000-009", 20)
