@@ -217,6 +217,29 @@ def test_a_half_done_synthesis_shows_what_is_there(begun: Run) -> None:
     assert panel.rows["slot"].tolist() == [0, 0]
 
 
+def test_a_damaged_marker_is_told_from_a_missing_one(made: Run) -> None:
+    first, *_ = units = method_units(made, "sre2l", 10)
+    made.file(first.marker).write_bytes(b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0, 1)))
+    assert panel.words == (
+        f"4 of 6 images are there; damaged: {first.marker} is no marker, or has been changed; run "
+        "notebook 02 again, which mends that"
+    )
+    for unit in units[1:]:
+        made.file(unit.marker).write_bytes(b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0, 1)))
+    assert "no units yet" not in panel.words
+    assert panel.words.startswith("3 of 3 units not usable, first damaged: ")
+
+
+def test_an_order_by_damaged_distances_says_so(made: Run) -> None:
+    unit = diversity_unit(made, "sre2l", 10)
+    write_bytes(made.file(unit.marker), b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0,), order="distance", network=SPACE))
+    assert panel.words.startswith("in order of class and slot: damaged: diversity/sre2l.json is no")
+    assert panel.words.endswith("run notebook 03 again, which mends that")
+
+
 def test_an_order_without_values_is_said(made: Run) -> None:
     (panel,) = panels(made, GalleryView(("sre2l",), (0,), order="distance", network=SPACE))
     assert panel.words == "in order of class and slot: not measured yet: run notebook 03"
