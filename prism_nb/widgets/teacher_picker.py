@@ -177,7 +177,7 @@ class TeacherPicker(RunBox):
         found = warnings_of(settings, layers)
         self.warnings.value = "".join(said(f"Beware: {text}", "note") for text in found)
         method = self.draw.method.value
-        self.preview.value = preview_html(settings, method, facts) if method else ""
+        self.preview.value = preview_html(settings, method, facts) if method else _undrawn(settings)
 
     def _liken(self) -> None:
         self.likeness.value = said("Showing real images to the pool …")
@@ -185,6 +185,16 @@ class TeacherPicker(RunBox):
             self.likeness.value = comparison_html(compare(self._run, self.pool.names))
         except PrismError as error:
             self.likeness.value = said(f"Not compared: {error}", "stop")
+
+
+def _undrawn(settings: Settings) -> str:
+    """Say what a pool means where no method draws from it."""
+    return said(
+        f"The methods of this run ({', '.join(settings.methods)}) take from the pool what they "
+        f"were published with, the primary {settings.primary} first, so that there is no draw to "
+        "foresee; `prism-nb methods` says what each takes.",
+        "plain",
+    )
 
 
 def _named(entry: Entry, tag: str) -> str:

@@ -216,9 +216,10 @@ def test_without_a_method_that_draws_there_is_nothing_to_set(
 ) -> None:
     own = settings.model_copy(update={"methods": ("sre2l",)})
     picker = TeacherPicker(Run.create(tmp_path / "other", own))
-    assert picker.draw.layout.display == "none"
+    (words,) = picker.draw.children
+    assert "Nothing to set: no method of this run draws BN teachers" in words.value
     assert picker.value == own
-    assert picker.preview.value == ""
+    assert "methods of this run (sre2l)" in picker.preview.value
 
 
 def test_comparing_untrained_networks_says_what_to_do(picker: TeacherPicker) -> None:
