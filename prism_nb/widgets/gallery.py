@@ -18,7 +18,7 @@ from prism_nb.plans.diversity import REFERENCE
 from prism_nb.tables import method_title
 from prism_nb.widgets.run_box import RunBox
 
-_SIDES = (32, 48, 64, 96, 128, 224)
+_SIDES = (32, 48, 64, 96, 128, 224, 448, 672)
 _COUNTS = (20, 50, 100, 200, 500, 1000)
 _AT_FIRST = 3  # methods side by side, beside the real images
 

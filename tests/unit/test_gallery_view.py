@@ -306,14 +306,22 @@ def test_a_page_cuts_its_sheets_where_the_images_lie(made: Run) -> None:
         assert (pixels[y : y + 8, x : x + 8] == image.permute(1, 2, 0).numpy()).all()
 
 
+def test_a_panel_is_as_wide_as_an_image_and_its_initial_one(made: Run) -> None:
+    for before, tile in ((False, 673), (True, 1345)):
+        view = GalleryView(("sre2l",), (0,), side=672, before=before)
+        page = gallery_html(panels(made, view), view, DIGITS.classes)
+        assert f"max(180px, {tile}px, " in page
+
+
 def test_a_page_escapes_names_and_tells_what_is_known(made: Run) -> None:
     view = GalleryView(("sre2l",), (0,), order="own_loss")
     classes = [type(info)(info.index, info.folder, "<b>zero") for info in DIGITS.classes]
     page = gallery_html(panels(made, view), view, classes)
     assert "<b>" not in page
     assert "BN teachers of the unit: test_resnet, test_byobnet" in page
-    assert page.count('role="img"') == 3
-    assert page.count("cross-entropy of the primary on this image") == 6
+    assert page.count('role="img" tabindex="0"') == 3
+    assert page.count("cross-entropy of the primary on this image") == 3
+    assert "figure:focus::after { content: attr(aria-label);" in page
 
 
 @pytest.mark.parametrize("before", [False, True])
