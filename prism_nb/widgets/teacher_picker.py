@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -20,11 +21,14 @@ from prism_nb.widgets.candidate_list import CandidateList
 from prism_nb.widgets.candidates import LIBRARIES, candidates
 from prism_nb.widgets.draw_controls import DrawControls
 from prism_nb.widgets.joining import require_joinable
+from prism_nb.widgets.local_weights import local_weights
 from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html
 from prism_nb.widgets.pick_warnings import warnings_of
 from prism_nb.widgets.pool_list import PoolList
 from prism_nb.widgets.run_box import RunBox
 from prism_nb.widgets.style import heading, rules, said
+
+_SHOWN = 5  # files that a hint names
 
 
 class TeacherPicker(RunBox):
@@ -40,8 +44,8 @@ class TeacherPicker(RunBox):
         self.add_class("prism-picker").add_class("prism-tables")
 
     def _build(self) -> list[widgets.Widget]:
-        settings = self._run.settings
-        self.table = CandidateList(candidates(self._run))
+        settings, self._local = self._run.settings, local_weights()
+        self.table = CandidateList(candidates(self._run, self._local.candidates))
         self.weights = widgets.Dropdown(description="Weights", layout={"width": "420px"})
         self.join = widgets.Button(
             description="Add to pool", tooltip="Put the selected candidates into the pool"
@@ -90,12 +94,13 @@ class TeacherPicker(RunBox):
 
     def _rows(self) -> list[widgets.Widget]:
         hint = "Networks without batch norm are not listed: they cannot be BN teachers. "
-        hint += "Numbers count a head of 1,000 classes at the network's own image size (px)."
+        hint += "Numbers count a head of 1,000 classes at the network's own image size (px); top-1 "
+        hint += "is in %, on the dataset beside it."
         return [
             *(rules(), heading("Candidates"), self.table),
             widgets.HBox([self.weights, self.join]),
             widgets.HBox([self.name, self.add]),
-            *(self.message, widgets.HTML(said(hint))),
+            *(self.message, widgets.HTML(said(hint) + _by_name(self._local.others))),
             *(heading("Pool"), self.pool),
             *(heading("Draw of BN teachers"), self.draw),
             *(heading("What it means"), self.warnings, self.preview),
@@ -185,6 +190,18 @@ class TeacherPicker(RunBox):
             self.likeness.value = comparison_html(compare(self._run, self.pool.names))
         except PrismError as error:
             self.likeness.value = said(f"Not compared: {error}", "stop")
+
+
+def _by_name(files: Sequence[str]) -> str:
+    """Say which files of one's own are not listed, and how they can be added."""
+    if not files:
+        return ""
+    shown = ", ".join(files[:_SHOWN]) + (f" and {len(files) - _SHOWN} more" * (len(files) > _SHOWN))
+    return said(
+        f"Not listed, since their names begin with no network's: {shown}. Add them by name, as "
+        f"NETWORK@{files[0]}.",
+        "note",
+    )
 
 
 def _undrawn(settings: Settings) -> str:
