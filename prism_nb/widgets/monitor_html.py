@@ -64,13 +64,15 @@ def film_html(film: Film, step: int, names: Sequence[str]) -> str:
         step: A step of which there is a picture.
         names: What each class is called, in order.
     """
+    teachers = ", ".join(film.teachers_at(step))
     tiles = "".join(
         _tile(png, _called(names, class_index), slot)
         for png, (class_index, slot) in zip(film.tiles(step), film.images, strict=False)
     )
     begin = " (as it begins)" if step == film.taken[0] else ""
     return (
-        f"<div><b>{html.escape(film.unit)}</b>, step {step} of {film.steps}{begin}</div>"
+        f"<div><b>{html.escape(film.unit)}</b>, step {step} of {film.steps}{begin}; "
+        f"BN teachers: {html.escape(teachers)}</div>"
         f'<div style="display:flex;flex-wrap:wrap;gap:6px;max-width:{10 * (_TILE + 6)}px">'
         f"{tiles or 'This picture is gone.'}</div>{_steered(film, step)}"
     )
