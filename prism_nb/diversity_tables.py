@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prism_nb.absent_units import absent
 from prism_nb.class_names import class_titles
 from prism_nb.data import open_dataset
 from prism_nb.diversity.catalogue import IN_SPACE, MEASURES, OF_CLASSES, OF_TEACHERS, Measure
 from prism_nb.errors import UsageError
-from prism_nb.pipeline import stage_units
-from prism_nb.plans.diversity import REFERENCE
+from prism_nb.pipeline import class_count, stage_units
+from prism_nb.plans.diversity import REFERENCE, diversity_unit
 from prism_nb.run import Run
 from prism_nb.tables import method_title
 
@@ -116,7 +117,8 @@ def measured(run: Run) -> Run:
     """
     done = [unit.name for unit in stage_units(run, "diversity") if run.marker(unit) is not None]
     if REFERENCE not in done:
-        raise UsageError("not measured yet: run notebook 03")
+        real = diversity_unit(run, REFERENCE, class_count(run))
+        raise UsageError(absent(run, [real], "not measured yet: run notebook 03"))
     methods = tuple(name for name in run.settings.methods if name in done)
     return Run(run.path, run.settings.model_copy(update={"methods": methods}))
 

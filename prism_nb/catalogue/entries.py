@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 FILE = "networks.csv"
 
@@ -60,6 +60,8 @@ class Entry:
         }
 
 
+_Listed = TypeVar("_Listed", bound=Entry)
+
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "name": lambda entry: entry.name,
     "family": lambda entry: (entry.family, entry.flops),
@@ -90,14 +92,14 @@ def entry_of(architecture: str) -> Entry | None:
 
 
 def filtered(
-    entries: Iterable[Entry],
+    entries: Iterable[_Listed],
     *,
     words: str = "",
     family: str = "",
     library: str = "",
     gflop: float | None = None,
     sort: str = "",
-) -> list[Entry]:
+) -> list[_Listed]:
     """Return the entries that fit every condition, sorted.
 
     Args:

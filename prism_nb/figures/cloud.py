@@ -10,13 +10,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from prism_nb.absent_units import absent
 from prism_nb.artifacts.images import load_some
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.diversity.geometry import directions
 from prism_nb.diversity.memory import MEMORY
 from prism_nb.errors import UsageError
 from prism_nb.image_tables import image_table
+from prism_nb.pipeline import class_count
 from prism_nb.plans.diversity import REFERENCE
+from prism_nb.plans.synthesis import method_units
 from prism_nb.run import Run
 from prism_nb.teachers.pool import load_teacher
 
@@ -80,7 +83,8 @@ def cloud(
     every = {name: _members(run, name, classes, behind) for name in methods}
     every = {name: members for name, members in every.items() if members}
     if not every:
-        raise UsageError("no images of these methods yet: run notebook 02")
+        units = [u for name in methods for u in method_units(run, name, class_count(run))]
+        raise UsageError(absent(run, units, "no images of these methods yet: run notebook 02"))
     chosen = {n: some(members, most // len(every)) for n, members in every.items()}
     if sum(map(len, every.values())) <= most:
         chosen = every

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from prism_nb import diversity_tables
+from prism_nb.absent_units import absent
 from prism_nb.class_names import class_label
 from prism_nb.data import open_dataset
 from prism_nb.diversity.catalogue import MEASURES
@@ -24,7 +25,9 @@ from prism_nb.figures.spread import (
     distance_figure,
     distance_table,
 )
-from prism_nb.pipeline import stage_units
+from prism_nb.pipeline import class_count, stage_units
+from prism_nb.plans.diversity import diversity_unit
+from prism_nb.plans.synthesis import method_units
 from prism_nb.run import Run
 from prism_nb.tables import method_title
 
@@ -131,7 +134,9 @@ def _matrix(run: Run, view: DashboardView) -> Shown:
     titles = _titles(run, view)
     title = f"Cosine of all pairs, class {label}, {points.words}, features of {view.network}"
     figure, table = similarity_figure(points, titles, title), similarity_table(points, titles)
-    return Shown(figure, table, _absent(points, view, titles), points.pixels, _names(run, points))
+    return Shown(
+        figure, table, _absent(run, points, view, titles), points.pixels, _names(run, points)
+    )
 
 
 def _map(run: Run, view: DashboardView) -> Shown:
@@ -139,7 +144,7 @@ def _map(run: Run, view: DashboardView) -> Shown:
     places = project(points.features, view.kind)
     classes = open_dataset(run.settings).classes
     figure = map_figure(points, places, view.kind, titles, classes, view.network)
-    words = _absent(points, view, titles)
+    words = _absent(run, points, view, titles)
     return Shown(
         figure, map_table(points, places, titles), words, points.pixels, _names(run, points)
     )
@@ -173,11 +178,22 @@ NEAR = {"training": "a training image", "within": "an image of its class"}
 def _measured(run: Run, view: DashboardView) -> tuple[Run, dict[str, str], str]:
     """Return the run as far as it is measured, titles, and which chosen methods are not."""
     found, titles = diversity_tables.measured(run), _titles(run, view)
-    missing = [titles[m] for m in view.methods if m not in _sets(found)]
-    if len(missing) == len(view.methods):
-        raise UsageError("none of these methods is measured yet: run notebook 03")
-    words = f"Not measured yet, so left out: {', '.join(missing)}; run notebook 03"
-    return found, titles, words if missing else ""
+    measured, classes = _sets(found), class_count(run)
+    units = [diversity_unit(run, m, classes) for m in view.methods if m not in measured]
+    if len(units) == len(view.methods):
+        none = "none of these methods is measured yet: run notebook 03"
+        raise UsageError(absent(run, units, none))
+    unmade = "not measured yet: run notebook 03"
+    return found, titles, _left_out({titles[u.name]: absent(run, [u], unmade) for u in units})
+
+
+def _left_out(reasons: dict[str, str]) -> str:
+    """Say which sets of images are not shown, those of one reason together."""
+    parts = []
+    for why in dict.fromkeys(reasons.values()):
+        names = [name for name, reason in reasons.items() if reason == why]
+        parts.append(f"Left out: {', '.join(names)} ({why})")
+    return "; ".join(parts)
 
 
 def _sets(run: Run) -> set[str]:
@@ -192,10 +208,16 @@ def _titles(run: Run, view: DashboardView) -> dict[str, str]:
     return {method: method_title(run, method) for method in view.methods}
 
 
-def _absent(points: Cloud, view: DashboardView, titles: dict[str, str]) -> str:
-    there = set(points.table["method"])
-    missing = [titles[method] for method in view.methods if method not in there]
-    return f"No images yet, so left out: {', '.join(missing)}; run notebook 02" * bool(missing)
+def _absent(run: Run, points: Cloud, view: DashboardView, titles: dict[str, str]) -> str:
+    there, classes = set(points.table["method"]), class_count(run)
+    unmade = "no images yet: run notebook 02"
+    return _left_out(
+        {
+            titles[method]: absent(run, method_units(run, method, classes), unmade)
+            for method in view.methods
+            if method not in there
+        }
+    )
 
 
 def _names(run: Run, points: Cloud) -> tuple[str, ...]:

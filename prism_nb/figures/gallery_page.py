@@ -16,13 +16,22 @@ from prism_nb.figures.gallery_view import ORDERS, GalleryView, Panel
 from prism_nb.figures.sprites import Sprites, sprites
 from prism_nb.figures.style import colour_of
 
+_TOLD = 230  # pixels; how wide the words on an image are at most
 _STYLE = """<style>
 .prism-gallery { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.prism-panel { flex: 0 0 max(180px, %(width)s); }
+.prism-panel { flex: 0 0 max(180px, %(tile)dpx, %(width)s); }
 .prism-panel h4 { margin: 0 0 4px; padding-left: 8px; font-size: 14px; line-height: 1.3; }
 .prism-panel p { margin: 0 0 6px; font-size: 12px; line-height: 1.3; opacity: .8; }
 .prism-tiles { display: flex; flex-wrap: wrap; gap: 5px; }
-.prism-tiles figure { margin: 0; line-height: 1.1; }
+.prism-tiles figure { margin: 0; line-height: 1.1; position: relative; }
+.prism-tiles figure:focus-visible { outline: 2px solid #4477AA; outline-offset: 1px; }
+.prism-tiles figure:hover::after, .prism-tiles figure:focus::after { content: attr(aria-label);
+  position: absolute; z-index: 5; bottom: 100%%; left: 0; width: max-content; max-width: %(told)dpx;
+  padding: 4px 7px; font-size: 12px; line-height: 1.35; white-space: pre-wrap;
+  pointer-events: none; color: var(--jp-ui-font-color1, #222);
+  background: var(--jp-layout-color1, #fff); border: 1px solid var(--jp-border-color1, #bbb); }
+.prism-panel:last-child:not(:first-child) figure::after { left: auto !important; right: 0; }
+.prism-panel:only-child .prism-tiles { padding-right: %(told)dpx; }
 .prism-tiles figure div { display: flex; gap: 1px; }
 .prism-tiles i { width: %(side)dpx; height: %(side)dpx; image-rendering: pixelated; }
 .prism-tiles figcaption { font-size: 10px; text-align: center; white-space: pre; opacity: .85; }
@@ -32,8 +41,9 @@ _STYLE = """<style>
 def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[ClassInfo]) -> str:
     """Return a page of a gallery.
 
-    Every image has a caption and, on hover, all that is known of it. Images are neither smoothed
-    nor recoloured; those larger than they are shown are averaged.
+    Every image has a caption, and above it, while the pointer is over it or the keyboard at it,
+    all that is known of it. Images are neither smoothed nor recoloured; those larger than they are
+    shown are averaged.
 
     Args:
         panels: The result of `gallery_view.panels`.
@@ -44,7 +54,8 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
         return "<p>Choose at least one method.</p>"
     beside = min(4, len(panels))
     width = f"calc((100% - {18 * (beside - 1)}px) / {beside} - 1px)"
-    style = _STYLE % {"width": width, "side": view.side}
+    tile = view.side * max(1 + (panel.before is not None) for panel in panels) + 1
+    style = _STYLE % {"width": width, "side": view.side, "tile": tile, "told": _TOLD}
     parts = [_panel(panel, view, classes, place) for place, panel in enumerate(panels)]
     return f'{style}<div class="prism-gallery">{"".join(parts)}</div>'
 
@@ -77,7 +88,7 @@ def _tiles(panel: Panel, view: GalleryView, classes: Sequence[ClassInfo], place:
         cut = "".join(f'<i class="{name}" style="background-position:{at}"></i>' for at in places)
         caption = html.escape(caption_of(row, view))
         tiles.append(
-            f'<figure role="img" aria-label="{told}" title="{told}"><div>{cut}</div>'
+            f'<figure role="img" tabindex="0" aria-label="{told}"><div>{cut}</div>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return f'{_sheet_style(sheet, name, view.side)}<div class="prism-tiles">{"".join(tiles)}</div>'

@@ -10,11 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from prism_nb.absent_units import absent
 from prism_nb.artifacts.images import load_some
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError
 from prism_nb.image_tables import image_table, with_distance, with_judgement
-from prism_nb.plans.diversity import REFERENCE
+from prism_nb.pipeline import class_count
+from prism_nb.plans.diversity import REFERENCE, diversity_unit
+from prism_nb.plans.synthesis import method_units
 from prism_nb.run import Run
 from prism_nb.synthesis.begin import initial_pictures
 from prism_nb.tables import method_title
@@ -150,7 +153,7 @@ def _panel(run: Run, view: GalleryView, method: str) -> Panel:
     table, words = _sorted(run, view, method)
     made, size = table[table["made"]], per_page(run, view)
     if len(made) < len(table):
-        words.insert(0, _unmade(len(made), len(table)))
+        words.insert(0, _unmade(run, method, table))
     pages = max(1, -(-len(made) // size))
     page = min(view.page, pages - 1)
     rows = made.iloc[page * size : (page + 1) * size].reset_index(drop=True)
@@ -179,7 +182,10 @@ def _sorted(run: Run, view: GalleryView, method: str) -> tuple[pd.DataFrame, lis
         table = with_judgement(table, run, method) if order.is_judged else table
     except PrismError as error:
         return table, [f"in order of class and slot: {error}"]
-    return in_order(table, order, reverse=view.reverse), _unsorted(table, order)
+    missing = order.missing
+    if order.columns == ("distance",):
+        missing = absent(run, [diversity_unit(run, method, class_count(run))], missing)
+    return in_order(table, order, reverse=view.reverse), _unsorted(table, order, missing)
 
 
 def in_order(table: pd.DataFrame, order: Order, *, reverse: bool) -> pd.DataFrame:
@@ -201,17 +207,22 @@ def in_order(table: pd.DataFrame, order: Order, *, reverse: bool) -> pd.DataFram
     )
 
 
-def _unsorted(table: pd.DataFrame, order: Order) -> list[str]:
+def _unsorted(table: pd.DataFrame, order: Order, missing: str) -> list[str]:
     made = table[table["made"]]
     if not order.columns or not len(made) or made[order.columns[0]].notna().any():
         return []
-    return [f"in order of class and slot: {order.missing}"]
+    return [f"in order of class and slot: {missing}"]
 
 
-def _unmade(made: int, count: int) -> str:
+def _unmade(run: Run, method: str, table: pd.DataFrame) -> str:
+    """Say how many images are there, and why the others are not."""
+    made, names = table["made"].sum(), {*table.loc[~table["made"], "unit"]}
+    units = [u for u in method_units(run, method, class_count(run)) if u.name in names]
     if not made:
-        return "no units yet: run notebook 02"
-    return f"{made} of {count} images are made; notebook 02 makes the others"
+        return absent(run, units, "no units yet: run notebook 02")
+    are = f"{made} of {len(table)} images are"
+    why = absent(run, units, "")
+    return f"{are} there; {why}" if why else f"{are} made; notebook 02 makes the others"
 
 
 def _before(run: Run, method: str, rows: pd.DataFrame) -> tuple[Tensor | None, list[str]]:

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from prism_nb import pipeline
-from prism_nb.errors import UsageError
 from prism_nb.monitor import STAGE
 from prism_nb.monitor.driver import Driver, driver_of
 from prism_nb.monitor.forecast import Cost, cost_of, images_per_minute, seconds_left
 from prism_nb.monitor.log import EventLog
+from prism_nb.monitor.markers import Markers
 from prism_nb.monitor.state import Curve, RunState
-from prism_nb.provenance import newer_kit
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
-
-def open_watched(place: Run | Path | str) -> Run:
-    """Return the run that is to be followed.
-
-    Args:
-        place: A run, or its folder.
-
-    Raises:
-        UsageError: There is no run that this version of the kit can read; says what to do.
-    """
-    if isinstance(place, Run):
-        return place
-    path = Path(place).absolute()
-    if not path.is_dir():
-        raise UsageError(f"no folder {path}; name a run's folder, under runs_dir")
-    if (path / "study.json").exists():
-        raise UsageError(f"{path} is a study's folder; name one of the runs in it")
-    if not (path / "config.yaml").is_file():
-        raise UsageError(
-            f"no run has begun in {path}: it has no config.yaml; open a notebook on it"
-        )
-    return Run.open(path)
+_HASHING = 0.5  # seconds of one look; a look holds back the buttons as long
 
 
 class Follower:
-    """Reads a run's files again and again; only what is new in the event log is read anew.
+    """Reads a run's files again and again; only what is new or changed is read anew.
+
+    While someone drives the run its events say what is done, else the markers do.
 
     Args:
         run: The run.
@@ -51,9 +30,8 @@ class Follower:
         self._run, self._position, self._log = run, 0, EventLog()
         self._units: dict[str, Unit] = {}
         self._costs: dict[str, Cost] = {}
-        self._done: dict[str, float] = {}  # seconds by unit
+        self._markers = Markers(run, ())
         self._driver: Driver | None = None
-        self._notes: tuple[str, ...] = ()
 
     def read(self) -> RunState:
         """Return the state now.
@@ -65,11 +43,15 @@ class Follower:
         events, self._position = self._run.events_after(STAGE, self._position)
         for event in events:
             self._log.take(event)
+        said = self._log.pop_said()
         if not self._units or driver != self._driver:
-            self._look_through()
+            self._look_through()  # younger than the events, which therefore count no more
+        else:
+            for name, done in said.items():
+                self._markers.believe(name, done=done, seconds=self._log.made.get(name, 0.0))
         self._driver = driver
-        for name in self._log.made.keys() & self._units.keys() - self._done.keys():
-            self._done[name] = self._log.made[name]
+        if driver is None:
+            self._look_again()
         return self._state(driver, time.time())
 
     def _look_through(self) -> None:
@@ -77,11 +59,14 @@ class Follower:
         run = self._run
         self._units = {unit.name: unit for unit in pipeline.stage_units(run, STAGE)}
         self._costs = {name: cost_of(run, unit) for name, unit in self._units.items()}
-        found = [run.inspect(unit, deep=False) for unit in self._units.values()]
-        whole = [state.unit for state in found if state.state == "done"]
-        self._done = {unit.name: run.record(unit).get("seconds", 0.0) for unit in whole}
-        newer = newer_kit(run.manifest())
-        self._notes = (f"{newer[0].upper()}{newer[1:]}.",) if newer else ()
+        self._markers = Markers(run, self._units.values())
+        self._markers.read()
+
+    def _look_again(self) -> None:
+        """See what has changed where nobody says so; what seems complete is gone through."""
+        self._markers.read()
+        if len(self._markers.done) == len(self._units):
+            self._markers.hash_some(_HASHING)
 
     def _state(self, driver: Driver | None, now: float) -> RunState:
         log = self._log
@@ -90,28 +75,30 @@ class Follower:
         age = None if log.last is None else max(0.0, now - log.last)
         return RunState(
             units=len(self._units),
-            done=len(self._done),
+            done=len(self._markers.done),
+            unhashed=0 if driver else self._markers.unhashed,
             at_work=name,
             step=work.step if work else 0,
             steps=work.steps if work else 0,
             seconds_left=self._seconds_left(),
             images_per_minute=self._throughput(),
-            curve=self._curve(),
+            curves=self._curves(name),
             driver=driver,
             started=log.started,
             host=log.host,
             closing=log.closing,
             reason=log.reason,
             age=age,
-            notes=(*self._notes, *self._strange()),
+            notes=(*self._spoilt(), *self._strange()),
         )
 
     def _seconds_left(self) -> float | None:
-        taken = {name: (1.0, seconds) for name, seconds in self._done.items()}
+        done = self._markers.done
+        taken = {name: (1.0, seconds) for name, seconds in done.items()}
         for name, work in self._log.at_work.items():
-            if name in self._units and name not in self._done and work.share:
+            if name in self._units and name not in done and work.share:
                 taken[name] = (work.share, max(0.0, work.told - work.begun))
-        return seconds_left(self._costs, self._done.keys(), taken)
+        return seconds_left(self._costs, done.keys(), taken)
 
     def _throughput(self) -> float | None:
         log = self._log
@@ -121,12 +108,25 @@ class Follower:
         shares = {name: w.share for name, w in log.at_work.items() if name in self._units}
         return images_per_minute(self._costs, made, shares, log.last - log.working)
 
-    def _curve(self) -> Curve | None:
-        log = self._log
-        if log.curve_of not in self._units:
-            return None
-        method = self._units[log.curve_of].key["method"]
-        return Curve(log.curve_of, self._run.settings.recipe_of(method).iterations, log.curve)
+    def _curves(self, first: str) -> tuple[Curve, ...]:
+        """Return the losses of every unit that has some, the first unit's last."""
+        found = self._log.curves.by_unit
+        names = [name for name in found if name in self._units and name != first]
+        names += [first] if first in found else []
+        return tuple(Curve(name, self._steps_of(name), dict(found[name])) for name in names)
+
+    def _steps_of(self, name: str) -> int:
+        return self._run.settings.recipe_of(self._units[name].key["method"]).iterations
+
+    def _spoilt(self) -> list[str]:
+        """Say which finished units are to be made again."""
+        spoilt = self._markers.spoilt
+        if not spoilt:
+            return []
+        many, first = len(spoilt), spoilt[0]
+        what = "A finished unit is" if many == 1 else f"{many} finished units are"
+        which = first.unit.name if many == 1 else f"first {first.unit.name}"
+        return [f"{what} to be made again: {which} ({first.state}: {first.reason})."]
 
     def _strange(self) -> list[str]:
         """Say what of the log belongs to something else."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from prism_nb.monitor.curves import Curves
+
 _CLOSING = {"complete", "stopped", "failed"}
 
 
@@ -37,15 +39,14 @@ class EventLog:
     Attributes:
         at_work: Units that have begun and not ended since the latest start.
         made: Seconds that each unit made since the latest start has taken.
-        done: Every unit that was said to be there.
+        said: Whether each unit of which something was said since `pop_said` is done.
         named: Every unit that was named at all.
         started: When the latest driver began; None before the first.
         working: When its first unit began; None before that.
         host: Where that driver was, if it said so.
         closing: The event that it ended with: `complete`, `stopped`, `failed`, or nothing.
         reason: Why it failed, in its own words.
-        curve_of: The unit of the latest report.
-        curve: Its losses by term, as (step, value).
+        curves: The losses of each unit that reports.
         last: When the latest event was written.
         unread: Events that make no sense to this version of the kit.
     """
@@ -53,12 +54,12 @@ class EventLog:
     def __init__(self) -> None:
         self.at_work: dict[str, AtWork] = {}
         self.made: dict[str, float] = {}
-        self.done: set[str] = set()
+        self.said: dict[str, bool] = {}
         self.named: set[str] = set()
         self.started: float | None = None
         self.working: float | None = None
-        self.host, self.closing, self.reason, self.curve_of = "", "", "", ""
-        self.curve: dict[str, list[tuple[int, float]]] = {}
+        self.host, self.closing, self.reason = "", "", ""
+        self.curves = Curves()
         self.last: float | None = None
         self.unread = 0
         self._read = {
@@ -83,6 +84,11 @@ class EventLog:
             return
         self.last = time
 
+    def pop_said(self) -> dict[str, bool]:
+        """Return which units were said to be done, or not to be, since the last call."""
+        said, self.said = self.said, {}
+        return said
+
     def _start(self, event: dict[str, Any], time: float) -> None:
         self.started, self.host, self.closing, self.reason = time, str(event["host"]), "", ""
         self.at_work, self.made, self.working = {}, {}, None
@@ -91,7 +97,8 @@ class EventLog:
         unit = self._name(event)
         self.at_work.pop(unit, None)  # so that the latest stands last
         self.at_work[unit] = AtWork(time, told=time)
-        self.done.discard(unit)
+        self.curves.begin(unit)
+        self.said[unit] = False
         self.working = time if self.working is None else self.working
         self.closing = ""
 
@@ -99,20 +106,17 @@ class EventLog:
         unit, step, steps = self._name(event), int(event["step"]), int(event["steps"])
         losses = {str(term): float(value) for term, value in event["losses"].items()}
         work = self.at_work.setdefault(unit, AtWork(time))
-        if unit != self.curve_of or not work.steps or step <= work.step:
-            self.curve_of, self.curve = unit, {}
         work.step, work.steps, work.told = step, steps, time
-        for term, value in losses.items():
-            self.curve.setdefault(term, []).append((step, value))
+        self.curves.add(unit, step, losses, self.at_work)
 
     def _end(self, event: dict[str, Any], _: float) -> None:
         unit = self._name(event)
         self.made[unit] = _finite(event["seconds"])
         self.at_work.pop(unit, None)
-        self.done.add(unit)
+        self.said[unit] = True
 
     def _keep(self, event: dict[str, Any], _: float) -> None:
-        self.done.add(self._name(event))
+        self.said[self._name(event)] = True
 
     def _close(self, event: dict[str, Any]) -> None:
         self.closing, self.reason = str(event["event"]), str(event.get("reason", ""))

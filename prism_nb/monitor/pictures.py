@@ -48,6 +48,10 @@ class Film:
         """Return the BN teachers of the step that led to a picture; of the first, before it."""
         return self.draws.at(max(0, step - 1))
 
+    def speakers_at(self, step: int) -> tuple[str, ...]:
+        """Return the networks whose logits counted in that step."""
+        return self.draws.logits_at(max(0, step - 1))
+
 
 def films(run: Run) -> list[Film]:
     """Return the films that a run holds, one per method at most, the latest first."""

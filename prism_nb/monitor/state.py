@@ -14,7 +14,7 @@ _NEXT = "Finished units are kept; Resume continues"
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of the unit that was heard of last.
+    """The losses of a unit.
 
     Attributes:
         unit: Its name.
@@ -34,12 +34,14 @@ class RunState:
     Attributes:
         units: Number of units.
         done: Number of those that are done.
+        unhashed: Number of those whose files are there, but not yet known to be whole.
         at_work: The unit that was begun last and has not ended; empty where none.
         step: Steps that it has done.
         steps: Steps of its schedule; 0 until its first report.
         seconds_left: Estimate; None where nothing was measured.
         images_per_minute: Since the latest driver's first unit began; None before.
-        curve: The latest unit's losses; None before any.
+        curves: The losses of units at work and of some that have ended, the last being the unit
+            to look at where none is chosen.
         driver: Who holds the stage's lock.
         started: When the latest driver began, by its clock; None before the first.
         host: Where the latest driver was, by its own word.
@@ -51,12 +53,13 @@ class RunState:
 
     units: int
     done: int
+    unhashed: int = 0
     at_work: str = ""
     step: int = 0
     steps: int = 0
     seconds_left: float | None = None
     images_per_minute: float | None = None
-    curve: Curve | None = None
+    curves: tuple[Curve, ...] = ()
     driver: Driver | None = None
     started: float | None = None
     host: str = ""
@@ -64,6 +67,15 @@ class RunState:
     reason: str = ""
     age: float | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def curve(self) -> Curve | None:
+        """The losses to look at where no unit is chosen; None before any."""
+        return self.curves[-1] if self.curves else None
+
+    def curve_of(self, unit: str) -> Curve | None:
+        """Return a unit's losses; None where there are none."""
+        return next((curve for curve in self.curves if curve.unit == unit), None)
 
     @property
     def missing(self) -> int:
@@ -77,11 +89,11 @@ class RunState:
 
     @property
     def status(self) -> str:
-        """One of running, elsewhere, complete, stopped, failed, died, begun and empty."""
+        """Running, elsewhere, checking, complete, stopped, failed, died, begun or empty."""
         if self.driver is not None:
             return "running" if self.driver.is_here else "elsewhere"
         if not self.missing:
-            return "complete"
+            return "checking" if self.unhashed else "complete"
         if self.closing in {"stopped", "failed"}:
             return self.closing
         if self.at_work:
@@ -104,6 +116,9 @@ class RunState:
         return {
             "running": self._running,
             "elsewhere": self._elsewhere,
+            "checking": lambda: (
+                f"All {self.units} units are there; checking the files of {self.unhashed}."
+            ),
             "complete": lambda: f"Complete: all {self.units} units are done.",
             "stopped": lambda: f"Stopped. {_NEXT}.",
             "failed": lambda: f"Failed: {self.reason or 'for an unknown reason'}. {_NEXT}.",

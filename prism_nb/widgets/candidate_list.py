@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import ipywidgets as widgets
 
-from prism_nb.catalogue import SORTS, Entry, filtered
+from prism_nb.catalogue import SORTS, filtered
+from prism_nb.widgets.candidate import Candidate
 from prism_nb.widgets.style import padded, said
 
 _HEAD = (
     f"{'network':<36} {'family':<13} {'from':<11} {'BN':>4} {'par. M':>7} {'GFLOP':>8} "
-    f"{'px':>4} {'top-1':>6}"
+    f"{'px':>4} {'top-1':>6} {'on':<11}"
 )
 _MOST = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # offered as bounds, in GFLOP
 
@@ -20,7 +21,7 @@ _MOST = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # offered as bounds, in GFL
 class CandidateList(widgets.VBox):
     """A filter over candidates, and those that fit it; `chosen` are the selected ones."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Candidate]) -> None:
         self._entries = list(entries)
         families = sorted({entry.family for entry in entries})
         origins = list(dict.fromkeys(entry.library for entry in entries))
@@ -48,7 +49,7 @@ class CandidateList(widgets.VBox):
         self._filter()
 
     @property
-    def chosen(self) -> tuple[Entry, ...]:
+    def chosen(self) -> tuple[Candidate, ...]:
         """The candidates that are selected, in the order of the list."""
         wanted = set(self.found.value)
         return tuple(entry for entry in self._entries if entry.name in wanted)
@@ -71,14 +72,16 @@ class CandidateList(widgets.VBox):
         self.count.value = said(text, "quiet" if fits else "note")
 
 
-def line_of(entry: Entry) -> str:
+def line_of(entry: Candidate) -> str:
     """Return a candidate as one line, in columns."""
     accuracy = "–" if entry.accuracy is None else f"{entry.accuracy:.1f}"
+    measured_on = "" if entry.accuracy is None else _cut(entry.measured_on, 11)
     flops = entry.flops / 1e9
     return padded(
         f"{_cut(entry.name, 36):<36} {_cut(entry.family, 13):<13} {_cut(entry.library, 11):<11} "
         f"{entry.bn_layers:>4} {entry.parameters / 1e6:>7.2f} "
-        f"{flops:>8.{2 if flops >= 1 else 4}f} {entry.input_size or '':>4} {accuracy:>6}"
+        f"{flops:>8.{2 if flops >= 1 else 4}f} {entry.input_size or '':>4} {accuracy:>6} "
+        f"{measured_on:<11}"
     )
 
 

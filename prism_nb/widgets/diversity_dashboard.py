@@ -16,10 +16,10 @@ from prism_nb.figures.dashboard import FIGURES, NEAR, DashboardView, Shown, show
 from prism_nb.figures.hover_page import framed, hover_page
 from prism_nb.figures.html import table_html
 from prism_nb.figures.save import save_figure
+from prism_nb.monitor.place import Place
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.run import Run
 from prism_nb.tables import method_title
-from prism_nb.widgets.keyboard import KeyboardBox
+from prism_nb.widgets.run_box import RunBox
 from prism_nb.widgets.style import rules
 
 _PLOTLY = "application/vnd.plotly.v1+json"
@@ -28,15 +28,19 @@ _WIDE = {"width": "400px"}
 _SLOW = "(UMAP compiles itself when it is first used, which takes up to a minute)"
 
 
-class DiversityDashboard(KeyboardBox):
+class DiversityDashboard(RunBox):
     """A figure at a time: the paper's curve, similarities of a class, maps, distances, measures.
 
     Args:
-        run: The run; what it has not measured yet is said in words.
+        place: The run, or its folder; what it has not measured yet is said in words.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run, self._dataset = run, open_dataset(run.settings)
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.add_class("prism-tables")
+
+    def _build(self) -> list[widgets.Widget]:
+        self._dataset = open_dataset(self._run.settings)
         self._last: Shown | None = None
         self._make_choices()
         self._make_details()
@@ -49,12 +53,11 @@ class DiversityDashboard(KeyboardBox):
         details = [self.measure, self.classes, self.kind, self.near]
         controls = widgets.HBox([self.methods, widgets.VBox([self.network, *details])])
         figure = [self.status, self.page, self.output, self.table]
-        super().__init__([rules(), self.what, controls, self.save, *figure])
-        self.add_class("prism-tables")
         for control in (self.what, self.methods, self.network, *details):
             control.observe(lambda _: self._draw(), names="value")
         self.save.on_click(lambda _: self._save())
         self._draw()
+        return [rules(), self.what, controls, self.save, *figure]
 
     def _make_choices(self) -> None:
         settings = self._run.settings
@@ -94,8 +97,9 @@ class DiversityDashboard(KeyboardBox):
         """What is shown.
 
         Raises:
-            UsageError: The classes cannot be made out.
+            UsageError: The classes cannot be made out, or there is no run.
         """
+        self._require_run()
         return DashboardView(
             what=self.what.value,
             network=self.network.value,

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from prism_nb.recipes import Recipe
 from prism_nb.settings import Settings
+from prism_nb.widgets.style import said
 
 _SELECTIONS = (
     ("at random, once per unit (pre)", "pre"),
@@ -76,7 +77,8 @@ class DrawControls(widgets.VBox):
             *(self.selection, self.redraw_every, self.primary_in_bn, self.exact, self.bn_slots),
             *(self.bn_probability, self.bn_subset, self.bn_fixed),
         )
-        super().__init__([self.method, widgets.Box(self._controls, layout=_flow())])
+        self._box = widgets.Box(self._controls, layout=_flow())
+        super().__init__([self.method, self._box] if self._begun else [_nothing()])
         self.offer(settings.teachers, settings.primary)
         self.method.observe(lambda _: self._look_at(), names="value")
         for control in self._controls:
@@ -109,7 +111,6 @@ class DrawControls(widgets.VBox):
     def _load(self) -> None:
         """Show the values of the method that is looked at."""
         if self.method.value is None:
-            self.layout.display = "none"
             return
         values = self._now[self.method.value]
         self._loading = True
@@ -141,6 +142,11 @@ class DrawControls(widgets.VBox):
         _show(self.bn_probability, drawn and not self.exact.value)
         _show(self.bn_subset, drawn and self.exact.value)
         _show(self.bn_fixed, kind == "fixed")
+
+
+def _nothing() -> widgets.HTML:
+    text = "Nothing to set: no method of this run draws BN teachers from the pool as PRISM does. "
+    return widgets.HTML(said(text + "Add one to methods, such as prism, to choose how.", "plain"))
 
 
 def _draw_of(recipe: Recipe) -> dict[str, Any]:

@@ -15,30 +15,28 @@ from prism_nb.figures.gallery_page import gallery_html
 from prism_nb.figures.gallery_view import ORDERS, GalleryView, Panel, panels, per_page
 from prism_nb.figures.save import save_picture
 from prism_nb.plans.diversity import REFERENCE
-from prism_nb.run import Run
 from prism_nb.tables import method_title
-from prism_nb.widgets.keyboard import KeyboardBox
+from prism_nb.widgets.run_box import RunBox
 
-_SIDES = (32, 48, 64, 96, 128, 224)
+_SIDES = (32, 48, 64, 96, 128, 224, 448, 672)
 _COUNTS = (20, 50, 100, 200, 500, 1000)
 _AT_FIRST = 3  # methods side by side, beside the real images
 
 
-class Gallery(KeyboardBox):
+class Gallery(RunBox):
     """Images of methods side by side with real ones: by class, in pages, sorted, and saved.
 
     Args:
-        run: The run; what it has not made yet is said in words.
+        place: The run, or its folder; what it has not made yet is said in words.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run, self._dataset = run, open_dataset(run.settings)
+    def _build(self) -> list[widgets.Widget]:
+        self._dataset = open_dataset(self._run.settings)
         self._shown: list[Panel] = []
         self._make_controls()
         self.page_words = widgets.HTML(layout={"margin": "0 16px"})
         self.status = widgets.HTML()
         self.picture = widgets.HTML()
-        super().__init__([*self._rows(), self.status, self.picture])
         for control in (self.methods, self.network, self.order, self.reverse, self.before):
             control.observe(lambda _: self._turn(0), names="value")
         for control in (self.classes, self.per_page, self.side):
@@ -47,6 +45,7 @@ class Gallery(KeyboardBox):
         self.on.on_click(lambda _: self._turn(self._page + 1))
         self.save.on_click(lambda _: self._save())
         self._turn(0)
+        return [*self._rows(), self.status, self.picture]
 
     def _make_controls(self) -> None:
         self._make_choices()
@@ -103,8 +102,9 @@ class Gallery(KeyboardBox):
         """What is shown.
 
         Raises:
-            UsageError: The classes cannot be made out.
+            UsageError: The classes cannot be made out, or there is no run.
         """
+        self._require_run()
         return GalleryView(
             methods=tuple(self.methods.value),
             classes=picked_classes(self.classes.value, self._dataset.classes),

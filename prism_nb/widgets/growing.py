@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import ipywidgets as widgets
 
@@ -48,11 +49,21 @@ class Growing(widgets.VBox):
         self.earlier.on_click(lambda _: self._move(-1))
         self.later.on_click(lambda _: self._move(1))
 
-    def refresh(self) -> None:
-        """Look for new pictures, and show the latest where no other was picked."""
+    @property
+    def picked(self) -> str:
+        """The unit that was picked by hand; empty where it is the latest."""
+        return "" if self.unit.value == _LATEST else str(self.unit.value)
+
+    def refresh(self, others: Sequence[str] = ()) -> None:
+        """Look for new pictures, and show the latest where no other was picked.
+
+        Args:
+            others: Units that can be picked though there may be no pictures of them.
+        """
         with self._lock:
             self._films = films(self._run)
-            self._offer(self.unit, [_LATEST, *sorted(film.unit for film in self._films)])
+            units = {*(film.unit for film in self._films), *others}
+            self._offer(self.unit, [_LATEST, *sorted(units)])
             self._draw()
 
     def _picked(self, _: object) -> None:
@@ -69,16 +80,23 @@ class Growing(widgets.VBox):
     def _draw(self) -> None:
         with self._lock:
             film = self._film()
-            self._controls.layout.display = "none" if film is None else ""
+            choice = film is not None or len(self.unit.options) > 2
+            self._controls.layout.display = "" if choice else "none"
             if film is None:
-                self._drawn, self.sheet.value = None, self._nothing()
+                self._draw_nothing()
                 return
+            self.step.disabled = False
             self._offer(self.step, [(_LATEST, _NOW), *((str(at), at) for at in film.taken)])
             step = film.taken[-1] if self.step.value == _NOW else self.step.value
             self.earlier.disabled, self.later.disabled = step == film.taken[0], self._is_last(film)
             if (film.unit, step) != self._drawn:
                 self._drawn = (film.unit, step)
                 self.sheet.value = film_html(film, step, self._class_names())
+
+    def _draw_nothing(self) -> None:
+        for control in (self.step, self.earlier, self.later):
+            control.disabled = True
+        self._drawn, self.sheet.value = None, self._nothing()
 
     def _is_last(self, film: Film) -> bool:
         return self.step.value in {_NOW, film.taken[-1]}
@@ -105,6 +123,8 @@ class Growing(widgets.VBox):
     def _nothing(self) -> str:
         if self._run.settings.snapshot_every == 0:
             return "<p>No pictures: the run's <code>snapshot_every</code> is 0.</p>"
+        if self._films:
+            return "<p>No pictures of this unit: each method's latest unit has them.</p>"
         return "<p>No pictures yet: they come with the first steps of an optimised unit.</p>"
 
     def _class_names(self) -> list[str]:

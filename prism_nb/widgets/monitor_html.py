@@ -38,8 +38,15 @@ def numbers_html(state: RunState) -> str:
     return f"{bar}</progress><div>{line}</div>"
 
 
-def curve_html(curve: Curve | None) -> str:
-    """Return the losses of the unit that was heard of last, drawn and as numbers."""
+def curve_html(curve: Curve | None, picked: str = "") -> str:
+    """Return the losses of a unit, drawn and as numbers.
+
+    Args:
+        curve: They; None where there are none.
+        picked: The unit that was asked for; empty: any.
+    """
+    if curve is None and picked:
+        return f"<p>No losses of {html.escape(picked)} in the event log.</p>"
     if curve is None:
         return "<p>No losses yet: they come with the first steps of an optimised unit.</p>"
     return (
@@ -50,7 +57,7 @@ def curve_html(curve: Curve | None) -> str:
 
 
 def film_html(film: Film, step: int, names: Sequence[str]) -> str:
-    """Return one picture of a film, image by image.
+    """Return one picture of a film, image by image, and below it which networks steer all of them.
 
     Args:
         film: The film.
@@ -59,7 +66,7 @@ def film_html(film: Film, step: int, names: Sequence[str]) -> str:
     """
     teachers = ", ".join(film.teachers_at(step))
     tiles = "".join(
-        _tile(png, _called(names, class_index), slot, teachers)
+        _tile(png, _called(names, class_index), slot)
         for png, (class_index, slot) in zip(film.tiles(step), film.images, strict=False)
     )
     begin = " (as it begins)" if step == film.taken[0] else ""
@@ -67,20 +74,27 @@ def film_html(film: Film, step: int, names: Sequence[str]) -> str:
         f"<div><b>{html.escape(film.unit)}</b>, step {step} of {film.steps}{begin}; "
         f"BN teachers: {html.escape(teachers)}</div>"
         f'<div style="display:flex;flex-wrap:wrap;gap:6px;max-width:{10 * (_TILE + 6)}px">'
-        f"{tiles or 'This picture is gone.'}</div>"
+        f"{tiles or 'This picture is gone.'}</div>{_steered(film, step)}"
     )
+
+
+def _steered(film: Film, step: int) -> str:
+    """Say which networks a picture's images were drawn by: a unit's images share them."""
+    teachers, speakers = ", ".join(film.teachers_at(step)), ", ".join(film.speakers_at(step))
+    words = f"Networks drawn for these images: BN statistics of {teachers}; logits of {speakers}."
+    return f'<div class="prism-drawn">{html.escape(words)}</div>'
 
 
 def _called(names: Sequence[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else f"class {index}"
 
 
-def _tile(png: bytes, name: str, slot: int, teachers: str) -> str:
+def _tile(png: bytes, name: str, slot: int) -> str:
     what = html.escape(f"{name}, image {slot}")
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return (
-        f'<figure style="margin:0;width:{_TILE}px" title="{what}; BN teachers: '
-        f'{html.escape(teachers)}"><img alt="{what}" src="{source}" width="{_TILE}" '
+        f'<figure style="margin:0;width:{_TILE}px" title="{what}">'
+        f'<img alt="{what}" src="{source}" width="{_TILE}" '
         f'height="{_TILE}" style="image-rendering:pixelated;display:block">'
         '<figcaption style="text-align:center;line-height:1.3;overflow-wrap:anywhere">'
         f"{html.escape(name)}</figcaption></figure>"

@@ -11,12 +11,13 @@ import ipywidgets as widgets
 
 from prism_nb.errors import PrismError
 from prism_nb.monitor import driver as drivers
-from prism_nb.monitor.follow import Follower, open_watched
+from prism_nb.monitor.follow import Follower
+from prism_nb.monitor.place import Place
 from prism_nb.monitor.state import RunState
 from prism_nb.run import Run
 from prism_nb.widgets.growing import Growing
-from prism_nb.widgets.keyboard import KeyboardBox
 from prism_nb.widgets.monitor_html import curve_html, numbers_html, words_html
+from prism_nb.widgets.run_box import RunBox
 
 _IDLE = 3  # looks are this much rarer while nobody drives the run
 _OPEN: dict[Path, RunMonitor] = {}
@@ -24,7 +25,7 @@ _OPEN: dict[Path, RunMonitor] = {}
 Start = Callable[[Run], "subprocess.Popen[bytes]"]
 
 
-class RunMonitor(KeyboardBox):
+class RunMonitor(RunBox):
     """A view over a run's files, and two buttons that start and stop what writes them.
 
     Whatever drives the run (Start, another kernel, a cluster) looks the same, and goes on when
@@ -37,9 +38,7 @@ class RunMonitor(KeyboardBox):
         start: Starts the work in a process.
     """
 
-    def __init__(
-        self, place: Run | Path | str, *, every: float = 1.0, start: Start = drivers.start
-    ) -> None:
+    def __init__(self, place: Place, *, every: float = 1.0, start: Start = drivers.start) -> None:
         self._launch, self._ended, self._lock = start, threading.Event(), threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._asked, self._problem, self._key = "", "", Path()
@@ -52,30 +51,31 @@ class RunMonitor(KeyboardBox):
         self.words, self.numbers, self.curve = (widgets.HTML() for _ in range(3))
         self.start.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._stop())
-        buttons = widgets.HBox([self.start, self.stop])
-        try:
-            self._run = open_watched(place)
-        except PrismError as error:
-            self.words.value = words_html(f"Nothing to follow: {error}")
-            super().__init__([self.words])
+        super().__init__(place)
+        if self._opened is None:
             return
-        self._follower, self.growing = Follower(self._run), Growing(self._run)
-        super().__init__([buttons, self.words, self.numbers, self.curve, self.growing])
         self.refresh()
         if every:
             self._watch(every)
+
+    def _build(self) -> list[widgets.Widget]:
+        self._follower, self.growing = Follower(self._run), Growing(self._run)
+        self.growing.unit.observe(lambda _: self._show_curve(), names="value")
+        buttons = widgets.HBox([self.start, self.stop])
+        return [buttons, self.words, self.numbers, self.curve, self.growing]
 
     def refresh(self) -> None:
         """Look at the files now."""
         with self._lock:
             try:
+                self._look_for_oddities()
                 self._state = self._follower.read()
             except (PrismError, OSError) as error:
                 self._say(f"The run cannot be read: {error}")
                 return
             self._settle()
+            self.growing.refresh([curve.unit for curve in self._state.curves])
             self._show()
-            self.growing.refresh()
 
     def close(self) -> None:
         """Stop looking; the run goes on."""
@@ -128,7 +128,12 @@ class RunMonitor(KeyboardBox):
         self.stop.disabled = busy or state.driver is None or not state.driver.can_be_stopped
         self._say(self._words())
         self.numbers.value = numbers_html(state)
-        self.curve.value = curve_html(state.curve)
+        self._show_curve()
+
+    def _show_curve(self) -> None:
+        """Show the losses of the unit that was picked, or of the one at work."""
+        state, picked = self._state, self.growing.picked
+        self.curve.value = curve_html(state.curve_of(picked) if picked else state.curve, picked)
 
     def _words(self) -> str:
         if self._asked == "start":
@@ -155,7 +160,8 @@ class RunMonitor(KeyboardBox):
     def _look(self, every: float) -> None:
         """Refresh until the run is complete or the widget closed."""
         while not self._is_over():
-            awake = self._state.is_running or bool(self._asked)
+            state = self._state
+            awake = state.is_running or state.status == "checking" or bool(self._asked)
             if self._ended.wait(every if awake else _IDLE * every):
                 return
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,6 +12,7 @@ from prism_nb.catalogue import Entry
 from prism_nb.config import check_settings, merge
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.monitor.place import Place
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
@@ -19,24 +21,31 @@ from prism_nb.widgets.candidate_list import CandidateList
 from prism_nb.widgets.candidates import LIBRARIES, candidates
 from prism_nb.widgets.draw_controls import DrawControls
 from prism_nb.widgets.joining import require_joinable
-from prism_nb.widgets.keyboard import KeyboardBox
+from prism_nb.widgets.local_weights import local_weights
 from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html
 from prism_nb.widgets.pick_warnings import warnings_of
 from prism_nb.widgets.pool_list import PoolList
+from prism_nb.widgets.run_box import RunBox
 from prism_nb.widgets.style import heading, rules, said
 
+_SHOWN = 5  # files that a hint names
 
-class TeacherPicker(KeyboardBox):
+
+class TeacherPicker(RunBox):
     """Candidates to filter, the pool, the draw, and what the pick means.
 
     Args:
-        run: Where it starts from; `value` is equal to its settings until touched.
+        place: The run where it starts from, or its folder; `value` is equal to the run's settings
+            until touched.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        settings = run.settings
-        self.table = CandidateList(candidates(run))
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.add_class("prism-picker").add_class("prism-tables")
+
+    def _build(self) -> list[widgets.Widget]:
+        settings, self._local = self._run.settings, local_weights()
+        self.table = CandidateList(candidates(self._run, self._local.candidates))
         self.weights = widgets.Dropdown(description="Weights", layout={"width": "420px"})
         self.join = widgets.Button(
             description="Add to pool", tooltip="Put the selected candidates into the pool"
@@ -55,19 +64,19 @@ class TeacherPicker(KeyboardBox):
             description="Compare", tooltip="Show real images to the pool and compare the networks"
         )
         self.likeness = widgets.HTML()
-        super().__init__(self._parts())
-        self.add_class("prism-picker").add_class("prism-tables")
         self._listen()
         self._offer_weights()
         self._refresh()
+        return self._rows()
 
     @property
     def value(self) -> Settings:
         """The run's settings with what is picked.
 
         Raises:
-            UsageError: The pick is incomplete or contradicts other settings.
+            UsageError: The pick is incomplete or contradicts other settings, or there is no run.
         """
+        run = self._require_run()
         if not self.pool.names:
             raise UsageError("the pool is empty; select candidates and add them")
         if self.pool.primary is None:
@@ -75,7 +84,7 @@ class TeacherPicker(KeyboardBox):
                 f"no primary: {self.pool.missed} has left the pool; choose another one, or add it "
                 "again"
             )
-        values = merge(self._run.settings.plain(), self._picked())
+        values = merge(run.settings.plain(), self._picked())
         return check_settings(values, where="the teacher picker")
 
     def _picked(self) -> dict[str, Any]:
@@ -83,14 +92,15 @@ class TeacherPicker(KeyboardBox):
         changes = self.draw.changes
         return {**picked, "recipes": changes} if changes else picked
 
-    def _parts(self) -> list[widgets.Widget]:
+    def _rows(self) -> list[widgets.Widget]:
         hint = "Networks without batch norm are not listed: they cannot be BN teachers. "
-        hint += "Numbers count a head of 1,000 classes at the network's own image size (px)."
+        hint += "Numbers count a head of 1,000 classes at the network's own image size (px); top-1 "
+        hint += "is in %, on the dataset beside it."
         return [
             *(rules(), heading("Candidates"), self.table),
             widgets.HBox([self.weights, self.join]),
             widgets.HBox([self.name, self.add]),
-            *(self.message, widgets.HTML(said(hint))),
+            *(self.message, widgets.HTML(said(hint) + _by_name(self._local.others))),
             *(heading("Pool"), self.pool),
             *(heading("Draw of BN teachers"), self.draw),
             *(heading("What it means"), self.warnings, self.preview),
@@ -149,9 +159,17 @@ class TeacherPicker(KeyboardBox):
             self.warnings.value = self.preview.value = ""
             self.status.value = said(f"Not usable: {error}", "stop")
             return
-        text = "Ready. The next cell uses these; in a preset they read:"
         code = f"<pre>{html.escape(write_yaml(self._picked()))}</pre>"
-        self.status.value = said(text, "good") + code
+        self.status.value = self._verdict(settings) + code
+
+    def _verdict(self, settings: Settings) -> str:
+        """Say whether the run takes a usable pick: its results may have been made by another."""
+        try:
+            Run(self._run.path, settings).require_unmixed()
+        except PrismError as error:
+            text = f"Not usable in this run: {error}. A preset for another run would read:"
+            return said(text, "stop")
+        return said("Ready. The next cell uses these; in a preset they read:", "good")
 
     def _describe(self, settings: Settings) -> None:
         """Say what a usable pick means."""
@@ -164,7 +182,7 @@ class TeacherPicker(KeyboardBox):
         found = warnings_of(settings, layers)
         self.warnings.value = "".join(said(f"Beware: {text}", "note") for text in found)
         method = self.draw.method.value
-        self.preview.value = preview_html(settings, method, facts) if method else ""
+        self.preview.value = preview_html(settings, method, facts) if method else _undrawn(settings)
 
     def _liken(self) -> None:
         self.likeness.value = said("Showing real images to the pool …")
@@ -172,6 +190,28 @@ class TeacherPicker(KeyboardBox):
             self.likeness.value = comparison_html(compare(self._run, self.pool.names))
         except PrismError as error:
             self.likeness.value = said(f"Not compared: {error}", "stop")
+
+
+def _by_name(files: Sequence[str]) -> str:
+    """Say which files of one's own are not listed, and how they can be added."""
+    if not files:
+        return ""
+    shown = ", ".join(files[:_SHOWN]) + (f" and {len(files) - _SHOWN} more" * (len(files) > _SHOWN))
+    return said(
+        f"Not listed, since their names begin with no network's: {shown}. Add them by name, as "
+        f"NETWORK@{files[0]}.",
+        "note",
+    )
+
+
+def _undrawn(settings: Settings) -> str:
+    """Say what a pool means where no method draws from it."""
+    return said(
+        f"The methods of this run ({', '.join(settings.methods)}) take from the pool what they "
+        f"were published with, the primary {settings.primary} first, so that there is no draw to "
+        "foresee; `prism-nb methods` says what each takes.",
+        "plain",
+    )
 
 
 def _named(entry: Entry, tag: str) -> str:

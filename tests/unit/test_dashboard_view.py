@@ -272,15 +272,36 @@ def test_nothing_measured_is_said(run: Run, what: str) -> None:
 
 def test_methods_that_are_not_measured_are_named(measured: Run) -> None:
     found = shown(measured, view("curve", methods=(REFERENCE, "prism", "sre2l")))
-    assert found.words == "Not measured yet, so left out: SRe2L; run notebook 03"
+    assert found.words == "Left out: SRe2L (not measured yet: run notebook 03)"
     assert len(drawn(found).data) == 2
     alone = shown(measured, view("bars", methods=("sre2l",)))
     assert "none of these methods is measured yet" in alone.words
 
 
+@pytest.mark.parametrize("what", ["curve", "distances", "bars"])
+def test_damaged_measurements_are_told_from_missing_ones(measured: Run, what: str) -> None:
+    damaged = (
+        "damaged: diversity/prism.json is no marker, or has been changed; run notebook 03 again"
+    )
+    measured.file("diversity/prism.json").write_bytes(b"{")
+    assert f"Left out: PRISM ({damaged}" in shown(measured, view(what)).words
+    assert f"Not shown: {damaged}" in shown(measured, view(what, methods=("prism",))).words
+    measured.file(f"diversity/{REFERENCE}.json").write_bytes(b"{")
+    assert shown(measured, view(what)).words.startswith("Not shown: damaged: diversity/")
+
+
+def test_images_of_damaged_units_are_told_from_missing_ones(run: Run) -> None:
+    units = method_units(run, "prism", 10)
+    for unit in units:
+        run.file(unit.marker).write_bytes(b"{")
+    words = f"{len(units)} of {len(units)} units not usable, first damaged: {units[0].marker}"
+    assert f"Left out: PRISM ({words}" in shown(run, view("map")).words
+    assert words in shown(run, view("map", methods=("prism",))).words
+
+
 def test_methods_without_images_are_named(run: Run) -> None:
     found = shown(run, view("map", methods=("prism", "sre2l")))
-    assert found.words == "No images yet, so left out: SRe2L; run notebook 02"
+    assert found.words == "Left out: SRe2L (no images yet: run notebook 02)"
     assert "run notebook 02" in shown(run, view("map", methods=("sre2l",))).words
     assert shown(run, view("map", methods=())).words == "Choose at least one method."
 

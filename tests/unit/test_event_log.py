@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prism_nb.monitor.curves import MOST, Curves
 from prism_nb.monitor.forecast import Cost, images_per_minute, seconds_left
 from prism_nb.monitor.log import EventLog
 
@@ -33,12 +34,20 @@ def test_a_unit_begins_reports_and_ends() -> None:
     log = log_of(*events)
     assert log.at_work[A].share == 0.5
     assert (log.at_work[A].begun, log.at_work[A].told) == (101.0, 103.0)
-    assert log.curve == {"bn": [(1, 4.0), (5, 2.0)]}
+    assert log.curves.by_unit == {A: {"bn": [(1, 4.0), (5, 2.0)]}}
     assert (log.host, log.started, log.working, log.last) == ("far", 100.0, 101.0, 103.0)
     log = log_of(*events, {"event": "end", "unit": A, "seconds": 2.5})
     assert not log.at_work
     assert log.made == {A: 2.5}
-    assert log.done == {A}
+    assert log.said == {A: True}
+
+
+def test_what_was_said_of_a_unit_is_given_once() -> None:
+    log = log_of(START, {"event": "kept", "unit": A}, {"event": "begin", "unit": B})
+    assert log.pop_said() == {A: True, B: False}
+    assert log.pop_said() == {}
+    log.take({"time": 200.0, "event": "end", "unit": B, "seconds": 1.0})
+    assert log.pop_said() == {B: True}
 
 
 def test_the_next_unit_begins_while_the_last_is_written() -> None:
@@ -53,8 +62,42 @@ def test_a_unit_that_begins_again_has_a_new_curve() -> None:
     log = log_of(
         START, again, step(A, 1, bn=4.0), step(A, 2, bn=3.0), START, again, step(A, 1, bn=9)
     )
-    assert log.curve == {"bn": [(1, 9.0)]}
+    assert log.curves.by_unit == {A: {"bn": [(1, 9.0)]}}
     assert log.at_work[A].step == 1
+
+
+def test_units_that_report_in_turn_have_a_whole_curve_each() -> None:
+    begun = ({"event": "begin", "unit": unit} for unit in (A, B))
+    turns = (step(unit, at, bn=10.0 - at) for at in (1, 2, 3) for unit in (A, B))
+    log = log_of(START, *begun, *turns)
+    whole = {"bn": [(1, 9.0), (2, 8.0), (3, 7.0)]}
+    assert log.curves.by_unit == {A: whole, B: whole}
+
+
+def test_workers_that_outlive_their_driver_go_on_with_their_curve() -> None:
+    log = log_of(START, {"event": "begin", "unit": A}, step(A, 1, bn=4.0), START, step(A, 2, bn=3))
+    assert log.curves.by_unit == {A: {"bn": [(1, 4.0), (2, 3.0)]}}
+
+
+def test_a_unit_that_goes_on_elsewhere_at_a_later_step_has_a_new_curve() -> None:
+    begin = {"event": "begin", "unit": A}
+    log = log_of(START, begin, step(A, 2, bn=4.0), begin, step(A, 6, bn=1.0))
+    assert log.curves.by_unit == {A: {"bn": [(6, 1.0)]}}
+
+
+def test_losses_of_a_bounded_number_of_units_are_kept_and_those_at_work_longest() -> None:
+    curves, names = Curves(), [f"u{place}" for place in range(MOST + 2)]
+    for name in names[:MOST]:
+        curves.add(name, 1, {"bn": 1.0}, names)
+    curves.add(names[MOST], 1, {"bn": 1.0}, names)
+    assert list(curves.by_unit) == names[:MOST]  # all are at work
+    curves.add(names[0], 2, {"bn": 1.0}, names)
+    at_work = {*names} - {names[0], names[5]}
+    curves.add(names[MOST], 2, {"bn": 1.0}, at_work)
+    assert names[5] not in curves.by_unit
+    assert len(curves.by_unit) == MOST
+    assert curves.by_unit[names[0]] == {"bn": [(1, 1.0), (2, 1.0)]}
+    assert list(curves.by_unit)[-1] == names[MOST]
 
 
 def test_a_new_driver_starts_counting_anew_and_forgets_what_the_dead_one_had_begun() -> None:
@@ -62,7 +105,7 @@ def test_a_new_driver_starts_counting_anew_and_forgets_what_the_dead_one_had_beg
     log = log_of(START, {"event": "begin", "unit": A}, done, {"event": "begin", "unit": B}, START)
     assert not log.at_work
     assert not log.made
-    assert log.done == {A}
+    assert log.said == {A: True, B: False}
 
 
 @pytest.mark.parametrize("kind", ["stopped", "failed", "complete"])
@@ -88,8 +131,8 @@ def test_how_it_ended(kind: str) -> None:
 def test_an_event_of_another_shape_is_left_out_and_counted(event: dict[str, Any]) -> None:
     log = log_of(START, event)
     assert log.unread == 1
-    assert not log.curve
-    assert not log.done
+    assert not log.curves.by_unit
+    assert not log.said
 
 
 def test_kinds_of_a_newer_kit_tell_nothing() -> None:

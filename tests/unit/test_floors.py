@@ -39,6 +39,7 @@ FLOORS: list[set[str]] = [
         "tables",
         "forecast",
         "class_names",
+        "absent_units",
         "diversity_tables",
         "image_tables",
         "scoreboard",

@@ -217,6 +217,29 @@ def test_a_half_done_synthesis_shows_what_is_there(begun: Run) -> None:
     assert panel.rows["slot"].tolist() == [0, 0]
 
 
+def test_a_damaged_marker_is_told_from_a_missing_one(made: Run) -> None:
+    first, *_ = units = method_units(made, "sre2l", 10)
+    made.file(first.marker).write_bytes(b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0, 1)))
+    assert panel.words == (
+        f"4 of 6 images are there; damaged: {first.marker} is no marker, or has been changed; run "
+        "notebook 02 again, which mends that"
+    )
+    for unit in units[1:]:
+        made.file(unit.marker).write_bytes(b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0, 1)))
+    assert "no units yet" not in panel.words
+    assert panel.words.startswith("3 of 3 units not usable, first damaged: ")
+
+
+def test_an_order_by_damaged_distances_says_so(made: Run) -> None:
+    unit = diversity_unit(made, "sre2l", 10)
+    write_bytes(made.file(unit.marker), b"{")
+    (panel,) = panels(made, GalleryView(("sre2l",), (0,), order="distance", network=SPACE))
+    assert panel.words.startswith("in order of class and slot: damaged: diversity/sre2l.json is no")
+    assert panel.words.endswith("run notebook 03 again, which mends that")
+
+
 def test_an_order_without_values_is_said(made: Run) -> None:
     (panel,) = panels(made, GalleryView(("sre2l",), (0,), order="distance", network=SPACE))
     assert panel.words == "in order of class and slot: not measured yet: run notebook 03"
@@ -283,14 +306,22 @@ def test_a_page_cuts_its_sheets_where_the_images_lie(made: Run) -> None:
         assert (pixels[y : y + 8, x : x + 8] == image.permute(1, 2, 0).numpy()).all()
 
 
+def test_a_panel_is_as_wide_as_an_image_and_its_initial_one(made: Run) -> None:
+    for before, tile in ((False, 673), (True, 1345)):
+        view = GalleryView(("sre2l",), (0,), side=672, before=before)
+        page = gallery_html(panels(made, view), view, DIGITS.classes)
+        assert f"max(180px, {tile}px, " in page
+
+
 def test_a_page_escapes_names_and_tells_what_is_known(made: Run) -> None:
     view = GalleryView(("sre2l",), (0,), order="own_loss")
     classes = [type(info)(info.index, info.folder, "<b>zero") for info in DIGITS.classes]
     page = gallery_html(panels(made, view), view, classes)
     assert "<b>" not in page
     assert "BN teachers of the unit: test_resnet, test_byobnet" in page
-    assert page.count('role="img"') == 3
-    assert page.count("cross-entropy of the primary on this image") == 6
+    assert page.count('role="img" tabindex="0"') == 3
+    assert page.count("cross-entropy of the primary on this image") == 3
+    assert "figure:focus::after { content: attr(aria-label);" in page
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import pytest
 
 from prism_nb import files, pipeline
 from prism_nb.errors import PrismError, UsageError
-from prism_nb.monitor import STAGE
+from prism_nb.monitor import STAGE, follow
 from prism_nb.monitor.driver import Driver, driver_of, last_words, log_path
-from prism_nb.monitor.follow import Follower, open_watched
+from prism_nb.monitor.follow import Follower
+from prism_nb.monitor.place import oddities, open_watched
 from prism_nb.monitor.state import RunState
-from prism_nb.run import Run
+from prism_nb.run import Run, UnitState
+from prism_nb.units import Unit
 
 HERE = Driver(os.getpid() + 1, socket.gethostname())
 AFAR = Driver(7, "far")
@@ -130,6 +132,7 @@ def test_events_from_another_machine_tell_of_a_driver_whose_lock_is_not_seen(run
         (RunState(2, 0, driver=HERE, age=900.0), "15 min old: it may hang"),
         (RunState(2, 0, driver=AFAR), "process 7 on far; it can be stopped there only"),
         (RunState(2, 2, closing="failed"), "all 2 units are done"),
+        (RunState(2, 2, unhashed=1), "All 2 units are there; checking the files of 1."),
         (RunState(2, 1, closing="stopped"), "Stopped. Finished units are kept; Resume"),
         (RunState(2, 1, closing="failed", reason="lr diverged"), "Failed: lr diverged."),
         (RunState(2, 1), "Not running."),
@@ -154,6 +157,113 @@ def test_finished_units_are_counted_by_their_markers_and_then_by_events(run: Run
     begin(run, second)
     assert follower.read().done == 1
     run.event(STAGE, event="end", unit=second, seconds=4.0)
+    assert follower.read().done == 2
+
+
+def finished(run: Run) -> list[Unit]:
+    """Finish every unit of the synthesis, with the events of a driver that was content."""
+    units = pipeline.stage_units(run, STAGE)
+    do(run, len(units))
+    run.event(STAGE, event="start", process=1, host=socket.gethostname())
+    for unit in units:
+        run.event(STAGE, event="begin", unit=unit.name)
+        run.event(STAGE, event="end", unit=unit.name, seconds=3.0)
+    run.event(STAGE, event="complete")
+    return units
+
+
+def remove(run: Run, unit: Unit) -> None:
+    run.file(unit.marker).unlink()
+
+
+def overwrite(run: Run, unit: Unit) -> None:
+    run.file(unit.marker).write_bytes(b"garbage")
+
+
+def lose_a_file(run: Run, unit: Unit) -> None:
+    run.file(f"synthesis/{unit.name}.bin").unlink()
+
+
+def damage_a_file(run: Run, unit: Unit) -> None:
+    run.file(f"synthesis/{unit.name}.bin").write_bytes(b"imagE")
+
+
+def change_what_it_was_made_from(run: Run, unit: Unit) -> None:
+    (teacher, *_) = pipeline.stage_units(run, "teachers")
+    path = f"teachers/{len(teacher.name)}.bin"
+    files.write_bytes(run.file(path), b"other weights")
+    run.finish(teacher, paths=[path], record={})
+
+
+@pytest.mark.parametrize("harm", [remove, overwrite, lose_a_file, damage_a_file])
+def test_what_was_lost_after_its_end_is_missing_as_the_plan_has_it(
+    run: Run, harm: Callable[[Run, Unit], None]
+) -> None:
+    units = finished(run)
+    assert Follower(run).read().status == "complete"
+    harm(run, units[1])
+    state = Follower(run).read()
+    assert state.missing == pipeline.plan(run, STAGE).missing == 1
+    assert state.status == "begun"
+    assert any(f"again: {units[1].name} (damaged:" in note for note in state.notes) == (
+        harm is not remove
+    )
+
+
+@pytest.mark.parametrize("harm", [remove, overwrite, change_what_it_was_made_from])
+def test_a_follower_sees_markers_that_change_while_nobody_drives(
+    run: Run, harm: Callable[[Run, Unit], None]
+) -> None:
+    units = finished(run)
+    follower = Follower(run)
+    assert follower.read().missing == 0
+    harm(run, units[0])
+    assert follower.read().missing == pipeline.plan(run, STAGE).missing > 0
+    do(run, len(units))
+    assert follower.read().status == "complete"
+
+
+def test_only_markers_that_have_changed_are_read_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = finished(run)
+    follower, seen = Follower(run), list[str]()
+    follower.read()
+    inspect = Run.inspect
+
+    def counted(run: Run, unit: Unit, **how: bool) -> UnitState:
+        seen.append(unit.name)
+        return inspect(run, unit, **how)
+
+    monkeypatch.setattr(Run, "inspect", counted)
+    follower.read()
+    assert seen == []
+    overwrite(run, units[2])
+    follower.read()
+    assert seen == [units[2].name]
+
+
+def test_files_of_many_units_are_hashed_a_few_at_a_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = finished(run)
+    damage_a_file(run, units[-1])
+    monkeypatch.setattr(follow, "_HASHING", 0.0)
+    follower = Follower(run)
+    states = [follower.read() for _ in units]
+    left = [*range(len(units) - 1, 0, -1)]
+    assert [state.unhashed for state in states[:-1]] == left
+    assert {state.status for state in states[:-1]} == {"checking"}
+    assert (states[-1].status, states[-1].missing) == ("begun", 1)
+
+
+def test_a_unit_that_begins_again_is_not_done_until_it_ends(held: Run) -> None:
+    do(held, 2)
+    follower, (first, *_) = Follower(held), units_of(held)
+    assert follower.read().done == 2
+    held.event(STAGE, event="begin", unit=first)
+    assert follower.read().done == 1
+    held.event(STAGE, event="end", unit=first, seconds=1.0)
     assert follower.read().done == 2
 
 
@@ -186,7 +296,7 @@ def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
 
 def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:
     run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
-    assert any("made by version 99.0" in note for note in Follower(run).read().notes)
+    assert "made by version 99.0" in oddities(run)
     config = run.path / "config.yaml"
     config.write_text(config.read_text() + "hologram: true\n")
     with pytest.raises(UsageError, match=r"version 99\.0 .* update the kit .*hologram"):

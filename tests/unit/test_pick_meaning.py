@@ -129,6 +129,7 @@ def test_trained_networks_come_first_and_neighbours_by_their_files(run: Run) -> 
     first, second, third = candidates(run)[:3]
     assert (first.name, first.library, first.family) == ("test_resnet", "this run", "resnet")
     assert first.accuracy == 50
+    assert first.measured_on == "digits"
     assert first.input_size == 32
     file = run.path.parent / "beside" / "teachers" / "test_resnet.safetensors"
     assert second.name == f"test_resnet@{file}"

@@ -1,5 +1,6 @@
 """The run monitor without a browser: what its buttons do, what it shows, and when it ends."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -145,9 +146,9 @@ def test_work_of_this_kernel_cannot_be_stopped_by_a_button_that_it_cannot_hear(r
 
 def test_what_is_no_run_is_said_in_the_widget(tmp_path: Path) -> None:
     monitor = RunMonitor(tmp_path)
-    assert "Nothing to follow" in monitor.words.value
-    assert "no run has begun" in monitor.words.value
-    assert monitor.children == (monitor.words,)
+    assert "Nothing to show" in monitor.notice.value
+    assert "no run has begun" in monitor.notice.value
+    assert monitor.children == (monitor.notice,)
 
 
 def test_a_complete_run_has_nothing_to_press_and_leaves_no_thread(run: Run) -> None:
@@ -195,6 +196,42 @@ def test_numbers_and_losses(run: Run) -> None:
     assert monitor.growing._controls.layout.display == "none"
 
 
+def report(run: Run, unit: str, step: int, value: float) -> None:
+    losses = {"bn/net": value}
+    run.event(STAGE, event="step", unit=unit, step=step, steps=20, losses=losses)
+
+
+def test_losses_of_units_at_work_side_by_side_are_looked_at_one_by_one(run: Run) -> None:
+    first, second = units_of(run)[:2]
+    begin(run, first)
+    run.event(STAGE, event="begin", unit=second)
+    for step in (6, 7):
+        report(run, second, step, 4.0)
+        report(run, first, step, 1.0)
+    monitor = RunMonitor(run, every=0)
+    assert f"Losses of {second}" in monitor.curve.value  # begun last, though not heard of last
+    assert [*monitor.growing.unit.options] == ["latest", first, second]
+    monitor.growing.unit.value = first
+    assert f"Losses of {first}" in monitor.curve.value
+    (path,) = re.findall(r'points="([^"]+)"', monitor.curve.value)
+    assert len(path.split()) == 3
+    assert "No pictures yet" in monitor.growing.sheet.value
+    film(run, second, 0, 5)
+    monitor.refresh()
+    assert "No pictures of this unit" in monitor.growing.sheet.value
+    assert monitor.growing.step.disabled
+    monitor.growing.unit.value = "latest"
+    assert f"<b>{second}</b>, step 5" in monitor.growing.sheet.value
+    assert not monitor.growing.step.disabled
+
+
+def test_a_unit_whose_pictures_are_there_but_not_its_losses_says_so(run: Run) -> None:
+    film(run, "prism/<b>", 0)
+    monitor = RunMonitor(run, every=0)
+    monitor.growing.unit.value = "prism/<b>"
+    assert "No losses of prism/&lt;b&gt; in the event log" in monitor.curve.value
+
+
 def film(run: Run, unit: str, *steps: int) -> None:
     """Write pictures of two images each, whose grey is the step."""
     folder = run.file(f"snapshots/{unit}")
@@ -205,17 +242,24 @@ def film(run: Run, unit: str, *steps: int) -> None:
         files.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
 
 
+def drawn(words: str) -> str:
+    """The line below the pictures, which everyone sees."""
+    return f'<div class="prism-drawn">Networks drawn for these images: {words}.</div>'
+
+
 def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
     pipeline.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
     film(run, "prism/slots000-000_classes000-009", 0, 5)
     growing = RunMonitor(run, every=0).growing
-    assert ", step 5 of 20; BN teachers: a" in growing.sheet.value
+    assert ", step 5 of 20" in growing.sheet.value
+    assert drawn("BN statistics of a; logits of a") in growing.sheet.value
     assert 'alt="three, image 0"' in growing.sheet.value
     assert 'alt="four, image 1"' in growing.sheet.value
     assert growing.later.disabled
     film(run, "prism/slots000-000_classes000-009", 15)
     growing.refresh()
-    assert ", step 15 of 20; BN teachers: b&lt;" in growing.sheet.value
+    assert ", step 15 of 20" in growing.sheet.value
+    assert drawn("BN statistics of b&lt;; logits of a") in growing.sheet.value
     growing.earlier.click()
     assert ", step 5 of 20" in growing.sheet.value
     film(run, "prism/slots000-000_classes000-009", 20)

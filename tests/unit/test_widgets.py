@@ -1,11 +1,13 @@
 """The teacher picker without a browser: what a click does to its value."""
 
+import html
 from pathlib import Path
 
 import pytest
 import torch
 
 from prism_nb.errors import UsageError
+from prism_nb.pipeline import stage_units
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.teachers.networks import build_network
@@ -48,6 +50,33 @@ def test_a_primary_that_leaves_the_pool_is_missed_and_not_replaced(
     picker.add.click()
     assert picker.value.primary == "test_resnet"
     assert set(picker.value.teachers) == set(settings.teachers)
+
+
+@pytest.fixture
+def synthesised(run: Run) -> Run:
+    """A run that has a unit of PRISM's images."""
+    for unit in stage_units(run, "teachers"):
+        run.finish(unit, paths=[], record={})
+    run.finish(stage_units(run, "synthesis")[0], paths=[], record={})
+    return run
+
+
+def test_a_pick_that_the_run_refuses_is_not_called_ready(synthesised: Run) -> None:
+    picker = TeacherPicker(synthesised)
+    assert "Ready" in picker.status.value
+    picker.pool.chosen.value = "test_byobnet"
+    picker.draw.bn_probability.value = 0.9
+    with pytest.raises(UsageError) as refused:
+        synthesised.with_settings(picker.value)
+    assert html.escape(f"Not usable in this run: {refused.value}") in picker.status.value
+    assert "primary is" in picker.status.value
+    assert "recipes.prism is" in picker.status.value
+    assert "Ready" not in picker.status.value
+    assert "aligns" in picker.preview.value
+    picker.pool.chosen.value = synthesised.settings.primary
+    picker.draw.bn_probability.value = 0.5
+    assert "Ready" in picker.status.value
+    assert synthesised.with_settings(picker.value).settings == synthesised.settings
 
 
 def test_an_empty_pool_is_said_in_words_and_recovered_from(
@@ -187,9 +216,10 @@ def test_without_a_method_that_draws_there_is_nothing_to_set(
 ) -> None:
     own = settings.model_copy(update={"methods": ("sre2l",)})
     picker = TeacherPicker(Run.create(tmp_path / "other", own))
-    assert picker.draw.layout.display == "none"
+    (words,) = picker.draw.children
+    assert "Nothing to set: no method of this run draws BN teachers" in words.value
     assert picker.value == own
-    assert picker.preview.value == ""
+    assert "methods of this run (sre2l)" in picker.preview.value
 
 
 def test_comparing_untrained_networks_says_what_to_do(picker: TeacherPicker) -> None:
