@@ -19,6 +19,7 @@ from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
 from prism_nb.figures.html import table_html
 from prism_nb.figures.save import Place, save_figure, save_picture
 from prism_nb.figures.sheets import Picture
+from prism_nb.figures.theme import RULES
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
 from prism_nb.run import Run
@@ -29,6 +30,7 @@ from prism_nb.study.folder import StudyFolder
 from prism_nb.study.spec import study_names
 
 _PLOTLY = "application/vnd.plotly.v1+json"
+_LOOK = f"<style>{RULES}</style>"  # for all figures of the notebook
 _PLACES = ("run_name", "preset", "runs_dir")
 _STUDY_PLACES = ("study", "name", "runs_dir", "workers")
 
@@ -52,7 +54,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
-    display(HTML(f"<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
+    display(HTML(f"{_LOOK}<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
     return run
@@ -73,7 +75,7 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     if study is None:
         raise UsageError(f"study: name one of {', '.join(study_names())}, or a YAML file")
     folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    display(HTML(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
+    display(HTML(f"{_LOOK}<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
     spec = html.escape(write_yaml(folder.study.plain()))
     display(HTML(f"<details><summary>The study</summary><pre>{spec}</pre></details>"))
     return folder

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-_CONFIG = {"displaylogo": False, "responsive": True}
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 
 
 def figure_html(figure: go.Figure) -> str:
     """Return a figure as a piece of HTML for a page that has plotly.js."""
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG)
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
 
 
 def table_html(table: pd.DataFrame) -> str:
     """Return a table as HTML: named index levels become columns, missing values a dash."""
     plain = table.reset_index() if any(table.index.names) else table.copy()
+    plain.columns.name = None  # pandas would give it a column of its own
     numbers = plain.select_dtypes("float").columns
     plain[numbers] = plain[numbers].astype(object).map(_number)
     with pd.option_context("display.max_colwidth", None):

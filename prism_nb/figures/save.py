@@ -13,14 +13,16 @@ from plotly.offline import get_plotlyjs
 from prism_nb import files
 from prism_nb.figures.html import figure_html, table_html
 from prism_nb.figures.sheets import Picture
+from prism_nb.figures.theme import PAPER, RULES
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <script src="plotly.min.js"></script>
 <style>
- body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; color: #222; }}
+{theme}
+ body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; }}
  table {{ border-collapse: collapse; }} th, td {{ padding: .25rem .8rem; text-align: right; }}
- tr + tr, tbody {{ border-top: 1px solid #ddd; }} th {{ font-weight: 600; }}
+ tr + tr, tbody {{ border-top: 1px solid var(--line); }} th {{ font-weight: 600; }}
 </style></head><body>
 {figure}
 {table}
@@ -55,6 +57,7 @@ def save_figure(place: Place, name: str, figure: go.Figure, table: pd.DataFrame)
         files.write_text(library, get_plotlyjs())
     page = _PAGE.format(
         title=html.escape(f"{name} · {place.path.name}"),
+        theme=PAPER + RULES,
         figure=figure_html(figure),
         table=table_html(table),
     )
