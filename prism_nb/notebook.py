@@ -16,12 +16,13 @@ from prism_nb import pipeline, scoreboard, tables
 from prism_nb.config import preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
-from prism_nb.figures.html import table_html
+from prism_nb.figures.html import Words, in_words, table_html
 from prism_nb.figures.save import Place, save_figure, save_picture
 from prism_nb.figures.sheets import Picture
 from prism_nb.figures.theme import RULES
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
+from prism_nb.report.study import names_of
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
@@ -103,9 +104,14 @@ def show_plan(run: Run, stage: str) -> None:
     show_table(tables.plan_table(pipeline.plan(run, stage, measure=True)))
 
 
-def show_table(table: pd.DataFrame) -> None:
-    """Show a table, numbers to three digits and missing values as a dash."""
-    display(HTML(table_html(table)))
+def show_table(table: pd.DataFrame, of: Place | None = None) -> None:
+    """Show a table, numbers to three digits and missing values as a dash.
+
+    Args:
+        table: The table.
+        of: The run or study whose methods it names, so that they are shown by their titles.
+    """
+    display(HTML(table_html(in_words(table, _words(of)))))
 
 
 def show_scores(run: Run) -> None:
@@ -136,10 +142,10 @@ def check(run: Run, stage: str) -> None:
 
 def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     """Show a figure, the same numbers as a table, and where both are saved."""
-    path = save_figure(run, name, figure, table)
+    path = save_figure(run, name, figure, table, _words(run))
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
     display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
-    show_table(table)
+    show_table(table, run)
     display(HTML(f"saved as <code>{path}</code>"))
 
 
@@ -162,6 +168,12 @@ def titles(run: Run) -> dict[str, str]:
     """Return how each method, and the real reference, is called in figures."""
     names = (REFERENCE, *run.settings.methods)
     return {name: tables.method_title(run, name) for name in names}
+
+
+def _words(place: Place | None) -> Words:
+    if isinstance(place, Run):
+        return {"method": titles(place)}
+    return names_of(place).words if isinstance(place, StudyFolder) else {}
 
 
 class _Bar:

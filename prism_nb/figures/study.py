@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from prism_nb.figures.html import Words
 from prism_nb.figures.palette import Look, colour_of, looks_of, symbol_of
 from prism_nb.figures.style import INK, styled
 
@@ -37,6 +38,12 @@ class Names:
     def symbol(self, scenario: str) -> str:
         """Return the mark that stands for a scenario."""
         return symbol_of(list(self.scenarios).index(scenario))
+
+    @property
+    def words(self) -> Words:
+        """What the names in a study's tables stand for, see `html.in_words`."""
+        of_methods = dict.fromkeys(("method", "a", "b", "verdict"), self.methods)
+        return {**of_methods, "scenario": self.scenarios}
 
     def looks(self, shown: Iterable[str]) -> dict[str, Look]:
         """Return how each method looks; those without a title may be shown too."""

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from prism_nb.figures.html import figure_html, table_html
+from prism_nb.figures.html import Words, figure_html, in_words, table_html
 from prism_nb.figures.sheets import Picture
 from prism_nb.figures.theme import PAPER, RULES
 
@@ -28,10 +28,22 @@ class Section:
 
 
 def section(
-    title: str, figure: go.Figure | None, table: pd.DataFrame | None, note: str = ""
+    title: str,
+    figure: go.Figure | None,
+    table: pd.DataFrame | None,
+    note: str = "",
+    words: Words | None = None,
 ) -> Section:
-    """Build a section from a figure, a table, or both."""
-    shown = Markup("") if table is None else table_markup(table)
+    """Build a section from a figure, a table, or both.
+
+    Args:
+        title: Its heading.
+        figure: The figure.
+        table: The table.
+        note: A line on how to read them.
+        words: What names in the table are called, see `html.in_words`.
+    """
+    shown = Markup("") if table is None else table_markup(in_words(table, words or {}))
     drawn = Markup("" if figure is None else figure_html(figure))  # noqa: S704 (plotly escapes)
     return Section(title, drawn, shown, note)
 

@@ -192,3 +192,8 @@ def test_a_pivoted_table_has_no_phantom_column() -> None:
     assert html.count("<th>") == 2
     assert ">student<" not in html
     assert wide.columns.name == "student"
+
+
+def test_tables_answer_yes_and_no() -> None:
+    assert table_html(pd.DataFrame({"chosen": [True, False]})).count("True") == 0
+    assert ">yes<" in table_html(pd.DataFrame({"chosen": [True, False]}))

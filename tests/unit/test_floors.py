@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "files",
         "leases",
         "units",
+        "words",
         "provenance",
         "run",
         "plans",
