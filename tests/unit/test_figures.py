@@ -84,6 +84,7 @@ def test_a_saved_figure_stands_alone_beside_its_library(run: Run) -> None:
     page = run.file(path).read_text()
     assert 'src="plotly.min.js"' in page
     assert "//cdn" not in page
+    assert "prefers-color-scheme: dark" in page
     assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
     numbers = pd.read_csv(run.file("figures/accuracy.csv"))
     assert numbers["mean"].tolist() == [90.0, 70.0]
