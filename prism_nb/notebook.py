@@ -16,11 +16,13 @@ from prism_nb import pipeline, scoreboard, tables
 from prism_nb.config import preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
-from prism_nb.figures.html import table_html
+from prism_nb.figures.html import Words, in_words, table_html
 from prism_nb.figures.save import Place, save_figure, save_picture
 from prism_nb.figures.sheets import Picture
+from prism_nb.figures.theme import RULES
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.progress import StageProgress
+from prism_nb.report.study import names_of
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.strict import write_yaml
@@ -29,6 +31,7 @@ from prism_nb.study.folder import StudyFolder
 from prism_nb.study.spec import study_names
 
 _PLOTLY = "application/vnd.plotly.v1+json"
+_LOOK = f"<style>{RULES}</style>"  # for all figures of the notebook
 _PLACES = ("run_name", "preset", "runs_dir")
 _STUDY_PLACES = ("study", "name", "runs_dir", "workers")
 
@@ -52,7 +55,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
-    display(HTML(f"<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
+    display(HTML(f"{_LOOK}<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
     return run
@@ -73,7 +76,7 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     if study is None:
         raise UsageError(f"study: name one of {', '.join(study_names())}, or a YAML file")
     folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    display(HTML(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
+    display(HTML(f"{_LOOK}<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
     spec = html.escape(write_yaml(folder.study.plain()))
     display(HTML(f"<details><summary>The study</summary><pre>{spec}</pre></details>"))
     return folder
@@ -101,9 +104,14 @@ def show_plan(run: Run, stage: str) -> None:
     show_table(tables.plan_table(pipeline.plan(run, stage, measure=True)))
 
 
-def show_table(table: pd.DataFrame) -> None:
-    """Show a table, numbers to three digits and missing values as a dash."""
-    display(HTML(table_html(table)))
+def show_table(table: pd.DataFrame, of: Place | None = None) -> None:
+    """Show a table, numbers to three digits and missing values as a dash.
+
+    Args:
+        table: The table.
+        of: The run or study whose methods it names, so that they are shown by their titles.
+    """
+    display(HTML(table_html(in_words(table, _words(of)))))
 
 
 def show_scores(run: Run) -> None:
@@ -134,10 +142,10 @@ def check(run: Run, stage: str) -> None:
 
 def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     """Show a figure, the same numbers as a table, and where both are saved."""
-    path = save_figure(run, name, figure, table)
+    path = save_figure(run, name, figure, table, _words(run))
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
     display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
-    show_table(table)
+    show_table(table, run)
     display(HTML(f"saved as <code>{path}</code>"))
 
 
@@ -160,6 +168,12 @@ def titles(run: Run) -> dict[str, str]:
     """Return how each method, and the real reference, is called in figures."""
     names = (REFERENCE, *run.settings.methods)
     return {name: tables.method_title(run, name) for name in names}
+
+
+def _words(place: Place | None) -> Words:
+    if isinstance(place, Run):
+        return {"method": titles(place)}
+    return names_of(place).words if isinstance(place, StudyFolder) else {}
 
 
 class _Bar:

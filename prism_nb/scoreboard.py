@@ -62,7 +62,7 @@ def class_accuracy_table(run: Run) -> pd.DataFrame:
     for method in run.settings.methods:
         shares = [run.record(unit)["per_class"] for unit in units if unit.key["method"] == method]
         columns[method] = 100 * pd.DataFrame(shares, columns=names, dtype=float).mean()
-    return pd.DataFrame(columns).rename_axis("class")
+    return pd.DataFrame(columns).rename_axis(index="class", columns="method")
 
 
 def guess_table(run: Run, method: str, student: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from prism_nb.plans.squeeze import network_units
 from prism_nb.run import Run
 from prism_nb.teachers.selection import Draws
 from prism_nb.units import Unit
+from prism_nb.words import DASH, value_words
 
 
 def method_title(run: Run, method: str) -> str:
@@ -24,7 +25,7 @@ def settings_table(run: Run) -> pd.DataFrame:
     """Return every setting with its value and what it means."""
     fields = type(run.settings).model_fields
     rows = [
-        {"setting": name, "value": _short(value), "meaning": fields[name].description or ""}
+        {"setting": name, "value": value_words(value), "meaning": fields[name].description or ""}
         for name, value in run.settings.plain().items()
     ]
     return pd.DataFrame(rows).set_index("setting")
@@ -225,6 +226,17 @@ def accuracy_table(run: Run) -> pd.DataFrame:
     return table.reset_index()
 
 
+def matrix_table(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Return how far each method's images carry over: mean ± deviation, method by student.
+
+    Args:
+        accuracies: The result of `accuracy_table`.
+    """
+    cells = [mean_std(row.mean, row.std) for row in accuracies.itertuples(index=False)]
+    frame = accuracies.assign(cell=cells)
+    return frame.pivot_table("cell", "method", "student", aggfunc="first", sort=False)
+
+
 def answer_table(run: Run) -> pd.DataFrame:
     """Return the table that a run is made for: accuracy per student beside diversity."""
     accuracies, rows = accuracy_table(run), []
@@ -273,15 +285,7 @@ def mean_std(mean: float, std: float) -> str:
 
 
 def _mean_or_dash(values: pd.Series, digits: int) -> str:
-    return "–" if values.isna().all() else f"{values.mean():.{digits}f}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value) or "–"
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {v}" for k, v in value.items()) or "–"
-    return str(value)
+    return DASH if values.isna().all() else f"{values.mean():.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from prism_nb.figures.gallery_view import GalleryView, Panel
+from prism_nb.figures.palette import looks_of
 from prism_nb.figures.sheets import Picture
 from prism_nb.figures.sprites import thumbnails
-from prism_nb.figures.style import colour_of
 
 GAP = 2  # pixels between images
 HEAD = 22  # height of a title
@@ -30,7 +30,8 @@ def contact_picture(panels: Sequence[Panel], view: GalleryView) -> Picture:
         panels: The result of `gallery_view.panels`.
         view: What they show.
     """
-    strips = [_strip(panel, view) for panel in panels]
+    looks = looks_of(panel.method for panel in panels)
+    strips = [_strip(panel, view, looks[panel.method].colour) for panel in panels]
     sheet = Image.new(
         "RGB", (max((s.width for s in strips), default=1), sum(s.height for s in strips)), _PAPER
     )
@@ -43,24 +44,24 @@ def contact_picture(panels: Sequence[Panel], view: GalleryView) -> Picture:
     return Picture(buffer.getvalue(), "png")
 
 
-def _strip(panel: Panel, view: GalleryView) -> Image.Image:
+def _strip(panel: Panel, view: GalleryView, colour: str) -> Image.Image:
     tiles = _tiles(panel, view)
     step = (tiles[0].shape[1] if tiles else 0) + GAP
     columns = max(1, _WIDTH // step)
     high = (tiles[0].shape[0] + GAP) * -(-len(tiles) // columns) if tiles else 0
     strip = Image.new("RGB", (max(260, min(columns, len(tiles)) * step), HEAD + high + GAP), _PAPER)
-    _title(strip, panel)
+    _title(strip, panel.title, colour)
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         strip.paste(Image.fromarray(tile), (column * step, HEAD + row * (tile.shape[0] + GAP)))
     return strip
 
 
-def _title(strip: Image.Image, panel: Panel) -> None:
+def _title(strip: Image.Image, title: str, colour: str) -> None:
     draw = ImageDraw.Draw(strip)
-    draw.rectangle((0, 3, 6, HEAD - 5), fill=colour_of(panel.method))
+    draw.rectangle((0, 3, 6, HEAD - 5), fill=colour)
     font = ImageFont.load_default(14)
-    draw.text((12, 2), panel.title, fill=(30, 30, 30), font=font)
+    draw.text((12, 2), title, fill=(30, 30, 30), font=font)
 
 
 def _tiles(panel: Panel, view: GalleryView) -> list[np.ndarray]:

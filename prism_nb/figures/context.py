@@ -6,7 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from prism_nb.figures.style import GRID, colour_of, styled
+from prism_nb.figures.palette import Look, looks_of
+from prism_nb.figures.style import nothing, styled
 
 PUBLISHED_COLOUR = "#B4B4B4"
 _ROW = 26  # pixels per bar
@@ -23,8 +24,8 @@ def context_figure(table: pd.DataFrame) -> go.Figure:
             below it.
     """
     if not len(table):
-        empty = styled(go.Figure(), title=_NOTHING, x="", y="", height=120)
-        return empty.update_xaxes(visible=False).update_yaxes(visible=False)
+        return nothing(_NOTHING)
+    looks = looks_of(table["method"][table["source"] == "this run"])
     groups = list(table.groupby("student", sort=False))
     bars = [len(group) for _, group in groups]
     height = 90 + sum(_ROW * count + _PANEL for count in bars)
@@ -40,7 +41,7 @@ def context_figure(table: pd.DataFrame) -> go.Figure:
         # A spread that nobody printed is left out, and not drawn as none: hence two traces.
         for known in (True, False):
             part = group[group["std"].notna() == known]
-            figure.add_trace(_bars(part, with_spread=known), row=row, col=1)
+            figure.add_trace(_bars(part, looks, with_spread=known), row=row, col=1)
         figure.update_yaxes(categoryorder="array", categoryarray=group["title"], row=row, col=1)
     styled(
         figure,
@@ -49,13 +50,13 @@ def context_figure(table: pd.DataFrame) -> go.Figure:
         y="",
         height=height,
     )
-    figure.update_xaxes(**GRID, rangemode="tozero", showticklabels=True)
+    figure.update_xaxes(rangemode="tozero", showticklabels=True)
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, ticksuffix=" ")
     figure.update_xaxes(title={"text": "top-1 on held-out real images (%)"}, row=len(groups), col=1)
     return figure.update_layout(barmode="overlay", showlegend=False, margin={"t": 90})
 
 
-def _bars(group: pd.DataFrame, *, with_spread: bool) -> go.Bar:
+def _bars(group: pd.DataFrame, looks: dict[str, Look], *, with_spread: bool) -> go.Bar:
     own = group["source"] == "this run"
     return go.Bar(
         orientation="h",
@@ -63,7 +64,7 @@ def _bars(group: pd.DataFrame, *, with_spread: bool) -> go.Bar:
         y=group["title"],
         marker={
             "color": [
-                colour_of(str(method)) if mine else PUBLISHED_COLOUR
+                looks[str(method)].colour if mine else PUBLISHED_COLOUR
                 for method, mine in zip(group["method"], own, strict=True)
             ]
         },

@@ -6,7 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from prism_nb.diversity.catalogue import MEASURES, Measure
-from prism_nb.figures.style import by_class, colour_of, dash_of, styled
+from prism_nb.figures.palette import dash_of, looks_of, symbol_of
+from prism_nb.figures.style import by_class, styled
 
 _BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
 
@@ -21,15 +22,16 @@ def diversity_figure(
         titles: How each method is called.
         measure: Which of its columns; a share is drawn in percent.
     """
-    figure = go.Figure()
-    factor = 100 if measure.percent else 1
+    figure, factor = go.Figure(), 100 if measure.percent else 1
+    looks = looks_of([*titles, *per_class["method"]])
     for place, (method, group) in enumerate(per_class.groupby("method", sort=False)):
         figure.add_scatter(
             x=group["class"],
             y=factor * group[measure.name],
             mode="lines+markers",
             name=titles.get(str(method), str(method)),
-            line={"color": colour_of(str(method)), "dash": dash_of(place)},
+            line={"color": looks[str(method)].colour, "dash": dash_of(place)},
+            marker={"symbol": symbol_of(place)},
             hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     title = measure.title[0].upper() + measure.title[1:]

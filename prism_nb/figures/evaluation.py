@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb.figures.style import by_class, colour_of, dash_of, faded, styled
+from prism_nb.figures.palette import dash_of, faded, looks_of, symbol_of
+from prism_nb.figures.style import by_class, nothing, styled
 
 _MOST_DRAWN = 40  # classes of a square of guesses
+_NO_TRADE = "Not drawn: one image per class has no other to differ from, so there is no cosine"
 
 
 def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -20,13 +22,13 @@ def accuracy_figure(accuracies: pd.DataFrame, titles: dict[str, str]) -> go.Figu
         accuracies: The result of `tables.accuracy_table`.
         titles: How each method is called.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *accuracies["method"]])
     for method, group in accuracies.groupby("method", sort=False):
         figure.add_bar(
             x=group["student"],
             y=group["mean"],
             name=titles.get(str(method), str(method)),
-            marker={"color": colour_of(str(method))},
+            marker=looks[str(method)].fill,
             error_y={"type": "data", "array": group["std"].fillna(0), "thickness": 1.5},
             text=[f"{value:.1f}" for value in group["mean"]],
             textposition="inside",
@@ -49,22 +51,21 @@ def learning_figure(curves: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         curves: The result of `tables.learning_table`.
         titles: How each method is called.
     """
-    figure = go.Figure()
-    students = list(curves["student"].unique())
+    figure, looks = go.Figure(), looks_of([*titles, *curves["method"]])
+    students, methods = list(curves["student"].unique()), list(curves["method"].unique())
     seeds = curves.groupby(["method", "student", "epoch"], sort=False)["top1"]
     mean = seeds.agg(["mean", "std"]).fillna(0).reset_index()
     for (method, student), group in mean.groupby(["method", "student"], sort=False):
         name = f"{titles.get(str(method), method)}, {student}"
-        figure.add_scatter(**_band(group), fillcolor=faded(colour_of(str(method)), 0.15))
+        colour = looks[str(method)].colour
+        figure.add_scatter(**_band(group), fillcolor=faded(colour, 0.15))
         figure.add_scatter(
             x=group["epoch"],
             y=100 * group["mean"],
             mode="lines+markers",
             name=name,
-            line={
-                "color": colour_of(str(method)),
-                "dash": dash_of(students.index(student)),
-            },
+            line={"color": colour, "dash": dash_of(students.index(student))},
+            marker={"symbol": symbol_of(methods.index(method))},
             hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>",
         )
     return styled(
@@ -81,6 +82,7 @@ def _band(group: pd.DataFrame) -> dict[str, Any]:
     return {
         "x": [*group["epoch"], *group["epoch"][::-1]],
         "y": [*upper, *lower[::-1]],
+        "mode": "lines",
         "fill": "toself",
         "line": {"width": 0},
         "hoverinfo": "skip",
@@ -119,14 +121,15 @@ def class_figure(classes: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         classes: The result of `scoreboard.class_accuracy_table`.
         titles: How each method is called.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *map(str, classes)])
     for place, (method, values) in enumerate(classes.items()):
         figure.add_scatter(
             x=[str(name) for name in classes.index],
             y=values,
             mode="lines+markers",
             name=titles.get(str(method), str(method)),
-            line={"color": colour_of(str(method)), "dash": dash_of(place)},
+            line={"color": looks[str(method)].colour, "dash": dash_of(place)},
+            marker={"symbol": symbol_of(place)},
             hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )
     styled(
@@ -146,13 +149,13 @@ def gain_figure(gains: pd.DataFrame, titles: dict[str, str], base: str) -> go.Fi
         titles: How each method is called.
         base: The method that the others are compared with.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *map(str, gains)])
     for method, values in gains.items():
         figure.add_bar(
             x=[str(name) for name in gains.index],
             y=values,
             name=titles.get(str(method), str(method)),
-            marker={"color": colour_of(str(method))},
+            marker=looks[str(method)].fill,
             hovertemplate="%{x}: %{y:+.1f} points<extra>%{fullData.name}</extra>",
         )
     styled(
@@ -172,7 +175,7 @@ def guess_figure(guesses: pd.DataFrame, *, title: str) -> go.Figure:
         title: Whose they are.
     """
     if not len(guesses):
-        return styled(go.Figure(), title=f"{title}: not recorded", x="", y="", height=120)
+        return nothing(f"{title}: not recorded")
     # By place, since two of ImageNet's classes may share a name.
     mistakes = np.nan_to_num(100 - np.diag(guesses))
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MOST_DRAWN])
@@ -201,16 +204,26 @@ def trade_figure(trade: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
     Args:
         trade: The result of `scoreboard.trade_table`.
         titles: How each method is called.
+
+    Returns:
+        The figure; where no method has a cosine, an empty one that says so.
     """
-    figure = go.Figure()
-    for method, row in trade.iterrows():
+    known = trade.dropna(subset=["intra-class cosine"])
+    if not len(known):
+        return nothing(_NO_TRADE)
+    figure, looks = go.Figure(), looks_of([*titles, *map(str, trade.index)])
+    for place, (method, row) in enumerate(known.iterrows()):
         figure.add_scatter(
             x=[row["intra-class cosine"]],
             y=[row["top-1 %"]],
             mode="markers+text",
             text=[titles.get(str(method), str(method))],
             textposition="top center",
-            marker={"color": colour_of(str(method)), "size": 13},
+            marker={
+                "color": looks[str(method)].colour,
+                "symbol": symbol_of(place),
+                "size": 13,
+            },
             customdata=[row["recognised %"]],
             hovertemplate="%{text}: %{y:.1f} %, cosine %{x:.3f}, recognised %{customdata:.0f} %"
             "<extra></extra>",

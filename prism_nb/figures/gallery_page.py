@@ -13,8 +13,8 @@ import torch
 from prism_nb.class_names import class_label
 from prism_nb.data.base import ClassInfo
 from prism_nb.figures.gallery_view import ORDERS, GalleryView, Panel
+from prism_nb.figures.palette import looks_of
 from prism_nb.figures.sprites import Sprites, sprites
-from prism_nb.figures.style import colour_of
 
 _TOLD = 230  # pixels; how wide the words on an image are at most
 _STYLE = """<style>
@@ -56,13 +56,19 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
     width = f"calc((100% - {18 * (beside - 1)}px) / {beside} - 1px)"
     tile = view.side * max(1 + (panel.before is not None) for panel in panels) + 1
     style = _STYLE % {"width": width, "side": view.side, "tile": tile, "told": _TOLD}
-    parts = [_panel(panel, view, classes, place) for place, panel in enumerate(panels)]
+    looks = looks_of(panel.method for panel in panels)
+    parts = [
+        _panel(panel, view, classes, place, looks[panel.method].colour)
+        for place, panel in enumerate(panels)
+    ]
     return f'{style}<div class="prism-gallery">{"".join(parts)}</div>'
 
 
-def _panel(panel: Panel, view: GalleryView, classes: Sequence[ClassInfo], place: int) -> str:
+def _panel(
+    panel: Panel, view: GalleryView, classes: Sequence[ClassInfo], place: int, colour: str
+) -> str:
     head = (
-        f'<h4 style="border-left: 6px solid {colour_of(panel.method)}">{html.escape(panel.title)} '
+        f'<h4 style="border-left: 6px solid {colour}">{html.escape(panel.title)} '
         f'<span style="font-weight: normal">· {_count(panel)}</span></h4>'
     )
     words = f"<p>{html.escape(panel.words)}</p>" if panel.words else ""

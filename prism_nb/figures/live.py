@@ -9,13 +9,12 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from prism_nb.figures.style import colour_at, dash_of
+from prism_nb.figures.palette import colour_at, dash_of
 
 Points = Sequence[tuple[int, float]]
 
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 40
-_DASH_LENGTHS = {"solid": "", "dash": "8 4", "dot": "2 3", "dashdot": "8 3 2 3"}
 _TICKS = 5
 _LEAST = 1e-12  # stands for what has no logarithm
 
@@ -80,7 +79,7 @@ def _line(points: Points, place: int, steps: int, ends: tuple[float, float]) -> 
 
 
 def _pen(place: int) -> str:
-    dashes = _DASH_LENGTHS[dash_of(place)]
+    dashes = dash_of(place).replace("solid", "none")
     return (
         f'fill="none" stroke="{colour_at(place)}" stroke-width="2" stroke-dasharray="{dashes}" '
         'stroke-linejoin="round"'

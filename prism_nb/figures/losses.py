@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from prism_nb.figures.style import colour_at, colour_of, dash_of, faded, styled
+from prism_nb.figures.palette import colour_at, dash_of, faded, looks_of, pattern_of
+from prism_nb.figures.style import styled
 
 
 def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
@@ -15,7 +16,7 @@ def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
         losses: The result of `tables.loss_table`.
         titles: How each method is called.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *losses["method"]])
     terms = sorted(losses["term"].unique(), reverse=True)
     mean = losses.groupby(["method", "term", "step"], sort=False)["value"].mean().reset_index()
     for (method, term), curve in mean.groupby(["method", "term"], sort=False):
@@ -25,7 +26,10 @@ def loss_figure(losses: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
             y=curve["value"],
             mode="lines",
             name=name,
-            line={"color": faded(colour_of(str(method)), 0.9), "dash": dash_of(terms.index(term))},
+            line={
+                "color": faded(looks[str(method)].colour, 0.9),
+                "dash": dash_of(terms.index(term)),
+            },
             hovertemplate=f"{name}<br>step %{{x}}: %{{y:.3g}}<extra></extra>",
         )
     styled(
@@ -50,7 +54,7 @@ def share_figure(shares: pd.DataFrame, titles: dict[str, str]) -> go.Figure:
             x=[titles.get(method, method) for method in group["method"]],
             y=group["share %"],
             name=str(network),
-            marker={"color": colour_at(place)},
+            marker={"color": colour_at(place), "pattern": {"shape": pattern_of(place)}},
             hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
         )
     styled(

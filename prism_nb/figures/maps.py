@@ -11,10 +11,9 @@ import plotly.graph_objects as go
 from prism_nb.class_names import class_label
 from prism_nb.data.base import ClassInfo
 from prism_nb.figures.cloud import MAPS, Cloud
-from prism_nb.figures.style import colour_of, styled
+from prism_nb.figures.palette import looks_of, symbol_of
+from prism_nb.figures.style import styled
 from prism_nb.plans.diversity import REFERENCE
-
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 
 
 def map_figure(
@@ -35,7 +34,7 @@ def map_figure(
         classes: The dataset's.
         network: Whose features they are.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *points.table["method"]])
     table = points.table.assign(x=places[:, 0], y=places[:, 1], place=range(len(places)))
     for number, (method, group) in enumerate(table.groupby("method", sort=False)):
         names = [f"{class_label(classes[c])}, slot {s}" for c, s in _pairs(group)]
@@ -44,7 +43,7 @@ def map_figure(
             y=group["y"],
             mode="markers",
             name=titles.get(str(method), str(method)),
-            marker=_marker(str(method), number),
+            marker=_marker(str(method), looks[str(method)].colour, number),
             customdata=[[place] for place in group["place"]],
             text=names,
             hovertemplate="%{text}<extra>%{fullData.name}</extra>",
@@ -71,11 +70,10 @@ def map_table(points: Cloud, places: np.ndarray, titles: dict[str, str]) -> pd.D
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def _marker(method: str, number: int) -> dict[str, object]:
+def _marker(method: str, colour: str, number: int) -> dict[str, object]:
     if method == REFERENCE:
-        return {"color": colour_of(method), "size": 6, "opacity": 0.4, "symbol": "circle-open"}
-    symbol = _SYMBOLS[number % len(_SYMBOLS)]
-    return {"color": colour_of(method), "size": 9, "opacity": 0.85, "symbol": symbol}
+        return {"color": colour, "size": 6, "opacity": 0.4, "symbol": "circle-open"}
+    return {"color": colour, "size": 9, "opacity": 0.85, "symbol": symbol_of(number)}
 
 
 def _pairs(group: pd.DataFrame) -> list[tuple[int, int]]:

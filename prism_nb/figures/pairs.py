@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from prism_nb.figures.study import Names, facets
-from prism_nb.figures.style import styled
+from prism_nb.figures.style import nothing, styled
 
 
 def pair_facets(pairs: pd.DataFrame, names: Names) -> go.Figure:
@@ -21,7 +21,7 @@ def pair_facets(pairs: pd.DataFrame, names: Names) -> go.Figure:
         The figure; an empty one where there is no pair.
     """
     if not len(pairs):
-        return styled(go.Figure(), title="One method has no rival", x="", y="", height=120)
+        return nothing("One method has no rival")
     figure, places, rows = facets(
         names, set(pairs["scenario"]), columns=2, shared=False, wide=0.16, high=0.32
     )

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from prism_nb.diversity.catalogue import MEASURES, Measure
-from prism_nb.figures.style import GRID, colour_of, dash_of, styled
+from prism_nb.figures.palette import dash_of, looks_of, pattern_of
+from prism_nb.figures.style import styled
 
 _BINS = 25
 _QUANTILES = {
@@ -32,6 +33,7 @@ def curve_figure(
         measure: Which of its columns; a share is drawn in percent.
     """
     figure, factor = go.Figure(), 100 if measure.percent else 1
+    looks = looks_of([*titles, *per_class["method"]])
     for place, (method, group) in enumerate(per_class.groupby("method", sort=False)):
         curve = group.dropna(subset=[measure.name]).sort_values(measure.name, kind="stable")
         figure.add_scatter(
@@ -40,7 +42,7 @@ def curve_figure(
             text=curve["class"],
             mode="lines+markers" if len(curve) <= 50 else "lines",
             name=titles.get(str(method), str(method)),
-            line={"color": colour_of(str(method)), "dash": dash_of(place)},
+            line={"color": looks[str(method)].colour, "dash": dash_of(place)},
             hovertemplate="%{text}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     return styled(
@@ -64,7 +66,7 @@ def distance_figure(distances: pd.DataFrame, titles: dict[str, str], what: str) 
         titles: How each method is called.
         what: What they are distances to.
     """
-    figure = go.Figure()
+    figure, looks = go.Figure(), looks_of([*titles, *distances["method"]])
     largest = float(distances["distance"].max()) if len(distances) else 0.0
     edges = np.linspace(0, largest or 1.0, _BINS + 1)
     for place, (method, group) in enumerate(distances.groupby("method", sort=False)):
@@ -75,7 +77,7 @@ def distance_figure(distances: pd.DataFrame, titles: dict[str, str], what: str) 
             mode="lines",
             name=titles.get(str(method), str(method)),
             line={
-                "color": colour_of(str(method)),
+                "color": looks[str(method)].colour,
                 "dash": dash_of(place),
                 "shape": "hv",
                 "width": 3,
@@ -105,12 +107,17 @@ def bars_figure(space: pd.DataFrame, columns: list[str], methods: dict[str, str]
     """
     figure = make_subplots(1, len(columns), subplot_titles=columns, horizontal_spacing=0.07)
     mine = space.loc[[title for title in space.index if title in methods]]
+    found = looks_of(methods.values())
+    looks = [found[methods[title]] for title in mine.index]
     for place, column in enumerate(columns, start=1):
         values = mine[column]
         bars = go.Bar(
             x=list(mine.index),
             y=values,
-            marker={"color": [colour_of(methods[title]) for title in mine.index]},
+            marker={
+                "color": [look.colour for look in looks],
+                "pattern": {"shape": [pattern_of(look.cue) for look in looks]},
+            },
             text=["–" if pd.isna(value) else f"{value:.3g}" for value in values],
             textposition="outside",
             cliponaxis=False,
@@ -118,7 +125,7 @@ def bars_figure(space: pd.DataFrame, columns: list[str], methods: dict[str, str]
         )
         figure.add_trace(bars, row=1, col=place)
     styled(figure, title="Means over the classes", x="", y="", height=400)
-    figure.update_yaxes(**GRID, rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title={"text": "value (no unit)"}, col=1)
     return figure.update_layout(showlegend=False, margin={"t": 90})
 

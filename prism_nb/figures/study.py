@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from prism_nb.figures.style import GRID, colour_of, styled
+from prism_nb.figures.html import Words
+from prism_nb.figures.palette import Look, colour_of, looks_of, symbol_of
+from prism_nb.figures.style import INK, styled
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "hexagon", "cross")
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
+_CUES = ("", "-dot")  # within a mark, where colours have run out
 _ROW_HEIGHT = 22  # pixels per method in a facet
 _NOT_STUDENTS = {"scenario", "method", "mean", "low", "high", "std", "replicates"}
 
@@ -34,7 +37,17 @@ class Names:
 
     def symbol(self, scenario: str) -> str:
         """Return the mark that stands for a scenario."""
-        return _SYMBOLS[list(self.scenarios).index(scenario) % len(_SYMBOLS)]
+        return symbol_of(list(self.scenarios).index(scenario))
+
+    @property
+    def words(self) -> Words:
+        """What the names in a study's tables stand for, see `html.in_words`."""
+        of_methods = dict.fromkeys(("method", "a", "b", "verdict"), self.methods)
+        return {**of_methods, "scenario": self.scenarios}
+
+    def looks(self, shown: Iterable[str]) -> dict[str, Look]:
+        """Return how each method looks; those without a title may be shown too."""
+        return looks_of([*self.methods, *shown])
 
 
 def facets(
@@ -83,6 +96,7 @@ def accuracy_facets(summary: pd.DataFrame, names: Names) -> go.Figure:
     )
     students = [column for column in summary.columns if column not in _NOT_STUDENTS]
     methods = [names.method(m) for m in dict.fromkeys(summary["method"])]
+    looks = names.looks(summary["method"])
     for scenario, place in places.items():
         first = scenario == next(iter(places))
         part = summary[summary["scenario"] == scenario]
@@ -92,7 +106,9 @@ def accuracy_facets(summary: pd.DataFrame, names: Names) -> go.Figure:
             figure.add_scatter(
                 x=part[student], y=titles, name=student, showlegend=first, **mark, **place
             )
-        figure.add_scatter(x=part["mean"], y=titles, showlegend=first, **_mean_mark(part), **place)
+        figure.add_scatter(
+            x=part["mean"], y=titles, showlegend=first, **_mean_mark(part, looks), **place
+        )
         figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], **place)
     styled(
         figure,
@@ -101,7 +117,6 @@ def accuracy_facets(summary: pd.DataFrame, names: Names) -> go.Figure:
         y="",
         height=rows * (120 + _ROW_HEIGHT * len(methods)) + 60,
     )
-    figure.update_xaxes(**GRID).update_yaxes(**GRID)
     return figure.update_layout(margin={"l": 150, "t": 90}, legend={"orientation": "h", "y": -0.08})
 
 
@@ -124,7 +139,7 @@ def fidelity_figure(images: pd.DataFrame, names: Names) -> go.Figure:
         mode="markers",
         name="Real images (yardstick)",
         marker={
-            "color": "#777777",
+            "color": colour_of("real"),
             "size": 13,
             "symbol": [f"{names.symbol(s)}-open" for s in real["scenario"]],
             "line": {"width": 2},
@@ -163,17 +178,18 @@ def cost_figure(images: pd.DataFrame, summary: pd.DataFrame, names: Names) -> go
 
 def _cloud(frame: pd.DataFrame, names: Names, *, x: str, y: str, unit: str) -> go.Figure:
     """Draw a mark per method and scenario."""
-    figure = go.Figure()
+    figure, looks = go.Figure(), names.looks(frame["method"])
     for method, part in frame.groupby("method", sort=False):
+        look = looks[str(method)]
         figure.add_scatter(
             x=part[x],
             y=part[y],
             mode="markers",
             name=names.method(str(method)),
             marker={
-                "color": colour_of(str(method)),
+                "color": look.colour,
                 "size": 11,
-                "symbol": [names.symbol(s) for s in part["scenario"]],
+                "symbol": [names.symbol(s) + _CUES[look.cue % 2] for s in part["scenario"]],
             },
             text=[names.scenarios[s] for s in part["scenario"]],
             hovertemplate=f"%{{text}}<br>%{{x:.3g}}, %{{y:.3g}} ({unit})"
@@ -183,33 +199,31 @@ def _cloud(frame: pd.DataFrame, names: Names, *, x: str, y: str, unit: str) -> g
 
 
 def _student_mark(number: int) -> dict[str, object]:
-    grey = "#888888"
     return {
         "mode": "markers",
         "legendgroup": str(number),
         "marker": {
             "symbol": _STUDENT_MARKS[number % len(_STUDENT_MARKS)],
             "size": 8,
-            "color": grey,
-            "line": {"width": 1.5, "color": grey},
+            "color": INK,
+            "line": {"width": 1.5, "color": INK},
         },
         "hovertemplate": "%{y}, %{fullData.name}: %{x:.1f} %<extra></extra>",
     }
 
 
-def _mean_mark(part: pd.DataFrame) -> dict[str, object]:
+def _mean_mark(part: pd.DataFrame, looks: dict[str, Look]) -> dict[str, object]:
     return {
         "mode": "markers",
         "name": "mean over students",
         "legendgroup": "mean",
-        "marker": {"size": 11, "color": [colour_of(str(m)) for m in part["method"]]},
+        "marker": {"size": 11, "color": [looks[m].colour for m in part["method"]]},
         "error_x": {
             "type": "data",
             "symmetric": False,
             "array": (part["high"] - part["mean"]).fillna(0),
             "arrayminus": (part["mean"] - part["low"]).fillna(0),
             "thickness": 2,
-            "color": "#666666",
         },
         "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
     }

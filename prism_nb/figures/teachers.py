@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from prism_nb.figures.palette import colour_at
 from prism_nb.figures.style import styled
 
 _MARKS = {
-    "primary": ("star", "#4477AA"),
-    "teacher": ("circle", "#228833"),
-    "observer": ("diamond-open", "#777777"),
+    "primary": ("star", colour_at(0)),
+    "teacher": ("circle", colour_at(2)),
+    "observer": ("diamond-open", colour_at(3)),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from prism_nb.errors import UsageError, suggest
 from prism_nb.strict import read_yaml
+from prism_nb.words import value_words
 
 _WORDS = {"title", "paper"}
 
@@ -69,7 +70,7 @@ def protocol_sentence(values: dict[str, Any]) -> str:
     """
     sentence = f"Protocol: {protocol_words(values['protocol'])['title']}"
     changed = [
-        f"{name} {mine} (there {published})"
+        f"{name} {value_words(mine)} (there {value_words(published)})"
         for name, (mine, published) in departures(values).items()
     ]
     return f"{sentence}, but {', '.join(changed)}." if changed else f"{sentence}."

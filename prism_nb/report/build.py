@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -30,9 +31,9 @@ from prism_nb.run import Run
 
 REPORT = "figures/report.html"
 _HOW_TO_READ = (
-    "Means over the classes; ↑ and ↓ say which way is better, the others are read beside the row "
-    "of the real images, as many as there are of each method. Noise is diverse too: density, KID "
-    "and recognised tell it from images. A nearest training image at 0 is a copy."
+    "Means over the classes; ↑ and ↓ say which way is better, the others are read beside the "
+    "column of the real images, as many as there are of each method. Noise is diverse too: "
+    "density, KID and recognised tell it from images. A nearest training image at 0 is a copy."
 )
 _SCORES = (
     "Accuracies as fractions. HLR: what is lost against all real images, hard labels both; IOR: "
@@ -101,7 +102,7 @@ def _sections(run: Run, titles: dict[str, str]) -> list[Section]:
     return [
         *_learned(run, titles),
         *_by_themselves(run),
-        *_context(run),
+        *_context(run, titles),
         *_diversity(run, titles),
         *_steering(run, titles),
     ]
@@ -113,13 +114,15 @@ def _learned(run: Run, titles: dict[str, str]) -> list[Section]:
     learned = curves.assign(percent=100 * curves["top1"]).pivot_table(
         "percent", ["method", "student"], "epoch", sort=False
     )
-    trade = scoreboard.trade_table(run)
+    epochs = learned.rename(columns="epoch {}".format)
+    trade, matrix = scoreboard.trade_table(run), tables.matrix_table(accuracies)
+    named = partial(section, words={"method": titles})
     return [
-        section("What students learned", accuracy_figure(accuracies, titles), accuracies),
-        section("Accuracy against diversity", trade_figure(trade, titles), trade),
-        section("How they learned", learning_figure(curves, titles), learned),
-        section("From student to student", matrix_figure(accuracies, titles), None),
-        section("Class by class", class_figure(classes, titles), classes),
+        named("What students learned", accuracy_figure(accuracies, titles), accuracies),
+        named("Accuracy against diversity", trade_figure(trade, titles), trade),
+        named("How they learned", learning_figure(curves, titles), epochs),
+        named("From student to student", matrix_figure(accuracies, titles), matrix),
+        named("Class by class", class_figure(classes, titles), classes),
         *_gains(classes, titles),
         *_guesses(run, titles),
     ]
@@ -131,7 +134,8 @@ def _gains(classes: pd.DataFrame, titles: dict[str, str]) -> list[Section]:
         return []
     base = scoreboard.usual_base([str(name) for name in classes.columns])
     gains = scoreboard.gain_table(classes, base)
-    return [section("Gains and losses", gain_figure(gains, titles, base), gains)]
+    drawn = gain_figure(gains, titles, base)
+    return [section("Gains and losses", drawn, gains, words={"method": titles})]
 
 
 def _guesses(run: Run, titles: dict[str, str]) -> list[Section]:
@@ -157,13 +161,14 @@ def _by_themselves(run: Run) -> list[Section]:
     ]
 
 
-def _context(run: Run) -> list[Section]:
+def _context(run: Run, titles: dict[str, str]) -> list[Section]:
     """Set the run beside published numbers, where there are any of its kind."""
     table = context_table(run)
     if not len(table):
         return []
     caption = context_caption(run, table)
-    return [section("Beside published numbers", context_figure(table), table, caption)]
+    words = {"method": titles}
+    return [section("Beside published numbers", context_figure(table), table, caption, words)]
 
 
 def _steering(run: Run, titles: dict[str, str]) -> list[Section]:
@@ -171,10 +176,11 @@ def _steering(run: Run, titles: dict[str, str]) -> list[Section]:
     if len(losses):
         shares, last = tables.share_table(run), losses.groupby(["method", "unit", "term"]).last()
         drawn = presence_figure(tables.presence_table(run))
+        named = partial(section, words={"method": titles})
         found = [
-            section("What steered each unit", drawn, tables.draw_table(run)),
-            section("Who steers the statistics", share_figure(shares, titles), shares),
-            section("The losses, and their last values", loss_figure(losses, titles), last),
+            named("What steered each unit", drawn, tables.draw_table(run)),
+            named("Who steers the statistics", share_figure(shares, titles), shares),
+            named("The losses, and their last values", loss_figure(losses, titles), last),
         ]
     return [*found, section("The teachers", pool_figure(pool), pool)]
 
@@ -183,7 +189,7 @@ def _diversity(run: Run, titles: dict[str, str]) -> list[Section]:
     per_class, found = diversity_tables.diversity_per_class(run), []
     for network, group in per_class.groupby("features", sort=False):
         title = f"Diversity and fidelity in the features of {network}"
-        table = diversity_tables.space_table(run, str(network))
+        table = diversity_tables.space_table(run, str(network)).T.rename_axis("measure")
         found.append(section(title, None, table, _HOW_TO_READ))
         classes = diversity_tables.class_table(group, "cosine", titles)
         found.append(section("Similarity class by class", diversity_figure(group, titles), classes))

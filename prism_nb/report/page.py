@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from prism_nb.figures.html import figure_html, table_html
+from prism_nb.figures.html import Words, figure_html, in_words, table_html
 from prism_nb.figures.sheets import Picture
+from prism_nb.figures.theme import PAPER, RULES
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,24 @@ class Section:
 
 
 def section(
-    title: str, figure: go.Figure | None, table: pd.DataFrame | None, note: str = ""
+    title: str,
+    figure: go.Figure | None,
+    table: pd.DataFrame | None,
+    note: str = "",
+    words: Words | None = None,
 ) -> Section:
-    """Build a section from a figure, a table, or both."""
-    shown = Markup("") if table is None else table_markup(table)
-    return Section(title, _figure(figure), shown, note)
+    """Build a section from a figure, a table, or both.
+
+    Args:
+        title: Its heading.
+        figure: The figure.
+        table: The table.
+        note: A line on how to read them.
+        words: What names in the table are called, see `html.in_words`.
+    """
+    shown = Markup("") if table is None else table_markup(in_words(table, words or {}))
+    drawn = Markup("" if figure is None else figure_html(figure))  # noqa: S704 (plotly escapes)
+    return Section(title, drawn, shown, note)
 
 
 def table_markup(frame: pd.DataFrame) -> Markup:
@@ -53,13 +67,5 @@ def render(template: str, **content: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     library = Markup(get_plotlyjs())  # noqa: S704 (shipped with plotly)
-    return pages.get_template(template).render(library=library, **content)
-
-
-def _figure(figure: go.Figure | None) -> Markup:
-    """Draw on the page's own paper, light or dark."""
-    if figure is None:
-        return Markup("")
-    clear = "rgba(0,0,0,0)"
-    figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font={"color": "#808890"})
-    return Markup(figure_html(figure))  # noqa: S704
+    theme = Markup(PAPER + RULES)  # noqa: S704 (the kit's own)
+    return pages.get_template(template).render(library=library, theme=theme, **content)

@@ -180,13 +180,14 @@ def _sections(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> list[Sect
     names = names_of(folder)
     means, images, pairs = tables["summary"], tables["images"], tables["pairs"]
     sections = [
-        section("Accuracy", accuracy_facets(means, names), means),
-        section("Who beats whom", pair_facets(pairs, names), pairs),
+        section("Accuracy", accuracy_facets(means, names), means, words=names.words),
+        section("Who beats whom", pair_facets(pairs, names), pairs, words=names.words),
         section(
             "Diversity beside fidelity",
             fidelity_figure(images, names),
             images,
             "Images that are still noise look diverse: low is good only far to the right.",
+            names.words,
         ),
         section("Cost", cost_figure(images, means, names), None),
     ]
@@ -200,5 +201,5 @@ def _sections(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> list[Sect
             "The same values for every method that optimises, scored on a quarter of the training "
             "images that nothing learned from; never on the test images."
         )
-        sections.append(section("The search", None, tables["search"], note))
+        sections.append(section("The search", None, tables["search"], note, names.words))
     return sections

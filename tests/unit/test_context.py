@@ -14,7 +14,7 @@ from prism_nb import tables
 from prism_nb.config import load_settings
 from prism_nb.errors import PrismError
 from prism_nb.figures.context import PUBLISHED_COLOUR, context_figure
-from prism_nb.figures.style import colour_of
+from prism_nb.figures.palette import colour_of
 from prism_nb.protocols import protocol_names, protocol_words
 from prism_nb.report import context
 from prism_nb.run import Run

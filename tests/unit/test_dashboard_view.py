@@ -1,5 +1,7 @@
 """The diversity dashboard without a browser: numbers shown are the numbers recorded or computed."""
 
+import base64
+import gzip
 import itertools
 import json
 import re
@@ -27,8 +29,8 @@ from prism_nb.figures import cloud as clouds
 from prism_nb.figures.cloud import cloud, project, some
 from prism_nb.figures.dashboard import FIGURES, DashboardView, Shown, shown
 from prism_nb.figures.hover_page import hover_page
+from prism_nb.figures.palette import colour_of
 from prism_nb.figures.spread import distance_figure
-from prism_nb.figures.style import colour_of
 from prism_nb.plans.diversity import REFERENCE, diversity_unit
 from prism_nb.plans.synthesis import image_path, method_units
 from prism_nb.run import Run
@@ -357,6 +359,16 @@ def test_a_page_stands_alone_and_escapes(run: Run) -> None:
     page = hover_page(drawn(found), found.images, ["</script><b>"] * len(found.images), "<title>")
     assert "</script><b>" not in page
     assert "<title>&lt;title&gt;" in page
-    assert not re.search(r'(src|href)="?(https?:)?//', page.replace(get_plotlyjs(), ""))
-    (names,) = re.findall(r"names = (\[.*?\]), columns", page)
-    assert json.loads(names)[0] == "</script><b>"
+    assert not re.search(r'(src|href)="?(https?:)?//', page)
+    (data,) = re.findall(r"const {.*} = (.*);", page)
+    assert json.loads(data)["names"][0] == "</script><b>"
+
+
+def test_a_page_brings_its_library_along_and_stays_small(run: Run) -> None:
+    found = shown(run, view("map", classes=(1,)))
+    assert found.images is not None
+    page = hover_page(drawn(found), found.images, found.names, "a map")
+    (packed,) = re.findall(r'id="library">(.*?)</script>', page)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    assert len(page) < 2_500_000
+    assert '"showSendToCloud": false' in page

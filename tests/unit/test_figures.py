@@ -9,12 +9,18 @@ import torch
 from PIL import Image
 
 from prism_nb.figures.diversity import diversity_figure
-from prism_nb.figures.evaluation import accuracy_figure, class_figure, matrix_figure
+from prism_nb.figures.evaluation import (
+    accuracy_figure,
+    class_figure,
+    learning_figure,
+    matrix_figure,
+    trade_figure,
+)
 from prism_nb.figures.html import table_html
 from prism_nb.figures.losses import loss_figure
+from prism_nb.figures.palette import colour_of
 from prism_nb.figures.save import save_figure
 from prism_nb.figures.sheets import contact_sheet
-from prism_nb.figures.style import colour_of
 from prism_nb.run import Run
 
 ACCURACIES = pd.DataFrame(
@@ -78,6 +84,7 @@ def test_a_saved_figure_stands_alone_beside_its_library(run: Run) -> None:
     page = run.file(path).read_text()
     assert 'src="plotly.min.js"' in page
     assert "//cdn" not in page
+    assert "prefers-color-scheme: dark" in page
     assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
     numbers = pd.read_csv(run.file("figures/accuracy.csv"))
     assert numbers["mean"].tolist() == [90.0, 70.0]
@@ -130,3 +137,64 @@ def test_the_matrix_holds_each_method_by_each_student() -> None:
     assert list(squares.x) == ["a", "b"]
     assert list(squares.y) == ["PRISM", "sre2l"]
     assert squares.z.tolist() == [[90.0, 80.0], [70.0, 60.0]]
+
+
+CURVES = pd.DataFrame(
+    [
+        (method, "a", seed, epoch, 0.1 * epoch + 0.01 * seed)
+        for method in ("prism", "sre2l")
+        for seed in (0, 1)
+        for epoch in (1, 2)
+    ],
+    columns=["method", "student", "seed", "epoch", "top1"],
+)
+
+
+def test_the_bands_of_learning_curves_have_no_marks() -> None:
+    bands = [line for line in learning_figure(CURVES, {}).data if line.fill == "toself"]
+    assert [band.mode for band in bands] == ["lines", "lines"]
+
+
+TRADE = pd.DataFrame(
+    {"top-1 %": [80.0, 70.0], "intra-class cosine": [0.5, float("nan")], "recognised %": 90.0},
+    index=pd.Index(["prism", "sre2l"], name="method"),
+)
+
+
+def test_accuracy_against_diversity_shows_what_has_a_cosine() -> None:
+    (point,) = trade_figure(TRADE, {"prism": "PRISM"}).data
+    assert list(point.text) == ["PRISM"]
+    assert list(point.x) == [0.5]
+
+
+def test_without_a_cosine_a_sentence_stands_for_the_axes() -> None:
+    figure = trade_figure(TRADE.loc[["sre2l"]], {})
+    assert not figure.data
+    assert "one image per class" in figure.layout.title.text
+    assert figure.layout.xaxis.visible is False
+
+
+def test_no_figure_can_be_uploaded(run: Run) -> None:
+    figure = accuracy_figure(ACCURACIES, {})
+    removed = figure.to_plotly_json()["layout"]["template"]["layout"]["modebar"]["remove"]
+    assert "sendChartToCloud" in removed
+    page = run.file(save_figure(run, "accuracy", figure, ACCURACIES)).read_text()
+    assert '"showSendToCloud": false' in page
+
+
+def test_figures_lie_on_the_paper_of_their_page() -> None:
+    layout = accuracy_figure(ACCURACIES, {}).layout.template.layout
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_a_pivoted_table_has_no_phantom_column() -> None:
+    wide = ACCURACIES.pivot_table("mean", "method", "student")
+    html = table_html(wide)
+    assert html.count("<th>") == 2
+    assert ">student<" not in html
+    assert wide.columns.name == "student"
+
+
+def test_tables_answer_yes_and_no() -> None:
+    assert table_html(pd.DataFrame({"chosen": [True, False]})).count("True") == 0
+    assert ">yes<" in table_html(pd.DataFrame({"chosen": [True, False]}))

@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
         "leases",
         "liveness",
         "units",
+        "words",
         "provenance",
         "run",
         "plans",

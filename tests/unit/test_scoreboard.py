@@ -104,3 +104,20 @@ def test_a_sentence_says_whose_protocol_it_is_and_what_departs_from_it() -> None
     assert protocol_sentence(plain) == "Protocol: CDA, but student_batch 7 (there 128)."
     whole = load_settings("digits_quick", {"protocol": "cda"}).plain()
     assert protocol_sentence(whole) == "Protocol: CDA."
+
+
+def test_a_protocol_sentence_says_yes_and_no() -> None:
+    plain = load_settings("digits_quick", {"label_flip": False}).plain()
+    assert "label_flip no (there yes)" in protocol_sentence(plain)
+
+
+def test_a_matrix_holds_means_and_deviations(tmp_path: Path) -> None:
+    table = tables.matrix_table(tables.accuracy_table(run_of(tmp_path)))
+    assert table.loc["prism", "test_resnet"] == "82.0 ± 2.8"
+    assert list(table.index) == ["prism", "random_real"]
+
+
+def test_settings_are_told_without_pythons_values(tmp_path: Path) -> None:
+    told = tables.settings_table(run_of(tmp_path))["value"]
+    assert told["ceiling"] == "yes"
+    assert not set(told) & {"None", "True", "False"}

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from prism_nb import notebook
 from prism_nb.figures.losses import presence_figure
 from prism_nb.figures.pairs import pair_facets
 from prism_nb.figures.study import Names, accuracy_facets, cost_figure, fidelity_figure
@@ -135,3 +136,19 @@ def test_presence_counts_the_steps_of_every_draw(run: Run) -> None:
     assert table["test_resnet"].tolist() == [100.0, 100.0]
     assert table["test_byobnet"].tolist() == [50.0, 50.0]  # ten of twenty steps
     assert math.isclose(presence_figure(table).data[0].z[0][1], 50.0)
+
+
+def test_tables_of_a_study_are_told_in_titles(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(notebook, "display", lambda shown: said.append(shown.data))
+    notebook.show_table(compare_pairs(RECORDS), folder)
+    search = pd.DataFrame({"search": ["s"], "method": ["sre2l"], "chosen": [True]})
+    notebook.show_table(search, folder)
+    pairs, chosen = said
+    for title in ("Random real", "PRISM", "Second"):
+        assert f"<td>{title}</td>" in pairs
+    assert "random_real" not in pairs
+    assert "<td>SRe2L</td>" in chosen
+    assert "<td>yes</td>" in chosen
