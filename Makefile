@@ -29,7 +29,8 @@ rehearsal: .venv/.installed  ## run the ImageNet preset on 1,000 generated class
 chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be lost
 	$(BIN)/python -m benchmarks.chaos
 
-test: .venv/.installed  ## run every test
+test: .venv/.installed  ## run every test; root gets Chromium from apt, where there is none
+	@.ci/chromium
 	$(BIN)/python -m pytest -n 2
 
 pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium

@@ -2,7 +2,8 @@
 
 from prism_nb.widgets.diversity_dashboard import DiversityDashboard
 from prism_nb.widgets.gallery import Gallery
+from prism_nb.widgets.keyboard import KeyboardBox
 from prism_nb.widgets.run_monitor import RunMonitor
 from prism_nb.widgets.teacher_picker import TeacherPicker
 
-__all__ = ["DiversityDashboard", "Gallery", "RunMonitor", "TeacherPicker"]
+__all__ = ["DiversityDashboard", "Gallery", "KeyboardBox", "RunMonitor", "TeacherPicker"]

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jupyter_lab import CHROMIUM, ROOT, Lab, opened_lab
+from browser_page import CHROMIUM
+from filelock import FileLock
+from jupyter_lab import ROOT, Lab, opened_lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A JupyterLab with no runs; the test fails where the browser's console names an error."""
+    """A JupyterLab with no runs; the test fails where the browser complains of anything."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     with opened_lab(tmp_path) as opened:
@@ -32,9 +34,22 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run `digits_quick`; copy it before changing anything."""
-    runs = tmp_path_factory.mktemp("finished")
+    """A folder with a finished run `digits_quick`; copy it before changing anything.
+
+    Workers of pytest-xdist share it: whichever asks first makes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    runs = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not (runs / "digits_quick" / "figures" / "report.html").is_file():
+            finish_quick_run(runs)
+    return runs
+
+
+def finish_quick_run(runs: Path) -> None:
+    """Take `digits_quick` through all of its notebooks."""
     command = [sys.executable, "-c", "from prism_nb.cli import main; main()", "run", "digits_quick"]
     environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return runs

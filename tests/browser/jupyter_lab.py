@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,16 +9,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import nbformat
+from browser_page import chromium, watched_page
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
 TOKEN = "only-for-this-test"
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
+NOTEBOOK = "window.jupyterapp.shell.currentWidget.content"
+SCROLLED = "document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer')"
 KERNEL_IS_IDLE = (
     "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
     " === 'idle'"
@@ -34,13 +35,11 @@ class Lab:
         address: Where it listens.
         runs: The folder of its runs.
         page: Playwright's page.
-        errors: What the browser's console complained of.
     """
 
     address: str
     runs: Path
     page: Any
-    errors: list[str] = field(default_factory=list)
 
     def open(self, notebook: str) -> None:
         """Open a notebook, in tabs of its own, and wait for its kernel."""
@@ -50,13 +49,32 @@ class Lab:
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=90_000)
 
     def run_all(self) -> None:
-        """Run every cell; what to wait for is the caller's to say."""
-        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        """Run every cell, and wait for the last."""
+        self.command("notebook:run-all-cells")
+
+    def run_from(self, text: str) -> None:
+        """Run the cell that holds a text and all below it, and wait for the last."""
+        self.page.get_by_text(text).first.click()
+        self.command("notebook:run-all-below")
+
+    def command(self, name: str) -> None:
+        """Carry out one of JupyterLab's commands, and wait for its end."""
+        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+    def code_cells(self) -> list[dict[str, Any]]:
+        """Return the code cells of the open notebook, with their outputs, as nbformat has them."""
+        cells: list[dict[str, Any]] = self.page.evaluate(f"() => {NOTEBOOK}.model.toJSON().cells")
+        return [cell for cell in cells if cell["cell_type"] == "code"]
 
     def run_cell(self, text: str) -> None:
         """Run the cell that holds a text."""
         self.page.get_by_text(text).first.click()
         self.page.keyboard.press("Shift+Enter")
+
+    def outputs(self, text: str) -> str:
+        """Return what the code cell that holds a text has shown, as JSON."""
+        (cell,) = [c for c in self.code_cells() if text in "".join(c["source"])]
+        return json.dumps(cell["outputs"], ensure_ascii=False)
 
     def shot(self, name: str) -> Path:
         """Keep a picture of what the page shows."""
@@ -65,27 +83,30 @@ class Lab:
         self.page.screenshot(path=path)
         return path
 
+    def tall_shot(self, name: str) -> Path:
+        """Keep a picture of the whole notebook, from its first cell to its last."""
+        seen = self.page.viewport_size
+        height = self.page.evaluate(f"() => {SCROLLED}.scrollHeight + 100")
+        self.page.set_viewport_size({**seen, "height": height})
+        self.page.evaluate(f"() => {SCROLLED}.scrollTo(0, 0)")
+        self.page.wait_for_timeout(500)  # figures are drawn anew
+        path = self.shot(name)
+        self.page.set_viewport_size(seen)
+        return path
+
 
 @contextmanager
 def opened_lab(folder: Path) -> Iterator[Lab]:
     """Open a JupyterLab over a folder's `notebooks` and `runs`, and a page to look at it.
 
     Raises:
-        AssertionError: At the end, where the browser's console named an error.
+        AssertionError: At the end, where the browser complained of something.
     """
-    from playwright.sync_api import sync_playwright
-
     server, address = start_server(folder)
     try:
         wait_for_server(f"{address}/api?token={TOKEN}", server)
-        with sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            opened = Lab(address, folder / "runs", page)
-            page.on("pageerror", lambda error: opened.errors.append(str(error)))
-            yield opened
-            browser.close()
-            assert not opened.errors
+        with chromium() as browser, watched_page(browser) as page:
+            yield Lab(address, folder / "runs", page)
     finally:
         server.terminate()
         server.wait(30)
@@ -97,6 +118,14 @@ def prefer(folder: Path, plugin: str, **values: Any) -> None:
     path = folder / f"settings/@jupyterlab/{extension}-extension/{name}.jupyterlab-settings"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
+
+
+def set_parameters(notebook: Path, **values: Any) -> None:
+    """Write values under a notebook's parameters, as a person would."""
+    content = nbformat.read(notebook, as_version=4)
+    cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
+    nbformat.write(content, notebook)
 
 
 def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":

@@ -5,8 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
-from jupyter_lab import ROOT, Lab, opened_lab, prefer
+from jupyter_lab import ROOT, Lab, opened_lab, prefer, set_parameters
 
 DEMO = ROOT / "data" / "runs" / "digits"
 PICTURES = ROOT / "docs" / "pictures"
@@ -22,23 +21,15 @@ def main() -> None:
         place = Path(folder)
         shutil.copytree(DEMO, place / "runs" / "digits")
         notebooks = shutil.copytree(ROOT / "notebooks", place / "notebooks")
-        name_run(notebooks / "01_teacher_pool.ipynb", "digits")
-        name_run(notebooks / "02_synthesis.ipynb", GROWING)
-        name_run(notebooks / "03_diversity.ipynb", "digits")
+        set_parameters(notebooks / "01_teacher_pool.ipynb", run_name="digits", preset="digits")
+        set_parameters(notebooks / "02_synthesis.ipynb", run_name=GROWING, preset="digits")
+        set_parameters(notebooks / "03_diversity.ipynb", run_name="digits", preset="digits")
         prefer(place, "notebook/tracker", windowingMode="none")  # cells out of sight stay there
         with opened_lab(place) as lab:
             lab.page.set_viewport_size({"width": 1280, "height": 2400})
             picker(lab)
             growing(lab, place / "runs")
             dashboard(lab)
-
-
-def name_run(notebook: Path, run_name: str) -> None:
-    """Have a notebook open a run of the demo's settings."""
-    content = nbformat.read(notebook, as_version=4)
-    cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
-    cell.source += f'\nrun_name = "{run_name}"\npreset = "digits"'
-    nbformat.write(content, notebook)
 
 
 def picker(lab: Lab) -> None:

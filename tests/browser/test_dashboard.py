@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from browser_page import cut_off
 from jupyter_lab import Lab, wait_until
 
 
@@ -31,6 +32,7 @@ def test_diversity_is_looked_at_from_all_sides(lab: Lab, finished_runs: Path) ->
     frame.get_by_text("Random real, 9 · nine, slot 1").first.wait_for(timeout=10_000)
     curve.scroll_into_view_if_needed()
     lab.shot("dashboard_map")
+    assert cut_off(page) == []
 
     page.get_by_label("Map by", exact=True).select_option(label="UMAP")
     page.wait_for_selector("iframe[title^='UMAP of 560 images']", timeout=180_000)
@@ -45,12 +47,14 @@ def test_diversity_is_looked_at_from_all_sides(lab: Lab, finished_runs: Path) ->
     frame.get_by_text("Real images, 3 · three, slot 0").first.wait_for(timeout=10_000)
     curve.scroll_into_view_if_needed()
     lab.shot("dashboard_matrix")
+    assert cut_off(page) == []
 
     for name in ("Nearest neighbours", "Vendi, coverage, radius"):
         page.get_by_role("button", name=name).click()
         widget.locator(".js-plotly-plot").wait_for(timeout=60_000)
         curve.scroll_into_view_if_needed()
         lab.shot(f"dashboard_{name.split()[0].strip(',').lower()}")
+        assert cut_off(page) == []
     page.get_by_role("button", name="Save figure").click()
     saved = lab.runs / "digits_quick" / "figures" / "dashboard_bars.html"
     wait_until(saved.is_file, "the figure was not saved")

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from browser_page import cut_off
 from jupyter_lab import Lab, wait_until
 from PIL import Image
 
@@ -18,6 +19,7 @@ def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> N
     assert page.locator(".prism-panel").count() == 4
     assert page.locator(".prism-gallery figure").count() == 8  # two of the first class each
     lab.shot("gallery")
+    assert cut_off(page) == []
 
     methods.select_option(label=["PRISM", "Real images"])
     page.get_by_label("Classes", exact=True).fill("all classes")
@@ -30,6 +32,7 @@ def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> N
     page.wait_for_selector("text=initial ones left of them", timeout=60_000)
     methods.scroll_into_view_if_needed()
     lab.shot("gallery_sorted")
+    assert cut_off(page) == []
 
     page.get_by_role("button", name="Save contact sheet").click()
     page.wait_for_selector("text=saved as figures/gallery_all_by_agreement_page1.png")
@@ -42,6 +45,7 @@ def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> N
     page.keyboard.press("Enter")
     page.wait_for_selector("text=no class 'tvelve'; did you mean")
     lab.shot("gallery_refuses")
+    assert cut_off(page) == []
     page.get_by_label("Classes", exact=True).fill("")
     page.get_by_label("Classes", exact=True).fill("3-5")
     page.keyboard.press("Enter")

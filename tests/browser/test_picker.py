@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from browser_page import cut_off
 from jupyter_lab import Lab, wait_until
 from playwright.sync_api import expect
 
@@ -97,6 +98,7 @@ def everything_fits(page: Any) -> None:
     place, *tables = page.eval_on_selector(".prism-picker", ends)
     assert place <= 1280
     assert all(end <= place for end in tables)
+    assert cut_off(page) == []
 
 
 def read(config: Path) -> dict[str, Any]:

@@ -84,6 +84,12 @@ def test_every_notebook_is_kept_without_errors(run: Path) -> None:
                 assert output.get("name") != "stderr", output
 
 
+def test_notebooks_and_report_stay_small(run: Path) -> None:
+    for path in (run / "notebooks").glob("*.ipynb"):
+        assert path.stat().st_size < 5e6, path.name
+    assert (run / "figures" / "report.html").stat().st_size < 20e6
+
+
 def test_the_distilled_set_is_an_image_folder_in_class_order(run: Path) -> None:
     from torchvision.datasets import ImageFolder
 

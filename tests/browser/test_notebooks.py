@@ -1,0 +1,137 @@
+"""Every notebook in a real JupyterLab on a finished run: whole, clean, and within the window."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from browser_page import cut_off, watched_page
+from jupyter_lab import ARTEFACTS, NOTEBOOK, ROOT, Lab, opened_lab, prefer, set_parameters
+from playwright.sync_api import expect
+
+SMALL_STUDY = {
+    "title": "A small study",
+    "preset": "digits_quick",
+    "settings": {
+        "teachers": ["test_resnet", "test_byobnet"],
+        "observers": [],
+        "feature_networks": ["test_byobnet"],
+        "squeeze_epochs": 1,
+        "methods": ["prism", "random_real"],
+        "recipe": {"iterations": 5},
+        "ipc": 2,
+        "label_epochs": 2,
+        "students": ["test_resnet"],
+        "student_seeds": 1,
+    },
+    "searches": {"one": {"grid": {"lr": [0.05, 0.2]}}},
+    "scenarios": {"tuned": {"title": "Tuned", "tuned_by": "one"}},
+    "replicates": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def lab(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab for all of these tests, with a finished run and the file of a study."""
+    place = tmp_path_factory.mktemp("lab")
+    shutil.copytree(finished_runs, place / "runs")
+    notebooks = shutil.copytree(ROOT / "notebooks", place / "notebooks")
+    (place / "small.yaml").write_text(yaml.safe_dump(SMALL_STUDY))
+    two = ["test_mambaout", "test_byobnet"]
+    set_parameters(notebooks / "03_diversity.ipynb", feature_networks=two)
+    set_parameters(notebooks / "07_ablation.ipynb", study=str(place / "small.yaml"))
+    # Cells out of sight are drawn too, and the last one ends the page.
+    prefer(place, "notebook/tracker", windowingMode="none", scrollPastEnd=False)
+    with opened_lab(place) as opened:
+        yield opened
+
+
+def run_clean(lab: Lab, notebook: str) -> None:
+    """Run a notebook from top to bottom; nothing may fail, complain, or be cut off."""
+    lab.open(notebook)
+    lab.run_all()
+    stays_clean(lab)
+    lab.tall_shot(f"notebook_{notebook}")
+
+
+def stays_clean(lab: Lab) -> None:
+    for cell in lab.code_cells():
+        assert cell["execution_count"] is not None, cell["source"]
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", output
+            assert output.get("name") != "stderr", output
+    assert cut_off(lab.page) == []
+
+
+def reads_well_offline(lab: Lab, page_file: Path, name: str) -> None:
+    """Open a page in light and in dark without a network, and keep pictures of both."""
+    grounds = set()
+    for scheme in ("light", "dark"):
+        browser = lab.page.context.browser
+        with watched_page(browser, offline=True, color_scheme=scheme) as page:
+            page.goto(page_file.as_uri())
+            page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=30_000)
+            ground, width = page.evaluate(
+                "() => [getComputedStyle(document.body).backgroundColor,"
+                " document.documentElement.scrollWidth]"
+            )
+            grounds.add(ground)
+            assert width <= 1280
+            page.screenshot(path=ARTEFACTS / f"{name}_{scheme}.png", full_page=True)
+    assert len(grounds) == 2
+
+
+@pytest.mark.parametrize("notebook", ["01_teacher_pool", "02_synthesis", "04_relabel"])
+def test_a_notebook_runs_clean_on_what_is_finished(lab: Lab, notebook: str) -> None:
+    run_clean(lab, notebook)
+
+
+def press_down(lab: Lab, label: str, value: str) -> None:
+    """Choose the next value of a list by keyboard; no other cell becomes the active one."""
+    choice = lab.page.locator(".prism-keys").get_by_label(label, exact=True).first
+    choice.focus()
+    active = lab.page.evaluate(f"() => {NOTEBOOK}.activeCellIndex")
+    lab.page.keyboard.press("ArrowDown")
+    expect(choice).to_have_js_property("value", value)
+    assert lab.page.evaluate(f"() => {NOTEBOOK}.activeCellIndex") == active
+
+
+def test_diversity_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
+    run_clean(lab, "03_diversity")
+    before = lab.outputs("space_table(run, space.value)")
+    press_down(lab, "Features", "test_byobnet")
+    press_down(lab, "Measure", "cosine to centroid")
+    lab.run_from("space_table(run, space.value)")
+    stays_clean(lab)
+    lab.tall_shot("notebook_03_diversity_chosen")
+    assert lab.outputs("space_table(run, space.value)") != before
+    assert "Cosine to centroid of each class" in lab.outputs("diversity_figure(per_class")
+    assert "features of test_byobnet" in lab.outputs("DashboardView(what, *everything)")
+
+
+def test_evaluation_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
+    run_clean(lab, "05_evaluation")
+    assert "PRISM, test_resnet" in lab.outputs("figures.learning_figure")
+    press_down(lab, "Student", "test_mambaout")
+    lab.run_from("curves = tables.learning_table")
+    assert "PRISM, test_mambaout" in lab.outputs("figures.learning_figure")
+    assert "PRISM, test_resnet" not in lab.outputs("figures.learning_figure")
+
+    press_down(lab, "Beside", "random_real")
+    press_down(lab, "Images of", "sre2l")
+    lab.run_from("gains = scoreboard.gain_table")
+    stays_clean(lab)
+    lab.tall_shot("notebook_05_evaluation_chosen")
+    assert "per class, beside Random real" in lab.outputs("figures.gain_figure")
+    assert "test_mambaout, taught by SRe2L" in lab.outputs("figures.guess_figure")
+
+
+def test_the_report_opens_anywhere(lab: Lab) -> None:
+    run_clean(lab, "06_report")
+    reads_well_offline(lab, lab.runs / "digits_quick" / "figures" / "report.html", "report")
+
+
+def test_a_study_is_carried_out_and_its_page_opens_anywhere(lab: Lab) -> None:
+    run_clean(lab, "07_ablation")
+    reads_well_offline(lab, lab.runs / "small" / "study.html", "study")
