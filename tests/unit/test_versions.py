@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,11 @@ def test_sources_decide_and_nothing_else_of_the_package(
 
 def test_a_task_of_another_version_is_not_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = Unit(stage="labels", name="u", marker="labels/u.json", binding="b")
-    monkeypatch.setattr(crew, "versions", lambda: {**versions.versions(), "prism-nb": "9"})
-    task = Task.of(run, [unit], "json:none")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(crew, "versions", lambda: {**versions.versions(), "prism-nb": "9"})
+        task = Task.of(run, [unit], "json:none")
     report = work_off(Task(task.run, {"no": "setting"}, task.units, task.work, task.versions))
     assert report.made == 0
     assert "prism-nb " in report.error
     assert "9 with the driver" in report.error
     assert not list(run.events("labels"))
-    assert json.dumps(task.versions)
