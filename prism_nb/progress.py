@@ -19,7 +19,8 @@ class StageProgress:
 
     Args:
         units: Number of units of the stage.
-        draw: Given the share that is done, in [0, 1], and the name of the unit at work.
+        draw: Given the share that is done, in [0, 1], and the name of the unit at work, or what is
+            waited for.
     """
 
     def __init__(self, units: int, draw: Draw) -> None:
@@ -34,6 +35,8 @@ class StageProgress:
             self._move(self._done, "")
         elif kind == "step":
             self._move(self._done + event["step"] / event["steps"], str(event.get("unit", "")))
+        elif kind == "waiting":
+            self._draw(self._shown, str(event.get("why", "")))
 
     def _move(self, units: float, unit: str) -> None:
         # a unit's end is told after the next one's first steps, while its files are written
@@ -45,13 +48,14 @@ class FollowedBar:
     """A terminal's bar over a stage that another process works on, read from its event log.
 
     Only events written after it was made count, so that an earlier call does not show. It is
-    drawn in a terminal only, not into a log file. Use it as a context manager.
+    drawn in a terminal only, not into a log file; what is waited for is a line in both. Use it as
+    a context manager.
     """
 
     def __init__(self, run: Run, stage: str, units: int, *, stream: TextIO | None = None) -> None:
         self._run, self._stage = run, stage
         self._position = run.events_after(stage, 0)[1]
-        stream = stream or sys.stdout
+        self._stream = stream = stream or sys.stdout
         self._bar = tqdm(
             total=1.0,
             desc=f"{stage:<10}",
@@ -78,6 +82,8 @@ class FollowedBar:
             events, self._position = self._run.events_after(self._stage, self._position)
             for event in events:
                 self._progress(event)
+                if event.get("event") == "waiting":
+                    self._bar.write(f"{self._stage}: {event.get('why')}", file=self._stream)
             self._bar.refresh()
 
     def _draw(self, share: float, unit: str) -> None:

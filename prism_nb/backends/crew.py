@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prism_nb.backends.here import run_here
+from prism_nb.backends.versions import require_same, versions
 from prism_nb.backends.work import OnEvent
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.run import Run
@@ -28,17 +30,20 @@ class Task:
         settings: The run's, as plain values.
         units: What to do.
         work: `module:function` of a `Work`.
+        versions: The driver's; a worker with others does nothing.
     """
 
     run: str
     settings: dict[str, Any]
     units: tuple[Unit, ...]
     work: str
+    versions: dict[str, str]
 
     @classmethod
     def of(cls, run: Run, units: Sequence[Unit], work: str) -> Task:
         """Return a task that does some units of a run."""
-        return cls(str(run.path.absolute()), run.settings.plain(), tuple(units), work)
+        path, settings = str(run.path.absolute()), run.settings.plain()
+        return cls(path, settings, tuple(units), work, versions())
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,17 @@ class Report:
 
 def work_off(task: Task) -> Report:
     """Do a task in a worker; what happens stands in the run's event log."""
+    try:
+        require_same(task.versions, where=f"a worker on {socket.gethostname()}")
+        return Report(_do(task))
+    except PrismError as error:
+        return Report(0, str(error), type(error).__name__)
+    except Exception as error:
+        return Report(0, f"{type(error).__name__}: {error}", "PrismError")
+
+
+def _do(task: Task) -> int:
+    """Do a task's units, and return how many this worker has done itself."""
     run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
     _limit_threads(run.settings)
 
@@ -70,12 +86,7 @@ def work_off(task: Task) -> Report:
         if event["event"] != "kept":  # the driver knows
             run.event(task.units[0].stage, **event)
 
-    try:
-        return Report(run_here(run, task.units, task.work, emit).made)
-    except PrismError as error:
-        return Report(0, str(error), type(error).__name__)
-    except Exception as error:
-        return Report(0, f"{type(error).__name__}: {error}", "PrismError")
+    return run_here(run, task.units, task.work, emit).made
 
 
 def _limit_threads(settings: Settings) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prism_nb.backends.crew import Followed, Report, Task, work_off
 from prism_nb.backends.ray_cluster import connected, threads_of
 from prism_nb.backends.unit_log import log_name, spoken_to
-from prism_nb.backends.versions import require_same, versions
 from prism_nb.backends.work import OnEvent, Outcome
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.units import Unit
 
+_PATIENCE = 30.0  # seconds without a word from any worker, after which it is said what is missing
 _DEATHS = 3  # of workers, at one unit or before their first, after which there is no further try
 
 
@@ -46,7 +45,7 @@ def _on_cluster(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -
         connected(settings, 1 if asked == "auto" else most),
     ):
         share = _Share.of(settings, _machines())
-        crew = _Crew(run, work, min(most, share.places), share.hire)
+        crew = _Crew(run, work, min(most, share.places), share)
         try:
             return crew.do(units)
         finally:
@@ -100,13 +99,26 @@ class _Share:
 
         return ray.remote(_Worker).options(num_cpus=self.cpus, num_gpus=self.gpus).remote()
 
+    def missing(self, workers: int) -> str:
+        """Return in words what so many workers wait for."""
+        import ray
+
+        kind, size = ("GPU", self.gpus) if self.gpus else ("CPU", self.cpus)
+        free, all_ = (
+            resources.get(kind, 0)
+            for resources in (ray.available_resources(), ray.cluster_resources())
+        )
+        return (
+            f"waiting for room on the Ray cluster: {workers * size:g} {kind}s asked, {free:g} of "
+            f"{all_:g} free"
+        )
+
 
 class _Worker:
     """Lives in a process of its own, which keeps what it has loaded from unit to unit."""
 
-    def greet(self) -> tuple[str, dict[str, str]]:
-        """Return where this worker is, and its versions."""
-        return socket.gethostname(), versions()
+    def greet(self) -> None:
+        """Answer, as soon as this worker is there."""
 
     def do(self, task: Task, log: str) -> Report:
         """Do a unit, and let everything that is printed meanwhile stand in its log."""
@@ -119,15 +131,15 @@ class _Worker:
 class _Crew:
     """Gives one unit at a time to each worker, and a dead one's to another."""
 
-    def __init__(self, run: Run, work: str, size: int, hire: Callable[[], Any]) -> None:
-        self._run, self._work, self._size, self._hire = run, work, size, hire
+    def __init__(self, run: Run, work: str, size: int, share: _Share) -> None:
+        self._run, self._work, self._size, self._share = run, work, size, share
         self._coming: dict[Any, Any] = {}  # by what they will say: workers before their first unit
         self._busy: dict[Any, tuple[Any, Unit]] = {}  # by their report to come
         self._idle: list[Any] = []
         self._left: deque[Unit] = deque()
         self._deaths: Counter[str] = Counter()
         self._failure: Exception | None = None
-        self._made = 0
+        self._made, self._has_told = 0, False
 
     def do(self, units: Sequence[Unit]) -> int:
         """Do units, and return how many the workers have done."""
@@ -137,7 +149,9 @@ class _Crew:
         while self._busy or (self._left and not self._failure):
             if not self._failure:
                 self._hand_out()
-            answered, _ = ray.wait([*self._coming, *self._busy])
+            answered, _ = ray.wait([*self._coming, *self._busy], timeout=_PATIENCE)
+            if not answered and self._coming:
+                self._tell_of_waiting(units[0].stage)
             for answer in answered:
                 self._hear(answer)
         if self._failure:
@@ -159,7 +173,7 @@ class _Crew:
             self._busy[worker.do.remote(task, log_name(unit))] = worker, unit
         there = len(self._coming) + len(self._busy) + len(self._idle)
         for _ in range(min(self._size - there, len(self._left) - len(self._coming))):
-            worker = self._hire()
+            worker = self._share.hire()
             self._coming[worker.greet.remote()] = worker
 
     def _hear(self, answer: Any) -> None:
@@ -171,7 +185,7 @@ class _Crew:
         try:
             said = ray.get(answer)
             if unit is None:
-                require_same(said[1], where=f"a worker on {said[0]}")
+                self._has_told = False
             else:
                 said.require()
                 self._made += said.made
@@ -210,6 +224,12 @@ class _Crew:
                 ),
                 unit,
             )
+
+    def _tell_of_waiting(self, stage: str) -> None:
+        """Say once, until a worker comes, what those wait for that have not come."""
+        if not self._has_told:
+            self._has_told = True
+            self._run.event(stage, event="waiting", why=self._share.missing(len(self._coming)))
 
     def _tell(self, unit: Unit, **event: Any) -> None:
         self._run.event(unit.stage, **event, unit=unit.name)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from prism_nb import files
 from prism_nb.backends.crew import Followed, Task, work_off
 from prism_nb.backends.slurm_executor import cluster_of, executor_of, require_slurm, submit
-from prism_nb.backends.slurm_jobs import Job, Jobs, stop_command
+from prism_nb.backends.slurm_jobs import Job, Jobs, report_name, stop_command
 from prism_nb.backends.work import OnEvent, Outcome
 from prism_nb.device import keep_freed_memory
 from prism_nb.errors import PrismError
@@ -99,6 +99,7 @@ class _Driver:
     def __init__(self, run: Run, stage: str, units: Sequence[Unit]) -> None:
         self._run, self._stage, self._units = run, stage, units
         self._cluster = cluster_of(run.settings)
+        self._silence = ""
         self._jobs = Jobs(run.file(f"jobs/{stage}").absolute(), self._cluster)
 
     def drive(self, work: str) -> None:
@@ -109,38 +110,52 @@ class _Driver:
         if mine:
             self._tell("followed", mine)
         if left:
-            new = self._submit(left, work)
-            self._jobs.write([*found, *new])
+            new = self._submit(left, work, beside=found)
             self._tell("submitted", new)
             mine += new
         self._follow(mine)
         self._require_all(mine)
 
-    def _submit(self, units: Sequence[Unit], work: str) -> list[Job]:
+    def _submit(self, units: Sequence[Unit], work: str, *, beside: Sequence[Job]) -> list[Job]:
+        """Submit units as an array, and record it, with the jobs that there are beside it.
+
+        It is recorded before it is submitted, too: the next driver finds the jobs of one that dies
+        in between by their name.
+        """
         settings, folder = self._run.settings, self._jobs.folder
         workers = min(len(units), _MOST_JOBS) if settings.workers == "auto" else settings.workers
         hands, token = deal(units, workers), secrets.token_hex(4)
-        reports = [f"{token}-{place}.json" for place in range(len(hands))]
+        planned = [
+            Job("", report_name(token, place), {unit.name: unit.binding for unit in hand})
+            for place, hand in enumerate(hands)
+        ]
         duties = [
-            Duty(Task.of(self._run, hand, work), str(folder / report))
-            for hand, report in zip(hands, reports, strict=True)
+            Duty(Task.of(self._run, hand, work), str(folder / job.report))
+            for hand, job in zip(hands, planned, strict=True)
         ]
-        executor = executor_of(settings, folder, f"{self._run.name}-{self._stage}")
-        jobs = submit(executor, duties)
-        return [
-            Job(job.job_id, report, {unit.name: unit.binding for unit in hand})
-            for job, report, hand in zip(jobs, reports, hands, strict=True)
-        ]
+        executor = executor_of(settings, folder, f"{self._run.name}-{self._stage}", token)
+        self._jobs.write([*beside, *planned])
+        submitted = submit(executor, duties)
+        jobs = [replace(job, id=its.job_id) for job, its in zip(planned, submitted, strict=True)]
+        self._jobs.write([*beside, *jobs])
+        return jobs
 
     def _follow(self, jobs: Sequence[Job]) -> None:
         """Wait for the jobs; interrupting that leaves them alone."""
         under_way = list(jobs)
         try:
             while under_way := self._jobs.under_way(jobs):
+                self._tell_of_silence()
                 time.sleep(_LOOK)
         except KeyboardInterrupt:
             self._tell("left", under_way)
             raise KeyboardInterrupt(_go_on(under_way, self._cluster)) from None
+
+    def _tell_of_silence(self) -> None:
+        """Say once, whenever it begins, that the queue does not answer."""
+        before, self._silence = self._silence, self._jobs.silence
+        if self._silence and not before:
+            self._run.event(self._stage, event="waiting", why=self._silence)
 
     def _require_all(self, jobs: Sequence[Job]) -> None:
         """Check that all units are done, allowing for files that show late.

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,17 +16,14 @@ from importlib import metadata
 from typing import Any
 from unittest.mock import patch
 
+from prism_nb.backends.ray_address import find_cluster, unreachable
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.settings import Settings
 
 _FIRST_WITH_TOKENS = "2.52"
 _TRIES = 3
-_TIMEOUT = 5.0  # seconds to reach a cluster's address
 _OBJECT_STORE = 80 * 2**20  # bytes; only keys travel, and Ray takes no less
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # a frame of kind 4, which is empty
-# Linux has a whole network of loopback addresses, and Ray replaces the first by an outer one.
-_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+_LOOPBACK = "127.0.0.1"  # the one address at which Ray's processes listen nowhere else
 # No telemetry, no page of metrics that anybody may read, and no caller without the token.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,8 +33,11 @@ _ENVIRONMENT = {
 }
 
 
-def require_ray(settings: Settings) -> None:
+def require_ray(settings: Settings) -> str | None:
     """Check that settings for Ray can work, without starting anything.
+
+    Returns:
+        The address of the cluster that is asked for; None where one is to be made.
 
     Raises:
         UsageError: Ray is not installed or too old, a single device is named for several workers,
@@ -51,8 +50,7 @@ def require_ray(settings: Settings) -> None:
             f"device {settings.device!r} does not go with backend ray, which gives every worker a "
             "GPU of its own; use device auto, and CUDA_VISIBLE_DEVICES to leave some GPUs out"
         )
-    if settings.ray_address not in {None, "auto"}:
-        _require_answer(str(settings.ray_address))
+    return None if settings.ray_address is None else find_cluster(settings.ray_address)
 
 
 def _require_tokens() -> None:
@@ -71,40 +69,6 @@ def _release(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)[:2]]
 
 
-def _require_answer(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(
-            f"ray_address {address!r} is none; use HOST:PORT of the cluster's head as `ray start` "
-            "prints it, from a machine of the cluster, or auto, or leave it out for this machine"
-        )
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as there:
-            _greet(there)
-    except OSError as error:
-        raise _unreachable(address, error) from None
-
-
-def _greet(there: socket.socket) -> None:
-    """Begin HTTP/2, which Ray speaks; with anything else it would wait for many minutes.
-
-    Raises:
-        OSError: No answer, or another one than RFC 9113, section 3.4, has for it.
-    """
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return
-    there.sendall(_PREFACE + _SETTINGS)
-    if there.recv(9)[3:4] != _SETTINGS[3:4]:
-        raise OSError("what listens there is not Ray")
-
-
-def _unreachable(address: str, why: object) -> PrismError:
-    return PrismError(
-        f"no Ray cluster answers at {address}: {why}; start one there with `ray start --head`, "
-        "correct ray_address, or leave it out to work on this machine alone"
-    )
-
-
 @contextmanager
 def connected(settings: Settings, workers: int) -> Iterator[None]:
     """Be connected to Ray for a while; a cluster made for it ends with it.
@@ -119,11 +83,11 @@ def connected(settings: Settings, workers: int) -> Iterator[None]:
         UsageError: As `require_ray`.
         PrismError: As `require_ray`, or Ray does not start.
     """
-    require_ray(settings)
+    address = require_ray(settings)
     with ExitStack() as undo:
         undo.enter_context(_own_signals())
         if not _is_connected():
-            _connect(settings.ray_address or undo.enter_context(_own_cluster(settings, workers)))
+            _connect(address or undo.enter_context(_own_cluster(settings, workers)))
             undo.callback(_disconnect)
         yield
 
@@ -151,7 +115,7 @@ def _connect(address: str) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except Exception as error:  # Ray raises plain ones, by kind of trouble and by version
-        raise _unreachable(address, _words(error)) from error
+        raise unreachable(address, _words(error)) from error
 
 
 @contextmanager
@@ -177,12 +141,13 @@ def local_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    try:
-        with _without_dashboard():
-            _start(cluster, cpus, gpus)
-        yield cluster.address
-    finally:
-        cluster.shutdown()
+    with _loopback_only(), _unrecorded():
+        try:
+            with _without_dashboard():
+                _start(cluster, cpus, gpus)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
 
 
 def _prepare(variables: dict[str, str]) -> None:
@@ -221,6 +186,37 @@ def _without_dashboard() -> Iterator[None]:
     Otherwise every machine serves a page of metrics to anybody, and takes jobs by HTTP.
     """
     with patch.dict(sys.modules, {"ray.dashboard.optional_deps": None}):
+        yield
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for this machine's address, as it does by itself on macOS.
+
+    Elsewhere it would put an outer address in its place, and listen to the whole network.
+    Processes that connect meanwhile inherit that.
+    """
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+            yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    """Keep a cluster of the kit's own out of Ray's record, which `auto` follows."""
+    with (
+        patch("ray._private.utils.write_ray_address", create=True),
+        patch("ray._common.utils.reset_ray_address", create=True),
+    ):
         yield
 
 

@@ -19,6 +19,7 @@ CLUSTERS = ("slurm", "local")
 _COMMANDS = ("sbatch", "srun", "squeue")
 _OWN = "cluster"  # chooses submitit's executor
 _TIMEOUTS = "slurm_max_num_timeout"  # submitit takes it apart from the others
+_NAMES = ("name", "slurm_job_name")
 _MINUTES = 240  # a job that needs more is queued again
 _MOST_TIMEOUTS = 50  # by which a job that never gets further comes to an end
 
@@ -55,13 +56,14 @@ def require_slurm(settings: Settings) -> None:
         )
 
 
-def executor_of(settings: Settings, folder: Path, name: str) -> AutoExecutor:
+def executor_of(settings: Settings, folder: Path, name: str, token: str) -> AutoExecutor:
     """Return what submits jobs, with all of its parameters.
 
     Args:
         settings: The run's.
         folder: Where scripts and logs of the jobs lie; every node must see it.
-        name: The jobs' name in the queue.
+        name: The jobs' name in the queue, where the settings have none.
+        token: What the name ends with, by which these jobs are told from others.
 
     Raises:
         UsageError: As `require_slurm`, or a parameter has a wrong type.
@@ -70,10 +72,12 @@ def executor_of(settings: Settings, folder: Path, name: str) -> AutoExecutor:
     from submitit import AutoExecutor
 
     given = {key: value for key, value in settings.slurm.items() if key not in {_OWN, _TIMEOUTS}}
+    for setting in _NAMES:
+        name = given.pop(setting, name)
     timeouts = {_TIMEOUTS: settings.slurm.get(_TIMEOUTS, _MOST_TIMEOUTS)}
     executor = AutoExecutor(folder, cluster=cluster_of(settings), **timeouts)
     try:
-        executor.update_parameters(**{**_defaults(settings), "name": name, **given})
+        executor.update_parameters(**{**_defaults(settings), **given, "name": f"{name}-{token}"})
     except (AssertionError, TypeError, ValueError, NameError) as error:
         raise UsageError(f"slurm: submitit does not take these parameters: {error}") from None
     return executor

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import getpass
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from prism_nb import files
 from prism_nb.backends.crew import Report
+from prism_nb.backends.slurm_queue import Queue
 from prism_nb.units import Unit
 
-_ASK = 15.0  # seconds between two questions to the queue, which all of a cluster's users share
 _GRACE = 30.0  # seconds for a report to show on this machine once its job has left the queue
-_PATIENCE = 60.0  # seconds in which a busy queue must answer
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that was submitted.
+    """A job that was submitted, or was about to be.
 
     Attributes:
         id: The cluster's name for it; an element of an array has the array's id and its place.
-        report: Name of the file that it writes when it ends.
+            Empty until it is known.
+        report: Name of the file that it writes when it ends, as `report_name` has it.
         units: The bindings of its units, by name.
     """
 
@@ -40,6 +37,16 @@ class Job:
         return self.units.get(unit.name) == unit.binding
 
 
+def report_name(token: str, place: int | str) -> str:
+    """Return the name of a job's report.
+
+    Args:
+        token: What tells the array from others; the jobs' name in the queue ends with it.
+        place: The job's in the array.
+    """
+    return f"{token}-{place}.json"
+
+
 class Jobs:
     """A stage's jobs, recorded in a folder, so that a later driver finds them.
 
@@ -50,11 +57,11 @@ class Jobs:
 
     def __init__(self, folder: Path, cluster: str) -> None:
         self.folder, self._cluster = folder, cluster
-        self._asked, self._queue = -_ASK, set[str]()
+        self._queue = Queue()
         self._gone: dict[str, float] = {}
 
     def recorded(self) -> list[Job]:
-        """Return the jobs that were submitted and have not said that they ended."""
+        """Return the jobs that were submitted, or were to be, and have not said that they ended."""
         record = files.read_record(self._record)
         if record.get("cluster") != self._cluster:
             return []
@@ -66,7 +73,7 @@ class Jobs:
 
     def write(self, jobs: Sequence[Job]) -> None:
         """Record the jobs that there are now, of which the queue is to be asked anew."""
-        self._asked = -_ASK
+        self._queue.ask_anew()
         files.write_json(
             self._record, {"cluster": self._cluster, "jobs": [asdict(job) for job in jobs]}
         )
@@ -79,11 +86,13 @@ class Jobs:
             return None
 
     def in_queue(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the jobs that wait or run, by the queue's last answer."""
-        now = time.monotonic()
-        if now - self._asked >= _ASK:
-            self._queue, self._asked = self._ask(jobs), now
-        return [job for job in jobs if job.id in self._queue]
+        """Return the jobs that wait or run, each with its id, by the queue's last answer."""
+        return [found for job in jobs if (found := self._find(job)) is not None]
+
+    @property
+    def silence(self) -> str:
+        """Since when the queue has not answered, in words; empty where it has of late."""
+        return self._queue.silence
 
     def under_way(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the jobs that have not ended; one that left the queue may yet be heard of."""
@@ -101,12 +110,14 @@ class Jobs:
     def _record(self) -> Path:
         return self.folder / "jobs.json"
 
-    def _ask(self, jobs: Sequence[Job]) -> set[str]:
-        ids = {job.id for job in jobs}
+    def _find(self, job: Job) -> Job | None:
         if self._cluster == "local":
-            return {name for name in ids if self._is_running(name)}
-        answer = _squeue()
-        return ids if answer is None else ids & answer
+            return job if job.id and self._is_running(job.id) else None
+        queued = self._queue.jobs()
+        if job.id:
+            return job if queued is None or job.id in queued else None
+        ids = [number for number, name in (queued or {}).items() if _is_of(job, number, name)]
+        return replace(job, id=ids[0]) if ids else None
 
     def _is_running(self, process: str) -> bool:
         """Return whether a process of this machine is submitit's, at work for this folder."""
@@ -123,20 +134,8 @@ def stop_command(jobs: Iterable[Job], cluster: str) -> str:
     return f"{'kill' if cluster == 'local' else 'scancel'} {' '.join(ids)}"
 
 
-def _squeue() -> set[str] | None:
-    """Return the user's jobs that wait or run, each element of an array by itself.
-
-    None where the queue does not answer, which says nothing of the jobs.
-    """
-    options: list[Any] = ["--noheader", "--array", "--format=%i", "--user", getpass.getuser()]
-    try:
-        answer = subprocess.run(  # noqa: S603
-            ["squeue", *options],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return set(answer.stdout.split())
+def _is_of(job: Job, number: str, name: str) -> bool:
+    """Return whether an entry of the queue is a job whose id was never written down."""
+    token, _, _ = job.report.partition("-")
+    place = number.partition("_")[2] or 0  # a job alone is no array
+    return name.endswith(f"-{token}") and report_name(token, place) == job.report

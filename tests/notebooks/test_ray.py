@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.chaos import chaos
 from prism_nb import pipeline
-from prism_nb.backends import run_units, versions
-from prism_nb.backends.ray_cluster import local_cluster
+from prism_nb.backends import crew, on_ray, ray_address, run_units
+from prism_nb.backends.ray_cluster import connected, local_cluster
 from prism_nb.backends.unit_log import log_name
+from prism_nb.backends.versions import versions
 from prism_nb.errors import PrismError
 from prism_nb.leases import Owner
 from prism_nb.run import Run
@@ -183,11 +185,51 @@ def test_workers_of_another_version_do_nothing(
     undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = on_cluster(undisturbed, "versions", cluster)
-    mine = {**versions.versions(), "torch": "1.0"}
-    monkeypatch.setattr(versions, "versions", lambda: mine)
-    with pytest.raises(PrismError, match="has other versions than this process: torch .* 1.0 here"):
+    monkeypatch.setattr(crew, "versions", lambda: {**versions(), "torch": "1.0"})
+    words = "has other versions than the run's driver: torch .* 1.0 with the driver"
+    with pytest.raises(PrismError, match=words):
         pipeline.execute(run, "synthesis")
     assert not events(run, "begin")
+
+
+def test_room_that_is_not_there_is_waited_for_in_words(
+    undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = on_cluster(undisturbed, "busy", cluster, workers=1)
+    monkeypatch.setattr(on_ray, "_PATIENCE", 0.5)
+    with connected(run.settings, 1):
+        import ray
+
+        others = ray.remote(on_ray._Worker).options(num_cpus=4).remote()
+        ray.get(others.greet.remote())
+        told: list[dict[str, Any]] = []
+
+        def listen(event: dict[str, Any]) -> None:
+            told.append(event)
+            if event["event"] == "waiting":
+                ray.kill(others)
+
+        unit, work = pipeline.stage_units(run, "synthesis")[0], pipeline.STAGES["synthesis"].work
+        assert run_units(run, [unit], work, listen).made == 1
+    words = [event["why"] for event in told if event["event"] == "waiting"]
+    assert words[0] == "waiting for room on the Ray cluster: 1 CPUs asked, 0 of 4 free"
+
+
+def test_a_cluster_of_this_machine_listens_to_this_machine_alone(
+    undisturbed: Run, cluster: str
+) -> None:
+    with connected(on_cluster(undisturbed, "listening", cluster).settings, 1):
+        import ray
+
+        worker = ray.remote(on_ray._Worker).remote()
+        ray.get(worker.greet.remote())
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        ports = [port for each in family for port in each.net_connections("inet")]
+        heard = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
+        ray.kill(worker)
+    assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
+    record = ray_address._ray_folder() / "ray_current_cluster"
+    assert not record.exists() or cluster not in record.read_text()
 
 
 def test_nothing_is_lost_by_kills_at_random(cluster: str, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import io
 import time
 
+import pytest
+
 from prism_nb.progress import FollowedBar, StageProgress
 from prism_nb.run import Run
 
@@ -51,3 +53,24 @@ def test_a_log_file_gets_no_bar(run: Run) -> None:
     with FollowedBar(run, "teachers", 2, stream=log):
         run.event("teachers", event="end", unit="net")
     assert log.getvalue() == ""
+
+
+def test_what_is_waited_for_stands_beside_the_bar() -> None:
+    seen: list[tuple[float, str]] = []
+    progress = StageProgress(2, lambda share, unit: seen.append((share, unit)))
+    progress({"event": "end", "unit": "a"})
+    progress({"event": "waiting", "why": "1 CPU asked"})
+    assert seen[-1] == (0.5, "1 CPU asked")
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_what_is_waited_for_is_a_line_in_a_terminal_and_in_a_log(
+    run: Run, kind: type[io.StringIO]
+) -> None:
+    stream = kind()
+    with FollowedBar(run, "teachers", 2, stream=stream):
+        run.event("teachers", event="waiting", why="1 CPU asked, 0 free")
+        deadline = time.monotonic() + 20
+        while "free\n" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "teachers: 1 CPU asked, 0 free\n" in stream.getvalue()

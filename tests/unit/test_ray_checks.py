@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.backends import ray_cluster
+from prism_nb.backends import ray_address, ray_cluster
 from prism_nb.backends.on_ray import _Share
 from prism_nb.backends.ray_cluster import require_ray
 from prism_nb.backends.unit_log import log_name
-from prism_nb.backends.versions import require_same, versions
 from prism_nb.config import load_settings
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.preflight import preflight
@@ -55,15 +54,14 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
 
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(PrismError, match=f"no Ray cluster answers at 127.0.0.1:{port}: .*refused"):
-        require_ray(asked(ray_address=f"127.0.0.1:{port}"))
+    address = closed_port()
+    with pytest.raises(PrismError, match=f"no Ray cluster answers at {address}: .*refused"):
+        require_ray(asked(ray_address=address))
 
 
 def test_an_address_that_swallows_every_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ray_cluster._TIMEOUT <= 10
-    monkeypatch.setattr(ray_cluster, "_TIMEOUT", 0.2)
+    assert ray_address._TIMEOUT <= 10
+    monkeypatch.setattr(ray_address, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(PrismError, match=f"no Ray cluster answers at {address}: timed out"):
@@ -85,6 +83,51 @@ def test_a_server_of_another_kind_is_told_from_ray() -> None:
             require_ray(asked(ray_address=address))
 
 
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let Ray's record of its cluster be this file, which is not there; no variable is set."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray/ray_current_cluster"
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_auto_without_a_cluster_is_told_at_once(nowhere: Path) -> None:
+    with pytest.raises(UsageError, match=f"auto leads to no cluster: .*no record in {nowhere};"):
+        require_ray(asked(ray_address="auto"))
+
+
+def test_auto_that_leads_to_a_cluster_of_yesterday_is_told_at_once(nowhere: Path) -> None:
+    address = closed_port()
+    nowhere.write_text(f"{address}\n")
+    with pytest.raises(PrismError, match=rf"answers at {address} \(by {nowhere}\): .*refused"):
+        require_ray(asked(ray_address="auto"))
+
+
+def test_auto_follows_the_variable_before_the_record(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere.write_text("127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    with pytest.raises(UsageError, match=r"ray_address 'head' \(by RAY_ADDRESS\) is none"):
+        require_ray(asked(ray_address="auto"))
+
+
+def test_auto_looks_where_ray_keeps_its_record(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_utils = pytest.importorskip("ray._common.utils")
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    for name in ("RAY_TMPDIR", "TMPDIR", ""):
+        assert str(ray_address._ray_folder()) == ray_utils.get_default_ray_temp_dir()
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_no_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", object())
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
@@ -93,17 +136,6 @@ def test_no_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_cluster.local_cluster(cpus=1, gpus=0),
     ):
         pass
-
-
-def test_workers_of_other_versions_are_refused_by_name() -> None:
-    require_same(versions(), where="a worker")
-    other = {**versions(), "torch": "1.0", "python": "2.7"}
-    with pytest.raises(PrismError) as caught:
-        require_same(other, where="a worker on node7")
-    assert "a worker on node7 has other versions" in str(caught.value)
-    assert "torch 1.0 there, " in str(caught.value)
-    assert "python 2.7 there, " in str(caught.value)
-    assert "prism-nb" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

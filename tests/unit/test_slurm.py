@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from slurm_work import units_of
 
 from prism_nb import files
-from prism_nb.backends import on_slurm, run_units, slurm_executor, slurm_jobs
+from prism_nb.backends import crew, on_slurm, run_units, slurm_executor, slurm_jobs, slurm_queue
 from prism_nb.backends.slurm_jobs import Job, Jobs
+from prism_nb.backends.versions import versions
 from prism_nb.config import load_settings
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.leases import Owner
@@ -36,7 +37,7 @@ LOCAL = {"cluster": "local", "timeout_min": 30}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask often; let jobs import the tests' own work."""
-    monkeypatch.setattr(slurm_jobs, "_ASK", 0.2)
+    monkeypatch.setattr(slurm_queue, "_ASK", 0.2)
     monkeypatch.setattr(slurm_jobs, "_GRACE", 0.5)
     monkeypatch.setattr(on_slurm, "_LOOK", 0.05)
     path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -164,6 +165,57 @@ def test_driver_of_an_array_may_leave_and_the_next_follows_it_through_a_preempti
     assert on_slurm.left_behind(run) == ""
 
 
+def test_jobs_of_a_driver_that_died_while_it_submitted_are_found_by_their_name(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, gate = run_with(tmp_path, slurm_partition="cpu", name="mine"), tmp_path / "gate"
+    units, submit = units_of(2, {"gate": str(gate)}), slurm_executor.submit
+
+    def die_afterwards(*arguments: Any) -> None:
+        submit(*arguments)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(on_slurm, "submit", die_afterwards)
+        with pytest.raises(SystemExit):
+            carry_out(run, units)
+    script = (toy / "queue/1000.script").read_text()
+    assert re.search(r"--job-name=mine-[0-9a-f]{8}\n", script)
+    assert on_slurm.left_behind(run).startswith("2 jobs go on")
+    jobs: dict[str, list[str]] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        jobs.update({event["event"]: sorted(event["jobs"])} if "jobs" in event else {})
+        if event["event"] == "followed":
+            gate.touch()
+
+    assert run_units(run, units, "slurm_work:write", listen).made == 2
+    assert jobs == {"followed": ["1000_0", "1000_1"]}
+    assert begun(run) == {"u0": 1, "u1": 1}
+
+
+def test_jobs_that_were_never_submitted_are_not_waited_for(tmp_path: Path, toy: Path) -> None:
+    jobs = Jobs(tmp_path, "slurm")
+    jobs.write([Job("", slurm_jobs.report_name("ab", 0), {"u0": "b"})])
+    assert jobs.in_queue(jobs.recorded()) == []
+
+
+def test_jobs_of_other_versions_than_the_drivers_do_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, units = run_with(tmp_path, workers=1), units_of(1)
+    monkeypatch.setattr(crew, "versions", lambda: {**versions(), "timm": "0.1"})
+    with pytest.raises(PrismError) as caught:
+        carry_out(run, units)
+    said = str(caught.value)
+    assert re.search(
+        r"worker on \S+ has other versions than the run's driver: timm \S+ there", said
+    )
+    assert "0.1 with the driver" in said
+    assert "install the same ones on every machine" in said
+    assert not begun(run)
+
+
 def test_jobs_of_other_settings_are_not_taken_for_ones_own() -> None:
     job = Job("7", "x.json", {"u0": "b"})
     other = Job("8", "y.json", {"u0": "other"})
@@ -207,6 +259,37 @@ def test_queue_that_does_not_answer_says_nothing_of_the_jobs(tmp_path: Path, toy
     job = Job("7", "x.json", {})
     assert jobs.in_queue([job]) == [job]
     assert jobs.under_way([job]) == [job]
+
+
+def test_queue_that_stays_silent_is_told_of_in_its_own_words(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, gate = run_with(tmp_path, slurm_partition="cpu"), tmp_path / "gate"
+    squeue, events = toy / "commands/squeue", list[dict[str, Any]]()
+    monkeypatch.setattr(slurm_queue, "_SILENCE", 0.0)
+
+    def listen(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "submitted":
+            squeue.write_text("#!/bin/sh\necho slurmctld is away >&2; exit 1\n")
+        if event["event"] == "waiting":
+            gate.touch()
+
+    run_units(run, units_of(1, {"gate": str(gate)}), "slurm_work:write", listen)
+    words = [event["why"] for event in events if event["event"] == "waiting"]
+    assert len(words) == 1
+    assert re.search(r"squeue has not answered since \S+ \S+ \(slurmctld is away\)", words[0])
+
+
+def test_queue_is_asked_by_number_where_the_user_has_no_name(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (toy / "commands/squeue").write_text('#!/bin/sh\necho "7 $*"\n')
+    monkeypatch.delenv("USER", raising=False)
+    monkeypatch.setattr(slurm_queue.os, "getuid", lambda: 4242)  # whom no list knows
+    asked = slurm_queue.Queue().jobs()
+    assert asked is not None
+    assert asked["7"].endswith("--user 4242")
 
 
 @pytest.mark.parametrize(
@@ -264,13 +347,13 @@ def test_parameters_that_submitit_does_not_take_are_refused(
     tmp_path: Path, toy: Path, slurm: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        slurm_executor.executor_of(run_with(tmp_path, **slurm).settings, tmp_path / "j", "n")
+        slurm_executor.executor_of(run_with(tmp_path, **slurm).settings, tmp_path / "j", "n", "t")
 
 
 def test_what_jobs_ask_for_by_default_gives_way_to_what_is_set(tmp_path: Path, toy: Path) -> None:
     settings = run_with(tmp_path, timeout_min=7, slurm_cpus_per_task=5).settings
-    executor = slurm_executor.executor_of(settings, tmp_path / "j", "n")
-    assert executor._executor.parameters == {"time": 7, "cpus_per_task": 5, "job_name": "n"}
+    executor = slurm_executor.executor_of(settings, tmp_path / "j", "n", "1f")
+    assert executor._executor.parameters == {"time": 7, "cpus_per_task": 5, "job_name": "n-1f"}
     assert executor._executor.max_num_timeout == 50
 
 
@@ -283,7 +366,7 @@ def test_script_in_the_docs_is_the_one_that_is_submitted(tmp_path: Path, toy: Pa
     (toy / "commands/sbatch").write_text("#!/bin/sh\necho Submitted batch job 1\n")
     settings = load_settings("digits_quick", {**yaml.safe_load(said[1]), "device": "cpu"})
     folder = tmp_path / "jobs/synthesis"
-    executor = slurm_executor.executor_of(settings, folder, "imagenet-synthesis")
+    executor = slurm_executor.executor_of(settings, folder, "imagenet-synthesis", "4f1d09c2")
     slurm_executor.submit(executor, [print] * int(settings.workers))
     script = (folder / "1_submission.sh").read_text()
     script = script.replace(str(tmp_path), "/shared/runs/imagenet").replace(

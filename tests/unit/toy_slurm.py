@@ -36,7 +36,8 @@ _COMMANDS = {
         for path in QUEUE.glob("*.job"):
             process = Path("/proc") / path.read_text() / "stat"
             if process.exists() and process.read_text().rpartition(")")[2].split()[0] != "Z":
-                print(path.stem)
+                script = (QUEUE / (path.stem.partition("_")[0] + ".script")).read_text()
+                print(path.stem, re.search(r"--job-name=(\\S+)", script)[1])
     """,
     "scontrol": """
         assert sys.argv[1] == "requeue"

@@ -1,0 +1,58 @@
+"""Workers whose versions differ from the driver's are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prism_nb.backends import crew, versions
+from prism_nb.backends.crew import Task, work_off
+from prism_nb.errors import PrismError
+from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def test_what_differs_is_named_with_the_remedy() -> None:
+    mine = versions.versions()
+    versions.require_same(mine, where="a worker")
+    driver = {**mine, "torch": "1.0", "timm": "0.1", "python": "2.7"}
+    del driver["sources of prism-nb"]  # as an older kit's
+    with pytest.raises(PrismError) as caught:
+        versions.require_same(driver, where="a worker on node7")
+    said = str(caught.value)
+    assert said.startswith("a worker on node7 has other versions than the run's driver: ")
+    assert f"torch {mine['torch']} there, 1.0 with the driver" in said
+    assert f"timm {mine['timm']} there, 0.1 with the driver" in said
+    assert f"sources of prism-nb {mine['sources of prism-nb']} there, none with the driver" in said
+    assert "torchvision" not in said
+    assert "; prism-nb " not in said
+    assert "install the same ones on every machine" in said
+
+
+def test_sources_decide_and_nothing_else_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "_PACKAGE", tmp_path)
+
+    def digest(**contents: str) -> str:
+        for name, content in contents.items():
+            (tmp_path / name.replace("_", ".")).write_text(content)
+        return versions._sources.__wrapped__()
+
+    first = digest(a_py="1\n", b_py="2\n")
+    assert digest(c_yaml="3\n", b_pyc="4") == first
+    assert digest(a_py="1\n2\n", b_py="") != first
+    assert digest(a_py="1\n", b_py="2\n") == first
+
+
+def test_a_task_of_another_version_is_not_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = Unit(stage="labels", name="u", marker="labels/u.json", binding="b")
+    with monkeypatch.context() as patch:
+        patch.setattr(crew, "versions", lambda: {**versions.versions(), "prism-nb": "9"})
+        task = Task.of(run, [unit], "json:none")
+    report = work_off(Task(task.run, {"no": "setting"}, task.units, task.work, task.versions))
+    assert report.made == 0
+    assert "prism-nb " in report.error
+    assert "9 with the driver" in report.error
+    assert not list(run.events("labels"))
