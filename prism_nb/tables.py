@@ -50,8 +50,10 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return one row per network: role, size, BN layers, accuracy on held-out images.
 
-    Beside it stands the accuracy that weights were published with, where any network has one.
+    Beside it stands the accuracy that weights were published with, where any network has one, and
+    whether real images have shown that a head's classes are the dataset's, in their order.
     """
+    order = {None: "trained here", True: "yes", False: "no"}
     rows = []
     for unit in network_units(run.settings):
         record = run.record(unit)
@@ -66,6 +68,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
                 "BN channels": record["bn_channels"],
                 "accuracy %": 100 * record["accuracy"],
                 "published %": _percent(record.get("published_accuracy")),
+                "order checked": order[record.get("order_checked")],
                 "seconds": record["seconds"],
                 "from run": record["reused_from"] or run.name,
             }

@@ -42,6 +42,7 @@ class ImageDataset(ABC):
         std: Standard deviation of each channel, likewise.
         image_size: Side of the square images, in pixels.
         content: Digest of the classes and files; None where the kit itself holds the images.
+        chosen: Whether a class list took some of the classes.
         damaged: Files left out because they cannot be decoded, from the dataset's folder.
     """
 
@@ -51,6 +52,7 @@ class ImageDataset(ABC):
     std: Channels
     image_size: int
     content: str | None = None
+    chosen: bool = False
     damaged: tuple[str, ...] = ()
 
     @abstractmethod
@@ -60,6 +62,10 @@ class ImageDataset(ABC):
     @abstractmethod
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """Return images by their place in the split, as uint8 RGB [n, 3, size, size]."""
+
+    def fits(self, content: str | None) -> bool:
+        """Return whether these are the images that a run is bound to; None: to no certain ones."""
+        return content in {None, self.content}
 
     def keep(self, split: Split) -> None:  # noqa: B027 (images in memory need nothing)
         """Make many looks at a split's images cheap: what lies in files is decoded once."""

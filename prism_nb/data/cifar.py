@@ -45,7 +45,7 @@ class Cifar(ImageDataset):
             self._labels[split] = labels[labels >= 0]
             self._pixels[split] = part.data[labels >= 0]
         self.mean, self.std = _channels(self._pixels["train"])
-        self.content = self._digest()
+        self.content, self.chosen = self._digest(), bool(source.class_list)
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""

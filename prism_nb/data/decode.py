@@ -21,7 +21,13 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decom
 
 
 class DamagedImageError(PrismError):
-    """An image file that cannot be decoded."""
+    """An image file that cannot be decoded.
+
+    Attributes:
+        path: The file.
+    """
+
+    path = Path()
 
 
 def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.ndarray:
@@ -47,10 +53,7 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
         with Image.open(path) as image:
             return np.asarray(square(_rgb(ImageOps.exif_transpose(image)), size, margin))
     except _DAMAGE as error:
-        raise DamagedImageError(
-            f"image {path} cannot be decoded: {error}; restore that file, or set skip_damaged to "
-            "true to leave damaged images out"
-        ) from None
+        raise _damaged(path, error) from None
 
 
 def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGIN) -> Tensor:
@@ -67,6 +70,15 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
         for _ in threads.map(read, range(len(paths))):
             pass
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def _damaged(path: Path, why: Exception) -> DamagedImageError:
+    error = DamagedImageError(
+        f"image {path} cannot be decoded: {why}; restore that file, and the same command goes on; "
+        "or begin another run with skip_damaged set to true, which leaves damaged images out"
+    )
+    error.path = path  # no argument, so that the error can pass from one process to another
+    return error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -12,7 +12,8 @@ from torch import Tensor
 from prism_nb import files
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data.base import Channels, ImageDataset, Split
-from prism_nb.data.decode import IMAGENET_MARGIN, read_images
+from prism_nb.data.bound import Binding
+from prism_nb.data.decode import IMAGENET_MARGIN, DamagedImageError, read_images
 from prism_nb.data.decoded import decoded_once, mapped, pick
 from prism_nb.data.indexing import LayoutOf, open_index
 from prism_nb.data.layout import folder_layout
@@ -48,9 +49,15 @@ class ImageFolder(ImageDataset):
         self._root, self._margin, self._progress = source.folder(), margin, source.progress
         self._files: dict[Split, np.ndarray | None] = {}
         self._index = open_index(source, layout_of)
-        self.content, self.damaged = self._index.content, self._index.damaged
+        self._binding = Binding(self._index)
+        self.content, self.damaged = self._binding.content, self._index.damaged
+        self.chosen = bool(source.class_list)
         self.classes = class_infos(self._index.classes)
         self.mean, self.std = channels or self._measured()
+
+    def fits(self, content: str | None) -> bool:
+        """See `ImageDataset.fits`."""
+        return content is None or self._binding.fits(content)
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""
@@ -109,7 +116,11 @@ class ImageFolder(ImageDataset):
 
     def _decoded(self, split: Split, indices: Sequence[int]) -> Tensor:
         paths = self._index.splits[split].paths(self._root, indices)
-        return read_images(paths, self.image_size, self._margin)
+        try:
+            return read_images(paths, self.image_size, self._margin)
+        except DamagedImageError as error:
+            self._binding.note_damaged(split, indices[paths.index(error.path)], error.path)
+            raise
 
     def _file(self, split: Split) -> np.ndarray | None:
         """Return a split's decoded images, if they were kept."""

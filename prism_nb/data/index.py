@@ -67,6 +67,11 @@ class Index:
     damaged: tuple[str, ...]
     content: str
 
+    @property
+    def names(self) -> str:
+        """Digest of the classes and of every file's name and class, whatever the files hold."""
+        return _digest(self.classes, self.splits, ("names", "labels"))
+
 
 def make_index(
     classes: Sequence[str], splits: dict[Split, SplitIndex], damaged: Sequence[str] = ()
@@ -82,10 +87,16 @@ def make_index(
         if empty:
             raise UsageError(
                 f"{len(empty)} of {len(classes)} classes have no {split} image, e.g. {empty[0]!r} "
-                f"({part.folders[0]} and the like); add images, or leave the class out by "
+                f"(in {_folder_of(part, empty[0])}); add images, or leave the class out by "
                 "class_list"
             )
-    return Index(tuple(classes), splits, tuple(damaged), _content(classes, splits))
+    content = _digest(classes, splits, ("names", "labels", "sizes"))
+    return Index(tuple(classes), splits, tuple(damaged), content)
+
+
+def _folder_of(part: SplitIndex, name: str) -> str:
+    """Return the folder of a class; of images that lie flat, the one folder of all."""
+    return next((folder for folder in part.folders if name in Path(folder).parts), part.folders[0])
 
 
 def index_places(root: Path, places: Sequence[Place], found: Sequence[Found]) -> SplitIndex:
@@ -162,11 +173,10 @@ def _load_split(arrays: np.lib.npyio.NpzFile, split: Split, folders: list[str]) 
     return SplitIndex(tuple(folders), *parts)
 
 
-def _content(classes: Sequence[str], splits: dict[Split, SplitIndex]) -> str:
+def _digest(classes: Sequence[str], splits: dict[Split, SplitIndex], parts: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for split in SPLITS:
-        part = splits[split]
-        for array in (part.names, part.labels, part.sizes):
+        for array in (getattr(splits[split], part) for part in parts):
             digest.update(f"{split} {array.dtype.str} {len(array)} ".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()[:16]

@@ -53,12 +53,12 @@ def open_dataset(settings: Settings) -> ImageDataset:
             f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, _DATASETS)}"
         )
     whole = _open(Source.of(settings))
-    if settings.data_content not in {None, whole.content}:
+    if not whole.fits(settings.data_content):
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
             f"for: their content is {whole.content}, data_content says {settings.data_content}. "
-            "Restore the files and the class list that the run began with, or choose another run "
-            "name"
+            "Restore the files, class_list and skip_damaged that the run began with, or choose "
+            "another run name"
         )
     return _tuning(whole) if settings.score_on == "tuning" else whole
 

@@ -57,7 +57,7 @@ def scan_folder(folder: Path) -> Found:
         for entry in entries:
             if is_junk(entry.name):
                 continue
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS and entry.is_file():  # noqa: PTH122 (a Path each takes longer than the scan)
+            if _is_image(entry.name) and entry.is_file():
                 images.append((entry.name, entry.stat().st_size))
             else:
                 strangers.append(entry.name)
@@ -88,6 +88,27 @@ def scan_places(root: Path, places: Sequence[Place]) -> list[Found]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted; hidden ones are left out."""
+    """Return the names of the folders in a folder, sorted; hidden ones are left out.
+
+    Raises:
+        UsageError: Images lie beside the folders, so that nothing says their class; one is named.
+    """
+    folders, loose = [], []
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif _is_image(entry.name):
+                loose.append(entry.name)
+    if folders and loose:
+        raise UsageError(
+            f"{len(loose)} images lie beside the class folders of {folder}, e.g. {min(loose)}; "
+            "move each into the folder of its class, or away"
+        )
+    return sorted(folders)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 (a Path each takes longer than the scan)

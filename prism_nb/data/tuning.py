@@ -33,6 +33,7 @@ class TuningSplit(ImageDataset):
         self.classes, self.image_size = dataset.classes, dataset.image_size
         self.mean, self.std = dataset.mean, dataset.std
         self.content, self.damaged = dataset.content, dataset.damaged
+        self.chosen = dataset.chosen
         self._dataset = dataset
         self._kept: np.ndarray | None = None  # the held-out quarter
         labels = dataset.labels("train")

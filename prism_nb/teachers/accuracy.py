@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,6 @@ def batches(
         yield dataset.canonical(images), labels[start:stop].to(device)
 
 
-@torch.no_grad()
 def accuracy(
     classifier: Callable[[Tensor], Tensor],
     dataset: ImageDataset,
@@ -42,8 +42,21 @@ def accuracy(
         split: Which of them.
         device: Where the classifier lives.
     """
-    right = total = 0
-    for images, labels in batches(dataset, split, device):
-        right += int((classifier(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return right / total
+    return share_right(guesses(classifier, dataset, split, device), dataset.labels(split))
+
+
+@torch.no_grad()
+def guesses(
+    classifier: Callable[[Tensor], Tensor],
+    dataset: ImageDataset,
+    split: Split,
+    device: torch.device,
+) -> np.ndarray:
+    """Return the top-1 class of every image of a split, int64 [N]; see `accuracy`."""
+    found = [classifier(images).argmax(1).cpu() for images, _ in batches(dataset, split, device)]
+    return torch.cat(found).numpy()
+
+
+def share_right(guessed: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of guesses that are right, in [0, 1]."""
+    return int((guessed == labels).sum()) / len(labels)

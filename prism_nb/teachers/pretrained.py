@@ -20,6 +20,7 @@ from prism_nb.teachers.sources import Source, find_source, imagenet_wnids
 from prism_nb.teachers.teacher import PixelSpace
 
 _SHOWN = 3  # keys that a message names
+_LOST = 0.1  # share of a head's classes: so few are missing by mistake rather than left out
 _COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and nothing here reads it
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # as torchvision has it
 
@@ -32,11 +33,13 @@ class Pretrained:
         network: It, in evaluation mode on the CPU, with a head of the dataset's classes.
         space: How it wants its pixels.
         source: Where its weights come from.
+        head: Number of classes that its head had before.
     """
 
     network: nn.Module
     space: PixelSpace
     source: Source
+    head: int
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records of the weights, as plain values."""
@@ -44,6 +47,7 @@ class Pretrained:
             "weights": self.source.tag,
             "weights_file": self.source.file.name,
             "licence": self.source.licence,
+            "head_classes": self.head,
             "published_accuracy": self.source.accuracy,
             "space": asdict(self.space),
         }
@@ -68,7 +72,7 @@ def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
     weights = _fitted(source, weights, head, space)
     network = _build(source.architecture, len(dataset.classes), space)
     network.load_state_dict(_with_rows(source, weights, head, space, rows))
-    return Pretrained(network.eval(), space, source)
+    return Pretrained(network.eval(), space, source, head)
 
 
 def own_space(name: str, dataset: ImageDataset) -> PixelSpace:
@@ -82,15 +86,17 @@ def head_rows(source: Source, head: int, dataset: ImageDataset) -> list[int]:
 
     Classes are told by their folders' names where both sides have the same ones. A head of which
     no classes are known is ImageNet-1K's if the dataset's folders are among its wnids, and else
-    the dataset's own if it has as many.
+    the dataset's own if it has as many. Where nobody chose classes, and the dataset lacks but a
+    few of the head's, folders have been lost.
 
     Raises:
-        UsageError: The head has other classes.
+        UsageError: The head has other classes, or nearly all of its own are there.
     """
     folders = [info.folder for info in dataset.classes]
     wnids = imagenet_wnids()
     classes = source.classes or (wnids if head == len(wnids) else ())
     if set(folders) <= set(classes):
+        _require_no_loss(source, classes, folders, dataset)
         place = {folder: row for row, folder in enumerate(classes)}
         return [place[folder] for folder in folders]
     if head == len(folders):
@@ -100,6 +106,19 @@ def head_rows(source: Source, head: int, dataset: ImageDataset) -> list[int]:
         f"{len(folders)}, which are not among them by folder name (e.g. {folders[0]!r}); take "
         f"weights for these classes, or {source.architecture!r} alone, which is trained here"
     )
+
+
+def _require_no_loss(
+    source: Source, classes: Sequence[str], folders: Sequence[str], dataset: ImageDataset
+) -> None:
+    """Refuse a dataset with all but a few of a head's classes, unless they were chosen by name."""
+    lacking = sorted(set(classes) - set(folders))
+    if lacking and not dataset.chosen and len(lacking) <= _LOST * len(classes):
+        raise UsageError(
+            f"network {source.name!r} has a head of {len(classes)} classes, of which "
+            f"{dataset.name} has {len(folders)}; {lacking[0]!r} is the first of those missing. "
+            "Restore its folder, or, if it is left out on purpose, name the classes in class_list"
+        )
 
 
 def _build(architecture: str, classes: int, space: PixelSpace) -> nn.Module:

@@ -21,6 +21,7 @@ from prism_nb.teachers.checkpoints import read_note
 from prism_nb.teachers.networks import WEIGHT_FILES, architecture_of, library_name
 from prism_nb.teachers.teacher import PixelSpace
 
+_SHOWN = 6  # other weights that a message names
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -210,8 +211,8 @@ def _of_timm(name: str) -> Source:
     full = name.removeprefix("timm/")
     library_name(architecture_of(name))
     config = _timm_config(name)
-    if config.custom_load or not (config.hf_hub_id or config.url):
-        raise UsageError(f"network {name!r}: these weights have a format that is not read here")
+    if not _is_read(full):
+        raise UsageError(_unread(name))
     url = "" if config.hf_hub_id else str(config.url)
     file = (
         Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -236,6 +237,30 @@ def _of_timm(name: str) -> Source:
         licence=config.license,
         url=url,
     )
+
+
+def _unread(name: str) -> str:
+    """Return what to do about weights that only timm itself can load."""
+    full = name.removeprefix("timm/")
+    model = full.partition(".")[0]
+    head = _timm_config(name).num_classes
+    known = [other for other in timm.list_pretrained(f"{model}.*") if _is_read(other)]
+    others = [other for other in known if _timm_config(other).num_classes == head]
+    instead = f"take others of it ({', '.join(others[:_SHOWN])}), or " if others else ""
+    code = (
+        f"import timm, torch; m = timm.create_model('{full}', pretrained=True); "
+        f"torch.save(m.state_dict(), '{model}.pth')"
+    )
+    return (
+        f"network {name!r}: its weights have a format that only timm reads; {instead}save them "
+        f'where there is a network, by `python -c "{code}"`, and name timm/{model}@{model}.pth, '
+        "which is then given the dataset's pixels as they are"
+    )
+
+
+def _is_read(full: str) -> bool:
+    config = timm.models.get_pretrained_cfg(full)
+    return bool(config and not config.custom_load and (config.hf_hub_id or config.url))
 
 
 def _timm_config(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ def _own_environment(
     """Keep the tests apart from the user's own clone, runs and caches."""
     monkeypatch.delenv("PRISM_HOME", raising=False)
     monkeypatch.delenv("PRISM_RUNS", raising=False)
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("PRISM_CACHE", str(base / "cache"))
+    of_this_test = base / f"datasets-{secrets.token_hex(4)}"
+    monkeypatch.setattr("prism_nb.data.bound.default_runs_dir", lambda: of_this_test)
 
 
 @pytest.fixture

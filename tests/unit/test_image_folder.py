@@ -266,6 +266,22 @@ def test_the_embedded_digits_take_no_folder(tmp_path: Path) -> None:
     assert with_content(load_settings("digits_quick")).data_content is None
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_beside_class_folders_are_refused(tree: Path, split: str) -> None:
+    for name in ("zz.PNG", "loose.jpeg", "notes.md"):
+        (tree / split / name).write_bytes(b"x")
+    message = refusal(tree)
+    assert f"2 images lie beside the class folders of {tree / split}, e.g. loose.jpeg" in message
+    assert refusal(tree, "cat") == message
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_folder_of_an_empty_class_is_named(tree: Path, split: str) -> None:
+    for path in (tree / split / "bee9").iterdir():
+        path.unlink()
+    assert f"1 of 4 classes have no {split} image, e.g. 'bee9' (in {split}/bee9)" in refusal(tree)
+
+
 # -- the kept index --------------------------------------------------------------------------
 
 

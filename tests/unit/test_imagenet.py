@@ -121,6 +121,17 @@ def test_flat_images_without_a_list_are_refused(flat: Path) -> None:
     assert "ILSVRC2012_devkit_t12" in message
 
 
+def test_held_out_images_sorted_in_part_are_refused(flat: Path) -> None:
+    write_list(flat, "list")
+    for number, c in FLAT.items():
+        (flat / "val" / WNIDS[c]).mkdir(exist_ok=True)
+        if number > 2:
+            path = flat / "val" / file_name(number)
+            path.rename(flat / "val" / WNIDS[c] / path.name)
+    assert f"2 images lie beside the class folders of {flat / 'val'}" in refusal(flat)
+    assert f"e.g. {file_name(1)}" in refusal(flat)
+
+
 def test_an_image_that_the_list_lacks_is_named(flat: Path) -> None:
     write_list(flat, "list")
     picture(9, 9, 9).save(flat / "val" / file_name(9))

@@ -31,14 +31,14 @@ from prism_nb.plans.squeeze import network_unit, statistics_unit, units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run
 from prism_nb.tables import teacher_table
-from prism_nb.teachers import pretrained
+from prism_nb.teachers import pretrained, taking
 from prism_nb.teachers.checkpoints import read_weights, serialise
 from prism_nb.teachers.costs import unit_seconds
 from prism_nb.teachers.networks import architecture_of, build_network, source_of
 from prism_nb.teachers.pool import as_teacher, canonical_space, load_teacher
-from prism_nb.teachers.pretrained import open_pretrained
+from prism_nb.teachers.pretrained import head_rows, open_pretrained
 from prism_nb.teachers.sources import fetch, find_source, imagenet_wnids, require_sources
-from prism_nb.teachers.taking import find_weights
+from prism_nb.teachers.taking import find_weights, take_network
 from prism_nb.teachers.teacher import PixelSpace, Teacher
 from prism_nb.units import has_weights, slug
 
@@ -259,6 +259,28 @@ def test_a_head_of_other_classes_is_refused(folders: list[str], torchvision_file
         open_pretrained("shufflenet_v2_x0_5@DEFAULT", Noise(folders))
 
 
+def test_a_lost_folder_is_not_taken_for_a_choice(torchvision_file: Path) -> None:
+    name, wnids = "shufflenet_v2_x0_5@DEFAULT", imagenet_wnids()
+    dataset = Noise([wnid for wnid in wnids if wnid not in {wnids[7], wnids[900]}])
+    words = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
+    with pytest.raises(UsageError, match=words):
+        head_rows(find_source(name), 1000, dataset)
+    dataset.chosen = True
+    assert len(head_rows(find_source(name), 1000, dataset)) == 998
+    assert len(head_rows(find_source(name), 1000, Noise(wnids[:899]))) == 899
+
+
+def test_weights_that_only_timm_reads_come_with_ways_out() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_source("vit_base_patch16_224.augreg_in1k")
+    message = str(caught.value)
+    assert "take others of it (vit_base_patch16_224.augreg2_in21k_ft_in1k, " in message
+    assert "create_model('vit_base_patch16_224.augreg_in1k', pretrained=True)" in message
+    assert "name timm/vit_base_patch16_224@vit_base_patch16_224.pth" in message
+    offered = message.partition("(")[2].partition(")")[0].split(", ")
+    assert {find_source(other).head for other in offered} == {1000}
+
+
 # -- fit -------------------------------------------------------------------------------------
 
 
@@ -372,7 +394,7 @@ def test_a_network_of_one_run_is_a_teacher_of_another(trained: Run, tmp_path: Pa
     record = trained.record(network_unit(trained.settings, "test_resnet"))
     assert mine["accuracy"] == record["accuracy"] > 0.5
     assert mine["weights_sha256"] == hashlib.sha256(weights_of(trained).read_bytes()).hexdigest()
-    assert mine["order_checked"] is False  # nothing is published of it
+    assert mine["order_checked"] is True  # by what it takes each class for: nothing is published
     assert run.file(f"teachers/{slug(name)}.safetensors").read_bytes() == (
         weights_of(trained).read_bytes()
     )
@@ -425,12 +447,42 @@ def test_a_head_in_the_wrong_order_stops_the_run(
     note = {"space": {**vars(canonical_space(preflight(trained.settings)))}, "classes": turned}
     file.write_bytes(serialise(read_weights(weights_of(trained)), note))
     monkeypatch.setattr(pretrained, "find_source", published)
-    with pytest.raises(PrismError, match=r"hardly more than chance .* class order"):
+    with pytest.raises(PrismError, match=r"takes 1?\d of 10 classes for one other .* class order"):
         squeezed(tmp_path, "wrong", **teachers_from(file, observer))
     note["classes"] = [str(i) for i in range(10)]
     file.write_bytes(serialise(read_weights(weights_of(trained)), note))
     run = squeezed(tmp_path, "right", **teachers_from(file, observer))
     assert run.record(network_unit(run.settings, run.settings.primary))["order_checked"] is True
+
+
+def test_a_head_that_cannot_be_told_is_taken_with_a_warning_and_shown(
+    trained: Run, tmp_path: Path
+) -> None:
+    torch.manual_seed(6)
+    file, observer = tmp_path / "w.pth", weights_of(trained, "test_mambaout")
+    torch.save(build_network("test_resnet", classes=10, image_size=32).state_dict(), file)
+    with pytest.warns(UserWarning, match=r"'test_resnet@.*could not be told .* before a long run"):
+        run = squeezed(tmp_path, "r", **teachers_from(file, observer))
+    shown = teacher_table(run)["order checked"]
+    assert shown.to_list() == ["no", "yes"]
+    assert set(teacher_table(trained)["order checked"]) == {"trained here"}
+
+
+def test_a_head_that_is_cut_is_said_to_be(torchvision_file: Path) -> None:
+    name, dataset = "shufflenet_v2_x0_5@DEFAULT", Noise(imagenet_wnids()[:3])
+    words = "of the 1000 classes of its head, the 3 of the dataset are kept"
+    with pytest.warns(UserWarning, match=words):
+        _, facts = take_network(name, dataset, CPU)
+    assert facts["head_classes"] == 1000
+    assert facts["order_checked"] is False
+
+
+@pytest.mark.parametrize(("size", "share"), [(224, 0.5), (112, 0.25), (111, None), (300, 0.5)])
+def test_a_published_accuracy_says_less_of_small_images(size: int, share: float | None) -> None:
+    space = PixelSpace((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
+    least = taking._least_accuracy(0.8, Noise("ab", size=size), space)
+    assert least == (None if share is None else pytest.approx(0.8 * share))
+    assert taking._least_accuracy(None, Noise("ab", size=size), space) is None
 
 
 def test_bad_weights_stop_a_run_before_any_work(trained: Run, tmp_path: Path) -> None:
