@@ -18,6 +18,7 @@ from prism_nb.teachers.checkpoints import read_weights
 from prism_nb.teachers.networks import architecture_of, build_network, library_name
 from prism_nb.teachers.sources import Source, find_source, imagenet_wnids
 from prism_nb.teachers.teacher import PixelSpace
+from prism_nb.training.weights import load_weights
 
 _SHOWN = 3  # keys that a message names
 _COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and nothing here reads it
@@ -67,7 +68,7 @@ def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
     rows = head_rows(source, head, dataset)
     weights = _fitted(source, weights, head, space)
     network = _build(source.architecture, len(dataset.classes), space)
-    network.load_state_dict(_with_rows(source, weights, head, space, rows))
+    load_weights(network, _with_rows(source, weights, head, space, rows))
     return Pretrained(network.eval(), space, source)
 
 
