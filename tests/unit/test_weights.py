@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prism_nb.data.described import DescribedDataset, Numbers
-from prism_nb.pools import pool_names, pool_networks
+from prism_nb.pools import pool_names, read_pool
 from prism_nb.teachers.checkpoints import serialise
 from prism_nb.teachers.networks import architecture_of, build_network, require_fit
 from prism_nb.teachers.pool import canonical_space
@@ -20,7 +20,7 @@ from prism_nb.training.weights import load_weights
 CPU = torch.device("cpu")
 SIZE = 64
 NETWORKS = sorted(
-    {architecture_of(network) for pool in pool_names() for network in pool_networks(pool)}
+    {architecture_of(network) for pool in pool_names() for network in read_pool(pool).networks}
 )
 
 
