@@ -138,8 +138,21 @@ def _fitted(
         return weights
     converted = _converted(source, weights, head, space)
     if converted is None:
+        _require_all_named(source, weights, head, space)
         raise _unfit(source, problem)
     return converted
+
+
+def _require_all_named(
+    source: Source, weights: dict[str, Tensor], head: int, space: PixelSpace
+) -> None:
+    """Refuse a head of another size than the classes that are named beside its file."""
+    found = _head_size(source, weights, space)
+    if source.library == "file" and source.classes and found != head:
+        raise UsageError(
+            f"weights {source.file} have a head of {found} classes, but {head} are named beside "
+            "them; name all of them, in the head's order"
+        )
 
 
 def _unfit(source: Source, problem: str) -> UsageError:

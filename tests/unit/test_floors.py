@@ -37,6 +37,7 @@ FLOORS: list[set[str]] = [
         "monitor",
         "tables",
         "forecast",
+        "room",
         "class_names",
         "diversity_tables",
         "image_tables",
