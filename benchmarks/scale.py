@@ -90,7 +90,7 @@ def head_lines(preset: str, arithmetic: Arithmetic) -> list[str]:
 
 
 def _memory(counts: Sequence[Count]) -> str:
-    words = {"teachers": "to train a network", "synthesis": "for a step of the synthesis"}
+    words = {"teachers": "to train a network", "synthesis": "in the synthesis"}
     words["evaluation"] = "to train a student"
     most = {stage: max(c.memory for c in counts if c.stage == stage) for stage in words}
     return ", ".join(f"{_short(most[s] / 1e9)} GB {words[s]}" for s in words if most[s])
