@@ -70,6 +70,20 @@ def test_counting_needs_neither_images_nor_weights_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_without_images_names_the_way_that_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--runs-dir", str(tmp_path / "runs")]
+    code, _, err = call(monkeypatch, capsys, "plan", "imagenet1k_ipc50", *arguments)
+    assert code == 2
+    assert "needs data_dir" in err
+    assert "or add --count, which needs no images" in err
+    unknown = ["--set", "dataset=digit", *arguments]
+    _, _, err = call(monkeypatch, capsys, "plan", "digits_quick", *unknown)
+    assert "unknown dataset 'digit'" in err
+    assert "--count" not in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
