@@ -20,7 +20,8 @@ from prism_nb.settings import Settings
 from prism_nb.teachers.arithmetic import Arithmetic
 
 RATE = 12e12  # operations per second; docs/scale.md says where it is from
-PRESETS = ("imagenet1k_ipc1", "imagenet1k_ipc10", "imagenet1k_ipc50", "imagenet1k_ipc100")
+_IMAGENET = ("imagenet1k_ipc1", "imagenet1k_ipc10", "imagenet1k_ipc50", "imagenet1k_ipc100")
+PRESETS = (*_IMAGENET, "imagenette", "tiny_imagenet", "cifar10", "cifar100")
 _IMAGENET_21K = Numbers(10_450, 11_060_223, 522_500)  # winter21, processed (arXiv 2104.10972)
 
 
@@ -44,8 +45,8 @@ SCALES = (
     *(Scale("ImageNet-21K", ipc, _IMAGENET_21K) for ipc in (1, 10, 20)),
 )
 HEAD = (
-    "| | IPC | units | synthesis | labels | nine students | hours | images "
-    "| labels: fp16 / int8 / top 10 | files |"
+    "| | IPC | units | synthesis | labels | nine students | hours "
+    "| GPU memory: synthesis / student | images | labels: fp16 / int8 / top 10 | files |"
 )
 
 
@@ -53,7 +54,7 @@ def scale_rows() -> list[dict[str, Any]]:
     """Print the table and the presets' heads, and return their lines."""
     known = counter()
     table = [HEAD, "|" + "---|" * (HEAD.count("|") - 1), *scale_lines(known)]
-    heads = {preset: head_lines(preset, known) for preset in PRESETS}
+    heads = {p: head_lines(p, known if p in _IMAGENET else counter(p)) for p in PRESETS}
     for line in table:
         print(line)
     for preset, lines in heads.items():
@@ -61,9 +62,9 @@ def scale_rows() -> list[dict[str, Any]]:
     return [{"table": table, "heads": heads}]
 
 
-def counter() -> Arithmetic:
-    """Return what counts the networks of ImageNet-1K."""
-    return Arithmetic(describe_dataset(_run("imagenet1k_ipc1", {}).settings))
+def counter(preset: str = "imagenet1k_ipc1") -> Arithmetic:
+    """Return what counts the networks of a preset; all of ImageNet-1K may share one."""
+    return Arithmetic(describe_dataset(_run(preset, {}).settings))
 
 
 def scale_lines(known: Arithmetic, scales: Sequence[Scale] = SCALES) -> list[str]:
@@ -77,13 +78,26 @@ def head_lines(preset: str, arithmetic: Arithmetic) -> list[str]:
     flop, disk = sum(c.flop for c in counts), sum(c.bytes for c in counts)
     prism = sum(c.flop for c in counts if (c.stage, c.method) == ("synthesis", "prism"))
     labels = sum(c.bytes for c in counts if c.stage == "labels")
-    files = sum(c.files for c in counts)
+    files, rate = sum(c.files for c in counts), f"{RATE / 1e12:.0f}"
     return [
-        f"# Counted by `prism-nb plan {preset} --count --at {RATE / 1e12:.0f}` (docs/scale.md):",
-        f"# GPU-hours: {flop / RATE / 3600:,.0f} at an assumed {RATE / 1e12:.0f} TFLOP/s, of which "
-        f"PRISM's images {prism / RATE / 3600:,.1f}; {flop / 1e15:,.0f} PFLOP.",
-        f"# Disk: {disk / 1e9:,.0f} GB, of which labels {labels / 1e9:,.1f}, in {files:,} files.",
+        f"# Counted by `prism-nb plan {preset} --count --at {rate}`, not measured (docs/scale.md):",
+        f"# GPU-hours: {_short(flop / RATE / 3600)} at an assumed {rate} TFLOP/s, of which PRISM's "
+        f"images {prism / RATE / 3600:,.2g}; {flop / 1e15:,.0f} PFLOP.",
+        f"# Disk: {_short(disk / 1e9)} GB, of which labels {_short(labels / 1e9)}, in {files:,} "
+        "files.",
+        f"# GPU memory: {_memory(counts)}.",
     ]
+
+
+def _memory(counts: Sequence[Count]) -> str:
+    words = {"teachers": "to train a network", "synthesis": "in the synthesis"}
+    words["evaluation"] = "to train a student"
+    most = {stage: max(c.memory for c in counts if c.stage == stage) for stage in words}
+    return ", ".join(f"{_short(most[s] / 1e9)} GB {words[s]}" for s in words if most[s])
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:,.1f}"
 
 
 def _line(scale: Scale, known: Arithmetic) -> str:
@@ -100,6 +114,7 @@ def _line(scale: Scale, known: Arithmetic) -> str:
         f"{stages['synthesis'].units:,}",
         *(_exa(each) for each in flop),
         " + ".join(f"{each / RATE / 3600:,.1f}" for each in flop),
+        f"{stages['synthesis'].memory / 1e9:,.1f} / {stages['evaluation'].memory / 1e9:,.1f} GB",
         f"{stages['synthesis'].bytes / 1e9:,.1f} GB",
         _forms(run.settings, len(known.dataset.classes)) + " GB",
         f"{_files(counts):,}",

@@ -76,11 +76,13 @@ def run(
     """
     from prism_nb import pipeline
     from prism_nb.headless import notebook_path, run_series
+    from prism_nb.room import require_room
 
     begin = time.monotonic()
     changes = _changes(preset, run_name, assignments, recipe_files)
     opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
+    require_room(opened)
     with _saying_what_goes_on(opened):
         run_series(opened, say=click.echo, redo_notebooks=redo_notebooks)
     from prism_nb import tables
@@ -116,6 +118,7 @@ def plan(
 ) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb import pipeline
+    from prism_nb.cli_counts import echo_counts, require_images
 
     found = pipeline.find_run(
         run_name=run_name,
@@ -124,17 +127,16 @@ def plan(
         changes=_changes(preset, run_name, assignments, recipe_files),
     )
     if count:
-        from prism_nb.cli_counts import echo_counts
-
         echo_counts(found, at=at, size=size)
         return
     if at or size:
         raise click.UsageError("--at and --size go with --count")
+    require_images(found.settings)
     found.require_unmixed()
     from prism_nb.preflight import preflight
 
     preflight(found.settings, found)
-    _print_plans(found, measure=not quick, with_flop=True)
+    _print_plans(found, measure=not quick, for_all=True)
 
 
 @cli.command()
@@ -207,20 +209,25 @@ def _changes(
     return changes
 
 
-def _print_plans(found: Run, *, measure: bool = False, with_flop: bool = False) -> None:
+def _print_plans(found: Run, *, measure: bool = False, for_all: bool = False) -> None:
+    """Show a row for each stage; `for_all` with what the stages take together, once each."""
     import pandas as pd
 
     from prism_nb import pipeline, tables
 
     plans = [pipeline.plan(found, s, deep=False, measure=measure) for s in pipeline.STAGES]
+    if for_all:
+        from prism_nb.cli_counts import disk_words, petaflop_left, sharing_cache
+
+        plans = sharing_cache(found, plans)
     table = pd.concat([tables.plan_table(each) for each in plans]).fillna(0)
     counts = [name for name in table.columns if "units" in name or name == "to do"]
     table[counts] = table[counts].astype(int)
-    if with_flop:
-        from prism_nb.cli_counts import petaflop_left
-
+    if for_all:
         table["PFLOP"] = petaflop_left(found, plans)
     click.echo(f"run {found.path}\n\n{table.to_string()}\n")
+    if for_all:
+        click.echo(disk_words(plans))
     known = [each.seconds_left for each in plans if each.seconds_left is not None]
     unknown = [each.stage for each in plans if each.seconds_left is None and each.missing]
     if any(known):

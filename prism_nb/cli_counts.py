@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from prism_nb.data.described import Numbers
     from prism_nb.pipeline import StagePlan
     from prism_nb.run import Run
+    from prism_nb.settings import Settings
 
 _TERA = 1e12
+_ON_DISK = ("disk_bytes", "cache_bytes")
 
 
 def echo_counts(run: Run, *, at: float | None, size: str | None) -> None:
@@ -40,7 +43,43 @@ def echo_counts(run: Run, *, at: float | None, size: str | None) -> None:
     )
     if at is not None:
         click.echo(f"hours at an assumed {at:g} TFLOP/s, which nothing here has measured")
-    click.echo("counted, not measured; convolutions and matrix products of networks alone")
+    click.echo(
+        "counted, not measured: FLOP of convolutions and matrix products alone; GPU GB of all "
+        "tensors at once in the largest step, eager, in float32"
+    )
+
+
+def require_images(settings: Settings) -> None:
+    """Check that a plan which measures has images to measure with.
+
+    Raises:
+        UsageError: There are none, and what plans without them.
+    """
+    from prism_nb.data import open_dataset
+    from prism_nb.data.described import describe_dataset
+
+    try:
+        open_dataset(settings)
+    except UsageError as error:
+        describe_dataset(settings)  # raises the same where nothing is known of them either
+        raise UsageError(
+            f"{error}; or add --count, which needs no images: it counts operations, files, bytes "
+            "and memory"
+        ) from None
+
+
+def sharing_cache(run: Run, plans: Sequence[StagePlan]) -> list[StagePlan]:
+    """Return plans of which each counts what no earlier one has added to the cache."""
+    from prism_nb.forecast import cache_shares
+
+    shares = cache_shares(run, [plan.left for plan in plans])
+    return [replace(plan, cache_bytes=share) for plan, share in zip(plans, shares, strict=True)]
+
+
+def disk_words(plans: Sequence[StagePlan]) -> str:
+    """Say what plans of all stages, with shares of the cache, write in all."""
+    disk, cache = (sum(getattr(plan, name) for plan in plans) for name in _ON_DISK)
+    return f"{(disk + cache) / 1e9:,.1f} GB to be written at most, {cache / 1e9:,.1f} in the cache"
 
 
 def petaflop_left(run: Run, plans: Sequence[StagePlan]) -> list[float]:
@@ -51,8 +90,7 @@ def petaflop_left(run: Run, plans: Sequence[StagePlan]) -> list[float]:
 
     arithmetic, found = Arithmetic(open_dataset(run.settings)), []
     for plan in plans:
-        left = [state.unit for state in plan.states if state.state != "done"]
-        found.append(round(flop_of(run, arithmetic, plan.stage, left) / 1e15, 3))
+        found.append(round(flop_of(run, arithmetic, plan.stage, plan.left) / 1e15, 3))
     return found
 
 

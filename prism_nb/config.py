@@ -97,18 +97,18 @@ def read_preset(preset: str) -> dict[str, Any]:
 def spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Put what names stand for into settings, so that a run keeps it.
 
-    A protocol's values go below the settings that it stands among; a pool's networks go where
-    `teachers` is its name, a recipe file's content where `recipes` names its path, a class list's
-    where `class_list` does. `data_dir` becomes absolute, since a run's notebooks work elsewhere.
+    A protocol's values go below the settings that it stands among, a recipe file's content where
+    `recipes` names its path, a class list's where `class_list` does. `data_dir` becomes absolute,
+    since a run's notebooks work elsewhere.
 
     Args:
         values: Settings, or changes to them.
         folder: What relative paths start from.
 
     Raises:
-        UsageError: Unknown protocol or pool, or a file that cannot be read or is no recipe.
+        UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
     """
-    values = with_pool(with_protocol(values))
+    values = with_protocol(values)
     if isinstance(values.get("class_list"), str):
         names = read_lines(folder / values["class_list"], where="class_list")
         values = {**values, "class_list": names}
@@ -193,8 +193,12 @@ def read_settings(path: Path) -> Settings:
 
 
 def check_settings(values: dict[str, Any], *, where: str) -> Settings:
-    """Build settings and read every method's recipe, so that mistakes surface at once."""
-    settings = Settings.parse(values, where=where)
+    """Build settings and read every method's recipe, so that mistakes surface at once.
+
+    A pool's networks go where `teachers` is its name: beside whatever else is set, since it may
+    add to more than one setting.
+    """
+    settings = Settings.parse(with_pool(values), where=where)
     for method in settings.methods:
         recipe = settings.recipe_of(method)
         require_source(method, recipe)

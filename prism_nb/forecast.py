@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import chain, pairwise
 
+from prism_nb.artifacts.images import is_decoded
 from prism_nb.artifacts.sizes import image_bytes, label_bytes, set_bytes
 from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.data.described import DescribedDataset, Numbers
+from prism_nb.plans.synthesis import batch_of
 from prism_nb.run import Run, UnitState
 from prism_nb.settings import REFERENCE, Settings
+from prism_nb.teachers.arithmetic import Arithmetic
 from prism_nb.units import Unit, has_weights
 
 _AT_SETS = {"diversity", "labels", "evaluation"}  # stages that look at whole sets of images
@@ -48,14 +54,41 @@ def seconds_left(
     )
 
 
-def disk_bytes(settings: Settings, stage: str, share: float, classes: int) -> int | None:
-    """Estimate what a share of a stage's units writes, where that can be counted."""
-    if stage not in {"synthesis", "labels"} or (stage == "labels" and settings.labels != "stored"):
-        return None
-    images = classes * settings.ipc * len(settings.methods)
-    if stage == "synthesis":
-        return round(share * image_bytes(settings, images))
-    return round(share * label_bytes(settings, images, classes))
+def disk_bytes(settings: Settings, units: Sequence[Unit], classes: int) -> int:
+    """Return the most bytes that units write: images, labels and weights; the rest is small."""
+    known = _counted(classes, settings.image_size)
+    return round(sum(unit_bytes(settings, known, unit) for unit in units))
+
+
+def unit_bytes(settings: Settings, arithmetic: Arithmetic, unit: Unit) -> float:
+    """Return the most bytes that a unit's images, labels, weights or statistics take."""
+    classes, key = len(arithmetic.dataset.classes), unit.key
+    if unit.stage == "synthesis":
+        return image_bytes(settings, len(batch_of(unit).members()))
+    if unit.stage == "labels":
+        return label_bytes(settings, classes * settings.ipc, classes)
+    if unit.stage == "teachers" and "patch" in key:
+        return arithmetic.statistics_bytes(key["network"], key["patch"])
+    if unit.stage == "teachers":
+        return arithmetic.weight_bytes(key["network"])
+    return arithmetic.weight_bytes(key["student"]) if unit.stage == "evaluation" else 0.0
+
+
+@lru_cache(maxsize=8)
+def _counted(classes: int, image_size: int) -> Arithmetic:
+    """Return what knows the size of networks; a plan asks for it again and again."""
+    return Arithmetic(DescribedDataset("", Numbers(classes, classes, classes), image_size))
+
+
+def cache_shares(run: Run, stages: Sequence[Sequence[Unit]]) -> list[int]:
+    """Return what each of some stages adds to the cache that none before it has added.
+
+    Args:
+        run: The run.
+        stages: Units to be done, stage by stage.
+    """
+    totals = [cache_bytes(run, chain(*stages[:count])) for count in range(len(stages) + 1)]
+    return [after - before for before, after in pairwise(totals)]
 
 
 def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
@@ -63,18 +96,20 @@ def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
 
     Held-out images are judged on; training images are gone over by networks that are trained
     from scratch, and by students of all real images; large sets of images by all who look at
-    them.
+    them. What is there already adds nothing.
     """
     todo = list(units)
     if not any(unit.stage in _LOOKING for unit in todo):
         return 0
     dataset: ImageDataset = open_dataset(run.settings)
     judged = any(unit.stage in {"teachers", "evaluation"} for unit in todo)
+    each = set_bytes(run.settings, len(dataset.classes))
     sets = {unit.key["method"] for unit in todo if unit.stage in _AT_SETS and not _of_all(unit)}
+    fresh = [name for name in sets if each and not is_decoded(run, name, dataset)]
     return (
         (dataset.bytes_to_keep("val") if judged else 0)
-        + (dataset.bytes_to_keep("train") if any(map(_goes_over_all, todo)) else 0)
-        + len(sets) * set_bytes(run.settings, len(dataset.classes))
+        + (dataset.bytes_to_keep("train") if any(map(goes_over_all, todo)) else 0)
+        + len(fresh) * each
     )
 
 
@@ -83,7 +118,8 @@ def _of_all(unit: Unit) -> bool:
     return unit.stage == "evaluation" and bool(unit.key["method"] == REFERENCE)
 
 
-def _goes_over_all(unit: Unit) -> bool:
+def goes_over_all(unit: Unit) -> bool:
+    """Return whether a unit is a training on all real training images."""
     if unit.stage == "teachers":
         return "patch" not in unit.key and not has_weights(unit.key["network"])
     return _of_all(unit)

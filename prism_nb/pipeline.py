@@ -109,7 +109,7 @@ class StagePlan:
         states: The state of each unit.
         images: Number of images that the missing units will make; of the synthesis alone.
         seconds_left: Estimate; None where nothing was measured.
-        disk_bytes: Estimate of what the missing units will write; None where unknown.
+        disk_bytes: The most that the missing units will write, but for what is small.
         memory_bytes: The most memory that a process has held that worked on the stage in this
             run, or that has measured its steps now; other stages in the same process included.
         cache_bytes: What the missing units add to the cache of decoded images at most, which all
@@ -120,7 +120,7 @@ class StagePlan:
     states: tuple[UnitState, ...]
     images: int
     seconds_left: float | None
-    disk_bytes: int | None
+    disk_bytes: int
     memory_bytes: int | None
     cache_bytes: int = 0
 
@@ -128,6 +128,11 @@ class StagePlan:
     def counts(self) -> Counter[str]:
         """Number of units per state."""
         return Counter(state.state for state in self.states)
+
+    @property
+    def left(self) -> list[Unit]:
+        """The units that are not done."""
+        return [state.unit for state in self.states if state.state != "done"]
 
     @property
     def missing(self) -> int:
@@ -261,7 +266,7 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
         states=states,
         images=sum(_images(state.unit) for state in states if state.state != "done"),
         seconds_left=seconds_left(run, states, costs or [1.0] * len(states), known=bool(costs)),
-        disk_bytes=disk_bytes(run.settings, stage, missing / max(1, len(states)), class_count(run)),
+        disk_bytes=disk_bytes(run.settings, _missing(states), class_count(run)),
         memory_bytes=memory,
         cache_bytes=cache_bytes(run, _missing(states)) if measure else 0,
     )
@@ -375,6 +380,11 @@ def _stage(name: str) -> Stage:
     return STAGES[name]
 
 
+def bytes_left(run: Run, found: StagePlan) -> int:
+    """Return what a stage will still write, less what its unfinished units have written."""
+    return max(0, found.disk_bytes - _begun_bytes(run, found.stage))
+
+
 def _begun_bytes(run: Run, stage: str) -> int:
     """Return the size of what unfinished units have written already."""
     if stage != "labels":
@@ -385,7 +395,7 @@ def _begun_bytes(run: Run, stage: str) -> int:
 
 
 def _require_disk(run: Run, stage: str) -> None:
-    needed = (plan(run, stage, deep=False).disk_bytes or 0) - _begun_bytes(run, stage)
+    needed = bytes_left(run, plan(run, stage, deep=False))
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise PrismError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from prism_nb.artifacts.sizes import set_bytes
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data import ImageDataset
-from prism_nb.data.decoded import decoded_once
+from prism_nb.data.decoded import decoded_once, mapped
 from prism_nb.data.subset import random_real
 from prism_nb.errors import PrismError
 from prism_nb.plans.diversity import REFERENCE
@@ -70,41 +71,50 @@ def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, T
     Raises:
         PrismError: An image is missing, damaged or of another size.
     """
-    classes, ipc = len(dataset.classes), run.settings.ipc
-    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    units = method_units(run, method, classes)
-    made_from = run.content(tuple(unit.marker for unit in units))
-    pixels = _whole(run, method, dataset, members, made_from, load_members)
-    return pixels, torch.arange(classes).repeat_interleave(ipc)
+    return _whole(run, method, dataset, load_members)
 
 
-def _whole(
-    run: Run, name: str, dataset: ImageDataset, members: Members, made_from: object, load: Load
-) -> Tensor:
-    """Return a whole set, from a file in the cache where it is large.
+def _whole(run: Run, name: str, dataset: ImageDataset, load: Load) -> tuple[Tensor, Tensor]:
+    """Return a whole set and its classes, from a file in the cache where it is large.
 
     Args:
         run: The run.
         name: What the images are called.
         dataset: Whose classes and size they have.
-        members: (class, slot) of each.
-        made_from: Says all that decides them, beside their size.
         load: Reads some of them.
     """
-    size = dataset.image_size
-    if not set_bytes(run.settings, len(dataset.classes)):
-        return load(run, name, dataset, members)
-    mapped = decoded_once(
-        default_cache_dir() / "sets" / f"{digest([name, made_from, len(members), size])}.npy",
+    classes, ipc = len(dataset.classes), run.settings.ipc
+    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
+    labels = torch.arange(classes).repeat_interleave(ipc)
+    if not set_bytes(run.settings, classes):
+        return load(run, name, dataset, members), labels
+    kept = decoded_once(
+        _file(run, name, dataset),
         lambda places: load(run, name, dataset, [members[place] for place in places]),
         count=len(members),
-        size=size,
+        size=dataset.image_size,
         what=f"images of {name}",
         progress=run.settings.progress,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the file cannot be written to
-        return torch.from_numpy(mapped)
+        return torch.from_numpy(kept), labels
+
+
+def is_decoded(run: Run, name: str, dataset: ImageDataset) -> bool:
+    """Return whether the cache holds a large set as it is now."""
+    count = len(dataset.classes) * run.settings.ipc
+    return mapped(_file(run, name, dataset), count=count, size=dataset.image_size) is not None
+
+
+def _file(run: Run, name: str, dataset: ImageDataset) -> Path:
+    """Return where the cache holds a set; its name says all that decides the images."""
+    classes = len(dataset.classes)
+    made_from: object = [dataset.name, dataset.content, run.settings.seed, REFERENCE_TAG]
+    if name != REFERENCE:
+        made_from = run.content(tuple(u.marker for u in method_units(run, name, classes)))
+    key = digest([name, made_from, classes * run.settings.ipc, dataset.image_size])
+    return default_cache_dir() / "sets" / f"{key}.npy"
 
 
 def load_members(run: Run, method: str, dataset: ImageDataset, members: Members) -> Tensor:
@@ -138,11 +148,7 @@ def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
 
     It is the yardstick of the diversity measures, drawn apart from the `random_real` method.
     """
-    classes, ipc = len(dataset.classes), run.settings.ipc
-    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
-    made_from = [dataset.name, dataset.content, run.settings.seed, REFERENCE_TAG]
-    pixels = _whole(run, REFERENCE, dataset, members, made_from, _reference)
-    return pixels, torch.arange(classes).repeat_interleave(ipc)
+    return _whole(run, REFERENCE, dataset, _reference)
 
 
 def _reference(run: Run, _: str, dataset: ImageDataset, members: Members) -> Tensor:

@@ -83,9 +83,7 @@ class StepTimer:
         cost = size * self._image_cost()
         if recipe.images != "recovered":
             return cost
-        draws = unit_draws(self.settings, method, batch)
-        joins = sorted(recipe.joins_at(slot, self.settings.ipc) for _, slot in batch.members())
-        for (speakers, team, active), steps in _kinds(draws, tuple(joins), recipe.iterations):
+        for (speakers, team, active), steps in steps_of(self.settings, method, batch):
             cost += steps * active / size * self._step_cost(recipe, speakers, team, size)
         return cost
 
@@ -183,10 +181,16 @@ class StepTimer:
         return self._teachers[name]
 
 
+def steps_of(settings: Settings, method: str, batch: Batch) -> tuple[tuple[Kind, int], ...]:
+    """Return which kinds of steps a unit takes, and how many of each."""
+    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
+    joins = sorted(recipe.joins_at(slot, settings.ipc) for _, slot in batch.members())
+    return _kinds(unit_draws(settings, method, batch), tuple(joins), recipe.iterations)
+
+
 # Thousands of units share a few draws, and each has thousands of steps.
 @lru_cache(maxsize=1024)
 def _kinds(draws: Draws, joins: tuple[int, ...], iterations: int) -> tuple[tuple[Kind, int], ...]:
-    """Return which kinds of steps a unit takes, and how many of each."""
     kinds = Counter(
         (draws.logits_at(step), draws.at(step), bisect_right(joins, step))
         for step in range(joins[0], iterations)

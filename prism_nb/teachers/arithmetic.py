@@ -15,10 +15,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from prism_nb.data import ImageDataset
+from prism_nb.teachers.memory import peak_bytes
+from prism_nb.teachers.networks import architecture_of
 from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.teachers.pretrained import own_space
 from prism_nb.teachers.shapes import META, shapes_of
 from prism_nb.teachers.statistics import conv_probes
 from prism_nb.teachers.teacher import Teacher
+from prism_nb.units import has_weights
 
 _PAIR = 2  # images that are counted together: batch norm cannot be trained on a single one
 
@@ -60,10 +64,12 @@ class Arithmetic:
 
     Attributes:
         steps: Operations of the synthesis's kinds of steps, kept here by whoever counts them.
+        peaks: The most memory of those steps, likewise.
     """
 
     dataset: ImageDataset
     steps: dict[tuple[object, ...], float] = field(default_factory=dict)
+    peaks: dict[tuple[object, ...], float] = field(default_factory=dict)
     _known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def forward(self, name: str) -> float:
@@ -77,6 +83,13 @@ class Arithmetic:
     def weight_bytes(self, name: str) -> float:
         """Return the bytes of a network's weights, its running statistics included."""
         return self._once("bytes", name, lambda: self._held(name))
+
+    def learning_bytes(self, name: str, batch: int) -> float:
+        """Return the most bytes that a training step makes beside the weights.
+
+        They are of the gradients and of what is kept for them, eager and in float32.
+        """
+        return self._once(f"peak {batch}", name, lambda: self._grown(name, batch))
 
     def statistics_bytes(self, name: str, patch: int) -> float:
         """Return the bytes of the statistics of a network's convolutions."""
@@ -102,16 +115,22 @@ class Arithmetic:
         network = self._network(name).train()
         return count_flop(lambda: network(self._images()).sum().backward()) / _PAIR
 
-    def _held(self, name: str) -> float:
-        return float(sum(value.nbytes for value in self._teacher(name).state_dict().values()))
+    def _grown(self, name: str, batch: int) -> float:
+        network = self._network(name).train()
+        return peak_bytes(lambda: network(self._images(batch)).sum().backward())
 
-    def _images(self) -> torch.Tensor:
+    def _held(self, name: str) -> float:
+        return float(sum(value.nbytes for value in self._network(name).state_dict().values()))
+
+    def _images(self, count: int = _PAIR) -> torch.Tensor:
         side = self.dataset.image_size
-        return torch.empty(_PAIR, 3, side, side, device=META)
+        return torch.empty(count, 3, side, side, device=META)
 
     def _network(self, name: str) -> nn.Module:
-        classes, side = len(self.dataset.classes), self.dataset.image_size
-        return shapes_of(name, classes=classes, image_size=side)
+        """Return a network without values, for images of the size that it wants."""
+        own = own_space(name, self.dataset).size if has_weights(name) else self.dataset.image_size
+        classes = len(self.dataset.classes)
+        return shapes_of(architecture_of(name), classes=classes, image_size=own)
 
     def _teacher(self, name: str) -> Teacher:
         return fresh_teacher(name, self.dataset, META)

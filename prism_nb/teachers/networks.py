@@ -11,6 +11,7 @@ from torch import nn
 from torchvision import models
 
 from prism_nb.errors import UsageError, suggest
+from prism_nb.training.weights import load_weights
 
 WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that weights are read from
 _RESNET_STEM = ("conv1", "maxpool")
@@ -134,9 +135,7 @@ def require_fit(name: str, network: nn.Module, *, classes: int, image_size: int)
             f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
             "network or a larger image_size"
         ) from None
-    network.train(was_training).load_state_dict(
-        kept
-    )  # a pass in training mode moves running statistics
+    load_weights(network.train(was_training), kept)  # training has moved running statistics
     for output in outputs:
         if not isinstance(output, torch.Tensor) or output.shape != (2, classes):
             raise UsageError(

@@ -20,6 +20,7 @@ from prism_nb.teachers.pretrained import own_space
 from prism_nb.teachers.sources import space_of
 from prism_nb.teachers.statistics import Statistics
 from prism_nb.teachers.teacher import PixelSpace, Teacher
+from prism_nb.training.weights import load_weights
 from prism_nb.units import Unit, has_weights
 
 
@@ -102,7 +103,7 @@ def _load(
     """Load weights; `content`, their hash, keeps the cache from serving an older file."""
     network = _empty(name, dataset, own)
     try:
-        network.load_state_dict(safetensors.torch.load_file(path))
+        load_weights(network, safetensors.torch.load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         raise PrismError(
             f"weights {path} do not fit {name!r}: {error}; delete the file and run the teachers "

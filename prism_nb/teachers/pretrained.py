@@ -18,6 +18,7 @@ from prism_nb.teachers.checkpoints import read_weights
 from prism_nb.teachers.networks import architecture_of, build_network, library_name
 from prism_nb.teachers.sources import Source, find_source, imagenet_wnids
 from prism_nb.teachers.teacher import PixelSpace
+from prism_nb.training.weights import load_weights
 
 _SHOWN = 3  # keys that a message names
 _LOST = 0.1  # share of a head's classes: so few are missing by mistake rather than left out
@@ -71,7 +72,7 @@ def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
     rows = head_rows(source, head, dataset)
     weights = _fitted(source, weights, head, space)
     network = _build(source.architecture, len(dataset.classes), space)
-    network.load_state_dict(_with_rows(source, weights, head, space, rows))
+    load_weights(network, _with_rows(source, weights, head, space, rows))
     return Pretrained(network.eval(), space, source, head)
 
 
@@ -156,8 +157,21 @@ def _fitted(
         return weights
     converted = _converted(source, weights, head, space)
     if converted is None:
+        _require_all_named(source, weights, head, space)
         raise _unfit(source, problem)
     return converted
+
+
+def _require_all_named(
+    source: Source, weights: dict[str, Tensor], head: int, space: PixelSpace
+) -> None:
+    """Refuse a head of another size than the classes that are named beside its file."""
+    found = _head_size(source, weights, space)
+    if source.library == "file" and source.classes and found != head:
+        raise UsageError(
+            f"weights {source.file} have a head of {found} classes, but {head} are named beside "
+            "them; name all of them, in the head's order"
+        )
 
 
 def _unfit(source: Source, problem: str) -> UsageError:

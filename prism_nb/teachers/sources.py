@@ -19,6 +19,7 @@ from prism_nb.config import project_root
 from prism_nb.errors import UsageError, suggest
 from prism_nb.teachers.checkpoints import read_note
 from prism_nb.teachers.networks import WEIGHT_FILES, architecture_of, library_name
+from prism_nb.teachers.sidecar import read_sidecar, sidecar_path
 from prism_nb.teachers.teacher import PixelSpace
 
 _SHOWN = 6  # other weights that a message names
@@ -126,7 +127,7 @@ def fetch(source: Source) -> None:
 
 
 def _of_file(name: str, weights: str) -> Source:
-    """Describe a local checkpoint; what the kit noted in it is believed.
+    """Describe a local checkpoint; what the kit noted in it, or a file beside it, is believed.
 
     A relative path starts from the clone, because notebooks and the command work elsewhere.
     """
@@ -134,6 +135,14 @@ def _of_file(name: str, weights: str) -> Source:
     architecture = architecture_of(name)
     library_name(architecture)
     space, classes = _noted(path) if path.is_file() else (None, None)
+    beside = read_sidecar(path)
+    if beside is not None:
+        if space is not None:
+            raise UsageError(
+                f"weights {path} say themselves how they want their pixels; delete "
+                f"{sidecar_path(path)}, or save them without the note"
+            )
+        space, classes = beside.space, beside.classes
     return Source(
         name=name,
         library="file",

@@ -21,6 +21,7 @@ from prism_nb.teachers.accuracy import accuracy
 from prism_nb.teachers.checkpoints import serialise, sha256_of
 from prism_nb.teachers.inspection import inspect_network
 from prism_nb.teachers.pool import canonical_space, load_teacher
+from prism_nb.teachers.sidecar import sidecar_path
 from prism_nb.teachers.sources import find_source
 from prism_nb.teachers.squeeze import mean_statistics, train_network
 from prism_nb.teachers.squeeze_plan import squeeze_plan
@@ -111,14 +112,23 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
 
 def _circumstances(settings: Settings, unit: Unit) -> dict[str, object]:
     """What may change weights beside the settings."""
-    given = sha256_of(find_source(unit.key["network"]).file) if _is_given(unit) else None
     return {
-        **({"weights_sha256": given} if given else {}),
+        **(_given_files(unit.key["network"]) if _is_given(unit) else {}),
         "device": choose_device(settings.device).type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
+
+
+def _given_files(network: str) -> dict[str, str | None]:
+    """Return the hashes of a network's weights, and of what stands beside a file of one's own."""
+    source = find_source(network)
+    found = {"weights_sha256": sha256_of(source.file)}
+    if source.library != "file":
+        return {**found}
+    beside = sidecar_path(source.file)
+    return {**found, "sidecar_sha256": sha256_of(beside) if beside.is_file() else None}
 
 
 def _find_donor(run: Run, unit: Unit) -> Run | None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from prism_nb import files
+from prism_nb.training.weights import load_weights
 
 _KEY = "checkpoint"  # the one metadata entry
 _EVERY = 30.0  # seconds between two writes
@@ -103,7 +104,7 @@ class Training:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a state; the current random state of torch included."""
         for name, network in self._networks.items():
-            network.load_state_dict(under(tensors, name))
+            load_weights(network, under(tensors, name))
         restore_optimiser(self._optimiser, tensors)
         torch.set_rng_state(tensors["random/cpu"])
         if self._device.type == "cuda":

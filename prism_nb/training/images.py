@@ -12,7 +12,7 @@ from prism_nb.artifacts.images import Resident
 from prism_nb.artifacts.views import ImageSet
 from prism_nb.data import ImageDataset
 
-_MOST_RESIDENT = 2**30  # bytes of pixels; CIFAR takes 154 MB, Tiny-ImageNet 1.2 GB
+MOST_RESIDENT = 2**30  # bytes of pixels; CIFAR takes 154 MB, Tiny-ImageNet 1.2 GB
 
 
 class Streamed:
@@ -47,7 +47,7 @@ def real_images(dataset: ImageDataset, device: torch.device) -> Resident | Strea
     """
     count = len(dataset.labels("train"))
     dataset.keep("train")
-    if 3 * count * dataset.image_size**2 > _MOST_RESIDENT:
+    if 3 * count * dataset.image_size**2 > MOST_RESIDENT:
         return Streamed(dataset, device)
     pixels = dataset.images("train", range(count))
     return Resident(pixels.to(device, memory_format=torch.channels_last), dataset)

@@ -117,7 +117,7 @@ def fifty() -> Arithmetic:
 
 
 def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) -> None:
-    run = run_of(tmp_path)
+    run = run_of(tmp_path, dataset="imagenet1k")
     found = {(c.stage, c.method): c for c in count_run(run, fifty)}
     passes = {
         name: sum(flop for _, flop in layer_flop(name, 224, 50))
@@ -149,9 +149,26 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) 
     row = row_bytes("fp16", 50, top_k=10)
     assert found["labels", "prism"].bytes == images * 7 * (row + 25)
     assert found["evaluation", "prism"].files == 2 * 4
-    assert found[CACHE, ""].bytes == val * 3 * 224 * 224
+    assert found[CACHE, ""].bytes == (val + train) * 3 * 224 * 224
+    assert found[CACHE, ""].files == 3
     held = torchvision.models.get_model("alexnet", num_classes=50).state_dict().values()
     assert found["teachers", ""].bytes > sum(value.nbytes for value in held) > 1e8
+
+
+def test_only_what_is_decoded_for_somebody_is_counted(tmp_path: Path, fifty: Arithmetic) -> None:
+    train, val, image = 2000, 250, 3 * 224 * 224
+    weights = {"teachers": ["resnet18@DEFAULT"], "primary": "resnet18@DEFAULT"}
+    weights |= {"observers": ["alexnet@DEFAULT"], "label_teachers": []}
+    weights |= {"dataset": "imagenet1k", "methods": ["random_real"]}
+    for changes, wanted in (
+        ({}, val),  # nobody is trained on all training images
+        ({"ceiling": True}, val + train),
+        ({"observers": ["alexnet"]}, val + train),
+        ({"dataset": "cifar10", "observers": ["alexnet"]}, 0),  # read whole
+    ):
+        run = run_of(tmp_path, **{**weights, **changes})
+        counts = {c.stage: c for c in count_run(run, fifty)}
+        assert counts[CACHE].bytes == wanted * image
 
 
 def steps_flop(run: Run, passes: dict[str, float]) -> float:

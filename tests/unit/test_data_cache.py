@@ -316,4 +316,8 @@ def test_a_plan_counts_the_large_sets_that_are_looked_at(
     methods = ("real", "prism", "rded")
     units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
     units += [Unit("labels", m, "m", "b", {"method": m}) for m in methods[1:]]
+    decoded: list[str] = []
+    monkeypatch.setattr(forecast, "is_decoded", lambda _, name, __: name in decoded)
     assert forecast.cache_bytes(run, units) == 3 * a_set
+    decoded.append("prism")
+    assert forecast.cache_bytes(run, units) == 2 * a_set

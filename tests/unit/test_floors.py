@@ -39,6 +39,7 @@ FLOORS: list[set[str]] = [
         "monitor",
         "tables",
         "forecast",
+        "room",
         "class_names",
         "absent_units",
         "diversity_tables",

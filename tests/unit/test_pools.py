@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from image_trees import make_tree
 
 from prism_nb.config import load_settings
 from prism_nb.errors import UsageError
-from prism_nb.pools import pool_names, pool_networks
+from prism_nb.pipeline import find_run
+from prism_nb.pools import pool_names, read_pool
+from prism_nb.preflight import preflight
+from prism_nb.run import Run
 from prism_nb.teachers.networks import architecture_of, build_network
 from prism_nb.teachers.sources import find_source
 from prism_nb.teachers.teacher import require_bn
 
-BN_LESS = {"alexnet@IMAGENET1K_V1"}
-NETWORKS = sorted({network for pool in pool_names() for network in pool_networks(pool)})
+POOLS = [read_pool(name) for name in pool_names()]
+BN_LESS = {network for pool in POOLS for network in pool.label_only}
+NETWORKS = sorted({network for pool in POOLS for network in pool.networks})
+WNIDS = ["n01440764", "n01443537"]
+RESNET = "resnet18@IMAGENET1K_V1"
+ALEXNET = "alexnet@IMAGENET1K_V1"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -29,15 +40,50 @@ def test_every_network_of_a_pool_has_published_weights_and_batch_norm_or_is_know
 
 
 def test_the_wide_pool_can_give_statistics_throughout() -> None:
-    assert not BN_LESS & set(pool_networks("imagenet1k_wide"))
-    assert set(pool_networks("imagenet1k")) & BN_LESS
+    assert not read_pool("imagenet1k_wide").label_only
+    assert read_pool("imagenet1k").label_only == (ALEXNET,)
 
 
 def test_a_pools_name_stands_for_its_networks() -> None:
-    changes = {"teachers": "imagenet1k_wide", "primary": "resnet18@IMAGENET1K_V1"}
+    changes = {"teachers": "imagenet1k_wide", "primary": RESNET}
     settings = load_settings("digits_quick", changes)
-    assert settings.teachers == tuple(pool_networks("imagenet1k_wide"))
+    assert settings.teachers == read_pool("imagenet1k_wide").teachers
+    assert settings.observers == load_settings("digits_quick").observers
+    assert settings.label_teachers == ()
     assert load_settings("digits_quick", {"teachers": ["test_resnet"]}).teachers == ("test_resnet",)
+
+
+def test_networks_that_only_label_stand_among_the_observers_whoever_else_does() -> None:
+    changes: dict[str, Any] = {"teachers": "imagenet1k", "primary": RESNET}
+    settings = load_settings("digits_quick", changes)
+    assert settings.teachers == read_pool("imagenet1k").teachers
+    assert settings.observers == ("test_mambaout", ALEXNET)
+    assert settings.labellers == (*settings.teachers, ALEXNET)
+    own = load_settings("digits_quick", {**changes, "label_teachers": [RESNET]})
+    assert own.labellers == (RESNET,)
+    twice = load_settings("digits_quick", {**changes, "observers": [ALEXNET]})
+    assert twice.observers == (ALEXNET,)
+    with pytest.raises(UsageError, match="observers: Input should be a valid list, got 'abc'"):
+        load_settings("digits_quick", {**changes, "observers": "abc"})
+
+
+def test_the_published_pool_passes_the_preflight_of_the_published_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no weights: networks are built afresh
+    changes: dict[str, Any] = {"teachers": "imagenet1k", "primary": RESNET, "fetch_weights": True}
+    changes |= {"methods": ["prism"], "data_dir": str(make_tree(tmp_path / "t", WNIDS))}
+    changes |= {"dataset": "folder", "observers": [], "ipc": 1, "squeeze_batch": 2}
+    dataset = preflight(load_settings("digits_quick", changes))
+    assert [info.folder for info in dataset.classes] == WNIDS
+
+
+def test_a_pool_joins_a_run_that_exists(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", load_settings("digits_quick"))
+    changes = {"teachers": "imagenet1k", "primary": RESNET}
+    found = find_run(run_name="r", runs_dir=tmp_path, changes=changes)
+    assert run.settings.observers == ("test_mambaout",)
+    assert found.settings.observers == ("test_mambaout", ALEXNET)
 
 
 def test_an_unknown_pool_names_the_nearest() -> None:
@@ -49,6 +95,7 @@ def test_an_unknown_pool_names_the_nearest() -> None:
 def test_imagenets_presets_hold_the_published_pool_and_settings(ipc: int) -> None:
     settings = load_settings(f"imagenet1k_ipc{ipc}")
     assert settings.ipc == ipc
-    assert {*settings.teachers, "alexnet@IMAGENET1K_V1"} == set(pool_networks("imagenet1k"))
+    assert settings.teachers == read_pool("imagenet1k").teachers
+    assert {*settings.observers} > {*read_pool("imagenet1k").label_only}
     assert settings.recipe_of("prism").iterations == 4000
     assert (settings.label_epochs, settings.student_batch) == (300, 50)

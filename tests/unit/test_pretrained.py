@@ -30,6 +30,7 @@ from prism_nb.pipeline import open_run
 from prism_nb.plans.squeeze import network_unit, statistics_unit, units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run
+from prism_nb.strict import write_yaml
 from prism_nb.tables import teacher_table
 from prism_nb.teachers import pretrained, taking
 from prism_nb.teachers.checkpoints import read_weights, serialise
@@ -434,6 +435,11 @@ def test_a_file_that_has_changed_is_not_taken_from_an_equal_run(
     file.write_bytes(serialise({key: value * 1 for key, value in tensors.items()}))
     third = squeezed(tmp_path, "third", **teachers_from(file, observer))
     assert third.record(unit)["reused_from"] is None
+    space = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 40, "interpolation": "bilinear"}
+    file.with_suffix(".yaml").write_text(write_yaml(space))
+    fourth = squeezed(tmp_path, "fourth", **teachers_from(file, observer))
+    assert fourth.record(unit)["reused_from"] is None
+    assert fourth.record(unit)["space"]["size"] == 40
 
 
 def test_a_head_in_the_wrong_order_stops_the_run(

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import scale
 from prism_nb import cli
+from prism_nb.config import preset_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,8 +17,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("preset", scale.PRESETS)
 def test_the_head_of_a_preset_says_what_is_counted(preset: str, imagenet: scale.Arithmetic) -> None:
     text = (ROOT / f"notebooks/presets/{preset}.yaml").read_text(encoding="utf-8")
-    for line in scale.head_lines(preset, imagenet):
+    shared = preset.startswith("imagenet1k")  # one class count and size
+    for line in scale.head_lines(preset, imagenet if shared else scale.counter(preset)):
         assert line in text.splitlines()
+
+
+def test_every_preset_that_is_no_demo_says_what_it_takes() -> None:
+    demos = {"digits", "digits_quick"}  # minutes on a CPU, as their heads say
+    assert {*scale.PRESETS} == {*preset_names()} - demos
 
 
 def test_the_table_says_what_is_counted(imagenet: scale.Arithmetic) -> None:
@@ -58,9 +65,23 @@ def test_counting_needs_neither_images_nor_weights_and_writes_nothing(
     # 4,000 steps of seven images, forward and back to them, by a head of 7 classes
     steps = 4000 * 7 * 2 * (3_628_146_688 - 2 * 512 * (1000 - 7)) / 1e15
     row = next(line.split() for line in out.splitlines() if "synthesis" in line)
-    assert row == ["synthesis", "sre2l", "1", "8", "0.00", f"{steps:.2f}", "0.0"]
+    assert row == ["synthesis", "sre2l", "1", "8", "0.00", "0.2", f"{steps:.2f}", "0.0"]
     assert "assumed 400 TFLOP/s" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_without_images_names_the_way_that_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--runs-dir", str(tmp_path / "runs")]
+    code, _, err = call(monkeypatch, capsys, "plan", "imagenet1k_ipc50", *arguments)
+    assert code == 2
+    assert "needs data_dir" in err
+    assert "or add --count, which needs no images" in err
+    unknown = ["--set", "dataset=digit", *arguments]
+    _, _, err = call(monkeypatch, capsys, "plan", "digits_quick", *unknown)
+    assert "unknown dataset 'digit'" in err
+    assert "--count" not in err
 
 
 @pytest.mark.parametrize(
