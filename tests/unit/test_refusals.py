@@ -300,6 +300,16 @@ def _(root: Path) -> object:
     return [path.unlink() for path in (root / "train" / "ape").iterdir()]
 
 
+@tree("a later class without held-out images", r"'bee' \(in val/bee\)")
+def _(root: Path) -> object:
+    return [path.unlink() for path in (root / "val" / "bee").iterdir()]
+
+
+@tree("an image beside the class folders", "train, e.g. loose.png")
+def _(root: Path) -> object:
+    return (root / "train" / "ape" / "ape_0.png").rename(root / "train" / "loose.png")
+
+
 @tree("a class in one split only", "cat")
 def _(root: Path) -> object:
     folder = root / "train" / "cat"
