@@ -1,0 +1,98 @@
+"""Every stage on every backend: the files are those of one process, byte for byte."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_nb import files, pipeline
+from prism_nb.backends import on_slurm
+from prism_nb.backends.ray_cluster import local_cluster
+from prism_nb.run import Run
+
+SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "squeeze_batch": 600,
+    "methods": ["prism"],  # one, so that two workers share its relabelling by epochs
+    "ipc": 1,
+    "batch_size": 5,
+    "recipe": {"iterations": 2},
+    "label_epochs": 2,
+    "students": ["test_resnet"],
+    "student_seeds": 2,
+    "evaluate_every": 2,
+    "real_per_class": 5,
+    "image_size": 16,
+    "device": "cpu",
+    "threads": 1,
+    "workers": 2,
+}
+
+
+def carried_out(folder: Path, **changes: Any) -> Run:
+    """A run of every stage, in a folder of its own, where it finds no other run's teachers."""
+    run = pipeline.open_run(
+        run_name="r", preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
+    )
+    for stage in pipeline.STAGES:
+        pipeline.execute(run, stage)
+    return run
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What every unit has made and recorded, but for the seconds that took."""
+    found: dict[str, Any] = {}
+    for stage in pipeline.STAGES:
+        for unit in pipeline.stage_units(run, stage):
+            assert run.inspect(unit).state == "done"
+            found[f"{stage} {unit.name}"] = run.record(unit)
+            found |= {path: content(run.file(path)) for path in run.files_of(unit)}
+    for each in found.values():
+        if isinstance(each, dict):
+            del each["seconds"]
+    return found
+
+
+def content(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
+
+
+def begun(run: Run, stage: str) -> list[str]:
+    return sorted(event["unit"] for event in run.events(stage) if event["event"] == "begin")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process makes."""
+    return results(carried_out(tmp_path_factory.mktemp("process")))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_two_workers_of_ray_make_the_same_files(expected: dict[str, Any], tmp_path: Path) -> None:
+    with local_cluster(cpus=2, gpus=0) as address:
+        run = carried_out(tmp_path, backend="ray", ray_address=address)
+    assert results(run) == expected
+    assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]
+    for stage in pipeline.STAGES:
+        logs = list(run.path.glob(f"logs/{stage}/*.log"))
+        assert len(logs) == len(begun(run, stage))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is missing")
+def test_jobs_make_the_same_files(
+    expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_slurm, "_LOOK", 0.1)
+    run = carried_out(tmp_path, backend="slurm", slurm={"cluster": "local"})
+    assert results(run) == expected
+    assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]
+    for stage in pipeline.STAGES:
+        arrays = [event["jobs"] for event in run.events(stage) if event["event"] == "submitted"]
+        assert [len(array) for array in arrays] == ([2, 1] if stage == "labels" else [2])
