@@ -64,6 +64,8 @@ class CandidateList(widgets.VBox):
             sort=self.sort.value,
         )
         kept = [entry.name for entry in fits if entry.name in self.found.value]
+        # A browser that still had the old selection would look for it among the new options.
+        self.found.value = ()
         self.found.options = [(line_of(entry), entry.name) for entry in fits]
         self.found.value = kept
         text = f"{len(fits)} of {len(self._entries)} networks with batch norm"

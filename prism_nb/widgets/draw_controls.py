@@ -100,6 +100,8 @@ class DrawControls(widgets.VBox):
         for values in self._now.values():
             values["bn_fixed"] = [name for name in values["bn_fixed"] if name in others]
         self._loading = True
+        # A browser that still had the old selection would look for it among the new options.
+        self.bn_fixed.value = ()
         self.bn_fixed.options = others
         self._loading = False
         self._load()

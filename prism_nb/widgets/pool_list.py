@@ -56,6 +56,8 @@ class PoolList(widgets.VBox):
 
     def _show(self) -> None:
         self._showing = True
+        # A browser that still had the old selection would look for it among the new options.
+        self.members.value = ()
         self.members.options = self.names
         # New options choose the first of them by themselves; nobody has chosen it.
         self.chosen.options = self.names

@@ -105,6 +105,18 @@ def test_candidates_are_filtered_selected_and_added(picker: TeacherPicker) -> No
     assert "Added" in picker.message.value
 
 
+def test_lists_are_unselected_before_their_options_change(picker: TeacherPicker) -> None:
+    lists = (picker.table.found, picker.pool.members, picker.draw.bn_fixed)
+    seen: list[tuple[int, ...]] = []
+    for one in lists:
+        one.value = one.options and (one._options_values[-1],)
+        one.observe(lambda change: seen.append(change.owner.index), names="_options_labels")
+    picker.table.words.value = "test_resnet"
+    picker.pool.put(("test_resnet",))
+    picker.draw.offer(("test_resnet",), "test_resnet")
+    assert seen == [()] * len(lists)
+
+
 def test_a_filter_that_nothing_fits_says_so(picker: TeacherPicker) -> None:
     picker.table.words.value = "no such network"
     assert picker.table.found.options == ()
