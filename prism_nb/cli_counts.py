@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from prism_nb.settings import Settings
 
 _TERA = 1e12
-_ON_DISK = ("disk_bytes", "cache_bytes")
 
 
 def echo_counts(run: Run, *, at: float | None, size: str | None) -> None:
@@ -78,8 +77,11 @@ def sharing_cache(run: Run, plans: Sequence[StagePlan]) -> list[StagePlan]:
 
 def disk_words(plans: Sequence[StagePlan]) -> str:
     """Say what plans of all stages, with shares of the cache, write in all."""
-    disk, cache = (sum(getattr(plan, name) for plan in plans) for name in _ON_DISK)
-    return f"{(disk + cache) / 1e9:,.1f} GB to be written at most, {cache / 1e9:,.1f} in the cache"
+    from prism_nb.tables import size_in_words
+
+    cache = sum(plan.cache_bytes for plan in plans)
+    total = size_in_words(cache + sum(plan.disk_bytes for plan in plans))
+    return f"{total} to be written at most, {size_in_words(cache)} of it in the cache"
 
 
 def petaflop_left(run: Run, plans: Sequence[StagePlan]) -> list[float]:

@@ -10,8 +10,7 @@ from prism_nb.config import default_cache_dir
 from prism_nb.errors import PrismError
 from prism_nb.forecast import cache_bytes
 from prism_nb.run import Run
-
-_GB = 1e9
+from prism_nb.tables import size_in_words
 
 
 def require_room(run: Run) -> None:
@@ -38,16 +37,12 @@ def _require(run: Run, parts: dict[str, int], folder: Path, remedy: str) -> None
     needed, free = sum(parts.values()), shutil.disk_usage(_there(folder)).free
     if needed <= free:
         return
-    words = ", ".join(f"{name} {_short(size)}" for name, size in parts.items() if size)
+    words = ", ".join(f"{name} {size_in_words(size)}" for name, size in parts.items() if size)
     raise PrismError(
-        f"run {run.name} still needs up to {_short(needed)} at {folder} ({words}), but "
-        f"{_short(free)} are free; free some space, {remedy}, or do the stages that fit one by one "
-        "by `prism-nb stage`"
+        f"run {run.name} still needs up to {size_in_words(needed)} at {folder} ({words}), but "
+        f"{size_in_words(free)} are free; free some space, {remedy}, or do the stages that fit one "
+        "by one by `prism-nb stage`"
     )
-
-
-def _short(size: int) -> str:
-    return f"{size / _GB:,.1f} GB"
 
 
 def _is_one_disk(one: Path, other: Path) -> bool:

@@ -40,9 +40,9 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
         **states,
         "time": duration(plan.seconds_left),
         "per image": _per_image(plan),
-        "peak memory": _bytes(plan.memory_bytes),
-        "disk": _bytes(plan.disk_bytes),
-        **({"cache": _bytes(plan.cache_bytes)} if plan.cache_bytes else {}),
+        "peak memory": size_in_words(plan.memory_bytes),
+        "disk": size_in_words(plan.disk_bytes),
+        **({"cache": size_in_words(plan.cache_bytes)} if plan.cache_bytes else {}),
     }
     return pd.DataFrame([row], index=pd.Index([plan.stage], name="stage"))
 
@@ -307,7 +307,8 @@ def _per_image(plan: StagePlan) -> str:
     return f"{plan.seconds_left / plan.images:.2g} s"
 
 
-def _bytes(value: int | None) -> str:
+def size_in_words(value: int | None) -> str:
+    """Return bytes for people, in MB or GB."""
     if value is None:
         return "not measured"
     return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"

@@ -11,7 +11,7 @@ from image_sets import begin_run
 
 from prism_nb import pipeline
 from prism_nb.artifacts import sizes
-from prism_nb.artifacts.images import load_images, load_reference
+from prism_nb.artifacts.images import is_decoded, load_images, load_reference
 from prism_nb.data import open_dataset
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
@@ -56,7 +56,9 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
 ) -> None:
     dataset = open_dataset(run.settings)
     monkeypatch.setattr(sizes, "MOST_HELD", 0)
+    assert not is_decoded(run, "random_real", dataset)
     load_images(run, "random_real", dataset)
+    assert is_decoded(run, "random_real", dataset)
     path = run.file(image_path("random_real", 3, 1))
     content = path.read_bytes()
     path.unlink()
@@ -67,6 +69,7 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
     other = run.file(image_path("random_real", 4, 0)).read_bytes()
     path.write_bytes(other)
     run.finish(unit, paths=run.files_of(unit), record={})
+    assert not is_decoded(run, "random_real", dataset)
     changed, _ = load_images(run, "random_real", dataset)
     assert torch.equal(changed[7], changed[8])
     assert len(cached(tmp_path)) == 2

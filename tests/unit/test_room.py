@@ -89,4 +89,4 @@ def test_each_stage_adds_to_the_cache_what_none_before_has(monkeypatch: pytest.M
 
 def test_a_plan_of_all_stages_adds_up() -> None:
     plans = [StagePlan("a", (), 0, None, 2 * 10**9, None, 10**9) for _ in range(2)]
-    assert disk_words(plans) == "6.0 GB to be written at most, 2.0 in the cache"
+    assert disk_words(plans) == "6.0 GB to be written at most, 2.0 GB of it in the cache"
