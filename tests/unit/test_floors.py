@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
         "run",
         "plans",
     },
-    {"device", "data", "backends"},
+    {"device", "torch_files", "data", "backends"},
     {"teachers", "catalogue", "artifacts", "exchange", "training"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {
