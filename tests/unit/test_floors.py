@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "files",
         "leases",
         "units",
+        "records",
         "provenance",
         "run",
         "plans",
