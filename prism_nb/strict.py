@@ -136,7 +136,9 @@ def read_yaml(text: str, *, where: str) -> Any:
             f"{where}: {error}, and aliases are not read, since they could stand for endless "
             "values; write out what it stands for"
         ) from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+    except (LookupError, AttributeError):  # what PyYAML makes of `!!bool x`, without a place
+        raise UsageError(f"{where} is not valid YAML: a tag does not fit its value") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UsageError(f"{where} is not valid YAML: {problem}") from None
 
