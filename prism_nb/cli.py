@@ -145,11 +145,12 @@ def plan(
 def status(run_name: str, runs_dir: Path | None) -> None:
     """Show what a run has done so far; works while it is going on."""
     from prism_nb import pipeline
+    from prism_nb.records import whole_events
 
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
     _print_plans(found)
     for stage in pipeline.STAGES:
-        for last in deque(found.events(stage), maxlen=1):
+        for last in deque(whole_events(found.events(stage)), maxlen=1):
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
             click.echo(f"{stage:<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
 
@@ -257,14 +258,24 @@ def main() -> None:
         click.echo(f"error: {what or error}; nothing that was finished is lost", err=True)
         sys.exit(1)
     except Exception as error:
-        log = Path(tempfile.gettempdir()) / "prism-nb-error.log"
-        log.write_text(traceback.format_exc(), encoding="utf-8")
         click.echo(
             f"error: {type(error).__name__}: {error}; this is a defect of the kit, please report "
-            f"it with {log}. Finished work is kept",
+            f"it{_with_trace(traceback.format_exc())}. Finished work is kept",
             err=True,
         )
         sys.exit(1)
+
+
+def _with_trace(trace: str) -> str:
+    """Keep a stack trace in a new file of the user's own, and return where, in words."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="prism-nb-error-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(trace)
+    except OSError:
+        return ""
+    return f" with {file.name}"
 
 
 def _as_interrupt(*_: object) -> None:

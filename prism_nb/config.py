@@ -20,7 +20,7 @@ from prism_nb.recipes import (
     require_steps,
 )
 from prism_nb.settings import Settings
-from prism_nb.strict import read_lines, read_yaml
+from prism_nb.strict import read_lines, read_text, read_yaml
 
 
 def digest(value: Any) -> str:
@@ -82,12 +82,10 @@ def read_preset(preset: str) -> dict[str, Any]:
         if preset not in preset_names():
             raise UsageError(f"unknown preset {preset!r}; {suggest(preset, preset_names())}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, where=f"preset {path}")
+    except UsageError as error:
         names = ", ".join(preset_names())
-        raise UsageError(
-            f"preset {path} cannot be read: {error}; name a YAML file, or one of {names}"
-        ) from None
+        raise UsageError(f"{error}; name a YAML file, or one of {names}") from None
     values = read_yaml(text, where=f"preset {path}")
     if not isinstance(values, dict):
         raise UsageError(f"preset {path} must hold lines of `name: value`")
@@ -182,11 +180,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         UsageError: The file cannot be read, holds no settings, or settings that do not fit.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    values = read_yaml(text, where=str(path))
+    values = read_yaml(read_text(path, where=str(path)), where=str(path))
     if not isinstance(values, dict):
         raise UsageError(f"{path} is damaged: it must hold lines of `name: value`")
     return check_settings(values, where=str(path))

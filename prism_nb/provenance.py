@@ -49,7 +49,7 @@ def newer_kit(manifest: dict[str, object]) -> str | None:
 
 
 def _parts(version: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])]
+    return [int(digits) for digits in re.findall(r"\d{1,9}", version.partition("+")[0])]
 
 
 def machine() -> str:

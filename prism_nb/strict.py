@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -11,6 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prism_nb.errors import UsageError, suggest
+
+_LARGEST = 2**20  # characters of a file; a list of 20,000 classes takes a quarter of that
+_SHOWN = 200  # characters of a value that a message repeats, at most
 
 
 class Strict(BaseModel):
@@ -57,19 +62,35 @@ def _explain(model: type[_Model], problem: Any) -> str:
     message = message.replace("an object", "a mapping of names")
     if problem["type"] in {"missing", "value_error"}:
         return f"{name}: {message}" if problem["loc"] else message
-    return f"{name}: {message}, got {problem['input']!r}"
+    return f"{name}: {message}, got {_brief(repr(problem['input']))}"
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+class _AliasError(yaml.YAMLError):
+    """A value that stands for one written elsewhere; the message says which and where."""
 
 
 class _Yaml(yaml.SafeLoader):
     """YAML whose scalars mean what they look like: 1e-3 is a number, 'on' and 010 are text.
 
     PyYAML follows YAML 1.1, where 1e-3 is text, `on` is True and 010 is 8.
-    A key that stands twice is an error instead of a silent last word.
+    A key that stands twice is an error instead of a silent last word. Aliases are errors too:
+    ten lines of aliases of aliases stand for more values than any memory holds.
     """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise _AliasError(f"line {alias.start_mark.line + 1} holds the alias *{alias.anchor}")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+        counts = Counter(key for key in keys if isinstance(key, Hashable))
+        doubled = sorted(str(key) for key, count in counts.items() if count > 1)
         if doubled:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {', '.join(doubled)} stands twice", node.start_mark
@@ -78,7 +99,10 @@ class _Yaml(yaml.SafeLoader):
 
 
 class _YamlOut(yaml.SafeDumper):
-    """Writes what `_Yaml` reads: text that looks like a number is quoted."""
+    """Writes what `_Yaml` reads: text that looks like a number is quoted, nothing is an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _SCALARS = (
@@ -103,13 +127,36 @@ def read_yaml(text: str, *, where: str) -> Any:
     """Read one YAML document safely.
 
     Raises:
-        UsageError: The text is not valid YAML; the message gives the line.
+        UsageError: The text is not valid YAML, or uses an alias; the message gives the line.
     """
     try:
         return yaml.load(text, Loader=_Yaml)  # noqa: S506 (a SafeLoader)
+    except _AliasError as error:
+        raise UsageError(
+            f"{where}: {error}, and aliases are not read, since they could stand for endless "
+            "values; write out what it stands for"
+        ) from None
+    except (LookupError, AttributeError):  # what PyYAML makes of `!!bool x`, without a place
+        raise UsageError(f"{where} is not valid YAML: a tag does not fit its value") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def read_text(path: Path, *, where: str) -> str:
+    """Read a text file of the size that settings have.
+
+    Raises:
+        UsageError: It cannot be read, is no text, or is larger.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from None
+    if len(text) > _LARGEST:
+        raise UsageError(f"{where} is not read: it is larger than 1 MiB; keep settings alone in it")
+    return text
 
 
 def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
@@ -118,11 +165,7 @@ def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
     Raises:
         UsageError: It cannot be read, is not valid YAML, or holds something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where} cannot be read: {error}") from None
-    values = read_yaml(text, where=where)
+    values = read_yaml(read_text(path, where=where), where=where)
     if not isinstance(values, dict):
         raise UsageError(f"{where} must hold lines of `name: value`")
     return values

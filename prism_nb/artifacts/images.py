@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from prism_nb.artifacts.sizes import set_bytes
 from prism_nb.config import default_cache_dir, digest
 from prism_nb.data import ImageDataset
+from prism_nb.data.decode import DAMAGE
 from prism_nb.data.decoded import decoded_once, mapped
 from prism_nb.data.subset import random_real
 from prism_nb.errors import PrismError
@@ -156,13 +157,17 @@ def _reference(run: Run, _: str, dataset: ImageDataset, members: Members) -> Ten
 
 
 def _read(run: Run, path: str, size: int) -> Tensor:
+    """Return an image as uint8 [3, S, S]; one of another size is refused before it is decoded."""
     try:
         with Image.open(run.file(path)) as image:
+            if image.size != (size, size):
+                raise PrismError(
+                    f"image {run.file(path)} is {image.width} x {image.height}, not {size} pixels "
+                    "square; run synthesis again"
+                )
             pixels = np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    except DAMAGE as error:
         raise PrismError(
             f"image {run.file(path)} cannot be read: {error}; run synthesis again"
         ) from None
-    if pixels.shape != (size, size, 3):
-        raise PrismError(f"image {run.file(path)} is {pixels.shape[:2]}, not {size} pixels square")
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from prism_nb import files
 from prism_nb.artifacts.codecs import decode, encode
+from prism_nb.artifacts.contents import content_digest
 from prism_nb.artifacts.views import Views
 from prism_nb.config import digest
 from prism_nb.data import open_dataset
@@ -112,8 +112,4 @@ class LabelStore:
         One entry only, since safetensors writes several in an order that changes from call to
         call, and equal labels must be equal files.
         """
-        hashed = hashlib.sha256()
-        for name in sorted(tensors):
-            hashed.update(name.encode())
-            hashed.update(tensors[name].numpy().tobytes())
-        return {_FORMAT: f"{self._source} {hashed.hexdigest()}"}
+        return {_FORMAT: f"{self._source} {content_digest(tensors)}"}

@@ -17,7 +17,7 @@ from prism_nb.errors import PrismError
 _LONGEST = 200  # sides over one another: a strip longer than that would take gigabytes to resize
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
 # What Pillow raises on files that are damaged, cut off, no image at all or absurdly large.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class DamagedImageError(PrismError):
@@ -52,7 +52,7 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
     try:
         with Image.open(path) as image:
             return np.asarray(square(_rgb(ImageOps.exif_transpose(image)), size, margin))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prism_nb import torch_files
 from prism_nb.errors import PrismError
 
 _FIELDS = 6
@@ -92,10 +93,8 @@ def read_published_batch(path: Path) -> PublishedBatch:
 
 
 def _load(path: Path) -> Any:
-    _refuse_packed(path)
     try:
-        with torch.serialization.safe_globals(_SAFE):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch_files.load(path, also=_SAFE)
     except pickle.UnpicklingError as error:
         raise PrismError(
             f"labels {path} ask for more than tensors and numbers, or are damaged; nothing of them "
@@ -105,19 +104,6 @@ def _load(path: Path) -> Any:
         raise PrismError(f"labels {path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # whatever damaged content makes of torch's readers
         raise _unfit(path, str(error).partition("\n")[0] or type(error).__name__) from None
-
-
-def _refuse_packed(path: Path) -> None:
-    """Refuse what could unpack to more than the file: torch.save packs nothing."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            kinds = {info.compress_type for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise _unfit(path, str(error)) from None
-    if kinds != {zipfile.ZIP_STORED}:
-        raise _unfit(path, "its parts are packed, which torch.save never does")
 
 
 def _reason(error: pickle.UnpicklingError) -> str:
@@ -141,8 +127,7 @@ def _require_tensor(path: Path, name: str, value: Any, shape: tuple[int | None, 
     if value.ndim != len(shape) or not all(fits) or not value.numel():
         wanted = " x ".join("any" if length is None else str(length) for length in shape)
         raise _unfit(path, f"{name} must be {wanted}, and is {list(value.shape)}")
-    # A view may claim any size; a copy of it would fill the memory.
-    if value.numel() * value.element_size() > path.stat().st_size:
+    if not torch_files.is_held(value, path):
         raise _unfit(path, f"{name} claims to be larger than the file")
 
 
@@ -174,10 +159,10 @@ def _box(path: Path, value: Any) -> tuple[int, int, int, int] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or len(value) != _CORNERS:
-        raise _unfit(path, f"mix box must be {_CORNERS} numbers, and is {value!r}")
+        raise _unfit(path, f"mix box must be {_CORNERS} numbers, and is {reprlib.repr(value)}")
     left, top, right, bottom = (_number(path, "mix box", entry) for entry in value)
     if not all(edge >= 0 and edge.is_integer() for edge in (left, top, right, bottom)):
-        raise _unfit(path, f"mix box must be whole numbers of pixels, and is {value!r}")
+        raise _unfit(path, f"mix box must be whole numbers of pixels, and is {reprlib.repr(value)}")
     return int(left), int(top), int(right), int(bottom)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from prism_nb import files
+from prism_nb.data.decode import DAMAGE
 from prism_nb.run import Run
 from prism_nb.teachers.selection import Draws
 
@@ -25,6 +26,7 @@ class Film:
         images: Class index and slot of each image of a picture, from left to right.
         draws: Who steers the unit.
         taken: The steps of which there is a picture, ascending.
+        size: Side of the run's images, in pixels; none of a picture is larger.
     """
 
     folder: Path
@@ -33,15 +35,18 @@ class Film:
     images: tuple[tuple[int, int], ...]
     draws: Draws
     taken: tuple[int, ...]
+    size: int
 
     def tiles(self, step: int) -> list[bytes]:
         """Return each image of a picture as PNG; none where the picture is gone or damaged."""
         try:
             with Image.open(self.folder / f"{step:06d}.png") as strip:
                 side = strip.height
+                if side > self.size or strip.width != side * len(self.images):
+                    return []
                 places = range(0, strip.width, side)
                 return [_png(strip.crop((left, 0, left + side, side))) for left in places]
-        except (OSError, ValueError):
+        except DAMAGE:
             return []
 
     def teachers_at(self, step: int) -> tuple[str, ...]:
@@ -55,8 +60,9 @@ class Film:
 
 def films(run: Run) -> list[Film]:
     """Return the films that a run holds, one per method at most, the latest first."""
+    size = run.settings.image_size
     abouts = run.path.glob("snapshots/*/*/about.json")
-    found = [film for about in abouts if (film := _film(about)) is not None]
+    found = [film for about in abouts if (film := _film(about, size)) is not None]
     return sorted(found, key=_age)
 
 
@@ -67,7 +73,7 @@ def _age(film: Film) -> float:
         return 0.0
 
 
-def _film(about: Path) -> Film | None:
+def _film(about: Path, size: int) -> Film | None:
     """Return a film that has a picture and says what it shows."""
     values: dict[str, Any] = files.read_record(about)
     taken = sorted(int(p.stem) for p in about.parent.glob("*.png") if p.stem.isdecimal())
@@ -80,7 +86,7 @@ def _film(about: Path) -> Film | None:
         return None
     if not taken or not teams or draws.every < 1:
         return None
-    return Film(about.parent, unit, steps, images, draws, tuple(taken))
+    return Film(about.parent, unit, steps, images, draws, tuple(taken), size)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -71,7 +71,8 @@ def chosen_engine(run: Run) -> str:
     if run.settings.engine != "auto":
         return run.settings.engine
     decided = run.manifest().get("engine")
-    return decided["choice"] if isinstance(decided, dict) else "eager"
+    choice = decided.get("choice") if isinstance(decided, dict) else None
+    return "compiled" if choice == "compiled" else "eager"
 
 
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:

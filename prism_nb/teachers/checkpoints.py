@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from prism_nb import files
+from prism_nb import files, torch_files
 from prism_nb.errors import UsageError
 
 _WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights
@@ -27,7 +27,7 @@ def read_weights(path: Path, *, hash_prefix: str = "") -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file, or from what `torch.save` wrote.
 
     Pickles are read by torch's restricted reader, which builds tensors and plain containers and
-    refuses whatever else a file asks for.
+    refuses whatever else a file asks for; nothing is unpacked.
 
     Args:
         path: The file.
@@ -44,6 +44,8 @@ def read_weights(path: Path, *, hash_prefix: str = "") -> dict[str, Tensor]:
         )
     weights = _unwrapped(_read(path), path)
     for name, value in weights.items():
+        if not torch_files.is_held(value, path):
+            raise _damaged(path, f"{name} claims to be larger than the file")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UsageError(f"weights {path} are damaged: {name} holds values that are no numbers")
     return weights
@@ -87,7 +89,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch_files.load(path)
     except pickle.UnpicklingError as error:
         asked = _ASKED_FOR.search(str(error))
         if asked is None:
@@ -103,7 +105,7 @@ def _read(path: Path) -> Any:
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> UsageError:
+def _damaged(path: Path, error: Exception | str) -> UsageError:
     reason = str(error).partition("\n")[0] or type(error).__name__
     return UsageError(
         f"weights {path} are damaged or no weights at all: {reason}; fetch or save them again"
@@ -118,8 +120,8 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content:
         raise UsageError(
-            f"weights {path} are no state dict but {content!r:.40}; save the state dict alone, or "
-            f"under {' or '.join(_WRAPPERS)}"
+            f"weights {path} are no state dict but {reprlib.repr(content):.40}; save the state "
+            f"dict alone, or under {' or '.join(_WRAPPERS)}"
         )
     strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strange:

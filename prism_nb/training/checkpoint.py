@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from prism_nb import files
+from prism_nb.artifacts.contents import content_digest
+from prism_nb.config import digest
 from prism_nb.training.weights import load_weights
 
-_KEY = "checkpoint"  # the one metadata entry
+_KEY = "prism-nb checkpoint 2"  # the one metadata entry
 _EVERY = 30.0  # seconds between two writes
 
 
@@ -47,24 +49,51 @@ class Checkpoint:
         """Write the state as it is between two steps or epochs, if it is time to."""
         if time.monotonic() - self._last < self._every:
             return
-        entry = json.dumps({"binding": self._binding, "progress": progress})
-        content = safetensors.torch.save(work.tensors(), metadata={_KEY: entry})
-        files.write_bytes(self._path, content)
+        tensors = work.tensors()
+        entry = json.dumps(self._entry(tensors, json.loads(json.dumps(progress))))
+        files.write_bytes(self._path, safetensors.torch.save(tensors, metadata={_KEY: entry}))
         self._last = time.monotonic()
 
     def restore(self, work: Kept) -> dict[str, Any] | None:
-        """Put a kept state into some work and return its progress; None where there is none."""
+        """Put a kept state into some work and return its progress.
+
+        Where there is none, or one that is damaged, of other work or of another version of the
+        kit, the work is left as it was and None returned.
+        """
+        kept = self._read()
+        if kept is None:
+            return None
+        tensors, progress = kept
+        before = work.tensors()
+        try:
+            work.restore(tensors)
+            fits = _forms(work.tensors()) == _forms(tensors)
+        except (LookupError, RuntimeError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            work.restore(before)
+        return progress if fits else None
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the file's tensors and progress, if they are this work's, as they were written."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 entry = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-                if entry.get("binding") != self._binding:
+                if not isinstance(entry, dict) or entry.get("binding") != self._binding:
                     return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError):
-            return None  # nothing there, or torn: the work begins anew
-        work.restore(tensors)
-        progress: dict[str, Any] = entry["progress"]
-        return progress
+                tensors: dict[str, Tensor] = {
+                    name: file.get_tensor(name)
+                    for name in file.keys()  # noqa: SIM118
+                }
+        except (OSError, SafetensorError, ValueError, RecursionError):
+            return None
+        progress: Any = entry.get("progress")
+        return (tensors, progress) if entry == self._entry(tensors, progress) else None
+
+    def _entry(self, tensors: Mapping[str, Tensor], progress: Any) -> dict[str, Any]:
+        """Return what a file says of itself, with a digest of all that it holds."""
+        stated = {"binding": self._binding, "progress": progress}
+        return {**stated, "digest": digest([stated, content_digest(tensors)])}
 
     def clear(self) -> None:
         """Remove the file once the work is over."""
@@ -109,6 +138,10 @@ class Training:
         torch.set_rng_state(tensors["random/cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self._device)
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (value.dtype, value.shape) for name, value in tensors.items()}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

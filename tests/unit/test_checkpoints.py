@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,35 @@ def test_a_damaged_file_is_named(tmp_path: Path, ending: str, damage: str) -> No
     )
     with pytest.raises(UsageError, match=rf"w\{ending} are damaged or no weights at all"):
         read_weights(file)
+
+
+def test_a_packed_file_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(10**6)}, tmp_path / "a.pth")
+    packed = tmp_path / "w.pth"
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(packed, "w") as target:
+        for part in source.infolist():
+            target.writestr(part.filename, source.read(part), zipfile.ZIP_DEFLATED)
+    assert packed.stat().st_size < 10_000
+    with pytest.raises(
+        UsageError, match=r"w\.pth are damaged.*its parts are packed.*fetch or save"
+    ):
+        read_weights(packed)
+
+
+def test_a_view_that_claims_any_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1).expand(10**12)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="x claims to be larger than the file"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_lists_of_lists_without_end_are_refused_in_one_short_message(tmp_path: Path) -> None:
+    content: list[Any] = ["x"] * 10
+    for _ in range(12):
+        content = [content] * 10
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="are no state dict but") as caught:
+        read_weights(tmp_path / "w.pth")
+    assert len(str(caught.value)) < 500
 
 
 def test_a_file_of_another_hash_is_damaged(tmp_path: Path) -> None:

@@ -250,7 +250,8 @@ def test_failure_in_the_kit_itself_is_not_dressed_up_as_a_users_mistake(
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "cli", break_down)
-    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "prism-nb-error.log").symlink_to(tmp_path / "somebody's")
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 1
@@ -258,4 +259,38 @@ def test_failure_in_the_kit_itself_is_not_dressed_up_as_a_users_mistake(
     assert "ZeroDivisionError" in message
     assert "a defect of the kit" in message
     assert "Traceback" not in message
-    assert "break_down" in (tmp_path / "prism-nb-error.log").read_text()
+    (log,) = tmp_path.glob("prism-nb-error-*.log")
+    assert str(log) in message
+    assert "break_down" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "somebody's").exists()
+
+
+def test_failure_whose_trace_cannot_be_kept_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def break_down(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "cli", break_down)
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "please report it. Finished work is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['"time": "noon"', '"time": 1e300', '"time": null', '"event": 5', '"time": true', '"unit": []'],
+)
+def test_status_passes_over_damaged_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
+    run.write_classes(open_dataset(run.settings).class_records())
+    run.event("teachers", event="begin", unit="test_resnet")
+    files.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "end", {line}}}')
+    monkeypatch.setattr(cli, "_print_plans", lambda run: None)
+    monkeypatch.setattr(sys, "argv", ["prism-nb", "status", "demo", "--runs-dir", str(tmp_path)])
+    cli.main()
+    assert "begin test_resnet" in capsys.readouterr().out

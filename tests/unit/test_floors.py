@@ -24,11 +24,12 @@ FLOORS: list[set[str]] = [
         "liveness",
         "units",
         "words",
+        "records",
         "provenance",
         "run",
         "plans",
     },
-    {"device", "data", "backends"},
+    {"device", "torch_files", "data", "backends"},
     {"teachers", "catalogue", "artifacts", "exchange", "training"},
     {"synthesis", "labels", "diversity", "evaluation"},
     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +18,24 @@ from hypothesis import strategies as st
 from image_sets import begin_run
 
 from prism_nb import files, pipeline
+from prism_nb.artifacts.contents import content_digest
 from prism_nb.artifacts.labels import LabelStore
 from prism_nb.config import load_settings
+from prism_nb.device import seeded
 from prism_nb.errors import PrismError
 from prism_nb.leases import Owner, is_alive
+from prism_nb.plans.synthesis import chosen_engine
+from prism_nb.progress import StageProgress
+from prism_nb.provenance import newer_kit
+from prism_nb.recipes.library import make_recipe
+from prism_nb.records import stage_values, whole_events
 from prism_nb.run import Run
+from prism_nb.strict import read_yaml
+from prism_nb.synthesis.gradient import Gradient
+from prism_nb.synthesis.objective import Objective
+from prism_nb.synthesis.recover import _Recovery
 from prism_nb.teachers.checkpoints import read_note, read_weights
+from prism_nb.training.checkpoint import Checkpoint, Kept, Training
 
 Spoil = Callable[[bytes], bytes]
 MANY = settings(
@@ -40,6 +53,10 @@ def complaint_of(read: Callable[[], object]) -> str:
     except PrismError as error:
         return str(error)
     return ""
+
+
+_RECORDS = ["stages", "labels", "seconds", "peak_memory_bytes", "engine", "choice"]
+_NAMES = st.sampled_from([*_RECORDS, "environment", "versions", "prism-nb"])
 
 
 @st.composite
@@ -135,6 +152,71 @@ def test_preset(tmp_path: Path, spoil: Spoil) -> None:
 
 
 @MANY
+@given(st.text(st.sampled_from("ab1.:-[]{}&*!?|>'\"#%@,~= \n\t"), max_size=60))
+def test_yaml(text: str) -> None:
+    complaint = complaint_of(lambda: read_yaml(text, where="it"))
+    assert re.match("it is not valid YAML: |it: line|$", complaint)
+    assert "\n" not in complaint
+
+
+def training() -> Kept:
+    """Return a network that has learned from one batch."""
+    network = torch.nn.Linear(3, 3)
+    optimiser = torch.optim.AdamW(network.parameters())
+    network(torch.randn(2, 3)).sum().backward()
+    optimiser.step()
+    return Training({"network": network}, optimiser, torch.device("cpu"))
+
+
+def recovery() -> Kept:
+    """Return images that have been optimised for one step."""
+    recipe = make_recipe("prism", {})
+    gradient, generator = Gradient(Objective(recipe, {})), torch.Generator().manual_seed(1)
+    work = _Recovery(torch.randn(4, 3, 8, 8), [0, 0, 2, 2], gradient, recipe, generator)
+    work.groups[0].grad = torch.randn(2, 3, 8, 8)
+    work._optimiser.step()
+    return work
+
+
+@pytest.mark.parametrize("begin", [training, recovery])
+@settings(MANY, max_examples=60)
+@given(spoil=spoilt())
+def test_checkpoint(tmp_path: Path, begin: Callable[[], Kept], spoil: Spoil) -> None:
+    path, progress = tmp_path / "c.safetensors", {"epoch": 3, "rows": [0.1]}
+    with seeded(0, torch.device("cpu")):
+        kept, work = begin(), begin()
+        Checkpoint(path, "it", every=0).offer(kept, progress)
+        path.write_bytes(spoil(path.read_bytes()))
+        expected, before = content_digest(kept.tensors()), content_digest(work.tensors())
+        found = Checkpoint(path, "it").restore(work)
+        state = content_digest(work.tensors())
+    assert (found, state) in [(progress, expected), (None, before)]
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_NAMES, inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@MANY
+@given(st.dictionaries(_NAMES, _VALUES))
+def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
+    path = made.file("manifest.json")
+    good = path.read_bytes()
+    try:
+        path.write_text(json.dumps(manifest))
+        stage = stage_values(made.stage_record("labels"))
+        assert chosen_engine(made) in {"eager", "compiled"}
+        assert isinstance(newer_kit(made.manifest()), str | None)
+    finally:
+        path.write_bytes(good)
+    assert isinstance(stage.get("peak_memory_bytes", 0), int)
+    assert stage.get("seconds", 0.0) >= 0
+
+
+@MANY
 @given(spoilt())
 def test_weights_and_their_note(made: Run, tmp_path: Path, spoil: Spoil) -> None:
     path = tmp_path / "weights.safetensors"
@@ -151,7 +233,9 @@ def test_events(made: Run, spoil: Spoil) -> None:
     good = path.read_bytes()
     try:
         path.write_bytes(spoil(good))
-        assert all(isinstance(event, dict) for event in made.events("labels"))
+        for event in whole_events(made.events("labels")):
+            assert time.localtime(event.get("time", 0))
+            StageProgress(1, lambda share, _: None)(event)
     finally:
         path.write_bytes(good)
 

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,17 @@ from image_sets import picture as file_of_picture
 from image_trees import age, make_tree
 
 from prism_nb import files, pipeline
+from prism_nb.artifacts.images import load_images
 from prism_nb.config import load_settings, parse_assignments
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError
+from prism_nb.plans.synthesis import image_path
 from prism_nb.preflight import preflight
+from prism_nb.recipes.library import read_recipe_file
 from prism_nb.run import Run
 from prism_nb.sets import import_set
 from prism_nb.study.folder import StudyFolder
+from prism_nb.study.spec import load_study
 from prism_nb.teachers.checkpoints import serialise
 
 PAGE = Path(__file__).parents[2] / "docs" / "refusals.md"
@@ -137,6 +142,12 @@ def preset(given: str, text: str | bytes, words: str) -> None:
     CASES.append(Case("preset file", given, attempt, words))
 
 
+def laughs() -> str:
+    """Return a few lines in which each list holds the one before ten times."""
+    lines = [f"{a}: &{a} [{', '.join([f'*{b}'] * 10)}]" for b, a in pairwise("abcdefghi")]
+    return "\n".join(["a: &a [x]", *lines, "ipc: *i"])
+
+
 preset("no YAML", "ipc: [1,", "not valid YAML")
 preset("a list", "- ipc\n", "must hold lines of")
 preset("a key twice", "ipc: 1\nipc: 2\n", "stands twice")
@@ -144,7 +155,24 @@ preset("a tag that calls Python", "ipc: !!python/object/apply:os.system [ls]", "
 preset("no text", b"\xff\xfe\x00ipc", "cannot be read|not valid YAML")
 preset("nothing", "", "must hold lines of")
 preset("a date for a number", "ipc: 2026-01-01", "ipc")
+preset("aliases of aliases, 10^9 values", laughs(), "line 2 holds the alias.*write out")
+preset("a single alias", "methods: &m [prism]\nteachers: *m\n", "line 2 holds the alias")
+preset("more than 1 MiB", "# " + "a" * 2**20, "is larger than 1 MiB.*name a YAML file")
+preset("a value of 10,000 letters", "ipc: " + "ab" * 5000, "ipc: .*integer")
+preset("a tag that its value does not fit", "ipc: !!bool x", "not valid YAML")
 preset("nesting without end", "ipc: " + "[" * 3000, "not valid YAML")
+
+
+@case("recipe file", "aliases of aliases, 10^9 values", "recipe .*holds the alias.*write out")
+def _(folder: Path) -> object:
+    files.write_text(folder / "mine.yaml", laughs())
+    return read_recipe_file(folder / "mine.yaml")
+
+
+@case("study file", "aliases of aliases, 10^9 values", "study .*holds the alias.*write out")
+def _(folder: Path) -> object:
+    files.write_text(folder / "mine.yaml", laughs())
+    return load_study(str(folder / "mine.yaml"))
 
 
 # -- names and folders of runs -----------------------------------------------------------------
@@ -175,6 +203,12 @@ def _(folder: Path) -> object:
 @case("run folder", "a `config.yaml` that is damaged", "is damaged")
 def _(folder: Path) -> object:
     files.write_text(folder / "run" / "config.yaml", "- nothing\n")
+    return pipeline.find_run(run_name="run", runs_dir=folder)
+
+
+@case("run folder", "a `config.yaml` of aliases of aliases", "holds the alias.*write out")
+def _(folder: Path) -> object:
+    files.write_text(folder / "run" / "config.yaml", laughs())
     return pipeline.find_run(run_name="run", runs_dir=folder)
 
 
@@ -450,6 +484,62 @@ def _(path: Path) -> None:
     torch.save({"state_dict": Dangerous(path.with_name("ran"))}, path)
 
 
+@weights("a torch pickle whose parts are packed a thousand times smaller", "its parts are packed")
+def _(path: Path) -> None:
+    torch.save({"x": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    zipped(path, parts, how=zipfile.ZIP_DEFLATED)
+
+
+@weights("a torch pickle with a view of 4 TB of one value", "claims to be larger")
+def _(path: Path) -> None:
+    torch.save({"x": torch.zeros(1).expand(10**12)}, path)
+
+
+# -- images of the run -------------------------------------------------------------------------
+
+
+def own_image(given: str, words: str) -> Callable[[Callable[[Path], object]], object]:
+    """List an image of the run's own that is spoilt before a stage reads it."""
+
+    def listed(spoil: Callable[[Path], object]) -> object:
+        def attempt(folder: Path) -> object:
+            run = begin_run(folder)
+            spoil(run.file(image_path("random_real", 0, 1)))
+            return load_images(run, "random_real", open_dataset(run.settings))
+
+        CASES.append(Case("run's image", given, attempt, words))
+        return spoil
+
+    return listed
+
+
+@own_image("one that is gone", "cannot be read.*run synthesis again")
+def _(path: Path) -> object:
+    return path.unlink()
+
+
+@own_image("one that is cut off", "cannot be read.*run synthesis again")
+def _(path: Path) -> object:
+    return path.write_bytes(path.read_bytes()[:60])
+
+
+@own_image("one of another size", "is 20 x 20, not 16 pixels square; run synthesis again")
+def _(path: Path) -> object:
+    return path.write_bytes(file_of_picture(1, size=20))
+
+
+@own_image("one that would unpack to 20 gigapixels", "cannot be read.*run synthesis again")
+def _(path: Path) -> object:
+    return path.write_bytes(bomb(140_000))
+
+
+@own_image("one that would unpack to 64 megapixels", "8000 x 8000.*run synthesis again")
+def _(path: Path) -> object:
+    return path.write_bytes(bomb(8_000))
+
+
 # -- labels ------------------------------------------------------------------------------------
 
 
@@ -515,8 +605,8 @@ def taken(given: str, words: str) -> Callable[[Callable[[Path], Path]], object]:
     return listed
 
 
-def zipped(path: Path, entries: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(path: Path, entries: dict[str, bytes], *, how: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
     return path

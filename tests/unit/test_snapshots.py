@@ -12,10 +12,11 @@ from PIL import Image
 
 from prism_nb import files, pipeline
 from prism_nb.errors import PrismError
-from prism_nb.monitor.pictures import films
+from prism_nb.monitor.pictures import Film, films
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 from prism_nb.synthesis import snapshots as taking
+from prism_nb.teachers.selection import Draws
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -98,6 +99,19 @@ def test_damaged_pictures_are_left_out(watched: Run) -> None:
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "every": 1}'):
         files.write_bytes(film.folder / "about.json", about)
         assert films(watched) == []
+
+
+@pytest.mark.parametrize("size", [(32, 16), (16 * 3, 16), (33 * 2, 33), (20_000, 10_000)])
+def test_pictures_of_other_sizes_than_the_run_says_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    film = Film(tmp_path, "u", 9, ((0, 0), (1, 0)), Draws(1, (("a",),), ()), (4,), 32)
+    Image.new("1", size).save(tmp_path / "000004.png")
+    if size == (32, 16):
+        assert len(film.tiles(4)) == 2
+        return
+    monkeypatch.setattr(Image.Image, "crop", None)
+    assert film.tiles(4) == []
 
 
 class Space:

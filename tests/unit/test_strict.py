@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from prism_nb.errors import UsageError
-from prism_nb.strict import Strict, read_yaml, write_yaml
+from prism_nb.strict import Strict, read_mapping, read_yaml, write_yaml
 
 
 class Model(Strict):
@@ -68,6 +70,34 @@ def test_yaml_scalar_means_what_it_looks_like(text: str, value: object) -> None:
     assert (type(read), read) == (type(value), value)
 
 
+@pytest.mark.parametrize("text", ["a: &x [1]\nb: *x\n", "a: 1\nb: *unknown\n", "a: &x 1\n*x : 2\n"])
+def test_alias_is_refused_by_name_and_line(text: str) -> None:
+    with pytest.raises(UsageError, match=r"here: line 2 holds the alias \*.*write out what it"):
+        read_yaml(text, where="here")
+
+
+def test_aliases_of_aliases_are_refused_before_they_unfold() -> None:
+    names = "abcdefghijkl"
+    lines = [f"{a}: &{a} [{', '.join([f'*{b}'] * 10)}]" for b, a in pairwise(names)]
+    with pytest.raises(UsageError, match=r"line 2 holds the alias \*a"):
+        read_yaml("\n".join(["a: &a [x]", *lines, "ipc: *l"]), where="here")
+
+
+def test_value_that_stands_at_two_places_is_written_at_both() -> None:
+    shared = [1, {"x": 2}]
+    text = write_yaml({"a": shared, "b": shared})
+    assert read_yaml(text, where="here") == {"a": shared, "b": shared}
+
+
+def test_file_beyond_the_size_of_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("#" * (2**20 - 10) + "\nipc: 1\n")
+    assert read_mapping(path, where="it") == {"ipc": 1}
+    path.write_text("#" * 2**20 + "\nipc: 1\n")
+    with pytest.raises(UsageError, match="it is not read: it is larger than 1 MiB; keep settings"):
+        read_mapping(path, where="it")
+
+
 def test_doubled_yaml_key_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="ipc stands twice"):
         read_yaml("ipc: 1\nseed: 0\nipc: 2\n", where="here")
@@ -79,7 +109,16 @@ def test_doubled_yaml_key_in_an_inner_mapping_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[1", "a: b: c", "a: *unknown", "\tx: 1", "!!int x", "!!python/name:os.system x"]
+    "text",
+    [
+        "[1",
+        "a: b: c",
+        "\tx: 1",
+        "!!int x",
+        "!!bool x",
+        "!!timestamp x",
+        "!!python/name:os.system x",
+    ],
 )
 def test_bad_yaml_is_one_line_that_says_where(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -171,6 +210,12 @@ def test_number_that_is_not_finite_is_refused(value: float) -> None:
     assert refusal({"rate": value}) == (
         f"here: rate: Input should be a finite number, got {value!r}"
     )
+
+
+def test_value_without_end_is_cut_in_the_message() -> None:
+    message = refusal({"count": "x" * 10_000})
+    assert message.endswith("xxx…")
+    assert len(message) < 300
 
 
 def test_every_problem_stands_in_one_message() -> None:

@@ -1,0 +1,102 @@
+"""What torch.save wrote: read as it is, and refused where it could unfold in memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from prism_nb.torch_files import UnfoldingError, is_held, load
+
+VALUE = {"x": torch.arange(100.0)}
+END = struct.Struct("<4s4H2LH")  # of an archive: number of parts, size and place of their list
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "plain.pth"
+    torch.save(VALUE, path)
+    return path
+
+
+def packed(plain: Path) -> Path:
+    """Write the same archive with its parts deflated, as torch would read it too."""
+    path = plain.with_name("packed.pth")
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
+        for part in source.infolist():
+            target.writestr(part.filename, source.read(part), zipfile.ZIP_DEFLATED)
+    assert torch.equal(torch.load(path, weights_only=True)["x"], VALUE["x"])
+    return path
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_was_saved_comes_back(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(VALUE, path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load(path)["x"], VALUE["x"])
+
+
+def test_packed_parts_are_refused(plain: Path) -> None:
+    with pytest.raises(UnfoldingError, match="its parts are packed"):
+        load(packed(plain))
+
+
+def test_parts_that_overlap_are_refused(plain: Path) -> None:
+    content = plain.read_bytes()
+    *_, count, size, place, _ = END.unpack(content[-END.size :])
+    parts = content[place : place + size] * 200
+    end = END.pack(b"PK\x05\x06", 0, 0, 200 * count, 200 * count, len(parts), place, 0)
+    plain.write_bytes(content[:place] + parts + end)
+    with pytest.raises(UnfoldingError, match="larger than the file"):
+        load(plain)
+
+
+def test_second_list_of_parts_that_torch_alone_would_see_is_refused(plain: Path) -> None:
+    path = packed(plain)
+    content = path.read_bytes()
+    *_, size, place, _ = END.unpack(content[-END.size :])
+    decoy = bytearray(content[place : place + size])
+    start = 0
+    while start >= 0:
+        decoy[start + 10 : start + 12] = b"\0\0"  # stored
+        start = decoy.find(b"PK\x01\x02", start + 1)
+    path.write_bytes(content[: place + size] + decoy + content[place + size :])
+    with zipfile.ZipFile(path) as archive:
+        assert {part.compress_type for part in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert torch.equal(torch.load(path, weights_only=True)["x"], VALUE["x"])
+    with pytest.raises(UnfoldingError):
+        load(path)
+
+
+def test_end_that_points_to_another_record_is_refused(plain: Path) -> None:
+    content = plain.read_bytes()
+    *_, count, size, place, _ = END.unpack(content[-END.size :])
+    for pointed in (place + size, 0):
+        large_end = struct.pack(
+            "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, place
+        )
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, pointed, 1)
+        body = content[: place + size] + large_end + locator
+        plain.write_bytes(body + content[-END.size :])
+        if pointed:
+            assert torch.equal(load(plain)["x"], VALUE["x"])
+        else:
+            with pytest.raises(UnfoldingError, match="two lists of its parts"):
+                load(plain)
+
+
+@pytest.mark.parametrize("end", [4, 30, 500, -1])
+def test_archive_that_is_cut_off_is_refused(plain: Path, end: int) -> None:
+    plain.write_bytes(plain.read_bytes()[:end])
+    with pytest.raises(UnfoldingError):
+        load(plain)
+
+
+def test_tensor_that_a_file_cannot_hold_is_told_apart(plain: Path) -> None:
+    assert is_held(torch.zeros(10), plain)
+    assert not is_held(torch.zeros(1).expand(10**12), plain)
+    assert not is_held(torch.eye(3).to_sparse(), plain)
+    assert not is_held(torch.empty(3, device="meta"), plain)
