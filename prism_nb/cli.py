@@ -145,12 +145,11 @@ def plan(
 def status(run_name: str, runs_dir: Path | None) -> None:
     """Show what a run has done so far; works while it is going on."""
     from prism_nb import pipeline
-    from prism_nb.records import whole_events
 
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
     _print_plans(found)
     for stage in pipeline.STAGES:
-        for last in deque(whole_events(found.events(stage)), maxlen=1):
+        for last in deque(found.events(stage), maxlen=1):
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
             click.echo(f"{stage:<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
 

@@ -9,7 +9,6 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from prism_nb.records import is_whole
 from prism_nb.run import Run
 
 Draw = Callable[[float, str], None]
@@ -29,8 +28,8 @@ class StageProgress:
         self._draw = draw
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take note of one event; a damaged one tells nothing."""
-        kind = event.get("event") if is_whole(event) else None
+        """Take note of one event."""
+        kind = event.get("event")
         if kind in {"kept", "end"} and "part_of" not in event:
             self._done += 1
             self._move(self._done, "")

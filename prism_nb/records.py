@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 _LARGEST = sys.float_info.max
 _LATEST = 253_402_300_799  # the last second that calendars can write, of the year 9999
-
-
-def whole_events(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the events that are `is_whole`."""
-    return (event for event in events if is_whole(event))
 
 
 def is_whole(event: dict[str, Any]) -> bool:

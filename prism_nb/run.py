@@ -15,6 +15,7 @@ from prism_nb.config import digest, read_settings
 from prism_nb.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.leases import HeldError, Lease, Owner, is_alive
 from prism_nb.provenance import environment, newer_kit
+from prism_nb.records import is_whole, stage_values
 from prism_nb.settings import (
     FOLDER_NAME,
     DataSettings,
@@ -212,8 +213,7 @@ class Run:
     def stage_record(self, stage: str) -> dict[str, Any]:
         """Return what the manifest says of a stage; empty where it says nothing."""
         stages = self.manifest().get("stages")
-        record = stages.get(stage) if isinstance(stages, dict) else None
-        return record if isinstance(record, dict) else {}
+        return stage_values(stages.get(stage) if isinstance(stages, dict) else None)
 
     def record_stage(self, stage: str, **values: Any) -> None:
         """Add to a stage's record in the manifest, with the versions and machine of today."""
@@ -281,11 +281,11 @@ class Run:
         files.append_line(self.path / "events" / f"{stage}.jsonl", line)
 
     def events(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Yield a stage's events in order; an unfinished last line is left out."""
+        """Yield a stage's events in order, without what is damaged or an unfinished last line."""
         yield from self.events_after(stage, 0)[0]
 
     def events_after(self, stage: str, position: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the events written after a position in a stage's log, and the new position."""
+        """Return the whole events after a position in a stage's log, and the new position."""
         path = self.path / "events" / f"{stage}.jsonl"
         if not path.is_file():
             return [], position
@@ -466,7 +466,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and is_whole(value) else None
 
 
 def _is_marker(value: Any) -> bool:

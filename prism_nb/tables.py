@@ -10,7 +10,6 @@ import pandas as pd
 from prism_nb.pipeline import StagePlan, stage_units
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.plans.squeeze import network_units
-from prism_nb.records import whole_events
 from prism_nb.run import Run
 from prism_nb.teachers.selection import Draws
 from prism_nb.units import Unit
@@ -130,7 +129,7 @@ def presence_table(run: Run) -> pd.DataFrame:
 def loss_table(run: Run) -> pd.DataFrame:
     """Return the loss curves: method, unit, step, term, value; the latest try of each unit."""
     curves: dict[str, list[dict[str, Any]]] = {}
-    for event in whole_events(run.events("synthesis")):
+    for event in run.events("synthesis"):
         if event.get("event") == "begin":
             curves[event["unit"]] = []
         elif event.get("event") == "step":

@@ -28,7 +28,6 @@ from prism_nb.plans.synthesis import chosen_engine
 from prism_nb.progress import StageProgress
 from prism_nb.provenance import newer_kit
 from prism_nb.recipes.library import make_recipe
-from prism_nb.records import stage_values, whole_events
 from prism_nb.run import Run
 from prism_nb.strict import read_yaml
 from prism_nb.synthesis.gradient import Gradient
@@ -207,7 +206,7 @@ def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
     good = path.read_bytes()
     try:
         path.write_text(json.dumps(manifest))
-        stage = stage_values(made.stage_record("labels"))
+        stage = made.stage_record("labels")
         assert chosen_engine(made) in {"eager", "compiled"}
         assert isinstance(newer_kit(made.manifest()), str | None)
     finally:
@@ -233,7 +232,7 @@ def test_events(made: Run, spoil: Spoil) -> None:
     good = path.read_bytes()
     try:
         path.write_bytes(spoil(good))
-        for event in whole_events(made.events("labels")):
+        for event in made.events("labels"):
             assert time.localtime(event.get("time", 0))
             StageProgress(1, lambda share, _: None)(event)
     finally:

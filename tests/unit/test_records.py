@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_nb.records import is_whole, stage_values, whole_events
+from prism_nb.records import is_whole, stage_values
 
 STEP = {"event": "step", "time": 1.5, "unit": "a", "step": 0, "steps": 9, "losses": {"bn": 0.1}}
 ODD = [None, True, "noon", "", [], {}, -1, 1.5, 10**400, 1e300, float("nan"), float("inf")]
@@ -22,7 +22,7 @@ def test_what_the_kit_writes_is_whole() -> None:
         {"event": "end", "time": 2, "unit": "a", "seconds": 0.5},
         {"event": "of a newer kit", "unit": "a", "colour": []},
     ]
-    assert list(whole_events(written)) == written
+    assert all(map(is_whole, written))
 
 
 @pytest.mark.parametrize("name", ["event", "unit", "step", "steps"])
