@@ -434,7 +434,7 @@ def test_damaged_manifest_counts_as_none(run: Run, content: str) -> None:
 
 
 def test_events_come_back_in_order(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     run.event("labels", event="end")
     assert [event["event"] for event in run.events("labels")] == ["begin", "end"]
 
@@ -444,19 +444,19 @@ def test_events_of_a_stage_that_never_ran_are_none(run: Run) -> None:
 
 
 def test_stages_have_logs_of_their_own(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     assert list(run.events("teachers")) == []
 
 
 def test_unfinished_last_event_is_left_out(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
     assert [event["event"] for event in run.events("labels")] == ["begin"]
 
 
 def test_event_after_an_unfinished_one_is_kept(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
     run.event("labels", event="resumed")
@@ -464,14 +464,14 @@ def test_event_after_an_unfinished_one_is_kept(run: Run) -> None:
 
 
 def test_event_that_is_no_text_is_left_out(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_bytes(log.read_bytes() + b"\xff\xfe\n")
     assert [event["event"] for event in run.events("labels")] == ["begin"]
 
 
 def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None:
-    run.event("labels", event="begin")
+    run.event("labels", event="begin", unit="u")
     first, position = run.events_after("labels", 0)
     run.event("labels", event="end")
     then, end = run.events_after("labels", position)
@@ -482,11 +482,11 @@ def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None
 
 def test_event_that_was_half_written_at_the_last_look_is_seen_at_the_next(run: Run) -> None:
     log = run.path / "events" / "labels.jsonl"
-    files.write_text(log, '{"event": "be')
+    files.write_text(log, '{"event": "st')
     nothing, position = run.events_after("labels", 0)
-    log.write_text(log.read_text() + 'gin"}\n', encoding="utf-8")
+    log.write_text(log.read_text() + 'art"}\n', encoding="utf-8")
     assert nothing == []
-    assert run.events_after("labels", position)[0] == [{"event": "begin"}]
+    assert run.events_after("labels", position)[0] == [{"event": "start"}]
 
 
 # -- locks -----------------------------------------------------------------------------------
