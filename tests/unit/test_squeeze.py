@@ -309,7 +309,7 @@ def test_many_images_are_read_a_batch_at_a_time_with_the_same_result(
     plan: SqueezePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = train(plan)
-    monkeypatch.setattr(training_images, "_MOST_RESIDENT", 3 * 100 * 16 * 16 - 1)
+    monkeypatch.setattr(training_images, "MOST_RESIDENT", 3 * 100 * 16 * 16 - 1)
     few = Few()
     assert isinstance(real_images(few, CPU), Streamed)
     few.asked.clear()
