@@ -145,7 +145,8 @@ def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     path = save_figure(run, name, figure, table, _words(run))
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
     display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
-    show_table(table, run)
+    if len(table):
+        show_table(table, run)
     display(HTML(f"saved as <code>{path}</code>"))
 
 

@@ -34,6 +34,14 @@ def environment(settings: Settings) -> dict[str, Any]:
     }
 
 
+def made_in(manifest: dict[str, object], settings: Settings) -> dict[str, Any]:
+    """Return the environment that a run's manifest records; today's where that is damaged."""
+    today, recorded = environment(settings), manifest.get("environment")
+    if isinstance(recorded, dict) and recorded.keys() == today.keys():
+        return recorded if isinstance(recorded["versions"], dict) else today
+    return today
+
+
 def newer_kit(manifest: dict[str, object]) -> str | None:
     """Return in words that a run was made by a newer version of the kit, if it was.
 

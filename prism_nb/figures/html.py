@@ -39,8 +39,12 @@ def in_words(table: pd.DataFrame, words: Words) -> pd.DataFrame:
 
 
 def table_html(table: pd.DataFrame) -> str:
-    """Return a table as HTML: named index levels become columns, missing values a dash."""
-    plain = table.reset_index() if any(table.index.names) else table.copy()
+    """Return a table as HTML: an index that is no mere count becomes columns, NaN a dash."""
+    plain = table.copy()
+    if any(table.index.names):
+        plain = table.reset_index()
+    elif table.index.dtype.kind not in "iu":
+        plain = table.rename_axis("").reset_index()
     plain.columns.name = None  # pandas would give it a column of its own
     numbers = plain.select_dtypes("float").columns
     plain[numbers] = plain[numbers].astype(object).map(_number)

@@ -44,16 +44,19 @@ def similarity_figure(points: Cloud, titles: dict[str, str], title: str) -> go.F
         slots = points.table.loc[members, "slot"].astype(str)
         row, column = divmod(place, columns)
         figure.add_trace(_heat(matrix, slots, members), row=row + 1, col=column + 1)
-        figure.update_xaxes(title={"text": "slot"}, row=row + 1, col=column + 1)
-        figure.update_yaxes(title={"text": "slot"}, row=row + 1, col=column + 1)
+        name = {"text": "slot"}
+        figure.update_xaxes(title=name, row=row + 1, col=column + 1)
+        if column == 0:  # beside the others it would stand on their neighbours
+            figure.update_yaxes(title=name, row=row + 1, col=1)
     styled(figure, title=title, x="slot", y="slot", height=130 + rows * _SQUARE)
     low = min(0.0, *(float(np.nanmin(matrix)) for matrix in matrices.values()))
     bar = {"title": {"text": "cosine"}}
     figure.update_layout(
         coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": 1, "colorbar": bar}
     )
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure.update_xaxes(showgrid=False)
+    # Slots are names, which plotly would take for numbers and put halves between.
+    figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
+    return figure.update_xaxes(showgrid=False, type="category")
 
 
 def similarity_table(points: Cloud, titles: dict[str, str]) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
 from prism_nb.figures.teachers import pool_figure
 from prism_nb.plans.diversity import REFERENCE
 from prism_nb.protocols import protocol_sentence
+from prism_nb.provenance import made_in
 from prism_nb.report.context import context_caption, context_table
 from prism_nb.report.page import Section, picture, render, section, table_markup
 from prism_nb.run import Run
@@ -91,7 +92,7 @@ def _content(run: Run) -> dict[str, Any]:
         "protocol": protocol_sentence(run.settings.plain()),
         "answer": table_markup(tables.answer_table(run)),
         "settings": table_markup(tables.settings_table(run)),
-        "environment": run.manifest()["environment"],
+        "environment": made_in(run.manifest(), run.settings),
         "seconds": _seconds(run),
         "pictures": [picture(title, gallery(run, m)) for m, title in titles.items()],
         "sections": _sections(run, titles),

@@ -115,7 +115,8 @@ class DiversityDashboard(RunBox):
         asks = FIGURES[self.what.value].asks
         for name in ("measure", "classes", "kind", "near"):
             getattr(self, name).layout.display = None if name in asks else "none"
-        self.status.value = f"<p>Drawing … {_SLOW if self.kind.value == 'umap' else ''}</p>"
+        slow = "kind" in asks and self.kind.value == "umap"
+        self.status.value = f"<p>Drawing … {_SLOW if slow else ''}</p>"
         try:
             self._last = shown(self._run, self.value)
         except UsageError as error:

@@ -198,3 +198,10 @@ def test_a_pivoted_table_has_no_phantom_column() -> None:
 def test_tables_answer_yes_and_no() -> None:
     assert table_html(pd.DataFrame({"chosen": [True, False]})).count("True") == 0
     assert ">yes<" in table_html(pd.DataFrame({"chosen": [True, False]}))
+
+
+def test_a_table_keeps_the_names_of_its_rows_and_no_count_of_them() -> None:
+    named = pd.DataFrame({"cells": [3, 4]}, index=["search", "scenarios"])
+    assert "search" in table_html(named)
+    counted = pd.DataFrame({"cells": [30, 40, 50]}).iloc[1:]
+    assert table_html(counted).count("<td>") == 2
