@@ -36,7 +36,7 @@ def main() -> int:
         if "fact" not in row:
             _say(", ".join(f"{name} {value}" for name, value in row.items()))
     if asked.save:
-        write("rehearsal", table)
+        write(f"rehearsal_ipc{asked.ipc}", table)
     if not asked.keep and all(fact.holds for fact in checked):
         shutil.rmtree(place.folder)
     return int(not all(fact.holds for fact in checked))

@@ -32,8 +32,8 @@ class Call:
         status: Exit status; -9 where it was killed.
         output: What it has printed.
         seconds: Wall time.
-        peaks: Most memory of all its processes together, resident, in bytes, by the number of
-            notebooks that it had finished by then. Pages that several hold count for each.
+        peaks: Most memory of all its processes together, in bytes, by the number of notebooks that
+            it had finished by then; without pages of files, which the system may take back.
     """
 
     status: int
@@ -107,7 +107,7 @@ def _watch(child: psutil.Popen, log: Path, kill_when: Callable[[], bool] | None)
             kill_tree(child)
         elif time.monotonic() >= due:
             finished = len(_STAGE.findall(log.read_text(encoding="utf-8", errors="replace")))
-            peaks[finished] = max(peaks.get(finished, 0), _resident([child, *_family(child)]))
+            peaks[finished] = max(peaks.get(finished, 0), _own([child, *_family(child)]))
             due = time.monotonic() + _SAMPLE
         time.sleep(_SLICE)
     return peaks
@@ -119,9 +119,10 @@ def _family(child: psutil.Popen) -> list[psutil.Process]:
     return []
 
 
-def _resident(processes: Sequence[psutil.Process]) -> int:
+def _own(processes: Sequence[psutil.Process]) -> int:
     total = 0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
+            held = process.memory_info()
+            total += held.rss - getattr(held, "shared", 0)
     return total
