@@ -50,8 +50,9 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return one row per network: role, size, BN layers, accuracy on held-out images.
 
-    Beside it stands the accuracy that weights were published with, where any network has one, and
-    whether real images have shown that a head's classes are the dataset's, in their order.
+    Of networks with weights, beside it: the accuracy that those were published with, and whether
+    real images have shown that a head's classes are the dataset's, in their order. Columns that
+    say nothing of any network are left out.
     """
     order = {None: "trained here", True: "yes", False: "no"}
     rows = []
@@ -74,8 +75,12 @@ def teacher_table(run: Run) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows).set_index("network")
-    known = table["published %"].notna().any()
-    return table if known else table.drop(columns="published %")
+    nothing = {
+        "published %": table["published %"].isna(),
+        "order checked": table["order checked"] == order[None],
+        "from run": table["from run"] == run.name,
+    }
+    return table.drop(columns=[name for name, empty in nothing.items() if empty.all()])
 
 
 def draw_table(run: Run) -> pd.DataFrame:
