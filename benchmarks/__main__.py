@@ -22,6 +22,7 @@ from benchmarks.flat import flat_rows
 from benchmarks.gallery import gallery_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
+from benchmarks.memory import memory_rows
 from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
@@ -123,6 +124,7 @@ _QUESTIONS = {
     "agreement": agreement_rows,
     "images": image_rows,
     "flat": flat_rows,
+    "memory": memory_rows,
     "gallery": gallery_rows,
     "monitoring": monitoring_rows,
     "workers": worker_rows,

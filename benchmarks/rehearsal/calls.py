@@ -107,7 +107,7 @@ def _watch(child: psutil.Popen, log: Path, kill_when: Callable[[], bool] | None)
             kill_tree(child)
         elif time.monotonic() >= due:
             finished = len(_STAGE.findall(log.read_text(encoding="utf-8", errors="replace")))
-            peaks[finished] = max(peaks.get(finished, 0), _own([child, *_family(child)]))
+            peaks[finished] = max(peaks.get(finished, 0), own_memory([child, *_family(child)]))
             due = time.monotonic() + _SAMPLE
         time.sleep(_SLICE)
     return peaks
@@ -119,7 +119,8 @@ def _family(child: psutil.Popen) -> list[psutil.Process]:
     return []
 
 
-def _own(processes: Sequence[psutil.Process]) -> int:
+def own_memory(processes: Sequence[psutil.Process]) -> int:
+    """Return the memory of processes, in bytes, without the pages of files that they map."""
     total = 0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
