@@ -19,7 +19,7 @@ _SETTINGS: dict[str, Any] = {
     "methods": ["prism"],
     "ipc": _UNITS,
     "batch_size": 10,
-    "recipe": {"iterations": 2, "early_late_step": 0, "initial": "noise"},
+    "recipe": {"iterations": 2, "early_late_step": 0, "init": "noise"},
     "threads": 1,
     "progress": False,
 }

@@ -36,9 +36,9 @@ from prism_nb.teachers.teacher import Teacher
 from prism_nb.units import Unit
 
 _CASE = Case(
-    "kit", ("test_resnet", "test_efficientnet", "test_byobnet"), size=32, count=50, steps=100
+    "kit", ("test_resnet", "test_efficientnet", "test_byobnet"), size=32, count=50, steps=300
 )
-_ROUNDS = 3
+_ROUNDS = 5
 _WAYS = ("silent", "events and pictures", "followed as well")
 _MONITOR = """
 import sys, time

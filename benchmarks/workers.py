@@ -16,7 +16,7 @@ from prism_nb import pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.run import Run
 
-_ROUNDS, _UNITS, _STEPS = 3, 4, 1500  # so many steps take about 30 seconds
+_ROUNDS, _UNITS, _STEPS = 3, 4, 3600  # so many steps take about 30 seconds
 _SETTINGS: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "observers": [],
