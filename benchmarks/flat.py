@@ -10,14 +10,14 @@ import psutil
 
 from prism_nb import pipeline
 
-_UNITS, _EVERY = 500, 50
+_METHODS, _SLOTS, _EVERY = ["prism", "prism_intra", "prism_all", "sre2l", "cda"], 100, 50
 _SETTINGS: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "observers": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
-    "methods": ["prism"],
-    "ipc": _UNITS,
+    "methods": _METHODS,  # a unit of each for every slot: 500
+    "ipc": _SLOTS,
     "batch_size": 10,
     "recipe": {"iterations": 2, "early_late_step": 0, "init": "noise"},
     "threads": 1,
