@@ -39,6 +39,7 @@ _SMALL: dict[str, Any] = {
 }
 _PATIENCE = 300.0  # seconds for a driver to get a unit begun
 _LOOK = 0.02  # seconds between two looks
+_DRIVERS = 0.1  # share of the kills that hit a driver, whose workers must then all be started anew
 _DRIVER = (
     "import sys; from pathlib import Path; from prism_nb import pipeline; "
     "from prism_nb.run import Run; "
@@ -146,9 +147,9 @@ def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
 
 
 def _kill(run: Run, driver: subprocess.Popen[bytes], toll: Toll, chance: random.Random) -> None:
-    """Kill the driver, one time in four, or a worker that is at a unit."""
+    """Kill the driver, one time in ten, or a worker that is at a unit."""
     there = _workers(run)
-    if chance.random() < 0.25 or not there:
+    if chance.random() < _DRIVERS or not there:
         if driver.poll() is None:
             driver.kill()
             driver.wait()
