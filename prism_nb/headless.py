@@ -19,7 +19,6 @@ REPORT = "06_report"
 STUDY = "07_ablation"
 # ipykernel warns at every start that it listens on loopback TCP; only errors matter here.
 _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
-_ERRORS: dict[str, type[PrismError]] = {"PrismError": PrismError, "UsageError": UsageError}
 
 
 def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = False) -> None:
@@ -111,7 +110,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
             )
     except papermill.PapermillExecutionError as error:
         message = f"{error.evalue}\n(the failed notebook: {target})"
-        raise _ERRORS.get(error.ename, PrismError)(_titled(error.ename, message)) from None
+        raise _kind(error.ename)(_titled(error.ename, message)) from None
     except OSError as error:
         raise PrismError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another "
@@ -125,8 +124,15 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
         ) from None
 
 
+def _kind(name: str) -> type[PrismError]:
+    """Return what to raise for an error of a kernel, known by its class's name alone."""
+    return UsageError if name == UsageError.__name__ else PrismError
+
+
 def _titled(name: str, message: str) -> str:
-    return message if name in _ERRORS else f"{name}: {message}"
+    """Return the message; the names of the kit's own errors say nothing to a reader."""
+    kinds: list[type[PrismError]] = [PrismError, *PrismError.__subclasses__()]
+    return message if name in {kind.__name__ for kind in kinds} else f"{name}: {message}"
 
 
 def _content_of(run: Run, notebook: str) -> str:

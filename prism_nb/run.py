@@ -464,7 +464,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     """Read one line of an event log, or None where a crash has left it broken."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and is_whole(value) else None
 

@@ -48,9 +48,11 @@ class LabelStore:
 
     def __init__(self, run: Run, method: str) -> None:
         self._run, self._method = run, method
-        self._classes = len(open_dataset(run.settings).classes)
+        # Labels can be read where the dataset is not at hand.
+        order = run.read_classes()
+        self._classes = len(order or open_dataset(run.settings).classes)
         unit = label_unit(run, method, self._classes)
-        self._source = digest([unit.binding, run.content(unit.inputs), run.read_classes()])
+        self._source = digest([unit.binding, run.content(unit.inputs), order])
 
     def save(self, epoch: int, labels: EpochLabels) -> None:
         """Write an epoch's labels, as the run's `label_format` says."""

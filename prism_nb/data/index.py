@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,10 +161,10 @@ def load_index(path: Path) -> tuple[Index, dict[str, int]] | None:
         with np.load(path, allow_pickle=False) as arrays:
             meta = json.loads(arrays["meta"].tobytes())
             splits = {split: _load_split(arrays, split, meta["folders"][split]) for split in SPLITS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            damaged, content = tuple(meta["damaged"]), meta["content"]
+            return Index(tuple(meta["classes"]), splits, damaged, content), meta["watched"]
+    except Exception:  # a damaged archive fails in as many ways as it has parts
         return None
-    damaged, content = tuple(meta["damaged"]), meta["content"]
-    return Index(tuple(meta["classes"]), splits, damaged, content), meta["watched"]
 
 
 def _load_split(arrays: np.lib.npyio.NpzFile, split: Split, folders: list[str]) -> SplitIndex:

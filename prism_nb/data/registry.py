@@ -57,8 +57,9 @@ def open_dataset(settings: Settings) -> ImageDataset:
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
             f"for: their content is {whole.content}, data_content says {settings.data_content}. "
-            "Restore the files, class_list and skip_damaged that the run began with, or choose "
-            "another run name"
+            "Restore the files, class_list and skip_damaged that the run began with (where a "
+            "damaged file was restored since, the folder .datasets beside the run must be there "
+            "too), or choose another run name"
         )
     return _tuning(whole) if settings.score_on == "tuning" else whole
 

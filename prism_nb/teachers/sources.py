@@ -22,6 +22,10 @@ from prism_nb.teachers.networks import WEIGHT_FILES, architecture_of, library_na
 from prism_nb.teachers.sidecar import read_sidecar, sidecar_path
 from prism_nb.teachers.teacher import PixelSpace
 
+_FETCHED = (
+    "\nrun the commands where there is a network and put the files there, or set fetch_weights to "
+    "true"
+)
 _SHOWN = 6  # other weights that a message names
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -99,8 +103,7 @@ def require_sources(names: Sequence[str]) -> None:
             + "\n".join(
                 f"  {s.name}: {s.file.name} in {s.file.parent}\n    {s.fetch}" for s in missing
             )
-            + "\nrun the commands where there is a network and put the files there, or set "
-            "fetch_weights to true"
+            + (_FETCHED if any(s.library != "file" for s in missing) else "")
         )
 
 

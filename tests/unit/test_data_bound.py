@@ -11,6 +11,7 @@ import pytest
 from image_trees import age, make_tree, picture
 
 from prism_nb import pipeline
+from prism_nb.config import default_runs_dir
 from prism_nb.data.decode import DamagedImageError
 from prism_nb.data.folder import ImageFolder
 from prism_nb.data.registry import _open
@@ -149,6 +150,20 @@ def test_a_run_of_the_whole_tree_is_not_lost_by_a_later_damage(tree: Path, path:
     assert restored.content == before
     assert restored.fits(later)
     assert not restored.fits("0" * 16)
+
+
+@pytest.mark.parametrize("place", [10, 30, 60, -30])
+def test_damaged_notes_and_indices_are_made_anew(tree: Path, place: int, tmp_path: Path) -> None:
+    content = opened(tree).content
+    kept = [*(tmp_path / "cache").rglob("*.npz"), *default_runs_dir().rglob(f"{content}.npz")]
+    assert kept
+    for path in kept:
+        spoilt = bytearray(path.read_bytes())
+        for offset in range(4):
+            spoilt[place + offset] ^= 0x5A
+        path.write_bytes(spoilt)
+    _open.cache_clear()
+    assert opened(tree).content == content
 
 
 def test_where_nothing_can_be_kept_the_rule_is_strict(

@@ -470,6 +470,13 @@ def test_event_that_is_no_text_is_left_out(run: Run) -> None:
     assert [event["event"] for event in run.events("labels")] == ["begin"]
 
 
+def test_event_that_is_nested_without_end_is_left_out(run: Run) -> None:
+    run.event("labels", event="begin", unit="u")
+    log = run.path / "events" / "labels.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"event": ' + b"[" * 100_000 + b"\n")
+    assert [event["event"] for event in run.events("labels")] == ["begin"]
+
+
 def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None:
     run.event("labels", event="begin", unit="u")
     first, position = run.events_after("labels", 0)

@@ -11,6 +11,7 @@ import pytest
 from image_sets import begin_run
 
 from prism_nb import files, pipeline, verification
+from prism_nb.artifacts import labels
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 from prism_nb.verification import Finding, clean, verify_run
@@ -84,6 +85,17 @@ def test_labels_of_other_images_are_damage_even_under_a_whole_marker(run: Run) -
     epoch.write_bytes(content)
     run.finish(unit, paths=run.files_of(unit), record={})
     assert found(run) == [("damaged", "labels unit random_real")]
+
+
+def test_labels_are_verified_where_the_dataset_is_not_at_hand(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise PrismError("the disk is not there")
+
+    for module in (verification, labels):
+        monkeypatch.setattr(module, "open_dataset", gone)
+    assert found(run) == [("not checked", "classes.json")]
 
 
 def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
