@@ -8,12 +8,14 @@ number of classes; what the methods do on ImageNet it cannot say.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
 from benchmarks.common import ROOT, write
+from benchmarks.rehearsal.calls import environment
 from benchmarks.rehearsal.drive import rehearse
 from benchmarks.rehearsal.facts import facts
 from benchmarks.rehearsal.record import rows
@@ -27,6 +29,9 @@ def main() -> int:
     # Asked to stop, it must not leave a run behind, whose processes are in groups of their own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = Place(asked.folder.absolute())
+    # What is looked at here must be what the calls have made, and not an index of another tree
+    # that lay in this folder before: generated trees all have the same times.
+    os.environ.update(environment(place))
     found = rehearse(Scale(classes=asked.classes, ipc=asked.ipc), place, _say)
     checked = facts(found)
     table = rows(found, checked)
