@@ -271,7 +271,11 @@ def test_queue_that_stays_silent_is_told_of_in_its_own_words(
     def listen(event: dict[str, Any]) -> None:
         events.append(event)
         if event["event"] == "submitted":
-            squeue.write_text("#!/bin/sh\necho slurmctld is away >&2; exit 1\n")
+            # In Python as before and whole at once: a question may be under way.
+            silent = squeue.with_name("silent")
+            silent.write_text(f"#!{sys.executable}\nimport sys; sys.exit('slurmctld is away')\n")
+            silent.chmod(0o755)
+            silent.replace(squeue)
         if event["event"] == "waiting":
             gate.touch()
 
