@@ -145,12 +145,12 @@ class Lease:
             LostError: It is not.
             PrismError: The disk does not say.
         """
-        if not self.is_mine:
-            owner = Owner.read(self._path) or "somebody who has finished since"
+        owner = Owner.read(self._path)
+        if owner != self._owner:
             raise LostError(
-                f"{self._path.stem} was taken over by {owner}, since this process gave no sign of "
-                f"life for {_STALE:.0f} s (was it stopped, or the disk away?). Nothing of it was "
-                "written here; run the same command again to go on"
+                f"{self._path.stem} was taken over by {owner or 'somebody who has finished since'}"
+                f", since this process gave no sign of life for {_STALE:.0f} s (was it stopped, or "
+                "the disk away?). It is not finished here; run the same command again to go on"
             )
 
     def _create(self) -> bool:
