@@ -1,11 +1,13 @@
 """Kill workers and drivers at random, and see what that costs: `python -m benchmarks.chaos`.
 
-A run under Ray is killed again and again and continued each time; whenever one is finished, a new
-one is begun. All of them must end with the files that an undisturbed run in one process makes.
+A run of the digits under Ray, from its teachers to its students, is killed again and again and
+continued each time; whenever one is finished, a new one is begun. All of them must end with the
+files that an undisturbed run in one process makes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,12 @@ from typing import Any
 import click
 
 from benchmarks.common import ROOT
-from prism_nb import pipeline
+from prism_nb import files, pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.leases import Owner
 from prism_nb.run import Run
+from prism_nb.units import Unit
 
-_STAGE = "synthesis"
 _SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "observers": [],
@@ -35,6 +38,11 @@ _SMALL: dict[str, Any] = {
     "methods": ["prism"],
     "batch_size": 10,
     "recipe": {"iterations": 25},
+    "label_epochs": 8,
+    "students": ["test_resnet"],
+    "student_seeds": 4,
+    "real_per_class": 20,
+    "device": "cpu",
     "threads": 1,
 }
 _PATIENCE = 300.0  # seconds for a driver to get a unit begun
@@ -42,8 +50,8 @@ _LOOK = 0.02  # seconds between two looks
 _DRIVERS = 0.1  # share of the kills that hit a driver, whose workers must then all be started anew
 _DRIVER = (
     "import sys; from pathlib import Path; from prism_nb import pipeline; "
-    "from prism_nb.run import Run; "
-    f"pipeline.execute(Run.open(Path(sys.argv[1])), {_STAGE!r})"
+    "from prism_nb.run import Run; run = Run.open(Path(sys.argv[1])); "
+    "[pipeline.execute(run, stage) for stage in pipeline.STAGES]"
 )
 
 
@@ -55,16 +63,16 @@ class Toll:
         workers: Workers killed.
         drivers: Drivers killed.
         runs: Runs that were finished, all with the right files.
-        made: Units that were to be made, over all runs.
-        begun: How often one was begun.
+        units: Units, and pieces of units, that these runs were made of.
+        redone: How often one was begun once more.
         lost: Files that were finished once and later gone or changed, or differ at the end.
     """
 
     workers: int = 0
     drivers: int = 0
     runs: int = 0
-    made: int = 0
-    begun: int = 0
+    units: int = 0
+    redone: int = 0
     lost: list[str] = field(default_factory=list)
 
     @property
@@ -75,7 +83,7 @@ class Toll:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills ({self.workers} workers, {self.drivers} drivers) over {self.runs} "
-            f"runs of {self.made} units: {self.begun - self.made} units redone, "
+            f"runs of {self.units} units: {self.redone} units redone, "
             f"{len(self.lost)} files lost"
         )
 
@@ -87,39 +95,38 @@ def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, s
         folder: Where the runs are made.
         address: The Ray cluster's.
         kills: How often, at least; the last run is finished undisturbed.
-        slots: Images per class, and units of a run.
+        slots: Images per class, each a unit of the synthesis.
         workers: Ray's workers.
         seed: Decides who is killed and when.
     """
-    plain = _new_run(folder, "undisturbed", ipc=slots)
-    pipeline.execute(plain, _STAGE)
-    wanted, toll, chance = _files(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
-    pause = statistics.mean(plain.record(u)["seconds"] for u in pipeline.stage_units(plain, _STAGE))
+    plain = _new_run(folder / "undisturbed", ipc=slots)
+    for stage in pipeline.STAGES:
+        pipeline.execute(plain, stage)
+    wanted, toll, chance = _contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
+    pause = statistics.mean(plain.record(unit)["seconds"] for unit in _done(plain))
     asked = {"backend": "ray", "ray_address": address, "workers": workers}
     while toll.kills < kills:
-        run = _new_run(folder, f"chaos{toll.runs}", ipc=slots, **asked)
+        run = _new_run(folder / str(toll.runs), ipc=slots, **asked)
         _disturb(run, toll, kills, chance, pause)
-        toll.lost += [name for name, digest in wanted.items() if _files(run).get(name) != digest]
+        found = _contents(run)
+        toll.lost += sorted(path for path in wanted | found if wanted.get(path) != found.get(path))
         toll.runs += 1
-        toll.made += slots
-        toll.begun += sum(event["event"] == "begin" for event in run.events(_STAGE))
+        _count(run, toll)
         print(toll, flush=True)
     return toll
 
 
-def _new_run(folder: Path, name: str, **changes: Any) -> Run:
-    run = pipeline.open_run(
-        run_name=name, preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
+def _new_run(folder: Path, **changes: Any) -> Run:
+    """Open a run in a folder of its own, where it finds no other run's teachers."""
+    return pipeline.open_run(
+        run_name="run", preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
     )
-    trained = Run(run.path, run.settings.model_copy(update={"backend": "process"}))
-    pipeline.execute(trained, "teachers")
-    return run
 
 
 def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: float) -> None:
     """Bring a run to its end, and kill meanwhile, until there were so many kills."""
     finished: dict[str, str] = {}
-    while pipeline.plan(run, _STAGE).missing:
+    while not _complete(run):
         command = [sys.executable, "-c", _DRIVER, str(run.path)]
         driver = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 (our own code)
         while driver.poll() is None and toll.kills < kills:
@@ -128,16 +135,20 @@ def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: flo
             time.sleep(chance.uniform(0, 2 * pause))
             _kill(run, driver, toll, chance)
             found = _files(run)
-            toll.lost += [name for name, old in finished.items() if found.get(name) != old]
+            toll.lost += [path for path, old in finished.items() if found.get(path) != old]
             finished |= found
         driver.wait()
+
+
+def _complete(run: Run) -> bool:
+    return all(run.inspect(unit).state == "done" for unit in _units(run))
 
 
 def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
     """Wait until a worker is at a unit; return whether that came before the driver's end."""
     deadline = time.monotonic() + _PATIENCE
     while driver.poll() is None:
-        if _workers(run):
+        if _workers(run, driver):
             return True
         if time.monotonic() > deadline:
             driver.kill()
@@ -148,7 +159,7 @@ def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
 
 def _kill(run: Run, driver: subprocess.Popen[bytes], toll: Toll, chance: random.Random) -> None:
     """Kill the driver, one time in ten, or a worker that is at a unit."""
-    there = _workers(run)
+    there = _workers(run, driver)
     if chance.random() < _DRIVERS or not there:
         if driver.poll() is None:
             driver.kill()
@@ -162,28 +173,63 @@ def _kill(run: Run, driver: subprocess.Popen[bytes], toll: Toll, chance: random.
     toll.workers += 1
 
 
-def _workers(run: Run) -> list[int]:
-    """Return the living processes of this machine that hold a unit."""
-    owners = [Owner.read(path) for path in sorted(run.path.glob(f"locks/{_STAGE}/*.json"))]
-    return sorted({owner.process for owner in owners if owner and _lives(owner.process)})
+def _workers(run: Run, driver: subprocess.Popen[bytes]) -> list[int]:
+    """Return the living processes of this machine that hold a unit, but for the driver."""
+    owners = [Owner.read(path) for path in sorted(run.path.glob("locks/*/*.json"))]
+    living = {owner.process for owner in owners if owner and _lives(owner.process)}
+    return sorted(living - {driver.pid})
 
 
 def _lives(process: int) -> bool:
     return Path(f"/proc/{process}").exists()
 
 
+def _units(run: Run) -> Iterator[Unit]:
+    for stage in pipeline.STAGES:
+        yield from pipeline.stage_units(run, stage)
+
+
+def _done(run: Run) -> Iterator[Unit]:
+    return (unit for unit in _units(run) if run.inspect(unit).state == "done")
+
+
 def _files(run: Run) -> dict[str, str]:
-    """Return the hash of every file of every unit that is done."""
+    """Return the hash of every file of every unit that is done, as the markers have it."""
     found: dict[str, str] = {}
-    for unit in pipeline.stage_units(run, _STAGE):
-        if run.inspect(unit).state == "done":
-            found |= (run.marker(unit) or {})["files"]
+    for unit in _done(run):
+        found |= (run.marker(unit) or {})["files"]
     return found
+
+
+def _contents(run: Run) -> dict[str, Any]:
+    """Return what is in these files, but for the seconds that it took."""
+    found = {path: _content(run.file(path)) for path in _files(run)}
+    for each in found.values():
+        if isinstance(each, dict):
+            each.pop("seconds", None)
+    return found
+
+
+def _content(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
+
+
+def _count(run: Run, toll: Toll) -> None:
+    """Add a finished run's units to the toll, and those that were begun more than once."""
+    for stage in pipeline.STAGES:
+        begun = [event["unit"] for event in run.events(stage) if event["event"] == "begin"]
+        toll.units += len(set(begun))
+        toll.redone += len(begun) - len(set(begun))
 
 
 @click.command()
 @click.option("--kills", default=200, show_default=True)
-@click.option("--slots", default=12, show_default=True, help="units of a run")
+@click.option(
+    "--slots",
+    default=12,
+    show_default=True,
+    help="images per class, one unit of the synthesis each",
+)
 @click.option("--workers", default=4, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--address", help="a Ray cluster of this machine; none: one made for this")

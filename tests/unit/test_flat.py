@@ -12,6 +12,8 @@ from prism_nb.backends import here, run_units
 from prism_nb.run import Run
 from prism_nb.units import Unit
 
+FEW = 20  # of 300; libraries open and close some of their own at any time
+
 
 def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     units = [
@@ -27,8 +29,9 @@ def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(here, "resolve", lambda _: work)
     run_units(run, units[:20], "somewhere:work", lambda _: None)
     me = psutil.Process()
-    before = me.num_fds(), me.num_threads()
+    fds, threads = me.num_fds(), me.num_threads()
     run_units(run, units, "somewhere:work", lambda _: None)
-    assert (me.num_fds(), me.num_threads()) == before
+    assert me.num_fds() - fds < FEW
+    assert me.num_threads() - threads < FEW
     assert not list(run.path.glob("locks/labels/*.json"))
     assert all(run.inspect(unit).state == "done" for unit in units)
