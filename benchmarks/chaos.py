@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,19 +159,17 @@ def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
 
 
 def _kill(run: Run, driver: subprocess.Popen[bytes], toll: Toll, chance: random.Random) -> None:
-    """Kill the driver, one time in ten, or a worker that is at a unit."""
+    """Kill the driver, one time in ten, or a worker that is at a unit, if there is one."""
     there = _workers(run, driver)
-    if chance.random() < _DRIVERS or not there:
+    if chance.random() < _DRIVERS:
         if driver.poll() is None:
             driver.kill()
             driver.wait()
             toll.drivers += 1
-        return
-    try:
-        os.kill(chance.choice(there), signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    toll.workers += 1
+    elif there:
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(there), signal.SIGKILL)
+            toll.workers += 1
 
 
 def _workers(run: Run, driver: subprocess.Popen[bytes]) -> list[int]:
