@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -54,14 +55,24 @@ class LabelStore:
         unit = label_unit(run, method, self._classes)
         self._source = digest([unit.binding, run.content(unit.inputs), order])
 
-    def save(self, epoch: int, labels: EpochLabels) -> None:
-        """Write an epoch's labels, as the run's `label_format` says."""
-        if labels.logits is None:
-            raise ValueError("only soft labels are stored")
+    def save(self, epoch: int, views: Views, labels: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Write an epoch's labels, as the run's `label_format` says.
+
+        Args:
+            epoch: The epoch.
+            views: Its views, one per image.
+            labels: Rows, int64 [n], and their soft label logits [n, classes], part by part until
+                every image has had its own; each part is let go once it is encoded.
+        """
+        tensors = {name: value.cpu().contiguous() for name, value in views.tensors().items()}
         settings = self._run.settings
-        logits = encode(labels.logits, settings.label_format, top_k=settings.label_top_k)
-        tensors = {**labels.views.tensors(), **logits}
-        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        for rows, logits in labels:
+            fields = encode(logits, settings.label_format, top_k=settings.label_top_k)
+            for name, value in fields.items():
+                if name not in tensors:
+                    shape = len(views.crop), *value.shape[1:]
+                    tensors[name] = value.new_empty(shape, device="cpu")
+                tensors[name][rows.cpu()] = value.cpu()
         content = safetensors.torch.save(tensors, metadata=self._metadata(tensors))
         files.write_bytes(self._run.file(label_path(self._method, epoch)), content)
 

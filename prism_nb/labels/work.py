@@ -6,10 +6,11 @@ import shutil
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prism_nb.artifacts.images import Resident, load_images
-from prism_nb.artifacts.labels import EpochLabels, LabelStore
+from prism_nb.artifacts.labels import LabelStore
 from prism_nb.artifacts.views import epoch_views, plain_views
 from prism_nb.backends import OnEvent
 from prism_nb.data import open_dataset
@@ -56,20 +57,20 @@ def _store(run: Run, unit: Unit, images: Resident, labeller: Labeller, on_event:
         # An interrupted unit has epochs but no marker; each file says what it is made from.
         if not store.has(epoch):
             views = epoch_views(settings, len(images), epoch, images.device)
-            store.save(epoch, EpochLabels(views, labeller(images, views)))
+            store.save(epoch, views, labeller.labels(images, views))
         on_event({"event": "step", "unit": unit.name, "step": done, "steps": len(epochs)})
 
 
 def _known(labeller: Labeller, images: Resident, classes: Tensor) -> dict[str, Any]:
     """Return the shares of the images whose class the teachers know, apart and together."""
     views = plain_views(len(images), images.size, images.device)
-    blocks = labeller.logits(images, views)
-
-    def share(logits: Tensor) -> float:
-        return float((logits.argmax(1).cpu() == classes).float().mean())
-
+    known = torch.zeros(len(labeller.teachers) + 1, dtype=torch.int64)
+    for rows, logits in labeller.blocks(images, views):
+        named = torch.stack([said.argmax(1) for said in [*logits, labeller.combine(logits)]])
+        known += (named.cpu() == classes[rows.cpu()]).sum(1)
+    *each, together = (known.double() / len(images)).tolist()
     return {
         "teachers": [teacher.name for teacher in labeller.teachers],
-        "teacher_accuracy": [share(block) for block in blocks],
-        "ensemble_accuracy": share(labeller.combine(blocks)),
+        "teacher_accuracy": each,
+        "ensemble_accuracy": together,
     }

@@ -9,6 +9,8 @@ from prism_nb.run import Run
 from prism_nb.settings import LabelSettings, Settings
 from prism_nb.units import Unit
 
+BLOCK = 10_000  # views that are labelled together: an ensemble gives them one scale
+
 
 def units(run: Run, classes: int) -> list[Unit]:
     """Return one unit per method."""
@@ -79,6 +81,7 @@ def label_binding(settings: Settings, method: str) -> str:
         {
             "images": method_binding(settings, method),
             "settings": values,
+            "block": BLOCK,
             "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
             "networks": [network_unit(settings, name).binding for name in settings.labellers],
         }

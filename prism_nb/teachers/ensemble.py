@@ -1,7 +1,8 @@
 """Ensembles: how the logits of several networks become one soft label.
 
-A block is what one network says of the views of an epoch. The published recipes take a training
-batch as a block; a whole epoch makes a label independent of the batch that it is used in.
+A block is what one network says of thousands of views of an epoch, of all classes alike. The
+published recipes take a training batch as a block; blocks that no batch decides make a label
+independent of the batch that it is used in.
 """
 
 from __future__ import annotations

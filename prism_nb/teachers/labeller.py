@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prism_nb.artifacts.views import ImageSet, Views, render
 from prism_nb.device import half_precision, matrix_precision
+from prism_nb.plans.labels import BLOCK
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.run import Run
 from prism_nb.settings import Settings
@@ -36,7 +37,16 @@ class Labeller:
 
     def __call__(self, images: ImageSet, views: Views) -> Tensor:
         """Return soft label logits [N, classes], float32."""
-        return self.combine(self.logits(images, views))
+        parts = list(self.labels(images, views))
+        labels = parts[0][1].new_empty(len(images), parts[0][1].shape[1])
+        for rows, said in parts:
+            labels[rows] = said
+        return labels
+
+    def labels(self, images: ImageSet, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows of each block and their soft label logits [n, classes], float32."""
+        for rows, logits in self.blocks(images, views):
+            yield rows, self.combine(logits)
 
     def combine(self, logits: Sequence[Tensor]) -> Tensor:
         """Return what the networks say together, [N, classes]."""
@@ -49,25 +59,35 @@ class Labeller:
             accuracies=self._accuracies,
         )
 
-    @torch.no_grad()
-    def logits(self, images: ImageSet, views: Views) -> list[Tensor]:
-        """Return each network's logits [N, classes], in float32 whatever its layers compute in."""
-        device, precision = views.crop.device, self._settings.label_precision
+    def blocks(self, images: ImageSet, views: Views) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield what each network says of block after block, so that memory stays bounded.
+
+        A block has views of all classes alike, as far as there are images enough.
+
+        Yields:
+            The block's rows, int64 [n], and the logits of each network [n, classes], in float32
+            whatever its layers compute in.
+        """
         order = self._order(views)
-        blocks: list[Tensor] = []
+        count = -(-len(order) // BLOCK)
+        for first in range(count):
+            rows = order[first::count]
+            yield rows, self._logits(images, views, rows)
+
+    @torch.no_grad()
+    def _logits(self, images: ImageSet, views: Views, block: Tensor) -> list[Tensor]:
+        device, precision = views.crop.device, self._settings.label_precision
+        seen: list[list[Tensor]] = []
         with ExitStack() as stack:
             stack.enter_context(matrix_precision(precision, device))
             stack.enter_context(half_precision(precision, device))
             if self._settings.label_statistics == "batch":
                 for teacher in self.teachers:
                     stack.enter_context(batch_statistics(teacher))
-            for rows in order.tensor_split(-(-len(order) // self._settings.label_batch)):
+            for rows in block.tensor_split(-(-len(block) // self._settings.label_batch)):
                 shown = render(images, views, rows)
-                seen = [teacher(shown).float() for teacher in self.teachers]
-                blocks = blocks or [said.new_empty(len(order), said.shape[1]) for said in seen]
-                for block, said in zip(blocks, seen, strict=True):
-                    block[rows] = said
-        return blocks
+                seen.append([teacher(shown).float() for teacher in self.teachers])
+        return [torch.cat(said) for said in zip(*seen, strict=True)]
 
     def _order(self, views: Views) -> Tensor:
         """Return the order in which images are labelled.

@@ -23,6 +23,7 @@ from prism_nb.evaluation.material import material_of
 from prism_nb.plans.labels import label_path, label_paths, label_unit
 from prism_nb.run import Run
 from prism_nb.settings import Settings
+from prism_nb.teachers import labeller as labeller_module
 from prism_nb.teachers.labeller import Labeller, batch_statistics, load_labeller
 
 CPU = torch.device("cpu")
@@ -121,7 +122,7 @@ def test_students_may_be_asked_to_train_for_longer_on_labels_that_are_there(
 def test_what_an_interrupted_labelling_has_written_needs_no_more_room(runs_dir: Path) -> None:
     run = begin(runs_dir, "begun")
     assert pipeline._begun_bytes(run, "labels") == 0
-    LabelStore(run, METHOD).save(0, labels_of(run))
+    save(run)
     written = run.file(label_path(METHOD, 0)).stat().st_size
     assert pipeline._begun_bytes(run, "labels") == written
     pipeline.execute(run, "labels")
@@ -164,6 +165,37 @@ def test_labels_do_not_depend_on_what_is_labelled_together(runs_dir: Path, batch
     assert torch.allclose(labels, whole, atol=1e-4)
 
 
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_blocks_have_every_image_once_and_all_classes_alike(
+    runs_dir: Path, statistics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labeller_module, "BLOCK", 12)
+    run = begin(runs_dir, "first")
+    asked = run.settings.model_copy(update={"label_statistics": statistics})
+    labeller = Labeller(asked, load_labeller(run).teachers, [1.0, 1.0])
+    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    blocks = list(labeller.blocks(images, views))
+    assert [len(rows) for rows, _ in blocks] == [10, 10]
+    assert sorted(int(row) for rows, _ in blocks for row in rows) == list(range(20))
+    if statistics == "running":
+        assert all((rows // 2).tolist() == list(range(10)) for rows, _ in blocks)
+    labels = labeller(images, views)
+    for rows, logits in blocks:
+        assert torch.equal(labels[rows], labeller.combine(logits))
+
+
+def test_labels_of_blocks_are_those_of_the_whole_where_rows_stand_alone(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(runs_dir, "first")
+    asked = run.settings.model_copy(update={"label_ensemble": "mean"})
+    labeller = Labeller(asked, load_labeller(run).teachers, [1.0, 1.0])
+    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    whole = labeller(images, views)
+    monkeypatch.setattr(labeller_module, "BLOCK", 3)
+    assert torch.allclose(labeller(images, views), whole, atol=1e-4)
+
+
 def image_set(run: Run) -> Resident:
     images = material_of(run, METHOD, "protocol", CPU).images
     assert isinstance(images, Resident)
@@ -176,7 +208,9 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Set
     images = torch.randn(20, 3, 32, 32)
     views = plain_views(20, 32, CPU)
     changes = {"label_statistics": "batch", "label_batch": 20, "label_teachers": ("test_resnet",)}
-    (found,) = Labeller(settings.model_copy(update=changes), [teacher], [1.0]).logits(images, views)
+    labeller = Labeller(settings.model_copy(update=changes), [teacher], [1.0])
+    ((rows, (said,)),) = labeller.blocks(images, views)
+    found = said[rows.argsort()]
     after = teacher.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -230,6 +264,14 @@ def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(
 # -- the files -------------------------------------------------------------------------------
 
 
+def save(run: Run) -> None:
+    """Write an epoch's labels, the second half of the images first."""
+    labels = labels_of(run)
+    assert labels.logits is not None
+    parts = [(rows, labels.logits[rows]) for rows in torch.arange(20).split(10)[::-1]]
+    LabelStore(run, METHOD).save(0, labels.views, parts)
+
+
 def labels_of(run: Run, *, count: int = 20) -> EpochLabels:
     logits: Tensor = torch.randn(count, 10, generator=torch.Generator().manual_seed(0))
     return EpochLabels(epoch_views(run.settings, count, 0, CPU), logits)
@@ -239,7 +281,7 @@ def labels_of(run: Run, *, count: int = 20) -> EpochLabels:
 def kept(runs_dir: Path) -> Run:
     """A run with images, of which one epoch is labelled at random."""
     run = begin(runs_dir, "kept")
-    LabelStore(run, METHOD).save(0, labels_of(run))
+    save(run)
     return run
 
 
@@ -252,7 +294,7 @@ def test_views_and_logits_survive_the_file(kept: Run) -> None:
 def test_equal_labels_are_equal_files(kept: Run) -> None:
     path, contents = kept.file(label_path(METHOD, 0)), set()
     for _ in range(20):
-        LabelStore(kept, METHOD).save(0, labels_of(kept))
+        save(kept)
         contents.add(path.read_bytes())
     assert len(contents) == 1
 
@@ -315,7 +357,7 @@ def test_labels_of_other_images_are_refused(kept: Run, runs_dir: Path) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "int8", "top_k"])
 def test_every_format_goes_through_a_file(runs_dir: Path, kind: str) -> None:
     run = begin(runs_dir, kind, label_format=kind, label_top_k=9)
-    LabelStore(run, METHOD).save(0, labels_of(run))
+    save(run)
     assert LabelStore(run, METHOD).has(0)
     read, labels = LabelStore(run, METHOD).load(0, CPU, count=20), labels_of(run)
     assert read.logits is not None
