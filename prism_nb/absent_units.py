@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prism_nb.markers import UnitState
 from prism_nb.pipeline import STAGES
-from prism_nb.run import Run, UnitState
+from prism_nb.run import Run
 from prism_nb.units import Unit
 
 

@@ -10,8 +10,9 @@ from prism_nb.artifacts.images import is_decoded
 from prism_nb.artifacts.sizes import image_bytes, label_bytes, set_bytes
 from prism_nb.data import ImageDataset, open_dataset
 from prism_nb.data.described import DescribedDataset, Numbers
+from prism_nb.markers import UnitState
 from prism_nb.plans.synthesis import batch_of
-from prism_nb.run import Run, UnitState
+from prism_nb.run import Run
 from prism_nb.settings import REFERENCE, Settings
 from prism_nb.teachers.arithmetic import Arithmetic
 from prism_nb.units import Unit, has_weights

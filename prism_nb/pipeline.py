@@ -22,8 +22,9 @@ from prism_nb.config import (
     spelled_out,
 )
 from prism_nb.errors import PrismError, UsageError, suggest
+from prism_nb.markers import UnitState
 from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
-from prism_nb.run import Run, UnitState, check_name
+from prism_nb.run import Run, check_name
 from prism_nb.settings import Settings
 from prism_nb.units import Unit
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +13,13 @@ from prism_nb import files
 from prism_nb.config import digest, read_settings
 from prism_nb.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.leases import HeldError, Lease, Owner, is_alive
+from prism_nb.markers import UnitState, damage, is_marker, sealed
+from prism_nb.mixing import STAGES, differences, has_results
 from prism_nb.provenance import environment, newer_kit
 from prism_nb.records import is_whole, stage_values
-from prism_nb.settings import (
-    FOLDER_NAME,
-    DataSettings,
-    EvaluationSettings,
-    LabelSettings,
-    PoolSettings,
-    Settings,
-    SqueezeSettings,
-    SynthesisSettings,
-)
-from prism_nb.strict import Strict, write_yaml
+from prism_nb.settings import FOLDER_NAME, Settings
+from prism_nb.strict import write_yaml
 from prism_nb.units import Unit, slug
-
-STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
-
-# The stages whose results a group of settings decides; what is not listed decides none.
-_DECIDES: dict[type[Strict], tuple[str, ...]] = {
-    DataSettings: STAGES,
-    SqueezeSettings: STAGES,
-    PoolSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
-    SynthesisSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
-    LabelSettings: ("labels", "evaluation", "report"),
-    EvaluationSettings: ("evaluation", "report"),
-}
-# More may be asked of a run at any time: these add units, or, for the two that name networks to
-# measure with, have the quick diversity units made again. Recipes are compared method by method.
-_EXTENDS = {
-    "methods",
-    "students",
-    "student_seeds",
-    "treatments",
-    "ceiling",
-    "observers",
-    "feature_networks",
-    "recipes",
-}
-
-
-@dataclass(frozen=True)
-class UnitState:
-    """What the files say of a unit.
-
-    Attributes:
-        unit: The unit.
-        state: `done`, `missing`, `damaged` (a file of it is gone or changed), `stale` (its inputs
-            have changed since) or `other settings`. All but `done` are done again.
-        reason: What is wrong, in words.
-    """
-
-    unit: Unit
-    state: str
-    reason: str = ""
 
 
 class Run:
@@ -137,44 +89,19 @@ class Run:
             raise UsageError(f"{self.path} is a study's folder; choose another run name")
         if (self.path / "config.yaml").is_file():
             recorded = Run.open(self.path).settings
-            self._refuse_mixing(recorded)
+            mixed = differences(self.path, recorded, self.settings)
+            if mixed:
+                raise UsageError(
+                    f"{self.path} holds results of other settings: {'; '.join(mixed)}. Choose "
+                    "another run name, ask for the run's own settings, or delete that folder"
+                )
             return recorded == self.settings
-        if any(self.has_results(stage) for stage in STAGES):
+        if any(has_results(self.path, stage) for stage in STAGES):
             raise UsageError(
                 f"{self.path} holds results but no config.yaml, so their settings are unknown; "
                 "choose another run name, or delete that folder"
             )
         return False
-
-    def _refuse_mixing(self, recorded: Settings) -> None:
-        old, new = recorded.plain(), self.settings.plain()
-        mixing = []
-        for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
-            mine, theirs = (_binding_recipe(values, method) for values in (new, old))
-            if mine != theirs and self._has_results_with(method):
-                mixing.append(f"recipes.{method} is {theirs!r} in the run, {mine!r} asked for")
-        for name in old:
-            if old[name] != new[name] and name not in _EXTENDS and self._has_results_of(name):
-                mixing.append(f"{name} is {old[name]!r} in the run, {new[name]!r} asked for")
-        if mixing:
-            raise UsageError(
-                f"{self.path} holds results of other settings: {'; '.join(mixing)}. "
-                "Choose another run name, ask for the run's own settings, or delete that folder"
-            )
-
-    def _has_results_with(self, method: str) -> bool:
-        """Return whether any stage has finished a unit of a method."""
-        patterns = (
-            f"synthesis/{method}/units/*.json",
-            f"diversity/{method}.json",
-            f"labels/{method}/unit.json",
-            f"evaluation/{method}/*/unit.json",
-        )
-        return any(any(self.path.glob(pattern)) for pattern in patterns)
-
-    def _has_results_of(self, name: str) -> bool:
-        stages = next((s for group, s in _DECIDES.items() if name in group.model_fields), ())
-        return any(self.has_results(stage) for stage in stages)
 
     # -- paths and records -------------------------------------------------------------------
 
@@ -194,18 +121,6 @@ class Run:
             raise UsageError(f"{relative!r} leaves the run {self.path}")
         return self.path / relative
 
-    def has_results(self, stage: str) -> bool:
-        """Return whether a stage has finished any unit."""
-        patterns = {
-            "teachers": "teachers/units/*.json",
-            "synthesis": "synthesis/*/units/*.json",
-            "diversity": "diversity/*.json",
-            "labels": "labels/*/unit.json",
-            "evaluation": "evaluation/*/*/unit.json",
-            "report": "figures/report.html",
-        }
-        return any(self.path.glob(patterns[stage]))
-
     def manifest(self) -> dict[str, Any]:
         """Return the record of the run: versions, machine and the state of each stage."""
         return files.read_record(self.path / "manifest.json")
@@ -222,16 +137,21 @@ class Run:
 
     def update_manifest(self, **values: Any) -> None:
         """Replace entries of the manifest; what others change meanwhile stays."""
-        with files.alone(self.path / "locks" / ".manifest"):
-            files.write_json(self.path / "manifest.json", {**self.manifest(), **values})
+        self._rewrite_manifest(lambda found: values)
 
     def amend_manifest(self, group: str, name: str, value: Any, **others: Any) -> None:
         """Replace one value of a group of the manifest, and entries beside it."""
+
+        def amended(found: dict[str, Any]) -> dict[str, Any]:
+            known = found.get(group)
+            return {**others, group: {**(known if isinstance(known, dict) else {}), name: value}}
+
+        self._rewrite_manifest(amended)
+
+    def _rewrite_manifest(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         with files.alone(self.path / "locks" / ".manifest"):
             found = self.manifest()
-            known = found.get(group)
-            values = {**(known if isinstance(known, dict) else {}), name: value}
-            files.write_json(self.path / "manifest.json", {**found, **others, group: values})
+            files.write_json(self.path / "manifest.json", {**found, **change(found)})
 
     def write_classes(self, classes: list[dict[str, Any]]) -> None:
         """Record the class order, or check it against the recorded one.
@@ -309,27 +229,27 @@ class Run:
         Raises:
             LostError: The unit was held, and has been taken over.
         """
-        marker = {
-            "unit": unit.name,
-            "binding": unit.binding,
-            "inputs": self.content(unit.inputs),
-            "files": {path: files.sha256(self.file(path)) for path in paths},
-            "record": record,
-        }
-        # Through JSON, so that the digest is of what a reader will see.
-        plain = json.loads(files.json_bytes(marker))
+        marker = sealed(
+            {
+                "unit": unit.name,
+                "binding": unit.binding,
+                "inputs": self.content(unit.inputs),
+                "files": {path: files.sha256(self.file(path)) for path in paths},
+                "record": record,
+            }
+        )
         self.require_held(unit)
-        files.write_json(self.file(unit.marker), {**plain, "digest": digest(plain)})
+        files.write_json(self.file(unit.marker), marker)
 
     def content(self, markers: tuple[str, ...]) -> str:
         """Digest the file hashes that some markers list; it changes when any content does."""
         found = [files.read_json(self.file(marker)) for marker in markers]
-        return digest([marker["files"] if _is_marker(marker) else None for marker in found])
+        return digest([marker["files"] if is_marker(marker) else None for marker in found])
 
     def marker(self, unit: Unit) -> dict[str, Any] | None:
         """Return a unit's marker, or None where it is missing, damaged or of other settings."""
         marker = files.read_json(self.file(unit.marker))
-        return marker if _is_marker(marker) and marker["binding"] == unit.binding else None
+        return marker if is_marker(marker) and marker["binding"] == unit.binding else None
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Return what a finished unit recorded.
@@ -358,31 +278,16 @@ class Run:
         if not files.is_file(path):
             return UnitState(unit, "missing")
         marker = files.read_json(path)
-        if not _is_marker(marker):
+        if not is_marker(marker):
             return UnitState(unit, "damaged", f"{unit.marker} is no marker, or has been changed")
         if marker["binding"] != unit.binding:
             return UnitState(unit, "other settings", f"{unit.marker} was made by other settings")
-        damage = self._damage(marker["files"], deep=deep)
-        if damage:
-            return UnitState(unit, "damaged", damage)
+        found = damage(self.path, marker["files"], deep=deep)
+        if found:
+            return UnitState(unit, "damaged", found)
         if marker["inputs"] != self.content(unit.inputs):
             return UnitState(unit, "stale", f"{unit.name} was made from files that have changed")
         return UnitState(unit, "done")
-
-    def _damage(self, listed: dict[str, str], *, deep: bool) -> str:
-        for name, expected in listed.items():
-            path = self.path / name
-            try:
-                inside = path.resolve().is_relative_to(self.path.resolve())
-            except (ValueError, OSError, RuntimeError):
-                return f"{name!r} is no file name"
-            if not inside:
-                return f"{name} leaves the run"
-            if not files.is_file(path):
-                return f"{name} is gone"
-            if deep and files.sha256(path) != expected:
-                return f"{name} has changed since it was written"
-        return ""
 
     # -- locks -------------------------------------------------------------------------------
 
@@ -453,13 +358,6 @@ class Run:
         return Owner.read(path) if path.exists() and is_alive(path) else None
 
 
-def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
-    """Return what a run's settings change of a method's recipe, without its words."""
-    words = {"title", "paper", "lacks"}
-    changes: dict[str, Any] = values["recipes"].get(method, {})
-    return {name: value for name, value in changes.items() if name not in words}
-
-
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Read one line of an event log, or None where a crash has left it broken."""
     try:
@@ -467,18 +365,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and is_whole(value) else None
-
-
-def _is_marker(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("binding"), str)
-        and isinstance(value.get("inputs"), str)
-        and isinstance(value.get("record"), dict)
-        and isinstance(value.get("files"), dict)
-        and all(isinstance(h, str) and h for h in value["files"].values())
-        and value.get("digest") == digest({k: v for k, v in value.items() if k != "digest"})
-    )
 
 
 def check_name(name: str) -> None:

@@ -14,8 +14,9 @@ from prism_nb.artifacts.labels import LabelStore
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError, first_difference
 from prism_nb.leases import Owner, is_alive
+from prism_nb.markers import UnitState
 from prism_nb.plans.labels import label_unit
-from prism_nb.run import Run, UnitState
+from prism_nb.run import Run
 
 _UNFINISHED = (".*.part", ".*.now")  # what an interrupted write leaves
 

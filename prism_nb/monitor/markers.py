@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from prism_nb.run import Run, UnitState
+from prism_nb.markers import UnitState
+from prism_nb.run import Run
 from prism_nb.units import Unit
 
 Stamp = tuple[int, int] | None  # a file's time of change in ns and its size; None: no file

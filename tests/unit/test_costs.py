@@ -12,6 +12,7 @@ import torch
 from prism_nb import pipeline
 from prism_nb.config import load_settings
 from prism_nb.data import open_dataset
+from prism_nb.markers import UnitState
 from prism_nb.plans import synthesis
 from prism_nb.recipes import Recipe
 from prism_nb.run import Run
@@ -122,8 +123,7 @@ def test_a_method_is_not_scaled_by_anothers_units(
     units = synthesis.units(run, 10)
     monkeypatch.setattr(costs, "unit_seconds", lambda _, asked: [2.0] * len(asked))
     states = iter(
-        pipeline.UnitState(u, "done" if u.key["method"] == "random_real" else "missing", "")
-        for u in units
+        UnitState(u, "done" if u.key["method"] == "random_real" else "missing", "") for u in units
     )
     monkeypatch.setattr(Run, "inspect", lambda *_, **__: next(states))
     monkeypatch.setattr(Run, "record", lambda *_: {"seconds": 500.0})
@@ -143,8 +143,7 @@ def test_a_plan_follows_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mo
     assert pipeline.plan(run, "synthesis", measure=True).seconds_left == 6.0
     assert pipeline.plan(run, "synthesis").seconds_left is None
     states = [
-        pipeline.UnitState(unit, "done" if place < 2 else "missing", "")
-        for place, unit in enumerate(units)
+        UnitState(unit, "done" if place < 2 else "missing", "") for place, unit in enumerate(units)
     ]
     found = iter(states * 2)
     monkeypatch.setattr(Run, "inspect", lambda *_, **__: next(found))

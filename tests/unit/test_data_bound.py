@@ -17,6 +17,7 @@ from prism_nb.data.folder import ImageFolder
 from prism_nb.data.registry import _open
 from prism_nb.data.source import Source
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.mixing import has_results
 from prism_nb.run import Run
 from prism_nb.teachers.checkpoints import serialise
 from prism_nb.teachers.networks import build_network
@@ -236,8 +237,8 @@ def test_a_run_that_a_damaged_file_stops_goes_on_once_it_is_restored(
     with pytest.raises(PrismError, match=rf"{path.name} cannot .* the same command goes on"):
         begin(tmp_path, asked)
     run = Run.open(tmp_path / "runs" / "r")
-    assert run.has_results("teachers")
-    assert not run.has_results("synthesis")
+    assert has_results(run.path, "teachers")
+    assert not has_results(run.path, "synthesis")
     if how == "in place":
         path.write_bytes(whole)
         shutil.rmtree(tmp_path / "cache")  # which else hides the new size

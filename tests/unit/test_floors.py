@@ -25,6 +25,8 @@ FLOORS: list[set[str]] = [
         "units",
         "words",
         "records",
+        "markers",
+        "mixing",
         "provenance",
         "run",
         "plans",

@@ -14,12 +14,13 @@ import pytest
 
 from prism_nb import files, pipeline
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.markers import UnitState
 from prism_nb.monitor import STAGE, follow
 from prism_nb.monitor.driver import Driver, driver_of, last_words, log_path
 from prism_nb.monitor.follow import Follower
 from prism_nb.monitor.place import oddities, open_watched
 from prism_nb.monitor.state import RunState
-from prism_nb.run import Run, UnitState
+from prism_nb.run import Run
 from prism_nb.units import Unit
 
 HERE = Driver(os.getpid() + 1, socket.gethostname())

@@ -19,7 +19,9 @@ from prism_nb import files
 from prism_nb.config import digest, load_settings
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.leases import LostError, Owner
-from prism_nb.run import STAGES, Run, UnitState
+from prism_nb.markers import UnitState
+from prism_nb.mixing import STAGES, has_results
+from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.units import Unit
 
@@ -206,7 +208,7 @@ def test_folder_without_results_becomes_a_run(tmp_path: Path, settings: Settings
 @pytest.mark.parametrize("stage", STAGES)
 def test_results_are_seen_in_their_own_stage_alone(run: Run, stage: str) -> None:
     pretend_results(run, stage)
-    assert [name for name in STAGES if run.has_results(name)] == [stage]
+    assert [name for name in STAGES if has_results(run.path, name)] == [stage]
 
 
 # -- unit states -----------------------------------------------------------------------------
