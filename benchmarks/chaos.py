@@ -38,7 +38,7 @@ _SMALL: dict[str, Any] = {
     "squeeze_epochs": 1,
     "methods": ["prism"],
     "batch_size": 10,
-    "recipe": {"iterations": 25},
+    "recipe": {"iterations": 100},
     "label_epochs": 8,
     "students": ["test_resnet"],
     "student_seeds": 4,
@@ -47,6 +47,7 @@ _SMALL: dict[str, Any] = {
     "threads": 1,
 }
 _PATIENCE = 300.0  # seconds for a driver to get a unit begun
+_BETWEEN = 5.0  # the longest time between two kills, in mean times of a unit
 _LOOK = 0.02  # seconds between two looks
 _DRIVERS = 0.1  # share of the kills that hit a driver, whose workers must then all be started anew
 _DRIVER = (
@@ -133,7 +134,7 @@ def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: flo
         while driver.poll() is None and toll.kills < kills:
             if not _wait_for_work(run, driver):
                 break
-            time.sleep(chance.uniform(0, 2 * pause))
+            time.sleep(chance.uniform(0, _BETWEEN * pause))
             _kill(run, driver, toll, chance)
             found = _files(run)
             toll.lost += [path for path, old in finished.items() if found.get(path) != old]
