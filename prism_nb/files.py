@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from prism_nb.errors import PrismError
 
-_PATIENCE = 60.0  # seconds for which a file's lock is waited for
 # What is said of a name under which no file is, or could be.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
@@ -130,18 +129,22 @@ def append_line(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path, *, patience: float = 60.0) -> Iterator[None]:
     """Hold a lock file, so that of all processes that change something, one does at a time.
 
+    Args:
+        path: The lock file.
+        patience: Seconds to wait for it; below 0, as long as it takes.
+
     Raises:
-        PrismError: It is not given back for a minute, or cannot be made.
+        PrismError: It is not given back in time, or cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path).acquire(timeout=_PATIENCE)
+        held = FileLock(path).acquire(timeout=patience)
     except Timeout:
         raise PrismError(
-            f"{path} has been held by another process for {_PATIENCE:.0f} s; if none is at work, "
+            f"{path} has been held by another process for {patience:.0f} s; if none is at work, "
             "delete that file"
         ) from None
     except OSError as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.lib import format as npy
 from torch import Tensor
 from tqdm import tqdm
@@ -76,15 +75,7 @@ def pick(images: np.ndarray, indices: Sequence[int]) -> Tensor:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Keep other processes from making a file, and clear away what a killed one has left of it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock")).acquire()
-    except OSError as error:
-        raise PrismError(
-            f"cannot write to {path.parent}: {error.strerror or error}; set PRISM_CACHE to a "
-            "folder that you may write to"
-        ) from None
-    with lock:
+    with files.alone(path.with_suffix(".lock"), patience=-1):
         for part in path.parent.glob(f".{path.name}.*.part"):
             part.unlink(missing_ok=True)
         yield

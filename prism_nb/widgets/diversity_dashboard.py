@@ -8,7 +8,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from prism_nb.class_names import EVERY, class_label, picked_classes
-from prism_nb.data import open_dataset
+from prism_nb.data import ClassInfo, open_dataset
 from prism_nb.diversity.catalogue import OF_CLASSES
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.cloud import MAPS
@@ -40,7 +40,6 @@ class DiversityDashboard(RunBox):
         self.add_class("prism-tables")
 
     def _build(self) -> list[widgets.Widget]:
-        self._dataset = open_dataset(self._run.settings)
         self._last: Shown | None = None
         self._make_choices()
         self._make_details()
@@ -81,7 +80,7 @@ class DiversityDashboard(RunBox):
         self.measure = _dropdown("Measure", [(m.title, m.name) for m in OF_CLASSES])
         self.kind = _dropdown("Map by", [(title, name) for name, title in MAPS.items()])
         self.near = _dropdown("Nearest is", [(title, name) for name, title in NEAR.items()])
-        labels = [class_label(info) for info in self._dataset.classes]
+        labels = [class_label(info) for info in self._classes]
         self.classes = widgets.Combobox(
             options=[EVERY, *labels],
             value=labels[0],
@@ -93,18 +92,22 @@ class DiversityDashboard(RunBox):
         )
 
     @property
+    def _classes(self) -> tuple[ClassInfo, ...]:
+        return open_dataset(self._run.settings).classes
+
+    @property
     def value(self) -> DashboardView:
         """What is shown.
 
         Raises:
             UsageError: The classes cannot be made out, or there is no run.
         """
-        self._require_run()
+        known = self._classes
         return DashboardView(
             what=self.what.value,
             network=self.network.value,
             methods=tuple(self.methods.value),
-            classes=picked_classes(self.classes.value, self._dataset.classes),
+            classes=picked_classes(self.classes.value, known),
             measure=self.measure.value,
             kind=self.kind.value,
             near=self.near.value,

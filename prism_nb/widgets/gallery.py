@@ -8,7 +8,7 @@ from dataclasses import replace
 import ipywidgets as widgets
 
 from prism_nb.class_names import EVERY, class_label, picked_classes
-from prism_nb.data import open_dataset
+from prism_nb.data import ClassInfo, open_dataset
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.contact import contact_picture
 from prism_nb.figures.gallery_page import gallery_html
@@ -31,7 +31,6 @@ class Gallery(RunBox):
     """
 
     def _build(self) -> list[widgets.Widget]:
-        self._dataset = open_dataset(self._run.settings)
         self._shown: list[Panel] = []
         self._make_controls()
         self.page_words = widgets.HTML(layout={"margin": "0 16px"})
@@ -69,7 +68,7 @@ class Gallery(RunBox):
             layout=wide,
             style=style,
         )
-        labels = [class_label(info) for info in self._dataset.classes]
+        labels = [class_label(info) for info in self._classes]
         self.classes = widgets.Combobox(
             options=[EVERY, *labels],
             value=labels[0],
@@ -98,16 +97,20 @@ class Gallery(RunBox):
         ]
 
     @property
+    def _classes(self) -> tuple[ClassInfo, ...]:
+        return open_dataset(self._run.settings).classes
+
+    @property
     def value(self) -> GalleryView:
         """What is shown.
 
         Raises:
             UsageError: The classes cannot be made out, or there is no run.
         """
-        self._require_run()
+        known = self._classes
         return GalleryView(
             methods=tuple(self.methods.value),
-            classes=picked_classes(self.classes.value, self._dataset.classes),
+            classes=picked_classes(self.classes.value, known),
             order=self.order.value,
             reverse=self.reverse.value,
             page=self._page,
@@ -126,7 +129,7 @@ class Gallery(RunBox):
             self.status.value = f"<p>Not shown: {html.escape(str(error))}</p>"
             return
         self._shown = panels(self._run, view)
-        self.picture.value = gallery_html(self._shown, view, self._dataset.classes)
+        self.picture.value = gallery_html(self._shown, view, self._classes)
         self._say_page(view)
 
     def _say_page(self, view: GalleryView) -> None:
@@ -147,7 +150,7 @@ class Gallery(RunBox):
         if not any(len(panel.rows) for panel in self._shown):
             self.status.value = "<p>Not saved: there is no image on this page.</p>"
             return
-        name = sheet_name(replace(view, page=self._page), len(self._dataset.classes))
+        name = sheet_name(replace(view, page=self._page), len(self._classes))
         try:
             path = save_picture(self._run, name, contact_picture(self._shown, view))
         except PrismError as error:

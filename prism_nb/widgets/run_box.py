@@ -36,11 +36,7 @@ class RunBox(KeyboardBox):
 
     @property
     def _run(self) -> Run:
-        """The run; raises as `_require_run` where there is none."""
-        return self._require_run()
-
-    def _require_run(self) -> Run:
-        """Return the run.
+        """The run.
 
         Raises:
             UsageError: There is none that can be looked at.

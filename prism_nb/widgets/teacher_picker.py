@@ -76,7 +76,7 @@ class TeacherPicker(RunBox):
         Raises:
             UsageError: The pick is incomplete or contradicts other settings, or there is no run.
         """
-        run = self._require_run()
+        run = self._run
         if not self.pool.names:
             raise UsageError("the pool is empty; select candidates and add them")
         if self.pool.primary is None:

@@ -226,14 +226,11 @@ def test_changes_are_made_one_after_the_other(tmp_path: Path) -> None:
     assert not within
 
 
-def test_lock_that_is_not_given_back_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_PATIENCE", 0.05)
+def test_lock_that_is_not_given_back_is_named(tmp_path: Path) -> None:
     path = tmp_path / ".x"
     with (
         files.alone(path),
         pytest.raises(PrismError, match=f"{path} has been held .* delete that file"),
-        files.alone(path),
+        files.alone(path, patience=0.05),
     ):
         pass
