@@ -89,7 +89,7 @@ class Follower:
             closing=log.closing,
             reason=log.reason,
             age=age,
-            notes=(*self._spoilt(), *self._strange()),
+            notes=(*self._spoilt(), *self._strange(), *self._waits(driver)),
         )
 
     def _seconds_left(self) -> float | None:
@@ -117,6 +117,10 @@ class Follower:
 
     def _steps_of(self, name: str) -> int:
         return self._run.settings.recipe_of(self._units[name].key["method"]).iterations
+
+    def _waits(self, driver: Driver | None) -> list[str]:
+        """Say what a driver that is at work waits for."""
+        return [f"Its driver says: {self._log.waiting}."] if driver and self._log.waiting else []
 
     def _spoilt(self) -> list[str]:
         """Say which finished units are to be made again."""

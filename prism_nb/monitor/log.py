@@ -46,6 +46,7 @@ class EventLog:
         host: Where that driver was, if it said so.
         closing: The event that it ended with: `complete`, `stopped`, `failed`, or nothing.
         reason: Why it failed, in its own words.
+        waiting: What the driver waits for, in its own words, as long as no unit moves.
         curves: The losses of each unit that reports.
         last: When the latest event was written.
         unread: Events that make no sense to this version of the kit.
@@ -58,7 +59,7 @@ class EventLog:
         self.named: set[str] = set()
         self.started: float | None = None
         self.working: float | None = None
-        self.host, self.closing, self.reason = "", "", ""
+        self.host, self.closing, self.reason, self.waiting = "", "", "", ""
         self.curves = Curves()
         self.last: float | None = None
         self.unread = 0
@@ -68,6 +69,7 @@ class EventLog:
             "step": self._step,
             "end": self._end,
             "kept": self._keep,
+            "waiting": self._wait,
         }
 
     def take(self, event: dict[str, Any]) -> None:
@@ -75,6 +77,7 @@ class EventLog:
         kind = event.get("event")
         try:
             time = _finite(event["time"])
+            self.waiting = ""
             if kind in _CLOSING:
                 self._close(event)
             elif kind in self._read:
@@ -117,6 +120,9 @@ class EventLog:
 
     def _keep(self, event: dict[str, Any], _: float) -> None:
         self.said[self._name(event)] = True
+
+    def _wait(self, event: dict[str, Any], _: float) -> None:
+        self.waiting = str(event["why"])
 
     def _close(self, event: dict[str, Any]) -> None:
         self.closing, self.reason = str(event["event"]), str(event.get("reason", ""))

@@ -87,6 +87,14 @@ def test_who_drives_it_is_seen_by_the_lock(held: Run) -> None:
     assert "this notebook's kernel" in state.words
 
 
+def test_what_a_driver_waits_for_is_said_until_something_moves(held: Run) -> None:
+    held.event(STAGE, event="waiting", why="squeue has not answered since 12:00")
+    follower = Follower(held)
+    assert follower.read().notes == ("Its driver says: squeue has not answered since 12:00.",)
+    begin(held, units_of(held)[0])
+    assert follower.read().notes == ()
+
+
 def test_looking_does_not_keep_the_driver_from_starting(run: Run) -> None:
     with run.lock(STAGE):
         pass
