@@ -37,11 +37,11 @@ class Labeller:
 
     def __call__(self, images: ImageSet, views: Views) -> Tensor:
         """Return soft label logits [N, classes], float32."""
-        parts = list(self.labels(images, views))
-        labels = parts[0][1].new_empty(len(images), parts[0][1].shape[1])
-        for rows, said in parts:
-            labels[rows] = said
-        return labels
+        whole = torch.empty(0)
+        for rows, said in self.labels(images, views):
+            whole = whole if len(whole) else said.new_empty(len(images), said.shape[1])
+            whole[rows] = said
+        return whole
 
     def labels(self, images: ImageSet, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of each block and their soft label logits [n, classes], float32."""
