@@ -26,7 +26,7 @@ from benchmarks.rehearsal.weights import write_random
 from prism_nb import pipeline
 from prism_nb.data.names import imagenet_wnids
 
-_IPCS = (4, 16)
+_IPCS = (16, 48)
 _SIZE, _HELD_OUT, _REAL = 32, 2, 5
 _LOOK = 0.05  # seconds between two looks at a process
 _NETWORKS = ("test_resnet", "test_byobnet")
