@@ -58,6 +58,9 @@ def _explain(model: type[_Model], problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; {suggest(name, model.model_fields)}"
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        whole, place = name.rsplit(".", 1)
+        return f"{whole}: value {int(place) + 1} is missing"
     message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
     message = message.replace("an object", "a mapping of names")
     if problem["type"] in {"missing", "value_error"}:

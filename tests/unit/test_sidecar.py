@@ -69,7 +69,7 @@ def test_classes_that_are_named_decide_the_order_of_the_head(tmp_path: Path) -> 
         ({"size": "48"}, "size: .*, got '48'"),
         ({"std": [0.4, 0.0, 1.0]}, r"std\.1: .*greater than 0, got 0"),
         ({"mean": [124, 116, 104]}, r"mean\.0: .*less than or equal to 1, got 124"),
-        ({"mean": [0.5]}, "mean"),
+        ({"mean": [0.5, 0.4]}, "mean: value 3 is missing"),
         ({"interpolation": "nearest"}, "interpolation: .*'bilinear' or 'bicubic', got 'nearest'"),
         ({"input_size": 48}, "unknown setting 'input_size'"),
         ({"classes": ["a", "b", "a"]}, "classes: a is named twice"),
