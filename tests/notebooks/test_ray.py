@@ -93,10 +93,11 @@ def workers_of(run: Run) -> list[int]:
 
 
 def kill_one_worker(run: Run) -> None:
-    deadline = time.monotonic() + 240
-    while not (is_under_way(run) and workers_of(run)) and time.monotonic() < deadline:
+    deadline, found = time.monotonic() + 240, list[int]()
+    while not found and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(workers_of(run)[0], signal.SIGKILL)
+        found = workers_of(run) if is_under_way(run) else []
+    os.kill(found[0], signal.SIGKILL)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
