@@ -61,6 +61,7 @@ def _are_losses(value: Any) -> bool:
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "event": _is_text,
     "unit": _is_text,
+    "why": _is_text,
     "time": _is_moment,
     "step": _is_count,
     "steps": lambda value: _is_count(value) and value > 0,
@@ -69,4 +70,4 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "units_made": _is_count,
     "peak_memory_bytes": _is_count,
 }
-_NEEDED = {"begin": ("unit",), "step": ("unit", "step", "steps")}
+_NEEDED = {"begin": ("unit",), "step": ("unit", "step", "steps"), "waiting": ("why",)}

@@ -178,6 +178,9 @@ def _leftovers(run: Run) -> Iterator[Finding]:
 def _leftover_files(run: Run) -> Iterator[Path]:
     for pattern in _UNFINISHED:
         yield from run.path.rglob(pattern)
+    for piece in run.path.glob("labels/*/pieces/*.json"):
+        if (piece.parents[1] / "unit.json").is_file():
+            yield piece
     for lease in run.path.glob("locks/**/[!.]*.json"):
         if Owner.read(lease) is None or not is_alive(lease):
             yield lease

@@ -152,10 +152,12 @@ class _Driver:
             raise KeyboardInterrupt(_go_on(under_way, self._cluster)) from None
 
     def _tell_of_silence(self) -> None:
-        """Say once, whenever it begins, that the queue does not answer."""
+        """Say that the queue does not answer, whenever that begins, and that it does again."""
         before, self._silence = self._silence, self._jobs.silence
         if self._silence and not before:
             self._run.event(self._stage, event="waiting", why=self._silence)
+        if before and not self._silence:
+            self._run.event(self._stage, event="answered")
 
     def _require_all(self, jobs: Sequence[Job]) -> None:
         """Check that all units are done, allowing for files that show late.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prism_nb.config import digest
 from prism_nb.plans.squeeze import network_unit
 from prism_nb.plans.synthesis import method_binding, method_units
@@ -26,7 +28,7 @@ def label_unit(run: Run, method: str, classes: int) -> Unit:
         stage="labels",
         name=method,
         marker=f"labels/{method}/unit.json",
-        binding=label_binding(settings, method),
+        binding=label_binding(settings, method, classes * settings.ipc),
         key={"method": method},
         inputs=tuple(unit.marker for unit in [*networks, *images]),
     )
@@ -71,18 +73,16 @@ def label_paths(settings: Settings, method: str) -> list[str]:
     return [label_path(method, epoch) for epoch in range(epochs)]
 
 
-def label_binding(settings: Settings, method: str) -> str:
-    """Digest what a method's labels depend on."""
+def label_binding(settings: Settings, method: str, count: int) -> str:
+    """Digest what the labels of a method's images, so many, depend on."""
     values = settings.section(LabelSettings)
     del values["label_teachers"]
     if settings.label_format != "top_k":
         del values["label_top_k"]
-    return digest(
-        {
-            "images": method_binding(settings, method),
-            "settings": values,
-            "block": BLOCK,
-            "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
-            "networks": [network_unit(settings, name).binding for name in settings.labellers],
-        }
-    )
+    bound: dict[str, Any] = {
+        "images": method_binding(settings, method),
+        "settings": values,
+        "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
+        "networks": [network_unit(settings, name).binding for name in settings.labellers],
+    }
+    return digest({**bound, "block": BLOCK} if count > BLOCK else bound)

@@ -20,7 +20,8 @@ from prism_nb.config import load_settings
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError
 from prism_nb.evaluation.material import material_of
-from prism_nb.plans.labels import label_path, label_paths, label_unit
+from prism_nb.plans import labels as label_plans
+from prism_nb.plans.labels import label_binding, label_path, label_paths, label_unit
 from prism_nb.run import Run
 from prism_nb.settings import Settings
 from prism_nb.teachers import labeller as labeller_module
@@ -163,6 +164,21 @@ def test_labels_do_not_depend_on_what_is_labelled_together(runs_dir: Path, batch
         for size in (batch, 20)
     )
     assert torch.allclose(labels, whole, atol=1e-4)
+
+
+def test_labels_of_one_block_depend_on_no_size_of_blocks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bindings() -> list[str]:
+        return [label_binding(settings, METHOD, count) for count in (10_000, 10_001)]
+
+    one, two = bindings()
+    monkeypatch.setattr(label_plans, "BLOCK", 5_000)
+    halved, other = bindings()
+    assert one != halved
+    assert two not in {one, other}
+    monkeypatch.setattr(label_plans, "BLOCK", 20_000)
+    assert bindings() == [one, one]
 
 
 @pytest.mark.parametrize("statistics", ["running", "batch"])

@@ -261,28 +261,37 @@ def test_queue_that_does_not_answer_says_nothing_of_the_jobs(tmp_path: Path, toy
     assert jobs.under_way([job]) == [job]
 
 
-def test_queue_that_stays_silent_is_told_of_in_its_own_words(
+def test_queue_that_falls_silent_is_told_of_in_its_own_words_until_it_answers(
     tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, gate = run_with(tmp_path, slurm_partition="cpu"), tmp_path / "gate"
     squeue, events = toy / "commands/squeue", list[dict[str, Any]]()
+    answering = squeue.read_bytes()
     monkeypatch.setattr(slurm_queue, "_SILENCE", 0.0)
 
     def listen(event: dict[str, Any]) -> None:
         events.append(event)
         if event["event"] == "submitted":
-            # In Python as before and whole at once: a question may be under way.
-            silent = squeue.with_name("silent")
-            silent.write_text(f"#!{sys.executable}\nimport sys; sys.exit('slurmctld is away')\n")
-            silent.chmod(0o755)
-            silent.replace(squeue)
+            away = f"#!{sys.executable}\nimport sys; sys.exit('slurmctld is away')\n"
+            put_in_place(squeue, away.encode())
         if event["event"] == "waiting":
+            put_in_place(squeue, answering)
+        if event["event"] == "answered":
             gate.touch()
 
     run_units(run, units_of(1, {"gate": str(gate)}), "slurm_work:write", listen)
+    told = [event["event"] for event in events if event["event"] in {"waiting", "answered"}]
+    assert told == ["waiting", "answered"]
     words = [event["why"] for event in events if event["event"] == "waiting"]
-    assert len(words) == 1
     assert re.search(r"squeue has not answered since \S+ \S+ \(slurmctld is away\)", words[0])
+
+
+def put_in_place(command: Path, content: bytes) -> None:
+    """Replace a command all at once, since it may be asked at any time."""
+    other = command.with_name("other")
+    other.write_bytes(content)
+    other.chmod(0o755)
+    other.replace(command)
 
 
 def test_queue_is_asked_by_number_where_the_user_has_no_name(

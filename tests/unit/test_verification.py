@@ -111,6 +111,14 @@ def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     assert found(run) == []
 
 
+def test_pieces_of_labels_that_are_whole_are_left_over(run: Run) -> None:
+    piece = run.file("labels/random_real/pieces/epochs0000-0001.json")
+    files.write_json(piece, {})
+    files.write_json(run.file("labels/another/pieces/epochs0000-0001.json"), {})  # at work
+    assert clean(run) == 1
+    assert not piece.exists()
+
+
 @pytest.mark.parametrize("name", ["labels", "labels/prism"])  # a driver, or a job without one
 def test_nothing_is_cleaned_while_somebody_works(run: Run, name: str) -> None:
     part = run.file("labels/.x.part")
