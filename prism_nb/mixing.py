@@ -74,8 +74,9 @@ def differences(folder: Path, recorded: Settings, asked: Settings) -> list[str]:
         mine, theirs = (_binding_recipe(values, method) for values in (new, old))
         if mine != theirs and _has_results_of(folder, method):
             found.append(_in_words(f"recipes.{method}", theirs, mine))
+    free = _EXTENDS | ({"label_teachers"} if recorded.labellers == asked.labellers else set())
     for name in old:
-        if old[name] != new[name] and name not in _EXTENDS and _has_decided(folder, name):
+        if old[name] != new[name] and name not in free and _has_decided(folder, name):
             found.append(_in_words(name, old[name], new[name]))
     return found
 

@@ -173,6 +173,12 @@ def test_setting_is_bound_by_the_stages_that_it_decides(run: Run, name: str, sta
         assert run.with_settings(changed).settings == changed
 
 
+def test_teachers_that_label_may_be_written_out(run: Run) -> None:
+    pretend_results(run, "labels")
+    written = quick(label_teachers=list(run.settings.teachers))
+    assert run.with_settings(written).settings == written
+
+
 @pytest.mark.parametrize(
     "changes",
     [
