@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,18 +138,32 @@ def _pca(values: np.ndarray) -> np.ndarray:
 
 
 def _umap(values: np.ndarray) -> np.ndarray:
-    from umap import UMAP  # its compiler takes seconds to load
-
     neighbours = min(UMAP_NEIGHBOURS, len(values) - 1)
     few = len(values) <= 2 * UMAP_NEIGHBOURS  # too few for the spectral start
-    fit = UMAP(
-        n_neighbors=neighbours,
-        metric="cosine",
-        init="random" if few else "spectral",
-        random_state=_SEED,
-        n_jobs=1,
-    )
-    return fit.fit_transform(values.astype(np.float32)).astype(np.float64)
+    with _threads_kept():
+        from umap import UMAP  # its compiler takes seconds to load
+
+        fit = UMAP(
+            n_neighbors=neighbours,
+            metric="cosine",
+            init="random" if few else "spectral",
+            random_state=_SEED,
+            n_jobs=1,
+        )
+        return fit.fit_transform(values.astype(np.float32)).astype(np.float64)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Give PyTorch its number of threads back, on which results depend to the last bit.
+
+    UMAP's compiler sets that of the OpenMP library, which both use, when it first works.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _members(run: Run, name: str, classes: Sequence[int], behind: int) -> list[tuple[int, int]]:

@@ -5,6 +5,8 @@ import gzip
 import itertools
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,15 @@ def test_umap_is_the_same_every_time() -> None:
     assert first.shape == (40, 2)
     assert np.isfinite(first).all()
     assert (project(features, "umap") == first).all()
+
+
+def test_umap_leaves_the_number_of_threads_alone() -> None:
+    program = (  # in a process where it has not worked yet
+        "import torch; from prism_nb.figures.cloud import project; torch.set_num_threads(1); "
+        "project(torch.randn(40, 6).double(), 'umap'); print(torch.get_num_threads())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout.split() == ["1"], ended.stderr
 
 
 @pytest.mark.parametrize(("kind", "count"), [("pca", 1), ("umap", 4)])
