@@ -109,6 +109,22 @@ def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def own_threads(count: int | None = None) -> Iterator[None]:
+    """Let PyTorch compute with so many threads, if any are named, and give it its own back.
+
+    Results depend on their number to the last bit, so nobody may leave another one behind.
+    """
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators for a while, and put them back afterwards.
 

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
-import torch
-
 from prism_nb.backends.work import Finish, OnEvent, Outcome, Work, resolve
+from prism_nb.device import own_threads
 from prism_nb.errors import PrismError
 from prism_nb.leases import HeldError
 from prism_nb.run import Run
@@ -27,9 +26,9 @@ def run_in_process(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent
         run.event(units[0].stage, **event)
         on_event(event)
 
-    if run.settings.threads != "auto":
-        torch.set_num_threads(run.settings.threads)
-    return run_here(run, units, work, emit)
+    threads = run.settings.threads
+    with own_threads(None if threads == "auto" else threads):
+        return run_here(run, units, work, emit)
 
 
 def run_here(run: Run, units: Sequence[Unit], work: str, emit: OnEvent) -> Outcome:

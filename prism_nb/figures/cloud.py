@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from prism_nb.absent_units import absent
 from prism_nb.artifacts.images import load_some
 from prism_nb.data import ImageDataset, open_dataset
+from prism_nb.device import own_threads
 from prism_nb.diversity.geometry import directions
 from prism_nb.diversity.memory import MEMORY
 from prism_nb.errors import UsageError
@@ -140,8 +140,8 @@ def _pca(values: np.ndarray) -> np.ndarray:
 def _umap(values: np.ndarray) -> np.ndarray:
     neighbours = min(UMAP_NEIGHBOURS, len(values) - 1)
     few = len(values) <= 2 * UMAP_NEIGHBOURS  # too few for the spectral start
-    with _threads_kept():
-        from umap import UMAP  # its compiler takes seconds to load
+    with own_threads():  # UMAP's compiler sets those of OpenMP, which PyTorch uses too
+        from umap import UMAP  # it takes seconds to load
 
         fit = UMAP(
             n_neighbors=neighbours,
@@ -151,19 +151,6 @@ def _umap(values: np.ndarray) -> np.ndarray:
             n_jobs=1,
         )
         return fit.fit_transform(values.astype(np.float32)).astype(np.float64)
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Give PyTorch its number of threads back, on which results depend to the last bit.
-
-    UMAP's compiler sets that of the OpenMP library, which both use, when it first works.
-    """
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _members(run: Run, name: str, classes: Sequence[int], behind: int) -> list[tuple[int, int]]:

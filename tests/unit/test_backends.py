@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import torch
 
 from prism_nb import files
 from prism_nb.backends import here, run_units
@@ -28,6 +30,25 @@ def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(here, "resolve", lambda _: work)
     run_units(run, units, "somewhere:work", events.append)
     return [(event["event"], event["unit"]) for event in events]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stage_has_its_threads_and_leaves_the_process_its_own(
+    run: Run, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+    asked = Run(run.path, run.settings.model_copy(update={"threads": before + 2}))
+
+    def work(run: Run, unit: Unit, _: Any) -> None:
+        seen.append(torch.get_num_threads())
+        if fails:
+            raise PrismError("of this work")
+        run.finish(unit, paths=[], record={})
+
+    with pytest.raises(PrismError) if fails else nullcontext():
+        carry_out(asked, units_of(1), work, monkeypatch)
+    assert seen == [before + 2]
+    assert torch.get_num_threads() == before
 
 
 def test_a_units_files_are_written_while_the_next_is_begun(
