@@ -8,7 +8,6 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from prism_nb.class_names import EVERY, class_label, picked_classes
-from prism_nb.data import ClassInfo, open_dataset
 from prism_nb.diversity.catalogue import OF_CLASSES
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.cloud import MAPS
@@ -90,10 +89,6 @@ class DiversityDashboard(RunBox):
             layout=_WIDE,
             style=_STYLE,
         )
-
-    @property
-    def _classes(self) -> tuple[ClassInfo, ...]:
-        return open_dataset(self._run.settings).classes
 
     @property
     def value(self) -> DashboardView:

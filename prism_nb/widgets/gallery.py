@@ -8,7 +8,6 @@ from dataclasses import replace
 import ipywidgets as widgets
 
 from prism_nb.class_names import EVERY, class_label, picked_classes
-from prism_nb.data import ClassInfo, open_dataset
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.figures.contact import contact_picture
 from prism_nb.figures.gallery_page import gallery_html
@@ -95,10 +94,6 @@ class Gallery(RunBox):
             widgets.HBox([self.side, self.per_page, self.reverse, self.before]),
             widgets.HBox([*pages, self.save]),
         ]
-
-    @property
-    def _classes(self) -> tuple[ClassInfo, ...]:
-        return open_dataset(self._run.settings).classes
 
     @property
     def value(self) -> GalleryView:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 
+from prism_nb.data import ClassInfo, open_dataset
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.monitor.place import Place, oddities, open_watched
 from prism_nb.run import Run
@@ -44,6 +45,11 @@ class RunBox(KeyboardBox):
         if self._opened is None:
             raise UsageError(self._refusal)
         return self._opened
+
+    @property
+    def _classes(self) -> tuple[ClassInfo, ...]:
+        """The classes of the run's dataset; raises as `_run`."""
+        return open_dataset(self._run.settings).classes
 
     def _build(self) -> Sequence[widgets.Widget]:
         """Make what is shown of the run, from top to bottom.
