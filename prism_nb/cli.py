@@ -164,7 +164,8 @@ def verify(run_name: str, runs_dir: Path | None, clean: bool) -> None:
 
     found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
     if clean:
-        click.echo(f"{verification.clean(found)} files of interrupted work removed")
+        removed = verification.clean(found)
+        click.echo(f"{removed} file{'s' * (removed != 1)} of interrupted work removed")
     verdict = verification.verify_run(found)
     for stage, (whole, count) in verdict.whole.items():
         click.echo(f"{stage:<11} {whole} of {count} units complete and whole")

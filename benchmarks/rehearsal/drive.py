@@ -14,6 +14,7 @@ from benchmarks.rehearsal.tree import make_tree
 from benchmarks.rehearsal.weights import write_random
 from prism_nb import files, pipeline
 from prism_nb.errors import PrismError, UsageError
+from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 
 _MARK = "made by benchmarks.rehearsal"  # a file of this name says that a folder may be deleted
@@ -65,9 +66,10 @@ def rehearse(scale: Scale, place: Place, say: Say) -> Rehearsal:
     _call(found, say, "plan", "plan", PRESET, "--quick", *settings)
     _call(found, say, "killed", "run", PRESET, *settings, kill_when=lambda: amid_synthesis(place))
     note_the_kill(found)
+    leave_a_part(found)
     _call(found, say, "resumed", "run", PRESET, *settings)
     _call(found, say, "repeated", "run", PRESET, *settings)
-    _call(found, say, "verify", "verify", PRESET)
+    _call(found, say, "verify", "verify", PRESET, "--clean")
     _call(found, say, "status", "status", PRESET)
     return found
 
@@ -125,6 +127,13 @@ def note_the_kill(found: Rehearsal) -> None:
             if state.state == "done":
                 for path in (state.unit.marker, *run.files_of(state.unit)):
                     found.kept[path] = run.file(path).stat().st_mtime_ns
+
+
+def leave_a_part(found: Rehearsal) -> None:
+    """Lay what a kill amid the write of an image leaves; few kills fall into those milliseconds."""
+    last = image_path("sre2l", found.scale.classes - 1, found.scale.ipc - 1)
+    path = found.place.run / last
+    files.write_bytes(path.with_name(f".{path.name}.0123abcd.part"), b"half of an image")
 
 
 def _call(

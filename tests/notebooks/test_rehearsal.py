@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from benchmarks.rehearsal.drive import Rehearsal, rehearse
+from benchmarks.rehearsal.drive import Rehearsal, leave_a_part, rehearse
 from benchmarks.rehearsal.facts import facts
 from benchmarks.rehearsal.record import rows
 from benchmarks.rehearsal.scale import Place, Scale
+from prism_nb.run import Run
+from prism_nb.verification import clean
 
 SMALL = Scale(
     classes=10,
@@ -74,6 +77,16 @@ def test_the_record_has_times_and_memory_of_every_notebook(found: Rehearsal) -> 
 def test_a_missing_image_is_seen(found: Rehearsal) -> None:
     with content(found.place.run / "synthesis/sre2l/images/00003/00003_0001.png", None):
         assert broken(found) == ["sre2l has 10 x 2 images and no other file"]
+
+
+def test_what_an_interrupted_write_leaves_is_removed_and_else_seen(found: Rehearsal) -> None:
+    line = re.match(r"(\d+) files? of interrupted work removed", found.calls["verify"].output)
+    assert line
+    assert int(line[1]) >= 1  # the one that is always laid, and whatever the kill has hit
+    leave_a_part(found)
+    assert broken(found) == ["sre2l has 10 x 2 images and no other file"]
+    clean(Run.open(found.place.run))
+    assert broken(found) == []
 
 
 def test_an_image_of_another_class_is_seen(found: Rehearsal) -> None:
