@@ -82,9 +82,9 @@ def events(run: Run, kind: str) -> list[str]:
 
 
 def is_under_way(run: Run) -> bool:
-    """Whether a unit is done and another has made some steps."""
+    """Whether a unit is done and another at most half-way, so that a kill finds it at work."""
     steps = [event for event in run.events("synthesis") if event["event"] == "step"]
-    return bool(events(run, "end")) and bool(steps) and steps[-1]["step"] < steps[-1]["steps"]
+    return bool(events(run, "end")) and bool(steps) and steps[-1]["step"] * 2 <= steps[-1]["steps"]
 
 
 def workers_of(run: Run) -> list[int]:
