@@ -7,7 +7,6 @@ files that an undisturbed run in one process makes.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -25,7 +24,8 @@ from typing import Any
 import click
 
 from benchmarks.common import ROOT
-from prism_nb import files, pipeline
+from benchmarks.contents import contents
+from prism_nb import pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.leases import Owner
 from prism_nb.run import Run
@@ -67,7 +67,8 @@ class Toll:
         runs: Runs that were finished, all with the right files.
         units: Units, and pieces of units, that these runs were made of.
         redone: How often one was begun once more.
-        lost: Files that were finished once and later gone or changed, or differ at the end.
+        lost: Files that were finished once and later gone or changed, or that differ at the end, as
+            records do, too.
     """
 
     workers: int = 0
@@ -104,13 +105,13 @@ def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, s
     plain = _new_run(folder / "undisturbed", ipc=slots)
     for stage in pipeline.STAGES:
         pipeline.execute(plain, stage)
-    wanted, toll, chance = _contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
+    wanted, toll, chance = contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
     pause = statistics.mean(plain.record(unit)["seconds"] for unit in _done(plain))
     asked = {"backend": "ray", "ray_address": address, "workers": workers}
     while toll.kills < kills:
         run = _new_run(folder / str(toll.runs), ipc=slots, **asked)
         _disturb(run, toll, kills, chance, pause)
-        found = _contents(run)
+        found = contents(run)
         toll.lost += sorted(path for path in wanted | found if wanted.get(path) != found.get(path))
         toll.runs += 1
         _count(run, toll)
@@ -199,19 +200,6 @@ def _files(run: Run) -> dict[str, str]:
     for unit in _done(run):
         found |= (run.marker(unit) or {})["files"]
     return found
-
-
-def _contents(run: Run) -> dict[str, Any]:
-    """Return what is in these files, but for the seconds that it took."""
-    found = {path: _content(run.file(path)) for path in _files(run)}
-    for each in found.values():
-        if isinstance(each, dict):
-            each.pop("seconds", None)
-    return found
-
-
-def _content(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
 
 
 def _count(run: Run, toll: Toll) -> None:

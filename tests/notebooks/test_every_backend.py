@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prism_nb import files, pipeline
+from benchmarks.contents import contents
+from prism_nb import pipeline
 from prism_nb.backends import on_slurm
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.run import Run
@@ -43,25 +43,8 @@ def carried_out(folder: Path, **changes: Any) -> Run:
     )
     for stage in pipeline.STAGES:
         pipeline.execute(run, stage)
+        assert not pipeline.plan(run, stage).missing
     return run
-
-
-def results(run: Run) -> dict[str, Any]:
-    """What every unit has made and recorded, but for the seconds that took."""
-    found: dict[str, Any] = {}
-    for stage in pipeline.STAGES:
-        for unit in pipeline.stage_units(run, stage):
-            assert run.inspect(unit).state == "done"
-            found[f"{stage} {unit.name}"] = run.record(unit)
-            found |= {path: content(run.file(path)) for path in run.files_of(unit)}
-    for each in found.values():
-        if isinstance(each, dict):
-            del each["seconds"]
-    return found
-
-
-def content(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
 
 
 def begun(run: Run, stage: str) -> list[str]:
@@ -71,14 +54,14 @@ def begun(run: Run, stage: str) -> list[str]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process makes."""
-    return results(carried_out(tmp_path_factory.mktemp("process")))
+    return contents(carried_out(tmp_path_factory.mktemp("process")))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_two_workers_of_ray_make_the_same_files(expected: dict[str, Any], tmp_path: Path) -> None:
     with local_cluster(cpus=2, gpus=0) as address:
         run = carried_out(tmp_path, backend="ray", ray_address=address)
-    assert results(run) == expected
+    assert contents(run) == expected
     assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]
     for stage in pipeline.STAGES:
         logs = list(run.path.glob(f"logs/{stage}/*.log"))
@@ -91,7 +74,7 @@ def test_jobs_make_the_same_files(
 ) -> None:
     monkeypatch.setattr(on_slurm, "_LOOK", 0.1)
     run = carried_out(tmp_path, backend="slurm", slurm={"cluster": "local"})
-    assert results(run) == expected
+    assert contents(run) == expected
     assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]
     for stage in pipeline.STAGES:
         arrays = [event["jobs"] for event in run.events(stage) if event["event"] == "submitted"]

@@ -1,0 +1,32 @@
+"""What a run has made, so that two of equal settings can be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prism_nb import files, pipeline
+from prism_nb.run import Run
+
+
+def contents(run: Run) -> dict[str, Any]:
+    """Return what every finished unit has recorded and made, but for the seconds that it took.
+
+    Returns:
+        A record by stage and unit, and by path what is in a JSON file or the hash of another one.
+    """
+    found: dict[str, Any] = {}
+    for stage in pipeline.STAGES:
+        for unit in pipeline.stage_units(run, stage):
+            if run.inspect(unit).state == "done":
+                found[f"{stage} {unit.name}"] = run.record(unit)
+                found |= {path: _content(run.file(path)) for path in run.files_of(unit)}
+    for each in found.values():
+        if isinstance(each, dict):
+            each.pop("seconds", None)
+    return found
+
+
+def _content(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
