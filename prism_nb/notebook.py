@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import html
+import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pandas as pd
@@ -141,13 +142,13 @@ def check(run: Run, stage: str) -> None:
 
 
 def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
-    """Show a figure, the same numbers as a table, and where both are saved."""
-    path = save_figure(run, name, figure, table, _words(run))
+    """Show a figure, the same numbers as a table, and where both are saved, if they can be."""
+    saved = _saved(run, lambda: save_figure(run, name, figure, table, _words(run)))
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
     display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
     if len(table):
         show_table(table, run)
-    display(HTML(f"saved as <code>{path}</code>"))
+    display(HTML(saved))
 
 
 def show_view(run: Run, view: DashboardView) -> None:
@@ -160,9 +161,16 @@ def show_view(run: Run, view: DashboardView) -> None:
 
 
 def show_picture(run: Run, name: str, picture: Picture, *, caption: str) -> None:
-    """Show a picture under its caption and save it."""
-    save_picture(run, name, picture)
+    """Show a picture under its caption and save it, if it can be."""
+    _saved(run, lambda: save_picture(run, name, picture))
     display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind))
+
+
+def _saved(place: Place, save: Callable[[], str]) -> str:
+    """Save something, and say where; a folder that is for reading alone may be looked at."""
+    if not os.access(place.path, os.W_OK):
+        return "not saved: the folder is for reading alone"
+    return f"saved as <code>{save()}</code>"
 
 
 def titles(run: Run) -> dict[str, str]:

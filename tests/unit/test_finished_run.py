@@ -1,0 +1,112 @@
+"""A finished run is opened and looked at without a write, as in a folder for reading alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from prism_nb import files, notebook, pipeline
+from prism_nb.figures.sheets import contact_sheet
+from prism_nb.plans.synthesis import image_path
+from prism_nb.run import Run
+
+SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "observers": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["random_real"],
+    "ipc": 1,
+}
+TABLE = pd.DataFrame({"method": ["random_real"], "value": [1.0]})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = pipeline.open_run(
+        run_name="r",
+        preset="digits_quick",
+        runs_dir=tmp_path_factory.mktemp("runs"),
+        changes=SMALL,
+    )
+    for stage in ("teachers", "synthesis"):
+        pipeline.execute(run, stage)
+    return run
+
+
+@pytest.fixture
+def finished(made: Run, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(made.path, tmp_path / "r"))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    shown: list[str] = []
+    monkeypatch.setattr(
+        notebook,
+        "display",
+        lambda *many, **_: shown.extend(str(getattr(o, "data", o)) for o in many),
+    )
+    return shown
+
+
+def times(run: Run) -> dict[Path, int]:
+    """When each file and folder of a run was changed."""
+    return {path: path.stat().st_mtime_ns for path in (run.path, *run.path.rglob("*"))}
+
+
+def reopened(run: Run) -> Run:
+    return pipeline.open_run(run_name=run.name, runs_dir=run.path.parent)
+
+
+def test_what_is_done_is_kept_without_a_write(finished: Run) -> None:
+    before = times(finished)
+    again = reopened(finished)
+    for stage in ("teachers", "synthesis"):
+        outcome = pipeline.execute(again, stage)
+        assert (outcome.made, outcome.kept) == (0, len(pipeline.stage_units(again, stage)))
+    assert times(finished) == before
+
+
+def test_a_file_that_is_damaged_is_made_again_all_the_same(finished: Run) -> None:
+    path = finished.file(image_path("random_real", 3, 0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert pipeline.execute(reopened(finished), "synthesis").made == 1
+    assert path.read_bytes() == whole
+
+
+def test_a_driver_at_work_is_no_obstacle_where_nothing_is_left(finished: Run) -> None:
+    with finished.lock("synthesis"):
+        assert pipeline.execute(reopened(finished), "synthesis").made == 0
+
+
+def test_an_entry_of_the_manifest_that_is_new_is_written(finished: Run) -> None:
+    finished.update_manifest(preflight="other")
+    before = times(finished)
+    finished.update_manifest(preflight="other")
+    assert times(finished) == before
+    reopened(finished)
+    assert finished.manifest()["preflight"] != "other"
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_figures_are_shown_and_saved_only_where_they_can_be(
+    finished: Run, said: list[str], monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: writable or path != finished.path)
+    notebook.show(finished, "f", go.Figure(), TABLE)
+    picture = contact_sheet(torch.zeros(1, 3, 4, 4), columns=1)
+    notebook.show_picture(finished, "p", picture, caption="A picture")
+    words = "saved as <code>figures/f.html</code>" if writable else "for reading alone"
+    assert any(words in each for each in said)
+    assert "<b>A picture</b>" in said
+    assert files.is_file(finished.file("figures/f.html")) == writable
+    assert files.is_file(finished.file(f"figures/p.{picture.kind}")) == writable
