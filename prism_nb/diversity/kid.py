@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,9 +40,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _total(a: Tensor, b: Tensor) -> float:
-    # In place, since each of these matrices is large.
-    parts = [(part @ b.T).div_(a.shape[1]).add_(1).pow_(3).sum() for part in a.split(_ROWS)]
-    return float(torch.stack(parts).sum())
+    # All parts in one place: what is kept between two large tensors would keep them apart.
+    kernel, sums = a.new_empty(min(_ROWS, len(a)), len(b)), []
+    for part in a.split(_ROWS):
+        rows = torch.mm(part, b.T, out=kernel[: len(part)])
+        sums.append(float(rows.div_(a.shape[1]).add_(1).pow_(3).sum()))
+    return math.fsum(sums)
 
 
 def _itself(a: Tensor) -> float:

@@ -52,7 +52,13 @@ def class_by_class(see: See, pixels: Tensor, classes: int) -> Iterator[tuple[Ten
 def _batched(
     see: See, network: Teacher, pixels: Tensor, dataset: ImageDataset
 ) -> tuple[Tensor, ...]:
-    device = next(network.parameters()).device
-    parts = (dataset.canonical(part.to(device)) for part in pixels.split(_BATCH))
-    seen = [[each.float().cpu() for each in see(part)] for part in parts]
-    return tuple(torch.cat(each) for each in zip(*seen, strict=True))
+    device, found = next(network.parameters()).device, tuple[Tensor, ...]()
+    for begin in range(0, len(pixels), _BATCH):
+        rows = slice(begin, begin + _BATCH)
+        seen = see(dataset.canonical(pixels[rows].to(device)))
+        # Room for all of it is taken once: parts would lie strewn among what the passes use, and
+        # the memory between two of them would be too small to be used again.
+        found = found or tuple(torch.empty(len(pixels), *each.shape[1:]) for each in seen)
+        for whole, each in zip(found, seen, strict=True):
+            whole[rows] = each
+    return found
