@@ -25,7 +25,7 @@ import click
 
 from benchmarks.common import ROOT
 from benchmarks.contents import contents
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.leases import Owner
 from prism_nb.run import Run
@@ -121,7 +121,7 @@ def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, s
 
 def _new_run(folder: Path, **changes: Any) -> Run:
     """Open a run in a folder of its own, where it finds no other run's teachers."""
-    return pipeline.open_run(
+    return opening.open_run(
         run_name="run", preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
     )
 

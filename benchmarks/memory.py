@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.common import ROOT
 from benchmarks.rehearsal.calls import own_memory
 from benchmarks.rehearsal.weights import write_random
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.data.names import imagenet_wnids
 
 _IPCS = (16, 48)
@@ -79,7 +79,7 @@ def _stages(folder: Path, ipc: int) -> dict[str, tuple[int, float]]:
         "evaluate_every": 1,
         "threads": 2,
     }
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name=f"ipc{ipc}", preset="digits_quick", runs_dir=folder, changes=changes
     )
     return {stage: _watched(run.path, stage, folder / "cache") for stage in pipeline.STAGES}

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.common import ROOT, Case
 from benchmarks.worker import build_teachers
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.device import choose_device, keep_freed_memory
 from prism_nb.plans.synthesis import batch_of
 from prism_nb.recipes import load_recipe
@@ -56,7 +56,7 @@ def monitoring_rows() -> list[dict[str, Any]]:
     teachers = build_teachers(_CASE, choose_device("auto"))
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in _WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        run = pipeline.open_run(
+        run = opening.open_run(
             run_name="watched", preset="digits", runs_dir=folder, changes={"batch_size": 50}
         )
         unit = pipeline.stage_units(run, "synthesis")[0]

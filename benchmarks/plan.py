@@ -7,7 +7,7 @@ from typing import Any
 
 import safetensors.torch
 
-from prism_nb import files, pipeline
+from prism_nb import files, opening, pipeline
 from prism_nb.data import open_dataset
 from prism_nb.device import choose_device
 from prism_nb.run import Run
@@ -29,10 +29,8 @@ _LARGE: dict[str, Any] = {
 def plan_rows() -> list[dict[str, Any]]:
     """Return a row per stage: seconds foreseen, seconds taken, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        digits = pipeline.open_run(preset="digits", runs_dir=folder)
-        large = pipeline.open_run(
-            run_name="large", preset="digits", runs_dir=folder, changes=_LARGE
-        )
+        digits = opening.open_run(preset="digits", runs_dir=folder)
+        large = opening.open_run(run_name="large", preset="digits", runs_dir=folder, changes=_LARGE)
         _give_fresh_weights(large)
         stages = ("teachers", "synthesis", "labels", "evaluation")
         rows = [_row("digits", digits, stage) for stage in stages]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism_nb import pipeline
+from prism_nb import opening
 from prism_nb.artifacts.sizes import label_bytes
 from prism_nb.counts import Count, count_run
 from prism_nb.data.described import DescribedDataset, Numbers, describe_dataset
@@ -137,4 +137,4 @@ def _files(counts: Sequence[Count]) -> int:
 
 
 def _run(preset: str, changes: dict[str, Any]) -> Run:
-    return pipeline.find_run(preset=preset, changes=changes, runs_dir=tempfile.gettempdir())
+    return opening.find_run(preset=preset, changes=changes, runs_dir=tempfile.gettempdir())

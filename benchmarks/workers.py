@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.run import Run
 
@@ -45,7 +45,7 @@ def worker_rows() -> list[dict[str, Any]]:
 def _stage(folder: Path, name: str, address: str, workers: int) -> tuple[float, float]:
     """Do a stage and return its span and the work in it, in seconds; the latter over all units."""
     changes = {**_SETTINGS, "ray_address": address, "workers": workers}
-    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=changes)
+    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=changes)
     pipeline.execute(
         Run(run.path, run.settings.model_copy(update={"backend": "process"})), "teachers"
     )

@@ -74,13 +74,13 @@ def run(
 
     Without a PRESET, --run continues a run with the settings that it has.
     """
-    from prism_nb import pipeline
+    from prism_nb import opening
     from prism_nb.headless import notebook_path, run_series
     from prism_nb.room import require_room
 
     begin = time.monotonic()
     changes = _changes(preset, run_name, assignments, recipe_files)
-    opened = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    opened = opening.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     click.echo(f"run {opened.path}")
     require_room(opened)
     with _saying_what_goes_on(opened):
@@ -117,10 +117,10 @@ def plan(
     size: str | None,
 ) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
-    from prism_nb import pipeline
+    from prism_nb import opening
     from prism_nb.cli_counts import echo_counts, require_images
 
-    found = pipeline.find_run(
+    found = opening.find_run(
         run_name=run_name,
         preset=preset,
         runs_dir=runs_dir,
@@ -144,9 +144,9 @@ def plan(
 @_runs_dir
 def status(run_name: str, runs_dir: Path | None) -> None:
     """Show what a run has done so far; works while it is going on."""
-    from prism_nb import pipeline
+    from prism_nb import opening, pipeline
 
-    found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
+    found = opening.find_run(run_name=run_name, runs_dir=runs_dir)
     _print_plans(found)
     for stage in pipeline.STAGES:
         for last in deque(found.events(stage), maxlen=1):
@@ -160,9 +160,9 @@ def status(run_name: str, runs_dir: Path | None) -> None:
 @click.option("--clean", is_flag=True, help="Remove what interrupted writes have left.")
 def verify(run_name: str, runs_dir: Path | None, clean: bool) -> None:
     """Check a run's settings, hashes, class order and labels; exit 1 if anything is damaged."""
-    from prism_nb import pipeline, verification
+    from prism_nb import opening, verification
 
-    found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
+    found = opening.find_run(run_name=run_name, runs_dir=runs_dir)
     if clean:
         removed = verification.clean(found)
         click.echo(f"{removed} file{'s' * (removed != 1)} of interrupted work removed")

@@ -79,10 +79,10 @@ def export_command(
     runs_dir: Path | None,
 ) -> None:
     """Write the images of METHOD in RUN_NAME to DEST, for others to use."""
-    from prism_nb import pipeline
+    from prism_nb import opening
     from prism_nb.exchange.export import export_set
 
-    found = pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
+    found = opening.find_run(run_name=run_name, runs_dir=runs_dir)
     done = export_set(found, method, dest, layout=layout, kind=kind, quality=quality)
     click.echo(f"{done.images} images in {dest}, {done.coding}")
     click.echo(f"content of the run's images: {done.content}")

@@ -19,12 +19,12 @@ def stage_command(run_name: str, stage: str, runs_dir: Path | None) -> None:
 
     Ctrl-C stops it; the same command continues it. Notebook 02's monitor starts it this way.
     """
-    from prism_nb import pipeline
+    from prism_nb import opening, pipeline
     from prism_nb.progress import FollowedBar
 
     # Whatever starts it may have told its children to ignore Ctrl-C, by which it is to be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run = pipeline.open_run(run_name=run_name, runs_dir=runs_dir)
+    run = opening.open_run(run_name=run_name, runs_dir=runs_dir)
     with FollowedBar(run, stage, len(pipeline.stage_units(run, stage))):
         outcome = pipeline.execute(run, stage)
     click.echo(

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, Image, display
 
-from prism_nb import pipeline, scoreboard, tables
+from prism_nb import opening, pipeline, scoreboard, tables
 from prism_nb.config import preset_names
 from prism_nb.errors import UsageError, suggest
 from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
@@ -55,7 +55,7 @@ def open_from(namespace: dict[str, Any]) -> Run:
     run_name, preset, runs_dir = (_text(namespace, place) for place in _PLACES)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
-    run = pipeline.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    run = opening.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     display(HTML(f"{_LOOK}<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
@@ -218,7 +218,7 @@ def _text(namespace: dict[str, Any], place: str) -> str | None:
 
 def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     try:
-        pipeline.find_run(run_name=run_name, runs_dir=runs_dir)
+        opening.find_run(run_name=run_name, runs_dir=runs_dir)
     except UsageError:
         return False
     return True

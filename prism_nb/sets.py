@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends import OnEvent, Outcome
 from prism_nb.config import default_runs_dir, load_settings, merge
 from prism_nb.data import open_dataset
@@ -52,10 +52,10 @@ def import_set(
     place: dict[str, Any] = {"run_name": run_name, "runs_dir": runs_dir}
     place["preset"] = None if begun else preset
     asked = _with_method(method, own, _methods_before(place), changes or {})
-    found = pipeline.find_run(**place, changes=asked)
+    found = opening.find_run(**place, changes=asked)
     if not begun and "ipc" not in asked:
         asked["ipc"] = stated_ipc(source, open_dataset(found.settings))
-    run = pipeline.open_run(**place, changes=asked)
+    run = opening.open_run(**place, changes=asked)
     return run, _take_over(run, method, on_event)
 
 
@@ -68,7 +68,7 @@ def _begun(run_name: str, runs_dir: str | Path | None) -> bool:
 def _methods_before(place: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the methods that a run has, or its preset names, with the changes to their recipes."""
     if place["preset"] is None:
-        values = pipeline.find_run(**place).settings.plain()
+        values = opening.find_run(**place).settings.plain()
     else:
         values = load_settings(place["preset"]).plain()
     return {method: values["recipes"].get(method, {}) for method in values["methods"]}

@@ -47,9 +47,9 @@ def picker(lab: Lab) -> None:
 
 def growing(lab: Lab, runs: Path) -> None:
     """The run monitor in the middle of a unit."""
-    from prism_nb import pipeline
+    from prism_nb import opening, pipeline
 
-    run = pipeline.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
+    run = opening.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
     pipeline.execute(run, "teachers")
     page = lab.page
     lab.open("02_synthesis")

@@ -3,7 +3,7 @@
 from browser_page import cut_off
 from jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.run import Run
 
 SMALL = {
@@ -20,7 +20,7 @@ KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
 def ready_run(lab: Lab) -> Run:
     """Make the run that the notebook opens, with teachers and no images."""
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name="digits_quick", preset="digits_quick", runs_dir=lab.runs, changes=SMALL
     )
     pipeline.execute(run, "teachers")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.contents import contents
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends import on_slurm
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.run import Run
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
 
 def carried_out(folder: Path, **changes: Any) -> Run:
     """A run of every stage, in a folder of its own, where it finds no other run's teachers."""
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name="r", preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     for stage in pipeline.STAGES:

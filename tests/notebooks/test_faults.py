@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import pytest
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.errors import PrismError
 from prism_nb.run import Run
 
@@ -175,7 +175,7 @@ def test_run_that_was_half_begun_is_begun(step: int, off: bool, tmp_path: Path) 
 
 
 def opened(folder: Path) -> Run:
-    return pipeline.open_run(run_name="run", preset="digits_quick", runs_dir=folder, changes=SMALL)
+    return opening.open_run(run_name="run", preset="digits_quick", runs_dir=folder, changes=SMALL)
 
 
 CASES = [(stage, step) for stage in STAGES for step in range(STEPS[stage])]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos import chaos
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends import crew, on_ray, ray_address, run_units
 from prism_nb.backends.ray_cluster import connected, local_cluster
 from prism_nb.backends.unit_log import log_name
@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.backends import run_units
 from prism_nb.run import Run
 
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 
 def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.run import Run
 
 SIZE = 16
@@ -43,7 +43,7 @@ def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Pa
 def begin_run(runs_dir: Path, name: str = "a", **changes: Any) -> Run:
     """Begin a run of random real images, which needs no network, and make them."""
     values = {**SETTINGS, "ipc": 2, **changes}
-    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=runs_dir, changes=values)
+    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=runs_dir, changes=values)
     pipeline.execute_units(run, "synthesis", pipeline.stage_units(run, "synthesis"))
     return run
 

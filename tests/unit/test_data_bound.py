@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from image_trees import age, make_tree, picture
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.config import default_runs_dir
 from prism_nb.data.decode import DamagedImageError
 from prism_nb.data.folder import ImageFolder
@@ -218,7 +218,7 @@ def begin(
 ) -> Run:
     """Do what a process does that begins or continues a run by its preset."""
     _open.cache_clear()
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name=name, preset="digits_quick", runs_dir=tmp_path / "runs", changes=asked
     )
     for stage in stages:
@@ -249,7 +249,7 @@ def test_a_run_that_a_damaged_file_stops_goes_on_once_it_is_restored(
     assert done.settings.data_content == run.settings.data_content
     assert not pipeline.check(done, "evaluation").missing
     _open.cache_clear()
-    assert pipeline.open_run(run_name="r", runs_dir=tmp_path / "runs").settings == done.settings
+    assert opening.open_run(run_name="r", runs_dir=tmp_path / "runs").settings == done.settings
 
 
 @pytest.mark.filterwarnings("ignore:network")
@@ -267,7 +267,7 @@ def test_leaving_damaged_images_out_takes_another_run(
     with pytest.raises(
         UsageError, match="skip_damaged that the run began with .*, or choose another"
     ):
-        pipeline.open_run(run_name="r", runs_dir=tmp_path / "runs", changes={"skip_damaged": True})
+        opening.open_run(run_name="r", runs_dir=tmp_path / "runs", changes={"skip_damaged": True})
     run = begin(tmp_path, left_out, "other", ("teachers", "synthesis"))
     assert run.manifest()["images_left_out"] == [str(path.relative_to(tree))]
     assert not pipeline.check(run, "synthesis").missing

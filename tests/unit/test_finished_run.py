@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from prism_nb import files, notebook, pipeline
+from prism_nb import files, notebook, opening, pipeline
 from prism_nb.figures.sheets import contact_sheet
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
@@ -30,7 +30,7 @@ TABLE = pd.DataFrame({"method": ["random_real"], "value": [1.0]})
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name="r",
         preset="digits_quick",
         runs_dir=tmp_path_factory.mktemp("runs"),
@@ -63,7 +63,7 @@ def times(run: Run) -> dict[Path, int]:
 
 
 def reopened(run: Run) -> Run:
-    return pipeline.open_run(run_name=run.name, runs_dir=run.path.parent)
+    return opening.open_run(run_name=run.name, runs_dir=run.path.parent)
 
 
 def test_what_is_done_is_kept_without_a_write(finished: Run) -> None:

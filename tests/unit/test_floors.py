@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
     {"synthesis", "labels", "diversity", "evaluation"},
     {
         "pipeline",
+        "opening",
         "counts",
         "preflight",
         "progress",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from image_sets import SETTINGS, SIZE, begin_run, hash_of, picture, pixel_hashes, write_set
 from PIL import Image
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.artifacts.images import load_images
 from prism_nb.config import check_settings, load_settings
 from prism_nb.data import open_dataset
@@ -229,12 +229,12 @@ def test_a_source_is_needed_no_more_once_its_images_are_there(tmp_path: Path) ->
     take_over(folder, tmp_path, methods=["imported"])
     folder.rename(tmp_path / "gone")
     changed = {"students": ["test_byobnet"]}
-    run = pipeline.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
+    run = opening.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
     assert run.settings.students == ("test_byobnet",)
     (run.path / "synthesis" / "imported" / "images" / "00000" / "00000_0000.png").unlink()
     changed = {"students": ["test_resnet"]}
     with pytest.raises(UsageError, match="no folder or archive at"):
-        pipeline.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
+        opening.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
 
 
 def test_other_methods_do_not_depend_on_what_only_an_import_reads(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from test_teachers import teacher_of
 from torch import Tensor
 
-from prism_nb import files, pipeline
+from prism_nb import files, opening, pipeline
 from prism_nb.artifacts.images import Resident
 from prism_nb.artifacts.labels import EpochLabels, LabelStore
 from prism_nb.artifacts.views import epoch_views, plain_views, render
@@ -53,7 +53,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begin(folder: Path, name: str, **changes: Any) -> Run:
     """Begin a run, with networks and images; equal networks are taken over from other runs."""
     settings = load_settings("digits_quick", {**SMALL, **changes})
-    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
+    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
                             changes={**SMALL, **changes})  # fmt: skip
     assert run.settings == settings
     for stage in ("teachers", "synthesis"):

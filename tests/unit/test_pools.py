@@ -10,7 +10,7 @@ from image_trees import make_tree
 
 from prism_nb.config import load_settings
 from prism_nb.errors import UsageError
-from prism_nb.pipeline import find_run
+from prism_nb.opening import find_run
 from prism_nb.pools import pool_names, read_pool
 from prism_nb.preflight import preflight
 from prism_nb.run import Run

@@ -26,7 +26,7 @@ from prism_nb.backends import run_units
 from prism_nb.config import load_settings
 from prism_nb.data.base import ClassInfo, ImageDataset, Split
 from prism_nb.errors import PrismError, UsageError
-from prism_nb.pipeline import open_run
+from prism_nb.opening import open_run
 from prism_nb.plans.squeeze import network_unit, statistics_unit, units
 from prism_nb.preflight import preflight
 from prism_nb.run import Run

@@ -25,7 +25,7 @@ from image_sets import SETTINGS, begin_run, write_set
 from image_sets import picture as file_of_picture
 from image_trees import age, make_tree
 
-from prism_nb import files, pipeline
+from prism_nb import files, opening, pipeline
 from prism_nb.artifacts.images import load_images
 from prism_nb.config import load_settings, parse_assignments
 from prism_nb.data import open_dataset
@@ -182,7 +182,7 @@ def run_name(given: str, name: str) -> None:
     """List a name that cannot be a run's."""
 
     def attempt(folder: Path) -> object:
-        return pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder)
+        return opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder)
 
     CASES.append(Case("run name", given, attempt, "run name"))
 
@@ -197,19 +197,19 @@ run_name("a name of 300 letters", "a" * 300)
 @case("run folder", "none of that name", "did you mean 'first'")
 def _(folder: Path) -> object:
     Run.create(folder / "first", load_settings("digits_quick"))
-    return pipeline.find_run(run_name="frist", runs_dir=folder)
+    return opening.find_run(run_name="frist", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` that is damaged", "is damaged")
 def _(folder: Path) -> object:
     files.write_text(folder / "run" / "config.yaml", "- nothing\n")
-    return pipeline.find_run(run_name="run", runs_dir=folder)
+    return opening.find_run(run_name="run", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` of aliases of aliases", "holds the alias.*write out")
 def _(folder: Path) -> object:
     files.write_text(folder / "run" / "config.yaml", laughs())
-    return pipeline.find_run(run_name="run", runs_dir=folder)
+    return opening.find_run(run_name="run", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` of a newer kit", "unknown setting")

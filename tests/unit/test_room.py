@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prism_nb import forecast, pipeline, room
+from prism_nb import forecast, opening, pipeline, room
 from prism_nb.cli_counts import disk_words
 from prism_nb.errors import PrismError
 from prism_nb.pipeline import StagePlan
@@ -21,7 +21,7 @@ from prism_nb.run import Run
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
     changes = {"methods": ["random_real"], "students": ["test_resnet"], "student_seeds": 1}
-    return pipeline.find_run(preset="digits_quick", runs_dir=tmp_path / "runs", changes=changes)
+    return opening.find_run(preset="digits_quick", runs_dir=tmp_path / "runs", changes=changes)
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
@@ -48,7 +48,7 @@ def test_a_disk_that_holds_some_stages_alone_is_refused(
 
 def test_what_is_there_already_needs_no_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Run.create(run.path, run.settings)
-    pipeline.open_run(run_name=made.name, runs_dir=made.path.parent)
+    opening.open_run(run_name=made.name, runs_dir=made.path.parent)
     before = needed(made)
     pipeline.execute(made, "teachers")
     after = needed(made)

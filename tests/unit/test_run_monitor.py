@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_monitor_state import begin, do, units_of
 
-from prism_nb import files, pipeline
+from prism_nb import files, opening, pipeline
 from prism_nb.errors import PrismError
 from prism_nb.figures.live import curves_svg, terms_table
 from prism_nb.monitor import STAGE
@@ -248,7 +248,7 @@ def drawn(words: str) -> str:
 
 
 def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
-    pipeline.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
+    opening.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
     film(run, "prism/slots000-000_classes000-009", 0, 5)
     growing = RunMonitor(run, every=0).growing
     assert ", step 5 of 20" in growing.sheet.value

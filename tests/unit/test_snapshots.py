@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prism_nb import files, pipeline
+from prism_nb import files, opening, pipeline
 from prism_nb.errors import PrismError
 from prism_nb.monitor.pictures import Film, films
 from prism_nb.plans.synthesis import image_path
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 
 def made(folder: Path, name: str, **changes: Any) -> Run:
     """Make a run's images; its teachers are taken over from the runs beside it."""
-    run = pipeline.open_run(
+    run = opening.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")

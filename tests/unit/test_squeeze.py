@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.data import ImageDataset, Split
 from prism_nb.data.digits import Digits
 from prism_nb.device import seeded
@@ -128,7 +128,7 @@ SMALL = {"teachers": ["test_resnet"], "observers": ["test_byobnet"], "squeeze_ep
 
 def open_run(folder: Path, name: str, **changes: Any) -> Run:
     values = {**SMALL, "image_size": 16, "squeeze_batch": 256, **changes}
-    return pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=values)
+    return opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=values)
 
 
 def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(

@@ -9,7 +9,7 @@ from test_cli_errors import call
 from test_run_monitor import refreshed_until
 from test_snapshots import SMALL, hashes
 
-from prism_nb import pipeline
+from prism_nb import opening, pipeline
 from prism_nb.monitor.driver import driver_of, last_words, start
 from prism_nb.run import Run
 from prism_nb.widgets import RunMonitor
@@ -18,7 +18,7 @@ LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 
 
 
 def ready(folder: Path, name: str) -> Run:
-    run = pipeline.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes={**LONG})
+    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes={**LONG})
     pipeline.execute(run, "teachers")
     return run
 
