@@ -16,6 +16,7 @@ from prism_nb.figures.style import INK, styled
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
 _CUES = ("", "-dot")  # within a mark, where colours have run out
 _ROW_HEIGHT = 22  # pixels per method in a facet
+_TICKS = 26  # pixels that the labels of an axis take
 _NOT_STUDENTS = {"scenario", "method", "mean", "low", "high", "std", "replicates"}
 
 
@@ -110,14 +111,18 @@ def accuracy_facets(summary: pd.DataFrame, names: Names) -> go.Figure:
             x=part["mean"], y=titles, showlegend=first, **_mean_mark(part, looks), **place
         )
         figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], **place)
+    height = rows * (120 + _ROW_HEIGHT * len(methods)) + 60
     styled(
         figure,
         title="Top-1 on held-out real images (%), mean over students with its 95 % interval",
         x="",
         y="",
-        height=rows * (120 + _ROW_HEIGHT * len(methods)) + 60,
+        height=height,
     )
-    return figure.update_layout(margin={"l": 150, "t": 90}, legend={"orientation": "h", "y": -0.08})
+    margin = {"l": 150, "t": 90, "b": 70}
+    below = _TICKS / (height - margin["t"] - margin["b"])
+    legend = {"orientation": "h", "y": -below, "yanchor": "top"}
+    return figure.update_layout(margin=margin, legend=legend)
 
 
 def fidelity_figure(images: pd.DataFrame, names: Names) -> go.Figure:
