@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     "methods": ["prism"],
     "ipc": 4,
     "batch_size": 10,
-    "recipe": {"iterations": 25},
+    "recipe": {"iterations": 60},
     "threads": 1,
 }
 
@@ -81,10 +81,12 @@ def events(run: Run, kind: str) -> list[str]:
     return [event["unit"] for event in run.events("synthesis") if event["event"] == kind]
 
 
-def is_under_way(run: Run) -> bool:
-    """Whether a unit is done and another at most half-way, so that a kill finds it at work."""
+def is_under_way(run: Run, *, most: float = 1) -> bool:
+    """Whether a unit is done and another has made some steps, but less than a share of them."""
     steps = [event for event in run.events("synthesis") if event["event"] == "step"]
-    return bool(events(run, "end")) and bool(steps) and steps[-1]["step"] * 2 <= steps[-1]["steps"]
+    return (
+        bool(events(run, "end")) and bool(steps) and steps[-1]["step"] < most * steps[-1]["steps"]
+    )
 
 
 def workers_of(run: Run) -> list[int]:
@@ -96,7 +98,8 @@ def kill_one_worker(run: Run) -> None:
     deadline, found = time.monotonic() + 240, list[int]()
     while not found and time.monotonic() < deadline:
         time.sleep(0.01)
-        found = workers_of(run) if is_under_way(run) else []
+        # Half-way, so that the kill still finds the worker at that unit.
+        found = workers_of(run) if is_under_way(run, most=0.5) else []
     os.kill(found[0], signal.SIGKILL)
 
 

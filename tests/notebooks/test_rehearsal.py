@@ -22,7 +22,7 @@ from prism_nb.verification import clean
 SMALL = Scale(
     classes=10,
     image_size=32,
-    steps=16,
+    steps=100,  # so that the kill has seconds to fall amid the units that take steps
     batch_size=10,
     students=("test_resnet",),
     stand_ins={

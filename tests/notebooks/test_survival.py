@@ -1,11 +1,9 @@
 """Interruptions, order and reuse: the same images come out whatever happens."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +66,29 @@ def test_teachers_of_other_settings_are_not(undisturbed: Run) -> None:
         assert other.record(unit)["reused_from"] is None
 
 
+# Kills its own process at a unit's step once another unit is done.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from prism_nb import pipeline
+from prism_nb.run import Run
+
+ended = []
+
+def die(event):
+    if event["event"] == "end":
+        ended.append(event["unit"])
+    if ended and event["event"] == "step":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pipeline.execute(Run.open(Path(sys.argv[1])), "synthesis", die)
+"""
+
+
 def test_a_killed_run_continues_to_the_same_images(undisturbed: Run) -> None:
     run = new_run(undisturbed.path.parent, "killed")
-    program = (
-        "from pathlib import Path; from prism_nb import pipeline; from prism_nb.run import Run; "
-        f"pipeline.execute(Run.open(Path({str(run.path)!r})), 'synthesis')"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program])
-    wait_for(lambda: pipeline.plan(run, "synthesis").missing < 3, child)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child = subprocess.run([sys.executable, "-c", DYING, str(run.path)], check=False)
+    assert child.returncode == -signal.SIGKILL
     found = pipeline.plan(run, "synthesis")
     assert 0 < found.missing < len(found.states)
     outcome = pipeline.execute(run, "synthesis")
@@ -154,11 +165,3 @@ def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run
     for name, record in records.items():
         if not name.startswith("random_real"):
             assert sum(record["shares"].values()) == pytest.approx(1)
-
-
-def wait_for(condition: Any, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert child.poll() is None, "the child ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
