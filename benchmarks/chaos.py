@@ -131,7 +131,7 @@ def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: flo
     finished: dict[str, str] = {}
     while not _complete(run):
         command = [sys.executable, "-c", _DRIVER, str(run.path)]
-        driver = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 (our own code)
+        driver, before = subprocess.Popen(command, cwd=ROOT), toll.kills  # noqa: S603 (our own)
         while driver.poll() is None and toll.kills < kills:
             if not _wait_for_work(run, driver):
                 break
@@ -140,7 +140,8 @@ def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: flo
             found = _files(run)
             toll.lost += [path for path, old in finished.items() if found.get(path) != old]
             finished |= found
-        driver.wait()
+        if driver.wait() > 0 and toll.kills == before:
+            raise SystemExit(f"the driver of {run.path} failed, and nothing was killed")
 
 
 def _complete(run: Run) -> bool:
@@ -198,7 +199,7 @@ def _files(run: Run) -> dict[str, str]:
     """Return the hash of every file of every unit that is done, as the markers have it."""
     found: dict[str, str] = {}
     for unit in _done(run):
-        found |= (run.marker(unit) or {})["files"]
+        found |= (run.marker(unit) or {}).get("files", {})
     return found
 
 

@@ -18,6 +18,7 @@ from prism_nb.errors import PrismError
 
 # What is said of a name under which no file is, or could be.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}  # of a place that may only be read
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -59,10 +60,11 @@ def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> PrismError:
+    remedy = "copy the run to" if error.errno in _REFUSED else "free some space or choose"
     return PrismError(
-        f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that "
-        "you may write to (runs_dir, or PRISM_CACHE for the cache of datasets); run the same "
-        "command again, finished work is kept"
+        f"cannot write {path}: {error.strerror or error}; {remedy} a folder that you may write to "
+        "(runs_dir, or PRISM_CACHE for the cache of datasets); run the same command again, "
+        "finished work is kept"
     )
 
 

@@ -46,11 +46,12 @@ def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = F
         _stamp(run, stage.notebook)
         say(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
     begin = time.monotonic()
-    if _is_current(run, REPORT) and not redo_notebooks:
+    report = run.file("figures/report.html")
+    if _is_current(run, REPORT) and report.is_file() and not redo_notebooks:
         say(f"{REPORT:<16} done before")
         return
     execute_notebook(run, REPORT)
-    if not run.file("figures/report.html").is_file():
+    if not report.is_file():
         raise PrismError(f"{REPORT} wrote no report; see {notebook_path(run, REPORT)}")
     _stamp(run, REPORT)
     say(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")

@@ -161,14 +161,15 @@ def show_view(run: Run, view: DashboardView) -> None:
 
 
 def show_picture(run: Run, name: str, picture: Picture, *, caption: str) -> None:
-    """Show a picture under its caption and save it, if it can be."""
-    _saved(run, lambda: save_picture(run, name, picture))
-    display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind))
+    """Show a picture under its caption, and where it is saved, if it can be."""
+    saved = _saved(run, lambda: save_picture(run, name, picture))
+    display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind), HTML(saved))
 
 
 def _saved(place: Place, save: Callable[[], str]) -> str:
     """Save something, and say where; a folder that is for reading alone may be looked at."""
-    if not os.access(place.path, os.W_OK):
+    figures = place.path / "figures"
+    if not os.access(figures if figures.exists() else place.path, os.W_OK):
         return "not saved: the folder is for reading alone"
     return f"saved as <code>{save()}</code>"
 

@@ -229,13 +229,12 @@ def execute_units(
     begin = time.monotonic()
     if _all_done(run, units):
         return Outcome(kept=len(units), made=0, seconds=time.monotonic() - begin)
+    how = _stage(stage)
     with run.lock(stage), _told(run, stage):
         _require_disk(run, stage)
         _keep_freed_memory()
-        prepare = _stage(stage).prepare
-        if prepare is not None:
-            resolve(prepare)(run, units)
-        how = _stage(stage)
+        if how.prepare is not None:
+            resolve(how.prepare)(run, units)
         outcome = run_units(run, units, how.work, on_event or _ignore, how.pieces)
         if outcome.made:
             run.record_stage(

@@ -46,7 +46,7 @@ class Run:
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
             raise UsageError(
-                f"no run at {path}; {suggest(path.name, runs)} A new run needs a preset"
+                f"no run at {path}, and a new run needs a preset; {suggest(path.name, runs)}"
             )
         try:
             return cls(path, read_settings(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from prism_nb.plans.labels import label_unit
 from prism_nb.run import Run
 
 _UNFINISHED = (".*.part", ".*.now")  # what an interrupted write leaves
+_STILL = 10.0  # seconds without a change; what nobody holds a lease for is written in far fewer
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def clean(run: Run) -> int:
     """Remove what interrupted work has left, and return the number of files.
 
     Raises:
-        PrismError: Somebody works on the run; what looks unfinished may be finished yet.
+        PrismError: Somebody works on the run; what looks unfinished may be finished yet. Or files
+            cannot be removed.
     """
     for lease in run.path.glob("locks/**/[!.]*.json"):
         if is_alive(lease):
@@ -92,7 +95,13 @@ def clean(run: Run) -> int:
             )
     found = list(_leftover_files(run))
     for path in found:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PrismError(
+                f"cannot remove {path}: {error.strerror or error}; it does no harm, clean where "
+                "you may write to the run"
+            ) from error
     return len(found)
 
 
@@ -177,10 +186,18 @@ def _leftovers(run: Run) -> Iterator[Finding]:
 
 def _leftover_files(run: Run) -> Iterator[Path]:
     for pattern in _UNFINISHED:
-        yield from run.path.rglob(pattern)
+        yield from filter(_is_still, run.path.rglob(pattern))
     for piece in run.path.glob("labels/*/pieces/*.json"):
         if (piece.parents[1] / "unit.json").is_file():
             yield piece
     for lease in run.path.glob("locks/**/[!.]*.json"):
         if Owner.read(lease) is None or not is_alive(lease):
             yield lease
+
+
+def _is_still(path: Path) -> bool:
+    """Return whether nobody is writing a file just now, as a figure or the report may be."""
+    try:
+        return time.time() - path.stat().st_mtime > _STILL
+    except FileNotFoundError:
+        return False

@@ -47,12 +47,14 @@ class Call:
         return {name: int(seconds) for name, seconds in _STAGE.findall(self.output)}
 
 
-def prism(place: Place, *arguments: str, kill_when: Callable[[], bool] | None = None) -> Call:
+def prism(
+    place: Place, what: str, *arguments: str, kill_when: Callable[[], bool] | None = None
+) -> Call:
     """Call `prism-nb`, and kill it and all that it has started once a condition holds.
 
-    What it prints is kept in a log in the rehearsal's folder, too.
+    What it prints is kept in the rehearsal's folder, too, under what the call is for.
     """
-    log = place.folder / f"{arguments[0]}.log"
+    log = place.folder / f"{what}.log"
     begin = time.monotonic()
     with log.open("wb") as out:
         child = psutil.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -133,7 +134,9 @@ def leave_a_part(found: Rehearsal) -> None:
     """Lay what a kill amid the write of an image leaves; few kills fall into those milliseconds."""
     last = image_path("sre2l", found.scale.classes - 1, found.scale.ipc - 1)
     path = found.place.run / last
-    files.write_bytes(path.with_name(f".{path.name}.0123abcd.part"), b"half of an image")
+    part = path.with_name(f".{path.name}.0123abcd.part")
+    files.write_bytes(part, b"half of an image")
+    os.utime(part, (1, 1))  # of an hour at which nobody is writing it any more
 
 
 def _call(
@@ -143,7 +146,7 @@ def _call(
     *arguments: str,
     kill_when: Callable[[], bool] | None = None,
 ) -> None:
-    call = prism(found.place, *arguments, kill_when=kill_when)
+    call = prism(found.place, what, *arguments, kill_when=kill_when)
     found.calls[what] = call
     say(f"prism-nb {arguments[0]:<7} {what:<9} status {call.status}, {call.seconds:.0f} s")
     if call.status > 0:

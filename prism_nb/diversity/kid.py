@@ -40,7 +40,8 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _total(a: Tensor, b: Tensor) -> float:
-    # All parts in one place: what is kept between two large tensors would keep them apart.
+    # One buffer for all parts: a sum that is kept behind each would part the freed memory, which
+    # then holds no further one.
     kernel, sums = a.new_empty(min(_ROWS, len(a)), len(b)), []
     for part in a.split(_ROWS):
         rows = torch.mm(part, b.T, out=kernel[: len(part)])

@@ -107,6 +107,14 @@ def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
     assert markers(run) == before
 
 
+def test_a_report_that_was_deleted_is_written_again(run: Path, runs: Path) -> None:
+    report = run / "figures" / "report.html"
+    report.unlink()
+    result = prism("run", "digits_quick", runs=runs)
+    assert result.stdout.count("done before") == 5
+    assert report.is_file()
+
+
 def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> None:
     before = markers(run)
     result = call(

@@ -84,8 +84,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set label_teachers=[test_resnt]", "never trained", "mean 'test_resnet'"),
         ("run q --set device=gpu", "'gpu' is no device", "use auto, cpu, cuda or cuda:N"),
         ("status nope", "no run at", "none exist"),
-        ("run --run nope", "no run at", "A new run needs a preset"),
-        ("plan --run nope --set ipc=3", "no run at", "A new run needs a preset"),
+        ("run --run nope", "no run at", "a new run needs a preset"),
+        ("plan --run nope --set ipc=3", "no run at", "a new run needs a preset"),
         ("verify nope", "no run at", "none exist"),
         ("plan q --run a:b", "run name 'a:b'", _BAD_NAME),
         ("plan q --run ..", "run name '..'", _BAD_NAME),
@@ -180,8 +180,8 @@ def test_unknown_run_is_refused_with_the_nearest(
     result = call(monkeypatch, capsys, command, "frist-demo", "--runs-dir", str(tmp_path))
     assert result.code == 2
     assert result.err == (
-        f"error: no run at {tmp_path / 'frist-demo'}; did you mean 'first-demo'? "
-        "A new run needs a preset\n"
+        f"error: no run at {tmp_path / 'frist-demo'}, and a new run needs a preset; "
+        "did you mean 'first-demo'?\n"
     )
     assert contents(tmp_path) == before
 

@@ -359,7 +359,7 @@ def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settin
     ("arguments", "message"),
     [
         ("import SET", "Missing option '--run'"),
-        ("import SET --run new", "A new run needs a preset"),
+        ("import SET --run new", "a new run needs a preset"),
         ("import SET --run .. --preset digits_quick", "use letters, digits"),
         ("import SET --run new --preset digitz", "did you mean 'digits'"),
         ("import SET --run new --preset digits_quick --as a/b", "cannot name a folder of results"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -65,6 +66,19 @@ def test_failed_write_keeps_the_old_content_and_no_part(
     assert names(tmp_path) == ["x.txt"]
     assert f"cannot write {path}: No space left on device" in str(caught.value)
     assert "free some space" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_place_that_may_only_be_read_is_not_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PrismError, match="copy the run to a folder that you may write to") as found:
+        files.write_text(tmp_path / "x.txt", "new")
+    assert "free some space" not in str(found.value)
 
 
 @pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])

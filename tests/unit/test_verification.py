@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -101,6 +102,9 @@ def test_labels_are_verified_where_the_dataset_is_not_at_hand(
 def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     part = run.file("labels/random_real/.epoch_0000.safetensors.abcd.part")
     part.write_bytes(b"half")
+    assert found(run) == []  # somebody may be writing it
+    assert clean(run) == 0
+    os.utime(part, (1, 1))
     dead = {"host": "elsewhere", "space": "s", "process": 1, "begun": "1", "token": "t"}
     lease = run.file("locks/labels/random_real.json")
     files.write_json(lease, dead)
@@ -109,6 +113,21 @@ def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     assert verify_run(run).damages == 0
     assert clean(run) == 2
     assert found(run) == []
+
+
+def test_what_cannot_be_removed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = run.file("labels/.x.part")
+    part.write_bytes(b"half")
+    os.utime(part, (1, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        PrismError, match=rf"cannot remove {part}: Read-only file system; it does no harm"
+    ):
+        clean(run)
 
 
 def test_pieces_of_labels_that_are_whole_are_left_over(run: Run) -> None:
