@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -42,11 +40,11 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 def _total(a: Tensor, b: Tensor) -> float:
     # One buffer for all parts: a sum that is kept behind each would part the freed memory, which
     # then holds no further one.
-    kernel, sums = a.new_empty(min(_ROWS, len(a)), len(b)), []
+    kernel, total = a.new_empty(min(_ROWS, len(a)), len(b)), 0.0
     for part in a.split(_ROWS):
         rows = torch.mm(part, b.T, out=kernel[: len(part)])
-        sums.append(float(rows.div_(a.shape[1]).add_(1).pow_(3).sum()))
-    return math.fsum(sums)
+        total += float(rows.div_(a.shape[1]).add_(1).pow_(3).sum())
+    return total
 
 
 def _itself(a: Tensor) -> float:

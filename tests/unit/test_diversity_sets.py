@@ -62,6 +62,13 @@ def test_kid_is_without_bias_and_sees_a_shift() -> None:
     assert np.mean(shifted) > 40 * error
 
 
+def test_kid_of_features_without_bounds_is_undefined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kid, "_ROWS", 1)
+    features = normal(4, 3, seed=0)
+    features[0], features[1] = float("inf"), float("-inf")
+    assert math.isnan(kernel_distance(features, normal(4, 3, seed=1)))
+
+
 def test_kid_of_one_image_is_undefined() -> None:
     assert math.isnan(kernel_distance(torch.ones(1, 2), torch.ones(5, 2)))
     assert math.isnan(kernel_distance(torch.ones(5, 2), torch.ones(1, 2)))
