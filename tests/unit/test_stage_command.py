@@ -14,7 +14,7 @@ from prism_nb.monitor.driver import driver_of, last_words, start
 from prism_nb.run import Run
 from prism_nb.widgets import RunMonitor
 
-LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 40}}
+LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 120}}
 
 
 def ready(folder: Path, name: str) -> Run:
@@ -83,7 +83,7 @@ def test_a_failure_is_told_in_the_event_log(run: Run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(pipeline, "run_units", broken)
     with pytest.raises(ValueError, match="no such luck"):
-        pipeline.execute_units(run, "teachers", [])
+        pipeline.execute_units(run, "teachers", pipeline.stage_units(run, "teachers"))
     kinds = {event["event"]: event for event in run.events("teachers")}
     assert list(kinds) == ["start", "failed"]
     assert kinds["failed"]["reason"] == "no such luck"
