@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,11 @@ from typing import Any
 import click
 
 from benchmarks.common import ROOT
-from benchmarks.contents import contents
+from benchmarks.contents import contents, finished_units
 from prism_nb import opening, pipeline
 from prism_nb.backends.ray_cluster import local_cluster
 from prism_nb.leases import Owner
 from prism_nb.run import Run
-from prism_nb.units import Unit
 
 _SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -106,7 +104,7 @@ def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, s
     for stage in pipeline.STAGES:
         pipeline.execute(plain, stage)
     wanted, toll, chance = contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
-    pause = statistics.mean(plain.record(unit)["seconds"] for unit in _done(plain))
+    pause = statistics.mean(plain.record(unit)["seconds"] for unit in finished_units(plain))
     asked = {"backend": "ray", "ray_address": address, "workers": workers}
     while toll.kills < kills:
         run = _new_run(folder / str(toll.runs), ipc=slots, **asked)
@@ -145,7 +143,7 @@ def _disturb(run: Run, toll: Toll, kills: int, chance: random.Random, pause: flo
 
 
 def _complete(run: Run) -> bool:
-    return all(run.inspect(unit).state == "done" for unit in _units(run))
+    return not any(pipeline.plan(run, stage).missing for stage in pipeline.STAGES)
 
 
 def _wait_for_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
@@ -186,19 +184,10 @@ def _lives(process: int) -> bool:
     return Path(f"/proc/{process}").exists()
 
 
-def _units(run: Run) -> Iterator[Unit]:
-    for stage in pipeline.STAGES:
-        yield from pipeline.stage_units(run, stage)
-
-
-def _done(run: Run) -> Iterator[Unit]:
-    return (unit for unit in _units(run) if run.inspect(unit).state == "done")
-
-
 def _files(run: Run) -> dict[str, str]:
     """Return the hash of every file of every unit that is done, as the markers have it."""
     found: dict[str, str] = {}
-    for unit in _done(run):
+    for unit in finished_units(run):
         found |= (run.marker(unit) or {}).get("files", {})
     return found
 

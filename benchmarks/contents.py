@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prism_nb import files, pipeline
 from prism_nb.run import Run
+from prism_nb.units import Unit
+
+
+def finished_units(run: Run) -> Iterator[Unit]:
+    """Yield the units of all stages that are done and whole."""
+    for stage in pipeline.STAGES:
+        for unit in pipeline.stage_units(run, stage):
+            if run.inspect(unit).state == "done":
+                yield unit
 
 
 def contents(run: Run) -> dict[str, Any]:
@@ -17,11 +27,9 @@ def contents(run: Run) -> dict[str, Any]:
         A record by stage and unit, and by path what is in a JSON file or the hash of another one.
     """
     found: dict[str, Any] = {}
-    for stage in pipeline.STAGES:
-        for unit in pipeline.stage_units(run, stage):
-            if run.inspect(unit).state == "done":
-                found[f"{stage} {unit.name}"] = run.record(unit)
-                found |= {path: _content(run.file(path)) for path in run.files_of(unit)}
+    for unit in finished_units(run):
+        found[f"{unit.stage} {unit.name}"] = run.record(unit)
+        found |= {path: _content(run.file(path)) for path in run.files_of(unit)}
     for each in found.values():
         if isinstance(each, dict):
             each.pop("seconds", None)

@@ -56,10 +56,11 @@ def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 part.unlink()
             raise
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
 
 
-def _unwritten(path: Path, error: OSError) -> PrismError:
+def unwritten(path: Path, error: OSError) -> PrismError:
+    """Return what to raise where a file of a run, or of the cache, cannot be written."""
     remedy = "copy the run to" if error.errno in _REFUSED else "free some space or choose"
     return PrismError(
         f"cannot write {path}: {error.strerror or error}; {remedy} a folder that you may write to "
@@ -150,7 +151,7 @@ def alone(path: Path, *, patience: float = 60.0) -> Iterator[None]:
             "delete that file"
         ) from None
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
     with held:
         yield
 

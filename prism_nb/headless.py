@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prism_nb import pipeline
+from prism_nb import files, pipeline
 from prism_nb.config import digest, project_root
 from prism_nb.errors import PrismError, UsageError
 from prism_nb.progress import FollowedBar
@@ -113,10 +113,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
         message = f"{error.evalue}\n(the failed notebook: {target})"
         raise _kind(error.ename)(_titled(error.ename, message)) from None
     except OSError as error:
-        raise PrismError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another "
-            "runs_dir, then run the same command again: finished units are kept"
-        ) from None
+        raise files.unwritten(target, error) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
         raise PrismError(
             f"the kernel of {source.stem} died ({error}); out of memory is the usual cause. "

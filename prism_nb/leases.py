@@ -182,10 +182,10 @@ def is_alive(path: Path) -> bool:
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
         return process_start(owner.process) == owner.begun
-    return _stillness(path) < _STALE
+    return stillness(path) < _STALE
 
 
-def _stillness(path: Path) -> float:
+def stillness(path: Path) -> float:
     """Return for how many seconds a file has stood still, by the clock of the disk it is on."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:

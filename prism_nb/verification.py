@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from prism_nb import pipeline
 from prism_nb.artifacts.labels import LabelStore
 from prism_nb.data import open_dataset
 from prism_nb.errors import PrismError, first_difference
-from prism_nb.leases import Owner, is_alive
+from prism_nb.leases import Owner, is_alive, stillness
 from prism_nb.markers import UnitState
 from prism_nb.plans.labels import label_unit
 from prism_nb.run import Run
@@ -186,7 +185,7 @@ def _leftovers(run: Run) -> Iterator[Finding]:
 
 def _leftover_files(run: Run) -> Iterator[Path]:
     for pattern in _UNFINISHED:
-        yield from filter(_is_still, run.path.rglob(pattern))
+        yield from filter(_is_still, list(run.path.rglob(pattern)))
     for piece in run.path.glob("labels/*/pieces/*.json"):
         if (piece.parents[1] / "unit.json").is_file():
             yield piece
@@ -197,7 +196,4 @@ def _leftover_files(run: Run) -> Iterator[Path]:
 
 def _is_still(path: Path) -> bool:
     """Return whether nobody is writing a file just now, as a figure or the report may be."""
-    try:
-        return time.time() - path.stat().st_mtime > _STILL
-    except FileNotFoundError:
-        return False
+    return stillness(path) > _STILL and path.exists()

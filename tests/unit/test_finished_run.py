@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
 import pytest
-import torch
 
-from prism_nb import files, notebook, opening, pipeline
-from prism_nb.figures.sheets import contact_sheet
+from prism_nb import opening, pipeline
 from prism_nb.plans.synthesis import image_path
 from prism_nb.run import Run
 
@@ -25,7 +20,6 @@ SMALL: dict[str, Any] = {
     "methods": ["random_real"],
     "ipc": 1,
 }
-TABLE = pd.DataFrame({"method": ["random_real"], "value": [1.0]})
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def finished(made: Run, tmp_path: Path) -> Run:
     return Run.open(shutil.copytree(made.path, tmp_path / "r"))
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    shown: list[str] = []
-    monkeypatch.setattr(
-        notebook,
-        "display",
-        lambda *many, **_: shown.extend(str(getattr(o, "data", o)) for o in many),
-    )
-    return shown
 
 
 def times(run: Run) -> dict[Path, int]:
@@ -95,18 +78,3 @@ def test_an_entry_of_the_manifest_that_is_new_is_written(finished: Run) -> None:
     assert times(finished) == before
     reopened(finished)
     assert finished.manifest()["preflight"] != "other"
-
-
-@pytest.mark.parametrize("writable", [False, True])
-def test_figures_are_shown_and_saved_only_where_they_can_be(
-    finished: Run, said: list[str], monkeypatch: pytest.MonkeyPatch, writable: bool
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, _: writable or path != finished.path)
-    notebook.show(finished, "f", go.Figure(), TABLE)
-    picture = contact_sheet(torch.zeros(1, 3, 4, 4), columns=1)
-    notebook.show_picture(finished, "p", picture, caption="A picture")
-    words = "saved as <code>figures/f.html</code>" if writable else "for reading alone"
-    assert any(words in each for each in said)
-    assert "<b>A picture</b>" in said
-    assert files.is_file(finished.file("figures/f.html")) == writable
-    assert files.is_file(finished.file(f"figures/p.{picture.kind}")) == writable

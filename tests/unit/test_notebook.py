@@ -1,12 +1,16 @@
 """What notebooks show: methods by their titles, figures in the ink of the page."""
 
+import os
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
+import torch
 
-from prism_nb import notebook
+from prism_nb import files, notebook
 from prism_nb.figures.evaluation import matrix_figure
+from prism_nb.figures.sheets import contact_sheet
 from prism_nb.run import Run
 
 ACCURACIES = pd.DataFrame(
@@ -50,3 +54,18 @@ def test_methods_at_the_head_of_columns_and_rows_have_titles(run: Run, said: lis
 def test_an_opened_run_brings_the_look_of_figures(run: Run, said: list[Any]) -> None:
     notebook.open_from({"run_name": run.name, "runs_dir": str(run.path.parent)})
     assert "currentColor" in said[0]
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_figures_are_shown_and_saved_only_where_they_can_be(
+    run: Run, said: list[Any], monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: writable or path != run.path)
+    notebook.show(run, "f", go.Figure(), ACCURACIES)
+    picture = contact_sheet(torch.zeros(1, 3, 4, 4), columns=1)
+    notebook.show_picture(run, "p", picture, caption="A picture")
+    words = "saved as <code>figures/f.html</code>" if writable else "for reading alone"
+    assert any(words in each for each in said if isinstance(each, str))
+    assert "<b>A picture</b>" in said
+    assert files.is_file(run.file("figures/f.html")) == writable
+    assert files.is_file(run.file(f"figures/p.{picture.kind}")) == writable
