@@ -39,11 +39,13 @@ def catalogue_command(
 
 
 def _rebuild() -> None:
-    from prism_nb import catalogue, files
+    from importlib import resources
+
+    from prism_nb import files
     from prism_nb.catalogue.entries import FILE
     from prism_nb.catalogue.rebuild import rebuild
 
-    path = Path(catalogue.__file__).parent / FILE
+    path = Path(str(resources.files("prism_nb.models"))) / FILE
     content = rebuild(lambda line: click.echo(line, err=True))
     files.write_text(path, content)
     click.echo(f"{content.count(chr(10)) - 1} networks in {path}")

@@ -40,7 +40,7 @@ def project_root() -> Path:
     """
     named = os.environ.get("PRISM_HOME")
     here = Path.cwd()
-    beside_package = Path(__file__).resolve().parents[1]
+    beside_package = Path(__file__).resolve().parents[2]
     for folder in [Path(named)] if named else [here, *here.parents, beside_package]:
         if (folder / "notebooks" / "presets").is_dir():
             return folder

@@ -28,7 +28,7 @@ class Pool(Strict):
 
 def pool_names() -> list[str]:
     """Return the names of the pools that come with the kit."""
-    folder = resources.files(__package__)
+    folder = resources.files("prism_nb").joinpath("configs", "pools")
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
@@ -43,7 +43,7 @@ def read_pool(name: str) -> Pool:
             f"teachers: a list of networks or the name of a pool is needed, got {name!r}; write "
             f"[{name}] for a network; pools: {suggest(name, pool_names())}"
         )
-    text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("prism_nb").joinpath("configs", "pools").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return Pool.parse(read_yaml(text, where=f"pool {name}"), where=f"pool {name}")
 
 

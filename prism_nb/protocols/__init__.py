@@ -15,7 +15,7 @@ _WORDS = {"title", "paper"}
 
 def protocol_names() -> list[str]:
     """Return the names of the protocols that come with the kit."""
-    folder = resources.files(__package__)
+    folder = resources.files("prism_nb").joinpath("configs", "protocols")
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
@@ -79,6 +79,6 @@ def protocol_sentence(values: dict[str, Any]) -> str:
 def _read(name: str) -> dict[str, Any]:
     if name not in protocol_names():
         raise UsageError(f"unknown protocol {name!r}; {suggest(name, protocol_names())}")
-    text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("prism_nb").joinpath("configs", "protocols").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = read_yaml(text, where=f"protocol {name}")
     return values

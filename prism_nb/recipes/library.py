@@ -15,7 +15,7 @@ from prism_nb.strict import read_mapping, read_yaml
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the kit."""
-    folder = resources.files(__package__)
+    folder = resources.files("prism_nb").joinpath("configs", "recipes")
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
@@ -107,7 +107,7 @@ def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _of_the_kit(name: str) -> dict[str, Any]:
     """Read a recipe of the kit, once per process, since every unit asks for its method's."""
-    text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("prism_nb").joinpath("configs", "recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = read_yaml(text, where=f"recipe {name}")
     return values
 

@@ -62,7 +62,7 @@ def picture(title: str, shown: Picture) -> dict[str, str]:
 def render(template: str, **content: Any) -> str:
     """Fill a template of this folder; names of classes, runs and networks are escaped."""
     pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("prism_nb.report", "."),
+        loader=jinja2.PackageLoader("prism_nb.viz", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
