@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_nb.recipes import load_recipe
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import recover
-from prism_nb.synthesis.watch import watch
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import PixelSpace, Teacher
+from prism_nb.core.recipe import load_recipe
+from prism_nb.models.teacher import PreprocessConfig, Teacher
+from prism_nb.models.zoo import build_network
+from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import Objective, build_stat_matcher
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 _NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0")
 _STEPS, _COUNT, _SIZE = 50, 4, 32
@@ -28,7 +27,7 @@ _SHOWN = (1, 6, 11, 21, 50)  # steps
 def agreement_rows() -> list[dict[str, Any]]:
     """Return the largest relative difference of any term, by step, for both comparisons."""
     torch.manual_seed(0)
-    space = PixelSpace((0.5,) * 3, (0.25,) * 3, _SIZE)
+    space = PreprocessConfig((0.5,) * 3, (0.25,) * 3, _SIZE)
     networks = {n: build_network(n, classes=10, image_size=_SIZE) for n in _NETWORKS}
     teachers = [Teacher(n, net, own=space, canonical=space) for n, net in networks.items()]
     images = torch.randn(_COUNT, 3, _SIZE, _SIZE)
@@ -44,7 +43,9 @@ def agreement_rows() -> list[dict[str, Any]]:
 def _losses(teachers: list[Teacher], images: Tensor, *, compiled: bool = False) -> Tensor:
     """Return every term of every step, [steps, terms]; the team changes at every step."""
     recipe = load_recipe("prism", {"iterations": _STEPS, "bn_weight": 0.1, "roll": 4})
-    watches = {teacher.name: watch(teacher, recipe, compiled=compiled) for teacher in teachers}
+    watches = {
+        teacher.name: build_stat_matcher(teacher, recipe, compiled=compiled) for teacher in teachers
+    }
     terms = [f"{kind}/{name}" for kind in ("logit", "bn") for name in watches]
     first, *others = _NETWORKS
     teams = (*((first, name) for name in others), (first,), (first, *others))
@@ -52,8 +53,8 @@ def _losses(teachers: list[Teacher], images: Tensor, *, compiled: bool = False) 
     recover(
         images.clone(),
         torch.arange(_COUNT),
-        gradient=Gradient(Objective(recipe, watches)),
-        draws=Draws(1, teams, (first,)),
+        gradient=MicroBatchedBackward(Objective(recipe, watches)),
+        draws=TeacherSchedule(1, teams, (first,)),
         recipe=recipe,
         bounds=(torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0)),
         generator=torch.Generator().manual_seed(0),

@@ -24,10 +24,11 @@ import click
 
 from benchmarks.common import ROOT
 from benchmarks.contents import contents, finished_units
-from prism_nb import opening, pipeline
-from prism_nb.backends.ray_cluster import local_cluster
-from prism_nb.leases import Owner
-from prism_nb.run import Run
+from prism_nb.core.lock import Owner
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.ray_backend import local_cluster
 
 _SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -119,7 +120,7 @@ def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, s
 
 def _new_run(folder: Path, **changes: Any) -> Run:
     """Open a run in a folder of its own, where it finds no other run's teachers."""
-    return opening.open_run(
+    return open_run_module.open_run(
         run_name="run", preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
     )
 

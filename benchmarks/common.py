@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from prism_nb.provenance import machine
+from prism_nb.core.manifest import machine
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prism_nb import files, pipeline
-from prism_nb.run import Run
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.execution import pipeline
 
 
 def finished_units(run: Run) -> Iterator[Unit]:
@@ -37,4 +38,4 @@ def contents(run: Run) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.suffix == ".json" else files.sha256(path)
+    return json.loads(path.read_text()) if path.suffix == ".json" else fileio.sha256(path)

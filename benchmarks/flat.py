@@ -8,7 +8,8 @@ from typing import Any
 
 import psutil
 
-from prism_nb import opening, pipeline
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 _METHODS, _SLOTS, _EVERY = ["prism", "prism_intra", "prism_all", "sre2l", "cda"], 100, 50
 _SETTINGS: dict[str, Any] = {
@@ -40,7 +41,7 @@ def flat_rows() -> list[dict[str, Any]]:
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        run = opening.open_run(
+        run = open_run_module.open_run(
             run_name="flat", preset="digits_quick", runs_dir=Path(folder), changes=_SETTINGS
         )
         pipeline.execute(run, "teachers")

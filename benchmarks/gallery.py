@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prism_nb import files
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.figures.gallery_page import gallery_html
-from prism_nb.figures.gallery_view import GalleryView, panels
-from prism_nb.plans.synthesis import batch_of, image_path, method_units
-from prism_nb.run import Run
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import batch_of, image_path, method_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.viz.figures.gallery import GalleryView, gallery_html, panels
 
 _METHOD = "random_real"  # which needs no teachers
 _CLASSES, _IPC = 10, 100
@@ -63,7 +62,7 @@ def _filled(path: Path, size: int) -> Run:
         paths = []
         for c, slot in batch_of(unit).members():
             paths.append(image_path(_METHOD, c, slot))
-            files.write_bytes(run.file(paths[-1]), _picture(size, c * _IPC + slot))
+            fileio.write_bytes(run.file(paths[-1]), _picture(size, c * _IPC + slot))
         run.finish(unit, paths=paths, record={"images": len(paths)})
     return run
 

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prism_nb.data.folder import ImageFolder
-from prism_nb.data.indexing import open_index
-from prism_nb.data.layout import folder_layout
-from prism_nb.data.source import Source
+from prism_nb.data.image_folder import ImageFolder
+from prism_nb.data.index import DatasetConfig, folder_layout, open_index
 
 _CLASSES, _FILES = 1000, 100
 _HELD_OUT, _BATCH, _SIZE = 1024, 256, 224
@@ -40,7 +38,7 @@ def _index(root: Path) -> dict[str, Any]:
             for i in range(count):
                 (place / f"{i:08d}.JPEG").write_bytes(b"x")
     _wait()
-    source = Source("folder", _SIZE, root)
+    source = DatasetConfig("folder", _SIZE, root)
     first, kept = (_seconds(lambda: open_index(source, folder_layout)) for _ in range(2))
     return {"case": f"index of {_CLASSES * _FILES} files", "scan_s": first, "kept_s": kept}
 
@@ -51,7 +49,7 @@ def _held_out(root: Path) -> dict[str, Any]:
         (root / split / "a").mkdir(parents=True)
         for i in range(count):
             _photograph(i).save(root / split / "a" / f"{i:05d}.jpg", quality=90)
-    dataset = ImageFolder(Source("folder", _SIZE, root))
+    dataset = ImageFolder(DatasetConfig("folder", _SIZE, root))
     decoding = _seconds(lambda: _look(lambda places: dataset._decoded("val", places)))
     _look(lambda places: dataset.images("val", places))
     kept = _seconds(lambda: _look(lambda places: dataset.images("val", places)))

@@ -12,9 +12,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from prism_nb import files
-from prism_nb.artifacts.codecs import decode, encode
-from prism_nb.artifacts.views import draw_views
+from prism_nb.core import fileio
+from prism_nb.data.augment import sample_epoch_params
+from prism_nb.evaluation.label_store import decode, encode
 
 _COUNT, _CLASSES, _SIZE, _TOP_K, _ROUNDS = 10_000, 1000, 224, 10, 5
 _KINDS = ("fp32", "fp16", "int8", "top_k")
@@ -34,12 +34,12 @@ def label_rows() -> list[dict[str, Any]]:
 
 def _draw() -> None:
     generator = torch.Generator().manual_seed(0)
-    draw_views(_COUNT, _SIZE, crop_min=0.25, flip=True, mix="cutmix", generator=generator)
+    sample_epoch_params(_COUNT, _SIZE, crop_min=0.25, flip=True, mix="cutmix", generator=generator)
 
 
 def _row(kind: str, logits: torch.Tensor, path: Path) -> dict[str, Any]:
     def write() -> None:
-        files.write_bytes(path, safetensors.torch.save(encode(logits, kind, top_k=_TOP_K)))
+        fileio.write_bytes(path, safetensors.torch.save(encode(logits, kind, top_k=_TOP_K)))
 
     def read() -> None:
         decode(safetensors.torch.load_file(path), _CLASSES)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prism_nb.synthesis.augment import draw_view
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.data.augment import sample_augmentation
+from prism_nb.models.teacher import Teacher
 
 _FOREVER = 10_000
 _BN_WEIGHT, _FIRST_LAYER, _LR = 0.01, 10.0, 0.05
@@ -90,7 +90,9 @@ def _optimise(initial: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[
 
 
 def _view(images: Tensor, generator: torch.Generator) -> Tensor:
-    view = draw_view(images.shape[-1], crop_min=0.08, flip=True, roll=32, generator=generator)
+    view = sample_augmentation(
+        images.shape[-1], crop_min=0.08, flip=True, roll=32, generator=generator
+    )
     top, left, height, width = view.crop
     shown = functional.interpolate(
         images[:, :, top : top + height, left : left + width],

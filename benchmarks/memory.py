@@ -23,8 +23,9 @@ from PIL import Image
 from benchmarks.common import ROOT
 from benchmarks.rehearsal.calls import own_memory
 from benchmarks.rehearsal.weights import write_random
-from prism_nb import opening, pipeline
-from prism_nb.data.names import imagenet_wnids
+from prism_nb.data.index import imagenet_wnids
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 _IPCS = (16, 48)
 _SIZE, _HELD_OUT, _REAL = 32, 2, 5
@@ -79,7 +80,7 @@ def _stages(folder: Path, ipc: int) -> dict[str, tuple[int, float]]:
         "evaluate_every": 1,
         "threads": 2,
     }
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name=f"ipc{ipc}", preset="digits_quick", runs_dir=folder, changes=changes
     )
     return {stage: _watched(run.path, stage, folder / "cache") for stage in pipeline.STAGES}

@@ -20,20 +20,20 @@ import torch
 
 from benchmarks.common import ROOT, Case
 from benchmarks.worker import build_teachers
-from prism_nb import opening, pipeline
-from prism_nb.device import choose_device, keep_freed_memory
-from prism_nb.plans.synthesis import batch_of
-from prism_nb.recipes import load_recipe
-from prism_nb.run import Run
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import recover
-from prism_nb.synthesis.snapshots import snapshots
-from prism_nb.synthesis.watch import watch
-from prism_nb.synthesis.work import _Progress
-from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import Teacher
-from prism_nb.units import Unit
+from prism_nb.core.device import choose_device, disable_malloc_trim
+from prism_nb.core.recipe import load_recipe
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import batch_of
+from prism_nb.core.units import Unit
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import Objective, build_stat_matcher
+from prism_nb.synthesis.preview import preview_writer
+from prism_nb.synthesis.stage import _Progress
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 _CASE = Case(
     "kit", ("test_resnet", "test_efficientnet", "test_byobnet"), size=32, count=50, steps=300
@@ -52,11 +52,11 @@ sys.stdin.read()
 
 def monitoring_rows() -> list[dict[str, Any]]:
     """Return seconds of a unit in each way, and their ratio to the silent one."""
-    keep_freed_memory()
+    disable_malloc_trim()
     teachers = build_teachers(_CASE, choose_device("auto"))
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in _WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        run = opening.open_run(
+        run = open_run_module.open_run(
             run_name="watched", preset="digits", runs_dir=folder, changes={"batch_size": 50}
         )
         unit = pipeline.stage_units(run, "synthesis")[0]
@@ -101,8 +101,8 @@ def _take(run: Run, unit: Unit, teachers: list[Teacher], *, watched: bool) -> tu
     if watched:
         run.event("synthesis", event="begin", unit=unit.name)
         progress = _Progress(unit, _CASE.steps, lambda event: run.event("synthesis", **event))
-        draws = Draws(_CASE.steps, (_CASE.networks,), _CASE.networks[:1])
-        with run.lock("synthesis"), snapshots(run, unit, draws, _CASE.steps) as look:
+        draws = TeacherSchedule(_CASE.steps, (_CASE.networks,), _CASE.networks[:1])
+        with run.lock("synthesis"), preview_writer(run, unit, draws, _CASE.steps) as look:
             _recover(unit, teachers, progress, look)
     else:
         _recover(unit, teachers, lambda *_: None, None)
@@ -111,15 +111,15 @@ def _take(run: Run, unit: Unit, teachers: list[Teacher], *, watched: bool) -> tu
 
 def _recover(unit: Unit, teachers: list[Teacher], on_step: Any, look: Any) -> None:
     recipe = load_recipe("prism", {"iterations": _CASE.steps, "bn_less": "count"})
-    watches = {teacher.name: watch(teacher, recipe) for teacher in teachers}
+    watches = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in teachers}
     images = torch.randn(_CASE.count, 3, _CASE.size, _CASE.size)
     device = choose_device("auto")
     labels = torch.tensor([c for c, _ in batch_of(unit).members()], device=device)
     recover(
         images.to(device, memory_format=torch.channels_last),
         labels,
-        gradient=Gradient(Objective(recipe, watches)),
-        draws=Draws(_CASE.steps, (_CASE.networks,), _CASE.networks[:1]),
+        gradient=MicroBatchedBackward(Objective(recipe, watches)),
+        draws=TeacherSchedule(_CASE.steps, (_CASE.networks,), _CASE.networks[:1]),
         recipe=recipe,
         bounds=(
             torch.full((3, 1, 1), -1.0, device=device),

@@ -7,11 +7,13 @@ from typing import Any
 
 import safetensors.torch
 
-from prism_nb import files, opening, pipeline
-from prism_nb.data import open_dataset
-from prism_nb.device import choose_device
-from prism_nb.run import Run
-from prism_nb.teachers.pool import fresh_teacher
+from prism_nb.core import fileio
+from prism_nb.core.device import choose_device
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.models.pool import untrained_teacher
 
 _LARGE: dict[str, Any] = {
     "image_size": 224,
@@ -29,8 +31,10 @@ _LARGE: dict[str, Any] = {
 def plan_rows() -> list[dict[str, Any]]:
     """Return a row per stage: seconds foreseen, seconds taken, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        digits = opening.open_run(preset="digits", runs_dir=folder)
-        large = opening.open_run(run_name="large", preset="digits", runs_dir=folder, changes=_LARGE)
+        digits = open_run_module.open_run(preset="digits", runs_dir=folder)
+        large = open_run_module.open_run(
+            run_name="large", preset="digits", runs_dir=folder, changes=_LARGE
+        )
         _give_fresh_weights(large)
         stages = ("teachers", "synthesis", "labels", "evaluation")
         rows = [_row("digits", digits, stage) for stage in stages]
@@ -52,7 +56,7 @@ def _give_fresh_weights(run: Run) -> None:
     """Stand in for training, which steps do not depend on."""
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
     for unit in pipeline.stage_units(run, "teachers"):
-        network = fresh_teacher(unit.key["network"], dataset, device).network
+        network = untrained_teacher(unit.key["network"], dataset, device).network
         tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-        files.write_bytes(run.file(unit.key["weights"]), safetensors.torch.save(tensors))
+        fileio.write_bytes(run.file(unit.key["weights"]), safetensors.torch.save(tensors))
         run.finish(unit, paths=[unit.key["weights"]], record={"seconds": 0.0})

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Case
 from benchmarks.worker import build_teachers
-from prism_nb.device import choose_device, keep_freed_memory, median_seconds
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.core.device import benchmark, choose_device, disable_malloc_trim
+from prism_nb.models.teacher import Teacher
 
 _SIDE = 2048  # of the square matrices whose product gives the rate
 _COPIED = 1 << 26  # bytes, far more than any cache
@@ -25,7 +25,7 @@ def roofline(case: Case) -> dict[str, float]:
     once forward and once back, over the rate of a large copy. The floor is the larger of the two.
     """
     device = choose_device("auto")
-    keep_freed_memory()
+    disable_malloc_trim()
     teachers = [t for t in build_teachers(case, device) if t.bn_probes]
     images = torch.randn(case.count, 3, case.size, case.size, device=device)
     flops, touched = 0.0, 0.0
@@ -65,10 +65,10 @@ def _output_bytes(teacher: Teacher, images: Tensor) -> float:
 
 def _matrix_rate(device: torch.device) -> float:
     left, right = torch.randn(2, _SIDE, _SIDE, device=device)
-    return 2 * _SIDE**3 / median_seconds(device, lambda: left @ right, times=5)
+    return 2 * _SIDE**3 / benchmark(device, lambda: left @ right, times=5)
 
 
 def _copy_rate(device: torch.device) -> float:
     source = torch.ones(_COPIED // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * _COPIED / median_seconds(device, lambda: target.copy_(source), times=5)
+    return 2 * _COPIED / benchmark(device, lambda: target.copy_(source), times=5)

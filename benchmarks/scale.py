@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism_nb import opening
-from prism_nb.artifacts.sizes import label_bytes
-from prism_nb.counts import Count, count_run
-from prism_nb.data.described import DescribedDataset, Numbers, describe_dataset
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.teachers.arithmetic import Arithmetic
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.data.distilled import label_bytes
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, dataset_sizes
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution.cost import CostEstimate, estimate_run
+from prism_nb.execution.forecast import NetworkCosts
 
 RATE = 12e12  # operations per second; docs/scale.md says where it is from
 _IMAGENET = ("imagenet1k_ipc1", "imagenet1k_ipc10", "imagenet1k_ipc50", "imagenet1k_ipc100")
 PRESETS = (*_IMAGENET, "imagenette", "tiny_imagenet", "cifar10", "cifar100")
-_IMAGENET_21K = Numbers(10_450, 11_060_223, 522_500)  # winter21, processed (arXiv 2104.10972)
+_IMAGENET_21K = DatasetSizes(10_450, 11_060_223, 522_500)  # winter21, processed (arXiv 2104.10972)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Scale:
 
     title: str
     ipc: int
-    numbers: Numbers | None = None
+    numbers: DatasetSizes | None = None
 
 
 SCALES = (
@@ -62,19 +62,19 @@ def scale_rows() -> list[dict[str, Any]]:
     return [{"table": table, "heads": heads}]
 
 
-def counter(preset: str = "imagenet1k_ipc1") -> Arithmetic:
+def counter(preset: str = "imagenet1k_ipc1") -> NetworkCosts:
     """Return what counts the networks of a preset; all of ImageNet-1K may share one."""
-    return Arithmetic(describe_dataset(_run(preset, {}).settings))
+    return NetworkCosts(dataset_sizes(_run(preset, {}).settings))
 
 
-def scale_lines(known: Arithmetic, scales: Sequence[Scale] = SCALES) -> list[str]:
+def scale_lines(known: NetworkCosts, scales: Sequence[Scale] = SCALES) -> list[str]:
     """Return a line of the table for each scale; `known` counts those of ImageNet-1K."""
     return [_line(scale, known) for scale in scales]
 
 
-def head_lines(preset: str, arithmetic: Arithmetic) -> list[str]:
+def head_lines(preset: str, arithmetic: NetworkCosts) -> list[str]:
     """Return what a preset's head says of its costs."""
-    counts = count_run(_run(preset, {}), arithmetic)
+    counts = estimate_run(_run(preset, {}), arithmetic)
     flop, disk = sum(c.flop for c in counts), sum(c.bytes for c in counts)
     prism = sum(c.flop for c in counts if (c.stage, c.method) == ("synthesis", "prism"))
     labels = sum(c.bytes for c in counts if c.stage == "labels")
@@ -89,7 +89,7 @@ def head_lines(preset: str, arithmetic: Arithmetic) -> list[str]:
     ]
 
 
-def _memory(counts: Sequence[Count]) -> str:
+def _memory(counts: Sequence[CostEstimate]) -> str:
     words = {"teachers": "to train a network", "synthesis": "in the synthesis"}
     words["evaluation"] = "to train a student"
     most = {stage: max(c.memory for c in counts if c.stage == stage) for stage in words}
@@ -100,12 +100,12 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:,.1f}"
 
 
-def _line(scale: Scale, known: Arithmetic) -> str:
+def _line(scale: Scale, known: NetworkCosts) -> str:
     run = _run("imagenet1k_ipc50", {"methods": ["prism"], "ipc": scale.ipc})
     if scale.numbers is not None:
         size = run.settings.image_size
-        known = Arithmetic(DescribedDataset(scale.title, scale.numbers, size))
-    counts = count_run(run, known)
+        known = NetworkCosts(ShapeOnlyDataset(scale.title, scale.numbers, size))
+    counts = estimate_run(run, known)
     stages = {c.stage: c for c in counts if c.method == "prism"}
     flop = [stages[name].flop for name in ("synthesis", "labels", "evaluation")]
     cells = [
@@ -132,9 +132,9 @@ def _forms(settings: Settings, classes: int) -> str:
     return " / ".join(f"{label_bytes(form, images, classes) / 1e9:,.1f}" for form in forms)
 
 
-def _files(counts: Sequence[Count]) -> int:
+def _files(counts: Sequence[CostEstimate]) -> int:
     return sum(c.files for c in counts)
 
 
 def _run(preset: str, changes: dict[str, Any]) -> Run:
-    return opening.find_run(preset=preset, changes=changes, runs_dir=tempfile.gettempdir())
+    return open_run_module.load_run(preset=preset, changes=changes, runs_dir=tempfile.gettempdir())

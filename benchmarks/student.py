@@ -23,20 +23,25 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from benchmarks.common import ROOT
-from prism_nb.artifacts.images import Resident
-from prism_nb.artifacts.labels import EpochLabels
-from prism_nb.artifacts.views import Views, draw_views
-from prism_nb.data import ImageDataset
-from prism_nb.data.digits import Digits
-from prism_nb.device import choose_device, keep_freed_memory
-from prism_nb.evaluation.protocol import match_logits, parameter_groups
-from prism_nb.evaluation.student import Curriculum, Pupil, train_epoch
-from prism_nb.teachers.networks import build_network
+from prism_nb.core.device import choose_device, disable_malloc_trim
+from prism_nb.data.augment import BatchAugParams, sample_epoch_params
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.distilled import DeviceImages
+from prism_nb.data.small import Digits
+from prism_nb.evaluation.label_store import EpochLabels
+from prism_nb.evaluation.student import (
+    StudentConfig,
+    StudentTrainer,
+    mse_gt_loss,
+    parameter_groups,
+    train_epoch,
+)
+from prism_nb.models.zoo import build_network
 
 _SIZE, _COUNT, _BATCH, _ROUNDS, _EPOCHS = 224, 100, 50, 2, 2
 # Precision of the kit's loops; the other one works as most programs of the field do.
 _LOOPS = {"PIL files, DataLoader": None, "kit": "fp32", "kit bf16": "bf16"}
-_PLAN = Curriculum(
+_PLAN = StudentConfig(
     epochs=1,
     batch=_BATCH,
     optimiser="adamw",
@@ -55,7 +60,7 @@ _PLAN = Curriculum(
 class _Files(Dataset[tuple[Tensor, int]]):
     """Views of image files, as most programs of the field make them."""
 
-    def __init__(self, folder: Path, views: Views, dataset: ImageDataset) -> None:
+    def __init__(self, folder: Path, views: BatchAugParams, dataset: ImageDataset) -> None:
         self._paths, self._views, self._dataset = sorted(folder.iterdir()), views, dataset
 
     def __len__(self) -> int:
@@ -101,7 +106,7 @@ def take(name: str) -> list[float]:
     """Return the seconds per step of each epoch of a loop but the first."""
     device, dataset = choose_device("auto"), Digits(_SIZE)
     pixels = torch.randint(0, 256, (_COUNT, 3, _SIZE, _SIZE), dtype=torch.uint8)
-    views = draw_views(
+    views = sample_epoch_params(
         _COUNT,
         _SIZE,
         crop_min=0.25,
@@ -138,10 +143,10 @@ def _resident(
     device: torch.device,
     precision: str,
 ) -> Callable[[], object]:
-    keep_freed_memory()
+    disable_malloc_trim()
     plan = replace(_PLAN, precision=precision)
-    pupil = Pupil("resnet18", dataset, plan, device)
-    images = Resident(pixels.to(device, memory_format=torch.channels_last), dataset)
+    pupil = StudentTrainer("resnet18", dataset, plan, device)
+    images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
     on_device = EpochLabels(labels.views.to(device), labels.logits.to(device))
     targets = classes.to(device)
     return lambda: train_epoch(pupil, images, targets, on_device, plan)
@@ -167,7 +172,7 @@ def _from_files(
             logits = student(images.to(device))
             soft, hard = labels.logits[rows].float().to(device), classes[rows].to(device)
             optimiser.zero_grad()
-            match_logits(logits, soft, hard, hard_weight=0.1).backward()
+            mse_gt_loss(logits, soft, hard, hard_weight=0.1).backward()
             optimiser.step()
 
     return epoch

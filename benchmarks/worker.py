@@ -13,20 +13,14 @@ from torch import Tensor
 
 from benchmarks.common import Case
 from benchmarks.loops import LOOPS
-from prism_nb.device import (
-    choose_device,
-    keep_freed_memory,
-    matrix_precision,
-    peak_memory_bytes,
-)
-from prism_nb.recipes import load_recipe
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import recover
-from prism_nb.synthesis.watch import watch
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import PixelSpace, Teacher
+from prism_nb.core.device import choose_device, disable_malloc_trim, peak_memory_bytes, tf32_mode
+from prism_nb.core.recipe import load_recipe
+from prism_nb.models.teacher import PreprocessConfig, Teacher
+from prism_nb.models.zoo import build_network
+from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import Objective, build_stat_matcher
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 _WARM_UP = 2  # steps that are not counted
 
@@ -46,11 +40,11 @@ def take(case: Case) -> dict[str, object]:
         marks.append(time.perf_counter())
 
     if case.loop in LOOPS:
-        with matrix_precision("fp32", device):
+        with tf32_mode("fp32", device):
             for _ in islice(LOOPS[case.loop](teachers, images, labels), case.steps):
                 on_step()
     else:
-        keep_freed_memory()
+        disable_malloc_trim()
         _kit(case, teachers, images, labels, on_step)
     seconds = [after - before for before, after in pairwise(marks)]
     memory = peak_memory_bytes(device)
@@ -59,7 +53,7 @@ def take(case: Case) -> dict[str, object]:
 
 def build_teachers(case: Case, device: torch.device) -> list[Teacher]:
     """Build frozen networks with random weights, which cost what trained ones cost."""
-    space = PixelSpace((0.5,) * 3, (0.5,) * 3, case.size)
+    space = PreprocessConfig((0.5,) * 3, (0.5,) * 3, case.size)
     teachers = []
     for name in case.networks:
         network = build_network(name, classes=10, image_size=case.size)
@@ -84,15 +78,17 @@ def _kit(
     recipe = load_recipe("prism", {"iterations": case.steps, "bn_less": "count"})
     compiled = case.engine == "compiled"
     watches = {
-        teacher.name: watch(teacher, recipe, precision=case.precision, compiled=compiled)
+        teacher.name: build_stat_matcher(
+            teacher, recipe, precision=case.precision, compiled=compiled
+        )
         for teacher in teachers
     }
-    with matrix_precision(case.precision, images.device):
+    with tf32_mode(case.precision, images.device):
         recover(
             images,
             labels,
-            gradient=Gradient(Objective(recipe, watches), case.part),
-            draws=Draws(case.steps, (case.networks,), case.networks[:1]),
+            gradient=MicroBatchedBackward(Objective(recipe, watches), case.part),
+            draws=TeacherSchedule(case.steps, (case.networks,), case.networks[:1]),
             recipe=recipe,
             bounds=(
                 torch.full((3, 1, 1), -1.0, device=images.device),

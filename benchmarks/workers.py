@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prism_nb import opening, pipeline
-from prism_nb.backends.ray_cluster import local_cluster
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.ray_backend import local_cluster
 
 _ROUNDS, _UNITS, _STEPS = 3, 4, 3600  # so many steps take about 30 seconds
 _SETTINGS: dict[str, Any] = {
@@ -45,7 +46,9 @@ def worker_rows() -> list[dict[str, Any]]:
 def _stage(folder: Path, name: str, address: str, workers: int) -> tuple[float, float]:
     """Do a stage and return its span and the work in it, in seconds; the latter over all units."""
     changes = {**_SETTINGS, "ray_address": address, "workers": workers}
-    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=changes)
+    run = open_run_module.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes=changes
+    )
     pipeline.execute(
         Run(run.path, run.settings.model_copy(update={"backend": "process"})), "teachers"
     )

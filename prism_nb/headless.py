@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prism_nb import files, pipeline
-from prism_nb.config import digest, project_root
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.progress import FollowedBar
-from prism_nb.run import Run
-from prism_nb.study.folder import StudyFolder
+from prism_nb.core import fileio
+from prism_nb.core.config import project_root, short_hash
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.execution import pipeline
+from prism_nb.execution.progress import EventProgressBar
+from prism_nb.execution.study import StudyFolder
 
 REPORT = "06_report"
 STUDY = "07_ablation"
@@ -21,7 +22,7 @@ STUDY = "07_ablation"
 _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 
 
-def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = False) -> None:
+def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = False) -> None:
     """Execute every notebook whose stage is not done, in order.
 
     Args:
@@ -40,7 +41,7 @@ def run_series(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = F
             continue
         run.require_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
-        with FollowedBar(run, stage.name, len(states.states)):
+        with EventProgressBar(run, stage.name, len(states.states)):
             execute_notebook(run, stage.notebook)
         pipeline.check(run, stage.name)
         _stamp(run, stage.notebook)
@@ -113,7 +114,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
         message = f"{error.evalue}\n(the failed notebook: {target})"
         raise _kind(error.ename)(_titled(error.ename, message)) from None
     except OSError as error:
-        raise files.unwritten(target, error) from None
+        raise fileio.write_error(target, error) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
         raise PrismError(
             f"the kernel of {source.stem} died ({error}); out of memory is the usual cause. "
@@ -137,7 +138,7 @@ def _content_of(run: Run, notebook: str) -> str:
     """Digest what an executed notebook shows: its stage's units, or all units for the report."""
     stages = [s.name for s in pipeline.STAGES.values() if notebook in {s.notebook, REPORT}]
     units = [unit for stage in stages for unit in pipeline.stage_units(run, stage)]
-    return digest([(run.marker(unit) or {}).get("digest") for unit in units])
+    return short_hash([(run.marker(unit) or {}).get("digest") for unit in units])
 
 
 def _is_current(run: Run, notebook: str) -> bool:

@@ -13,31 +13,36 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, Image, display
 
-from prism_nb import opening, pipeline, scoreboard, tables
-from prism_nb.config import preset_names
-from prism_nb.errors import UsageError, suggest
-from prism_nb.figures.dashboard import FIGURES, DashboardView, shown
-from prism_nb.figures.html import Words, in_words, table_html
-from prism_nb.figures.save import Place, save_figure, save_picture
-from prism_nb.figures.sheets import Picture
-from prism_nb.figures.theme import RULES
-from prism_nb.plans.diversity import REFERENCE
-from prism_nb.progress import StageProgress
-from prism_nb.report.study import names_of
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.strict import write_yaml
-from prism_nb.study.execute import default_workers, execute_study
-from prism_nb.study.folder import StudyFolder
-from prism_nb.study.spec import study_names
+from prism_nb.core.config import preset_names
+from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.progress import StageProgress
+from prism_nb.execution.study import StudyFolder, default_workers, execute_study, study_names
+from prism_nb.viz import tables
+from prism_nb.viz.figures.diversity import FIGURES, DashboardView, render_view
+from prism_nb.viz.html import (
+    EncodedImage,
+    HasPath,
+    LabelMap,
+    rename_labels,
+    save_figure,
+    save_picture,
+    table_html,
+)
+from prism_nb.viz.study_report import study_labels
+from prism_nb.viz.style import PLOTLY_CSS
 
 _PLOTLY = "application/vnd.plotly.v1+json"
-_LOOK = f"<style>{RULES}</style>"  # for all figures of the notebook
+_LOOK = f"<style>{PLOTLY_CSS}</style>"  # for all figures of the notebook
 _PLACES = ("run_name", "preset", "runs_dir")
 _STUDY_PLACES = ("study", "name", "runs_dir", "workers")
 
 
-def open_from(namespace: dict[str, Any]) -> Run:
+def open_run(namespace: dict[str, Any]) -> Run:
     """Open the run that a notebook's parameters name, and show its settings.
 
     A run that exists keeps its settings; a new one takes them from the preset, by default the
@@ -55,7 +60,9 @@ def open_from(namespace: dict[str, Any]) -> Run:
     run_name, preset, runs_dir = (_text(namespace, place) for place in _PLACES)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
-    run = opening.open_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
+    run = open_run_module.open_run(
+        run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes
+    )
     display(HTML(f"{_LOOK}<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
     table = table_html(tables.settings_table(run))
     display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
@@ -83,7 +90,7 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     return folder
 
 
-def carry_out_study(folder: StudyFolder, workers: int | None = None) -> StudyFolder:
+def run_study(folder: StudyFolder, workers: int | None = None) -> StudyFolder:
     """Do what is left of a study, a line per finished run; call it again after interruptions.
 
     Returns:
@@ -105,26 +112,26 @@ def show_plan(run: Run, stage: str) -> None:
     show_table(tables.plan_table(pipeline.plan(run, stage, measure=True)))
 
 
-def show_table(table: pd.DataFrame, of: Place | None = None) -> None:
+def show_table(table: pd.DataFrame, of: HasPath | None = None) -> None:
     """Show a table, numbers to three digits and missing values as a dash.
 
     Args:
         table: The table.
         of: The run or study whose methods it names, so that they are shown by their titles.
     """
-    display(HTML(table_html(in_words(table, _words(of)))))
+    display(HTML(table_html(rename_labels(table, _words(of)))))
 
 
 def show_scores(run: Run) -> None:
     """Show DD-Ranking's scores, or what the run would need for all of them."""
-    show_table(scoreboard.score_table(run))
-    missing = scoreboard.missing_for_scores(run)
+    show_table(tables.score_table(run))
+    missing = tables.missing_for_scores(run)
     if missing:
         wanted = ", ".join(f"<code>{html.escape(setting)}</code>" for setting in missing)
         display(HTML(f"For all four scores this run lacks: {wanted}"))
 
 
-def carry_out(run: Run, stage: str) -> None:
+def run_stage(run: Run, stage: str) -> None:
     """Do what is left of a stage, with a progress bar; call it again after any interruption."""
     units = len(pipeline.stage_units(run, stage))
     bar = _Bar(stage) if run.settings.progress else None
@@ -135,13 +142,13 @@ def carry_out(run: Run, stage: str) -> None:
     display(HTML(f"<b>{stage}</b>: {done}"))
 
 
-def check(run: Run, stage: str) -> None:
+def check_stage(run: Run, stage: str) -> None:
     """Check that a stage is complete and whole, and say so."""
     found = pipeline.check(run, stage)
     display(HTML(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole"))
 
 
-def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
+def show_figure(run: HasPath, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
     """Show a figure, the same numbers as a table, and where both are saved, if they can be."""
     saved = _saved(run, lambda: save_figure(run, name, figure, table, _words(run)))
     # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
@@ -153,20 +160,20 @@ def show(run: Place, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
 
 def show_view(run: Run, view: DashboardView) -> None:
     """Show a figure of the diversity dashboard, or say in words why there is none."""
-    found = shown(run, view)
+    found = render_view(run, view)
     if found.figure is None or found.table is None:
         display(HTML(f"<b>{FIGURES[view.what].title}</b>: {html.escape(found.words)}"))
         return
-    show(run, f"diversity_{view.what}", found.figure, found.table)
+    show_figure(run, f"diversity_{view.what}", found.figure, found.table)
 
 
-def show_picture(run: Run, name: str, picture: Picture, *, caption: str) -> None:
+def show_picture(run: Run, name: str, picture: EncodedImage, *, caption: str) -> None:
     """Show a picture under its caption, and where it is saved, if it can be."""
     saved = _saved(run, lambda: save_picture(run, name, picture))
     display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind), HTML(saved))
 
 
-def _saved(place: Place, save: Callable[[], str]) -> str:
+def _saved(place: HasPath, save: Callable[[], str]) -> str:
     """Save something, and say where; a folder that is for reading alone may be looked at."""
     figures = place.path / "figures"
     if not os.access(figures if figures.exists() else place.path, os.W_OK):
@@ -174,16 +181,16 @@ def _saved(place: Place, save: Callable[[], str]) -> str:
     return f"saved as <code>{save()}</code>"
 
 
-def titles(run: Run) -> dict[str, str]:
+def method_titles(run: Run) -> dict[str, str]:
     """Return how each method, and the real reference, is called in figures."""
     names = (REFERENCE, *run.settings.methods)
     return {name: tables.method_title(run, name) for name in names}
 
 
-def _words(place: Place | None) -> Words:
+def _words(place: HasPath | None) -> LabelMap:
     if isinstance(place, Run):
-        return {"method": titles(place)}
-    return names_of(place).words if isinstance(place, StudyFolder) else {}
+        return {"method": method_titles(place)}
+    return study_labels(place).words if isinstance(place, StudyFolder) else {}
 
 
 class _Bar:
@@ -219,7 +226,7 @@ def _text(namespace: dict[str, Any], place: str) -> str | None:
 
 def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     try:
-        opening.find_run(run_name=run_name, runs_dir=runs_dir)
+        open_run_module.load_run(run_name=run_name, runs_dir=runs_dir)
     except UsageError:
         return False
     return True

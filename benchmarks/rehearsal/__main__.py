@@ -20,7 +20,7 @@ from benchmarks.rehearsal.drive import rehearse
 from benchmarks.rehearsal.facts import facts
 from benchmarks.rehearsal.record import rows
 from benchmarks.rehearsal.scale import Place, Scale
-from prism_nb.errors import PrismError
+from prism_nb.core.errors import PrismError
 
 
 def main() -> int:

@@ -13,10 +13,11 @@ from benchmarks.rehearsal.calls import Call, prism
 from benchmarks.rehearsal.scale import PRESET, Place, Scale, assignments
 from benchmarks.rehearsal.tree import make_tree
 from benchmarks.rehearsal.weights import write_random
-from prism_nb import files, pipeline
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.plans.synthesis import image_path
-from prism_nb.run import Run
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.execution import pipeline
 
 _MARK = "made by benchmarks.rehearsal"  # a file of this name says that a folder may be deleted
 _UNITS_FIRST = 2  # of the synthesis, before the kill
@@ -83,7 +84,7 @@ def make_files(found: Rehearsal, say: Say) -> None:
     """
     begin, scale, place = time.monotonic(), found.scale, found.place
     clear(place.folder)
-    files.write_text(place.folder / _MARK, "it may be deleted\n")
+    fileio.write_text(place.folder / _MARK, "it may be deleted\n")
     found.images = make_tree(place.tree, scale.wnids, train=scale.train)
     for network in found.networks:
         order = scale.wnids[::-1] if network == found.reversed_head else scale.wnids
@@ -135,7 +136,7 @@ def leave_a_part(found: Rehearsal) -> None:
     last = image_path("sre2l", found.scale.classes - 1, found.scale.ipc - 1)
     path = found.place.run / last
     part = path.with_name(f".{path.name}.0123abcd.part")
-    files.write_bytes(part, b"half of an image")
+    fileio.write_bytes(part, b"half of an image")
     os.utime(part, (1, 1))  # of an hour at which nobody is writing it any more
 
 

@@ -13,14 +13,12 @@ from PIL import Image
 
 from benchmarks.rehearsal.drive import Rehearsal
 from benchmarks.rehearsal.tree import numbers_shown
-from prism_nb import pipeline
-from prism_nb.artifacts.labels import LabelStore
-from prism_nb.data import open_dataset
-from prism_nb.errors import PrismError
-from prism_nb.plans.labels import label_paths
-from prism_nb.plans.squeeze import network_unit
-from prism_nb.plans.synthesis import image_path
-from prism_nb.run import Run
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path, label_paths, network_unit
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.label_store import LabelStore
+from prism_nb.execution import pipeline
 
 _LARGEST_REPORT = 20e6  # bytes
 _HEADER = 128  # bytes of an .npy file before its array

@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.rehearsal.drive import Rehearsal
 from benchmarks.rehearsal.facts import Fact
+from prism_nb.execution.pipeline import STAGES
 from prism_nb.headless import REPORT
-from prism_nb.pipeline import STAGES
 
 
 def rows(found: Rehearsal, checked: list[Fact]) -> list[dict[str, Any]]:

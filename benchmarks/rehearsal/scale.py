@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT
-from prism_nb.config import read_preset
-from prism_nb.data.names import imagenet_wnids
-from prism_nb.teachers.networks import architecture_of
+from prism_nb.core.config import read_preset
+from prism_nb.data.index import imagenet_wnids
+from prism_nb.models.zoo import architecture_of
 
 PRESET = "imagenet1k_ipc10"
 _CROPS = 4  # real images that one of RDED's is made of

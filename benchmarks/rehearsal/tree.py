@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from prism_nb.data.decode import IMAGENET_MARGIN
+from prism_nb.data.image_io import IMAGENET_MARGIN
 
 LONG_AGO = 1_600_000_000  # an index is kept only of folders that have not changed just now
 _ORIENTATION = 0x0112  # of EXIF

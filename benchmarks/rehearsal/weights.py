@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from prism_nb import files
+from prism_nb.core import fileio
+from prism_nb.core.device import seeded
 from prism_nb.data.imagenet import IMAGENET_CHANNELS
-from prism_nb.device import seeded
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.teacher import PixelSpace
+from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import build_network
 
 
 def write_random(path: Path, architecture: str, classes: Sequence[str], image_size: int) -> None:
@@ -27,6 +27,6 @@ def write_random(path: Path, architecture: str, classes: Sequence[str], image_si
     """
     with seeded(0, torch.device("cpu")):
         network = build_network(architecture, classes=len(classes), image_size=image_size)
-    space = asdict(PixelSpace(*IMAGENET_CHANNELS, image_size))
-    content = serialise(network.state_dict(), {"space": space, "classes": list(classes)})
-    files.write_bytes(path, content)
+    space = asdict(PreprocessConfig(*IMAGENET_CHANNELS, image_size))
+    content = to_safetensors(network.state_dict(), {"space": space, "classes": list(classes)})
+    fileio.write_bytes(path, content)

@@ -6,21 +6,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from prism_nb.data.base import Channels, ImageDataset
-from prism_nb.data.folder import ImageFolder
-from prism_nb.data.layout import (
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import read_lines
+from prism_nb.data.dataset import Channels, ImageDataset
+from prism_nb.data.image_folder import ImageFolder
+from prism_nb.data.index import (
     TRAIN,
-    Layout,
+    DatasetConfig,
+    DatasetLayout,
+    ImageDir,
+    check_folders,
+    check_train,
     choose_classes,
-    class_places,
-    require_folders,
-    require_train,
+    class_dirs,
+    class_folders,
+    imagenet_wnids,
 )
-from prism_nb.data.names import imagenet_wnids
-from prism_nb.data.scan import Place, class_folders
-from prism_nb.data.source import Source
-from prism_nb.errors import UsageError
-from prism_nb.strict import read_lines
 
 IMAGENET_CHANNELS: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _VAL = "val"
@@ -31,12 +32,12 @@ _DEVKITS = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t3", ".")
 _LINE = re.compile(r"(ILSVRC2012_val_\d{8})(?:\.JPEG)?[\s,]+(n\d{8})\b")
 
 
-def imagenet1k(source: Source) -> ImageDataset:
+def imagenet1k(source: DatasetConfig) -> ImageDataset:
     """Open ImageNet-1K; see `imagenet_layout`."""
     return ImageFolder(source, imagenet_layout, IMAGENET_CHANNELS)
 
 
-def imagenet_layout(root: Path, class_list: Sequence[str]) -> Layout:
+def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<wnid>/*` and `val/<wnid>/*`, or `val/ILSVRC2012_val_*.JPEG` with a list.
 
     The classes are the thousand, sorted by wnid as in every published head, or those of the class
@@ -47,7 +48,7 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> Layout:
     Raises:
         UsageError: A folder, a class or that list is missing, or there are classes too many.
     """
-    require_train(root)
+    check_train(root)
     here = class_folders(root / TRAIN)
     classes = choose_classes(here, class_list, where=root / TRAIN)
     if not class_list:
@@ -57,15 +58,15 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> Layout:
     there = class_folders(root / _VAL)
     lists: tuple[str, ...] = ()
     if there:
-        require_folders(classes, there, root / _VAL)
-        places = class_places(_VAL, classes)
+        check_folders(classes, there, root / _VAL)
+        places = class_dirs(_VAL, classes)
     else:
         wnids, lists = _flat_classes(root)
         labels = {name: label for label, name in enumerate(classes)}
-        places = (Place(_VAL, {name: labels.get(wnid, -1) for name, wnid in wnids.items()}),)
-    return Layout(
+        places = (ImageDir(_VAL, {name: labels.get(wnid, -1) for name, wnid in wnids.items()}),)
+    return DatasetLayout(
         classes=classes,
-        places={"train": class_places(TRAIN, classes), "val": places},
+        places={"train": class_dirs(TRAIN, classes), "val": places},
         read_from=(".", TRAIN, _VAL, *lists),
     )
 
@@ -135,3 +136,52 @@ def _by_devkit(truth: Path, meta: Path) -> dict[str, str]:
             f"{truth} and {meta.name} cannot be understood: {error!r}; unpack the devkit again, or "
             "write val_classes.txt"
         ) from None
+
+
+_INNER = "images"
+_TINY_VAL = f"val/{_INNER}"
+_LIST = "val/val_annotations.txt"
+
+
+def tiny_imagenet(source: DatasetConfig) -> ImageDataset:
+    """Open Tiny-ImageNet; its images are square already, so nothing is cut off."""
+    return ImageFolder(source, tiny_layout, margin=1.0)
+
+
+def tiny_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
+    """Read `train/<wnid>/images/*`, and `val/images/*` with `val/val_annotations.txt`.
+
+    Raises:
+        UsageError: A folder or the list is missing, or a line of it cannot be read.
+    """
+    check_train(root)
+    for name in (_TINY_VAL, _LIST):
+        if not (root / name).exists():
+            raise UsageError(
+                f"{root} has no {name}; unpack the archive of Tiny-ImageNet anew, or ask for "
+                "dataset folder where val/ has been sorted into class folders"
+            )
+    here = class_folders(root / TRAIN)
+    classes = choose_classes(here, class_list, where=root / TRAIN)
+    labels = dict.fromkeys(here, -1) | {name: i for i, name in enumerate(classes)}
+    return DatasetLayout(
+        classes=classes,
+        places={
+            "train": class_dirs(TRAIN, classes, _INNER),
+            "val": (ImageDir(_TINY_VAL, _tiny_listed(root / _LIST, labels)),),
+        },
+        read_from=(".", TRAIN, _TINY_VAL, _LIST),
+    )
+
+
+def _tiny_listed(path: Path, labels: dict[str, int]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for number, line in enumerate(read_lines(path, where="the list of val"), 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in labels:
+            raise UsageError(
+                f"{path}, line {number}: {wnid!r} is no folder of {TRAIN}/; unpack the archive anew"
+            )
+        found[name] = labels[wnid]
+    return found

@@ -1,1 +1,1 @@
-"""Diversity: how different images of one class are, and whether they are images of it."""
+"""Diversity and fidelity of distilled images in feature spaces."""

@@ -1,1 +1,1 @@
-"""Evaluation: what a student trained on the distilled images alone knows of real ones."""
+"""Relabel and evaluation: soft labels, students, and scores."""

@@ -5,34 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from prism_nb.artifacts.labels import EpochLabels
-from prism_nb.artifacts.views import ImageSet, in_batches, render
-from prism_nb.data import ImageDataset
-from prism_nb.device import half_precision, matrix_precision, seeded
-from prism_nb.errors import PrismError
-from prism_nb.evaluation.judge import Verdict, judge
-from prism_nb.evaluation.material import Material
-from prism_nb.evaluation.protocol import (
-    learning_rate_factor,
-    match_logits,
-    match_probabilities,
-    mixed_cross_entropy,
-    new_optimiser,
+from prism_nb.core.device import half_precision, seeded, tf32_mode
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.unit_plan import is_hard, is_plain
+from prism_nb.data.augment import (
+    BatchAugParams,
+    ImageSet,
+    epoch_params,
+    identity_params,
+    render,
+    render_batches,
 )
-from prism_nb.teachers.networks import build_network
-from prism_nb.training.checkpoint import Checkpoint, Training
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.distilled import DeviceImages, StreamedImages, load_images, open_train_images
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.label_store import EpochLabels, LabelStore
+from prism_nb.models.checkpoint import Checkpoint, TrainerState
+from prism_nb.models.ensemble import EnsembleLabeler, load_labeler
+from prism_nb.models.metrics import batches
+from prism_nb.models.zoo import build_network
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curriculum:
+class StudentConfig:
     """How to train a student.
 
     Attributes:
@@ -66,7 +73,7 @@ class Curriculum:
     precision: str = "fp32"
 
 
-class Pupil:
+class StudentTrainer:
     """A student, its optimiser, and its averaged copy where there is one.
 
     Args:
@@ -77,11 +84,11 @@ class Pupil:
     """
 
     def __init__(
-        self, name: str, dataset: ImageDataset, plan: Curriculum, device: torch.device
+        self, name: str, dataset: ImageDataset, plan: StudentConfig, device: torch.device
     ) -> None:
         network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         self.student = network.to(device).to(memory_format=torch.channels_last)
-        self.optimiser = new_optimiser(
+        self.optimiser = new_optimizer(
             self.student, plan.optimiser, lr=plan.lr, weight_decay=plan.weight_decay
         )
         self._average = (
@@ -105,22 +112,22 @@ class Pupil:
         if self._average is not None:
             self._average.update_parameters(self.student)
 
-    def training(self, device: torch.device) -> Training:
+    def training(self, device: torch.device) -> TrainerState:
         """Return all that decides how the training goes on."""
         networks: dict[str, nn.Module] = {"student": self.student}
         if self._average is not None:
             networks["average"] = self._average
-        return Training(networks, self.optimiser, device)
+        return TrainerState(networks, self.optimiser, device)
 
 
 def train_student(
     name: str,
     dataset: ImageDataset,
-    material: Material,
-    plan: Curriculum,
+    material: StudentData,
+    plan: StudentConfig,
     on_epoch: Callable[[dict[str, Any]], None],
     checkpoint: Checkpoint | None = None,
-) -> tuple[nn.Module, list[Row], Verdict]:
+) -> tuple[nn.Module, list[Row], EvalResult]:
     """Train a student from scratch, or from where a checkpoint of this training stands.
 
     Args:
@@ -139,8 +146,8 @@ def train_student(
         PrismError: The loss is no longer finite.
     """
     device = material.classes.device
-    with seeded(plan.seed, device), matrix_precision(plan.precision, device):
-        pupil = Pupil(name, dataset, plan, device)
+    with seeded(plan.seed, device), tf32_mode(plan.precision, device):
+        pupil = StudentTrainer(name, dataset, plan, device)
         training, rows = pupil.training(device), list[Row]()
         found = checkpoint.restore(training) if checkpoint else None
         begun, rows = (found["epoch"], found["rows"]) if found else (0, rows)
@@ -156,8 +163,13 @@ def train_student(
 
 
 def _teach(
-    pupil: Pupil, name: str, dataset: ImageDataset, material: Material, plan: Curriculum, epoch: int
-) -> tuple[Row, Verdict | None]:
+    pupil: StudentTrainer,
+    name: str,
+    dataset: ImageDataset,
+    material: StudentData,
+    plan: StudentConfig,
+    epoch: int,
+) -> tuple[Row, EvalResult | None]:
     """Train for one epoch, and judge the student if it is time to."""
     lr = plan.lr * learning_rate_factor(plan.schedule, epoch, plan.epochs)
     for group in pupil.optimiser.param_groups:
@@ -169,17 +181,21 @@ def _teach(
     if (epoch + 1) % plan.evaluate_every and epoch + 1 < plan.epochs:
         return row, None
     device = material.classes.device
-    with matrix_precision("fp32", device):
-        return row, judge(pupil.judged.eval(), dataset, device)
+    with tf32_mode("fp32", device):
+        return row, evaluate(pupil.judged.eval(), dataset, device)
 
 
 def train_epoch(
-    pupil: Pupil, images: ImageSet, classes: Tensor, labels: EpochLabels, plan: Curriculum
+    pupil: StudentTrainer,
+    images: ImageSet,
+    classes: Tensor,
+    labels: EpochLabels,
+    plan: StudentConfig,
 ) -> float:
     """Train a student for one epoch, in a fresh order, and return the mean loss."""
     pupil.student.train()
     total = torch.zeros((), device=classes.device)
-    steps = in_batches(torch.randperm(len(images)), plan.batch)
+    steps = render_batches(torch.randperm(len(images)), plan.batch)
     for rows in steps:
         rows = rows.to(classes.device)
         view = render(images, labels.views, rows)
@@ -192,13 +208,228 @@ def train_epoch(
 
 
 def _loss(
-    logits: Tensor, labels: EpochLabels, rows: Tensor, classes: Tensor, plan: Curriculum, size: int
+    logits: Tensor,
+    labels: EpochLabels,
+    rows: Tensor,
+    classes: Tensor,
+    plan: StudentConfig,
+    size: int,
 ) -> Tensor:
     if labels.logits is None:
         views = labels.views.rows(rows)
         other = classes[views.partner.long()]
-        return mixed_cross_entropy(logits, classes[rows], other, views.share(size))
+        return cutmix_cross_entropy(logits, classes[rows], other, views.share(size))
     soft = labels.logits[rows].float()
     if plan.loss == "kl":
-        return match_probabilities(logits, soft, temperature=plan.temperature)
-    return match_logits(logits, soft, classes[rows], hard_weight=plan.hard_weight)
+        return kd_kl_loss(logits, soft, temperature=plan.temperature)
+    return mse_gt_loss(logits, soft, classes[rows], hard_weight=plan.hard_weight)
+
+
+@dataclass(frozen=True)
+class StudentData:
+    """What a student is taught from.
+
+    Attributes:
+        images: Images, N of them, on the device to train on.
+        classes: Their classes, int64 [N], there too.
+        labels_of: Returns the views and labels of an epoch, there too.
+    """
+
+    images: ImageSet
+    classes: Tensor
+    labels_of: Callable[[int], EpochLabels]
+
+
+def load_student_data(run: Run, method: str, treatment: str, device: torch.device) -> StudentData:
+    """Return a method's images, or all real ones under `REFERENCE`, and the labels to learn from.
+
+    Args:
+        run: The run.
+        method: The method, or `REFERENCE`.
+        treatment: One of `settings.TREATMENTS`.
+        device: Where to.
+    """
+    dataset = open_dataset(run.settings)
+    images: DeviceImages | StreamedImages
+    if method == REFERENCE:
+        images, classes = (
+            open_train_images(dataset, device),
+            torch.from_numpy(dataset.labels("train")),
+        )
+    else:
+        pixels, classes = load_images(run, method, dataset)
+        images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
+    return StudentData(images, classes.to(device), _labels(run, method, treatment, images))
+
+
+def _labels(
+    run: Run, method: str, treatment: str, images: DeviceImages | StreamedImages
+) -> Callable[[int], EpochLabels]:
+    """Return where an epoch's views and labels come from."""
+    settings, plain = run.settings, is_plain(treatment)
+    views_of = partial(_views, settings, images, plain=plain)
+    if is_hard(settings, treatment):
+        return lambda epoch: EpochLabels(views_of(epoch), None)
+    if plain:
+        views = views_of(0)
+        same = EpochLabels(views, load_labeler(run)(images, views))
+        return lambda epoch: same
+    if settings.labels == "online":
+        return _spoken(load_labeler(run), images, views_of)
+    store, count = LabelStore(run, method), len(images)
+    return lambda epoch: store.load(_kept(settings, epoch), images.device, count=count)
+
+
+def _spoken(
+    labeller: EnsembleLabeler,
+    images: DeviceImages | StreamedImages,
+    views_of: Callable[[int], BatchAugParams],
+) -> Callable[[int], EpochLabels]:
+    """Have teachers label an epoch when it is asked for."""
+
+    def labels_of(epoch: int) -> EpochLabels:
+        views = views_of(epoch)
+        return EpochLabels(views, labeller(images, views))
+
+    return labels_of
+
+
+def _views(
+    settings: Settings, images: DeviceImages | StreamedImages, epoch: int, *, plain: bool
+) -> BatchAugParams:
+    if plain:
+        return identity_params(len(images), images.size, images.device)
+    return epoch_params(settings, len(images), _kept(settings, epoch), images.device)
+
+
+def _kept(settings: Settings, epoch: int) -> int:
+    """Return the epoch whose views are shown: one that came before, where they are used again."""
+    return epoch % settings.label_epochs if settings.label_reuse else epoch
+
+
+_MOMENTUM = 0.9
+
+
+def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
+    """Return the factor of the initial step size in an epoch.
+
+    `slow_drop` is the published PRISM's: a slow cosine for five sixths of the epochs, down to
+    0.75; then a drop to a sixth of that and a line to zero. `cosine` goes to zero (SRe2L, CDA,
+    EDC, G-VBSM), `half_cosine` to one half of it (RDED), `constant` nowhere.
+
+    Args:
+        schedule: One of these.
+        epoch: The epoch, 0 ... epochs - 1.
+        epochs: Number of epochs, E.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "slow_drop" and epoch > 5 * epochs / 6:
+        return 0.75 * (1 - epoch / epochs)
+    half_wave = {"slow_drop": 2.5, "cosine": 1.0, "half_cosine": 2.0}[schedule] * epochs
+    return 0.5 * (1 + math.cos(math.pi * epoch / half_wave))
+
+
+def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, hard_weight: float) -> Tensor:
+    """Return MSE(logits, soft labels) + hard_weight * CE(logits, true classes).
+
+    PRISM and G-VBSM with a weight of 0.1, EDC with 0.025 (their published codes).
+
+    Args:
+        logits: The student's, [n, C].
+        soft: The ensemble's logits for the same views, [n, C].
+        classes: Class of each un-mixed image, [n].
+        hard_weight: At least 0.
+    """
+    hard = functional.cross_entropy(logits, classes)
+    return functional.mse_loss(logits, soft) + hard_weight * hard
+
+
+def kd_kl_loss(logits: Tensor, soft: Tensor, *, temperature: float) -> Tensor:
+    """Return KL(softmax(soft / T) || softmax(logits / T)), the mean over the batch.
+
+    Without the factor T^2 of Hinton et al. (2015), as in SRe2L and its descendants.
+
+    Args:
+        logits: The student's, [n, C].
+        soft: The ensemble's logits for the same views, [n, C].
+        temperature: T; 20 in the published code.
+    """
+    mine = functional.log_softmax(logits / temperature, dim=1)
+    theirs = functional.log_softmax(soft / temperature, dim=1)
+    return functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+
+
+def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Return the cross-entropy with the true classes, mixed as the views are (Yun et al. 2019).
+
+    Args:
+        logits: The student's, [n, C].
+        own: Class of each image, [n].
+        other: Class of its partner, [n].
+        share: How much of the view is the partner's, [n] in [0, 1].
+    """
+    mine, theirs = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
+    return torch.lerp(mine, theirs, share.to(mine.dtype)).mean()
+
+
+def new_optimizer(
+    network: nn.Module, kind: str, *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return AdamW (`adamw`) or SGD with Nesterov momentum (`sgd`) over a network's parameters."""
+    groups = parameter_groups(network, weight_decay=weight_decay)
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=_MOMENTUM, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
+    """Return parameters in two groups: matrices and kernels decay, vectors and scalars do not."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+_MOST = 5  # guesses that the second score allows
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What a student makes of the held-out real images; shares are in [0, 1].
+
+    Attributes:
+        top1: Share whose class is the student's first guess.
+        top5: Share whose class is among its first five; of fewer classes, all are.
+        per_class: `top1` of each class, in order; None of a class without images.
+        guesses: (class, first guess, number of images) of every pair that occurs, in order.
+    """
+
+    top1: float
+    top5: float
+    per_class: tuple[float | None, ...]
+    guesses: tuple[tuple[int, int, int], ...]
+
+
+@torch.no_grad()
+def evaluate(student: nn.Module, dataset: ImageDataset, device: torch.device) -> EvalResult:
+    """Judge a student, in evaluation mode, by the dataset's held-out split."""
+    count = len(dataset.classes)
+    among, pairs = torch.zeros((), dtype=torch.int64, device=device), []
+    for images, labels in batches(dataset, "val", device):
+        guesses = student(images).topk(min(_MOST, count), dim=1).indices
+        among += (guesses == labels[:, None]).any(1).sum()
+        pairs.append(labels * count + guesses[:, 0])  # one number per pair of classes
+    kinds, numbers = torch.cat(pairs).unique(return_counts=True)
+    found = torch.stack([kinds // count, kinds % count, numbers], dim=1).tolist()
+    seen, right = [0] * count, [0] * count
+    for true, guess, number in found:
+        seen[true] += number
+        right[true] += number * (true == guess)
+    return EvalResult(
+        top1=sum(right) / sum(seen),
+        top5=int(among) / sum(seen),
+        per_class=tuple(r / s if s else None for r, s in zip(right, seen, strict=True)),
+        guesses=tuple((true, guess, number) for true, guess, number in found),
+    )

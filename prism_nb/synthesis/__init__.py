@@ -1,1 +1,1 @@
-"""Synthesis (recover): optimise images so that frozen teachers recognise them as real."""
+"""Synthesis (recover): images optimized under a primary teacher and drawn BN teachers."""

@@ -47,9 +47,10 @@ def picker(lab: Lab) -> None:
 
 def growing(lab: Lab, runs: Path) -> None:
     """The run monitor in the middle of a unit."""
-    from prism_nb import opening, pipeline
+    from prism_nb.execution import open_run as open_run_module
+    from prism_nb.execution import pipeline
 
-    run = opening.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
+    run = open_run_module.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
     pipeline.execute(run, "teachers")
     page = lab.page
     lab.open("02_synthesis")

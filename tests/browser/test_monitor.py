@@ -3,8 +3,9 @@
 from browser_page import cut_off
 from jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
 
-from prism_nb import opening, pipeline
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 SMALL = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -20,7 +21,7 @@ KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
 def ready_run(lab: Lab) -> Run:
     """Make the run that the notebook opens, with teachers and no images."""
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name="digits_quick", preset="digits_quick", runs_dir=lab.runs, changes=SMALL
     )
     pipeline.execute(run, "teachers")

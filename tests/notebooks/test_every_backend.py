@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.contents import contents
-from prism_nb import opening, pipeline
-from prism_nb.backends import on_slurm
-from prism_nb.backends.ray_cluster import local_cluster
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline, slurm_backend
+from prism_nb.execution.ray_backend import local_cluster
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
 
 def carried_out(folder: Path, **changes: Any) -> Run:
     """A run of every stage, in a folder of its own, where it finds no other run's teachers."""
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name="r", preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     for stage in pipeline.STAGES:
@@ -72,7 +72,7 @@ def test_two_workers_of_ray_make_the_same_files(expected: dict[str, Any], tmp_pa
 def test_jobs_make_the_same_files(
     expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_slurm, "_LOOK", 0.1)
+    monkeypatch.setattr(slurm_backend, "_LOOK", 0.1)
     run = carried_out(tmp_path, backend="slurm", slurm={"cluster": "local"})
     assert contents(run) == expected
     assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]

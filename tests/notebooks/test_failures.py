@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.config import load_settings
-from prism_nb.errors import PrismError, UsageError
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
 from prism_nb.headless import execute_notebook, notebook_path
-from prism_nb.run import Run
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -14,9 +14,10 @@ from typing import IO, Any
 
 import pytest
 
-from prism_nb import opening, pipeline
-from prism_nb.errors import PrismError
-from prism_nb.run import Run
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet"],
@@ -175,7 +176,9 @@ def test_run_that_was_half_begun_is_begun(step: int, off: bool, tmp_path: Path) 
 
 
 def opened(folder: Path) -> Run:
-    return opening.open_run(run_name="run", preset="digits_quick", runs_dir=folder, changes=SMALL)
+    return open_run_module.open_run(
+        run_name="run", preset="digits_quick", runs_dir=folder, changes=SMALL
+    )
 
 
 CASES = [(stage, step) for stage in STAGES for step in range(STEPS[stage])]

@@ -17,14 +17,14 @@ import psutil
 import pytest
 
 from benchmarks.chaos import chaos
-from prism_nb import opening, pipeline
-from prism_nb.backends import crew, on_ray, ray_address, run_units
-from prism_nb.backends.ray_cluster import connected, local_cluster
-from prism_nb.backends.unit_log import log_name
-from prism_nb.backends.versions import versions
-from prism_nb.errors import PrismError
-from prism_nb.leases import Owner
-from prism_nb.run import Run
+from prism_nb.core.errors import PrismError
+from prism_nb.core.lock import Owner
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline, ray_backend, worker
+from prism_nb.execution.backends import run_units
+from prism_nb.execution.ray_backend import local_cluster, ray_session
+from prism_nb.execution.worker import log_name, worker_versions
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")
@@ -189,7 +189,7 @@ def test_workers_of_another_version_do_nothing(
     undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = on_cluster(undisturbed, "versions", cluster)
-    monkeypatch.setattr(crew, "versions", lambda: {**versions(), "torch": "1.0"})
+    monkeypatch.setattr(worker, "worker_versions", lambda: {**worker_versions(), "torch": "1.0"})
     words = "has other versions than the run's driver: torch .* 1.0 with the driver"
     with pytest.raises(PrismError, match=words):
         pipeline.execute(run, "synthesis")
@@ -200,11 +200,11 @@ def test_room_that_is_not_there_is_waited_for_in_words(
     undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = on_cluster(undisturbed, "busy", cluster, workers=1)
-    monkeypatch.setattr(on_ray, "_PATIENCE", 0.5)
-    with connected(run.settings, 1):
+    monkeypatch.setattr(ray_backend, "_PATIENCE", 0.5)
+    with ray_session(run.settings, 1):
         import ray
 
-        others = ray.remote(on_ray._Worker).options(num_cpus=4).remote()
+        others = ray.remote(ray_backend._Worker).options(num_cpus=4).remote()
         ray.get(others.greet.remote())
         told: list[dict[str, Any]] = []
 
@@ -222,17 +222,17 @@ def test_room_that_is_not_there_is_waited_for_in_words(
 def test_a_cluster_of_this_machine_listens_to_this_machine_alone(
     undisturbed: Run, cluster: str
 ) -> None:
-    with connected(on_cluster(undisturbed, "listening", cluster).settings, 1):
+    with ray_session(on_cluster(undisturbed, "listening", cluster).settings, 1):
         import ray
 
-        worker = ray.remote(on_ray._Worker).remote()
+        worker = ray.remote(ray_backend._Worker).remote()
         ray.get(worker.greet.remote())
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         ports = [port for each in family for port in each.net_connections("inet")]
         heard = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
         ray.kill(worker)
     assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
-    record = ray_address._ray_folder() / "ray_current_cluster"
+    record = ray_backend._ray_folder() / "ray_current_cluster"
     assert not record.exists() or cluster not in record.read_text()
 
 

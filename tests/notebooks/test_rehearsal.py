@@ -16,8 +16,8 @@ from benchmarks.rehearsal.drive import Rehearsal, leave_a_part, rehearse
 from benchmarks.rehearsal.facts import facts
 from benchmarks.rehearsal.record import rows
 from benchmarks.rehearsal.scale import Place, Scale
-from prism_nb.run import Run
-from prism_nb.verification import clean
+from prism_nb.core.run import Run
+from prism_nb.execution.verify import clean
 
 SMALL = Scale(
     classes=10,

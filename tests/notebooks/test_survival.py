@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from prism_nb import opening, pipeline
-from prism_nb.backends import run_units
-from prism_nb.run import Run
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.backends import run_units
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -26,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 
 def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")
@@ -133,7 +135,7 @@ def test_interrupted_labels_keep_the_epochs_that_are_whole(undisturbed: Run) -> 
 
 def test_a_stage_whose_inputs_are_missing_is_refused(undisturbed: Run) -> None:
     run = new_run(undisturbed.path.parent, "early")
-    with pytest.raises(pipeline.PrismError, match="stage synthesis .* not complete.*02_synthesis"):
+    with pytest.raises(PrismError, match="stage synthesis .* not complete.*02_synthesis"):
         pipeline.execute(run, "diversity")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.config import load_settings
-from prism_nb.run import Run
-from prism_nb.settings import Settings
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _own_environment(
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("PRISM_CACHE", str(base / "cache"))
     of_this_test = base / f"datasets-{secrets.token_hex(4)}"
-    monkeypatch.setattr("prism_nb.data.bound.default_runs_dir", lambda: of_this_test)
+    monkeypatch.setattr("prism_nb.core.config.default_runs_dir", lambda: of_this_test)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prism_nb import opening, pipeline
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 SIZE = 16
 SETTINGS: dict[str, Any] = {
@@ -43,7 +44,9 @@ def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Pa
 def begin_run(runs_dir: Path, name: str = "a", **changes: Any) -> Run:
     """Begin a run of random real images, which needs no network, and make them."""
     values = {**SETTINGS, "ipc": 2, **changes}
-    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=runs_dir, changes=values)
+    run = open_run_module.open_run(
+        run_name=name, preset="digits_quick", runs_dir=runs_dir, changes=values
+    )
     pipeline.execute_units(run, "synthesis", pipeline.stage_units(run, "synthesis"))
     return run
 

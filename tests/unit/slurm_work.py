@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from prism_nb import files
-from prism_nb.backends import OnEvent
-from prism_nb.errors import PrismError
-from prism_nb.run import Run
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.units import OnEvent, Unit
 
 
 def units_of(count: int, key: dict[str, object] | None = None) -> list[Unit]:
@@ -28,14 +27,14 @@ def units_of(count: int, key: dict[str, object] | None = None) -> list[Unit]:
 
 def write(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Note that the unit was begun, wait for its gate to be there, and finish."""
-    files.append_line(run.path / "begun.txt", unit.name)
+    fileio.append_line(run.path / "begun.txt", unit.name)
     on_event({"event": "step", "unit": unit.name, "step": 1, "steps": 2})
     gate = unit.key.get("gate")
     deadline = time.monotonic() + 60
     while gate and not Path(gate).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    files.write_text(run.file(f"labels/{unit.name}/file.txt"), unit.name)
+    fileio.write_text(run.file(f"labels/{unit.name}/file.txt"), unit.name)
     run.finish(unit, paths=[f"labels/{unit.name}/file.txt"], record={})
 
 

@@ -10,22 +10,21 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from prism_nb.artifacts.codecs import row_bytes
-from prism_nb.config import load_settings
-from prism_nb.counts import CACHE, count_run, count_table
-from prism_nb.data.described import DescribedDataset, Numbers, describe_dataset
-from prism_nb.errors import UsageError
-from prism_nb.plans import synthesis
-from prism_nb.run import Run
-from prism_nb.synthesis.counts import StepCounter
-from prism_nb.teachers.arithmetic import Arithmetic
-from prism_nb.teachers.selection import unit_draws
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.data.distilled import row_bytes
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, dataset_sizes
+from prism_nb.execution.cost import CACHE, StepFlops, count_table, estimate_run
+from prism_nb.execution.forecast import NetworkCosts
+from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
 SIZES = {"resnet18": 224, "mobilenet_v2": 96, "efficientnet_b0": 96, "alexnet": 224}
 
 
-def described(size: int, classes: int = 1000) -> DescribedDataset:
-    return DescribedDataset("numbers", Numbers(classes, 40 * classes, 5 * classes), size)
+def described(size: int, classes: int = 1000) -> ShapeOnlyDataset:
+    return ShapeOnlyDataset("numbers", DatasetSizes(classes, 40 * classes, 5 * classes), size)
 
 
 def layer_flop(name: str, size: int, classes: int = 1000) -> list[tuple[str, float]]:
@@ -51,12 +50,12 @@ def layer_flop(name: str, size: int, classes: int = 1000) -> list[tuple[str, flo
 
 def test_resnet18_takes_what_everyone_says_it_takes() -> None:
     # 1.82 G multiply-adds, two operations each
-    assert Arithmetic(described(224)).forward("resnet18") == pytest.approx(3.63e9, rel=2e-3)
+    assert NetworkCosts(described(224)).forward("resnet18") == pytest.approx(3.63e9, rel=2e-3)
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())
 def test_networks_are_counted_layer_by_layer(name: str, size: int) -> None:
-    arithmetic, layers = Arithmetic(described(size)), layer_flop(name, size)
+    arithmetic, layers = NetworkCosts(described(size)), layer_flop(name, size)
     forward = sum(flop for _, flop in layers)
     assert arithmetic.forward(name) == pytest.approx(forward, rel=1e-12)
     # Back by the input and by the weights takes twice as much, but nobody asks for the images'.
@@ -64,7 +63,7 @@ def test_networks_are_counted_layer_by_layer(name: str, size: int) -> None:
     assert arithmetic.learning(name) == pytest.approx(3 * forward - first, rel=1e-12)
 
 
-def step_counter(network: str, size: int, **changes: Any) -> StepCounter:
+def step_counter(network: str, size: int, **changes: Any) -> StepFlops:
     values = {
         "teachers": [network, "resnet18"] if network != "resnet18" else ["resnet18"],
         "primary": "resnet18",
@@ -73,7 +72,7 @@ def step_counter(network: str, size: int, **changes: Any) -> StepCounter:
         "batch_size": 10,
         **changes,
     }
-    return StepCounter(load_settings("digits_quick", values), described(size))
+    return StepFlops(load_settings("digits_quick", values), described(size))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0"])
@@ -111,14 +110,14 @@ def run_of(folder: Path, **changes: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def fifty() -> Arithmetic:
+def fifty() -> NetworkCosts:
     """Counts networks of fifty classes, each once for all tests."""
-    return Arithmetic(described(224, classes=50))
+    return NetworkCosts(described(224, classes=50))
 
 
-def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) -> None:
+def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: NetworkCosts) -> None:
     run = run_of(tmp_path, dataset="imagenet1k")
-    found = {(c.stage, c.method): c for c in count_run(run, fifty)}
+    found = {(c.stage, c.method): c for c in estimate_run(run, fifty)}
     passes = {
         name: sum(flop for _, flop in layer_flop(name, 224, 50))
         for name in (*run.settings.networks, "shufflenet_v2_x1_0")
@@ -155,7 +154,7 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: Arithmetic) 
     assert found["teachers", ""].bytes > sum(value.nbytes for value in held) > 1e8
 
 
-def test_only_what_is_decoded_for_somebody_is_counted(tmp_path: Path, fifty: Arithmetic) -> None:
+def test_only_what_is_decoded_for_somebody_is_counted(tmp_path: Path, fifty: NetworkCosts) -> None:
     train, val, image = 2000, 250, 3 * 224 * 224
     weights = {"teachers": ["resnet18@DEFAULT"], "primary": "resnet18@DEFAULT"}
     weights |= {"observers": ["alexnet@DEFAULT"], "label_teachers": []}
@@ -167,7 +166,7 @@ def test_only_what_is_decoded_for_somebody_is_counted(tmp_path: Path, fifty: Ari
         ({"dataset": "cifar10", "observers": ["alexnet"]}, 0),  # read whole
     ):
         run = run_of(tmp_path, **{**weights, **changes})
-        counts = {c.stage: c for c in count_run(run, fifty)}
+        counts = {c.stage: c for c in estimate_run(run, fifty)}
         assert counts[CACHE].bytes == wanted * image
 
 
@@ -175,9 +174,9 @@ def steps_flop(run: Run, passes: dict[str, float]) -> float:
     """Walk through every step of every unit of PRISM."""
     heads = {name: layer_flop(name, 224, 50)[-1][1] for name in run.settings.teachers}
     total = 0.0
-    for unit in synthesis.method_units(run, "prism", 50):
-        batch = synthesis.batch_of(unit)
-        draws = unit_draws(run.settings, "prism", batch)
+    for unit in unit_plan.method_units(run, "prism", 50):
+        batch = unit_plan.batch_of(unit)
+        draws = teacher_schedule(run.settings, "prism", batch)
         steps = 9 - 4 * (batch.slots[0] % 8)
         for step in range(steps):
             for name in {*draws.at(step), "resnet18"}:
@@ -186,12 +185,12 @@ def steps_flop(run: Run, passes: dict[str, float]) -> float:
     return total
 
 
-def test_other_forms_of_labels_take_what_they_take(tmp_path: Path, fifty: Arithmetic) -> None:
+def test_other_forms_of_labels_take_what_they_take(tmp_path: Path, fifty: NetworkCosts) -> None:
     view = fifty.forward("resnet18") + fifty.forward("alexnet")
     stored, online, hard = (
         {
             (c.stage, c.method): c
-            for c in count_run(run_of(tmp_path, methods=["random_real"], **how), fifty)
+            for c in estimate_run(run_of(tmp_path, methods=["random_real"], **how), fifty)
         }
         for how in (
             {},
@@ -210,8 +209,10 @@ def test_other_forms_of_labels_take_what_they_take(tmp_path: Path, fifty: Arithm
     assert online[students].flop == pytest.approx(3 * stored[students].flop + spoken)
 
 
-def test_a_table_adds_up_and_gives_hours_at_a_rate_alone(tmp_path: Path, fifty: Arithmetic) -> None:
-    counts = count_run(run_of(tmp_path, methods=["random_real"]), fifty)
+def test_a_table_adds_up_and_gives_hours_at_a_rate_alone(
+    tmp_path: Path, fifty: NetworkCosts
+) -> None:
+    counts = estimate_run(run_of(tmp_path, methods=["random_real"]), fifty)
     table = count_table(counts, rate=1e12)
     assert "hours" not in count_table(counts)
     last = table.iloc[-1]
@@ -222,13 +223,13 @@ def test_a_table_adds_up_and_gives_hours_at_a_rate_alone(tmp_path: Path, fifty: 
 
 def test_numbers_stand_in_for_datasets_that_are_elsewhere() -> None:
     preset = {"dataset": "imagenet1k", "class_list": ["n01440764", "n01443537"]}
-    whole = describe_dataset(load_settings("imagenet1k_ipc1"))
+    whole = dataset_sizes(load_settings("imagenet1k_ipc1"))
     assert (len(whole.classes), len(whole.labels("train"))) == (1000, 1_281_167)
-    two = describe_dataset(load_settings("imagenet1k_ipc1", preset))
+    two = dataset_sizes(load_settings("imagenet1k_ipc1", preset))
     assert (len(two.classes), len(two.labels("val"))) == (2, 100)
-    digits = describe_dataset(load_settings("digits"))
+    digits = dataset_sizes(load_settings("digits"))
     assert len(digits.labels("train")) == 1257
     with pytest.raises(UsageError, match="--size"):
-        describe_dataset(load_settings("digits", {"dataset": "folder"}))
+        dataset_sizes(load_settings("digits", {"dataset": "folder"}))
     with pytest.raises(ValueError, match="no images"):
         whole.images("train", [0])

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb import files
-from prism_nb.backends import here, run_units
-from prism_nb.errors import PrismError
-from prism_nb.leases import LostError, Owner
-from prism_nb.run import Run
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.lock import LeaseLostError, Owner
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.execution import worker
+from prism_nb.execution.backends import run_units
 
 
 def units_of(count: int) -> list[Unit]:
@@ -27,7 +28,7 @@ def units_of(count: int) -> list[Unit]:
 
 def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     events: list[Any] = []
-    monkeypatch.setattr(here, "resolve", lambda _: work)
+    monkeypatch.setattr(worker, "import_function", lambda _: work)
     run_units(run, units, "somewhere:work", events.append)
     return [(event["event"], event["unit"]) for event in events]
 
@@ -146,7 +147,7 @@ def test_work_that_leaves_no_marker_is_an_error(run: Run, monkeypatch: pytest.Mo
 def test_unit_that_another_process_works_on_is_waited_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here, "_WAIT", 0.01)
+    monkeypatch.setattr(worker, "_WAIT", 0.01)
     held = run.lease("labels/u0.json", "labels")
     held.__enter__()
     done_here: list[str] = []
@@ -166,7 +167,7 @@ def test_unit_that_another_process_works_on_is_waited_for(
 def test_unit_whose_worker_elsewhere_died_is_done_here(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here, "_WAIT", 0.01)
+    monkeypatch.setattr(worker, "_WAIT", 0.01)
     held = run.lease("labels/u0.json", "labels")
     held.__enter__()
 
@@ -199,11 +200,13 @@ def test_units_are_begun_once_however_many_drivers_there_are(
             begun.append(unit.name)
         run.finish(unit, paths=[], record={})
 
-    monkeypatch.setattr(here, "resolve", lambda _: work)
-    monkeypatch.setattr(here, "_WAIT", 0.001)
+    monkeypatch.setattr(worker, "import_function", lambda _: work)
+    monkeypatch.setattr(worker, "_WAIT", 0.001)
 
     def drive() -> None:
-        here.run_here(Run(run.path, run.settings), units, "somewhere:work", lambda _: None)
+        worker.run_units_sequentially(
+            Run(run.path, run.settings), units, "somewhere:work", lambda _: None
+        )
 
     drivers = [threading.Thread(target=drive) for _ in range(4)]
     for driver in drivers:
@@ -220,9 +223,9 @@ def test_unit_that_was_taken_over_ends_the_stage_and_writes_nothing(
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
         other = replace(Owner.here(), host="far", token="other")
-        files.write_json(run.file("locks/labels/u0.json"), asdict(other))
+        fileio.write_json(run.file("locks/labels/u0.json"), asdict(other))
         return lambda: written.append(unit.name)
 
-    with pytest.raises(LostError, match="taken over by process .* on far"):
+    with pytest.raises(LeaseLostError, match="taken over by process .* on far"):
         carry_out(run, units_of(1), work, monkeypatch)
     assert not written

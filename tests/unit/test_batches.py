@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
+from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class
 
 _CLASSES = st.integers(1, 300)
 _IPC = st.integers(1, 60)
@@ -112,7 +112,7 @@ def test_imagenet_has_100_batches_of_100_consecutive_classes() -> None:
 
 
 def test_ten_classes_share_their_batches_between_slots() -> None:
-    assert cross_class(10, 10, 50) == [Batch((0, 5), (0, 10)), Batch((5, 10), (0, 10))]
+    assert cross_class(10, 10, 50) == [ImageBatch((0, 5), (0, 10)), ImageBatch((5, 10), (0, 10))]
 
 
 def test_small_rest_is_spread_over_the_batches() -> None:
@@ -121,17 +121,17 @@ def test_small_rest_is_spread_over_the_batches() -> None:
 
 
 def test_members_go_slot_by_slot() -> None:
-    assert Batch((2, 4), (5, 7)).members() == [(5, 2), (6, 2), (5, 3), (6, 3)]
+    assert ImageBatch((2, 4), (5, 7)).members() == [(5, 2), (6, 2), (5, 3), (6, 3)]
 
 
 @pytest.mark.parametrize(
     ("batch", "name"),
     [
-        (Batch((0, 5), (0, 100)), "slots000-004_classes000-099"),
-        (Batch((9, 10), (900, 1000)), "slots009-009_classes900-999"),
+        (ImageBatch((0, 5), (0, 100)), "slots000-004_classes000-099"),
+        (ImageBatch((9, 10), (900, 1000)), "slots009-009_classes900-999"),
     ],
 )
-def test_name_includes_both_ends(batch: Batch, name: str) -> None:
+def test_name_includes_both_ends(batch: ImageBatch, name: str) -> None:
     assert batch.name == name
 
 
@@ -178,7 +178,7 @@ def test_class_major_batches_hold_classes_whole_where_they_fit(
 def test_imagenet_in_whole_classes() -> None:
     batches = class_major(1000, 10, 80)
     assert len(batches) == 125
-    assert batches[1] == Batch((0, 10), (8, 16))
+    assert batches[1] == ImageBatch((0, 10), (8, 16))
 
 
 def test_class_major_batches_of_slots_apart_are_cross_class() -> None:

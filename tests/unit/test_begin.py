@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.plans.batches import Batch
-from prism_nb.plans.synthesis import batch_of, method_units
-from prism_nb.run import Run
-from prism_nb.synthesis import work
-from prism_nb.synthesis.begin import begin, initial_pictures
-from prism_nb.units import Unit, unit_seed
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import batch_of, method_units
+from prism_nb.core.units import ImageBatch, Unit, unit_seed
+from prism_nb.data.registry import open_dataset
+from prism_nb.synthesis import stage
+from prism_nb.synthesis.init import initial_images_uint8, prepare_unit
 
 
 def digits_run(folder: Path, init: str, **changes: Any) -> Run:
@@ -34,7 +33,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         handed.append(initial.clone())
         return torch.zeros_like(initial), {}
 
-    monkeypatch.setattr(work, "_recover", no_loop)
+    monkeypatch.setattr(stage, "_recover", no_loop)
     return handed
 
 
@@ -45,7 +44,7 @@ def test_the_pictures_are_what_the_loop_begins_with(
     run = digits_run(tmp_path, init)
     units = method_units(run, "sre2l", 10)
     for unit in units:
-        work.do_unit(run, unit, lambda event: None)
+        stage.run_unit(run, unit, lambda event: None)
     dataset = open_dataset(run.settings)
     given = {
         member: image
@@ -55,7 +54,7 @@ def test_the_pictures_are_what_the_loop_begins_with(
     assert len(given) == 30
     # Across units, and not in their order.
     wanted = [(7, 2), (0, 0), (7, 1), (3, 2)]
-    shown = initial_pictures(run, "sre2l", wanted)
+    shown = initial_images_uint8(run, "sre2l", wanted)
     for picture, member in zip(shown, wanted, strict=True):
         levels = (given[member] * torch.tensor(dataset.std).view(3, 1, 1)) + torch.tensor(
             dataset.mean
@@ -74,7 +73,7 @@ def test_noise_is_the_units_own(tmp_path: Path) -> None:
     drawn = torch.randn(
         len(batch.members()), 3, 8, 8, generator=torch.Generator().manual_seed(seed)
     )
-    found = begin(run, first)
+    found = prepare_unit(run, first)
     assert torch.equal(found.images, drawn)
     assert found.seed == seed
 
@@ -82,7 +81,7 @@ def test_noise_is_the_units_own(tmp_path: Path) -> None:
 def test_the_generator_goes_on_where_the_initial_images_left_it(tmp_path: Path) -> None:
     run = digits_run(tmp_path, "noise")
     (first, *_) = method_units(run, "sre2l", 10)
-    found = begin(run, first)
+    found = prepare_unit(run, first)
     count = len(batch_of(first).members()) * 3 * 8 * 8
     generator = torch.Generator().manual_seed(found.seed)
     torch.randn(count // 192, 3, 8, 8, generator=generator)
@@ -92,7 +91,7 @@ def test_the_generator_goes_on_where_the_initial_images_left_it(tmp_path: Path) 
 def test_real_images_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     run = digits_run(tmp_path, "real")
     for unit in method_units(run, "sre2l", 10):
-        every = begin(run, unit).images
+        every = prepare_unit(run, unit).images
         for place, (c, slot) in enumerate(batch_of(unit).members()):
-            alone = begin(run, unit, Batch((slot, slot + 1), (c, c + 1))).images
+            alone = prepare_unit(run, unit, ImageBatch((slot, slot + 1), (c, c + 1))).images
             assert torch.equal(alone[0], every[place])

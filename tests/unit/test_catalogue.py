@@ -3,11 +3,11 @@
 import pytest
 from click.testing import CliRunner
 
-from prism_nb.catalogue import SORTS, entry_of, family_of, filtered, read_catalogue
-from prism_nb.catalogue.rebuild import architectures, inspected, rebuild
 from prism_nb.cli import cli
-from prism_nb.errors import UsageError
-from prism_nb.teachers.sources import find_source
+from prism_nb.core.errors import UsageError
+from prism_nb.models.catalog import SORTS, family_of, filtered, find_entry, read_catalogue
+from prism_nb.models.catalog_rebuild import architectures, inspect_architecture, rebuild
+from prism_nb.models.weights import resolve_weights
 
 ENTRIES = read_catalogue()
 
@@ -21,7 +21,7 @@ def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "test_resnet", "timm/resnet18", "mnasnet0_5"])
 def test_a_rebuild_gives_the_same_numbers(name: str) -> None:
-    assert inspected(name) == entry_of(name)
+    assert inspect_architecture(name) == find_entry(name)
 
 
 # As published with the networks (torchvision's table of models, the papers).
@@ -39,22 +39,22 @@ def test_a_rebuild_gives_the_same_numbers(name: str) -> None:
 def test_known_networks_have_their_known_numbers(
     name: str, bn_layers: int, bn_channels: int, parameters: int
 ) -> None:
-    entry = entry_of(name)
+    entry = find_entry(name)
     assert entry is not None
     found = (entry.bn_layers, entry.bn_channels, entry.parameters)
     assert found == (bn_layers, bn_channels, parameters)
 
 
 def test_networks_without_batch_norm_are_not_in_it() -> None:
-    assert inspected("alexnet") is None
-    assert all(entry_of(name) is None for name in ("alexnet", "vit_b_16", "test_convnext"))
+    assert inspect_architecture("alexnet") is None
+    assert all(find_entry(name) is None for name in ("alexnet", "vit_b_16", "test_convnext"))
 
 
 def test_what_does_not_give_plain_logits_is_left_out_and_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = ["alexnet", "googlenet", "resnet18"]
-    monkeypatch.setattr("prism_nb.catalogue.rebuild.architectures", lambda: names)
+    monkeypatch.setattr("prism_nb.models.catalog_rebuild.architectures", lambda: names)
     said: list[str] = []
     content = rebuild(said.append)
     assert [line.partition(",")[0] for line in content.splitlines()] == ["name", "resnet18"]
@@ -63,14 +63,14 @@ def test_what_does_not_give_plain_logits_is_left_out_and_said(
 
 
 def test_weights_have_names_that_the_kit_takes() -> None:
-    published, theirs = entry_of("resnet18"), entry_of("timm/resnet18")
+    published, theirs = find_entry("resnet18"), find_entry("timm/resnet18")
     assert published is not None
     assert theirs is not None
     assert published.accuracy == 69.758
     name = published.with_weights("IMAGENET1K_V1")
     assert name == "resnet18@IMAGENET1K_V1"
-    assert find_source(name).accuracy == pytest.approx(published.accuracy / 100)
-    assert find_source(theirs.with_weights(next(iter(theirs.weights)))).library == "timm"
+    assert resolve_weights(name).accuracy == pytest.approx(published.accuracy / 100)
+    assert resolve_weights(theirs.with_weights(next(iter(theirs.weights)))).library == "timm"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.teachers.chances import Chances, chances, drawn_sizes
-from prism_nb.teachers.selection import plan_draws
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.synthesis.teacher_sampling import (
+    SelectionProbs,
+    drawn_sizes,
+    sample_schedule,
+    selection_probs,
+)
 
 POOL = ("a", "b", "c", "d", "e")
 
@@ -48,14 +52,14 @@ def test_sizes_are_those_of_every_way_to_fill_slots(
     assert all(isclose(found[n], expected[n], abs_tol=1e-12) for n in found)
 
 
-def simulated(recipe: Recipe, draws: int) -> Chances:
+def simulated(recipe: Recipe, draws: int) -> SelectionProbs:
     """Average the steps of many real draws."""
     sizes: Counter[int] = Counter()
     counts: dict[str, Counter[str]] = {"aligned": Counter(), "speaks": Counter(), "runs": Counter()}
     total = 0
     for number in range(draws):
         generator = torch.Generator().manual_seed(number)
-        plan = plan_draws(recipe, "a", POOL, generator)
+        plan = sample_schedule(recipe, "a", POOL, generator)
         for step in range(recipe.iterations):
             team, speakers = plan.at(step), plan.logits_at(step)
             total += 1
@@ -64,7 +68,7 @@ def simulated(recipe: Recipe, draws: int) -> Chances:
             counts["speaks"].update(speakers)
             counts["runs"].update({*team, *speakers})
     parts = [{k: v / total for k, v in count.items()} for count in counts.values()]
-    return Chances({k: v / total for k, v in sizes.items()}, *parts)
+    return SelectionProbs({k: v / total for k, v in sizes.items()}, *parts)
 
 
 def assert_close(found: dict[object, float], seen: dict[object, float], tolerance: float) -> None:
@@ -88,7 +92,7 @@ def assert_close(found: dict[object, float], seen: dict[object, float], toleranc
 )
 def test_chances_are_what_many_draws_come_to(changes: dict[str, object]) -> None:
     recipe = recipe_with(**changes)
-    found, seen = chances(recipe, "a", POOL), simulated(recipe, 20_000)
+    found, seen = selection_probs(recipe, "a", POOL), simulated(recipe, 20_000)
     for name in ("sizes", "aligned", "speaks", "runs"):
         assert_close(getattr(found, name), getattr(seen, name), 0.018)
 
@@ -106,13 +110,13 @@ def test_chances_are_what_many_draws_come_to(changes: dict[str, object]) -> None
 )
 def test_what_is_not_drawn_is_counted_step_by_step(changes: dict[str, object]) -> None:
     recipe = recipe_with(**changes)
-    found, seen = chances(recipe, "a", POOL), simulated(recipe, 1)
+    found, seen = selection_probs(recipe, "a", POOL), simulated(recipe, 1)
     for name in ("sizes", "aligned", "speaks", "runs"):
         assert_close(getattr(found, name), getattr(seen, name), 1e-12)
 
 
 def test_the_published_draw_has_two_and_a_half_networks() -> None:
-    found = chances(load_recipe("prism"), "a", POOL)
+    found = selection_probs(load_recipe("prism"), "a", POOL)
     assert isclose(found.teachers, 2.5)
     assert isclose(found.networks, 2.5)
     assert found.aligned["a"] == 1.0
@@ -125,7 +129,9 @@ def test_the_published_draw_has_two_and_a_half_networks() -> None:
 @settings(deadline=None)
 @given(p=st.floats(0.01, 1.0), slots=st.integers(1, 8))
 def test_every_distribution_adds_up(p: float, slots: int) -> None:
-    found = chances(recipe_with(bn_slots=slots, bn_probability=p, primary_in_bn="never"), "a", POOL)
+    found = selection_probs(
+        recipe_with(bn_slots=slots, bn_probability=p, primary_in_bn="never"), "a", POOL
+    )
     assert isclose(sum(found.sizes.values()), 1.0)
     assert isclose(sum(found.aligned.values()), found.teachers)
     assert found.networks >= found.teachers

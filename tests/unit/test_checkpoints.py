@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from prism_nb.errors import UsageError
-from prism_nb.teachers.checkpoints import read_note, read_weights, serialise
+from prism_nb.core.errors import UsageError
+from prism_nb.models.weights import read_metadata, read_weights, to_safetensors
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.ones(2)}
 
@@ -140,9 +140,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_note_comes_back_and_the_bytes_repeat(tmp_path: Path) -> None:
     note = {"space": {"size": 32, "mean": [0.5] * 3}, "classes": ["a", "b"]}
-    content = serialise(WEIGHTS, note)
+    content = to_safetensors(WEIGHTS, note)
     (tmp_path / "w.safetensors").write_bytes(content)
-    assert read_note(tmp_path / "w.safetensors") == note
-    assert serialise(WEIGHTS, note) == content
-    (tmp_path / "bare.safetensors").write_bytes(serialise(WEIGHTS))
-    assert read_note(tmp_path / "bare.safetensors") == {}
+    assert read_metadata(tmp_path / "w.safetensors") == note
+    assert to_safetensors(WEIGHTS, note) == content
+    (tmp_path / "bare.safetensors").write_bytes(to_safetensors(WEIGHTS))
+    assert read_metadata(tmp_path / "bare.safetensors") == {}

@@ -11,11 +11,11 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.data.cifar import Cifar
-from prism_nb.data.source import Source
-from prism_nb.errors import PrismError, UsageError
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.data.index import DatasetConfig
+from prism_nb.data.registry import open_dataset
+from prism_nb.data.small import Cifar
 
 NAMES = ["plane", "car", "bird"]
 TARGETS = {True: [2, 0, 1, 1, 2, 0], False: [1, 2]}
@@ -39,8 +39,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def source(root: Path, *class_list: str, size: int = 32, download: bool = False) -> Source:
-    return Source("cifar10", size, root, class_list=class_list, download=download)
+def source(root: Path, *class_list: str, size: int = 32, download: bool = False) -> DatasetConfig:
+    return DatasetConfig("cifar10", size, root, class_list=class_list, download=download)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

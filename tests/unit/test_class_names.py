@@ -2,9 +2,9 @@
 
 import pytest
 
-from prism_nb.class_names import class_label, class_titles, picked_classes
-from prism_nb.data.base import ClassInfo
-from prism_nb.errors import UsageError
+from prism_nb.core.errors import UsageError
+from prism_nb.data.dataset import ClassInfo
+from prism_nb.viz.tables import class_label, class_titles, parse_class_selection
 
 CLASSES = (
     ClassInfo(0, "n01440764", "tench, Tinca tinca"),
@@ -31,7 +31,7 @@ CLASSES = (
     ],
 )
 def test_what_names_classes(text: str, expected: tuple[int, ...]) -> None:
-    assert picked_classes(text, CLASSES) == expected
+    assert parse_class_selection(text, CLASSES) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_what_names_classes(text: str, expected: tuple[int, ...]) -> None:
 )
 def test_what_names_none_is_said_in_words(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        picked_classes(text, CLASSES)
+        parse_class_selection(text, CLASSES)
 
 
 def test_every_label_leads_back_to_its_class() -> None:
     for info in CLASSES:
-        assert picked_classes(class_label(info), CLASSES) == (info.index,)
+        assert parse_class_selection(class_label(info), CLASSES) == (info.index,)
 
 
 def test_classes_of_one_name_are_told_apart_in_tables() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb import cli, files
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.run import Run
+from prism_nb import cli
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
 
 _BAD_NAME = "use letters, digits, dot, dash and underscore"
 
@@ -193,7 +194,7 @@ def test_run_with_a_damaged_config_is_refused_by_file(
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    files.write_text(tmp_path / "demo" / "config.yaml", "- no settings\n")
+    fileio.write_text(tmp_path / "demo" / "config.yaml", "- no settings\n")
     result = call(monkeypatch, capsys, command, "demo", "--runs-dir", str(tmp_path))
     assert result.code == 2
     assert result.err.startswith(f"error: {tmp_path / 'demo' / 'config.yaml'} is damaged")
@@ -203,7 +204,7 @@ def test_plan_of_other_settings_than_the_results_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
-    files.write_text(run.path / "labels" / "prism" / "unit.json", "{}")
+    fileio.write_text(run.path / "labels" / "prism" / "unit.json", "{}")
     before = contents(tmp_path)
     arguments = ("--run", "demo", "--runs-dir", str(tmp_path), "--set", "ipc=3")
     result = call(monkeypatch, capsys, "plan", "digits_quick", *arguments)
@@ -219,7 +220,7 @@ def test_verify_of_a_damaged_run_exits_with_1_and_names_the_unit(
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
     run.write_classes(open_dataset(run.settings).class_records())
-    files.write_text(run.path / "teachers" / "units" / "test_coatnet.json", "{")
+    fileio.write_text(run.path / "teachers" / "units" / "test_coatnet.json", "{")
     before = contents(tmp_path)
     result = call(monkeypatch, capsys, "verify", "demo", "--runs-dir", str(tmp_path))
     assert result.code == 1
@@ -289,7 +290,7 @@ def test_status_passes_over_damaged_events(
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
     run.write_classes(open_dataset(run.settings).class_records())
     run.event("teachers", event="begin", unit="test_resnet")
-    files.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "end", {line}}}')
+    fileio.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "end", {line}}}')
     monkeypatch.setattr(cli, "_print_plans", lambda run: None)
     monkeypatch.setattr(sys, "argv", ["prism-nb", "status", "demo", "--runs-dir", str(tmp_path)])
     cli.main()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prism_nb.artifacts.codecs import decode, encode, row_bytes
+from prism_nb.data.distilled import row_bytes
+from prism_nb.evaluation.label_store import decode, encode
 
 KINDS = ("fp32", "fp16", "int8", "top_k")
 

@@ -11,11 +11,22 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb import config
-from prism_nb.config import add_recipes, check_settings, digest, load_settings, parse_assignments
-from prism_nb.errors import UsageError
-from prism_nb.protocols import departures, protocol_names, protocol_values, protocol_words
-from prism_nb.settings import (
+from prism_nb.core import config
+from prism_nb.core.config import (
+    add_recipes,
+    build_settings,
+    load_settings,
+    parse_assignments,
+    short_hash,
+)
+from prism_nb.core.errors import UsageError
+from prism_nb.core.presets import (
+    protocol_metadata,
+    protocol_names,
+    protocol_overrides,
+    protocol_values,
+)
+from prism_nb.core.settings import (
     DataSettings,
     DiversitySettings,
     EvaluationSettings,
@@ -28,11 +39,11 @@ from prism_nb.settings import (
     SqueezeSettings,
     SynthesisSettings,
 )
-from prism_nb.strict import Strict, read_yaml, write_yaml
+from prism_nb.core.yaml_io import StrictModel, read_yaml, write_yaml
 
 _CLONE = Path(__file__).resolve().parents[2]
 _PRESETS = sorted(path.stem for path in (_CLONE / "notebooks" / "presets").glob("*.yaml"))
-_GROUPS: tuple[type[Strict], ...] = (
+_GROUPS: tuple[type[StrictModel], ...] = (
     DataSettings,
     SourceSettings,
     SqueezeSettings,
@@ -71,7 +82,7 @@ def test_preset_loads(preset: str) -> None:
 def test_settings_survive_the_runs_config_file(preset: str) -> None:
     settings = load_settings(preset)
     written = read_yaml(write_yaml(settings.plain()), where="here")
-    assert check_settings(written, where="here") == settings
+    assert build_settings(written, where="here") == settings
 
 
 def test_preset_may_be_a_file(tmp_path: Path) -> None:
@@ -164,7 +175,7 @@ def test_setting_without_default_must_be_given(name: str) -> None:
     values = config.read_preset("digits_quick")
     del values[name]
     with pytest.raises(UsageError, match=f"{name}: Field required"):
-        check_settings(values, where="here")
+        build_settings(values, where="here")
 
 
 @pytest.mark.parametrize("name", ["teachers", "methods", "students"])
@@ -298,7 +309,7 @@ def test_groups_hold_every_setting_exactly_once() -> None:
 
 
 @pytest.mark.parametrize("group", _GROUPS)
-def test_section_holds_a_groups_values(group: type[Strict], settings: Settings) -> None:
+def test_section_holds_a_groups_values(group: type[StrictModel], settings: Settings) -> None:
     plain = settings.plain()
     assert settings.section(group) == {name: plain[name] for name in group.model_fields}
 
@@ -319,20 +330,20 @@ _PLAIN = st.recursive(
 def test_digest_does_not_depend_on_the_order_of_keys(values: dict[str, Any]) -> None:
     turned = {name: values[name] for name in reversed(values)}
     assert list(turned) != list(values)
-    assert digest(turned) == digest(values)
+    assert short_hash(turned) == short_hash(values)
 
 
 def test_digest_does_not_depend_on_the_order_of_inner_keys() -> None:
-    assert digest({"a": {"x": 1, "y": 2}}) == digest({"a": {"y": 2, "x": 1}})
+    assert short_hash({"a": {"x": 1, "y": 2}}) == short_hash({"a": {"y": 2, "x": 1}})
 
 
 def test_digest_takes_a_tuple_for_a_list() -> None:
-    assert digest({"a": (1, 2)}) == digest({"a": [1, 2]})
+    assert short_hash({"a": (1, 2)}) == short_hash({"a": [1, 2]})
 
 
 @pytest.mark.parametrize("other", [{"a": [2, 1]}, {"a": [1, 2.0]}, {"a": ["1", 2]}, {"b": [1, 2]}])
 def test_digest_differs_for_different_values(other: dict[str, Any]) -> None:
-    assert digest({"a": [1, 2]}) != digest(other)
+    assert short_hash({"a": [1, 2]}) != short_hash(other)
 
 
 # -- changes ---------------------------------------------------------------------------------
@@ -590,12 +601,12 @@ def test_a_protocol_stands_for_its_values_below_ones_own(name: str) -> None:
     plain = settings.plain()
     assert {key: plain[key] for key in expected} == expected
     batch = protocol_values(name)["student_batch"]
-    assert departures(plain) == {"student_batch": (7, batch)}
+    assert protocol_overrides(plain) == {"student_batch": (7, batch)}
     longer = load_settings(
         "digits_quick", {"protocol": name, "student_epochs": 7, "label_format": "int8"}
     )
-    assert departures(longer.plain()).keys() == {"student_epochs", "label_format"}
-    assert protocol_words(name).keys() == {"title", "paper"}
+    assert protocol_overrides(longer.plain()).keys() == {"student_epochs", "label_format"}
+    assert protocol_metadata(name).keys() == {"title", "paper"}
 
 
 def test_protocols_differ_where_the_papers_do() -> None:

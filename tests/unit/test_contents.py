@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prism_nb.artifacts.contents import content_digest
+from prism_nb.core.hashing import hash_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True)}
 
 
 def test_order_and_layout_do_not_matter() -> None:
     other = {"b": TENSORS["b"], "a": TENSORS["a"].t().contiguous().t()}
-    assert content_digest(other) == content_digest(TENSORS)
+    assert hash_tensors(other) == hash_tensors(TENSORS)
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ def test_order_and_layout_do_not_matter() -> None:
     ],
 )
 def test_values_shapes_types_and_names_matter(changed: dict[str, torch.Tensor]) -> None:
-    assert content_digest(changed) != content_digest(TENSORS)
+    assert hash_tensors(changed) != hash_tensors(TENSORS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64])
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_any_type_and_shape_has_one(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    assert len(content_digest({"a": torch.zeros(shape, dtype=dtype)})) == 64
+    assert len(hash_tensors({"a": torch.zeros(shape, dtype=dtype)})) == 64

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prism_nb import tables
-from prism_nb.config import load_settings
-from prism_nb.errors import PrismError
-from prism_nb.figures.context import PUBLISHED_COLOUR, context_figure
-from prism_nb.figures.palette import colour_of
-from prism_nb.protocols import protocol_names, protocol_words
-from prism_nb.report import context
-from prism_nb.run import Run
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError
+from prism_nb.core.presets import protocol_metadata, protocol_names
+from prism_nb.core.run import Run
+from prism_nb.viz import report, tables
+from prism_nb.viz.figures.run import PUBLISHED_COLOUR, context_figure
+from prism_nb.viz.style import colour_of
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["prism", "random_real"]
@@ -64,7 +63,7 @@ def published_by_hand(student: str, ipc: int) -> list[tuple[str, float]]:
 
 
 def test_the_published_table_is_whole() -> None:
-    frame = context.published_results()
+    frame = report.published_results()
     key = ["method", "dataset", "student", "ipc"]
     assert not frame.duplicated(key).any()
     assert not frame.drop(columns="std").isna().any().any()
@@ -76,26 +75,26 @@ def test_the_published_table_is_whole() -> None:
 
 
 def test_more_images_of_a_method_teach_more_in_every_published_row() -> None:
-    groups = context.published_results().sort_values("ipc").groupby(["method", "student"])
+    groups = report.published_results().sort_values("ipc").groupby(["method", "student"])
     assert all(group["top1"].is_monotonic_increasing for _, group in groups)
 
 
 def test_every_protocol_but_the_kits_own_is_of_a_method_by_its_published_name() -> None:
-    titles = {protocol_words(name)["title"] for name in protocol_names()}
-    known = set(context.published_results()["method"])
+    titles = {protocol_metadata(name)["title"] for name in protocol_names()}
+    known = set(report.published_results()["method"])
     assert titles - known == {"PRISM", "the kit's fair protocol"}
 
 
 def test_rows_are_those_of_the_same_dataset_student_and_ipc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = context.context_table(run_of(tmp_path, monkeypatch))
+    table = report.context_table(run_of(tmp_path, monkeypatch))
     assert list(dict.fromkeys(table["student"])) == STUDENTS[:2]
     for place, (student, plain) in enumerate(
         [("mobilenet_v2", "mobilenet_v2"), ("torchvision/resnet18", "resnet18")]
     ):
         mine = table[table["student"] == student]
-        own = mine[mine["source"] == context.HERE]
+        own = mine[mine["source"] == report.THIS_RUN]
         assert own["mean"].tolist() == [10.0 + place, 20.0 + place]
         assert own["title"].tolist() == ["PRISM", "Random real"]
         theirs = mine.iloc[len(own) :]
@@ -118,10 +117,10 @@ def test_where_nothing_fits_that_is_said_and_nothing_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
 ) -> None:
     run = run_of(tmp_path, monkeypatch, **changes)
-    table = context.context_table(run)
+    table = report.context_table(run)
     assert len(table) == 0
-    assert list(table.columns) == list(context.COLUMNS)
-    caption = context.context_caption(run, table)
+    assert list(table.columns) == list(report.COLUMNS)
+    caption = report.context_caption(run, table)
     assert words in caption
     assert "nothing stands beside" in caption
     figure = context_figure(table)
@@ -135,7 +134,7 @@ def test_the_caption_names_what_differs_and_only_that(
 ) -> None:
     protocol = {"label_epochs": 300, "student_batch": 20, "label_crop_min": 0.08}
     run = run_of(tmp_path, monkeypatch, **protocol, students=["resnet18"])
-    caption = context.context_caption(run, context.context_table(run))
+    caption = report.context_caption(run, report.context_table(run))
     assert "This run: 300 epochs, batch 20, loss MSE + 0.1 CE, crops from 0.08" in caption
     assert "G-VBSM: batch 1024, the rest as here." in caption
     assert "SRe2L: batch 1024, loss KL at T=20, the rest as here." in caption
@@ -144,7 +143,7 @@ def test_the_caption_names_what_differs_and_only_that(
     assert "PRISM:" not in caption
     assert "pixels a side" not in caption
     small = run_of(tmp_path, monkeypatch, image_size=64, label_mix="none", hard_weight=0.0)
-    caption = context.context_caption(small, context.context_table(small))
+    caption = report.context_caption(small, report.context_table(small))
     assert "Published images have 224 pixels a side, those of this run 64." in caption
     assert "loss MSE, crops from 0.25 of the area, no mixing." in caption
     assert "CutMix" in caption
@@ -155,14 +154,14 @@ def test_a_protocol_that_agrees_is_said_to_agree(
 ) -> None:
     protocol = {"label_epochs": 300, "student_batch": 1024, "label_crop_min": 0.08}
     run = run_of(tmp_path, monkeypatch, **protocol)
-    caption = context.context_caption(run, context.context_table(run))
+    caption = report.context_caption(run, report.context_table(run))
     assert "G-VBSM: all of that as here." in caption
 
 
 def test_the_figure_colours_the_runs_methods_and_leaves_others_grey(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = context.context_table(run_of(tmp_path, monkeypatch))
+    table = report.context_table(run_of(tmp_path, monkeypatch))
     figure = context_figure(table)
     drawn = {
         (trace.xaxis, title): (value, colour)
@@ -172,7 +171,7 @@ def test_the_figure_colours_the_runs_methods_and_leaves_others_grey(
     assert len(drawn) == len(table)
     for _, row in table.iterrows():
         axis = "x" if row["student"] == "mobilenet_v2" else "x2"
-        own = row["source"] == context.HERE
+        own = row["source"] == report.THIS_RUN
         colour = colour_of(row["method"]) if own else PUBLISHED_COLOUR
         assert drawn[axis, row["title"]] == (row["mean"], colour)
     for trace in figure.data:
@@ -194,6 +193,6 @@ def test_a_damaged_table_is_named(
     (tmp_path / "data").mkdir()
     if content is not None:
         (tmp_path / "data" / "published_results.csv").write_text(content)
-    monkeypatch.setattr(context, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(report, "project_root", lambda: tmp_path)
     with pytest.raises(PrismError, match="published_results.csv .*restore it with git"):
-        context.published_results()
+        report.published_results()

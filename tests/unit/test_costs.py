@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb import pipeline
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.markers import UnitState
-from prism_nb.plans import synthesis
-from prism_nb.recipes import Recipe
-from prism_nb.run import Run
-from prism_nb.synthesis import costs
-from prism_nb.synthesis.costs import Part, StepTimer
-from prism_nb.teachers.selection import unit_draws
-from prism_nb.units import Unit
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.manifest import UnitState
+from prism_nb.core.recipe import Recipe
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution import cost, pipeline
+from prism_nb.execution.cost import StepTimer, TeacherUse
+from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
 SECONDS = {"test_resnet": 1.0, "test_efficientnet": 10.0, "test_byobnet": 100.0}
 REST, VIEW, IMAGE = 0.5, 0.25, 0.125
@@ -29,7 +28,7 @@ REST, VIEW, IMAGE = 0.5, 0.25, 0.125
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give everything that would be measured a price."""
 
-    def part(_: StepTimer, recipe: Recipe, part: Part, size: int) -> float:
+    def part(_: StepTimer, recipe: Recipe, part: TeacherUse, size: int) -> float:
         name, speaks, aligns = part
         return VIEW + SECONDS[name] * (1 + speaks + 2 * aligns)
 
@@ -60,13 +59,13 @@ def test_a_unit_costs_what_its_steps_cost(
 ) -> None:
     run = run_of(tmp_path, methods=[method], recipes={method: recipe})
     timer = StepTimer(run.settings, open_dataset(run.settings))
-    for unit in synthesis.units(run, 10):
-        batch = synthesis.batch_of(unit)
+    for unit in unit_plan.synthesis_units(run, 10):
+        batch = unit_plan.batch_of(unit)
         members = batch.members()
         expected = IMAGE * len(members)
         whole = run.settings.recipe_of(method).at_slot(batch.slots[0])
         steps = whole.iterations if whole.images == "recovered" else 0
-        draws = unit_draws(run.settings, method, batch)
+        draws = teacher_schedule(run.settings, method, batch)
         for step in range(steps):
             active = [m for m in members if whole.joins_at(m[1], 6) <= step]
             speakers, team = draws.logits_at(step), draws.at(step)
@@ -88,9 +87,9 @@ def test_each_kind_of_step_is_measured_once(
         times.append(1)
         return 1.0
 
-    monkeypatch.setattr(costs, "median_seconds", seconds)
+    monkeypatch.setattr(cost, "benchmark", seconds)
     run = run_of(tmp_path, methods=["prism"], recipe={"iterations": 40}, image_size=16)
-    first = costs.unit_seconds(run, synthesis.units(run, 10))
+    first = cost.synthesis_seconds(run, unit_plan.synthesis_units(run, 10))
     assert len(first) == 2
     # Saving, the step and its view, the primary in both roles, and two networks that align.
     assert len(times) <= 3 + 3
@@ -120,8 +119,8 @@ def test_a_method_is_not_scaled_by_anothers_units(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path, methods=["random_real", "prism"], ipc=3)
-    units = synthesis.units(run, 10)
-    monkeypatch.setattr(costs, "unit_seconds", lambda _, asked: [2.0] * len(asked))
+    units = unit_plan.synthesis_units(run, 10)
+    monkeypatch.setattr(cost, "synthesis_seconds", lambda _, asked: [2.0] * len(asked))
     states = iter(
         UnitState(u, "done" if u.key["method"] == "random_real" else "missing", "") for u in units
     )
@@ -133,13 +132,13 @@ def test_a_method_is_not_scaled_by_anothers_units(
 
 def test_a_plan_follows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(tmp_path, methods=["prism"], ipc=9)
-    units = synthesis.units(run, 10)
+    units = unit_plan.synthesis_units(run, 10)
     assert len(units) == 3
 
     def prices(_: Run, asked: list[Unit]) -> list[float]:
         return [float(1 + asked.index(unit)) for unit in asked]
 
-    monkeypatch.setattr(costs, "unit_seconds", prices)
+    monkeypatch.setattr(cost, "synthesis_seconds", prices)
     assert pipeline.plan(run, "synthesis", measure=True).seconds_left == 6.0
     assert pipeline.plan(run, "synthesis").seconds_left is None
     states = [

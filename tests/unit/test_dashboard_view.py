@@ -18,27 +18,35 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from torch import Tensor, nn
 
-from prism_nb import diversity_tables
-from prism_nb.class_names import class_label
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.data.digits import Digits
-from prism_nb.diversity import memory, work
-from prism_nb.diversity.catalogue import OF_CLASSES
-from prism_nb.diversity.memory import Memory
-from prism_nb.errors import UsageError
-from prism_nb.figures import cloud as clouds
-from prism_nb.figures.cloud import cloud, project, some
-from prism_nb.figures.dashboard import FIGURES, DashboardView, Shown, shown
-from prism_nb.figures.hover_page import hover_page
-from prism_nb.figures.palette import colour_of
-from prism_nb.figures.spread import distance_figure
-from prism_nb.plans.diversity import REFERENCE, diversity_unit
-from prism_nb.plans.synthesis import image_path, method_units
-from prism_nb.run import Run
-from prism_nb.teachers.pool import canonical_space
-from prism_nb.teachers.teacher import Teacher
-from prism_nb.widgets import DiversityDashboard
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE
+from prism_nb.core.unit_plan import diversity_unit, image_path, method_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.data.small import Digits
+from prism_nb.diversity import features as feature_module
+from prism_nb.diversity import stage
+from prism_nb.diversity.features import FeatureCache
+from prism_nb.diversity.metrics import OF_CLASSES
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.teacher import Teacher
+from prism_nb.viz import tables
+from prism_nb.viz.figures import diversity as clouds
+from prism_nb.viz.figures.diversity import (
+    FIGURES,
+    DashboardView,
+    FigureResult,
+    distance_figure,
+    hover_page,
+    load_points,
+    project,
+    render_view,
+    subsample,
+)
+from prism_nb.viz.style import colour_of
+from prism_nb.viz.tables import class_label
+from prism_nb.viz.widgets.dashboard import DiversityDashboard
 
 DIGITS = Digits(8)
 SPACE = "test_mambaout"
@@ -48,7 +56,7 @@ EVERY = tuple(range(10))
 def linear_teacher(name: str) -> Teacher:
     torch.manual_seed(sum(name.encode()))
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
-    space = canonical_space(DIGITS)
+    space = dataset_preprocess(DIGITS)
     return Teacher(name, network, own=space, canonical=space)
 
 
@@ -56,7 +64,7 @@ def linear_teacher(name: str) -> Teacher:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of two methods, of which PRISM's images are there: two training images per class."""
     teacher = linear_teacher(SPACE)
-    for module in (work, clouds):
+    for module in (stage, clouds):
         monkeypatch.setattr(module, "load_teacher", lambda run, name: teacher)
     changes: dict[str, Any] = {"image_size": 8, "methods": ["prism", "sre2l"], "ipc": 3}
     run = Run.create(tmp_path / "r", load_settings("digits_quick", {**changes, "batch_size": 10}))
@@ -82,7 +90,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def measured(run: Run) -> Run:
     """The same, measured."""
     for name in (REFERENCE, "prism"):
-        work.do_unit(run, diversity_unit(run, name, 10), lambda event: None)
+        stage.run_unit(run, diversity_unit(run, name, 10), lambda event: None)
     return run
 
 
@@ -97,7 +105,7 @@ def unit_pixels(pixels: Tensor) -> np.ndarray:
     return rows / np.sqrt((rows**2).sum(1, keepdims=True))
 
 
-def drawn(found: Shown) -> Any:
+def drawn(found: FigureResult) -> Any:
     assert found.figure is not None, found.words
     return found.figure
 
@@ -106,8 +114,8 @@ def drawn(found: Shown) -> Any:
 
 
 def test_the_curve_is_sorted_for_each_method_by_itself(measured: Run) -> None:
-    found = shown(measured, view("curve"))
-    per_class = diversity_tables.diversity_per_class(diversity_tables.measured(measured))
+    found = render_view(measured, view("curve"))
+    per_class = tables.diversity_per_class(tables.measured_networks(measured))
     for line, method in zip(drawn(found).data, (REFERENCE, "prism"), strict=True):
         mine = per_class[per_class["method"] == method].set_index("class")["cosine"]
         assert list(line.y) == sorted(mine)
@@ -120,11 +128,11 @@ def test_the_curve_is_sorted_for_each_method_by_itself(measured: Run) -> None:
 
 @pytest.mark.parametrize("measure", [m.name for m in OF_CLASSES])
 def test_every_measure_has_a_curve(measured: Run, measure: str) -> None:
-    assert len(drawn(shown(measured, view("curve", measure=measure))).data) == 2
+    assert len(drawn(render_view(measured, view("curve", measure=measure))).data) == 2
 
 
 def test_a_matrix_holds_the_cosine_of_every_pair(run: Run) -> None:
-    found = shown(run, view("matrix", classes=(4,)))
+    found = render_view(run, view("matrix", classes=(4,)))
     assert found.images is not None
     z = unit_pixels(found.images)
     for place, heat in enumerate(drawn(found).data):
@@ -134,11 +142,11 @@ def test_a_matrix_holds_the_cosine_of_every_pair(run: Run) -> None:
             assert heat.z[i][j] == pytest.approx(cosine, abs=1e-6)
             assert list(heat.customdata[i][j]) == [3 * place + i, 3 * place + j]
     assert found.names[4].startswith("PRISM, 4 · four, slot 1")
-    assert "name one" in shown(run, view("matrix", classes=(4, 5))).words
+    assert "name one" in render_view(run, view("matrix", classes=(4, 5))).words
 
 
 def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
-    found = shown(run, view("map", methods=("prism",)))
+    found = render_view(run, view("map", methods=("prism",)))
     assert found.images is not None
     z = unit_pixels(found.images)
     _, _, directions = np.linalg.svd(z - z.mean(0), full_matrices=False)
@@ -151,7 +159,7 @@ def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
 
 
 def test_real_images_lie_behind_in_grey_and_more_of_them(run: Run) -> None:
-    real, prism = drawn(shown(run, view("map", classes=(1, 2)))).data
+    real, prism = drawn(render_view(run, view("map", classes=(1, 2)))).data
     assert real.marker.color == colour_of(REFERENCE)
     assert len(real.x) == 2 * clouds.REAL_BEHIND
     assert len(prism.x) == 6
@@ -194,8 +202,8 @@ def test_features_without_a_direction_have_no_map() -> None:
 
 
 def test_distances_fall_into_their_bins(measured: Run) -> None:
-    found = shown(measured, view("distances"))
-    nearest = diversity_tables.nearest_table(diversity_tables.measured(measured), SPACE)
+    found = render_view(measured, view("distances"))
+    nearest = tables.nearest_table(tables.measured_networks(measured), SPACE)
     for line, method in zip(drawn(found).data, (REFERENCE, "prism"), strict=True):
         mine = nearest[nearest["method"] == method]["distance"].tolist()
         assert sum(line.y[:-1]) == pytest.approx(100)
@@ -204,7 +212,7 @@ def test_distances_fall_into_their_bins(measured: Run) -> None:
             last = k == len(edges) - 2
             inside = [d for d in mine if edges[k] <= d < edges[k + 1] or (last and d == edges[-1])]
             assert line.y[k] == pytest.approx(100 * len(inside) / len(mine))
-    within = shown(measured, view("distances", near="within"))
+    within = render_view(measured, view("distances", near="within"))
     assert within.table is not None
     assert within.table["values"].tolist() == [10, 10]
 
@@ -216,9 +224,9 @@ def test_distances_that_are_all_zero_can_be_drawn() -> None:
 
 
 def test_bars_carry_the_tables_values(measured: Run) -> None:
-    found = shown(measured, view("bars"))
-    space = diversity_tables.space_table(diversity_tables.measured(measured), SPACE)
-    columns = ["Vendi score ↑", "coverage ↑", diversity_tables.RATIO]
+    found = render_view(measured, view("bars"))
+    space = tables.diversity_space_table(tables.measured_networks(measured), SPACE)
+    columns = ["Vendi score ↑", "coverage ↑", tables.RATIO]
     for bars, column in zip(drawn(found).data, columns, strict=True):
         assert list(bars.y) == space[column].tolist()
         assert list(bars.marker.color) == [colour_of(REFERENCE), colour_of("prism")]
@@ -230,27 +238,27 @@ def test_bars_carry_the_tables_values(measured: Run) -> None:
 
 def test_sub_sampling_is_said_and_the_same_every_time(run: Run) -> None:
     methods = (REFERENCE, "prism")
-    few = cloud(run, SPACE, methods, EVERY, most=20)
+    few = load_points(run, SPACE, methods, EVERY, most=20)
     assert few.table["method"].value_counts().to_dict() == {REFERENCE: 10, "prism": 10}
     assert few.words == "20 of 530 images"
-    again = cloud(run, SPACE, methods, EVERY, most=20)
+    again = load_points(run, SPACE, methods, EVERY, most=20)
     pd.testing.assert_frame_equal(few.table, again.table)
     np.testing.assert_allclose(few.features, unit_pixels(few.pixels), atol=1e-6)
-    assert cloud(run, SPACE, ("prism",), EVERY, most=30).words == "30 images"
+    assert load_points(run, SPACE, ("prism",), EVERY, most=30).words == "30 images"
 
 
 def test_some_are_drawn_without_repetition_and_stay_in_order() -> None:
     members = [(c, slot) for c in range(20) for slot in range(5)]
-    chosen = some(members, 30)
+    chosen = subsample(members, 30)
     assert len(set(chosen)) == 30
     assert chosen == sorted(chosen)
-    assert some(members, 100) == members
+    assert subsample(members, 100) == members
     assert len({c for c, _ in chosen}) > 10
 
 
 def test_a_map_of_many_says_how_many_it_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud, "__kwdefaults__", {"most": 12, "behind": 50})
-    figure = drawn(shown(run, view("map")))
+    monkeypatch.setattr(load_points, "__kwdefaults__", {"most": 12, "behind": 50})
+    figure = drawn(render_view(run, view("map")))
     assert "12 of 530 images" in figure.layout.title.text
 
 
@@ -261,10 +269,10 @@ def test_the_same_pixels_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         looked.append(len(pixels))
         return pixels.flatten(1).float()
 
-    monkeypatch.setattr(memory, "_KINDS", {"features": look, "logits": look})
+    monkeypatch.setattr(feature_module, "_KINDS", {"features": look, "logits": look})
     teacher, pixels = linear_teacher("net"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     one = 2 * 3 * 8 * 8 * 4
-    store = Memory(most=2 * one)
+    store = FeatureCache(most=2 * one)
     for _ in range(3):
         assert store.seen(teacher, pixels, DIGITS).shape == (2, 192)
     assert looked == [2]
@@ -281,14 +289,14 @@ def test_the_same_pixels_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("what", ["curve", "distances", "bars"])
 def test_nothing_measured_is_said(run: Run, what: str) -> None:
-    assert shown(run, view(what)).words == "Not shown: not measured yet: run notebook 03"
+    assert render_view(run, view(what)).words == "Not shown: not measured yet: run notebook 03"
 
 
 def test_methods_that_are_not_measured_are_named(measured: Run) -> None:
-    found = shown(measured, view("curve", methods=(REFERENCE, "prism", "sre2l")))
+    found = render_view(measured, view("curve", methods=(REFERENCE, "prism", "sre2l")))
     assert found.words == "Left out: SRe2L (not measured yet: run notebook 03)"
     assert len(drawn(found).data) == 2
-    alone = shown(measured, view("bars", methods=("sre2l",)))
+    alone = render_view(measured, view("bars", methods=("sre2l",)))
     assert "none of these methods is measured yet" in alone.words
 
 
@@ -298,10 +306,10 @@ def test_damaged_measurements_are_told_from_missing_ones(measured: Run, what: st
         "damaged: diversity/prism.json is no marker, or has been changed; run notebook 03 again"
     )
     measured.file("diversity/prism.json").write_bytes(b"{")
-    assert f"Left out: PRISM ({damaged}" in shown(measured, view(what)).words
-    assert f"Not shown: {damaged}" in shown(measured, view(what, methods=("prism",))).words
+    assert f"Left out: PRISM ({damaged}" in render_view(measured, view(what)).words
+    assert f"Not shown: {damaged}" in render_view(measured, view(what, methods=("prism",))).words
     measured.file(f"diversity/{REFERENCE}.json").write_bytes(b"{")
-    assert shown(measured, view(what)).words.startswith("Not shown: damaged: diversity/")
+    assert render_view(measured, view(what)).words.startswith("Not shown: damaged: diversity/")
 
 
 def test_images_of_damaged_units_are_told_from_missing_ones(run: Run) -> None:
@@ -309,15 +317,15 @@ def test_images_of_damaged_units_are_told_from_missing_ones(run: Run) -> None:
     for unit in units:
         run.file(unit.marker).write_bytes(b"{")
     words = f"{len(units)} of {len(units)} units not usable, first damaged: {units[0].marker}"
-    assert f"Left out: PRISM ({words}" in shown(run, view("map")).words
-    assert words in shown(run, view("map", methods=("prism",))).words
+    assert f"Left out: PRISM ({words}" in render_view(run, view("map")).words
+    assert words in render_view(run, view("map", methods=("prism",))).words
 
 
 def test_methods_without_images_are_named(run: Run) -> None:
-    found = shown(run, view("map", methods=("prism", "sre2l")))
+    found = render_view(run, view("map", methods=("prism", "sre2l")))
     assert found.words == "Left out: SRe2L (no images yet: run notebook 02)"
-    assert "run notebook 02" in shown(run, view("map", methods=("sre2l",))).words
-    assert shown(run, view("map", methods=())).words == "Choose at least one method."
+    assert "run notebook 02" in render_view(run, view("map", methods=("sre2l",))).words
+    assert render_view(run, view("map", methods=())).words == "Choose at least one method."
 
 
 def test_an_undefined_measure_says_why(measured: Run) -> None:
@@ -326,7 +334,7 @@ def test_an_undefined_measure_says_why(measured: Run) -> None:
     gone = {"mean": None, "per_class": [None] * 10, "undefined": "needs more"}
     record["spaces"][SPACE]["measures"]["vendi"] = gone
     measured.finish(unit, paths=[], record=record)
-    found = shown(measured, view("curve", methods=("prism",), measure="vendi"))
+    found = render_view(measured, view("curve", methods=("prism",), measure="vendi"))
     assert found.words == "Not shown: needs more"
 
 
@@ -366,7 +374,7 @@ def test_a_dashboard_of_a_run_without_results_opens(run: Run) -> None:
 
 
 def test_a_page_stands_alone_and_escapes(run: Run) -> None:
-    found = shown(run, view("map", classes=(1,)))
+    found = render_view(run, view("map", classes=(1,)))
     assert found.images is not None
     page = hover_page(drawn(found), found.images, ["</script><b>"] * len(found.images), "<title>")
     assert "</script><b>" not in page
@@ -377,7 +385,7 @@ def test_a_page_stands_alone_and_escapes(run: Run) -> None:
 
 
 def test_a_page_brings_its_library_along_and_stays_small(run: Run) -> None:
-    found = shown(run, view("map", classes=(1,)))
+    found = render_view(run, view("map", classes=(1,)))
     assert found.images is not None
     page = hover_page(drawn(found), found.images, found.names, "a map")
     (packed,) = re.findall(r'id="library">(.*?)</script>', page)

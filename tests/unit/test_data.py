@@ -12,14 +12,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from prism_nb.config import load_settings
-from prism_nb.data.base import Split
-from prism_nb.data.crops import draw_crop
-from prism_nb.data.digits import Digits
-from prism_nb.data.registry import open_dataset
-from prism_nb.data.subset import random_real
-from prism_nb.data.tuning import TuningSplit
-from prism_nb.errors import UsageError
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.data.augment import sample_crop
+from prism_nb.data.dataset import Split
+from prism_nb.data.distilled import random_real
+from prism_nb.data.registry import ValidationHoldout, open_dataset
+from prism_nb.data.small import Digits
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_crops_lie_inside_the_image(size: int, crop_min: float, seed: int) -> None:
-    top, left, height, width = draw_crop(size, crop_min, torch.Generator().manual_seed(seed))
+    top, left, height, width = sample_crop(size, crop_min, torch.Generator().manual_seed(seed))
     assert height > 0
     assert width > 0
     assert 0 <= top <= size - height
@@ -118,7 +117,7 @@ def test_crops_lie_inside_the_image(size: int, crop_min: float, seed: int) -> No
 
 def test_crops_are_distributed_like_those_of_torchvision() -> None:
     generator = torch.Generator().manual_seed(0)
-    mine = np.array([draw_crop(224, 0.08, generator) for _ in range(5000)], dtype=float)
+    mine = np.array([sample_crop(224, 0.08, generator) for _ in range(5000)], dtype=float)
     torch.manual_seed(0)
     image = torch.empty(3, 224, 224)
     draws = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)]
@@ -141,7 +140,7 @@ class SealedDigits(Digits):
         return super().images(split, indices)
 
 
-def places_of(tuning: TuningSplit, sealed: Digits, split: Split) -> list[int]:
+def places_of(tuning: ValidationHoldout, sealed: Digits, split: Split) -> list[int]:
     """Find where the images of a split stand in the training images: by pixels and label."""
     train = {}
     for place, image in enumerate(sealed.images("train", range(len(sealed.labels("train"))))):
@@ -152,7 +151,7 @@ def places_of(tuning: TuningSplit, sealed: Digits, split: Split) -> list[int]:
 
 def test_a_tuning_split_cuts_the_training_images_in_two_and_opens_no_others() -> None:
     sealed = SealedDigits(16)
-    tuning = TuningSplit(sealed)
+    tuning = ValidationHoldout(sealed)
     train, val = (places_of(tuning, sealed, split) for split in ("train", "val"))
     assert not set(train) & set(val)
     assert sorted([*train, *val]) == list(range(len(sealed.labels("train"))))
@@ -166,16 +165,16 @@ def test_a_tuning_split_cuts_the_training_images_in_two_and_opens_no_others() ->
 
 def test_a_tuning_split_holds_out_a_quarter_of_each_class_and_is_pinned() -> None:
     whole = Digits(16)
-    tuning = TuningSplit(whole)
+    tuning = ValidationHoldout(whole)
     held = np.bincount(tuning.labels("val")) / np.bincount(whole.labels("train"))
     assert np.abs(held - 0.25).max() < 0.01
-    assert (tuning.labels("val") == TuningSplit(whole).labels("val")).all()
-    assert torch.equal(tuning.images("val", [0, 7]), TuningSplit(whole).images("val", [0, 7]))
+    assert (tuning.labels("val") == ValidationHoldout(whole).labels("val")).all()
+    assert torch.equal(tuning.images("val", [0, 7]), ValidationHoldout(whole).images("val", [0, 7]))
 
 
 def test_pixels_mean_the_same_in_a_search_and_after_it() -> None:
     whole = Digits(16)
-    tuning = TuningSplit(whole)
+    tuning = ValidationHoldout(whole)
     assert (tuning.mean, tuning.std) == (whole.mean, whole.std)
     assert (tuning.classes, tuning.image_size) == (whole.classes, 16)
     assert tuning.name != whole.name

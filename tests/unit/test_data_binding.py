@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from image_trees import make_tree, picture
 
-from prism_nb import opening
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import network_unit
 from prism_nb.data.registry import _open
-from prism_nb.errors import UsageError
-from prism_nb.plans.squeeze import network_unit
-from prism_nb.run import Run
+from prism_nb.execution import open_run as open_run_module
 
 CLASSES = ("a", "b")
 
@@ -25,7 +25,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def found(tmp_path: Path, tree: Path, **changes: object) -> Run:
     _open.cache_clear()
-    return opening.find_run(
+    return open_run_module.load_run(
         run_name="r",
         preset="digits_quick",
         runs_dir=tmp_path / "runs",
@@ -71,14 +71,14 @@ def test_an_image_added_since_is_noticed_by_the_run(tmp_path: Path) -> None:
         Run.create(again.path, again.settings)
     _open.cache_clear()
     with pytest.raises(UsageError, match="not those asked for"):
-        opening.open_run(run_name="r", runs_dir=tmp_path / "runs")
+        open_run_module.open_run(run_name="r", runs_dir=tmp_path / "runs")
 
 
 def test_images_left_out_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prism_nb.preflight.preflight", lambda settings, run: None)
+    monkeypatch.setattr("prism_nb.execution.open_run.preflight", lambda settings, run: None)
     tree = make_tree(tmp_path / "t", CLASSES)
     (tree / "val" / "b" / "bad.jpg").write_bytes(b"nothing")
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name="r",
         preset="digits_quick",
         runs_dir=tmp_path / "runs",

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from image_trees import age, make_tree, picture
 
-from prism_nb import opening, pipeline
-from prism_nb.config import default_runs_dir
-from prism_nb.data.decode import DamagedImageError
-from prism_nb.data.folder import ImageFolder
+from prism_nb.core.config import default_runs_dir
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.manifest import has_results
+from prism_nb.core.run import Run
+from prism_nb.data.image_folder import ImageFolder
+from prism_nb.data.image_io import CorruptImageError
+from prism_nb.data.index import DatasetConfig
 from prism_nb.data.registry import _open
-from prism_nb.data.source import Source
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.mixing import has_results
-from prism_nb.run import Run
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.networks import build_network
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import build_network
 
 WNIDS = ["n01440764", "n02102040", "n02979186"]
 
@@ -38,7 +39,7 @@ def tree(tmp_path: Path) -> Path:
 
 def opened(root: Path, *, skip: bool = False) -> ImageFolder:
     return ImageFolder(
-        Source("imagenet1k", 16, root, skip_damaged=skip), channels=((0.5,) * 3,) * 2
+        DatasetConfig("imagenet1k", 16, root, skip_damaged=skip), channels=((0.5,) * 3,) * 2
     )
 
 
@@ -61,7 +62,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def fail_at(dataset: ImageFolder, place: int) -> None:
-    with pytest.raises(DamagedImageError):
+    with pytest.raises(CorruptImageError):
         dataset.images("train", [0, place])
 
 
@@ -171,7 +172,7 @@ def test_where_nothing_can_be_kept_the_rule_is_strict(
     tree: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("prism_nb.data.bound.default_runs_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr("prism_nb.core.config.default_runs_dir", lambda: tmp_path / "file")
     whole = cut(path)
     began = opened(tree).content
     fail_at(opened(tree), 6)
@@ -191,7 +192,7 @@ def asked(tree: Path, tmp_path: Path) -> dict[str, Any]:
         "space": {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bilinear"},
         "classes": WNIDS,
     }
-    weights.write_bytes(serialise(network.state_dict(), note))
+    weights.write_bytes(to_safetensors(network.state_dict(), note))
     return {
         "dataset": "imagenet1k",
         "class_list": WNIDS,
@@ -218,7 +219,7 @@ def begin(
 ) -> Run:
     """Do what a process does that begins or continues a run by its preset."""
     _open.cache_clear()
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=tmp_path / "runs", changes=asked
     )
     for stage in stages:
@@ -249,7 +250,9 @@ def test_a_run_that_a_damaged_file_stops_goes_on_once_it_is_restored(
     assert done.settings.data_content == run.settings.data_content
     assert not pipeline.check(done, "evaluation").missing
     _open.cache_clear()
-    assert opening.open_run(run_name="r", runs_dir=tmp_path / "runs").settings == done.settings
+    assert (
+        open_run_module.open_run(run_name="r", runs_dir=tmp_path / "runs").settings == done.settings
+    )
 
 
 @pytest.mark.filterwarnings("ignore:network")
@@ -267,7 +270,9 @@ def test_leaving_damaged_images_out_takes_another_run(
     with pytest.raises(
         UsageError, match="skip_damaged that the run began with .*, or choose another"
     ):
-        opening.open_run(run_name="r", runs_dir=tmp_path / "runs", changes={"skip_damaged": True})
+        open_run_module.open_run(
+            run_name="r", runs_dir=tmp_path / "runs", changes={"skip_damaged": True}
+        )
     run = begin(tmp_path, left_out, "other", ("teachers", "synthesis"))
     assert run.manifest()["images_left_out"] == [str(path.relative_to(tree))]
     assert not pipeline.check(run, "synthesis").missing

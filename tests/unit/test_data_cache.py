@@ -17,16 +17,15 @@ import torch
 from image_trees import make_tree
 from torch import Tensor
 
-from prism_nb import forecast
-from prism_nb.artifacts import sizes
-from prism_nb.data.decode import DamagedImageError, read_images
-from prism_nb.data.decoded import decoded_once, pick
-from prism_nb.data.folder import ImageFolder
-from prism_nb.data.source import Source
-from prism_nb.data.tuning import TuningSplit
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.teachers.accuracy import batches
-from prism_nb.units import Unit
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.units import Unit
+from prism_nb.data import distilled
+from prism_nb.data.image_folder import ImageFolder
+from prism_nb.data.image_io import CorruptImageError, cached_decode, gather, read_images
+from prism_nb.data.index import DatasetConfig
+from prism_nb.data.registry import ValidationHoldout
+from prism_nb.execution import forecast
+from prism_nb.models.metrics import batches
 
 PIXELS = torch.arange(300 * 3 * 4 * 4).remainder(251).to(torch.uint8).view(300, 3, 4, 4)
 
@@ -46,44 +45,44 @@ def never(indices: Sequence[int]) -> Tensor:
 
 
 def open_tree(root: Path, size: int = 16) -> ImageFolder:
-    return ImageFolder(Source("folder", size, root))
+    return ImageFolder(DatasetConfig("folder", size, root))
 
 
 def test_what_is_kept_is_what_was_decoded_more_than_one_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    kept = decoded_once(path, decode, count=300, size=4)
+    kept = cached_decode(path, decode, count=300, size=4)
     assert (kept == PIXELS.numpy()).all()
     assert isinstance(kept, np.memmap)
     assert not kept.flags.writeable
-    again = decoded_once(path, never, count=300, size=4)
-    assert torch.equal(pick(again, [299, 0, 256, 0]), PIXELS[[299, 0, 256, 0]])
+    again = cached_decode(path, never, count=300, size=4)
+    assert torch.equal(gather(again, [299, 0, 256, 0]), PIXELS[[299, 0, 256, 0]])
     assert (np.load(path, allow_pickle=False) == PIXELS.numpy()).all()
 
 
 def test_picked_images_are_a_copy(tmp_path: Path) -> None:
-    kept = decoded_once(tmp_path / "a.npy", decode, count=300, size=4)
-    pick(kept, range(300)).zero_()
+    kept = cached_decode(tmp_path / "a.npy", decode, count=300, size=4)
+    gather(kept, range(300)).zero_()
     assert (kept == PIXELS.numpy()).all()
 
 
 def test_a_part_of_a_file_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    decoded_once(path, decode, count=300, size=4)
+    cached_decode(path, decode, count=300, size=4)
     whole = path.read_bytes()
     for broken in (b"", whole[:100], whole[:-1], b"x" * len(whole)):
         path.write_bytes(broken)
-        assert (decoded_once(path, decode, count=300, size=4) == PIXELS.numpy()).all()
+        assert (cached_decode(path, decode, count=300, size=4) == PIXELS.numpy()).all()
         assert path.read_bytes() == whole
 
 
 def test_damage_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
     def fails(indices: Sequence[int]) -> Tensor:
         if indices[0]:
-            raise DamagedImageError("image 256 cannot be decoded")
+            raise CorruptImageError("image 256 cannot be decoded")
         return decode(indices)
 
-    with pytest.raises(DamagedImageError, match="256"):
-        decoded_once(tmp_path / "a.npy", fails, count=300, size=4)
+    with pytest.raises(CorruptImageError, match="256"):
+        cached_decode(tmp_path / "a.npy", fails, count=300, size=4)
     assert {path.name for path in tmp_path.iterdir()} <= {"a.lock", "cache"}
 
 
@@ -92,9 +91,9 @@ def test_too_small_a_disk_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 48))
     with pytest.raises(PrismError, match="PRISM_CACHE"):
-        decoded_once(tmp_path / "a.npy", never, count=300, size=4)
+        cached_decode(tmp_path / "a.npy", never, count=300, size=4)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 50))
-    assert len(decoded_once(tmp_path / "a.npy", decode, count=300, size=4)) == 300
+    assert len(cached_decode(tmp_path / "a.npy", decode, count=300, size=4)) == 300
 
 
 def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
@@ -104,7 +103,7 @@ def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
         raise OSError(28, "No space left on device")
 
     with pytest.raises(PrismError, match="No space left on device"):
-        decoded_once(tmp_path / "a.npy", full, count=300, size=4)
+        cached_decode(tmp_path / "a.npy", full, count=300, size=4)
     assert not list(tmp_path.glob("*.npy"))
     assert not list(tmp_path.glob(".*.part"))
 
@@ -113,14 +112,14 @@ def test_what_a_killed_process_has_left_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / ".a.npy.0123abcd.part"
     left.write_bytes(b"x" * 99)
     (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
-    decoded_once(tmp_path / "a.npy", decode, count=300, size=4)
+    cached_decode(tmp_path / "a.npy", decode, count=300, size=4)
     assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PrismError, match="PRISM_CACHE"):
-        decoded_once(tmp_path / "file" / "a.npy", never, count=300, size=4)
+        cached_decode(tmp_path / "file" / "a.npy", never, count=300, size=4)
 
 
 def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as threads:
         found = list(
             threads.map(
-                lambda _: decoded_once(tmp_path / "a.npy", slowly, count=300, size=4), range(3)
+                lambda _: cached_decode(tmp_path / "a.npy", slowly, count=300, size=4), range(3)
             )
         )
     assert calls == [0, 256]
@@ -208,7 +207,7 @@ def test_damaged_training_images_are_named_and_nothing_is_kept(tmp_path: Path, c
     tree = make_tree(tmp_path / "t")
     images = open_tree(tree)
     (tree / "train" / "bee" / "bee_1.png").write_bytes(b"no image")
-    with pytest.raises(DamagedImageError, match=r"bee_1\.png"):
+    with pytest.raises(CorruptImageError, match=r"bee_1\.png"):
         images.keep("train")
     assert kept_files(cache) == []
 
@@ -224,14 +223,14 @@ def test_the_bar_names_images_and_size_and_is_hidden_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = make_tree(tmp_path / "t")
-    ImageFolder(Source("folder", 16, tree, progress=False)).keep("train")
+    ImageFolder(DatasetConfig("folder", 16, tree, progress=False)).keep("train")
     assert "decoding" not in capsys.readouterr().err
     open_tree(tree, size=24).keep("train")
     assert "decoding 6 training images once, 0.00 GB in " in capsys.readouterr().err
 
 
 def test_progress_is_of_no_account_for_which_dataset_it_is(tmp_path: Path) -> None:
-    quiet, loud = (Source("folder", 16, tmp_path, progress=shown) for shown in (False, True))
+    quiet, loud = (DatasetConfig("folder", 16, tmp_path, progress=shown) for shown in (False, True))
     assert quiet == loud
     assert hash(quiet) == hash(loud)
 
@@ -242,7 +241,7 @@ def test_progress_is_of_no_account_for_the_kept_index(tmp_path: Path, cache: Pat
     for folder in (tree, *tree.rglob("*/")):
         os.utime(folder, (before, before))
     for shown in (False, True):
-        ImageFolder(Source("folder", 16, tree, progress=shown))
+        ImageFolder(DatasetConfig("folder", 16, tree, progress=shown))
     assert len(list((cache / "index").iterdir())) == 1
 
 
@@ -253,7 +252,7 @@ def test_a_class_too_small_to_be_cut_in_two_is_named(tmp_path: Path) -> None:
         path.unlink()
     words = f"class '{small.name}' of .* has 3; leave it out .* score_on test"
     with pytest.raises(UsageError, match=words):
-        TuningSplit(open_tree(tree))
+        ValidationHoldout(open_tree(tree))
 
 
 def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
@@ -261,21 +260,21 @@ def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
 ) -> None:
     tree = make_tree(tmp_path / "t", train=8)
     direct = open_tree(tree)
-    tuning = TuningSplit(open_tree(tree))
+    tuning = ValidationHoldout(open_tree(tree))
     held_out = tuning._places["val"].tolist()
     wanted = direct.images("train", held_out)
     assert torch.equal(tuning.images("val", range(4)), wanted)
     tuning.keep("val")
     assert torch.equal(tuning.images("val", range(4)), wanted)
     assert kept_files(cache) == [4 * 3 * 16 * 16]
-    again = TuningSplit(open_tree(tree))
+    again = ValidationHoldout(open_tree(tree))
     monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
     again.keep("val")
     assert torch.equal(again.images("val", [3, 1]), wanted[[3, 1]])
 
 
 def test_a_tuning_split_reads_from_all_kept_training_images(tmp_path: Path, cache: Path) -> None:
-    tuning = TuningSplit(open_tree(make_tree(tmp_path / "t", train=8)))
+    tuning = ValidationHoldout(open_tree(make_tree(tmp_path / "t", train=8)))
     assert tuning.bytes_to_keep("train") == 16 * 3 * 16 * 16
     tuning.keep("train")
     assert tuning.bytes_to_keep("train") == tuning.bytes_to_keep("val") == 0
@@ -310,7 +309,7 @@ def test_a_plan_counts_the_large_sets_that_are_looked_at(
 ) -> None:
     tree = open_tree(make_tree(tmp_path / "t"))
     monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
-    monkeypatch.setattr(sizes, "MOST_HELD", 3 * 16 * 16)
+    monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 3 * 16 * 16)
     run = SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
     a_set = len(tree.classes) * 3 * 16 * 16
     methods = ("real", "prism", "rded")

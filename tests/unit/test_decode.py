@@ -13,8 +13,14 @@ from image_trees import picture
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from prism_nb.data.decode import IMAGENET_MARGIN, DamagedImageError, read_image, read_images, square
-from prism_nb.errors import PrismError
+from prism_nb.core.errors import PrismError
+from prism_nb.data.image_io import (
+    IMAGENET_MARGIN,
+    CorruptImageError,
+    read_image,
+    read_images,
+    resize_center_crop,
+)
 
 _ORIENTATION = 0x0112
 _TURNS = {  # what each EXIF orientation does to the stored pixels, by rows and columns
@@ -39,7 +45,7 @@ def literal(pixels: np.ndarray, size: int) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_resizing_and_cropping_are_torchvisions(width: int, height: int, size: int) -> None:
     image = picture(width * 100 + height, width, height)
-    mine = np.asarray(square(image, size, IMAGENET_MARGIN))
+    mine = np.asarray(resize_center_crop(image, size, IMAGENET_MARGIN))
     assert mine.shape == (size, size, 3)
     assert (mine == literal(np.asarray(image), size)).all()
 
@@ -127,7 +133,7 @@ def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     Image.new("RGB", (1, 200)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 12).shape == (12, 12, 3)
     Image.new("RGB", (201, 1)).save(tmp_path / "b.png")
-    with pytest.raises(DamagedImageError, match=r"b\.png .*201 x 1 pixels"):
+    with pytest.raises(CorruptImageError, match=r"b\.png .*201 x 1 pixels"):
         read_image(tmp_path / "b.png", 12)
 
 
@@ -149,7 +155,7 @@ def test_a_file_cut_off_is_named(tmp_path: Path, ending: str, kept: float) -> No
     picture(7, 64, 64).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DamagedImageError, match=rf"a\.{ending} cannot be decoded.*skip_damaged"):
+    with pytest.raises(CorruptImageError, match=rf"a\.{ending} cannot be decoded.*skip_damaged"):
         read_image(path, 16)
 
 
@@ -165,7 +171,7 @@ def test_no_bytes_break_more_than_their_own_image(
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DamagedImageError, match=r"gone\.jpg"):
+    with pytest.raises(CorruptImageError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg", 8)
 
 

@@ -11,21 +11,28 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from prism_nb.diversity.cosine import centroid_cosine, intra_class_cosine
-from prism_nb.diversity.geometry import directions, distances, have_directions
-from prism_nb.diversity.manifold import density_coverage, neighbour_radii
-from prism_nb.diversity.neighbours import nearest_among, nearest_within
-from prism_nb.diversity.spread import radius
-from prism_nb.diversity.vendi import vendi_score
+from prism_nb.diversity.metrics import (
+    centroid_cosine,
+    density_coverage,
+    distances,
+    intra_class_cosine,
+    mean_distance_to_centroid,
+    nearest_in_class,
+    nearest_real,
+    neighbour_radii,
+    normalize_rows,
+    rows_normalizable,
+    vendi_score,
+)
 
 IN_CLASS = (
     intra_class_cosine,
     centroid_cosine,
     vendi_score,
-    radius,
-    nearest_within,
+    mean_distance_to_centroid,
+    nearest_in_class,
 )
-OF_DIRECTIONS = (intra_class_cosine, centroid_cosine, vendi_score, nearest_within)
+OF_DIRECTIONS = (intra_class_cosine, centroid_cosine, vendi_score, nearest_in_class)
 SIZES = {"n": st.integers(2, 9), "d": st.integers(2, 6), "seed": st.integers(0, 999)}
 ORTHOGONAL = 3 * torch.eye(4)
 SAME = torch.tensor([[1.0, 2.0]]).repeat(4, 1) * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
@@ -105,14 +112,14 @@ LITERAL = dict(
         (vendi_score, SAME, 1),
         (vendi_score, CLUSTERS, 2),
         (vendi_score, OPPOSITE, 1),
-        (radius, ORTHOGONAL, 3 * math.sqrt(3) / 2),
-        (radius, torch.ones(3, 2), 0),
-        (radius, CLUSTERS, math.sqrt(1 / 2)),
-        (radius, OPPOSITE, 1.5 * math.sqrt(2)),
-        (nearest_within, ORTHOGONAL, math.sqrt(2)),
-        (nearest_within, SAME, 0),
-        (nearest_within, CLUSTERS, 0),
-        (nearest_within, OPPOSITE, 2),
+        (mean_distance_to_centroid, ORTHOGONAL, 3 * math.sqrt(3) / 2),
+        (mean_distance_to_centroid, torch.ones(3, 2), 0),
+        (mean_distance_to_centroid, CLUSTERS, math.sqrt(1 / 2)),
+        (mean_distance_to_centroid, OPPOSITE, 1.5 * math.sqrt(2)),
+        (nearest_in_class, ORTHOGONAL, math.sqrt(2)),
+        (nearest_in_class, SAME, 0),
+        (nearest_in_class, CLUSTERS, 0),
+        (nearest_in_class, OPPOSITE, 2),
     ],
 )
 def test_closed_forms(measure: Measure, features: Tensor, value: float) -> None:
@@ -137,7 +144,9 @@ def test_lengths_do_not_matter_to_directions(measure: Measure, n: int, d: int, s
     features = features_of(n, d, seed)
     lengths = features_of(n, 1, seed + 1).abs() + 0.1
     assert measure(features * lengths) == pytest.approx(measure(features), abs=1e-9)
-    assert radius(3 * features) == pytest.approx(3 * radius(features))
+    assert mean_distance_to_centroid(3 * features) == pytest.approx(
+        3 * mean_distance_to_centroid(features)
+    )
 
 
 @given(**SIZES)
@@ -164,8 +173,8 @@ def test_one_image_and_features_that_are_not_finite_are_undefined(measure: Measu
 def test_a_feature_of_zeros_has_no_direction(measure: Measure) -> None:
     features = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
     assert math.isnan(measure(features))
-    assert not have_directions(features)
-    assert have_directions(features[:1])
+    assert not rows_normalizable(features)
+    assert rows_normalizable(features[:1])
 
 
 def test_equal_rows_lie_at_distance_zero_exactly() -> None:
@@ -180,16 +189,16 @@ def test_equal_rows_lie_at_distance_zero_exactly() -> None:
 @settings(max_examples=40, deadline=None)
 def test_nearest_training_images_are_those_of_scikit_learn(n: int, m: int, seed: int) -> None:
     features, real = features_of(n, 4, seed), features_of(m, 4, seed + 1)
-    found, places = nearest_among(features, real)
-    index = NearestNeighbors(n_neighbors=1).fit(directions(real).numpy())
-    expected, where = index.kneighbors(directions(features).numpy())
+    found, places = nearest_real(features, real)
+    index = NearestNeighbors(n_neighbors=1).fit(normalize_rows(real).numpy())
+    expected, where = index.kneighbors(normalize_rows(features).numpy())
     np.testing.assert_allclose(found.numpy(), expected[:, 0], atol=1e-9)
     assert places.tolist() == where[:, 0].tolist()
 
 
 def test_a_copy_is_found_with_its_place() -> None:
     real = features_of(20, 8, 0)
-    found, places = nearest_among(real[[7, 3]], real)
+    found, places = nearest_real(real[[7, 3]], real)
     assert found.tolist() == [0, 0]
     assert places.tolist() == [7, 3]
 

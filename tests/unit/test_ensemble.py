@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prism_nb.teachers.ensemble import combine
+from prism_nb.models.ensemble import combine_logits
 
 KINDS = ("norm_balanced", "primary_half", "mean", "accuracy")
 ACCURACIES = (0.95, 0.9, 0.7)
@@ -18,7 +18,7 @@ def blocks_of(count: int = 3) -> list[Tensor]:
 
 
 def together(kind: str, blocks: list[Tensor], *, primary: int = 1) -> Tensor:
-    return combine(kind, blocks, primary=primary, accuracies=ACCURACIES[: len(blocks)])
+    return combine_logits(kind, blocks, primary=primary, accuracies=ACCURACIES[: len(blocks)])
 
 
 def norm(values: list[float]) -> float:

@@ -6,17 +6,25 @@ import pytest
 import torch
 from torch.nn import functional
 
-from prism_nb.artifacts.views import Views, draw_box, draw_views, plain_views, render
+from prism_nb.data.augment import (
+    BatchAugParams,
+    identity_params,
+    render,
+    sample_bbox,
+    sample_epoch_params,
+)
 
 CPU = torch.device("cpu")
 
 
-def views_of(count: int, *, seed: int = 0, mix: str = "cutmix", flip: bool = True) -> Views:
+def views_of(
+    count: int, *, seed: int = 0, mix: str = "cutmix", flip: bool = True
+) -> BatchAugParams:
     generator = torch.Generator().manual_seed(seed)
-    return draw_views(count, 16, crop_min=0.3, flip=flip, mix=mix, generator=generator)
+    return sample_epoch_params(count, 16, crop_min=0.3, flip=flip, mix=mix, generator=generator)
 
 
-def plain_view(images: torch.Tensor, views: Views, row: int) -> torch.Tensor:
+def plain_view(images: torch.Tensor, views: BatchAugParams, row: int) -> torch.Tensor:
     """Crop by slicing and enlarge by interpolation, the way a reader would write it."""
     top, left, height, width = views.crop[row].tolist()
     crop = images[row : row + 1, :, top : top + height, left : left + width]
@@ -38,7 +46,7 @@ def test_a_view_without_mixing_is_the_enlarged_crop() -> None:
 def test_a_full_crop_is_the_image_itself() -> None:
     images = torch.randn(2, 3, 16, 16)
     whole = torch.tensor([[0, 0, 16, 16]] * 2, dtype=torch.int16)
-    views = replace(plain_views(2, 16, CPU), crop=whole, flip=torch.tensor([False, True]))
+    views = replace(identity_params(2, 16, CPU), crop=whole, flip=torch.tensor([False, True]))
     shown = render(images, views, torch.arange(2))
     assert torch.allclose(shown[0], images[0], atol=1e-5)
     assert torch.allclose(shown[1], images[1].flip(-1), atol=1e-5)
@@ -68,7 +76,7 @@ def test_a_rows_view_does_not_depend_on_the_batch_it_is_rendered_in() -> None:
 
 def test_boxes_cover_half_of_the_image_at_most_clipped() -> None:
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.tensor([draw_box(32, generator) for _ in range(3000)])
+    boxes = torch.tensor([sample_bbox(32, generator) for _ in range(3000)])
     top, left, height, width = boxes.unbind(1)
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -109,5 +117,5 @@ def test_the_share_of_the_partner_is_what_it_covers_or_its_weight() -> None:
 
 def test_plain_views_show_images_as_they_are() -> None:
     images = torch.randn(7, 3, 16, 16)
-    shown = render(images, plain_views(7, 16, CPU), torch.arange(7))
+    shown = render(images, identity_params(7, 16, CPU), torch.arange(7))
     assert torch.allclose(shown, images, atol=1e-5)

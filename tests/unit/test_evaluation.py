@@ -11,15 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from prism_nb.artifacts.labels import EpochLabels
-from prism_nb.artifacts.views import draw_views, in_batches
-from prism_nb.data.digits import Digits
-from prism_nb.errors import PrismError
-from prism_nb.evaluation.material import Material
-from prism_nb.evaluation.student import Curriculum, Pupil, Row, train_student
-from prism_nb.training.checkpoint import Checkpoint
+from prism_nb.core.errors import PrismError
+from prism_nb.data.augment import render_batches, sample_epoch_params
+from prism_nb.data.small import Digits
+from prism_nb.evaluation.label_store import EpochLabels
+from prism_nb.evaluation.student import (
+    Row,
+    StudentConfig,
+    StudentData,
+    StudentTrainer,
+    train_student,
+)
+from prism_nb.models.checkpoint import Checkpoint
 
-PLAN = Curriculum(
+PLAN = StudentConfig(
     epochs=12,
     batch=25,
     optimiser="adamw",
@@ -37,12 +42,12 @@ PLAN = Curriculum(
 
 def test_batches_hold_every_image_and_no_single_one() -> None:
     for count, size in ((51, 50), (50, 50), (100, 33), (2, 50), (7, 2)):
-        parts = in_batches(torch.randperm(count), size)
+        parts = render_batches(torch.randperm(count), size)
         assert sorted(torch.cat(parts).tolist()) == list(range(count))
         assert all(len(part) > 1 for part in parts)
 
 
-def material(*, hard: bool = False) -> Material:
+def material(*, hard: bool = False) -> StudentData:
     digits = Digits(32)
     places = [int(p) for c in range(10) for p in digits.of_class("train", c)[:10]]
     images = digits.canonical(digits.images("train", places))
@@ -50,14 +55,16 @@ def material(*, hard: bool = False) -> Material:
 
     def labels_of(epoch: int) -> EpochLabels:
         generator = torch.Generator().manual_seed(epoch)
-        views = draw_views(100, 32, crop_min=0.8, flip=False, mix="none", generator=generator)
+        views = sample_epoch_params(
+            100, 32, crop_min=0.8, flip=False, mix="none", generator=generator
+        )
         return EpochLabels(views, None if hard else torch.eye(10)[classes] * 8)
 
-    return Material(images, classes, labels_of)
+    return StudentData(images, classes, labels_of)
 
 
 def train(
-    plan: Curriculum = PLAN,
+    plan: StudentConfig = PLAN,
     *,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda values: None,
@@ -112,7 +119,7 @@ class _Killed(Exception):  # noqa: N818
     """Stands for a signal that ends a process."""
 
 
-def interrupted(plan: Curriculum, path: Path, *, after: int) -> None:
+def interrupted(plan: StudentConfig, path: Path, *, after: int) -> None:
     """Train until an epoch has passed, and be killed in the next."""
 
     def die(values: dict[str, Any]) -> None:
@@ -168,7 +175,7 @@ def test_a_checkpoint_waits_for_its_time(tmp_path: Path) -> None:
 
 def test_the_averaged_copy_follows_by_its_decay() -> None:
     torch.manual_seed(0)
-    pupil = Pupil("test_byobnet", Digits(32), replace(PLAN, ema=0.9), torch.device("cpu"))
+    pupil = StudentTrainer("test_byobnet", Digits(32), replace(PLAN, ema=0.9), torch.device("cpu"))
     images = torch.randn(8, 3, 32, 32)
     expected: dict[str, torch.Tensor] = {}
     for step in range(3):

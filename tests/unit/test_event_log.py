@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_nb.monitor.curves import MOST, Curves
-from prism_nb.monitor.forecast import Cost, images_per_minute, seconds_left
-from prism_nb.monitor.log import EventLog
+from prism_nb.execution.cost import UnitCost, images_per_minute, monitor_seconds_left
+from prism_nb.viz.monitor import MOST, Curves, EventLog
 
 A, B = "prism/a", "prism/b"
 
@@ -156,28 +155,32 @@ def test_no_log_whatever_it_holds_stops_the_monitor(events: list[dict[str, Any]]
     assert all(0 <= work.share <= 1 for work in log.at_work.values())
 
 
-COSTS = {"a": Cost("prism", 100.0, 10), "b": Cost("prism", 300.0, 30), "c": Cost("sre2l", 50.0, 5)}
+COSTS = {
+    "a": UnitCost("prism", 100.0, 10),
+    "b": UnitCost("prism", 300.0, 30),
+    "c": UnitCost("sre2l", 50.0, 5),
+}
 
 
 def test_nothing_is_foreseen_before_anything_was_taken() -> None:
-    assert seconds_left(COSTS, (), {}) is None
-    assert seconds_left(COSTS, COSTS, {}) == 0.0
+    assert monitor_seconds_left(COSTS, (), {}) is None
+    assert monitor_seconds_left(COSTS, COSTS, {}) == 0.0
 
 
 def test_a_method_is_scaled_by_its_own_units() -> None:
     # prism: 100 took 10 s, so 300 take 30 s; sre2l: half of its 50 took 20 s, so 20 s are left
     taken = {"a": (1.0, 10.0), "c": (0.5, 20.0)}
-    assert seconds_left(COSTS, ["a"], taken) == pytest.approx(30.0 + 20.0)
+    assert monitor_seconds_left(COSTS, ["a"], taken) == pytest.approx(30.0 + 20.0)
 
 
 def test_a_method_without_a_unit_goes_by_all_of_them() -> None:
-    assert seconds_left(COSTS, ["a"], {"a": (1.0, 10.0)}) == pytest.approx(30.0 + 5.0)
+    assert monitor_seconds_left(COSTS, ["a"], {"a": (1.0, 10.0)}) == pytest.approx(30.0 + 5.0)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
 def test_a_unit_at_work_is_left_by_what_it_lacks(share: float, spent: float) -> None:
-    costs = {"a": Cost("prism", 70.0, 7)}
-    left = seconds_left(costs, (), {"a": (share, spent)})
+    costs = {"a": UnitCost("prism", 70.0, 7)}
+    left = monitor_seconds_left(costs, (), {"a": (share, spent)})
     assert left == pytest.approx(spent / share - spent)
 
 

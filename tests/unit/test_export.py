@@ -15,15 +15,15 @@ from image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from prism_nb import cli, files, headless, tables
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.exchange import writers
-from prism_nb.exchange.export import export_set
-from prism_nb.figures.losses import loss_figure, presence_figure, share_figure
-from prism_nb.plans import labels
-from prism_nb.run import Run
-from prism_nb.sets import import_set
-from prism_nb.strict import read_yaml
+from prism_nb import cli, headless
+from prism_nb.core import fileio, unit_plan
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.yaml_io import read_yaml
+from prism_nb.execution import exchange
+from prism_nb.execution.exchange import export_set, import_images
+from prism_nb.viz import tables
+from prism_nb.viz.figures.run import loss_figure, share_figure, teacher_usage_figure
 
 METHOD = "random_real"
 
@@ -61,7 +61,7 @@ def test_import_of_an_export_is_the_identity(
     run: Run, tmp_path: Path, layout: str, kind: str | None, dest: str
 ) -> None:
     export_set(run, METHOD, tmp_path / dest, layout=layout, kind=kind)
-    back, _ = import_set(
+    back, _ = import_images(
         tmp_path / dest,
         run_name="back",
         preset="digits_quick",
@@ -150,8 +150,8 @@ def test_an_archive_holds_the_runs_own_files_and_its_labels_once_they_are_comple
     for name, content in found.items():
         if name.startswith("images/"):
             assert content == (run.path / "synthesis" / METHOD / name).read_bytes()
-    (unit,) = labels.units(run, 10)
-    files.write_bytes(run.path / "labels" / METHOD / "epoch_0000.safetensors", b"logits")
+    (unit,) = unit_plan.relabel_units(run, 10)
+    fileio.write_bytes(run.path / "labels" / METHOD / "epoch_0000.safetensors", b"logits")
     export_set(run, METHOD, tmp_path / "unfinished.zip")
     assert tree(tmp_path / "unfinished.zip") == found
     run.finish(unit, paths=[f"labels/{METHOD}/epoch_0000.safetensors"], record={})
@@ -188,7 +188,7 @@ def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
     run: Run, tmp_path: Path
 ) -> None:
     folder = write_set(tmp_path / "set", "{c}/{s}.png")
-    joined, _ = import_set(
+    joined, _ = import_images(
         folder,
         run_name="b",
         preset="digits_quick",
@@ -254,10 +254,10 @@ def test_an_empty_folder_may_be_filled(run: Run, tmp_path: Path) -> None:
 def test_an_export_that_is_interrupted_leaves_nothing(
     run: Run, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = writers.Piece
+    whole = exchange.ArchiveEntry
     made: list[str] = []
 
-    def counted(name: str, content: object) -> writers.Piece:
+    def counted(name: str, content: object) -> exchange.ArchiveEntry:
         def interrupted() -> bytes:
             made.append(name)
             if len(made) > 5:
@@ -266,7 +266,7 @@ def test_an_export_that_is_interrupted_leaves_nothing(
 
         return whole(name, interrupted)
 
-    monkeypatch.setattr("prism_nb.exchange.export.Piece", counted)
+    monkeypatch.setattr("prism_nb.execution.exchange.ArchiveEntry", counted)
     with pytest.raises(KeyboardInterrupt):
         export_set(run, METHOD, tmp_path / "out.zip", layout=layout)
     assert len(made) == 6
@@ -285,16 +285,16 @@ def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) ->
 
 
 def test_a_run_of_images_that_nothing_optimises_has_empty_tables_and_figures(run: Run) -> None:
-    losses, shares = tables.loss_table(run), tables.share_table(run)
+    losses, shares = tables.loss_table(run), tables.bn_loss_share_table(run)
     assert list(losses.columns) == ["method", "unit", "step", "term", "value"]
     assert len(losses) == len(shares) == 0
     for figure in (
         loss_figure(losses, {}),
         share_figure(shares, {}),
-        presence_figure(tables.presence_table(run)),
+        teacher_usage_figure(tables.bn_teacher_usage_table(run)),
     ):
         assert figure.layout.title.text
-    assert set(tables.draw_table(run)["BN teachers"]) == {"none (not optimised)"}
+    assert set(tables.unit_table(run)["BN teachers"]) == {"none (not optimised)"}
 
 
 # -- the command -----------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_the_commands_export_and_import(
 def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun, _ = import_set(
+    begun, _ = import_images(
         write_set(tmp_path / "set", "{c}/{s}.png", ipc=3),
         run_name="b",
         preset="digits_quick",
@@ -346,7 +346,7 @@ def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settin
         seen.append(run)
         raise PrismError("far enough")
 
-    monkeypatch.setattr(headless, "run_series", stop)
+    monkeypatch.setattr(headless, "run_notebooks", stop)
     continued = ("run", "--run", "b", "--runs-dir", tmp_path / "runs", "--set", "student_seeds=3")
     code, _, err = call(monkeypatch, capsys, *continued)
     assert (code, err) == (1, "error: far enough\n")

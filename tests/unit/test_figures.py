@@ -8,20 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from prism_nb.figures.diversity import diversity_figure
-from prism_nb.figures.evaluation import (
+from prism_nb.core.run import Run
+from prism_nb.viz.figures.run import (
     accuracy_figure,
     class_figure,
+    diversity_figure,
     learning_figure,
+    loss_figure,
     matrix_figure,
-    trade_figure,
+    tradeoff_figure,
 )
-from prism_nb.figures.html import table_html
-from prism_nb.figures.losses import loss_figure
-from prism_nb.figures.palette import colour_of
-from prism_nb.figures.save import save_figure
-from prism_nb.figures.sheets import contact_sheet
-from prism_nb.run import Run
+from prism_nb.viz.html import contact_sheet, save_figure, table_html
+from prism_nb.viz.style import colour_of
 
 ACCURACIES = pd.DataFrame(
     {
@@ -162,13 +160,13 @@ TRADE = pd.DataFrame(
 
 
 def test_accuracy_against_diversity_shows_what_has_a_cosine() -> None:
-    (point,) = trade_figure(TRADE, {"prism": "PRISM"}).data
+    (point,) = tradeoff_figure(TRADE, {"prism": "PRISM"}).data
     assert list(point.text) == ["PRISM"]
     assert list(point.x) == [0.5]
 
 
 def test_without_a_cosine_a_sentence_stands_for_the_axes() -> None:
-    figure = trade_figure(TRADE.loc[["sre2l"]], {})
+    figure = tradeoff_figure(TRADE.loc[["sre2l"]], {})
     assert not figure.data
     assert "one image per class" in figure.layout.title.text
     assert figure.layout.xaxis.visible is False

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from prism_nb import files
-from prism_nb.errors import PrismError
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
 
 
 def fail(*args: Any, **kwargs: Any) -> None:
@@ -36,20 +36,20 @@ def names(folder: Path) -> list[str]:
 
 
 def test_write_makes_the_folders_and_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "a" / "b" / "x.bin", b"\x00new")
+    fileio.write_bytes(tmp_path / "a" / "b" / "x.bin", b"\x00new")
     assert (tmp_path / "a" / "b" / "x.bin").read_bytes() == b"\x00new"
     assert names(tmp_path / "a" / "b") == ["x.bin"]
 
 
 def test_write_replaces_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    files.write_text(path, "a longer old text")
-    files.write_text(path, "new")
+    fileio.write_text(path, "a longer old text")
+    fileio.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_text_is_written_as_utf8(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "x.txt", "Größe ✓")
+    fileio.write_text(tmp_path / "x.txt", "Größe ✓")
     assert (tmp_path / "x.txt").read_bytes() == "Größe ✓".encode()
 
 
@@ -61,7 +61,7 @@ def test_failed_write_keeps_the_old_content_and_no_part(
     path.write_text("old")
     monkeypatch.setattr(owner, call, fail)
     with pytest.raises(PrismError) as caught:
-        files.write_text(path, "new")
+        fileio.write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["x.txt"]
     assert f"cannot write {path}: No space left on device" in str(caught.value)
@@ -77,7 +77,7 @@ def test_place_that_may_only_be_read_is_not_said_to_be_full(
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PrismError, match="copy the run to a folder that you may write to") as found:
-        files.write_text(tmp_path / "x.txt", "new")
+        fileio.write_text(tmp_path / "x.txt", "new")
     assert "free some space" not in str(found.value)
 
 
@@ -87,7 +87,7 @@ def test_failed_first_write_leaves_no_file(
 ) -> None:
     monkeypatch.setattr(owner, call, fail)
     with pytest.raises(PrismError):
-        files.write_text(tmp_path / "x.txt", "new")
+        fileio.write_text(tmp_path / "x.txt", "new")
     assert names(tmp_path) == []
 
 
@@ -99,7 +99,7 @@ def test_interrupted_write_keeps_the_old_content_and_stays_an_interrupt(
     path.write_text("old")
     monkeypatch.setattr(owner, call, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        files.write_text(path, "new")
+        fileio.write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["x.txt"]
 
@@ -122,7 +122,7 @@ def test_content_is_on_disk_before_the_name_points_to_it(
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
-    files.write_text(tmp_path / "x.txt", "new")
+    fileio.write_text(tmp_path / "x.txt", "new")
     assert calls == ["fsync", "replace", "fsync"]  # the last one of the folder: its new name
 
 
@@ -130,26 +130,26 @@ def test_file_system_that_syncs_no_folders_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "open", fail)
-    files.write_text(tmp_path / "x.txt", "new")
+    fileio.write_text(tmp_path / "x.txt", "new")
     assert (tmp_path / "x.txt").read_text() == "new"
 
 
 def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("in the way")
     with pytest.raises(PrismError) as caught:
-        files.write_text(tmp_path / "a" / "x.txt", "new")
+        fileio.write_text(tmp_path / "a" / "x.txt", "new")
     assert f"cannot write {tmp_path / 'a' / 'x.txt'}" in str(caught.value)
 
 
 def test_target_that_is_a_folder_is_named_and_kept(tmp_path: Path) -> None:
     (tmp_path / "x.txt").mkdir()
     with pytest.raises(PrismError, match="cannot write"):
-        files.write_text(tmp_path / "x.txt", "new")
+        fileio.write_text(tmp_path / "x.txt", "new")
     assert names(tmp_path) == ["x.txt"]
 
 
 def test_json_of_equal_values_has_equal_bytes() -> None:
-    assert files.json_bytes({"b": 1, "a": [2]}) == files.json_bytes({"a": [2], "b": 1})
+    assert fileio.json_bytes({"b": 1, "a": [2]}) == fileio.json_bytes({"a": [2], "b": 1})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -157,21 +157,21 @@ def test_number_that_json_lacks_is_refused_and_nothing_written(
     tmp_path: Path, value: float
 ) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        files.write_json(tmp_path / "x.json", {"loss": value})
+        fileio.write_json(tmp_path / "x.json", {"loss": value})
     assert names(tmp_path) == []
 
 
 def test_lines_are_appended_in_order(tmp_path: Path) -> None:
     path = tmp_path / "events" / "x.jsonl"
-    files.append_line(path, "one")
-    files.append_line(path, "two")
+    fileio.append_line(path, "one")
+    fileio.append_line(path, "two")
     assert path.read_text(encoding="utf-8") == "one\ntwo\n"
 
 
 def test_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
     with pytest.raises(PrismError) as caught:
-        files.append_line(tmp_path / "x.jsonl", "one")
+        fileio.append_line(tmp_path / "x.jsonl", "one")
     assert f"cannot write {tmp_path / 'x.jsonl'}" in str(caught.value)
 
 
@@ -180,33 +180,33 @@ def test_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_json_reads_back_what_was_written(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None, True], "b": {"c": "Größe"}}
-    files.write_json(tmp_path / "x.json", value)
-    assert files.read_json(tmp_path / "x.json") == value
+    fileio.write_json(tmp_path / "x.json", value)
+    assert fileio.read_json(tmp_path / "x.json") == value
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe\xfa", b"{}{}"])
 def test_damaged_json_reads_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
-    assert files.read_json(tmp_path / "x.json") is None
+    assert fileio.read_json(tmp_path / "x.json") is None
 
 
 def test_missing_json_reads_as_none(tmp_path: Path) -> None:
-    assert files.read_json(tmp_path / "x.json") is None
+    assert fileio.read_json(tmp_path / "x.json") is None
 
 
 def test_folder_instead_of_json_reads_as_none(tmp_path: Path) -> None:
-    assert files.read_json(tmp_path) is None
+    assert fileio.read_json(tmp_path) is None
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     (tmp_path / "x.bin").write_bytes(content)
-    assert files.sha256(tmp_path / "x.bin") == hashlib.sha256(content).hexdigest()
+    assert fileio.sha256(tmp_path / "x.bin") == hashlib.sha256(content).hexdigest()
 
 
 def test_sha256_of_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
-    assert files.sha256(tmp_path / "x.bin") == ""
-    assert files.sha256(tmp_path) == ""
+    assert fileio.sha256(tmp_path / "x.bin") == ""
+    assert fileio.sha256(tmp_path) == ""
 
 
 @pytest.mark.parametrize("name", ["missing", "a/b", "x" * 5000, "loop"])
@@ -214,9 +214,9 @@ def test_names_under_which_no_file_can_be_are_missing(tmp_path: Path, name: str)
     (tmp_path / "a").write_text("a file")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     path = tmp_path / name
-    assert files.read_json(path) is None
-    assert files.sha256(path) == ""
-    assert not files.is_file(path)
+    assert fileio.read_json(path) is None
+    assert fileio.sha256(path) == ""
+    assert not fileio.is_file(path)
 
 
 # -- one at a time ---------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_changes_are_made_one_after_the_other(tmp_path: Path) -> None:
     path, within = tmp_path / "locks" / ".x", []
 
     def change() -> None:
-        with files.alone(path):
+        with fileio.exclusive_lock(path):
             within.append(1)
             assert len(within) == 1
             time.sleep(0.01)
@@ -243,8 +243,8 @@ def test_changes_are_made_one_after_the_other(tmp_path: Path) -> None:
 def test_lock_that_is_not_given_back_is_named(tmp_path: Path) -> None:
     path = tmp_path / ".x"
     with (
-        files.alone(path),
+        fileio.exclusive_lock(path),
         pytest.raises(PrismError, match=f"{path} has been held .* delete that file"),
-        files.alone(path, patience=0.05),
+        fileio.exclusive_lock(path, patience=0.05),
     ):
         pass

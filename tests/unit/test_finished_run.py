@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from prism_nb import opening, pipeline
-from prism_nb.plans.synthesis import image_path
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -24,7 +25,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name="r",
         preset="digits_quick",
         runs_dir=tmp_path_factory.mktemp("runs"),
@@ -46,7 +47,7 @@ def times(run: Run) -> dict[Path, int]:
 
 
 def reopened(run: Run) -> Run:
-    return opening.open_run(run_name=run.name, runs_dir=run.path.parent)
+    return open_run_module.open_run(run_name=run.name, runs_dir=run.path.parent)
 
 
 def test_what_is_done_is_kept_without_a_write(finished: Run) -> None:

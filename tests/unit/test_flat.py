@@ -7,10 +7,11 @@ from typing import Any
 import psutil
 import pytest
 
-from prism_nb import files
-from prism_nb.backends import here, run_units
-from prism_nb.run import Run
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.execution import worker
+from prism_nb.execution.backends import run_units
 
 FEW = 20  # of 300; libraries open and close some of their own at any time
 
@@ -23,10 +24,10 @@ def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.Monk
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
         path = f"labels/{unit.name}/file"
-        files.write_bytes(run.file(path), b"x")
+        fileio.write_bytes(run.file(path), b"x")
         return lambda: run.finish(unit, paths=[path], record={})
 
-    monkeypatch.setattr(here, "resolve", lambda _: work)
+    monkeypatch.setattr(worker, "import_function", lambda _: work)
     run_units(run, units[:20], "somewhere:work", lambda _: None)
     me = psutil.Process()
     fds, threads = me.num_fds(), me.num_threads()

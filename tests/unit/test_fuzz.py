@@ -17,24 +17,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_sets import begin_run
 
-from prism_nb import files, pipeline
-from prism_nb.artifacts.contents import content_digest
-from prism_nb.artifacts.labels import LabelStore
-from prism_nb.config import load_settings
-from prism_nb.device import seeded
-from prism_nb.errors import PrismError
-from prism_nb.leases import Owner, is_alive
-from prism_nb.plans.synthesis import chosen_engine
-from prism_nb.progress import StageProgress
-from prism_nb.provenance import newer_kit
-from prism_nb.recipes.library import make_recipe
-from prism_nb.run import Run
-from prism_nb.strict import read_yaml
-from prism_nb.synthesis.gradient import Gradient
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.device import seeded
+from prism_nb.core.errors import PrismError
+from prism_nb.core.hashing import hash_tensors
+from prism_nb.core.lock import Owner, is_alive
+from prism_nb.core.manifest import newer_version_message
+from prism_nb.core.recipe import make_recipe
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import chosen_compile
+from prism_nb.core.yaml_io import read_yaml
+from prism_nb.evaluation.label_store import LabelStore
+from prism_nb.execution import pipeline
+from prism_nb.execution.progress import StageProgress
+from prism_nb.models.checkpoint import Checkpoint, Stateful, TrainerState
+from prism_nb.models.weights import read_metadata, read_weights
+from prism_nb.synthesis.loop import _Recovery
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import _Recovery
-from prism_nb.teachers.checkpoints import read_note, read_weights
-from prism_nb.training.checkpoint import Checkpoint, Kept, Training
 
 Spoil = Callable[[bytes], bytes]
 MANY = settings(
@@ -95,7 +96,7 @@ def test_marker(made: Run, spoil: Spoil) -> None:
     try:
         path.write_bytes(spoil(good))
         state = made.inspect(unit)
-        same = files.read_json(path) == json.loads(good)
+        same = fileio.read_json(path) == json.loads(good)
     finally:
         path.write_bytes(good)
     assert state.state == ("done" if same else "damaged")
@@ -158,19 +159,22 @@ def test_yaml(text: str) -> None:
     assert "\n" not in complaint
 
 
-def training() -> Kept:
+def training() -> Stateful:
     """Return a network that has learned from one batch."""
     network = torch.nn.Linear(3, 3)
     optimiser = torch.optim.AdamW(network.parameters())
     network(torch.randn(2, 3)).sum().backward()
     optimiser.step()
-    return Training({"network": network}, optimiser, torch.device("cpu"))
+    return TrainerState({"network": network}, optimiser, torch.device("cpu"))
 
 
-def recovery() -> Kept:
+def recovery() -> Stateful:
     """Return images that have been optimised for one step."""
     recipe = make_recipe("prism", {})
-    gradient, generator = Gradient(Objective(recipe, {})), torch.Generator().manual_seed(1)
+    gradient, generator = (
+        MicroBatchedBackward(Objective(recipe, {})),
+        torch.Generator().manual_seed(1),
+    )
     work = _Recovery(torch.randn(4, 3, 8, 8), [0, 0, 2, 2], gradient, recipe, generator)
     work.groups[0].grad = torch.randn(2, 3, 8, 8)
     work._optimiser.step()
@@ -180,15 +184,15 @@ def recovery() -> Kept:
 @pytest.mark.parametrize("begin", [training, recovery])
 @settings(MANY, max_examples=60)
 @given(spoil=spoilt())
-def test_checkpoint(tmp_path: Path, begin: Callable[[], Kept], spoil: Spoil) -> None:
+def test_checkpoint(tmp_path: Path, begin: Callable[[], Stateful], spoil: Spoil) -> None:
     path, progress = tmp_path / "c.safetensors", {"epoch": 3, "rows": [0.1]}
     with seeded(0, torch.device("cpu")):
         kept, work = begin(), begin()
         Checkpoint(path, "it", every=0).offer(kept, progress)
         path.write_bytes(spoil(path.read_bytes()))
-        expected, before = content_digest(kept.tensors()), content_digest(work.tensors())
+        expected, before = hash_tensors(kept.tensors()), hash_tensors(work.tensors())
         found = Checkpoint(path, "it").restore(work)
-        state = content_digest(work.tensors())
+        state = hash_tensors(work.tensors())
     assert (found, state) in [(progress, expected), (None, before)]
 
 
@@ -207,8 +211,8 @@ def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(manifest))
         stage = made.stage_record("labels")
-        assert chosen_engine(made) in {"eager", "compiled"}
-        assert isinstance(newer_kit(made.manifest()), str | None)
+        assert chosen_compile(made) in {"eager", "compiled"}
+        assert isinstance(newer_version_message(made.manifest()), str | None)
     finally:
         path.write_bytes(good)
     assert isinstance(stage.get("peak_memory_bytes", 0), int)
@@ -220,7 +224,7 @@ def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
 def test_weights_and_their_note(made: Run, tmp_path: Path, spoil: Spoil) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(spoil(made.file("teachers/test_resnet.safetensors").read_bytes()))
-    for read in (read_weights, read_note):
+    for read in (read_weights, read_metadata):
         complaint = complaint_of(lambda read=read: read(path))
         assert str(path) in (complaint or str(path))
 
@@ -244,7 +248,7 @@ def test_events(made: Run, spoil: Spoil) -> None:
 def test_lease(tmp_path: Path, spoil: Spoil) -> None:
     path = tmp_path / "lease.json"
     owner = asdict(Owner.here())
-    path.write_bytes(spoil(files.json_bytes(owner)))
+    path.write_bytes(spoil(fileio.json_bytes(owner)))
     read = Owner.read(path)
     # It has just been written; a number that was spoilt may be of no living process.
     assert is_alive(path) or read not in {None, Owner(**owner)}
@@ -256,7 +260,7 @@ def test_class_order(made: Run, value: Any) -> None:
     path = made.file("classes.json")
     good = path.read_bytes()
     try:
-        files.write_json(path, value)
+        fileio.write_json(path, value)
         with pytest.raises(PrismError, match="damaged"):
             made.read_classes()
     finally:

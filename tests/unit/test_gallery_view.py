@@ -14,25 +14,33 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from prism_nb.artifacts.images import load_reference
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.data.digits import Digits
-from prism_nb.diversity import judged
-from prism_nb.figures.contact import GAP, HEAD, contact_picture
-from prism_nb.figures.gallery_page import gallery_html
-from prism_nb.figures.gallery_view import ORDERS, GalleryView, in_order, panels, per_page
-from prism_nb.figures.sprites import sprites, thumbnails
-from prism_nb.files import write_bytes
-from prism_nb.image_tables import image_table
-from prism_nb.plans.diversity import REFERENCE, diversity_unit
-from prism_nb.plans.synthesis import batch_of, image_path, method_units
-from prism_nb.run import Run
-from prism_nb.synthesis.begin import initial_pictures
-from prism_nb.synthesis.quantise import encode_png
-from prism_nb.teachers.pool import canonical_space
-from prism_nb.teachers.teacher import Teacher
-from prism_nb.widgets import Gallery
+from prism_nb.core.config import load_settings
+from prism_nb.core.fileio import write_bytes
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE
+from prism_nb.core.unit_plan import batch_of, diversity_unit, image_path, method_units
+from prism_nb.data.distilled import load_reference
+from prism_nb.data.image_io import encode_png
+from prism_nb.data.registry import open_dataset
+from prism_nb.data.small import Digits
+from prism_nb.diversity import features as feature_module
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.init import initial_images_uint8
+from prism_nb.viz.figures.gallery import (
+    GAP,
+    HEAD,
+    ORDERS,
+    GalleryView,
+    contact_sheet_png,
+    gallery_html,
+    in_order,
+    panels,
+    per_page,
+)
+from prism_nb.viz.html import sprites, thumbnails
+from prism_nb.viz.tables import image_table
+from prism_nb.viz.widgets.gallery import Gallery
 
 DIGITS = Digits(8)
 SPACE = "test_mambaout"
@@ -41,7 +49,7 @@ SPACE = "test_mambaout"
 def linear_teacher(name: str) -> Teacher:
     torch.manual_seed(sum(name.encode()))
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
-    space = canonical_space(DIGITS)
+    space = dataset_preprocess(DIGITS)
     return Teacher(name, network, own=space, canonical=space)
 
 
@@ -89,7 +97,7 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Teacher]:
     known = {
         name: linear_teacher(name) for name in load_settings("digits_quick").plain()["teachers"]
     }
-    monkeypatch.setattr(judged, "load_teacher", lambda run, name: known[name])
+    monkeypatch.setattr(feature_module, "load_teacher", lambda run, name: known[name])
     return known
 
 
@@ -193,7 +201,7 @@ def test_initial_images_stand_beside_their_own(made: Run) -> None:
     mine, real = panels(made, view)
     members = list(zip(mine.rows["class"], mine.rows["slot"], strict=True))
     assert mine.before is not None
-    assert torch.equal(mine.before, initial_pictures(made, "sre2l", members))
+    assert torch.equal(mine.before, initial_images_uint8(made, "sre2l", members))
     assert real.before is None
 
 
@@ -257,7 +265,7 @@ def test_a_damaged_image_is_named_and_the_others_methods_are_shown(made: Run) ->
 def test_more_than_teachers_can_look_at_is_refused_in_words(
     made: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prism_nb.figures.gallery_view.MOST_JUDGED", 29)
+    monkeypatch.setattr("prism_nb.viz.figures.gallery.MAX_SCORED", 29)
     (panel,) = panels(made, GalleryView(("sre2l",), tuple(range(10)), order="agreement"))
     assert "these are 30; name fewer classes" in panel.words
     assert len(panel.rows) == 30
@@ -328,7 +336,7 @@ def test_a_page_escapes_names_and_tells_what_is_known(made: Run) -> None:
 def test_a_contact_sheet_repeats_pixels_and_nothing_else(made: Run, before: bool) -> None:
     view = GalleryView(("sre2l", REFERENCE), (2,), side=24, before=before)
     found = panels(made, view)
-    sheet = np.array(Image.open(BytesIO(contact_picture(found, view).content)))
+    sheet = np.array(Image.open(BytesIO(contact_sheet_png(found, view).content)))
     width = 24 * (1 + before)
     second = HEAD + 24 + 2 * GAP
     for panel, top in ((found[0], HEAD), (found[1], second + HEAD)):
@@ -344,7 +352,7 @@ def test_a_page_holds_no_more_than_a_browser_bears(
 ) -> None:
     view = GalleryView(("sre2l",), tuple(range(10)), side=64, per_page=1000)
     assert per_page(made, view) == 1000
-    monkeypatch.setattr("prism_nb.figures.gallery_view._MOST_PIXELS", 12 * 8 * 8)
+    monkeypatch.setattr("prism_nb.viz.figures.gallery._MOST_PIXELS", 12 * 8 * 8)
     assert per_page(made, view) == 12
     assert per_page(made, replace(view, before=True)) == 6
     assert per_page(made, replace(view, side=4)) == 48

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prism_nb import scoreboard
-from prism_nb.data import open_dataset
-from prism_nb.evaluation import judge as judging
-from prism_nb.figures.evaluation import gain_figure, guess_figure, learning_figure, trade_figure
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation import student as judging
+from prism_nb.viz import tables
+from prism_nb.viz.figures.run import confusion_figure, gain_figure, learning_figure, tradeoff_figure
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_verdict_is_counted_image_by_image(run: Run, monkeypatch: pytest.MonkeyP
         yield from zip(logits.split(64), labels.split(64), strict=True)
 
     monkeypatch.setattr(judging, "batches", shown)
-    verdict = judging.judge(Told(), open_dataset(run.settings), CPU)
+    verdict = judging.evaluate(Told(), open_dataset(run.settings), CPU)
 
     counts: dict[tuple[int, int], int] = {}
     first, among = 0, 0
@@ -60,14 +60,14 @@ def guesses_of(shares: list[list[float]], names: list[str]) -> pd.DataFrame:
 
 def test_mistakes_are_ranked_and_right_guesses_are_none() -> None:
     table = guesses_of([[90, 10, 0], [5, 70, 25], [0, 0, 100]], ["ape", "bee", "cat"])
-    found = scoreboard.mistake_table(table, most=5).reset_index().to_numpy().tolist()
+    found = tables.top_confusions(table, most=5).reset_index().to_numpy().tolist()
     assert found == [["bee", "cat", 25.0], ["ape", "bee", 10.0], ["bee", "ape", 5.0]]
 
 
 def test_class_without_images_makes_no_mistakes() -> None:
     table = guesses_of([[80, 20], [np.nan, np.nan]], ["ape", "bee"])
-    assert scoreboard.mistake_table(table)["taken for"].tolist() == ["bee"]
-    assert len(guess_figure(table, title="x").data[0].z) == 2
+    assert tables.top_confusions(table)["taken for"].tolist() == ["bee"]
+    assert len(confusion_figure(table, title="x").data[0].z) == 2
 
 
 def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
@@ -76,22 +76,22 @@ def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
     square[:, 0] += 100 - right
     square[0, 0] = 100
     names = ["crane"] * 2 + [f"c{n}" for n in range(98)]  # a name that two classes share
-    figure = guess_figure(pd.DataFrame(square, index=names, columns=names), title="x")
+    figure = confusion_figure(pd.DataFrame(square, index=names, columns=names), title="x")
     assert [name.split()[0] for name in figure.data[0].y] == [str(n) for n in range(60, 100)]
     assert "the 40 of 100 classes with most mistakes" in figure.layout.title.text
 
 
 def test_nothing_recorded_is_said() -> None:
-    figure = guess_figure(pd.DataFrame(), title="resnet")
+    figure = confusion_figure(pd.DataFrame(), title="resnet")
     assert figure.layout.title.text == "resnet: not recorded"
-    assert scoreboard.mistake_table(pd.DataFrame()).empty
+    assert tables.top_confusions(pd.DataFrame()).empty
 
 
 def test_gains_are_differences_to_the_base_in_ascending_order() -> None:
     classes = pd.DataFrame(
         {"prism": [50.0, 60.0, 70.0], "sre2l": [55.0, 40.0, 70.0]}, index=["a", "b", "c"]
     )
-    gains = scoreboard.gain_table(classes, "sre2l")
+    gains = tables.per_class_gain_table(classes, "sre2l")
     assert gains["prism"].to_dict() == {"a": -5.0, "c": 0.0, "b": 20.0}
     assert list(gains.index) == ["a", "c", "b"]
     assert list(gain_figure(gains, {}, "sre2l").data[0].y) == [-5.0, 0.0, 20.0]
@@ -102,7 +102,7 @@ def test_gains_are_differences_to_the_base_in_ascending_order() -> None:
     [(["prism", "sre2l"], "sre2l"), (["prism", "random_real"], "random_real"), (["x"], "x")],
 )
 def test_usual_base(methods: list[str], base: str) -> None:
-    assert scoreboard.usual_base(methods) == base
+    assert tables.default_baseline(methods) == base
 
 
 def test_seeds_are_a_band_around_their_mean() -> None:
@@ -125,6 +125,6 @@ def test_trade_has_a_point_per_method_in_its_colour() -> None:
     trade = pd.DataFrame(
         {"top-1 %": [50.0], "intra-class cosine": [0.4], "recognised %": [30.0]}, index=["prism"]
     )
-    (point,) = trade_figure(trade, {"prism": "PRISM"}).data
+    (point,) = tradeoff_figure(trade, {"prism": "PRISM"}).data
     assert (point.x[0], point.y[0], point.text[0]) == (0.4, 50.0, "PRISM")
     assert point.marker.color == "#4477AA"

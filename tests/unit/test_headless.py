@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prism_nb.errors import PrismError, UsageError
+from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.headless import _kind, _titled
 
 

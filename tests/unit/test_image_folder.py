@@ -13,14 +13,21 @@ from hypothesis import strategies as st
 from image_trees import age, make_tree, picture
 from torchvision.datasets import ImageFolder as Torchvision
 
-from prism_nb.config import load_settings
-from prism_nb.data import ImageDataset, open_dataset, with_content
-from prism_nb.data.folder import ImageFolder
-from prism_nb.data.index import index_places, load_index, make_index, save_index
-from prism_nb.data.scan import Found, Place
-from prism_nb.data.source import Source
-from prism_nb.errors import UsageError
-from prism_nb.settings import Settings
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.settings import Settings
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.image_folder import ImageFolder
+from prism_nb.data.index import (
+    DatasetConfig,
+    DirListing,
+    ImageDir,
+    index_dirs,
+    load_index,
+    make_index,
+    save_index,
+)
+from prism_nb.data.registry import open_dataset, with_dataset_hash
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +40,10 @@ def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "tree", ("cat", "Ant", "bee10", "bee9"))
 
 
-def source(root: Path | None, *class_list: str, size: int = 16, skip: bool = False) -> Source:
-    return Source("folder", size, root, class_list=class_list, skip_damaged=skip)
+def source(
+    root: Path | None, *class_list: str, size: int = 16, skip: bool = False
+) -> DatasetConfig:
+    return DatasetConfig("folder", size, root, class_list=class_list, skip_damaged=skip)
 
 
 def refusal(root: Path | None, *class_list: str) -> str:
@@ -235,11 +244,11 @@ def test_content_follows_the_files_and_not_their_place(tree: Path, tmp_path: Pat
     moved = tmp_path / "elsewhere"
     shutil.copytree(tree, moved)
     (moved / "val").rename(moved / "validation")
-    here, there = with_content(settings_of(tree)), with_content(settings_of(moved))
+    here, there = with_dataset_hash(settings_of(tree)), with_dataset_hash(settings_of(moved))
     assert here.data_content
     assert here.data_content == there.data_content
-    fewer = with_content(settings_of(tree, class_list=["cat", "Ant"]))
-    other = with_content(settings_of(tree, class_list=["Ant", "cat"]))
+    fewer = with_dataset_hash(settings_of(tree, class_list=["cat", "Ant"]))
+    other = with_dataset_hash(settings_of(tree, class_list=["Ant", "cat"]))
     assert len({here.data_content, fewer.data_content, other.data_content}) == 3
 
 
@@ -252,7 +261,7 @@ def test_content_follows_the_sizes_of_files(tree: Path) -> None:
 
 
 def test_other_files_than_asked_for_are_refused(tree: Path, tmp_path: Path) -> None:
-    bound = with_content(settings_of(tree))
+    bound = with_dataset_hash(settings_of(tree))
     other = make_tree(tmp_path / "other", ("cat", "Ant", "bee10", "bee9"), train=4)
     with pytest.raises(UsageError, match="not those asked for"):
         open_dataset(bound.model_copy(update={"data_dir": str(other)}))
@@ -263,7 +272,7 @@ def test_the_embedded_digits_take_no_folder(tmp_path: Path) -> None:
     changes = {"data_dir": str(tmp_path)}
     with pytest.raises(UsageError, match="digits is embedded"):
         open_dataset(load_settings("digits_quick", changes))
-    assert with_content(load_settings("digits_quick")).data_content is None
+    assert with_dataset_hash(load_settings("digits_quick")).data_content is None
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -294,7 +303,7 @@ def test_the_index_is_kept_outside_and_read_again(
 ) -> None:
     first = ImageFolder(source(tree))
     assert len(kept_files(tmp_path)) == 1
-    monkeypatch.setattr("prism_nb.data.indexing.scan_places", None)
+    monkeypatch.setattr("prism_nb.data.index.list_image_dirs", None)
     again = ImageFolder(source(tree))
     assert (again.images("val", [3, 0]) == first.images("val", [3, 0])).all()
     assert again.class_records() == first.class_records()
@@ -353,8 +362,8 @@ def test_an_index_is_read_back_as_it_was_kept(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[int, int]]
 ) -> None:
     labels = {name: i if i < 3 else c for i, (name, (c, _)) in enumerate(rows.items())}
-    listed = [Found([(name, size) for name, (_, size) in sorted(rows.items())], [])]
-    part = index_places(Path(), [Place("all", labels)], listed)
+    listed = [DirListing([(name, size) for name, (_, size) in sorted(rows.items())], [])]
+    part = index_dirs(Path(), [ImageDir("all", labels)], listed)
     index = make_index(["x", "y", "z"], {"train": part, "val": part}, ["a/b"])
     path = tmp_path_factory.getbasetemp() / "index.npz"
     save_index(path, index, {".": 2**62})

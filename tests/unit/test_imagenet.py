@@ -13,12 +13,11 @@ from PIL import Image
 from scipy.io import savemat
 from timm.data.imagenet_info import ImageNetInfo
 
-from prism_nb.data.base import ImageDataset
-from prism_nb.data.decode import read_images
-from prism_nb.data.imagenet import imagenet1k
-from prism_nb.data.source import Source
-from prism_nb.data.tiny_imagenet import tiny_imagenet
-from prism_nb.errors import UsageError
+from prism_nb.core.errors import UsageError
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.image_io import read_images
+from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
+from prism_nb.data.index import DatasetConfig
 
 WNIDS = ("n01443537", "n01440764", "n03393912")  # goldfish, tench, freight car
 FLAT = {1: 2, 2: 0, 3: 1, 4: 0, 5: 2}  # number of a held-out image -> its class in WNIDS
@@ -46,7 +45,7 @@ def flat(tmp_path: Path) -> Path:
 
 
 def opened(root: Path, *class_list: str) -> ImageDataset:
-    return imagenet1k(Source("imagenet1k", 16, root, class_list=class_list or WNIDS))
+    return imagenet1k(DatasetConfig("imagenet1k", 16, root, class_list=class_list or WNIDS))
 
 
 def refusal(root: Path, *class_list: str) -> str:
@@ -173,17 +172,17 @@ def thousand(root: Path) -> Path:
 
 def test_the_whole_has_the_published_order_and_lacks_no_class(tmp_path: Path) -> None:
     root, info = thousand(tmp_path / "t"), ImageNetInfo("imagenet-1k")
-    dataset = imagenet1k(Source("imagenet1k", 8, root))
+    dataset = imagenet1k(DatasetConfig("imagenet1k", 8, root))
     assert [c.folder for c in dataset.classes] == info.label_names()
     assert dataset.classes[0].name == info.index_to_description(0)
     assert dataset.labels("train").tolist() == list(range(1000))
     (root / "train" / "n99999999").mkdir()
     with pytest.raises(UsageError, match="n99999999"):
-        imagenet1k(Source("imagenet1k", 8, root))
+        imagenet1k(DatasetConfig("imagenet1k", 8, root))
     shutil.rmtree(root / "train" / "n99999999")
     shutil.rmtree(root / "train" / "n01443537")
     with pytest.raises(UsageError, match="has 999 of .*'n01443537'"):
-        imagenet1k(Source("imagenet1k", 8, root))
+        imagenet1k(DatasetConfig("imagenet1k", 8, root))
 
 
 # -- Tiny-ImageNet ---------------------------------------------------------------------------
@@ -206,7 +205,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def open_tiny(root: Path, *class_list: str) -> ImageDataset:
-    return tiny_imagenet(Source("tiny_imagenet", 64, root, class_list=class_list))
+    return tiny_imagenet(DatasetConfig("tiny_imagenet", 64, root, class_list=class_list))
 
 
 def test_tiny_imagenets_own_layout_is_read_uncut(tiny: Path) -> None:

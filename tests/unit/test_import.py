@@ -20,30 +20,28 @@ from hypothesis import strategies as st
 from image_sets import SETTINGS, SIZE, begin_run, hash_of, picture, pixel_hashes, write_set
 from PIL import Image
 
-from prism_nb import opening, pipeline
-from prism_nb.artifacts.images import load_images
-from prism_nb.config import check_settings, load_settings
-from prism_nb.data import open_dataset
-from prism_nb.data.base import ClassInfo
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.exchange import pixels, sources
-from prism_nb.exchange.layouts import list_images
-from prism_nb.exchange.pixels import decode
-from prism_nb.exchange.sources import Source, open_source
-from prism_nb.plans import labels, synthesis
-from prism_nb.recipes import load_recipe
-from prism_nb.run import Run
-from prism_nb.sets import import_set
-from prism_nb.strict import write_yaml
-from prism_nb.study.execute import check_study
-from prism_nb.study.folder import StudyFolder
+from prism_nb.core import unit_plan
+from prism_nb.core.config import build_settings, load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.recipe import load_recipe
+from prism_nb.core.run import Run
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data import imported
+from prism_nb.data.dataset import ClassInfo
+from prism_nb.data.distilled import load_images
+from prism_nb.data.imported import ImageArchive, decode_pixels, list_images, open_archive
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.exchange import import_images
+from prism_nb.execution.study import StudyFolder, check_study
 
 PUBLISHED = "new{c:03d}/class{c:03d}_id{s:03d}.png"
 OWN = "{c:05d}/{c:05d}_{s:04d}.png"
 NAMED = "{c}/photo-{s}.png"
 
 
-class Names(Source):
+class Names(ImageArchive):
     """A source that is nothing but names."""
 
     def __init__(self, *names: str) -> None:
@@ -63,7 +61,7 @@ def infos(*folders: str) -> list[ClassInfo]:
 
 def take_over(path: Path, tmp_path: Path, **changes: object) -> Run:
     """Import a set into a new run of its own."""
-    run, _ = import_set(
+    run, _ = import_images(
         path,
         run_name="b",
         preset="digits_quick",
@@ -106,7 +104,7 @@ def test_a_set_of_every_layout_is_taken_over_pixel_by_pixel(
     assert pixel_hashes(run, "imported") == {
         OWN.format(c=c, s=s): hash_of(picture(100 * c + s)) for c in range(10) for s in range(2)
     }
-    assert pipeline.made_methods(run) == ["imported"]
+    assert pipeline.finished_methods(run) == ["imported"]
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("JPEG", "JPEG"), ("WEBP", "webp")])
@@ -154,7 +152,7 @@ def test_class_folders_are_read_in_the_datasets_order_and_not_in_their_own() -> 
 def test_the_unit_records_the_hash_of_what_it_read(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1)
     run = take_over(folder, tmp_path, methods=["imported"], batch_size=10)
-    (unit,) = synthesis.method_units(run, "imported", 10)
+    (unit,) = unit_plan.method_units(run, "imported", 10)
     hashed = hashlib.sha256()
     for index in range(10):
         content = picture(100 * index)
@@ -171,7 +169,7 @@ def test_images_of_another_size_are_fitted_only_where_that_is_asked_for(tmp_path
     message = "3/photo-0.png is 24 x 24 pixels, but image_size is 16"
     with pytest.raises(UsageError, match=message):
         take_over(folder, tmp_path, methods=["imported"])
-    run, _ = import_set(
+    run, _ = import_images(
         folder,
         run_name="c",
         preset="digits_quick",
@@ -190,7 +188,7 @@ def test_fitting_keeps_the_proportions_and_cuts_at_the_centre() -> None:
     wide.paste((255, 255, 255), (8, 0, 24, 16))
     buffer = io.BytesIO()
     wide.save(buffer, format="PNG")
-    found = decode(buffer.getvalue(), name="wide", size=16, resize=True)
+    found = decode_pixels(buffer.getvalue(), name="wide", size=16, resize=True)
     assert torch.equal(found, torch.full((3, 16, 16), 255, dtype=torch.uint8))
 
 
@@ -201,27 +199,31 @@ def test_a_set_joins_a_run_that_exists_and_leaves_its_results_alone(tmp_path: Pa
     run = begin_run(tmp_path / "runs")
     before = pixel_hashes(run, "random_real")
     folder = write_set(tmp_path / "set", PUBLISHED)
-    joined, outcome = import_set(folder, run_name="a", method="theirs", runs_dir=tmp_path / "runs")
+    joined, outcome = import_images(
+        folder, run_name="a", method="theirs", runs_dir=tmp_path / "runs"
+    )
     assert (outcome.made, outcome.kept) == (1, 0)
     assert joined.settings.methods == ("random_real", "theirs")
     assert pixel_hashes(joined, "random_real") == before
-    again, outcome = import_set(folder, run_name="a", method="theirs", runs_dir=tmp_path / "runs")
+    again, outcome = import_images(
+        folder, run_name="a", method="theirs", runs_dir=tmp_path / "runs"
+    )
     assert (outcome.made, outcome.kept) == (0, 1)
     assert again.settings == joined.settings
     second = write_set(tmp_path / "second", OWN)
-    both, _ = import_set(second, run_name="a", method="second", runs_dir=tmp_path / "runs")
+    both, _ = import_images(second, run_name="a", method="second", runs_dir=tmp_path / "runs")
     assert both.settings.methods == ("random_real", "theirs", "second")
-    assert labels.label_unit(both, "theirs", 10).inputs[-1].startswith("synthesis/theirs/")
+    assert unit_plan.label_unit(both, "theirs", 10).inputs[-1].startswith("synthesis/theirs/")
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     begin_run(tmp_path / "runs")
     folder = write_set(tmp_path / "set", PUBLISHED)
-    import_set(folder, run_name="a", runs_dir=tmp_path / "runs")
+    import_images(folder, run_name="a", runs_dir=tmp_path / "runs")
     other = write_set(tmp_path / "other", PUBLISHED)
     for method in ("random_real", "imported"):
         with pytest.raises(UsageError, match=f"a method '{method}' already, with other images"):
-            import_set(other, run_name="a", method=method, runs_dir=tmp_path / "runs")
+            import_images(other, run_name="a", method=method, runs_dir=tmp_path / "runs")
 
 
 def test_a_source_is_needed_no_more_once_its_images_are_there(tmp_path: Path) -> None:
@@ -229,21 +231,23 @@ def test_a_source_is_needed_no_more_once_its_images_are_there(tmp_path: Path) ->
     take_over(folder, tmp_path, methods=["imported"])
     folder.rename(tmp_path / "gone")
     changed = {"students": ["test_byobnet"]}
-    run = opening.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
+    run = open_run_module.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
     assert run.settings.students == ("test_byobnet",)
     (run.path / "synthesis" / "imported" / "images" / "00000" / "00000_0000.png").unlink()
     changed = {"students": ["test_resnet"]}
     with pytest.raises(UsageError, match="no folder or archive at"):
-        opening.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
+        open_run_module.open_run(run_name="b", runs_dir=tmp_path / "runs", changes=changed)
 
 
 def test_other_methods_do_not_depend_on_what_only_an_import_reads(tmp_path: Path) -> None:
     plain = load_settings("digits_quick", {"methods": ["random_real"]})
     marked = {"methods": ["random_real"], "recipes": {"random_real": {"resize": True}}}
-    first = synthesis.method_binding(plain, "random_real")
-    assert synthesis.method_binding(load_settings("digits_quick", marked), "random_real") == first
+    first = unit_plan.method_fingerprint(plain, "random_real")
+    assert (
+        unit_plan.method_fingerprint(load_settings("digits_quick", marked), "random_real") == first
+    )
     bindings = {
-        synthesis.method_binding(
+        unit_plan.method_fingerprint(
             load_settings(
                 "digits_quick",
                 {"methods": ["imported"], "recipes": {"imported": {"source": "/x", **own}}},
@@ -293,7 +297,7 @@ def test_a_set_stands_in_a_study_beside_methods_that_are_searched(tmp_path: Path
 def test_a_source_that_cannot_be_meant_is_refused(recipes: dict, message: str) -> None:
     values = load_settings("digits_quick").plain()
     with pytest.raises(UsageError, match=message):
-        check_settings({**values, "methods": ["imported"], "recipes": recipes}, where="test")
+        build_settings({**values, "methods": ["imported"], "recipes": recipes}, where="test")
 
 
 def test_no_network_has_a_part_in_an_import() -> None:
@@ -407,7 +411,7 @@ def test_an_empty_folder_and_one_that_is_not_there_are_refused(tmp_path: Path) -
 )
 def test_what_is_no_whole_image_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=f"the-name {message}"):
-        decode(content, name="the-name", size=SIZE, resize=True)
+        decode_pixels(content, name="the-name", size=SIZE, resize=True)
 
 
 def png_that_claims(width: int, height: int) -> bytes:
@@ -424,9 +428,9 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("side", [4_097, 10_000, 60_000])
 def test_decompression_bombs_are_refused_unopened(side: int) -> None:
-    assert pixels.MOST_PIXELS == 4_096**2
+    assert imported.MAX_PIXELS == 4_096**2
     with pytest.raises(UsageError, match="is a decompression bomb"):
-        decode(png_that_claims(side, side), name="bomb", size=SIZE, resize=True)
+        decode_pixels(png_that_claims(side, side), name="bomb", size=SIZE, resize=True)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +447,7 @@ def test_pixels_that_cannot_be_taken_over_as_they_are_are_refused(
     buffer = io.BytesIO()
     Image.new(mode, (SIZE, SIZE), fill).save(buffer, format="PNG")
     with pytest.raises(UsageError, match=message):
-        decode(buffer.getvalue(), name="odd", size=SIZE, resize=False)
+        decode_pixels(buffer.getvalue(), name="odd", size=SIZE, resize=False)
 
 
 def test_opaque_transparency_palettes_and_grey_become_rgb() -> None:
@@ -451,7 +455,7 @@ def test_opaque_transparency_palettes_and_grey_become_rgb() -> None:
     for image in (grey, grey.convert("RGBA"), grey.convert("P"), grey.convert("LA")):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        found = decode(buffer.getvalue(), name="grey", size=SIZE, resize=False)
+        found = decode_pixels(buffer.getvalue(), name="grey", size=SIZE, resize=False)
         assert torch.equal(found, torch.full((3, SIZE, SIZE), 77, dtype=torch.uint8))
 
 
@@ -460,7 +464,7 @@ def test_moving_pictures_are_refused() -> None:
     buffer = io.BytesIO()
     frames[0].save(buffer, format="PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(UsageError, match="is animated"):
-        decode(buffer.getvalue(), name="film", size=SIZE, resize=False)
+        decode_pixels(buffer.getvalue(), name="film", size=SIZE, resize=False)
 
 
 # -- archives --------------------------------------------------------------------------------
@@ -483,13 +487,13 @@ def archive_with(path: Path, name: str, content: bytes = b"x", *, kind: int = st
 )
 def test_archives_whose_names_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="leads out of the archive"):
-        open_source(archive_with(tmp_path / "set.zip", name))
+        open_archive(archive_with(tmp_path / "set.zip", name))
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
 def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: int) -> None:
     with pytest.raises(UsageError, match="is a link or a device"):
-        open_source(archive_with(tmp_path / "set.zip", "0/0.png", b"/etc/passwd", kind=kind))
+        open_archive(archive_with(tmp_path / "set.zip", "0/0.png", b"/etc/passwd", kind=kind))
 
 
 def test_archive_bombs_are_refused_by_the_sizes_that_they_state(
@@ -497,11 +501,11 @@ def test_archive_bombs_are_refused_by_the_sizes_that_they_state(
 ) -> None:
     bomb = archive_with(tmp_path / "bomb.zip", "0/0.png", b"\0" * 3_000_000)
     with pytest.raises(UsageError, match="would unpack to .* times its size"):
-        open_source(bomb)
+        open_archive(bomb)
     honest = archive_with(tmp_path / "many.zip", "0/0.png", picture(1))
-    monkeypatch.setattr(sources, "MOST_BYTES", 100)
+    monkeypatch.setattr(imported, "MAX_BYTES", 100)
     with pytest.raises(UsageError, match="says that it holds 1 files"):
-        open_source(honest)
+        open_archive(honest)
 
 
 def test_an_archive_that_lies_about_a_size_unpacks_no_more_than_it_stated(tmp_path: Path) -> None:
@@ -509,16 +513,16 @@ def test_an_archive_that_lies_about_a_size_unpacks_no_more_than_it_stated(tmp_pa
     content = path.read_bytes()
     path.write_bytes(content.replace(struct.pack("<I", 50_000), struct.pack("<I", 50)))
     with pytest.raises(UsageError, match="file 0/0.png in .* cannot be read"):
-        open_source(path).read("0/0.png")
+        open_archive(path).read("0/0.png")
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_files_larger_than_an_image_can_be_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
-    monkeypatch.setattr(sources, "MOST_FILE_BYTES", 100)
+    monkeypatch.setattr(imported, "MAX_FILE_BYTES", 100)
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
-    source = open_source(zipped(tmp_path / "set.zip", folder) if packed else folder)
+    source = open_archive(zipped(tmp_path / "set.zip", folder) if packed else folder)
     with pytest.raises(UsageError, match="so something else lies there"):
         source.read("0/photo-0.png")
 
@@ -529,7 +533,7 @@ def test_an_archive_that_says_a_name_twice_is_refused(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("0/0.png", b"b")
     with pytest.raises(UsageError, match="a name stands twice"):
-        open_source(tmp_path / "set.zip")
+        open_archive(tmp_path / "set.zip")
 
 
 def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
@@ -538,7 +542,7 @@ def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
         path = tmp_path / "part.zip"
         path.write_bytes(content)
         with pytest.raises(UsageError, match="part.zip cannot be read"):
-            open_source(path)
+            open_archive(path)
 
 
 def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> None:
@@ -552,7 +556,7 @@ def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> No
         content.write(random.bytes(3))
         path.write_bytes(content.getvalue())
         try:
-            source = open_source(path)
+            source = open_archive(path)
             found = [source.read(name) for name in source.names()]
         except UsageError:
             refusals += 1
@@ -567,7 +571,7 @@ def test_a_damaged_file_in_an_archive_is_named(tmp_path: Path) -> None:
     content[100] ^= 255
     path.write_bytes(content)
     with pytest.raises(UsageError, match="0/photo-0.png in .* cannot be read"):
-        open_source(path).read("0/photo-0.png")
+        open_archive(path).read("0/photo-0.png")
 
 
 def test_an_image_that_fails_later_leaves_the_finished_units(tmp_path: Path) -> None:
@@ -576,5 +580,5 @@ def test_an_image_that_fails_later_leaves_the_finished_units(tmp_path: Path) -> 
     with pytest.raises(PrismError, match="new009/class009_id001.png cannot be read"):
         take_over(folder, tmp_path, batch_size=10)
     (folder / "new009" / "class009_id001.png").write_bytes(picture(901))
-    _, outcome = import_set(folder, run_name="b", runs_dir=tmp_path / "runs")
+    _, outcome = import_images(folder, run_name="b", runs_dir=tmp_path / "runs")
     assert (outcome.made, outcome.kept) == (1, 1)

@@ -10,25 +10,25 @@ from test_teachers import teacher_of
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.data.crops import Box, draw_crop
-from prism_nb.data.digits import Digits
-from prism_nb.plans.batches import Batch, class_major, class_wise, cross_class
-from prism_nb.recipes import load_recipe
-from prism_nb.synthesis import scoring
-from prism_nb.synthesis.initial import initial_images
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.core.recipe import load_recipe
+from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class
+from prism_nb.data.augment import Box, sample_crop
+from prism_nb.data.small import Digits
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import init
+from prism_nb.synthesis.init import initial_images
 
 DIGITS = Digits(32)
 
 
-def start(kind: str, batch: Batch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
+def start(kind: str, batch: ImageBatch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(unit)
     recipe = load_recipe("prism", {"init": kind})
     return initial_images(recipe, batch, DIGITS, seed=seed, generator=generator)
 
 
 def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
-    batch = Batch((0, 5), (0, 10))
+    batch = ImageBatch((0, 5), (0, 10))
     noise = start("noise", batch)
     assert noise.shape == (50, 3, 32, 32)
     assert abs(noise.mean()) < 0.02
@@ -38,7 +38,7 @@ def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
 
 
 def test_real_images_come_in_file_order() -> None:
-    images = start("real", Batch((2, 4), (3, 5)))
+    images = start("real", ImageBatch((2, 4), (3, 5)))
     places = [DIGITS.of_class("train", c)[slot] for slot in (2, 3) for c in (3, 4)]
     assert torch.equal(images, DIGITS.canonical(DIGITS.images("train", places)))
 
@@ -56,7 +56,7 @@ def test_the_layout_changes_the_batches_but_not_the_images(kind: str) -> None:
 
 
 def test_random_real_images_follow_the_runs_seed_and_repeat_none() -> None:
-    batch = Batch((0, 8), (0, 1))
+    batch = ImageBatch((0, 8), (0, 1))
     images = start("real_random", batch)
     assert len({image.numpy().tobytes() for image in images}) == 8
     assert torch.equal(images, start("real_random", batch, unit=9))
@@ -75,7 +75,7 @@ def scorer() -> Teacher:
     return teacher
 
 
-def scored(batch: Batch, scorer: Teacher, *, seed: int = 0, **changes: object) -> Tensor:
+def scored(batch: ImageBatch, scorer: Teacher, *, seed: int = 0, **changes: object) -> Tensor:
     recipe = load_recipe("prism", changes)
     generator = torch.Generator().manual_seed(0)
     return initial_images(recipe, batch, DIGITS, scorer=scorer, seed=seed, generator=generator)
@@ -102,26 +102,26 @@ def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
         expected = [easier.pop()] if len(images) % 2 else []
         while easier:  # outward in steps, the easier one of two that are equally far first
             expected += [easier.pop(), harder.pop(0)]
-        found = scored(Batch((0, len(images)), (c, c + 1)), scorer, init="real_median")
+        found = scored(ImageBatch((0, len(images)), (c, c + 1)), scorer, init="real_median")
         assert torch.equal(found, torch.stack(expected))
 
 
 def test_the_first_median_images_are_ordinary_ones(scorer: Teacher) -> None:
     losses = sorted(difficulty(scorer, image, 5) for image in real(5))
-    chosen = scored(Batch((0, 9), (5, 6)), scorer, init="real_median")
+    chosen = scored(ImageBatch((0, 9), (5, 6)), scorer, init="real_median")
     middle = len(losses) // 2
     for loss in (difficulty(scorer, image, 5) for image in chosen):
         assert losses[middle - 5] - 1e-4 <= loss <= losses[middle + 5] + 1e-4
 
 
 def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
-    batch = Batch((0, 20), (4, 5))
+    batch = ImageBatch((0, 20), (4, 5))
     chosen = scored(batch, scorer, init="real_median", score_most=20)
     whole = {image.numpy().tobytes() for image in real(4)}
     found = {image.numpy().tobytes() for image in chosen}
     assert len(found) == 20
     assert found < whole
-    ranked = scoring.median_difficulty(DIGITS, scorer, 4, 20, 0)
+    ranked = init.rank_by_median_loss(DIGITS, scorer, 4, 20, 0)
     assert len(ranked) == len(set(ranked)) == 20
     assert set(ranked) < set(DIGITS.of_class("train", 4).tolist())
     again = scored(batch, scorer, init="real_median", score_most=20)
@@ -149,13 +149,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Box]]:
 
     def noting(size: int, crop_min: float, *args: object, **kwargs: object) -> Box:
         assert crop_min == 0.2
-        boxes.append(draw_crop(size, crop_min, *args, **kwargs))
+        boxes.append(sample_crop(size, crop_min, *args, **kwargs))
         return boxes[-1]
 
-    monkeypatch.setattr(scoring, "draw_crop", noting)
-    scoring.easiest_crops.cache_clear()
+    monkeypatch.setattr(init, "sample_crop", noting)
+    init.lowest_loss_crops.cache_clear()
     yield boxes
-    scoring.easiest_crops.cache_clear()
+    init.lowest_loss_crops.cache_clear()
 
 
 @pytest.mark.parametrize("grid", [1, 2])
@@ -164,7 +164,7 @@ def test_patches_are_the_easiest_of_the_best_crops_of_each_image(
 ) -> None:
     c, side, ipc = 3, 32 // grid, 4
     found = scored(
-        Batch((0, ipc), (c, c + 1)),
+        ImageBatch((0, ipc), (c, c + 1)),
         scorer,
         init="patches",
         patch_crops=3,
@@ -205,7 +205,7 @@ def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
 
 
 def test_crops_follow_the_seed_and_repeat(scorer: Teacher) -> None:
-    batch = Batch((0, 5), (0, 2))
+    batch = ImageBatch((0, 5), (0, 2))
     images = scored(batch, scorer, init="patches", patch_crops=2)
     assert torch.equal(images, scored(batch, scorer, init="patches", patch_crops=2))
     assert not torch.equal(images, scored(batch, scorer, seed=1, init="patches", patch_crops=2))
@@ -214,7 +214,9 @@ def test_crops_follow_the_seed_and_repeat(scorer: Teacher) -> None:
 def test_scored_images_need_a_scorer() -> None:
     recipe = load_recipe("delt")
     with pytest.raises(ValueError, match="'real_median' needs a network"):
-        initial_images(recipe, Batch((0, 1), (0, 1)), DIGITS, seed=0, generator=torch.Generator())
+        initial_images(
+            recipe, ImageBatch((0, 1), (0, 1)), DIGITS, seed=0, generator=torch.Generator()
+        )
 
 
 _KINDS = ("real", "real_random", "real_median", "patches")
@@ -224,7 +226,7 @@ _CLASSES, _MOST = 4, 6
 @pytest.fixture(scope="module")
 def whole(scorer: Teacher) -> dict[str, dict[tuple[int, int], Tensor]]:
     """Every image of every kind, made in one batch."""
-    batch = Batch((0, _MOST), (0, _CLASSES))
+    batch = ImageBatch((0, _MOST), (0, _CLASSES))
     made = {kind: scored(batch, scorer, **few(kind)) for kind in _KINDS}
     return {kind: dict(zip(batch.members(), made[kind], strict=True)) for kind in _KINDS}
 

@@ -11,18 +11,18 @@ from test_synthesis import literal_objective, objective_of, recipe_of, seen_thro
 from test_teachers import teacher_of
 from torch import Tensor
 
-from prism_nb.config import load_settings
-from prism_nb.errors import UsageError
-from prism_nb.plans.batches import Batch, class_major, cross_class
-from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.synthesis.augment import draw_view
-from prism_nb.synthesis.gradient import Gradient
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.core.units import ImageBatch, class_major, cross_class
+from prism_nb.data.augment import sample_augmentation
+from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.recover import recover
-from prism_nb.teachers.selection import Draws
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 NAMES = ("test_resnet", "test_byobnet")
-BOTH = Draws(100, (NAMES,), NAMES[:1])
+BOTH = TeacherSchedule(100, (NAMES,), NAMES[:1])
 BOUND = 1.5
 BOUNDS = (torch.full((3, 1, 1), -BOUND), torch.full((3, 1, 1), BOUND))
 
@@ -39,7 +39,7 @@ def literal_recover(initial: Tensor, joins: list[int], recipe: Recipe, bn_weight
         batch = torch.stack([images[n] for n in present]).requires_grad_()
 
         def shown(x: Tensor) -> Tensor:
-            view = draw_view(32, crop_min=0.3, flip=True, roll=4, generator=generator)
+            view = sample_augmentation(32, crop_min=0.3, flip=True, roll=4, generator=generator)
             return seen_through(view, x)
 
         if recipe.views == "per_batch":
@@ -69,7 +69,7 @@ def test_recover_is_one_adam_per_group_under_one_cosine(views: str, joins: list[
     images = recover(
         initial,
         torch.tensor([3, 1, 4, 1]),
-        gradient=Gradient(objective_of(recipe, primary, other)),
+        gradient=MicroBatchedBackward(objective_of(recipe, primary, other)),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,
@@ -97,7 +97,7 @@ def test_images_that_have_not_joined_stay_as_they_began_and_are_not_seen(
     images = recover(
         initial,
         torch.arange(6),
-        gradient=Gradient(objective),
+        gradient=MicroBatchedBackward(objective),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,
@@ -155,14 +155,16 @@ def test_within_a_batch_the_groups_stand_in_the_order_in_which_they_join(
 
 def test_a_batch_that_joins_late_as_a_whole_waits_for_its_first_images() -> None:
     recipe = recipe_of(iterations=4, join_step=2, join_groups=2)
-    batch = Batch((1, 2), (0, 4))  # cross-class: one slot, the later one of two
+    batch = ImageBatch((1, 2), (0, 4))  # cross-class: one slot, the later one of two
     joins = [recipe.joins_at(slot, 2) for _, slot in batch.members()]
     assert joins == [2] * 4
     initial = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
     images = recover(
         initial,
         torch.tensor([3, 1, 4, 1]),
-        gradient=Gradient(objective_of(recipe, *(teacher_of(name, double=True) for name in NAMES))),
+        gradient=MicroBatchedBackward(
+            objective_of(recipe, *(teacher_of(name, double=True) for name in NAMES))
+        ),
         draws=BOTH,
         recipe=recipe,
         bounds=BOUNDS,

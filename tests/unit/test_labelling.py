@@ -12,20 +12,22 @@ import torch
 from test_teachers import teacher_of
 from torch import Tensor
 
-from prism_nb import files, opening, pipeline
-from prism_nb.artifacts.images import Resident
-from prism_nb.artifacts.labels import EpochLabels, LabelStore
-from prism_nb.artifacts.views import epoch_views, plain_views, render
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.errors import PrismError
-from prism_nb.evaluation.material import material_of
-from prism_nb.plans import labels as label_plans
-from prism_nb.plans.labels import label_binding, label_path, label_paths, label_unit
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.teachers import labeller as labeller_module
-from prism_nb.teachers.labeller import Labeller, batch_statistics, load_labeller
+from prism_nb.core import fileio
+from prism_nb.core import unit_plan as label_plans
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import label_fingerprint, label_path, label_paths, label_unit
+from prism_nb.data.augment import epoch_params, identity_params, render
+from prism_nb.data.distilled import DeviceImages
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.label_store import EpochLabels, LabelStore
+from prism_nb.evaluation.student import load_student_data
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.models import ensemble as labeller_module
+from prism_nb.models.ensemble import EnsembleLabeler, batch_statistics, load_labeler
 
 CPU = torch.device("cpu")
 METHOD = "random_real"
@@ -53,7 +55,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begin(folder: Path, name: str, **changes: Any) -> Run:
     """Begin a run, with networks and images; equal networks are taken over from other runs."""
     settings = load_settings("digits_quick", {**SMALL, **changes})
-    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
+    run = open_run_module.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
                             changes={**SMALL, **changes})  # fmt: skip
     assert run.settings == settings
     for stage in ("teachers", "synthesis"):
@@ -63,7 +65,7 @@ def begin(folder: Path, name: str, **changes: Any) -> Run:
 
 def epochs_of(run: Run, treatment: str = "protocol") -> list[EpochLabels]:
     """Return what a student of the run is told, epoch by epoch."""
-    material = material_of(run, METHOD, treatment, CPU)
+    material = load_student_data(run, METHOD, treatment, CPU)
     return [material.labels_of(epoch) for epoch in range(run.settings.epochs)]
 
 
@@ -142,7 +144,7 @@ def test_plain_labels_are_of_the_images_as_they_are(runs_dir: Path) -> None:
     pipeline.execute(run, "labels")
     first, second, _ = epochs_of(run, "plain")
     assert same(first, second)
-    images, classes = (material_of(run, METHOD, "plain", CPU).images, torch.arange(20) // 2)
+    images, classes = (load_student_data(run, METHOD, "plain", CPU).images, torch.arange(20) // 2)
     assert torch.allclose(
         render(images, first.views, torch.arange(20)), images[torch.arange(20)], atol=1e-5
     )
@@ -154,11 +156,11 @@ def test_plain_labels_are_of_the_images_as_they_are(runs_dir: Path) -> None:
 @pytest.mark.parametrize("batch", [2, 5, 256])
 def test_labels_do_not_depend_on_what_is_labelled_together(runs_dir: Path, batch: int) -> None:
     run = begin(runs_dir, "first")
-    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     labels, whole = (
-        Labeller(
+        EnsembleLabeler(
             run.settings.model_copy(update={"label_batch": size}),
-            load_labeller(run).teachers,
+            load_labeler(run).teachers,
             [1.0, 1.0],
         )(images, views)
         for size in (batch, 20)
@@ -170,14 +172,14 @@ def test_labels_of_one_block_depend_on_no_size_of_blocks(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bindings() -> list[str]:
-        return [label_binding(settings, METHOD, count) for count in (10_000, 10_001)]
+        return [label_fingerprint(settings, METHOD, count) for count in (10_000, 10_001)]
 
     one, two = bindings()
-    monkeypatch.setattr(label_plans, "BLOCK", 5_000)
+    monkeypatch.setattr(label_plans, "SHARD_EPOCHS", 5_000)
     halved, other = bindings()
     assert one != halved
     assert two not in {one, other}
-    monkeypatch.setattr(label_plans, "BLOCK", 20_000)
+    monkeypatch.setattr(label_plans, "SHARD_EPOCHS", 20_000)
     assert bindings() == [one, one]
 
 
@@ -185,11 +187,11 @@ def test_labels_of_one_block_depend_on_no_size_of_blocks(
 def test_blocks_have_every_image_once_and_all_classes_alike(
     runs_dir: Path, statistics: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labeller_module, "BLOCK", 12)
+    monkeypatch.setattr(labeller_module, "SHARD_EPOCHS", 12)
     run = begin(runs_dir, "first")
     asked = run.settings.model_copy(update={"label_statistics": statistics})
-    labeller = Labeller(asked, load_labeller(run).teachers, [1.0, 1.0])
-    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    labeller = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
+    images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     blocks = list(labeller.blocks(images, views))
     assert [len(rows) for rows, _ in blocks] == [10, 10]
     assert sorted(int(row) for rows, _ in blocks for row in rows) == list(range(20))
@@ -205,16 +207,16 @@ def test_labels_of_blocks_are_those_of_the_whole_where_rows_stand_alone(
 ) -> None:
     run = begin(runs_dir, "first")
     asked = run.settings.model_copy(update={"label_ensemble": "mean"})
-    labeller = Labeller(asked, load_labeller(run).teachers, [1.0, 1.0])
-    images, views = image_set(run), epoch_views(run.settings, 20, 0, CPU)
+    labeller = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
+    images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     whole = labeller(images, views)
-    monkeypatch.setattr(labeller_module, "BLOCK", 3)
+    monkeypatch.setattr(labeller_module, "SHARD_EPOCHS", 3)
     assert torch.allclose(labeller(images, views), whole, atol=1e-4)
 
 
-def image_set(run: Run) -> Resident:
-    images = material_of(run, METHOD, "protocol", CPU).images
-    assert isinstance(images, Resident)
+def image_set(run: Run) -> DeviceImages:
+    images = load_student_data(run, METHOD, "protocol", CPU).images
+    assert isinstance(images, DeviceImages)
     return images
 
 
@@ -222,9 +224,9 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Set
     teacher = teacher_of("test_resnet")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     images = torch.randn(20, 3, 32, 32)
-    views = plain_views(20, 32, CPU)
+    views = identity_params(20, 32, CPU)
     changes = {"label_statistics": "batch", "label_batch": 20, "label_teachers": ("test_resnet",)}
-    labeller = Labeller(settings.model_copy(update=changes), [teacher], [1.0])
+    labeller = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
     ((rows, (said,)),) = labeller.blocks(images, views)
     found = said[rows.argsort()]
     after = teacher.state_dict()
@@ -241,8 +243,8 @@ def test_batch_statistics_are_never_those_of_a_small_rest(settings: Settings) ->
     teacher, sizes = teacher_of("test_resnet"), list[int]()
     teacher.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     changes = {"label_statistics": "batch", "label_batch": 8, "label_teachers": ("test_resnet",)}
-    labeller = Labeller(settings.model_copy(update=changes), [teacher], [1.0])
-    labeller(torch.randn(18, 3, 32, 32), plain_views(18, 32, CPU))
+    labeller = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
+    labeller(torch.randn(18, 3, 32, 32), identity_params(18, 32, CPU))
     assert sizes == [6, 6, 6]
 
 
@@ -265,9 +267,9 @@ def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(
     kinds: list[torch.dtype] = []
     teacher.network.layer1.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
     torch.manual_seed(0)
-    images, views = torch.randn(6, 3, 32, 32), epoch_views(settings, 6, 0, CPU)
+    images, views = torch.randn(6, 3, 32, 32), epoch_params(settings, 6, 0, CPU)
     full, half = (
-        Labeller(settings.model_copy(update={"label_precision": p}), [teacher], [1.0])(
+        EnsembleLabeler(settings.model_copy(update={"label_precision": p}), [teacher], [1.0])(
             images, views
         )
         for p in ("fp32", "bf16")
@@ -290,7 +292,7 @@ def save(run: Run) -> None:
 
 def labels_of(run: Run, *, count: int = 20) -> EpochLabels:
     logits: Tensor = torch.randn(count, 10, generator=torch.Generator().manual_seed(0))
-    return EpochLabels(epoch_views(run.settings, count, 0, CPU), logits)
+    return EpochLabels(epoch_params(run.settings, count, 0, CPU), logits)
 
 
 @pytest.fixture
@@ -351,14 +353,14 @@ def test_labels_of_more_or_fewer_images_are_refused(kept: Run) -> None:
 def test_labels_of_another_order_of_classes_are_refused(kept: Run) -> None:
     classes = open_dataset(kept.settings).class_records()
     swapped = [{**a, "index": n} for n, a in enumerate([classes[1], classes[0], *classes[2:]])]
-    files.write_json(kept.path / "classes.json", swapped)
+    fileio.write_json(kept.path / "classes.json", swapped)
     try:
         store = LabelStore(kept, METHOD)
         assert not store.has(0)
         with pytest.raises(PrismError, match="an order of classes that is not the run's"):
             store.load(0, CPU, count=20)
     finally:
-        files.write_json(kept.path / "classes.json", classes)
+        fileio.write_json(kept.path / "classes.json", classes)
 
 
 def test_labels_of_other_images_are_refused(kept: Run, runs_dir: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from image_sets import begin_run
 
-from prism_nb import pipeline
-from prism_nb.artifacts import sizes
-from prism_nb.artifacts.images import is_decoded, load_images, load_reference
-from prism_nb.data import open_dataset
-from prism_nb.plans.synthesis import image_path
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.data import distilled
+from prism_nb.data.distilled import is_decoded, load_images, load_reference
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution import pipeline
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_large_sets_are_the_same_images_in_the_same_order(
         return load_reference(run, dataset) if name == "real" else load_images(run, name, dataset)
 
     held, classes = load()
-    monkeypatch.setattr(sizes, "MOST_HELD", 0)
+    monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 0)
     for _ in range(2):
         mapped, same = load()
         assert torch.equal(mapped, held)
@@ -55,7 +55,7 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset(run.settings)
-    monkeypatch.setattr(sizes, "MOST_HELD", 0)
+    monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 0)
     assert not is_decoded(run, "random_real", dataset)
     load_images(run, "random_real", dataset)
     assert is_decoded(run, "random_real", dataset)

@@ -13,10 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb import files, leases
-from prism_nb.errors import PrismError
-from prism_nb.leases import HeldError, Lease, LostError, Owner, is_alive
-from prism_nb.liveness import process_start
+from prism_nb.core import fileio, lock
+from prism_nb.core.errors import PrismError
+from prism_nb.core.lock import (
+    Lease,
+    LeaseHeldError,
+    LeaseLostError,
+    Owner,
+    is_alive,
+    process_start_time,
+)
 
 
 @pytest.fixture
@@ -26,13 +32,13 @@ def path(tmp_path: Path) -> Path:
 
 def write_owner(path: Path, **changes: object) -> Owner:
     owner = replace(Owner.here(), **changes)
-    files.write_json(path, asdict(owner))
+    fileio.write_json(path, asdict(owner))
     return owner
 
 
 def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
     with Lease(path):
-        with pytest.raises(HeldError) as caught, Lease(path):
+        with pytest.raises(LeaseHeldError) as caught, Lease(path):
             pass
         assert caught.value.owner is not None
         assert caught.value.owner.process == os.getpid()
@@ -43,7 +49,7 @@ def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
 
 def test_owner_of_another_machine_is_believed_while_its_file_moves(path: Path) -> None:
     write_owner(path, host="elsewhere", space="elsewhere", process=1)
-    with pytest.raises(HeldError, match="process 1 on elsewhere"), Lease(path):
+    with pytest.raises(LeaseHeldError, match="process 1 on elsewhere"), Lease(path):
         pass
 
 
@@ -71,7 +77,7 @@ def test_number_of_a_process_given_out_anew_is_no_sign_of_life(path: Path) -> No
 
 def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    write_owner(path, process=child.pid, begun=process_start(child.pid))
+    write_owner(path, process=child.pid, begun=process_start_time(child.pid))
     assert is_alive(path)
     child.kill()
     deadline = time.monotonic() + 10
@@ -83,8 +89,8 @@ def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff\x00"])
 def test_torn_file_counts_as_held_until_it_has_stood_still(path: Path, content: bytes) -> None:
-    files.write_bytes(path, content)
-    with pytest.raises(HeldError, match="unknown"), Lease(path):
+    fileio.write_bytes(path, content)
+    with pytest.raises(LeaseHeldError, match="unknown"), Lease(path):
         pass
     os.utime(path, (1, 1))
     with Lease(path) as lease:
@@ -92,7 +98,7 @@ def test_torn_file_counts_as_held_until_it_has_stood_still(path: Path, content: 
 
 
 def test_signs_of_life_are_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "_BEAT", 0.01)
+    monkeypatch.setattr(lock, "_BEAT", 0.01)
     with Lease(path):
         os.utime(path, (1, 1))
         deadline = time.monotonic() + 10
@@ -112,17 +118,19 @@ def test_owner_that_was_thought_dead_is_told_before_it_writes(path: Path) -> Non
     with Lease(path) as lease:
         lease.require()
         write_owner(path, host="elsewhere", token="other")
-        with pytest.raises(LostError, match=r"stage was taken over by process \d+ on elsewhere"):
+        with pytest.raises(
+            LeaseLostError, match=r"stage was taken over by process \d+ on elsewhere"
+        ):
             lease.require()
         path.unlink()
-        with pytest.raises(LostError, match="somebody who has finished"):
+        with pytest.raises(LeaseLostError, match="somebody who has finished"):
             lease.require()
 
 
 def test_signs_of_life_end_where_the_lease_is_anothers(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "_BEAT", 0.01)
+    monkeypatch.setattr(lock, "_BEAT", 0.01)
     with Lease(path) as lease:
         write_owner(path, token="other")
         os.utime(path, (1, 1))
@@ -144,7 +152,7 @@ def test_owner_in_another_container_is_believed_while_its_file_moves(path: Path)
     "wrong", [{"process": "x"}, {"process": True}, {"begun": None}, {"begun": 1.0}, {"more": 1}]
 )
 def test_owner_of_strange_values_is_unknown(path: Path, wrong: dict[str, object]) -> None:
-    files.write_json(path, {**asdict(Owner.here()), **wrong})
+    fileio.write_json(path, {**asdict(Owner.here()), **wrong})
     assert Owner.read(path) is None
     assert is_alive(path)
 
@@ -156,7 +164,7 @@ def test_disk_that_does_not_answer_gives_no_lease_away(
         raise PrismError("cannot read it")
 
     with Lease(path) as lease:
-        monkeypatch.setattr(files, "read_record", away)
+        monkeypatch.setattr(fileio, "read_record", away)
         with pytest.raises(PrismError, match="cannot read it"):
             lease.require()
         with pytest.raises(PrismError, match="cannot read it"), Lease(path):
@@ -173,7 +181,7 @@ def test_of_many_that_take_a_dead_ones_place_one_succeeds(path: Path) -> None:
         lease = Lease(path)
         try:
             lease.__enter__()
-        except HeldError:
+        except LeaseHeldError:
             return
         won.append(lease)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb import liveness
-from prism_nb.liveness import process_space, process_start
+from prism_nb.core import lock
+from prism_nb.core.lock import pid_namespace_id, process_start_time
 
 LINUX = Path("/proc/self/stat").exists()
 
@@ -22,32 +22,32 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "proc" and not LINUX:
         pytest.skip("this system has no /proc")
     if request.param == "psutil":
-        monkeypatch.setattr(liveness, "_PROC", Path("/nowhere"))
+        monkeypatch.setattr(lock, "_PROC", Path("/nowhere"))
     return str(request.param)
 
 
 @pytest.mark.usefixtures("way")
 def test_a_process_was_started_once() -> None:
-    assert process_start(os.getpid()) == process_start(os.getpid()) is not None
+    assert process_start_time(os.getpid()) == process_start_time(os.getpid()) is not None
 
 
 @pytest.mark.usefixtures("way")
 def test_an_ended_process_has_no_start_waited_for_or_not() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert process_start(child.pid) is not None
+    assert process_start_time(child.pid) is not None
     child.kill()
     deadline = time.monotonic() + 10
-    while process_start(child.pid) is not None:
+    while process_start_time(child.pid) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     child.communicate()
-    assert process_start(child.pid) is None
+    assert process_start_time(child.pid) is None
 
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("process", [-1, 10**12])
 def test_numbers_of_no_process_have_no_start(process: int) -> None:
-    assert process_start(process) is None
+    assert process_start_time(process) is None
 
 
 @pytest.mark.skipif(not LINUX, reason="this system has no /proc")
@@ -56,11 +56,13 @@ def test_a_name_with_brackets_and_blanks_does_not_confuse(tmp_path: Path) -> Non
     strange.symlink_to(sys.executable)
     child = subprocess.Popen([strange, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert int(process_start(child.pid) or "") >= int(process_start(os.getpid()) or "")
+        assert int(process_start_time(child.pid) or "") >= int(
+            process_start_time(os.getpid()) or ""
+        )
     finally:
         child.kill()
         child.communicate()
 
 
 def test_a_space_is_one_and_the_same() -> None:
-    assert process_space() == process_space() != ""
+    assert pid_namespace_id() == pid_namespace_id() != ""

@@ -5,16 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism_nb import files
-from prism_nb.data import open_dataset
-from prism_nb.run import Run
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.pool import canonical_space
-from prism_nb.teachers.taking import note_of
-from prism_nb.widgets import TeacherPicker
-from prism_nb.widgets.candidates import candidates
-from prism_nb.widgets.local_weights import local_weights, named_in
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import build_network
+from prism_nb.viz.widgets.teacher_picker import TeacherPicker, candidates, local_weights, named_in
 
 
 @pytest.fixture
@@ -24,12 +22,14 @@ def weights(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PRISM_HOME", str(tmp_path / "clone"))
     folder, dataset = tmp_path / "clone" / "weights", open_dataset(run.settings)
     network = build_network("test_resnet", classes=10, image_size=32)
-    note = note_of(dataset, canonical_space(dataset))
-    files.write_bytes(folder / "test_resnet.safetensors", serialise(network.state_dict(), note))
+    note = weights_metadata(dataset, dataset_preprocess(dataset))
+    fileio.write_bytes(
+        folder / "test_resnet.safetensors", to_safetensors(network.state_dict(), note)
+    )
     torch.save(network.state_dict(), folder / "test_resnet-mine.pth")
-    files.write_bytes(folder / "resnet18_damaged.safetensors", b"no weights")
-    files.write_bytes(folder / "<best>.pth", b"")
-    files.write_bytes(folder / "notes.txt", b"")
+    fileio.write_bytes(folder / "resnet18_damaged.safetensors", b"no weights")
+    fileio.write_bytes(folder / "<best>.pth", b"")
+    fileio.write_bytes(folder / "notes.txt", b"")
     return folder
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb.errors import PrismError
-from prism_nb.synthesis.work import _Progress, _shares
-from prism_nb.units import Unit
+from prism_nb.core.errors import PrismError
+from prism_nb.core.units import Unit
+from prism_nb.synthesis.stage import _Progress, _shares
 
 UNIT = Unit(stage="synthesis", name="m/u", marker="m", binding="b")
 

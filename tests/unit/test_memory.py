@@ -10,21 +10,18 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from prism_nb.config import load_settings
-from prism_nb.counts import count_run, count_table
-from prism_nb.data.described import DescribedDataset, Numbers
-from prism_nb.evaluation import counts as evaluation
-from prism_nb.plans.batches import Batch
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.synthesis.costs import StepTimer
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.memory import StepMemory
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.units import ImageBatch
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
+from prism_nb.execution import cost as evaluation
+from prism_nb.execution import cost as teachers
+from prism_nb.execution.cost import StepPeakMemory, StepTimer, count_table, estimate_run
+from prism_nb.execution.forecast import NetworkCosts, peak_bytes
+from prism_nb.models.zoo import build_network
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective
-from prism_nb.teachers import counts as teachers
-from prism_nb.teachers.arithmetic import Arithmetic
-from prism_nb.teachers.memory import peak_bytes
-from prism_nb.teachers.networks import build_network
 
 TOLERANCE = 0.1  # the scratch of the CPU's convolutions, which is no tensor's
 
@@ -50,18 +47,18 @@ def settings_of(name: str, size: int, **changes: Any) -> Settings:
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 64), ("mobilenet_v2", 96)])
 def test_a_step_takes_what_is_counted(name: str, size: int) -> None:
     settings, count = settings_of(name, size), 8
-    few = DescribedDataset("few", Numbers(10, 40, 10), size)
+    few = ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), size)
     recipe = settings.recipe_of("sre2l")
-    counted = StepMemory(settings, few)._part_cost(recipe, (name, True, True), count)
+    counted = StepPeakMemory(settings, few)._part_cost(recipe, (name, True, True), count)
     timer = StepTimer(settings, few)
     images, labels, views = timer._batch(recipe, count)
-    gradient = Gradient(Objective(recipe, {name: timer._watch(name, recipe, images)}))
+    gradient = MicroBatchedBackward(Objective(recipe, {name: timer._watch(name, recipe, images)}))
     measured = handed_out(lambda: gradient([images], views, labels, speakers=[name], team=[name]))
     assert counted == pytest.approx(measured, rel=TOLERANCE)
 
 
 def test_a_training_step_takes_what_is_counted() -> None:
-    known = Arithmetic(DescribedDataset("few", Numbers(10, 40, 10), 64))
+    known = NetworkCosts(ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 64))
     network = build_network("resnet18", classes=10, image_size=64).train()
     measured = handed_out(lambda: network(torch.randn(8, 3, 64, 64)).sum().backward())
     assert known.learning_bytes("resnet18", 8) == pytest.approx(measured, rel=TOLERANCE)
@@ -83,19 +80,21 @@ def test_what_is_let_go_makes_room_and_what_was_there_is_not_counted() -> None:
 def test_a_unit_takes_its_largest_network_and_the_weights_of_all() -> None:
     pool = {"teachers": ["resnet18", "mobilenet_v2"], "methods": ["prism_all"]}
     settings = settings_of("resnet18", 96, **pool)
-    few = DescribedDataset("few", Numbers(10, 40, 10), 96)
-    memory = StepMemory(settings, few)
+    few = ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 96)
+    memory = StepPeakMemory(settings, few)
     recipe, images = settings.recipe_of("prism_all"), 4 * 3 * 96**2 * 10
     parts = [("resnet18", True, True), ("mobilenet_v2", False, True)]
     steps = [memory._part_cost(recipe, part, 10) for part in parts]
     assert steps[1] > 2 * steps[0]
-    assert memory.step_bytes("prism_all", Batch((0, 1), (0, 10))) == 3 * images + steps[1]
+    assert memory.step_bytes("prism_all", ImageBatch((0, 1), (0, 10))) == 3 * images + steps[1]
 
 
 def test_parts_of_a_batch_bound_the_memory() -> None:
-    few, batch = DescribedDataset("few", Numbers(10, 40, 10), 96), Batch((0, 1), (0, 10))
+    few, batch = ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 96), ImageBatch((0, 1), (0, 10))
     whole, part = (
-        StepMemory(settings_of("mobilenet_v2", 96, micro_batch=m), few).step_bytes("sre2l", batch)
+        StepPeakMemory(settings_of("mobilenet_v2", 96, micro_batch=m), few).step_bytes(
+            "sre2l", batch
+        )
         for m in ("auto", 2)
     )
     assert part < 0.4 * whole
@@ -104,8 +103,8 @@ def test_parts_of_a_batch_bound_the_memory() -> None:
 def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
     changes = {"methods": ["sre2l", "random_real"], "students": ["test_resnet"], "ipc": 2}
     run = Run(tmp_path / "r", settings_of("test_resnet", 32, **changes))
-    known = Arithmetic(DescribedDataset("few", Numbers(10, 400, 10), 32))
-    counts = {(c.stage, c.method): c.memory for c in count_run(run, known)}
+    known = NetworkCosts(ShapeOnlyDataset("few", DatasetSizes(10, 400, 10), 32))
+    counts = {(c.stage, c.method): c.memory for c in estimate_run(run, known)}
     assert counts["synthesis", "sre2l"] > counts["synthesis", "random_real"] == 0
     assert counts["labels", "sre2l"] == counts["diversity", "sre2l"] == 0
     weights = known.weight_bytes("test_resnet")
@@ -116,7 +115,7 @@ def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
         teachers.training_bytes(known, name, batch, "adamw") for name in run.settings.networks
     ]
     assert counts["teachers", ""] == max(trained) + 400 * 3 * 32**2
-    table = count_table(count_run(run, known))
+    table = count_table(estimate_run(run, known))
     assert table.iloc[-1]["GPU GB"] == f"{max(counts.values()) / 1e9:,.1f}"
     assert set(table[table["stage"] == "labels"]["GPU GB"]) == {""}
 
@@ -124,7 +123,7 @@ def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
 def test_networks_with_weights_are_trained_by_nobody(tmp_path: Path) -> None:
     name = "resnet18@IMAGENET1K_V1"
     run = Run(tmp_path / "r", settings_of(name, 224, observers=["alexnet@IMAGENET1K_V1"]))
-    known = Arithmetic(DescribedDataset("few", Numbers(10, 40, 10), 224))
-    counts = {(c.stage, c.method): c.memory for c in count_run(run, known)}
+    known = NetworkCosts(ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 224))
+    counts = {(c.stage, c.method): c.memory for c in estimate_run(run, known)}
     assert counts["teachers", ""] == 0
-    assert evaluation.real_bytes(known) == 40 * 3 * 224**2
+    assert evaluation.resident_image_bytes(known) == 40 * 3 * 224**2

@@ -6,18 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.errors import PrismError
-from prism_nb.plans import squeeze, synthesis
-from prism_nb.recipes import load_recipe, recipe_names
-from prism_nb.run import Run
-from prism_nb.synthesis import work as synthesis_work
-from prism_nb.teachers import work as teachers_work
-from prism_nb.teachers.pool import load_conv_targets, load_teacher
-from prism_nb.teachers.squeeze import mean_statistics
-from prism_nb.teachers.squeeze_plan import squeeze_plan
-from prism_nb.teachers.statistics import conv_probes
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError
+from prism_nb.core.recipe import load_recipe, recipe_names
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
+from prism_nb.models import squeeze as teachers_work
+from prism_nb.models.layer_stats import conv_layer_stats
+from prism_nb.models.pool import load_conv_targets, load_teacher
+from prism_nb.models.train import collect_conv_stats, squeeze_config
+from prism_nb.synthesis import stage as synthesis_work
 
 PATCH = 4
 WHOLE = {name: load_recipe(name) for name in recipe_names()}
@@ -45,16 +44,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         },
     )
     made = Run.create(tmp_path_factory.mktemp("runs") / "all", settings)
-    for unit in squeeze.units(made, 10):
-        teachers_work.do_unit(made, unit, lambda event: None)
+    for unit in unit_plan.squeeze_units(made, 10):
+        teachers_work.run_unit(made, unit, lambda event: None)
     return made
 
 
 def images_of(run: Run, method: str) -> dict[str, bytes]:
     """Return the files of a method's images by path; they are made where they are not there."""
-    for unit in synthesis.method_units(run, method, 10):
+    for unit in unit_plan.method_units(run, method, 10):
         if run.inspect(unit).state != "done":
-            synthesis_work.do_unit(run, unit, lambda event: None)()
+            synthesis_work.run_unit(run, unit, lambda event: None)()
         assert run.inspect(unit).state == "done"
     folder = run.path / "synthesis" / method / "images"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
@@ -65,8 +64,8 @@ def test_a_method_makes_every_image_and_the_same_ones_again(run: Run, method: st
     images = images_of(run, method)
     assert list(images) == [f"{c:05d}/{c:05d}_{s:04d}.png" for c in range(10) for s in range(2)]
     assert len(set(images.values())) == 20
-    for unit in synthesis.method_units(run, method, 10):
-        synthesis_work.do_unit(run, unit, lambda event: None)()
+    for unit in unit_plan.method_units(run, method, 10):
+        synthesis_work.run_unit(run, unit, lambda event: None)()
     assert images_of(run, method) == images
 
 
@@ -77,7 +76,7 @@ def test_methods_make_different_images(run: Run) -> None:
 
 def records_of(run: Run, method: str) -> list[dict[str, Any]]:
     images_of(run, method)
-    return [run.record(unit) for unit in synthesis.method_units(run, method, 10)]
+    return [run.record(unit) for unit in unit_plan.method_units(run, method, 10)]
 
 
 def test_records_hold_who_steered_a_unit(run: Run) -> None:
@@ -95,9 +94,9 @@ def test_records_hold_who_steered_a_unit(run: Run) -> None:
 def test_stored_targets_are_what_the_trained_network_sees(run: Run) -> None:
     name, cpu = "test_byobnet", torch.device("cpu")
     teacher, stored = load_teacher(run, name), load_conv_targets(run, name, PATCH)
-    plan = squeeze_plan(run.settings, name)
-    probes = conv_probes(teacher.network, PATCH)
-    measured = mean_statistics(teacher, probes, open_dataset(run.settings), plan, cpu)
+    plan = squeeze_config(run.settings, name)
+    probes = conv_layer_stats(teacher.network, PATCH)
+    measured = collect_conv_stats(teacher, probes, open_dataset(run.settings), plan, cpu)
     assert set(stored) == set(measured) == {probe.name for probe in probes}
     for probe in measured:
         assert torch.equal(stored[probe].mean, measured[probe].mean)
@@ -111,7 +110,7 @@ def test_targets_that_are_not_measured_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_targets_that_are_damaged_are_refused(run: Run) -> None:
-    unit = squeeze.statistics_unit(run.settings, "test_resnet", PATCH)
+    unit = unit_plan.statistics_unit(run.settings, "test_resnet", PATCH)
     path = run.file(unit.key["statistics"])
     content = path.read_bytes()
     path.write_bytes(content[:-8])
@@ -129,8 +128,8 @@ def test_all_units_of_a_slot_share_the_published_programs_draw(run: Run) -> None
     settings = load_settings("digits_quick", {**run.settings.plain(), **changes, "recipe": shared})
     small = Run(run.path, settings)
     teams: dict[str, dict[int, set[str]]] = {"prism_reference": {}, "prism": {}}
-    for unit in synthesis.units(small, 10):
-        synthesis_work.do_unit(small, unit, lambda event: None)()
+    for unit in unit_plan.synthesis_units(small, 10):
+        synthesis_work.run_unit(small, unit, lambda event: None)()
         team = ",".join(small.record(unit)["draws"]["teams"][0])
         teams[unit.key["method"]].setdefault(unit.key["slots"][0], set()).add(team)
     assert [len(found) for found in teams["prism_reference"].values()] == [1, 1]

@@ -12,19 +12,27 @@ from typing import Any
 
 import pytest
 
-from prism_nb import files, pipeline
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.markers import UnitState
-from prism_nb.monitor import STAGE, follow
-from prism_nb.monitor.driver import Driver, driver_of, last_words, log_path
-from prism_nb.monitor.follow import Follower
-from prism_nb.monitor.place import oddities, open_watched
-from prism_nb.monitor.state import RunState
-from prism_nb.run import Run
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.manifest import UnitState
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.execution import pipeline
+from prism_nb.viz import monitor
+from prism_nb.viz.monitor import (
+    STAGE,
+    RunState,
+    RunTracker,
+    StageProcess,
+    last_log_line,
+    log_path,
+    open_for_viewing,
+    running_driver,
+    version_warning,
+)
 
-HERE = Driver(os.getpid() + 1, socket.gethostname())
-AFAR = Driver(7, "far")
+HERE = StageProcess(os.getpid() + 1, socket.gethostname())
+AFAR = StageProcess(7, "far")
 
 
 @pytest.fixture
@@ -53,11 +61,11 @@ def do(run: Run, count: int) -> None:
     """Finish the first units of the synthesis with a file each, in three seconds."""
     for unit in pipeline.stage_units(run, "teachers"):
         path = f"teachers/{len(unit.name)}.bin"
-        files.write_bytes(run.file(path), b"weights")
+        fileio.write_bytes(run.file(path), b"weights")
         run.finish(unit, paths=[path], record={})
     for unit in pipeline.stage_units(run, STAGE)[:count]:
         path = f"synthesis/{unit.name}.bin"
-        files.write_bytes(run.file(path), b"image")
+        fileio.write_bytes(run.file(path), b"image")
         run.finish(unit, paths=[path], record={"seconds": 3.0, "images": 20})
 
 
@@ -70,7 +78,7 @@ def begin(run: Run, unit: str, *, host: str | None = None) -> None:
 
 
 def test_nothing_yet(run: Run) -> None:
-    state = Follower(run).read()
+    state = RunTracker(run).read()
     assert (state.status, state.done, state.missing) == ("empty", 0, len(units_of(run)))
     assert "No units yet: press Start" in state.words
     assert state.seconds_left is None
@@ -80,8 +88,8 @@ def test_nothing_yet(run: Run) -> None:
 
 def test_who_drives_it_is_seen_by_the_lock(held: Run) -> None:
     begin(held, units_of(held)[0])
-    state = Follower(held).read()
-    assert state.driver == Driver(os.getpid(), socket.gethostname())
+    state = RunTracker(held).read()
+    assert state.driver == StageProcess(os.getpid(), socket.gethostname())
     assert state.status == "running"
     assert (state.step, state.steps, state.at_work) == (5, 20, units_of(held)[0])
     assert "this notebook's kernel" in state.words
@@ -89,7 +97,7 @@ def test_who_drives_it_is_seen_by_the_lock(held: Run) -> None:
 
 def test_what_a_driver_waits_for_is_said_until_something_moves(held: Run) -> None:
     held.event(STAGE, event="waiting", why="squeue has not answered since 12:00")
-    follower = Follower(held)
+    follower = RunTracker(held)
     assert follower.read().notes == ("Its driver says: squeue has not answered since 12:00.",)
     begin(held, units_of(held)[0])
     assert follower.read().notes == ()
@@ -102,23 +110,23 @@ def test_looking_does_not_keep_the_driver_from_starting(run: Run) -> None:
 
     def look() -> None:
         while not over.is_set():
-            driver_of(run)
+            running_driver(run)
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
         for _ in range(50):
             with run.lock(STAGE):
-                assert driver_of(run) is not None
+                assert running_driver(run) is not None
     finally:
         over.set()
         thread.join()
-    assert driver_of(run) is None
+    assert running_driver(run) is None
 
 
 def test_a_driver_that_dies_is_said_to_have_died(run: Run) -> None:
     begin(run, units_of(run)[0])
-    state = Follower(run).read()
+    state = RunTracker(run).read()
     assert state.status == "died"
     assert units_of(run)[0] in state.words
     assert "Resume continues" in state.words
@@ -127,7 +135,7 @@ def test_a_driver_that_dies_is_said_to_have_died(run: Run) -> None:
 
 def test_events_from_another_machine_tell_of_a_driver_whose_lock_is_not_seen(run: Run) -> None:
     begin(run, units_of(run)[0], host="far")
-    state = Follower(run).read()
+    state = RunTracker(run).read()
     assert state.status == "elsewhere"
     assert state.is_running
     assert "Driven on far" in state.words
@@ -158,7 +166,7 @@ def test_only_what_runs_here_can_be_stopped_here() -> None:
 
 def test_finished_units_are_counted_by_their_markers_and_then_by_events(run: Run) -> None:
     do(run, 1)
-    follower = Follower(run)
+    follower = RunTracker(run)
     state = follower.read()
     assert (state.status, state.done) == ("begun", 1)
     assert state.seconds_left is not None
@@ -200,7 +208,7 @@ def damage_a_file(run: Run, unit: Unit) -> None:
 def change_what_it_was_made_from(run: Run, unit: Unit) -> None:
     (teacher, *_) = pipeline.stage_units(run, "teachers")
     path = f"teachers/{len(teacher.name)}.bin"
-    files.write_bytes(run.file(path), b"other weights")
+    fileio.write_bytes(run.file(path), b"other weights")
     run.finish(teacher, paths=[path], record={})
 
 
@@ -209,9 +217,9 @@ def test_what_was_lost_after_its_end_is_missing_as_the_plan_has_it(
     run: Run, harm: Callable[[Run, Unit], None]
 ) -> None:
     units = finished(run)
-    assert Follower(run).read().status == "complete"
+    assert RunTracker(run).read().status == "complete"
     harm(run, units[1])
-    state = Follower(run).read()
+    state = RunTracker(run).read()
     assert state.missing == pipeline.plan(run, STAGE).missing == 1
     assert state.status == "begun"
     assert any(f"again: {units[1].name} (damaged:" in note for note in state.notes) == (
@@ -224,7 +232,7 @@ def test_a_follower_sees_markers_that_change_while_nobody_drives(
     run: Run, harm: Callable[[Run, Unit], None]
 ) -> None:
     units = finished(run)
-    follower = Follower(run)
+    follower = RunTracker(run)
     assert follower.read().missing == 0
     harm(run, units[0])
     assert follower.read().missing == pipeline.plan(run, STAGE).missing > 0
@@ -236,7 +244,7 @@ def test_only_markers_that_have_changed_are_read_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units = finished(run)
-    follower, seen = Follower(run), list[str]()
+    follower, seen = RunTracker(run), list[str]()
     follower.read()
     inspect = Run.inspect
 
@@ -257,8 +265,8 @@ def test_files_of_many_units_are_hashed_a_few_at_a_time(
 ) -> None:
     units = finished(run)
     damage_a_file(run, units[-1])
-    monkeypatch.setattr(follow, "_HASHING", 0.0)
-    follower = Follower(run)
+    monkeypatch.setattr(monitor, "_HASHING", 0.0)
+    follower = RunTracker(run)
     states = [follower.read() for _ in units]
     left = [*range(len(units) - 1, 0, -1)]
     assert [state.unhashed for state in states[:-1]] == left
@@ -268,7 +276,7 @@ def test_files_of_many_units_are_hashed_a_few_at_a_time(
 
 def test_a_unit_that_begins_again_is_not_done_until_it_ends(held: Run) -> None:
     do(held, 2)
-    follower, (first, *_) = Follower(held), units_of(held)
+    follower, (first, *_) = RunTracker(held), units_of(held)
     assert follower.read().done == 2
     held.event(STAGE, event="begin", unit=first)
     assert follower.read().done == 1
@@ -279,7 +287,7 @@ def test_a_unit_that_begins_again_is_not_done_until_it_ends(held: Run) -> None:
 def test_a_half_written_line_is_read_once_it_is_whole(run: Run) -> None:
     unit = units_of(run)[0]
     begin(run, unit)
-    follower = Follower(run)
+    follower = RunTracker(run)
     follower.read()
     event: dict[str, Any] = {"time": time.time(), "event": "step", "unit": unit, "step": 9}
     line = json.dumps({**event, "steps": 20, "losses": {"bn/net": 1.5}}) + "\n"
@@ -297,7 +305,7 @@ def test_a_half_written_line_is_read_once_it_is_whole(run: Run) -> None:
 def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
     begin(run, "gvbsm/slots000-000_classes000-009")
     run.event(STAGE, event="end", unit="gvbsm/slots000-000_classes000-009", seconds=1.0)
-    state = Follower(run).read()
+    state = RunTracker(run).read()
     assert state.done == 0
     assert state.curve is None
     assert any("gvbsm/slots000-000_classes000-009" in note for note in state.notes)
@@ -305,7 +313,7 @@ def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
 
 def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:
     run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
-    assert "made by version 99.0" in oddities(run)
+    assert "made by version 99.0" in version_warning(run)
     config = run.path / "config.yaml"
     config.write_text(config.read_text() + "hologram: true\n")
     with pytest.raises(UsageError, match=r"version 99\.0 .* update the kit .*hologram"):
@@ -317,21 +325,21 @@ def test_a_run_of_this_kit_with_a_bad_setting_is_not_called_newer(run: Run) -> N
     config = run.path / "config.yaml"
     config.write_text(config.read_text() + "hologram: true\n")
     with pytest.raises(UsageError) as caught:
-        open_watched(run.path)
+        open_for_viewing(run.path)
     assert "newer" not in str(caught.value)
 
 
 def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no folder"):
-        open_watched(tmp_path / "nowhere")
+        open_for_viewing(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no run has begun"):
-        open_watched(tmp_path)
+        open_for_viewing(tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(UsageError, match="is a study's folder"):
-        open_watched(tmp_path)
+        open_for_viewing(tmp_path)
 
 
 def test_the_last_words_of_a_log(run: Run) -> None:
-    assert last_words(run) == ""
-    files.write_bytes(log_path(run), b"line\nerror: no disk \xff\n\n")
-    assert last_words(run).startswith("error: no disk")
+    assert last_log_line(run) == ""
+    fileio.write_bytes(log_path(run), b"line\nerror: no disk \xff\n\n")
+    assert last_log_line(run).startswith("error: no disk")

@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from prism_nb import files, notebook
-from prism_nb.figures.evaluation import matrix_figure
-from prism_nb.figures.sheets import contact_sheet
-from prism_nb.run import Run
+from prism_nb import notebook
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.viz.figures.run import matrix_figure
+from prism_nb.viz.html import contact_sheet
 
 ACCURACIES = pd.DataFrame(
     {"method": ["prism", "random_real"], "student": "a", "mean": [90.0, 70.0], "std": 1.0}
@@ -31,8 +32,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_shown_table_names_methods_by_title_and_its_csv_by_name(
     run: Run, said: list[Any]
 ) -> None:
-    figure = matrix_figure(ACCURACIES, notebook.titles(run))
-    notebook.show(run, "matrix", figure, ACCURACIES)
+    figure = matrix_figure(ACCURACIES, notebook.method_titles(run))
+    notebook.show_figure(run, "matrix", figure, ACCURACIES)
     bundle, table, _ = said
     assert "<td>PRISM</td>" in table
     assert "<td>Random real</td>" in table
@@ -52,7 +53,7 @@ def test_methods_at_the_head_of_columns_and_rows_have_titles(run: Run, said: lis
 
 
 def test_an_opened_run_brings_the_look_of_figures(run: Run, said: list[Any]) -> None:
-    notebook.open_from({"run_name": run.name, "runs_dir": str(run.path.parent)})
+    notebook.open_run({"run_name": run.name, "runs_dir": str(run.path.parent)})
     assert "currentColor" in said[0]
 
 
@@ -61,11 +62,11 @@ def test_figures_are_shown_and_saved_only_where_they_can_be(
     run: Run, said: list[Any], monkeypatch: pytest.MonkeyPatch, writable: bool
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: writable or path != run.path)
-    notebook.show(run, "f", go.Figure(), ACCURACIES)
+    notebook.show_figure(run, "f", go.Figure(), ACCURACIES)
     picture = contact_sheet(torch.zeros(1, 3, 4, 4), columns=1)
     notebook.show_picture(run, "p", picture, caption="A picture")
     words = "saved as <code>figures/f.html</code>" if writable else "for reading alone"
     assert any(words in each for each in said if isinstance(each, str))
     assert "<b>A picture</b>" in said
-    assert files.is_file(run.file("figures/f.html")) == writable
-    assert files.is_file(run.file(f"figures/p.{picture.kind}")) == writable
+    assert fileio.is_file(run.file("figures/f.html")) == writable
+    assert fileio.is_file(run.file(f"figures/p.{picture.kind}")) == writable

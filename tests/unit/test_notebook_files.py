@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from prism_nb.core.settings import Settings
+from prism_nb.execution.pipeline import STAGES
 from prism_nb.headless import REPORT, STUDY
-from prism_nb.pipeline import STAGES
-from prism_nb.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

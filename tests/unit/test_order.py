@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from prism_nb.data.digits import Digits
-from prism_nb.errors import PrismError
-from prism_nb.teachers.order import few_images, least_right, place_classes, require_order
+from prism_nb.core.errors import PrismError
+from prism_nb.data.small import Digits
+from prism_nb.models.squeeze import check_class_order, map_classes, min_correct, sample_check_images
 
 RISK = Fraction(1, 1000)
 TEXT_ORDER = np.array(sorted(range(1000), key=str))
@@ -46,7 +46,7 @@ def is_told(
     """Return whether a network passes, and check that it is then said to be in order."""
     guesses, labels = seen(order, each=each, knows=knows)
     folders = [str(c) for c in range(len(order))]
-    return require_order("mine", guesses, labels, folders=folders, accuracy=accuracy)
+    return check_class_order("mine", guesses, labels, folders=folders, accuracy=accuracy)
 
 
 # -- by a published accuracy -----------------------------------------------------------------
@@ -59,7 +59,7 @@ def is_told(
 )
 @settings(max_examples=60, deadline=None)
 def test_the_rule_keeps_both_risks(images: int, classes: int, accuracy: int) -> None:
-    least = least_right(images, classes, accuracy / 100)
+    least = min_correct(images, classes, accuracy / 100)
     guess, half = Fraction(1, classes), Fraction(accuracy, 100)
     falls_short = [1 - at_least(k, images, half) for k in range(images + 2)]
     if any(abs(chance - RISK) < 1e-9 for chance in falls_short):
@@ -71,12 +71,12 @@ def test_the_rule_keeps_both_risks(images: int, classes: int, accuracy: int) -> 
 
 
 def test_the_docstrings_numbers() -> None:
-    assert least_right(128, 1000, 0.349) == 29
-    assert least_right(50_000, 1000, 0.349) == 17_121
-    assert least_right(40, 10, 0.349) is None  # guessing is too often right; all images can tell
-    assert least_right(500, 10, 0.349) is not None
-    assert least_right(128, 1000, None) is None
-    assert least_right(0, 1000, 0.349) is None
+    assert min_correct(128, 1000, 0.349) == 29
+    assert min_correct(50_000, 1000, 0.349) == 17_121
+    assert min_correct(40, 10, 0.349) is None  # guessing is too often right; all images can tell
+    assert min_correct(500, 10, 0.349) is not None
+    assert min_correct(128, 1000, None) is None
+    assert min_correct(0, 1000, 0.349) is None
 
 
 def test_numbers_sorted_as_text_are_found_by_few_images_and_by_all() -> None:
@@ -86,7 +86,7 @@ def test_numbers_sorted_as_text_are_found_by_few_images_and_by_all() -> None:
     for chosen in (few, np.ones(len(labels), dtype=bool)):
         for accuracy in (0.349, None):
             with pytest.raises(PrismError, match="class order is not that of its head"):
-                require_order(
+                check_class_order(
                     "mine", guesses[chosen], labels[chosen], folders=folders, accuracy=accuracy
                 )
 
@@ -94,11 +94,11 @@ def test_numbers_sorted_as_text_are_found_by_few_images_and_by_all() -> None:
 def test_far_less_than_published_is_refused_where_no_class_says_more() -> None:
     guesses, labels = seen(TEXT_ORDER, each=3, knows=0.7)
     folders = [str(c) for c in range(1000)]
-    least = least_right(3000, 1000, 0.35)
+    least = min_correct(3000, 1000, 0.35)
     words = rf"'mine' knows \d+ of 3000 held-out images, though .* published of it {least} would"
     with pytest.raises(PrismError, match=words):
-        require_order("mine", guesses, labels, folders=folders, accuracy=0.35)
-    assert not require_order("mine", guesses, labels, folders=folders, accuracy=None)
+        check_class_order("mine", guesses, labels, folders=folders, accuracy=0.35)
+    assert not check_class_order("mine", guesses, labels, folders=folders, accuracy=None)
 
 
 # -- by what classes are taken for -----------------------------------------------------------
@@ -118,12 +118,12 @@ def test_random_orders_are_refused_and_the_right_one_never(
     folders = [str(c) for c in range(classes)]
     for each in (4, 50):
         right, labels = seen(np.arange(classes), each=each, knows=knows, seed=seed)
-        require_order("mine", right, labels, folders=folders, accuracy=None)
+        check_class_order("mine", right, labels, folders=folders, accuracy=None)
         if each == 50:
-            assert require_order("mine", right, labels, folders=folders, accuracy=None)
+            assert check_class_order("mine", right, labels, folders=folders, accuracy=None)
             if (order != np.arange(classes)).mean() > 0.3:
                 with pytest.raises(PrismError, match="class order"):
-                    require_order("mine", order[right], labels, folders=folders, accuracy=None)
+                    check_class_order("mine", order[right], labels, folders=folders, accuracy=None)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])
@@ -154,7 +154,7 @@ def test_two_classes_in_each_others_place_are_found_among_few_classes_only() -> 
 def test_two_confused_classes_are_no_wrong_order() -> None:
     guesses, labels = seen(np.arange(10), each=50, knows=0.9)
     guesses[labels == 4] = 5
-    placing = place_classes(guesses, labels, 10)
+    placing = map_classes(guesses, labels, 10)
     assert placing.wrong == ()
     assert placing.right == 8
 
@@ -164,11 +164,11 @@ def test_a_network_that_knows_nothing_is_not_refused_and_not_believed(classes: i
     folders, labels = [str(c) for c in range(classes)], np.repeat(np.arange(classes), 50)
     guessing = np.random.default_rng(0).integers(0, classes, len(labels))
     for guesses in (guessing, np.zeros_like(labels)):
-        assert not require_order("mine", guesses, labels, folders=folders, accuracy=None)
+        assert not check_class_order("mine", guesses, labels, folders=folders, accuracy=None)
 
 
 def test_three_images_of_a_class_tell_nothing() -> None:
-    placing = place_classes(*seen(np.arange(10), each=3, knows=1.0), 10)
+    placing = map_classes(*seen(np.arange(10), each=3, knows=1.0), 10)
     assert not placing.tells
     assert not is_told(np.arange(10)[::-1], each=3)
 
@@ -178,7 +178,7 @@ def test_three_images_of_a_class_tell_nothing() -> None:
 
 def test_a_few_images_are_of_32_classes_or_of_all() -> None:
     digits = Digits(32)
-    labels = digits.labels("val")[few_images(digits)]
+    labels = digits.labels("val")[sample_check_images(digits)]
     classes, counts = np.unique(labels, return_counts=True)
     assert classes.tolist() == list(range(10))
     assert set(counts.tolist()) == {13}
@@ -191,9 +191,9 @@ def test_a_few_classes_are_spread_without_a_rule_that_an_order_could_have() -> N
 
     dataset = Thousand(32)
     dataset.classes = dataset.classes * 100
-    classes, counts = np.unique(few_images(dataset) // 50, return_counts=True)
+    classes, counts = np.unique(sample_check_images(dataset) // 50, return_counts=True)
     assert len(classes) == 32
     assert set(counts.tolist()) == {4}
     assert len(set(np.diff(classes).tolist())) > 10
     assert (TEXT_ORDER[classes] == classes).sum() <= 1
-    assert (few_images(dataset) // 50 == np.repeat(classes, 4)).all()
+    assert (sample_check_images(dataset) // 50 == np.repeat(classes, 4)).all()

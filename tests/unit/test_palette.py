@@ -6,18 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prism_nb.config import load_settings, preset_names
-from prism_nb.figures import palette
-from prism_nb.figures.evaluation import accuracy_figure
-from prism_nb.figures.live import curves_svg
-from prism_nb.figures.losses import loss_figure, share_figure
-from prism_nb.figures.palette import colour_at, colour_of, dash_of, looks_of
-from prism_nb.figures.style import INK
-from prism_nb.plans.diversity import REFERENCE
-from prism_nb.recipes import recipe_names
-from prism_nb.study.spec import load_study, study_names
+from prism_nb.core.config import load_settings, preset_names
+from prism_nb.core.recipe import recipe_names
+from prism_nb.core.settings import REFERENCE
+from prism_nb.execution.study import load_study, study_names
+from prism_nb.viz import style
+from prism_nb.viz.figures.run import accuracy_figure, loss_figure, share_figure
+from prism_nb.viz.monitor import curves_svg
+from prism_nb.viz.style import TEXT_COLOR, colour_at, colour_of, dash_of, method_styles
 
-METHODS = (*palette._OWNED.values(), *palette._SPARE)
+METHODS = (*style._OWNED.values(), *style._SPARE)
 PAPERS = ("#fdfdfb", "#16191d", "#ffffff", "#111111")
 XYZ = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
 # Machado et al. 2009, on linear RGB: all cones, no green ones, no red ones.
@@ -61,24 +59,24 @@ SHOWN = lists_shown_together()
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_methods_of_every_preset_and_study_have_colours_of_their_own(name: str) -> None:
-    colours = [look.colour for look in looks_of(SHOWN[name]).values()]
+    colours = [look.colour for look in method_styles(SHOWN[name]).values()]
     assert len(set(colours)) == len(SHOWN[name])
 
 
 def test_recipes_of_the_kit_keep_their_colours_beside_any_others() -> None:
     owned = [name for name in recipe_names() if name != "imported"]
     assert len({colour_of(name) for name in owned}) == len(owned)
-    together = looks_of([*owned, *(f"mine_{i}" for i in range(40))])
+    together = method_styles([*owned, *(f"mine_{i}" for i in range(40))])
     assert all(together[name].colour == colour_of(name) for name in owned)
 
 
 def test_the_order_of_methods_is_of_no_account() -> None:
     names = [f"mine_{i}" for i in range(9)]
-    assert looks_of(names) == looks_of(names[::-1])
+    assert method_styles(names) == method_styles(names[::-1])
 
 
 def test_more_methods_than_colours_differ_by_a_second_cue() -> None:
-    looks = looks_of(f"mine_{i}" for i in range(50))
+    looks = method_styles(f"mine_{i}" for i in range(50))
     assert len(set(looks.values())) == 50
     names = list(looks)
     frame = pd.DataFrame({"method": names, "student": "s", "mean": 1.0, "std": 0.1})
@@ -98,7 +96,7 @@ def test_colours_are_told_apart(eyes: str, least: float) -> None:
 def test_colours_stand_out_from_light_and_dark_paper() -> None:
     for paper in PAPERS:
         assert all(contrast(colour, paper) >= 2 for colour in METHODS)
-        assert contrast(INK, paper) >= 4
+        assert contrast(TEXT_COLOR, paper) >= 4
 
 
 def test_no_two_lines_have_the_same_dashes() -> None:

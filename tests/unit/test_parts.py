@@ -9,15 +9,14 @@ import torch
 from test_teachers import ARCHITECTURES, teacher_of
 from torch import Tensor
 
-from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.synthesis.augment import View, apply_views
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective
-from prism_nb.synthesis.watch import watch
-from prism_nb.teachers.statistics import Statistics, conv_probes
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.data.augment import AugParams, augment
+from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import Objective, build_stat_matcher
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
-VIEW = View((2, 3, 25, 27), flip=True, shift=(1, 4))
+VIEW = AugParams((2, 3, 25, 27), flip=True, shift=(1, 4))
 
 
 def objective_of(recipe: Recipe, names: list[str], *, double: bool) -> Objective:
@@ -26,14 +25,16 @@ def objective_of(recipe: Recipe, names: list[str], *, double: bool) -> Objective
         teacher = teacher_of(name, double=double)
         targets = None
         if recipe.statistics == "bn_conv":
-            probes = conv_probes(teacher.network, recipe.conv_patch)
+            probes = conv_layer_stats(teacher.network, recipe.conv_patch)
             seen = teacher.observe(images_of(double=double), probes)[1]
             targets = {
-                p.name: Statistics(s.mean.detach() + 0.1, 2 * s.var.detach())
+                p.name: MeanVar(s.mean.detach() + 0.1, 2 * s.var.detach())
                 for p, s in zip(probes, seen, strict=True)
             }
         generator = torch.Generator().manual_seed(3)
-        watches[name] = watch(teacher, recipe, conv_targets=targets, generator=generator)
+        watches[name] = build_stat_matcher(
+            teacher, recipe, conv_targets=targets, generator=generator
+        )
     return Objective(recipe, watches, {names[0]: 0.5})
 
 
@@ -55,9 +56,9 @@ def both(
         for _ in range(2):  # the second sees the running means that the first has left
             images.grad = None
             if in_parts:
-                losses = Gradient(objective, size)([images], [VIEW], LABELS, **roles)
+                losses = MicroBatchedBackward(objective, size)([images], [VIEW], LABELS, **roles)
             else:
-                losses = objective.terms(images, apply_views(images, [VIEW]), LABELS, **roles)
+                losses = objective.terms(images, augment(images, [VIEW]), LABELS, **roles)
                 objective.total(losses).backward()
         assert images.grad is not None
         results.append((images.grad, losses))
@@ -129,7 +130,7 @@ def test_parts_taken_for_wholes_would_be_wrong() -> None:
     whole, _, _, _ = both(recipe, names, 7, double=True)
     objective = objective_of(recipe, names, double=True)
     images = images_of(double=True).requires_grad_()
-    view = apply_views(images, [VIEW])
+    view = augment(images, [VIEW])
     for part, labels in zip(view.split(2), LABELS.split(2), strict=True):
         losses = objective.terms(images, part, labels, speakers=names, team=names)
         (objective.total(losses) * len(part) / len(view)).backward(retain_graph=True)
@@ -142,11 +143,11 @@ def test_memory_that_runs_out_halves_the_parts_until_they_fit() -> None:
     objective = objective_of(recipe, ["test_resnet"], double=True)
     roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
     whole = images_of(double=True).requires_grad_()
-    Gradient(objective)([whole], [VIEW], LABELS, **roles)
+    MicroBatchedBackward(objective)([whole], [VIEW], LABELS, **roles)
     network = objective.watches[0].sight.teacher.network
     network.register_forward_pre_hook(too_large)
     images = images_of(double=True).requires_grad_()
-    gradient = Gradient(objective)
+    gradient = MicroBatchedBackward(objective)
     gradient([images], [VIEW], LABELS, **roles)
     assert gradient.part == 2  # 7, 4, 2
     assert images.grad is not None
@@ -168,7 +169,7 @@ def test_a_step_that_is_tried_again_draws_and_remembers_once() -> None:
     for fails in (False, True):
         objective = objective_of(recipe, ["test_resnet"], double=True)
         images = images_of(double=True).requires_grad_()
-        gradient = Gradient(objective)
+        gradient = MicroBatchedBackward(objective)
         for step in range(3):
             if fails and step == 1:
                 network = objective.watches[0].sight.teacher.network
@@ -184,6 +185,6 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
     objective = objective_of(load_recipe("prism"), ["test_resnet"], double=True)
     images = images_of(double=True).requires_grad_()
     with pytest.raises((RuntimeError, IndexError), match="(?i)target|size"):
-        Gradient(objective)(
+        MicroBatchedBackward(objective)(
             [images], [VIEW], LABELS + 99, speakers=["test_resnet"], team=["test_resnet"]
         )

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prism_nb.diversity import perception
-from prism_nb.diversity.perception import class_by_class, features_of, logits_of, look_at
+from prism_nb.diversity import features as feature_module
+from prism_nb.diversity.features import features_and_logits, features_of, iter_classes, logits_of
 
 DATASET: Any = SimpleNamespace(canonical=lambda images: images.float() / 255)
 
@@ -44,10 +44,10 @@ def network() -> Any:
 def test_images_are_seen_in_order_a_few_at_a_time(
     network: Any, monkeypatch: pytest.MonkeyPatch, count: int, passes: list[int]
 ) -> None:
-    monkeypatch.setattr(perception, "_BATCH", 2)
+    monkeypatch.setattr(feature_module, "_BATCH", 2)
     pixels = torch.randint(0, 256, (count, 3, 2, 2), dtype=torch.uint8)
     values = (pixels.float() / 255).flatten(1).half().float()
-    features, logits = look_at(network, pixels, DATASET)
+    features, logits = features_and_logits(network, pixels, DATASET)
     assert network.passes == passes
     assert features.dtype == logits.dtype == torch.float32
     assert torch.equal(features, values[:, :3])
@@ -58,10 +58,10 @@ def test_images_are_seen_in_order_a_few_at_a_time(
 
 
 def test_classes_come_in_order_and_whole(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perception, "_AT_ONCE", 7)  # two classes of three, and the fifth alone
+    monkeypatch.setattr(feature_module, "_AT_ONCE", 7)  # two classes of three, and the fifth alone
     pixels = torch.arange(15 * 12).reshape(15, 3, 2, 2).to(torch.uint8)
-    whole, _ = look_at(network, pixels, DATASET)
+    whole, _ = features_and_logits(network, pixels, DATASET)
     network.passes.clear()
-    seen = class_by_class(lambda some: look_at(network, some, DATASET), pixels, 5)
+    seen = iter_classes(lambda some: features_and_logits(network, some, DATASET), pixels, 5)
     assert torch.equal(torch.stack([features for features, _ in seen]), whole.reshape(5, 3, 3))
     assert network.passes == [6, 6, 3]

@@ -7,31 +7,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prism_nb import files
-from prism_nb.config import check_settings
-from prism_nb.data import open_dataset
-from prism_nb.plans.squeeze import network_unit
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.teachers.chances import chances
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.comparison import Comparison
-from prism_nb.teachers.inspection import inspect_network
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.pool import canonical_space
-from prism_nb.teachers.taking import note_of
-from prism_nb.widgets.candidates import candidates
-from prism_nb.widgets.pick_preview import comparison_html, facts_of, preview_html, step_costs
-from prism_nb.widgets.pick_warnings import warnings_of
+from prism_nb.core import fileio
+from prism_nb.core.config import build_settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import network_unit
+from prism_nb.data.registry import open_dataset
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.similarity import Comparison
+from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import build_network, network_info
+from prism_nb.synthesis.teacher_sampling import selection_probs
+from prism_nb.viz.widgets.teacher_picker import (
+    candidates,
+    comparison_html,
+    network_facts,
+    pool_warnings,
+    preview_html,
+    step_costs,
+)
 
 
 def picked(settings: Settings, **changes: object) -> Settings:
-    return check_settings({**settings.plain(), **changes}, where="a test")
+    return build_settings({**settings.plain(), **changes}, where="a test")
 
 
 def warned(settings: Settings, **changes: object) -> list[str]:
     own = picked(settings, **changes)
-    return warnings_of(own, {name: 0 if name == "alexnet" else 1 for name in own.teachers})
+    return pool_warnings(own, {name: 0 if name == "alexnet" else 1 for name in own.teachers})
 
 
 def test_a_pool_of_different_families_is_not_warned_of(settings: Settings) -> None:
@@ -62,15 +66,15 @@ def test_a_measuring_network_inside_the_pool_is_named(settings: Settings) -> Non
 
 
 def test_facts_without_values_are_those_of_the_real_network() -> None:
-    facts = facts_of("test_resnet", classes=10, image_size=32)
+    facts = network_facts("test_resnet", classes=10, image_size=32)
     network = build_network("test_resnet", classes=10, image_size=32)
-    assert facts == inspect_network("test_resnet", network, image_size=32)
+    assert facts == network_info("test_resnet", network, image_size=32)
 
 
 def test_a_step_costs_what_its_networks_cost(settings: Settings) -> None:
     own = picked(settings, recipes={"prism": {"selection": "all"}})
-    facts = {name: facts_of(name, classes=10, image_size=32) for name in own.teachers}
-    found = chances(own.recipe_of("prism"), own.primary, own.teachers)
+    facts = {name: network_facts(name, classes=10, image_size=32) for name in own.teachers}
+    found = selection_probs(own.recipe_of("prism"), own.primary, own.teachers)
     costs = step_costs(found, facts)
     assert costs == {name: facts[name].flops for name in own.teachers}
     ratio = sum(costs.values()) / facts[own.primary].flops
@@ -84,11 +88,11 @@ def test_a_network_without_bn_layers_costs_nothing_where_it_only_counts(
         settings, teachers=["test_resnet", "alexnet"], recipes={"prism": {"bn_less": "count"}}
     )
     facts = {
-        "test_resnet": facts_of("test_resnet", classes=10, image_size=32),
-        "alexnet": facts_of("alexnet", classes=10, image_size=64),
+        "test_resnet": network_facts("test_resnet", classes=10, image_size=32),
+        "alexnet": network_facts("alexnet", classes=10, image_size=64),
     }
     assert facts["alexnet"].bn_layers == 0
-    costs = step_costs(chances(own.recipe_of("prism"), own.primary, own.teachers), facts)
+    costs = step_costs(selection_probs(own.recipe_of("prism"), own.primary, own.teachers), facts)
     assert costs["alexnet"] == 0
     assert isclose(costs["test_resnet"], facts["test_resnet"].flops)
 
@@ -114,9 +118,9 @@ def trained(run: Run, name: str) -> None:
     dataset = open_dataset(run.settings)
     network = build_network(name, classes=10, image_size=32)
     unit = network_unit(run.settings, name)
-    note = note_of(dataset, canonical_space(dataset))
-    files.write_bytes(run.file(unit.key["weights"]), serialise(network.state_dict(), note))
-    facts = inspect_network(name, network, image_size=32)
+    note = weights_metadata(dataset, dataset_preprocess(dataset))
+    fileio.write_bytes(run.file(unit.key["weights"]), to_safetensors(network.state_dict(), note))
+    facts = network_info(name, network, image_size=32)
     record = {**vars(facts), "accuracy": 0.5, "seconds": 1.0}
     run.finish(unit, paths=[unit.key["weights"]], record=record)
     run.write_classes(dataset.class_records())
@@ -150,5 +154,5 @@ def test_a_neighbour_of_other_classes_is_not_offered(run: Run) -> None:
     trained(run, "test_resnet")
     shutil.copytree(run.path, run.path.parent / "beside")
     classes = run.read_classes() or []
-    files.write_json(run.path / "classes.json", classes[:1])
+    fileio.write_json(run.path / "classes.json", classes[:1])
     assert candidates(run)[1].library == "torchvision"

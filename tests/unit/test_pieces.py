@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb import backends, files, pipeline
-from prism_nb.backends import Outcome
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.device import seeded
-from prism_nb.errors import PrismError
-from prism_nb.labels import work as labels_work
-from prism_nb.plans.labels import label_paths, label_unit, pieces
-from prism_nb.plans.synthesis import method_units
-from prism_nb.progress import StageProgress
-from prism_nb.run import Run
-from prism_nb.synthesis import work as synthesis_work
-from prism_nb.teachers.labeller import Labeller
-from prism_nb.teachers.pool import fresh_teacher
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.device import seeded
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import label_paths, label_shards, label_unit, method_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation import relabel as labels_work
+from prism_nb.execution import backends, pipeline
+from prism_nb.execution.progress import StageProgress
+from prism_nb.execution.worker import Outcome
+from prism_nb.models.ensemble import EnsembleLabeler
+from prism_nb.models.pool import untrained_teacher
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import stage as synthesis_work
 
 CPU = torch.device("cpu")
 METHOD = "random_real"
@@ -51,9 +51,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run.create(tmp_path / "r", settings)
     run.write_classes(open_dataset(settings).class_records())
     for unit in method_units(run, METHOD, 10):
-        synthesis_work.do_unit(run, unit, lambda _: None)()
+        synthesis_work.run_unit(run, unit, lambda _: None)()
     monkeypatch.setattr(
-        labels_work, "load_labeller", lambda run: Labeller(run.settings, [_teacher()], [0.5])
+        labels_work, "load_labeler", lambda run: EnsembleLabeler(run.settings, [_teacher()], [0.5])
     )
     return run
 
@@ -61,7 +61,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 @cache
 def _teacher() -> Teacher:
     with seeded(0, CPU):
-        return fresh_teacher("test_resnet", open_dataset(load_settings("digits_quick", SMALL)), CPU)
+        return untrained_teacher(
+            "test_resnet", open_dataset(load_settings("digits_quick", SMALL)), CPU
+        )
 
 
 def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
@@ -70,14 +72,14 @@ def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) ->
 
 def shared(run: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return the run with workers, which do their units in this process."""
-    in_turn = "prism_nb.backends.here:run_in_process"
+    in_turn = "prism_nb.execution.worker:run_backend_process"
     monkeypatch.setitem(backends._BACKENDS, "slurm", in_turn)
     values = {**run.settings.plain(), "backend": "slurm", "workers": workers}
     return Run(run.path, type(run.settings).parse(values, where="test"))
 
 
 def hashes(run: Run) -> dict[str, str]:
-    return {path: files.sha256(run.file(path)) for path in label_paths(run.settings, METHOD)}
+    return {path: fileio.sha256(run.file(path)) for path in label_paths(run.settings, METHOD)}
 
 
 @pytest.mark.parametrize("statistics", ["running", "batch"])
@@ -107,8 +109,8 @@ def test_pieces_leave_the_files_that_one_worker_leaves(
 def test_pieces_that_are_done_are_kept_and_count_for_no_unit(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut = pieces(run, label_unit(run, METHOD, 10), 5)
-    labels_work.do_piece(run, cut[1], lambda _: None)
+    cut = label_shards(run, label_unit(run, METHOD, 10), 5)
+    labels_work.label_shard(run, cut[1], lambda _: None)
     written = run.file(label_paths(run.settings, METHOD)[1]).stat().st_mtime_ns
     events: list[dict[str, Any]] = []
     shares: list[float] = []
@@ -129,7 +131,7 @@ def test_pieces_that_are_done_are_kept_and_count_for_no_unit(
 
 def test_unit_that_is_done_is_not_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     label(run)
-    monkeypatch.setattr(labels_work, "do_piece", refuse)
+    monkeypatch.setattr(labels_work, "label_shard", refuse)
     again = label(shared(run, 4, monkeypatch))
     assert (again.kept, again.made) == (1, 0)
 
@@ -143,7 +145,7 @@ def refuse(*_: object) -> None:
 def test_pieces_cover_every_epoch_once_and_are_at_most_so_many(epochs: int, count: int) -> None:
     run = Run(Path("r"), load_settings("digits_quick", {"label_epochs": epochs}))
     unit = label_unit(run, "prism", 10)
-    cut = pieces(run, unit, count)
+    cut = label_shards(run, unit, count)
     covered = [epoch for piece in cut for epoch in range(*piece.key["epochs"])]
     assert covered == (list(range(epochs)) if cut else [])
     assert len(cut) <= count
@@ -153,4 +155,4 @@ def test_pieces_cover_every_epoch_once_and_are_at_most_so_many(epochs: int, coun
 
 def test_labels_that_are_not_stored_are_not_cut() -> None:
     run = Run(Path("r"), load_settings("digits_quick", {"labels": "online"}))
-    assert pieces(run, label_unit(run, "prism", 10), 8) == []
+    assert label_shards(run, label_unit(run, "prism", 10), 8) == []

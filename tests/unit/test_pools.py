@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from image_trees import make_tree
 
-from prism_nb.config import load_settings
-from prism_nb.errors import UsageError
-from prism_nb.opening import find_run
-from prism_nb.pools import pool_names, read_pool
-from prism_nb.preflight import preflight
-from prism_nb.run import Run
-from prism_nb.teachers.networks import architecture_of, build_network
-from prism_nb.teachers.sources import find_source
-from prism_nb.teachers.teacher import require_bn
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.presets import pool_names, read_pool
+from prism_nb.core.run import Run
+from prism_nb.execution.open_run import load_run, preflight
+from prism_nb.models.teacher import check_bn
+from prism_nb.models.weights import resolve_weights
+from prism_nb.models.zoo import architecture_of, build_network
 
 POOLS = [read_pool(name) for name in pool_names()]
 BN_LESS = {network for pool in POOLS for network in pool.label_only}
@@ -30,13 +29,13 @@ ALEXNET = "alexnet@IMAGENET1K_V1"
 def test_every_network_of_a_pool_has_published_weights_and_batch_norm_or_is_known_not_to(
     name: str,
 ) -> None:
-    assert find_source(name).head == 1000
+    assert resolve_weights(name).head == 1000
     network = build_network(architecture_of(name), classes=2, image_size=224)
     if name not in BN_LESS:
-        require_bn(name, network)
+        check_bn(name, network)
         return
     with pytest.raises(UsageError, match="no BN layers"):
-        require_bn(name, network)
+        check_bn(name, network)
 
 
 def test_the_wide_pool_can_give_statistics_throughout() -> None:
@@ -81,7 +80,7 @@ def test_the_published_pool_passes_the_preflight_of_the_published_method(
 def test_a_pool_joins_a_run_that_exists(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r", load_settings("digits_quick"))
     changes = {"teachers": "imagenet1k", "primary": RESNET}
-    found = find_run(run_name="r", runs_dir=tmp_path, changes=changes)
+    found = load_run(run_name="r", runs_dir=tmp_path, changes=changes)
     assert run.settings.observers == ("test_mambaout",)
     assert found.settings.observers == ("test_mambaout", ALEXNET)
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from prism_nb import preflight as preflight_module
-from prism_nb.config import load_settings
-from prism_nb.errors import UsageError
-from prism_nb.preflight import preflight
-from prism_nb.teachers.networks import build_network
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.execution import open_run as preflight_module
+from prism_nb.execution.open_run import preflight
+from prism_nb.models.zoo import build_network
 
 MEDIAN = {"init": "real_median", "join_step": 1}  # over what the preset sets for all methods
 

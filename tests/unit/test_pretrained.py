@@ -21,29 +21,34 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prism_nb import pipeline
-from prism_nb.backends import run_units
-from prism_nb.config import load_settings
-from prism_nb.data.base import ClassInfo, ImageDataset, Split
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.opening import open_run
-from prism_nb.plans.squeeze import network_unit, statistics_unit, units
-from prism_nb.preflight import preflight
-from prism_nb.run import Run
-from prism_nb.strict import write_yaml
-from prism_nb.tables import teacher_table
-from prism_nb.teachers import pretrained, taking
-from prism_nb.teachers.checkpoints import read_weights, serialise
-from prism_nb.teachers.costs import unit_seconds
-from prism_nb.teachers.networks import architecture_of, build_network, source_of
-from prism_nb.teachers.pool import as_teacher, canonical_space, load_teacher
-from prism_nb.teachers.pretrained import head_rows, open_pretrained
-from prism_nb.teachers.sources import fetch, find_source, imagenet_wnids, require_sources
-from prism_nb.teachers.taking import find_weights, take_network
-from prism_nb.teachers.teacher import PixelSpace, Teacher
-from prism_nb.units import has_weights, slug
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import network_unit, squeeze_units, statistics_unit
+from prism_nb.core.units import is_pretrained_name, slug
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
+from prism_nb.execution import pipeline
+from prism_nb.execution.backends import run_units
+from prism_nb.execution.cost import squeeze_seconds
+from prism_nb.execution.open_run import open_run, preflight
+from prism_nb.models import pretrained, squeeze
+from prism_nb.models.pool import dataset_preprocess, load_teacher, wrap_teacher
+from prism_nb.models.pretrained import head_row_indices, open_pretrained
+from prism_nb.models.squeeze import ensure_weights, import_pretrained
+from prism_nb.models.teacher import PreprocessConfig, Teacher
+from prism_nb.models.weights import (
+    check_weights_present,
+    download_weights,
+    imagenet_wnids,
+    read_weights,
+    resolve_weights,
+    to_safetensors,
+)
+from prism_nb.models.zoo import architecture_of, build_network, source_of
+from prism_nb.viz.tables import teacher_table
 
-WORK = "prism_nb.teachers.work:do_unit"
+WORK = "prism_nb.models.squeeze:run_unit"
 SHUFFLENET = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
 CPU = torch.device("cpu")
 
@@ -119,11 +124,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names(name: str, architecture: str, library: str) -> None:
     assert architecture_of(name) == architecture
     assert source_of(name) == library
-    assert has_weights(name) == (name != "resnet18")
+    assert is_pretrained_name(name) == (name != "resnet18")
 
 
 def test_no_architecture_looks_as_if_it_had_weights() -> None:
-    assert not any(map(has_weights, [*timm.list_models(), *torchvision.models.list_models()]))
+    assert not any(
+        map(is_pretrained_name, [*timm.list_models(), *torchvision.models.list_models()])
+    )
 
 
 def test_files_of_the_run_are_named_apart() -> None:
@@ -146,7 +153,7 @@ def test_files_of_the_run_are_named_apart() -> None:
 )
 def test_unknown_names_are_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        find_source(name)
+        resolve_weights(name)
 
 
 def test_a_student_with_weights_is_refused() -> None:
@@ -158,16 +165,18 @@ def test_a_student_with_weights_is_refused() -> None:
 
 
 def test_default_is_the_librarys_choice() -> None:
-    assert find_source("resnet50@DEFAULT").tag == "IMAGENET1K_V2"
+    assert resolve_weights("resnet50@DEFAULT").tag == "IMAGENET1K_V2"
 
 
 def test_what_publishers_say_is_known_without_the_weights() -> None:
-    source = find_source("resnet18@IMAGENET1K_V1")
-    assert source.space == PixelSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
+    source = resolve_weights("resnet18@IMAGENET1K_V1")
+    assert source.space == PreprocessConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
     assert (source.head, source.accuracy) == (1000, pytest.approx(0.69758))
     assert source.hash_prefix == "f37072fd"
-    timms = find_source("resnet50.a1_in1k")
-    assert timms.space == PixelSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "bicubic")
+    timms = resolve_weights("resnet50.a1_in1k")
+    assert timms.space == PreprocessConfig(
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "bicubic"
+    )
     assert timms.licence == "apache-2.0"
 
 
@@ -192,9 +201,9 @@ def test_all_missing_weights_are_named_at_once_with_their_commands(
 def test_cached_weights_are_found_without_a_network(
     torchvision_file: Path, hub_file: Path, no_network: None
 ) -> None:
-    require_sources(["shufflenet_v2_x0_5@IMAGENET1K_V1", "test_resnet.r160_in1k"])
-    assert find_source("shufflenet_v2_x0_5@DEFAULT").file == torchvision_file
-    assert find_source("test_resnet.r160_in1k").file == hub_file
+    check_weights_present(["shufflenet_v2_x0_5@IMAGENET1K_V1", "test_resnet.r160_in1k"])
+    assert resolve_weights("shufflenet_v2_x0_5@DEFAULT").file == torchvision_file
+    assert resolve_weights("test_resnet.r160_in1k").file == hub_file
 
 
 def test_weights_are_fetched_only_if_asked(
@@ -211,9 +220,9 @@ def test_weights_are_fetched_only_if_asked(
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     name = "shufflenet_v2_x0_5@DEFAULT"
     with pytest.raises(UsageError, match="weights are missing"):
-        find_weights(name, may_fetch=False)
+        ensure_weights(name, may_fetch=False)
     assert not asked
-    find_weights(name, may_fetch=True)
+    ensure_weights(name, may_fetch=True)
     assert torchvision_file.read_bytes() == content
     assert torchvision_file.stem.endswith(asked[0])
 
@@ -265,21 +274,21 @@ def test_a_lost_folder_is_not_taken_for_a_choice(torchvision_file: Path) -> None
     dataset = Noise([wnid for wnid in wnids if wnid not in {wnids[7], wnids[900]}])
     words = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
     with pytest.raises(UsageError, match=words):
-        head_rows(find_source(name), 1000, dataset)
+        head_row_indices(resolve_weights(name), 1000, dataset)
     dataset.chosen = True
-    assert len(head_rows(find_source(name), 1000, dataset)) == 998
-    assert len(head_rows(find_source(name), 1000, Noise(wnids[:899]))) == 899
+    assert len(head_row_indices(resolve_weights(name), 1000, dataset)) == 998
+    assert len(head_row_indices(resolve_weights(name), 1000, Noise(wnids[:899]))) == 899
 
 
 def test_weights_that_only_timm_reads_come_with_ways_out() -> None:
     with pytest.raises(UsageError) as caught:
-        find_source("vit_base_patch16_224.augreg_in1k")
+        resolve_weights("vit_base_patch16_224.augreg_in1k")
     message = str(caught.value)
     assert "take others of it (vit_base_patch16_224.augreg2_in21k_ft_in1k, " in message
     assert "create_model('vit_base_patch16_224.augreg_in1k', pretrained=True)" in message
     assert "name timm/vit_base_patch16_224@vit_base_patch16_224.pth" in message
     offered = message.partition("(")[2].partition(")")[0].split(", ")
-    assert {find_source(other).head for other in offered} == {1000}
+    assert {resolve_weights(other).head for other in offered} == {1000}
 
 
 # -- fit -------------------------------------------------------------------------------------
@@ -345,9 +354,9 @@ def test_old_names_of_densenet_and_missing_counters_are_understood(tmp_path: Pat
 @pytest.mark.parametrize("way", ["bilinear", "bicubic"])
 def test_each_teacher_sees_its_own_pixels(way: str) -> None:
     dataset = Noise("abc")
-    own = PixelSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 48, way)
+    own = PreprocessConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 48, way)
     network = build_network("test_resnet", classes=3, image_size=48)
-    teacher = as_teacher("test_resnet", network, dataset, own, CPU)
+    teacher = wrap_teacher("test_resnet", network, dataset, own, CPU)
     pixels = dataset.images("val", range(2))
     seen = teacher.adapt(dataset.canonical(pixels))
     small = functional.interpolate(pixels.double() / 255, size=(48, 48), mode=way, antialias=True)
@@ -361,7 +370,7 @@ def test_each_teacher_sees_its_own_pixels(way: str) -> None:
 
 def squeezed(folder: Path, name: str, **changes: Any) -> Run:
     run = open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=changes)
-    run_units(run, units(run, 10), WORK, lambda _: None)
+    run_units(run, squeeze_units(run, 10), WORK, lambda _: None)
     return run
 
 
@@ -432,7 +441,7 @@ def test_a_file_that_has_changed_is_not_taken_from_an_equal_run(
     unit = network_unit(again.settings, again.settings.primary)
     assert again.record(unit)["reused_from"] == "first"
     tensors = read_weights(file)
-    file.write_bytes(serialise({key: value * 1 for key, value in tensors.items()}))
+    file.write_bytes(to_safetensors({key: value * 1 for key, value in tensors.items()}))
     third = squeezed(tmp_path, "third", **teachers_from(file, observer))
     assert third.record(unit)["reused_from"] is None
     space = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 40, "interpolation": "bilinear"}
@@ -446,17 +455,17 @@ def test_a_head_in_the_wrong_order_stops_the_run(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def published(name: str) -> Any:
-        return replace(find_source(name), accuracy=0.9)
+        return replace(resolve_weights(name), accuracy=0.9)
 
     file, observer = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
     turned = [str((i + 1) % 10) for i in range(10)]
-    note = {"space": {**vars(canonical_space(preflight(trained.settings)))}, "classes": turned}
-    file.write_bytes(serialise(read_weights(weights_of(trained)), note))
-    monkeypatch.setattr(pretrained, "find_source", published)
+    note = {"space": {**vars(dataset_preprocess(preflight(trained.settings)))}, "classes": turned}
+    file.write_bytes(to_safetensors(read_weights(weights_of(trained)), note))
+    monkeypatch.setattr(pretrained, "resolve_weights", published)
     with pytest.raises(PrismError, match=r"takes 1?\d of 10 classes for one other .* class order"):
         squeezed(tmp_path, "wrong", **teachers_from(file, observer))
     note["classes"] = [str(i) for i in range(10)]
-    file.write_bytes(serialise(read_weights(weights_of(trained)), note))
+    file.write_bytes(to_safetensors(read_weights(weights_of(trained)), note))
     run = squeezed(tmp_path, "right", **teachers_from(file, observer))
     assert run.record(network_unit(run.settings, run.settings.primary))["order_checked"] is True
 
@@ -478,17 +487,17 @@ def test_a_head_that_is_cut_is_said_to_be(torchvision_file: Path) -> None:
     name, dataset = "shufflenet_v2_x0_5@DEFAULT", Noise(imagenet_wnids()[:3])
     words = "of the 1000 classes of its head, the 3 of the dataset are kept"
     with pytest.warns(UserWarning, match=words):
-        _, facts = take_network(name, dataset, CPU)
+        _, facts = import_pretrained(name, dataset, CPU)
     assert facts["head_classes"] == 1000
     assert facts["order_checked"] is False
 
 
 @pytest.mark.parametrize(("size", "share"), [(224, 0.5), (112, 0.25), (111, None), (300, 0.5)])
 def test_a_published_accuracy_says_less_of_small_images(size: int, share: float | None) -> None:
-    space = PixelSpace((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
-    least = taking._least_accuracy(0.8, Noise("ab", size=size), space)
+    space = PreprocessConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
+    least = squeeze._least_accuracy(0.8, Noise("ab", size=size), space)
     assert least == (None if share is None else pytest.approx(0.8 * share))
-    assert taking._least_accuracy(None, Noise("ab", size=size), space) is None
+    assert squeeze._least_accuracy(None, Noise("ab", size=size), space) is None
 
 
 def test_bad_weights_stop_a_run_before_any_work(trained: Run, tmp_path: Path) -> None:
@@ -540,7 +549,7 @@ def test_given_teachers_steer_label_and_measure_a_whole_run(
     }
     run = open_run(run_name="r", preset="digits_quick", runs_dir=tmp_path, changes=changes)
     given = [network_unit(run.settings, name) for name in run.settings.networks]
-    assert all(seconds > 0 for seconds in unit_seconds(run, given))
+    assert all(seconds > 0 for seconds in squeeze_seconds(run, given))
     for stage in pipeline.STAGES:
         pipeline.execute(run, stage)
         assert not pipeline.check(run, stage).missing
@@ -610,4 +619,4 @@ def test_what_cannot_be_fetched_says_how_to_elsewhere(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     words = r"cannot be fetched: HF_HUB_OFFLINE=1 is set; elsewhere: python -c"
     with pytest.raises(UsageError, match=words):
-        fetch(find_source("test_resnet.r160_in1k"))
+        download_weights(resolve_weights("test_resnet.r160_in1k"))

@@ -11,40 +11,40 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.backends.processes import Task, run_tasks
-from prism_nb.errors import PrismError
+from prism_nb.core.errors import PrismError
+from prism_nb.execution.process_pool import Call, run_calls
 
 
-def task(name: str, function: str, *arguments: object) -> Task:
-    return Task(name, function, arguments)
+def task(name: str, function: str, *arguments: object) -> Call:
+    return Call(name, function, arguments)
 
 
 def test_every_task_is_done_once_and_named() -> None:
     tasks = [task(str(n), "operator:mul", n, n) for n in range(5)]
-    assert sorted(run_tasks(tasks, workers=2)) == [(str(n), n * n) for n in range(5)]
+    assert sorted(run_calls(tasks, workers=2)) == [(str(n), n * n) for n in range(5)]
 
 
 def test_nothing_to_do_starts_nothing() -> None:
-    assert list(run_tasks([], workers=2)) == []
+    assert list(run_calls([], workers=2)) == []
 
 
 def test_workers_are_other_processes_with_one_thread() -> None:
     tasks = [task("pid", "os:getpid"), task("threads", "torch:get_num_threads")]
-    found = dict(run_tasks(tasks, workers=1))
+    found = dict(run_calls(tasks, workers=1))
     assert found["pid"] != os.getpid()
     assert found["threads"] == 1
 
 
 def test_a_failed_task_ends_with_its_own_message() -> None:
-    tasks = [task("bad", "prism_nb.study.spec:load_study", "nonesuch")]
+    tasks = [task("bad", "prism_nb.execution.study:load_study", "nonesuch")]
     with pytest.raises(PrismError, match="unknown study 'nonesuch'"):
-        list(run_tasks(tasks, workers=1))
+        list(run_calls(tasks, workers=1))
 
 
 def test_a_killed_worker_ends_with_what_to_do() -> None:
     tasks = [task("dies", "os:_exit", 9)]
     with pytest.raises(PrismError, match=r"a worker was killed; .* ask for fewer workers"):
-        list(run_tasks(tasks, workers=1))
+        list(run_calls(tasks, workers=1))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from prism_nb.progress import FollowedBar, StageProgress
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.execution.progress import EventProgressBar, StageProgress
 
 
 def test_units_and_steps_add_up() -> None:
@@ -39,7 +39,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_new_events_only(run: Run) -> None:
     run.event("teachers", event="end", unit="before")
     terminal = Terminal()
-    with FollowedBar(run, "teachers", 2, stream=terminal):
+    with EventProgressBar(run, "teachers", 2, stream=terminal):
         run.event("teachers", event="step", unit="net", step=1, steps=2)
         deadline = time.monotonic() + 20
         while "net" not in terminal.getvalue() and time.monotonic() < deadline:
@@ -50,7 +50,7 @@ def test_a_terminal_shows_new_events_only(run: Run) -> None:
 
 def test_a_log_file_gets_no_bar(run: Run) -> None:
     log = io.StringIO()
-    with FollowedBar(run, "teachers", 2, stream=log):
+    with EventProgressBar(run, "teachers", 2, stream=log):
         run.event("teachers", event="end", unit="net")
     assert log.getvalue() == ""
 
@@ -68,7 +68,7 @@ def test_what_is_waited_for_is_a_line_in_a_terminal_and_in_a_log(
     run: Run, kind: type[io.StringIO]
 ) -> None:
     stream = kind()
-    with FollowedBar(run, "teachers", 2, stream=stream):
+    with EventProgressBar(run, "teachers", 2, stream=stream):
         run.event("teachers", event="waiting", why="1 CPU asked, 0 free")
         deadline = time.monotonic() + 20
         while "free\n" not in stream.getvalue() and time.monotonic() < deadline:

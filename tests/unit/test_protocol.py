@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prism_nb.evaluation.protocol import (
+from prism_nb.evaluation.student import (
+    cutmix_cross_entropy,
+    kd_kl_loss,
     learning_rate_factor,
-    match_logits,
-    match_probabilities,
-    mixed_cross_entropy,
-    new_optimiser,
+    mse_gt_loss,
+    new_optimizer,
     parameter_groups,
 )
 
@@ -71,7 +71,7 @@ def test_logits_are_matched_by_squares_and_a_share_of_cross_entropy() -> None:
         (a - b) ** 2 for r, t in zip(rows, targets, strict=True) for a, b in zip(r, t, strict=True)
     )
     ce = sum(cross_entropy(r, c) for r, c in zip(rows, CLASSES.tolist(), strict=True))
-    loss = match_logits(logits, soft, CLASSES, hard_weight=0.1)
+    loss = mse_gt_loss(logits, soft, CLASSES, hard_weight=0.1)
     assert loss.item() == pytest.approx(mse / 12 + 0.1 * ce / 3)
     (gradient,) = torch.autograd.grad(loss, logits)
     one_hot = torch.eye(4, dtype=torch.float64)[CLASSES]
@@ -86,7 +86,7 @@ def test_softened_probabilities_are_matched_by_their_divergence(temperature: flo
     for mine, theirs in zip(logits.tolist(), soft.tolist(), strict=True):
         p, q = softmax(theirs, temperature), softmax(mine, temperature)
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    loss = match_probabilities(logits, soft, temperature=temperature)
+    loss = kd_kl_loss(logits, soft, temperature=temperature)
     assert loss.item() == pytest.approx(total / 3)
     (gradient,) = torch.autograd.grad(loss, logits)
     difference = (logits / temperature).softmax(1) - (soft / temperature).softmax(1)
@@ -100,7 +100,7 @@ def test_mixed_classes_share_the_cross_entropy() -> None:
     expected = sum(
         (1 - s) * cross_entropy(row, a) + s * cross_entropy(row, b) for row, a, b, s in triples
     )
-    loss = mixed_cross_entropy(logits, CLASSES, other, share)
+    loss = cutmix_cross_entropy(logits, CLASSES, other, share)
     assert loss.item() == pytest.approx(expected / 3, rel=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_vectors_do_not_decay() -> None:
 
 @pytest.mark.parametrize(("kind", "cls"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_optimisers_are_what_they_are_called(kind: str, cls: type[torch.optim.Optimizer]) -> None:
-    optimiser = new_optimiser(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
+    optimiser = new_optimizer(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
     assert type(optimiser) is cls
     assert [group["lr"] for group in optimiser.param_groups] == [0.1, 0.1]
     assert [group["weight_decay"] for group in optimiser.param_groups] == [0.2, 0.0]

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prism_nb.data.digits import Digits
-from prism_nb.synthesis.quantise import encode_png, quantise
+from prism_nb.data.image_io import encode_png, quantise
+from prism_nb.data.small import Digits
 
 DIGITS = Digits(32)
 

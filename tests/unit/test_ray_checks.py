@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.backends import ray_address, ray_cluster
-from prism_nb.backends.on_ray import _Share
-from prism_nb.backends.ray_cluster import require_ray
-from prism_nb.backends.unit_log import log_name
-from prism_nb.config import load_settings
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.preflight import preflight
-from prism_nb.settings import Settings
-from prism_nb.units import Unit
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.settings import Settings
+from prism_nb.core.units import Unit
+from prism_nb.execution import ray_backend
+from prism_nb.execution.open_run import preflight
+from prism_nb.execution.ray_backend import _Share, require_ray
+from prism_nb.execution.worker import log_name
 
 
 def asked(**changes: object) -> Settings:
@@ -32,7 +31,7 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_ray_that_knows_no_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster.metadata, "version", lambda _: "2.9.3")
+    monkeypatch.setattr(ray_backend.metadata, "version", lambda _: "2.9.3")
     with pytest.raises(UsageError, match=r"Ray 2\.9\.3 has no tokens.*pip install 'ray>=2\.52'"):
         preflight(asked())
 
@@ -60,8 +59,8 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 
 
 def test_an_address_that_swallows_every_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ray_address._TIMEOUT <= 10
-    monkeypatch.setattr(ray_address, "_TIMEOUT", 0.2)
+    assert ray_backend._TIMEOUT <= 10
+    monkeypatch.setattr(ray_backend, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(PrismError, match=f"no Ray cluster answers at {address}: timed out"):
@@ -124,7 +123,7 @@ def test_auto_looks_where_ray_keeps_its_record(
     ray_utils = pytest.importorskip("ray._common.utils")
     monkeypatch.setenv("TMPDIR", "/elsewhere")
     for name in ("RAY_TMPDIR", "TMPDIR", ""):
-        assert str(ray_address._ray_folder()) == ray_utils.get_default_ray_temp_dir()
+        assert str(ray_backend._ray_folder()) == ray_utils.get_default_ray_temp_dir()
         monkeypatch.delenv(name, raising=False)
 
 
@@ -133,7 +132,7 @@ def test_no_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with (
         pytest.raises(PrismError, match="imported before its token was set.*restart"),
-        ray_cluster.local_cluster(cpus=1, gpus=0),
+        ray_backend.local_cluster(cpus=1, gpus=0),
     ):
         pass
 

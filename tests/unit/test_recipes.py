@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from prism_nb import config
-from prism_nb.config import check_settings, load_settings
-from prism_nb.errors import UsageError
-from prism_nb.recipes import load_recipe, make_recipe, read_recipe_file, recipe_names
-from prism_nb.strict import read_yaml, write_yaml
+from prism_nb.core import config
+from prism_nb.core.config import build_settings, load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import load_recipe, make_recipe, read_recipe_file, recipe_names
+from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 
 def test_recipes_are_listed_in_order() -> None:
@@ -298,7 +298,7 @@ def test_a_run_keeps_a_recipe_whose_file_is_gone(tmp_path: Path, text: str) -> N
     assert settings.recipe_of("mine") == before
     stored = write_yaml(settings.plain())
     assert str(path) not in stored
-    again = check_settings(read_yaml(stored, where="here"), where="here")
+    again = build_settings(read_yaml(stored, where="here"), where="here")
     assert again.recipe_of("mine") == before
 
 

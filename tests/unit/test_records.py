@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_nb.records import is_whole, stage_values
+from prism_nb.core.events import is_valid_event, valid_stage_record
 
 STEP = {"event": "step", "time": 1.5, "unit": "a", "step": 0, "steps": 9, "losses": {"bn": 0.1}}
 ODD = [None, True, "noon", "", [], {}, -1, 1.5, 10**400, 1e300, float("nan"), float("inf")]
@@ -22,12 +22,12 @@ def test_what_the_kit_writes_is_whole() -> None:
         {"event": "end", "time": 2, "unit": "a", "seconds": 0.5},
         {"event": "of a newer kit", "unit": "a", "colour": []},
     ]
-    assert all(map(is_whole, written))
+    assert all(map(is_valid_event, written))
 
 
 @pytest.mark.parametrize("name", ["event", "unit", "step", "steps"])
 def test_step_without_what_it_needs_is_not_whole(name: str) -> None:
-    assert not is_whole({key: value for key, value in STEP.items() if key != name})
+    assert not is_valid_event({key: value for key, value in STEP.items() if key != name})
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,17 @@ def test_step_without_what_it_needs_is_not_whole(name: str) -> None:
 )
 def test_value_of_another_type_is_not_whole(name: str, allowed: set[Any]) -> None:
     for value in ODD:
-        whole = is_whole({**STEP, name: value})
+        whole = is_valid_event({**STEP, name: value})
         fine = type(value) in {str, float, int} and value in allowed
         assert whole == (fine or (name == "losses" and value == {})), value
-    assert not is_whole({**STEP, "losses": {"bn": "low"}})
+    assert not is_valid_event({**STEP, "losses": {"bn": "low"}})
 
 
 def test_stage_keeps_what_is_whole() -> None:
     record = {"units_made": 3, "seconds": "long", "peak_memory_bytes": "a", "of a newer kit": []}
-    assert stage_values(record) == {"units_made": 3, "of a newer kit": []}
+    assert valid_stage_record(record) == {"units_made": 3, "of a newer kit": []}
     for value in (None, [], "a", 3):
-        assert stage_values(value) == {}
+        assert valid_stage_record(value) == {}
 
 
 _ANY = st.recursive(
@@ -66,8 +66,8 @@ _ANY = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*STEP, "seconds", "peak_memory_bytes"]), _ANY))
 def test_whole_values_can_be_reckoned_with(values: dict[str, Any]) -> None:
-    kept = stage_values(values)
+    kept = valid_stage_record(values)
     assert kept.get("peak_memory_bytes", 0) >= 0
     assert kept.get("step", 0) / kept.get("steps", 1) >= 0
     assert sum(kept.get("losses", {}).values()) <= float("inf")
-    assert is_whole(values) in {True, False}
+    assert is_valid_event(values) in {True, False}

@@ -25,19 +25,20 @@ from image_sets import SETTINGS, begin_run, write_set
 from image_sets import picture as file_of_picture
 from image_trees import age, make_tree
 
-from prism_nb import files, opening, pipeline
-from prism_nb.artifacts.images import load_images
-from prism_nb.config import load_settings, parse_assignments
-from prism_nb.data import open_dataset
-from prism_nb.errors import PrismError
-from prism_nb.plans.synthesis import image_path
-from prism_nb.preflight import preflight
-from prism_nb.recipes.library import read_recipe_file
-from prism_nb.run import Run
-from prism_nb.sets import import_set
-from prism_nb.study.folder import StudyFolder
-from prism_nb.study.spec import load_study
-from prism_nb.teachers.checkpoints import serialise
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings, parse_assignments
+from prism_nb.core.errors import PrismError
+from prism_nb.core.recipe import read_recipe_file
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.data.distilled import load_images
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.exchange import import_images
+from prism_nb.execution.open_run import preflight
+from prism_nb.execution.study import StudyFolder, load_study
+from prism_nb.models.weights import to_safetensors
 
 PAGE = Path(__file__).parents[2] / "docs" / "refusals.md"
 HEAD = """# What is refused, and with which words
@@ -165,13 +166,13 @@ preset("nesting without end", "ipc: " + "[" * 3000, "not valid YAML")
 
 @case("recipe file", "aliases of aliases, 10^9 values", "recipe .*holds the alias.*write out")
 def _(folder: Path) -> object:
-    files.write_text(folder / "mine.yaml", laughs())
+    fileio.write_text(folder / "mine.yaml", laughs())
     return read_recipe_file(folder / "mine.yaml")
 
 
 @case("study file", "aliases of aliases, 10^9 values", "study .*holds the alias.*write out")
 def _(folder: Path) -> object:
-    files.write_text(folder / "mine.yaml", laughs())
+    fileio.write_text(folder / "mine.yaml", laughs())
     return load_study(str(folder / "mine.yaml"))
 
 
@@ -182,7 +183,7 @@ def run_name(given: str, name: str) -> None:
     """List a name that cannot be a run's."""
 
     def attempt(folder: Path) -> object:
-        return opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder)
+        return open_run_module.open_run(run_name=name, preset="digits_quick", runs_dir=folder)
 
     CASES.append(Case("run name", given, attempt, "run name"))
 
@@ -197,19 +198,19 @@ run_name("a name of 300 letters", "a" * 300)
 @case("run folder", "none of that name", "did you mean 'first'")
 def _(folder: Path) -> object:
     Run.create(folder / "first", load_settings("digits_quick"))
-    return opening.find_run(run_name="frist", runs_dir=folder)
+    return open_run_module.load_run(run_name="frist", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` that is damaged", "is damaged")
 def _(folder: Path) -> object:
-    files.write_text(folder / "run" / "config.yaml", "- nothing\n")
-    return opening.find_run(run_name="run", runs_dir=folder)
+    fileio.write_text(folder / "run" / "config.yaml", "- nothing\n")
+    return open_run_module.load_run(run_name="run", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` of aliases of aliases", "holds the alias.*write out")
 def _(folder: Path) -> object:
-    files.write_text(folder / "run" / "config.yaml", laughs())
-    return opening.find_run(run_name="run", runs_dir=folder)
+    fileio.write_text(folder / "run" / "config.yaml", laughs())
+    return open_run_module.load_run(run_name="run", runs_dir=folder)
 
 
 @case("run folder", "a `config.yaml` of a newer kit", "unknown setting")
@@ -222,20 +223,20 @@ def _(folder: Path) -> object:
 
 @case("run folder", "results without `config.yaml`", "settings are unknown")
 def _(folder: Path) -> object:
-    files.write_text(folder / "run" / "labels" / "prism" / "unit.json", "{}")
+    fileio.write_text(folder / "run" / "labels" / "prism" / "unit.json", "{}")
     return Run.create(folder / "run", load_settings("digits_quick"))
 
 
 @case("run folder", "results of other settings", "ipc is 2 in the run, 3 asked for")
 def _(folder: Path) -> object:
     run = Run.create(folder / "run", load_settings("digits_quick"))
-    files.write_text(run.path / "labels" / "prism" / "unit.json", "{}")
+    fileio.write_text(run.path / "labels" / "prism" / "unit.json", "{}")
     return Run.create(run.path, load_settings("digits_quick", {"ipc": 3}))
 
 
 @case("run folder", "a study's folder", "is a study's folder")
 def _(folder: Path) -> object:
-    files.write_text(folder / "run" / "study.json", "{}")
+    fileio.write_text(folder / "run" / "study.json", "{}")
     return Run.create(folder / "run", load_settings("digits_quick"))
 
 
@@ -262,7 +263,7 @@ def _(folder: Path) -> object:
 @case("run folder", "a `classes.json` that is damaged", "classes.json is damaged")
 def _(folder: Path) -> object:
     run = Run.create(folder / "run", load_settings("digits_quick"))
-    files.write_text(run.path / "classes.json", "{}")
+    fileio.write_text(run.path / "classes.json", "{}")
     return run.read_classes()
 
 
@@ -440,7 +441,7 @@ def _(_: Path) -> None:
 
 @weights("a file cut off in the middle", "w.safetensors")
 def _(path: Path) -> None:
-    content = serialise(timm.create_model("test_byobnet", num_classes=10).state_dict())
+    content = to_safetensors(timm.create_model("test_byobnet", num_classes=10).state_dict())
     path.write_bytes(content[: len(content) // 2])
 
 
@@ -451,12 +452,14 @@ def _(path: Path) -> None:
 
 @weights("of another architecture", "are not of")
 def _(path: Path) -> None:
-    path.write_bytes(serialise(timm.create_model("test_resnet", num_classes=10).state_dict()))
+    path.write_bytes(to_safetensors(timm.create_model("test_resnet", num_classes=10).state_dict()))
 
 
 @weights("of 999 classes", "999")
 def _(path: Path) -> None:
-    path.write_bytes(serialise(timm.create_model("test_byobnet", num_classes=999).state_dict()))
+    path.write_bytes(
+        to_safetensors(timm.create_model("test_byobnet", num_classes=999).state_dict())
+    )
 
 
 @weights("no tensors of a network at all", "are not of")
@@ -548,7 +551,7 @@ def labels(given: str, words: str) -> Callable[[Callable[[Path], None]], object]
 
     def listed(spoil: Callable[[Path], None]) -> object:
         def attempt(folder: Path) -> object:
-            from prism_nb.artifacts.labels import LabelStore
+            from prism_nb.evaluation.label_store import LabelStore
 
             changes = {"squeeze_epochs": 1, "label_epochs": 1, "observers": []}
             run = begin_run(folder, feature_networks=["test_resnet"], **changes)
@@ -589,7 +592,7 @@ def taken(given: str, words: str) -> Callable[[Callable[[Path], Path]], object]:
 
     def listed(write: Callable[[Path], Path]) -> object:
         def attempt(folder: Path) -> object:
-            return import_set(
+            return import_images(
                 write(folder),
                 run_name="taken",
                 preset="digits_quick",

@@ -11,9 +11,9 @@ from PIL import Image
 from benchmarks.rehearsal.drive import clear
 from benchmarks.rehearsal.scale import PRESET, Place, Scale, changes
 from benchmarks.rehearsal.tree import KINDS, LARGE, Kind, image_file, make_tree, numbers_shown
-from prism_nb.config import read_preset
-from prism_nb.data.decode import read_image
-from prism_nb.errors import UsageError
+from prism_nb.core.config import read_preset
+from prism_nb.core.errors import UsageError
+from prism_nb.data.image_io import read_image
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb.config import load_settings
-from prism_nb.data.digits import Digits
-from prism_nb.evaluation.work import curriculum
-from prism_nb.labels.work import epoch_views
-from prism_nb.plans import diversity, evaluation, labels, squeeze, synthesis
-from prism_nb.plans.batches import Batch
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.synthesis.initial import initial_images
-from prism_nb.units import Unit, unit_seed
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.unit_plan import diversity_units, relabel_units, student_units, synthesis_units
+from prism_nb.core.units import ImageBatch, Unit, unit_seed
+from prism_nb.data.augment import epoch_params
+from prism_nb.data.small import Digits
+from prism_nb.evaluation.stage import student_config
+from prism_nb.synthesis.init import initial_images
 
 METHODS = ["prism", "gvbsm", "random_real", "rded"]
 
@@ -34,18 +34,20 @@ def bindings(units: list[Unit]) -> dict[str, str]:
 
 def test_replicates_share_networks_and_what_is_measured_of_them(tmp_path: Path) -> None:
     zero, one = run_of(tmp_path, 0), run_of(tmp_path, 1)
-    teachers = bindings(squeeze.units(zero, 10))
-    assert teachers == bindings(squeeze.units(one, 10))
+    teachers = bindings(unit_plan.squeeze_units(zero, 10))
+    assert teachers == bindings(unit_plan.squeeze_units(one, 10))
     assert len(teachers) == 5 + 4  # the observer has no part in gvbsm
     assert "test_resnet, convolution statistics" in teachers
 
 
-@pytest.mark.parametrize("stage", [synthesis, labels, evaluation, diversity])
-def test_replicates_share_nothing_that_comes_after(tmp_path: Path, stage: Any) -> None:
-    zero, one = (bindings(stage.units(run_of(tmp_path, number), 10)) for number in (0, 1))
+@pytest.mark.parametrize(
+    "units_of", [synthesis_units, diversity_units, relabel_units, student_units]
+)
+def test_replicates_share_nothing_that_comes_after(tmp_path: Path, units_of: Any) -> None:
+    zero, one = (bindings(units_of(run_of(tmp_path, number), 10)) for number in (0, 1))
     assert zero.keys() == one.keys()
     shared = {name for name in zero if zero[name] == one[name]}
-    assert shared == ({diversity.REFERENCE} if stage is diversity else set())
+    assert shared == ({REFERENCE} if units_of is diversity_units else set())
 
 
 def test_a_replicate_has_a_seed_of_its_own() -> None:
@@ -57,7 +59,7 @@ def test_a_replicate_has_a_seed_of_its_own() -> None:
 
 def test_replicates_draw_other_images_views_and_students() -> None:
     zero, again, one = replicate(0), replicate(0), replicate(1)
-    digits, batch = Digits(32), Batch((0, 3), (0, 2))
+    digits, batch = Digits(32), ImageBatch((0, 3), (0, 2))
 
     def images(settings: Settings) -> torch.Tensor:
         recipe = settings.recipe_of("random_real")
@@ -65,14 +67,14 @@ def test_replicates_draw_other_images_views_and_students() -> None:
         return initial_images(recipe, batch, digits, seed=seed, generator=generator)
 
     def views(settings: Settings) -> list[torch.Tensor]:
-        return list(vars(epoch_views(settings, 8, 0, torch.device("cpu"))).values())
+        return list(vars(epoch_params(settings, 8, 0, torch.device("cpu"))).values())
 
     assert torch.equal(images(zero), images(again))
     assert not torch.equal(images(zero), images(one))
     assert all(map(torch.equal, views(zero), views(again)))
     assert not all(map(torch.equal, views(zero), views(one)))
-    assert curriculum(zero, 0) == curriculum(again, 0)
-    assert curriculum(zero, 0).seed != curriculum(one, 0).seed
+    assert student_config(zero, 0) == student_config(again, 0)
+    assert student_config(zero, 0).seed != student_config(one, 0).seed
 
 
 def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
@@ -81,7 +83,7 @@ def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
     two = {"base": "gvbsm", "bn_weight": 1.0}
     other = {"base": "gvbsm", "conv_patch": 4}
     settings = replicate(0, methods=["gvbsm", "two", "other"], recipes={"two": two, "other": other})
-    units = squeeze.units(Run.create(tmp_path / "r", settings), 10)
+    units = unit_plan.squeeze_units(Run.create(tmp_path / "r", settings), 10)
     measured = [unit.key["patch"] for unit in units if "patch" in unit.key]
     assert measured == [16] * 4 + [4] * 4
     assert len({unit.marker for unit in units}) == len(units)
@@ -90,32 +92,32 @@ def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
 
 def test_methods_wait_for_the_statistics_that_they_align(tmp_path: Path) -> None:
     run = run_of(tmp_path, 0)
-    (unit, *_) = synthesis.method_units(run, "gvbsm", 10)
+    (unit, *_) = unit_plan.method_units(run, "gvbsm", 10)
     networks = run.settings.teachers
     assert set(unit.inputs) == {
         marker
         for name in networks
         for marker in (f"teachers/units/{name}.json", f"teachers/units/{name}.conv16.json")
     }
-    (unit, *_) = synthesis.method_units(run, "rded", 10)
+    (unit, *_) = unit_plan.method_units(run, "rded", 10)
     assert unit.inputs == ("teachers/units/test_resnet.json",)
-    (unit, *_) = synthesis.method_units(run, "random_real", 10)
+    (unit, *_) = unit_plan.method_units(run, "random_real", 10)
     assert unit.inputs == ()
 
 
 @pytest.mark.parametrize(
     ("layout", "first"),
     [
-        ("cross_class", Batch((0, 1), (0, 10))),
-        ("class_wise", Batch((0, 4), (0, 1))),
-        ("class_major", Batch((0, 4), (0, 2))),
+        ("cross_class", ImageBatch((0, 1), (0, 10))),
+        ("class_wise", ImageBatch((0, 4), (0, 1))),
+        ("class_major", ImageBatch((0, 4), (0, 2))),
     ],
 )
 def test_units_hold_what_the_recipe_puts_together(
-    tmp_path: Path, layout: str, first: Batch
+    tmp_path: Path, layout: str, first: ImageBatch
 ) -> None:
     settings = replicate(
         0, methods=["prism"], recipes={"prism": {"batches": layout}}, ipc=4, batch_size=10
     )
-    units = synthesis.units(Run.create(tmp_path / "r", settings), 10)
-    assert synthesis.batch_of(units[0]) == first
+    units = unit_plan.synthesis_units(Run.create(tmp_path / "r", settings), 10)
+    assert unit_plan.batch_of(units[0]) == first

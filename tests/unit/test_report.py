@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 from test_scoreboard import run_of
 
-from prism_nb import scoreboard, tables
-from prism_nb.figures.evaluation import matrix_figure
-from prism_nb.report import build
-from prism_nb.report.page import render, section
-from prism_nb.run import Run
+from prism_nb.core.run import Run
+from prism_nb.viz import report, tables
+from prism_nb.viz.figures.run import matrix_figure
+from prism_nb.viz.report import render_page, section
 
 TITLES = {"prism": "PRISM", "random_real": "Random real"}
 ENVIRONMENT = {"commit": "c", "machine": "m", "python": "3", "versions": {}}
@@ -30,12 +29,12 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         {"top-1 %": 80.0, "intra-class cosine": 0.5, "recognised %": 90.0},
         index=pd.Index(TITLES, name="method"),
     )
-    monkeypatch.setattr(scoreboard, "trade_table", lambda _: trade)
+    monkeypatch.setattr(tables, "tradeoff_table", lambda _: trade)
     return run
 
 
 def test_every_figure_of_the_students_has_its_numbers(learned: Run) -> None:
-    sections = {s.title: s for s in build._learned(learned, TITLES)}
+    sections = {s.title: s for s in report._learned(learned, TITLES)}
     assert all(s.table for s in sections.values() if s.figure and "takes for what" not in s.title)
     assert "82.0 ± 2.8" in sections["From student to student"].table
     assert ">epoch 2<" in sections["How they learned"].table
@@ -45,7 +44,7 @@ def test_every_figure_of_the_students_has_its_numbers(learned: Run) -> None:
 def test_a_page_is_light_or_dark_and_so_are_its_figures(learned: Run) -> None:
     accuracies = tables.accuracy_table(learned)
     shown = section("Matrix", matrix_figure(accuracies, TITLES), accuracies)
-    page = render("base.html", sections=[shown], environment=ENVIRONMENT)
+    page = render_page("base.html", sections=[shown], environment=ENVIRONMENT)
     style = page.split("<style>")[1].split("</style>")[0]
     assert "prefers-color-scheme: dark" in style
     assert ".infolayer text" in style

@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from prism_nb import files
-from prism_nb.config import load_settings
-from prism_nb.data import open_dataset
-from prism_nb.device import seeded
-from prism_nb.plans import synthesis
-from prism_nb.run import Run
-from prism_nb.synthesis import gradient as gradient_module
-from prism_nb.synthesis import work as synthesis_work
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.teachers.pool import fresh_teacher
-from prism_nb.teachers.statistics import Statistics, conv_probes
-from prism_nb.teachers.teacher import Teacher
-from prism_nb.training.checkpoint import Checkpoint
-from prism_nb.units import Unit
+from prism_nb.core import fileio, unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.device import seeded
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.data.registry import open_dataset
+from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
+from prism_nb.models.pool import untrained_teacher
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import micro_batch as gradient_module
+from prism_nb.synthesis import stage as synthesis_work
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -78,21 +77,21 @@ def _teacher(name: str) -> Teacher:
     """Make up a network; nothing of it changes."""
     settings = load_settings("digits_quick", SETTINGS)
     with seeded(0, CPU):
-        return fresh_teacher(name, open_dataset(settings), CPU)
+        return untrained_teacher(name, open_dataset(settings), CPU)
 
 
 @cache
-def _targets(name: str, patch: int) -> dict[str, Statistics]:
+def _targets(name: str, patch: int) -> dict[str, MeanVar]:
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     network = _teacher(name)
-    probes = conv_probes(network.network, patch)
+    probes = conv_layer_stats(network.network, patch)
     with torch.no_grad():
         seen = network.statistics(images, probes)
-    return {p.name: Statistics(*s) for p, s in zip(probes, seen, strict=True)}
+    return {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
 
 
 def unit_of(run: Run, method: str) -> Unit:
-    return synthesis.method_units(run, method, 10)[0]
+    return unit_plan.method_units(run, method, 10)[0]
 
 
 def kept(run: Run, unit: Unit) -> Path:
@@ -108,13 +107,13 @@ def make(run: Run, unit: Unit, *, dies_at: int | None = None) -> list[int]:
             raise KilledError
         steps.append(event["step"])
 
-    synthesis_work.do_unit(run, unit, listen)()
+    synthesis_work.run_unit(run, unit, listen)()
     return steps
 
 
 def results(run: Run, unit: Unit) -> Any:
     """Return a unit's hashes and what it recorded, but for the time it took."""
-    marker = files.read_json(run.file(unit.marker))
+    marker = fileio.read_json(run.file(unit.marker))
     return marker["files"], {k: v for k, v in marker["record"].items() if k != "seconds"}
 
 
@@ -182,16 +181,18 @@ def test_no_state_is_kept_where_none_is_wanted(run: Run) -> None:
 def test_unit_that_has_run_out_of_memory_goes_on_in_the_same_parts(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit, honest = unit_of(run, "prism"), Gradient._try
+    unit, honest = unit_of(run, "prism"), MicroBatchedBackward._try
     tight = {"after": 3, "calls": 0}
 
-    def cramped(self: Gradient, groups: Any, views: Any, labels: Any, *names: Any) -> Any:
+    def cramped(
+        self: MicroBatchedBackward, groups: Any, views: Any, labels: Any, *names: Any
+    ) -> Any:
         tight["calls"] += 1
         if tight["calls"] > tight["after"] and not self.part:
             raise torch.OutOfMemoryError("out of memory")
         return honest(self, groups, views, labels, *names)
 
-    monkeypatch.setattr(gradient_module.Gradient, "_try", cramped)
+    monkeypatch.setattr(gradient_module.MicroBatchedBackward, "_try", cramped)
     make(run, unit)
     expected = results(run, unit)
     assert expected[1]["micro_batch"] == 3  # half of five images

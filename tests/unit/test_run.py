@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 
-from prism_nb import files
-from prism_nb.config import digest, load_settings
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.leases import LostError, Owner
-from prism_nb.markers import UnitState
-from prism_nb.mixing import STAGES, has_results
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.units import Unit
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings, short_hash
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.lock import LeaseLostError, Owner
+from prism_nb.core.manifest import STAGES, UnitState, has_results
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.units import Unit
 
 _RESULTS = {
     "teachers": "teachers/units/test_resnet.json",
@@ -47,21 +46,21 @@ def quick(**changes: Any) -> Settings:
 def pretend_results(run: Run, *stages: str) -> None:
     """Make it look as if stages had finished a unit."""
     for stage in stages:
-        files.write_text(run.path / _RESULTS[stage], "{}")
+        fileio.write_text(run.path / _RESULTS[stage], "{}")
 
 
 def finish(run: Run, content: str = "weights") -> UnitState:
     """Finish the unit with one file, and return its state."""
-    files.write_text(run.path / _WEIGHTS, content)
+    fileio.write_text(run.path / _WEIGHTS, content)
     run.finish(_UNIT, paths=[_WEIGHTS], record={"seconds": 1.5})
     return run.inspect(_UNIT)
 
 
 def rewrite_marker(run: Run, **changes: Any) -> None:
     """Change entries of the finished unit's marker, and make its digest fit again."""
-    marker = {**files.read_json(run.path / _UNIT.marker), **changes}
+    marker = {**fileio.read_json(run.path / _UNIT.marker), **changes}
     del marker["digest"]
-    files.write_json(run.path / _UNIT.marker, {**marker, "digest": digest(marker)})
+    fileio.write_json(run.path / _UNIT.marker, {**marker, "digest": short_hash(marker)})
 
 
 # -- opening ---------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ def test_results_of_unknown_settings_are_refused(tmp_path: Path, settings: Setti
 
 
 def test_folder_without_results_becomes_a_run(tmp_path: Path, settings: Settings) -> None:
-    files.write_text(tmp_path / "r" / "events" / "teachers.jsonl", "{}\n")
+    fileio.write_text(tmp_path / "r" / "events" / "teachers.jsonl", "{}\n")
     assert Run.open(Run.create(tmp_path / "r", settings).path).settings == settings
 
 
@@ -221,7 +220,7 @@ def test_results_are_seen_in_their_own_stage_alone(run: Run, stage: str) -> None
 
 
 def test_unit_without_marker_is_missing(run: Run) -> None:
-    files.write_text(run.path / _WEIGHTS, "weights")
+    fileio.write_text(run.path / _WEIGHTS, "weights")
     assert run.inspect(_UNIT).state == "missing"
 
 
@@ -300,7 +299,7 @@ def test_unit_that_lists_a_file_outside_the_run_is_damaged(run: Run) -> None:
     finish(run)
     outside = run.path.parent / "outside.bin"
     outside.write_text("weights")
-    rewrite_marker(run, files={"../outside.bin": files.sha256(outside)})
+    rewrite_marker(run, files={"../outside.bin": fileio.sha256(outside)})
     found = run.inspect(_UNIT)
     assert (found.state, found.reason) == ("damaged", "../outside.bin leaves the run")
 
@@ -391,9 +390,9 @@ def test_damaged_classes_are_refused_with_the_remedy(run: Run, content: str) -> 
 def test_a_changed_record_is_damage(run: Run) -> None:
     finish(run)
     path = run.file(_UNIT.marker)
-    marker = files.read_json(path)
+    marker = fileio.read_json(path)
     marker["record"] = {"last": 0.999}
-    files.write_json(path, marker)
+    fileio.write_json(path, marker)
     assert run.inspect(_UNIT).state == "damaged"
     assert run.marker(_UNIT) is None
 
@@ -401,7 +400,7 @@ def test_a_changed_record_is_damage(run: Run) -> None:
 def test_recorded_classes_pass_again(run: Run) -> None:
     run.write_classes(_CLASSES)
     run.write_classes(_CLASSES)
-    assert files.read_json(run.path / "classes.json") == _CLASSES
+    assert fileio.read_json(run.path / "classes.json") == _CLASSES
 
 
 def test_other_class_order_is_refused_at_the_first_differing_class(run: Run) -> None:
@@ -419,7 +418,7 @@ def test_other_number_of_classes_is_refused(run: Run, classes: list[dict[str, An
     run.write_classes(_CLASSES)
     with pytest.raises(PrismError, match=f"at index {min(len(classes), 2)}"):
         run.write_classes(classes)
-    assert files.read_json(run.path / "classes.json") == _CLASSES
+    assert fileio.read_json(run.path / "classes.json") == _CLASSES
 
 
 def test_manifest_keeps_what_other_stages_recorded(run: Run) -> None:
@@ -497,7 +496,7 @@ def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None
 
 def test_event_that_was_half_written_at_the_last_look_is_seen_at_the_next(run: Run) -> None:
     log = run.path / "events" / "labels.jsonl"
-    files.write_text(log, '{"event": "st')
+    fileio.write_text(log, '{"event": "st')
     nothing, position = run.events_after("labels", 0)
     log.write_text(log.read_text() + 'art"}\n', encoding="utf-8")
     assert nothing == []
@@ -541,7 +540,7 @@ def test_files_left_by_a_dead_process_do_not_hold_the_lock(run: Run) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
-    files.write_json(run.path / "locks" / "labels.json", dead)
+    fileio.write_json(run.path / "locks" / "labels.json", dead)
     with run.lock("labels"):
         owner = json.loads((run.path / "locks" / "labels.json").read_text())
     assert owner["process"] == os.getpid()
@@ -563,8 +562,8 @@ def test_unit_that_was_taken_over_is_not_finished_by_its_first_owner(run: Run) -
     with run.hold(unit):
         lease = run.path / "locks" / "labels" / "u.json"
         other = replace(Owner.here(), host="far", token="other")
-        files.write_json(lease, asdict(other))
-        with pytest.raises(LostError, match="u was taken over by process .* on far"):
+        fileio.write_json(lease, asdict(other))
+        with pytest.raises(LeaseLostError, match="u was taken over by process .* on far"):
             run.finish(unit, paths=[], record={})
     assert run.inspect(unit).state == "missing"
     assert Owner.read(lease) == other
@@ -591,7 +590,7 @@ def test_disk_that_does_not_answer_is_no_damage(
     run: Run, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     unit = Unit("labels", "u", "labels/u/unit.json", "b", {})
-    files.write_text(run.file("labels/u/x.txt"), "x")
+    fileio.write_text(run.file("labels/u/x.txt"), "x")
     run.finish(unit, paths=["labels/u/x.txt"], record={})
     run.update_manifest(kept="this")
     opened = Path.open

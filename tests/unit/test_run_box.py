@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.errors import UsageError
-from prism_nb.monitor.place import Place
-from prism_nb.run import Run
-from prism_nb.widgets import DiversityDashboard, Gallery, RunMonitor, TeacherPicker
-from prism_nb.widgets.run_box import RunBox
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.viz.monitor import RunOrPath
+from prism_nb.viz.widgets.base import RunWidget
+from prism_nb.viz.widgets.dashboard import DiversityDashboard
+from prism_nb.viz.widgets.gallery import Gallery
+from prism_nb.viz.widgets.run_monitor import RunMonitor
+from prism_nb.viz.widgets.teacher_picker import TeacherPicker
 
-EVERY: list[Callable[[Place], RunBox]] = [
+EVERY: list[Callable[[RunOrPath], RunWidget]] = [
     DiversityDashboard,
     Gallery,
     partial(RunMonitor, every=0),
@@ -24,7 +27,7 @@ every_widget = pytest.mark.parametrize("widget", EVERY, ids=NAMES)
 
 @every_widget
 def test_a_run_or_its_folder_is_shown_without_a_notice(
-    run: Run, widget: Callable[[Place], RunBox]
+    run: Run, widget: Callable[[RunOrPath], RunWidget]
 ) -> None:
     for place in (run, run.path, str(run.path)):
         shown = widget(place)
@@ -35,7 +38,7 @@ def test_a_run_or_its_folder_is_shown_without_a_notice(
 
 @every_widget
 def test_a_run_of_a_newer_kit_is_shown_and_says_so(
-    run: Run, widget: Callable[[Place], RunBox]
+    run: Run, widget: Callable[[RunOrPath], RunWidget]
 ) -> None:
     run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
     shown = widget(run)
@@ -46,7 +49,7 @@ def test_a_run_of_a_newer_kit_is_shown_and_says_so(
 
 @every_widget
 def test_settings_of_a_newer_kit_that_cannot_be_read_are_said(
-    run: Run, widget: Callable[[Place], RunBox]
+    run: Run, widget: Callable[[RunOrPath], RunWidget]
 ) -> None:
     run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
     config = run.path / "config.yaml"
@@ -58,7 +61,7 @@ def test_settings_of_a_newer_kit_that_cannot_be_read_are_said(
 
 
 @every_widget
-def test_what_is_no_run_is_said(tmp_path: Path, widget: Callable[[Place], RunBox]) -> None:
+def test_what_is_no_run_is_said(tmp_path: Path, widget: Callable[[RunOrPath], RunWidget]) -> None:
     for place, words in ((tmp_path, "no run has begun"), (tmp_path / "<b>", "no folder")):
         shown = widget(place)
         assert "Nothing to show" in shown.notice.value
@@ -69,7 +72,7 @@ def test_what_is_no_run_is_said(tmp_path: Path, widget: Callable[[Place], RunBox
 
 @every_widget
 def test_a_run_whose_images_are_gone_is_said(
-    run: Run, tmp_path: Path, widget: Callable[[Place], RunBox]
+    run: Run, tmp_path: Path, widget: Callable[[RunOrPath], RunWidget]
 ) -> None:
     lost = {"dataset": "folder", "data_dir": str(tmp_path / "gone")}
     shown = widget(Run(run.path, run.settings.model_copy(update=lost)))

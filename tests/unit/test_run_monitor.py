@@ -12,14 +12,15 @@ import pytest
 import torch
 from test_monitor_state import begin, do, units_of
 
-from prism_nb import files, opening, pipeline
-from prism_nb.errors import PrismError
-from prism_nb.figures.live import curves_svg, terms_table
-from prism_nb.monitor import STAGE
-from prism_nb.monitor.driver import log_path
-from prism_nb.run import Run
-from prism_nb.synthesis.quantise import encode_png
-from prism_nb.widgets import RunMonitor, run_monitor
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.data.image_io import encode_png
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.viz.monitor import STAGE, curves_svg, log_path, loss_terms_table
+from prism_nb.viz.widgets import run_monitor
+from prism_nb.viz.widgets.run_monitor import RunMonitor
 
 Launch = Callable[[Run], "subprocess.Popen[bytes]"]
 
@@ -64,7 +65,7 @@ def ended(code: int, words: bytes = b"") -> Launch:
     """Start something that ends at once, with a last word in the log."""
 
     def launch(run: Run) -> "subprocess.Popen[bytes]":
-        files.write_bytes(log_path(run), words)
+        fileio.write_bytes(log_path(run), words)
         child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
         child.wait()
         return child
@@ -236,10 +237,10 @@ def film(run: Run, unit: str, *steps: int) -> None:
     """Write pictures of two images each, whose grey is the step."""
     folder = run.file(f"snapshots/{unit}")
     about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "every": 10}
-    files.write_json(folder / "about.json", {**about, "teams": [["a"], ["b<"]], "speakers": ["a"]})
+    fileio.write_json(folder / "about.json", {**about, "teams": [["a"], ["b<"]], "speakers": ["a"]})
     for step in steps:
         picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
-        files.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
+        fileio.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
 
 
 def drawn(words: str) -> str:
@@ -248,7 +249,7 @@ def drawn(words: str) -> str:
 
 
 def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
-    opening.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
+    open_run_module.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
     film(run, "prism/slots000-000_classes000-009", 0, 5)
     growing = RunMonitor(run, every=0).growing
     assert ", step 5 of 20" in growing.sheet.value
@@ -319,7 +320,7 @@ def test_curves_lie_on_a_logarithmic_scale() -> None:
 def test_no_value_breaks_the_curves(value: float) -> None:
     terms = {"<b>": [(1, value), (2, 1.0)], "none": []}
     assert "nan" not in curves_svg(terms, steps=0)
-    assert "&lt;b&gt;" in terms_table(terms)
+    assert "&lt;b&gt;" in loss_terms_table(terms)
 
 
 def test_the_stage_is_the_one_that_the_pipeline_knows() -> None:

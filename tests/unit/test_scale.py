@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import scale
 from prism_nb import cli
-from prism_nb.config import preset_names
+from prism_nb.core.config import preset_names
 
 ROOT = Path(__file__).parents[2]
 

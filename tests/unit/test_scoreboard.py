@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from prism_nb import scoreboard, tables
-from prism_nb.config import load_settings
-from prism_nb.evaluation.scores import augmentation_robust_score, label_robust_score
-from prism_nb.pipeline import stage_units
-from prism_nb.protocols import protocol_sentence
-from prism_nb.run import Run
+from prism_nb.core.config import load_settings
+from prism_nb.core.presets import protocol_sentence
+from prism_nb.core.run import Run
+from prism_nb.evaluation.dd_ranking import augmentation_robust_score, label_robust_score
+from prism_nb.execution.pipeline import stage_units
+from prism_nb.viz import tables
 
 ALL: dict[str, Any] = {
     "methods": ["prism", "random_real"],
@@ -44,7 +44,7 @@ def run_of(folder: Path, **changes: Any) -> Run:
 
 
 def test_treatments_stand_side_by_side_with_the_ceiling_last(tmp_path: Path) -> None:
-    table = scoreboard.treatment_table(run_of(tmp_path))
+    table = tables.eval_variant_table(run_of(tmp_path))
     assert list(table.columns) == ["protocol", "plain", "hard"]
     assert [images for images, _ in table.index] == ["PRISM", "Random real", "All real images"]
     assert list(table.loc[("PRISM", "test_resnet")]) == ["82.0 ± 2.8", "62.0 ± 2.8", "42.0 ± 2.8"]
@@ -60,7 +60,7 @@ def test_what_a_run_says_of_its_methods_is_by_its_protocol_alone(tmp_path: Path)
 
 
 def test_classes_are_means_over_students_and_seeds(tmp_path: Path) -> None:
-    table = scoreboard.class_accuracy_table(run_of(tmp_path))
+    table = tables.class_accuracy_table(run_of(tmp_path))
     assert list(table.columns) == ["prism", "random_real"]
     assert table.shape == (10, 2)
     assert table["prism"].to_numpy() == pytest.approx([82.0] * 10)
@@ -68,14 +68,14 @@ def test_classes_are_means_over_students_and_seeds(tmp_path: Path) -> None:
 
 def test_scores_are_of_fractions_and_of_the_right_students(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    row = scoreboard.score_table(run).loc[("PRISM", "test_resnet")]
+    row = tables.score_table(run).loc[("PRISM", "test_resnet")]
     assert row["HLR"] == pytest.approx(0.98 - 0.42)
     assert row["IOR"] == pytest.approx(0.82 - 0.90)
     assert row["LRS"] == pytest.approx(label_robust_score(0.56, -0.08))
     assert row["ARS"] == pytest.approx(augmentation_robust_score(-0.08, 0.12))
-    control = scoreboard.score_table(run).loc[("Random real", "test_resnet")]
+    control = tables.score_table(run).loc[("Random real", "test_resnet")]
     assert control["IOR"] == 0
-    assert scoreboard.missing_for_scores(run) == []
+    assert tables.missing_for_scores(run) == []
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_a_score_that_lacks_something_is_missing_and_says_what(
     tmp_path: Path, changes: dict[str, Any], lost: set[str], words: list[str]
 ) -> None:
     run = run_of(tmp_path, **changes)
-    row = scoreboard.score_table(run).iloc[0]
+    row = tables.score_table(run).iloc[0]
     assert {name for name, value in row.items() if math.isnan(value)} == lost
-    assert scoreboard.missing_for_scores(run) == words
+    assert tables.missing_for_scores(run) == words
 
 
 def test_a_sentence_says_whose_protocol_it_is_and_what_departs_from_it() -> None:
@@ -112,7 +112,7 @@ def test_a_protocol_sentence_says_yes_and_no() -> None:
 
 
 def test_a_matrix_holds_means_and_deviations(tmp_path: Path) -> None:
-    table = tables.matrix_table(tables.accuracy_table(run_of(tmp_path)))
+    table = tables.transfer_table(tables.accuracy_table(run_of(tmp_path)))
     assert table.loc["prism", "test_resnet"] == "82.0 ± 2.8"
     assert list(table.index) == ["prism", "random_real"]
 

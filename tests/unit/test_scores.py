@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prism_nb.data import ClassInfo, ImageDataset
-from prism_nb.evaluation.judge import judge
-from prism_nb.evaluation.scores import (
+from prism_nb.data.dataset import ClassInfo, ImageDataset
+from prism_nb.evaluation.dd_ranking import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,
     label_robust_score,
 )
+from prism_nb.evaluation.student import evaluate
 
 shares = st.floats(0, 1)
 
@@ -79,7 +79,7 @@ class Guesser(nn.Module):
 def test_a_verdict_counts_first_and_first_five_guesses_by_class() -> None:
     guesses = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 2, 3, 4, 5], [2, 1, 3, 4, 5, 0]]
     dataset = Known(guesses, labels=[0, 0, 1, 1], classes=6)
-    verdict = judge(Guesser(dataset), dataset, torch.device("cpu"))
+    verdict = evaluate(Guesser(dataset), dataset, torch.device("cpu"))
     assert (verdict.top1, verdict.top5) == (0.5, 0.75)
     assert verdict.per_class[:2] == (0.5, 0.5)
     assert verdict.per_class[2:] == (None,) * 4
@@ -87,5 +87,5 @@ def test_a_verdict_counts_first_and_first_five_guesses_by_class() -> None:
 
 def test_with_few_classes_the_first_five_are_all_of_them() -> None:
     dataset = Known([[1, 0], [0, 1]], labels=[0, 0], classes=2)
-    verdict = judge(Guesser(dataset), dataset, torch.device("cpu"))
+    verdict = evaluate(Guesser(dataset), dataset, torch.device("cpu"))
     assert (verdict.top1, verdict.top5) == (0.5, 1.0)

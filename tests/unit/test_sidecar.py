@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from prism_nb.data.described import DescribedDataset, Numbers
-from prism_nb.errors import UsageError
-from prism_nb.strict import write_yaml
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.networks import build_network
-from prism_nb.teachers.pool import as_teacher, canonical_space
-from prism_nb.teachers.pretrained import open_pretrained
-from prism_nb.teachers.sources import find_source
-from prism_nb.teachers.taking import note_of
-from prism_nb.teachers.teacher import PixelSpace
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
+from prism_nb.models.pool import dataset_preprocess, wrap_teacher
+from prism_nb.models.pretrained import open_pretrained
+from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.weights import resolve_weights, to_safetensors
+from prism_nb.models.zoo import build_network
 
 CPU = torch.device("cpu")
 BESIDE: dict[str, object] = {
@@ -26,7 +25,7 @@ BESIDE: dict[str, object] = {
     "size": 48,
     "interpolation": "bicubic",
 }
-FEW = DescribedDataset("few", Numbers(3, 6, 6), 32)  # its folders are 00000, 00001, 00002
+FEW = ShapeOnlyDataset("few", DatasetSizes(3, 6, 6), 32)  # its folders are 00000, 00001, 00002
 
 
 def checkpoint(folder: Path, *, head: int = 3, **beside: object) -> Path:
@@ -41,8 +40,8 @@ def checkpoint(folder: Path, *, head: int = 3, **beside: object) -> Path:
 def test_the_network_sees_the_pixels_that_it_would_see_by_hand(tmp_path: Path) -> None:
     name = f"test_resnet@{checkpoint(tmp_path)}"
     taken = open_pretrained(name, FEW)
-    assert taken.space == PixelSpace((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
-    teacher = as_teacher(name, taken.network, FEW, taken.space, CPU)
+    assert taken.space == PreprocessConfig((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
+    teacher = wrap_teacher(name, taken.network, FEW, taken.space, CPU)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     large = functional.interpolate(pixels / 255, (48, 48), mode="bicubic", antialias=True)
     by_hand = torch.stack(
@@ -79,7 +78,7 @@ def test_classes_that_are_named_decide_the_order_of_the_head(tmp_path: Path) -> 
 def test_what_it_gets_wrong_is_named(beside: dict[str, object], words: str, tmp_path: Path) -> None:
     file = checkpoint(tmp_path, **beside)
     with pytest.raises(UsageError, match=rf"mine\.yaml \(beside mine\.pth\): .*{words}"):
-        find_source(f"test_resnet@{file}")
+        resolve_weights(f"test_resnet@{file}")
 
 
 def test_a_head_of_other_size_than_the_classes_named_is_refused(tmp_path: Path) -> None:
@@ -92,14 +91,16 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     (tmp_path / "mine.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match=r"mine\.yaml .*must hold lines of `name: value`"):
-        find_source(f"test_resnet@{file}")
+        resolve_weights(f"test_resnet@{file}")
 
 
 def test_weights_that_speak_for_themselves_are_not_spoken_for(tmp_path: Path) -> None:
     network = build_network("test_resnet", classes=3, image_size=32)
     file = tmp_path / "kit.safetensors"
-    file.write_bytes(serialise(network.state_dict(), note_of(FEW, canonical_space(FEW))))
-    assert find_source(f"test_resnet@{file}").space == canonical_space(FEW)
+    file.write_bytes(
+        to_safetensors(network.state_dict(), weights_metadata(FEW, dataset_preprocess(FEW)))
+    )
+    assert resolve_weights(f"test_resnet@{file}").space == dataset_preprocess(FEW)
     (tmp_path / "kit.yaml").write_text(write_yaml(BESIDE))
     with pytest.raises(UsageError, match=r"say themselves .* delete .*kit\.yaml"):
-        find_source(f"test_resnet@{file}")
+        resolve_weights(f"test_resnet@{file}")

@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism_nb.config import check_settings
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.teachers.comparison import IMAGES, compare
-from prism_nb.teachers.similarity import agreement, linear_cka
+from prism_nb.core.config import build_settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.models.similarity import IMAGES, compare_networks, linear_cka, prediction_agreement
 
 
 def features(seed: int, width: int, count: int = 12) -> torch.Tensor:
@@ -72,12 +71,12 @@ def test_cka_of_orthogonal_signals_is_0_and_of_constant_ones_no_number() -> None
 def test_agreement_counts_equal_classes() -> None:
     x = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     y = torch.tensor([[9.0, 0], [0, 9], [0, 9], [8, 9]])
-    assert agreement(x, y) == 0.75
+    assert prediction_agreement(x, y) == 0.75
 
 
 def test_networks_that_are_not_here_are_named_with_a_reason(tmp_path, settings: Settings) -> None:
     run = Run.create(tmp_path / "r", settings)
-    found = compare(run, ["test_resnet", "resnet18@IMAGENET1K_V1"])
+    found = compare_networks(run, ["test_resnet", "resnet18@IMAGENET1K_V1"])
     assert found.names == ()
     assert found.missing == dict.fromkeys(
         ["test_resnet", "resnet18@IMAGENET1K_V1"], "not trained or fetched yet"
@@ -86,7 +85,7 @@ def test_networks_that_are_not_here_are_named_with_a_reason(tmp_path, settings: 
 
 
 def test_networks_from_files_are_compared_on_real_images(tmp_path, settings: Settings) -> None:
-    from prism_nb.teachers.networks import build_network
+    from prism_nb.models.zoo import build_network
 
     names = []
     for seed in (0, 1):
@@ -94,10 +93,10 @@ def test_networks_from_files_are_compared_on_real_images(tmp_path, settings: Set
         path = tmp_path / f"w{seed}.pth"
         torch.save(build_network("test_resnet", classes=10, image_size=32).state_dict(), path)
         names.append(f"test_resnet@{path}")
-    own = check_settings(
+    own = build_settings(
         {**settings.plain(), "teachers": names, "primary": names[0]}, where="a test"
     )
-    found = compare(Run.create(tmp_path / "r", own), names)
+    found = compare_networks(Run.create(tmp_path / "r", own), names)
     assert found.images == IMAGES
     assert found.names == tuple(names)
     assert found.cka.diagonal() == pytest.approx([1, 1])

@@ -21,14 +21,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from slurm_work import units_of
 
-from prism_nb import files
-from prism_nb.backends import crew, on_slurm, run_units, slurm_executor, slurm_jobs, slurm_queue
-from prism_nb.backends.slurm_jobs import Job, Jobs
-from prism_nb.backends.versions import versions
-from prism_nb.config import load_settings
-from prism_nb.errors import PrismError, UsageError
-from prism_nb.leases import Owner
-from prism_nb.run import Run
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.lock import Owner
+from prism_nb.core.run import Run
+from prism_nb.execution import slurm_backend, worker
+from prism_nb.execution.backends import run_units
+from prism_nb.execution.slurm_backend import JobStore, SlurmJob
+from prism_nb.execution.worker import worker_versions
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {"cluster": "local", "timeout_min": 30}
@@ -37,9 +38,9 @@ LOCAL = {"cluster": "local", "timeout_min": 30}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask often; let jobs import the tests' own work."""
-    monkeypatch.setattr(slurm_queue, "_ASK", 0.2)
-    monkeypatch.setattr(slurm_jobs, "_GRACE", 0.5)
-    monkeypatch.setattr(on_slurm, "_LOOK", 0.05)
+    monkeypatch.setattr(slurm_backend, "_ASK", 0.2)
+    monkeypatch.setattr(slurm_backend, "_GRACE", 0.5)
+    monkeypatch.setattr(slurm_backend, "_LOOK", 0.05)
     path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
@@ -97,7 +98,7 @@ def leave(run: Run, units: list[Any], monkeypatch: pytest.MonkeyPatch, when: Any
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(on_slurm.time, "sleep", look)
+        patch.setattr(slurm_backend.time, "sleep", look)
         with pytest.raises(KeyboardInterrupt) as caught:
             carry_out(run, units)
     return str(caught.value)
@@ -145,7 +146,7 @@ def test_driver_of_an_array_may_leave_and_the_next_follows_it_through_a_preempti
     first = [units[0], units[1]]
     said = leave(run, first, monkeypatch, lambda: len(begun(run)) == 2)
     assert said == "2 jobs go on; the same command follows them; `scancel 1000` ends them"
-    assert on_slurm.left_behind(run) == said
+    assert slurm_backend.running_jobs_message(run) == said
     script = (run.path / "jobs/labels/1000_submission.sh").read_text()
     assert "#SBATCH --array=0-1%2\n" in script
     assert "#SBATCH --partition=cpu\n" in script
@@ -162,26 +163,26 @@ def test_driver_of_an_array_may_leave_and_the_next_follows_it_through_a_preempti
     assert outcome.made == 3
     assert begun(run) == {"u0": 1, "u1": 2, "u2": 1}
     assert jobs == {"followed": ["1000_0", "1000_1"], "submitted": ["1001"]}
-    assert on_slurm.left_behind(run) == ""
+    assert slurm_backend.running_jobs_message(run) == ""
 
 
 def test_jobs_of_a_driver_that_died_while_it_submitted_are_found_by_their_name(
     tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, gate = run_with(tmp_path, slurm_partition="cpu", name="mine"), tmp_path / "gate"
-    units, submit = units_of(2, {"gate": str(gate)}), slurm_executor.submit
+    units, submit = units_of(2, {"gate": str(gate)}), slurm_backend.submit_array
 
     def die_afterwards(*arguments: Any) -> None:
         submit(*arguments)
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(on_slurm, "submit", die_afterwards)
+        patch.setattr(slurm_backend, "submit_array", die_afterwards)
         with pytest.raises(SystemExit):
             carry_out(run, units)
     script = (toy / "queue/1000.script").read_text()
     assert re.search(r"--job-name=mine-[0-9a-f]{8}\n", script)
-    assert on_slurm.left_behind(run).startswith("2 jobs go on")
+    assert slurm_backend.running_jobs_message(run).startswith("2 jobs go on")
     jobs: dict[str, list[str]] = {}
 
     def listen(event: dict[str, Any]) -> None:
@@ -195,8 +196,8 @@ def test_jobs_of_a_driver_that_died_while_it_submitted_are_found_by_their_name(
 
 
 def test_jobs_that_were_never_submitted_are_not_waited_for(tmp_path: Path, toy: Path) -> None:
-    jobs = Jobs(tmp_path, "slurm")
-    jobs.write([Job("", slurm_jobs.report_name("ab", 0), {"u0": "b"})])
+    jobs = JobStore(tmp_path, "slurm")
+    jobs.write([SlurmJob("", slurm_backend.result_name("ab", 0), {"u0": "b"})])
     assert jobs.in_queue(jobs.recorded()) == []
 
 
@@ -204,7 +205,7 @@ def test_jobs_of_other_versions_than_the_drivers_do_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, units = run_with(tmp_path, workers=1), units_of(1)
-    monkeypatch.setattr(crew, "versions", lambda: {**versions(), "timm": "0.1"})
+    monkeypatch.setattr(worker, "worker_versions", lambda: {**worker_versions(), "timm": "0.1"})
     with pytest.raises(PrismError) as caught:
         carry_out(run, units)
     said = str(caught.value)
@@ -217,8 +218,8 @@ def test_jobs_of_other_versions_than_the_drivers_do_nothing(
 
 
 def test_jobs_of_other_settings_are_not_taken_for_ones_own() -> None:
-    job = Job("7", "x.json", {"u0": "b"})
-    other = Job("8", "y.json", {"u0": "other"})
+    job = SlurmJob("7", "x.json", {"u0": "b"})
+    other = SlurmJob("8", "y.json", {"u0": "other"})
     assert job.does(units_of(1)[0])
     assert not other.does(units_of(1)[0])
 
@@ -255,8 +256,8 @@ def test_job_that_is_killed_is_missed_and_its_unit_done_by_the_next_call(
 
 def test_queue_that_does_not_answer_says_nothing_of_the_jobs(tmp_path: Path, toy: Path) -> None:
     (toy / "commands/squeue").write_text("#!/bin/sh\nexit 1\n")
-    jobs = Jobs(tmp_path, "slurm")
-    job = Job("7", "x.json", {})
+    jobs = JobStore(tmp_path, "slurm")
+    job = SlurmJob("7", "x.json", {})
     assert jobs.in_queue([job]) == [job]
     assert jobs.under_way([job]) == [job]
 
@@ -267,7 +268,7 @@ def test_queue_that_falls_silent_is_told_of_in_its_own_words_until_it_answers(
     run, gate = run_with(tmp_path, slurm_partition="cpu"), tmp_path / "gate"
     squeue, events = toy / "commands/squeue", list[dict[str, Any]]()
     answering = squeue.read_bytes()
-    monkeypatch.setattr(slurm_queue, "_SILENCE", 0.0)
+    monkeypatch.setattr(slurm_backend, "_SILENCE", 0.0)
 
     def listen(event: dict[str, Any]) -> None:
         events.append(event)
@@ -299,8 +300,8 @@ def test_queue_is_asked_by_number_where_the_user_has_no_name(
 ) -> None:
     (toy / "commands/squeue").write_text('#!/bin/sh\necho "7 $*"\n')
     monkeypatch.delenv("USER", raising=False)
-    monkeypatch.setattr(slurm_queue.os, "getuid", lambda: 4242)  # whom no list knows
-    asked = slurm_queue.Queue().jobs()
+    monkeypatch.setattr(slurm_backend.os, "getuid", lambda: 4242)  # whom no list knows
+    asked = slurm_backend.Queue().jobs()
     assert asked is not None
     assert asked["7"].endswith("--user 4242")
 
@@ -309,15 +310,15 @@ def test_queue_is_asked_by_number_where_the_user_has_no_name(
     "content", [b"", b"{", b"[]", b'{"jobs": 3, "cluster": "slurm"}', b'{"jobs": [{"id": 1}]}']
 )
 def test_torn_record_is_no_record(tmp_path: Path, content: bytes) -> None:
-    files.write_bytes(tmp_path / "jobs.json", content)
-    assert Jobs(tmp_path, "slurm").recorded() == []
+    fileio.write_bytes(tmp_path / "jobs.json", content)
+    assert JobStore(tmp_path, "slurm").recorded() == []
 
 
 @given(st.integers(1, 200), st.integers(1, 90))
 @hypothesis_settings(deadline=None)
 def test_units_are_dealt_evenly_each_once(count: int, workers: int) -> None:
     units = units_of(count)
-    hands = on_slurm.deal(units, workers)
+    hands = slurm_backend.split_round_robin(units, workers)
     assert sorted(unit.name for hand in hands for unit in hand) == sorted(u.name for u in units)
     sizes = {len(hand) for hand in hands}
     assert max(sizes) - min(sizes) <= 1
@@ -360,12 +361,12 @@ def test_parameters_that_submitit_does_not_take_are_refused(
     tmp_path: Path, toy: Path, slurm: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        slurm_executor.executor_of(run_with(tmp_path, **slurm).settings, tmp_path / "j", "n", "t")
+        slurm_backend.make_executor(run_with(tmp_path, **slurm).settings, tmp_path / "j", "n", "t")
 
 
 def test_what_jobs_ask_for_by_default_gives_way_to_what_is_set(tmp_path: Path, toy: Path) -> None:
     settings = run_with(tmp_path, timeout_min=7, slurm_cpus_per_task=5).settings
-    executor = slurm_executor.executor_of(settings, tmp_path / "j", "n", "1f")
+    executor = slurm_backend.make_executor(settings, tmp_path / "j", "n", "1f")
     assert executor._executor.parameters == {"time": 7, "cpus_per_task": 5, "job_name": "n-1f"}
     assert executor._executor.max_num_timeout == 50
 
@@ -379,8 +380,8 @@ def test_script_in_the_docs_is_the_one_that_is_submitted(tmp_path: Path, toy: Pa
     (toy / "commands/sbatch").write_text("#!/bin/sh\necho Submitted batch job 1\n")
     settings = load_settings("digits_quick", {**yaml.safe_load(said[1]), "device": "cpu"})
     folder = tmp_path / "jobs/synthesis"
-    executor = slurm_executor.executor_of(settings, folder, "imagenet-synthesis", "4f1d09c2")
-    slurm_executor.submit(executor, [print] * int(settings.workers))
+    executor = slurm_backend.make_executor(settings, folder, "imagenet-synthesis", "4f1d09c2")
+    slurm_backend.submit_array(executor, [print] * int(settings.workers))
     script = (folder / "1_submission.sh").read_text()
     script = script.replace(str(tmp_path), "/shared/runs/imagenet").replace(
         sys.executable, "python"

@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from prism_nb import files, opening, pipeline
-from prism_nb.errors import PrismError
-from prism_nb.monitor.pictures import Film, films
-from prism_nb.plans.synthesis import image_path
-from prism_nb.run import Run
-from prism_nb.synthesis import snapshots as taking
-from prism_nb.teachers.selection import Draws
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.synthesis import preview as taking
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from prism_nb.viz.monitor import PreviewSequence, load_previews
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -32,7 +34,7 @@ SMALL: dict[str, Any] = {
 
 def made(folder: Path, name: str, **changes: Any) -> Run:
     """Make a run's images; its teachers are taken over from the runs beside it."""
-    run = opening.open_run(
+    run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
     pipeline.execute(run, "teachers")
@@ -58,14 +60,14 @@ def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
 
 
 def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
-    (film,) = films(watched)
+    (film,) = load_previews(watched)
     assert film.unit == "prism_intra/slots001-001_classes000-009"
     assert film.taken == (0, 4, 8, 9)
     assert film.images == tuple((c, 1) for c in range(10))
 
 
 def test_the_last_picture_shows_the_images_that_are_stored(watched: Run) -> None:
-    (film,) = films(watched)
+    (film,) = load_previews(watched)
     tiles = film.tiles(9)
     assert len(tiles) == 10
     for tile, (class_index, slot) in zip(tiles, film.images, strict=True):
@@ -79,7 +81,7 @@ def pixels(png: bytes) -> bytes:
 
 
 def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> None:
-    (film,) = films(watched)
+    (film,) = load_previews(watched)
     (unit,) = [u for u in pipeline.stage_units(watched, "synthesis") if u.name == film.unit]
     teams = [tuple(team) for team in watched.record(unit)["draws"]["teams"]]
     assert len(teams) == 3
@@ -90,22 +92,24 @@ def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> No
 
 
 def test_damaged_pictures_are_left_out(watched: Run) -> None:
-    (film,) = films(watched)
+    (film,) = load_previews(watched)
     (film.folder / "000004.png").write_bytes(b"no picture")
     assert film.tiles(4) == []
     assert film.tiles(5) == []
     (film.folder / "notes.png").write_bytes(b"")
-    assert films(watched)[0].taken == film.taken
+    assert load_previews(watched)[0].taken == film.taken
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "every": 1}'):
-        files.write_bytes(film.folder / "about.json", about)
-        assert films(watched) == []
+        fileio.write_bytes(film.folder / "about.json", about)
+        assert load_previews(watched) == []
 
 
 @pytest.mark.parametrize("size", [(32, 16), (16 * 3, 16), (33 * 2, 33), (20_000, 10_000)])
 def test_pictures_of_other_sizes_than_the_run_says_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
-    film = Film(tmp_path, "u", 9, ((0, 0), (1, 0)), Draws(1, (("a",),), ()), (4,), 32)
+    film = PreviewSequence(
+        tmp_path, "u", 9, ((0, 0), (1, 0)), TeacherSchedule(1, (("a",),), ()), (4,), 32
+    )
     Image.new("1", size).save(tmp_path / "000004.png")
     if size == (32, 16):
         assert len(film.tiles(4)) == 2
@@ -157,6 +161,6 @@ def test_a_full_disk_costs_the_picture_alone(
     def full(path: Path, content: bytes) -> None:
         raise PrismError("cannot write")
 
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(fileio, "write_bytes", full)
     looker(tmp_path)(0, [torch.zeros(3, 3, 8, 8)])
     assert list(tmp_path.iterdir()) == []

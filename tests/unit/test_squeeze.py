@@ -15,25 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prism_nb import opening, pipeline
-from prism_nb.data import ImageDataset, Split
-from prism_nb.data.digits import Digits
-from prism_nb.device import seeded
-from prism_nb.errors import PrismError
-from prism_nb.plans.squeeze import network_unit
-from prism_nb.run import Run
-from prism_nb.settings import SqueezeSettings
-from prism_nb.teachers import squeeze, work
-from prism_nb.teachers.augment import Augmentation
-from prism_nb.teachers.course import Course
-from prism_nb.teachers.squeeze import optimise, train_network
-from prism_nb.teachers.squeeze_plan import SqueezePlan, squeeze_plan
-from prism_nb.training import images as training_images
-from prism_nb.training.checkpoint import Checkpoint
-from prism_nb.training.images import Streamed, in_turn, real_images
+from prism_nb.core.device import seeded
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import SqueezeSettings
+from prism_nb.core.unit_plan import network_unit
+from prism_nb.data import distilled as training_images
+from prism_nb.data.augment import TrainAugmentation
+from prism_nb.data.dataset import ImageDataset, Split
+from prism_nb.data.distilled import StreamedImages, open_train_images, prefetch
+from prism_nb.data.small import Digits
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.models import squeeze
+from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.train import SqueezeConfig, Trainer, squeeze_config, train_loop, train_network
 
 CPU = torch.device("cpu")
-PLAN = SqueezePlan(epochs=3, batch=32, lr=3e-3, shift=2, seed=5)
+PLAN = SqueezeConfig(epochs=3, batch=32, lr=3e-3, shift=2, seed=5)
 SGD = replace(PLAN, optimiser="sgd", lr=0.05, weight_decay=5e-4)
 VIEWS = {"crop_min": 0.5, "flip": True, "per_image": True}
 
@@ -64,7 +63,7 @@ class Few(ImageDataset):
 
 
 def train(
-    plan: SqueezePlan,
+    plan: SqueezeConfig,
     dataset: ImageDataset | None = None,
     *,
     on_step: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -92,7 +91,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     ],
 )
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
-    plan: SqueezePlan, tmp_path: Path
+    plan: SqueezeConfig, tmp_path: Path
 ) -> None:
     path, per_epoch = tmp_path / "c", 100 // 32
 
@@ -128,7 +127,9 @@ SMALL = {"teachers": ["test_resnet"], "observers": ["test_byobnet"], "squeeze_ep
 
 def open_run(folder: Path, name: str, **changes: Any) -> Run:
     values = {**SMALL, "image_size": 16, "squeeze_batch": 256, **changes}
-    return opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=values)
+    return open_run_module.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes=values
+    )
 
 
 def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(
@@ -136,7 +137,7 @@ def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(
 ) -> None:
     undisturbed = open_run(tmp_path / "a", "whole")
     pipeline.execute(undisturbed, "teachers")
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    monkeypatch.setattr(squeeze, "Checkpoint", partial(Checkpoint, every=0))
     run = open_run(tmp_path / "b", "killed")
 
     def die(values: dict[str, Any]) -> None:
@@ -165,7 +166,7 @@ def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(
 def test_without_crops_and_flips_a_batch_is_moved_as_ever() -> None:
     images = torch.randn(3, 3, 8, 8)
     with seeded(4, CPU):
-        shown, after = Augmentation(2)(images), torch.rand(())
+        shown, after = TrainAugmentation(2)(images), torch.rand(())
     with seeded(4, CPU):
         down, right = torch.randint(0, 5, (2,)).tolist()
         assert torch.equal(after, torch.rand(()))  # nothing else has been drawn
@@ -190,7 +191,7 @@ def moves(image: Tensor, most: int) -> dict[tuple[int, int, bool], Tensor]:
 def test_shifts_and_flips_are_whole_pixels_with_the_border_repeated(per_image: bool) -> None:
     images = torch.randn(60, 3, 8, 8)
     with seeded(0, CPU):
-        shown = Augmentation(2, flip=True, per_image=per_image)(images)
+        shown = TrainAugmentation(2, flip=True, per_image=per_image)(images)
     seen = []
     for image, view in zip(images, shown, strict=True):
         fits = [k for k, m in moves(image, 2).items() if torch.allclose(m, view, atol=1e-5)]
@@ -208,7 +209,7 @@ def test_crops_enlarge_boxes_of_the_area_asked_for() -> None:
     ramp = torch.arange(size, dtype=torch.float32).expand(3, size, size)
     both = torch.stack([ramp[0], ramp[0].T, torch.zeros(size, size)])
     with seeded(1, CPU):
-        shown = Augmentation(0, crop_min=0.3, per_image=True)(both.expand(80, 3, size, size))
+        shown = TrainAugmentation(0, crop_min=0.3, per_image=True)(both.expand(80, 3, size, size))
     middle = slice(4, -4)  # where no border is repeated
     wide = shown[:, 0, :, middle].diff(dim=-1)
     high = shown[:, 1, middle].diff(dim=-2)
@@ -225,7 +226,7 @@ def test_a_batch_shares_one_crop_unless_each_image_has_its_own() -> None:
     images = torch.randn(1, 3, 16, 16).expand(8, 3, 16, 16)
     for per_image in (False, True):
         with seeded(3, CPU):
-            shown = Augmentation(1, 0.2, True, per_image)(images)
+            shown = TrainAugmentation(1, 0.2, True, per_image)(images)
         assert torch.equal(shown, shown[:1].expand_as(shown)) is not per_image
 
 
@@ -239,7 +240,7 @@ def test_sgd_is_nesterovs_with_decay_and_the_schedule(schedule: str) -> None:
     weights = [p.detach().double().clone() for p in network.parameters()]
     speed = [torch.zeros_like(w) for w in weights]
     inputs, targets = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-    course = Course(network, replace(SGD, schedule=schedule, lr=0.3), 8, CPU)
+    course = Trainer(network, replace(SGD, schedule=schedule, lr=0.3), 8, CPU)
     for step in range(8):
         course.step(functional.cross_entropy(network(inputs), targets))
         lr = 0.3 * (1 + math.cos(math.pi * step / 8)) / 2
@@ -270,7 +271,7 @@ def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
 def test_label_smoothing_shares_the_true_class_with_all() -> None:
     logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, 0])
     plan = replace(PLAN, smoothing=0.2)
-    found = squeeze._loss(nn.Identity(), logits, labels, plan).item()
+    found = training_module._loss(nn.Identity(), logits, labels, plan).item()
     logs = logits.double().log_softmax(1)
     wanted = [
         -sum((0.8 * (c == label) + 0.2 / 4) * logs[i, c].item() for c in range(4))
@@ -295,9 +296,9 @@ def test_diverged_training_names_the_setting() -> None:
 
 def test_few_images_stay_on_the_device_as_bytes() -> None:
     few = Few()
-    images = real_images(few, CPU)
+    images = open_train_images(few, CPU)
     assert few.kept == ["train"]
-    assert not isinstance(images, Streamed)
+    assert not isinstance(images, StreamedImages)
     assert images._pixels.dtype == torch.uint8
     rows = torch.tensor([7, 0, 99])
     assert torch.equal(images[rows], few.canonical(few.images("train", [7, 0, 99])))
@@ -306,12 +307,12 @@ def test_few_images_stay_on_the_device_as_bytes() -> None:
 
 @pytest.mark.parametrize("plan", [PLAN, replace(SGD, **VIEWS)])
 def test_many_images_are_read_a_batch_at_a_time_with_the_same_result(
-    plan: SqueezePlan, monkeypatch: pytest.MonkeyPatch
+    plan: SqueezeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = train(plan)
-    monkeypatch.setattr(training_images, "MOST_RESIDENT", 3 * 100 * 16 * 16 - 1)
+    monkeypatch.setattr(training_images, "MAX_RESIDENT_BYTES", 3 * 100 * 16 * 16 - 1)
     few = Few()
-    assert isinstance(real_images(few, CPU), Streamed)
+    assert isinstance(open_train_images(few, CPU), StreamedImages)
     few.asked.clear()
     streamed = train(plan, few)
     assert set(few.asked) == {32}
@@ -321,9 +322,9 @@ def test_many_images_are_read_a_batch_at_a_time_with_the_same_result(
 
 def test_the_next_part_alone_is_read_ahead_and_all_come_in_order() -> None:
     few = Few()
-    images = Streamed(few, CPU)
+    images = StreamedImages(few, CPU)
     parts = list(torch.randperm(100, generator=torch.Generator().manual_seed(0)).split(10))
-    for number, (part, shown) in enumerate(zip(parts, in_turn(images, parts), strict=True)):
+    for number, (part, shown) in enumerate(zip(parts, prefetch(images, parts), strict=True)):
         assert len(few.asked) <= number + 2
         assert torch.equal(shown, few.canonical(few._pixels[part]))
     assert few.asked == [10] * 10
@@ -338,12 +339,12 @@ def test_an_error_while_reading_ahead_is_raised() -> None:
 
     parts = list(torch.arange(100).split(10))
     with pytest.raises(PrismError, match="image 55"):
-        list(in_turn(Streamed(Broken(), CPU), parts))
+        list(prefetch(StreamedImages(Broken(), CPU), parts))
 
 
 def test_streamed_images_answer_as_a_tensor_does() -> None:
     few = Few(20)
-    images = Streamed(few, CPU)
+    images = StreamedImages(few, CPU)
     assert (len(images), images.size) == (20, 16)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
@@ -351,7 +352,7 @@ def test_streamed_images_answer_as_a_tensor_does() -> None:
     labels, plan = torch.from_numpy(few.labels("train")), replace(PLAN, batch=8)
     for each, shown in ((network, images), (twin, few.canonical(few._pixels))):
         with seeded(1, CPU):
-            optimise(each, shown, labels, plan, lambda _: None)
+            train_loop(each, shown, labels, plan, lambda _: None)
     assert same(network.state_dict(), twin.state_dict())
 
 
@@ -375,8 +376,8 @@ def test_every_setting_of_the_squeeze_decides_the_weights(tmp_path: Path) -> Non
         "squeeze_precision": "bf16",
     }
     assert {"observers", *others} == set(SqueezeSettings.model_fields)
-    unit, plan = network_unit(settings, "test_resnet"), squeeze_plan(settings, "test_resnet")
+    unit, plan = network_unit(settings, "test_resnet"), squeeze_config(settings, "test_resnet")
     for name, value in others.items():
         changed = settings.model_copy(update={name: value})
         assert network_unit(changed, "test_resnet").binding != unit.binding, name
-        assert squeeze_plan(changed, "test_resnet") != plan, name
+        assert squeeze_config(changed, "test_resnet") != plan, name

@@ -9,16 +9,19 @@ from test_cli_errors import call
 from test_run_monitor import refreshed_until
 from test_snapshots import SMALL, hashes
 
-from prism_nb import opening, pipeline
-from prism_nb.monitor.driver import driver_of, last_words, start
-from prism_nb.run import Run
-from prism_nb.widgets import RunMonitor
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.viz.monitor import last_log_line, running_driver, start_stage
+from prism_nb.viz.widgets.run_monitor import RunMonitor
 
 LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 120}}
 
 
 def ready(folder: Path, name: str) -> Run:
-    run = opening.open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes={**LONG})
+    run = open_run_module.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes={**LONG}
+    )
     pipeline.execute(run, "teachers")
     return run
 
@@ -28,7 +31,7 @@ def test_a_stopped_run_is_resumed_to_the_same_images(tmp_path: Path) -> None:
     children: list[subprocess.Popen[bytes]] = []
 
     def launch(run: Run) -> "subprocess.Popen[bytes]":
-        children.append(start(run))
+        children.append(start_stage(run))
         return children[-1]
 
     monitor = RunMonitor(run, every=0, start=launch)
@@ -39,13 +42,13 @@ def test_a_stopped_run_is_resumed_to_the_same_images(tmp_path: Path) -> None:
     RunMonitor(run.path, every=0).stop.click()  # as from another kernel
     refreshed_until(monitor, "Stopped. Finished units are kept")
     assert children[0].wait(60) == 130
-    assert "the same command continues" in last_words(run)
+    assert "the same command continues" in last_log_line(run)
     assert pipeline.plan(run, "synthesis").counts["damaged"] == 0
 
     monitor.start.click()
     refreshed_until(monitor, "Complete")
     assert children[1].wait(60) == 0
-    assert driver_of(run) is None
+    assert running_driver(run) is None
     pipeline.check(run, "synthesis")
     pipeline.execute(undisturbed, "synthesis")
     assert len(hashes(run)) == 20

@@ -10,20 +10,24 @@ import torch
 from test_teachers import ARCHITECTURES, teacher_of
 from torch import Tensor, nn
 
-from prism_nb.data import ImageDataset
-from prism_nb.data.base import Split
-from prism_nb.data.digits import Digits
-from prism_nb.device import seeded
-from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.synthesis.densification import densification
-from prism_nb.synthesis.objective import Objective, alignment, weigh, weights_of
-from prism_nb.synthesis.scales import network_scales
-from prism_nb.synthesis.watch import Watch, watch
-from prism_nb.teachers.sight import Sight
-from prism_nb.teachers.squeeze import mean_statistics
-from prism_nb.teachers.squeeze_plan import SqueezePlan
-from prism_nb.teachers.statistics import Probe, Statistics, conv_probes, observed
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.core.device import seeded
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.data.dataset import ImageDataset, Split
+from prism_nb.data.small import Digits
+from prism_nb.models.layer_stats import LayerStat, MeanVar, capture_stats, conv_layer_stats
+from prism_nb.models.runner import TeacherRunner
+from prism_nb.models.teacher import Teacher
+from prism_nb.models.train import SqueezeConfig, collect_conv_stats
+from prism_nb.synthesis.objective import (
+    Objective,
+    StatMatcher,
+    bn_loss_scales,
+    bn_stats_loss,
+    build_stat_matcher,
+    data_densification_loss,
+    term_weights,
+    weighted_sum,
+)
 
 LABELS = torch.tensor([3, 1, 4, 1])
 PATCH = 5  # divides no map of a 24-pixel image, so that all of them are stretched
@@ -39,21 +43,19 @@ def alone(teacher: Teacher) -> dict[str, list[str]]:
     return {"speakers": [teacher.name], "team": [teacher.name]}
 
 
-def conv_targets_of(teacher: Teacher, size: int = 24) -> dict[str, Statistics]:
+def conv_targets_of(teacher: Teacher, size: int = 24) -> dict[str, MeanVar]:
     """Measure other images, to have something to align with."""
     torch.manual_seed(7)
     images = torch.randn(3, 3, size, size, dtype=next(teacher.parameters()).dtype)
-    probes = conv_probes(teacher.network, PATCH)
+    probes = conv_layer_stats(teacher.network, PATCH)
     _, seen = teacher.observe(images, probes)
-    return {
-        p.name: Statistics(s.mean + 0.1, s.var * 1.5) for p, s in zip(probes, seen, strict=True)
-    }
+    return {p.name: MeanVar(s.mean + 0.1, s.var * 1.5) for p, s in zip(probes, seen, strict=True)}
 
 
-def watch_of(teacher: Teacher, recipe: Recipe, *, seed: int = 0) -> Watch:
+def watch_of(teacher: Teacher, recipe: Recipe, *, seed: int = 0) -> StatMatcher:
     generator = torch.Generator().manual_seed(seed)
     targets = conv_targets_of(teacher) if recipe.statistics == "bn_conv" else None
-    return watch(teacher, recipe, conv_targets=targets, generator=generator)
+    return build_stat_matcher(teacher, recipe, conv_targets=targets, generator=generator)
 
 
 def stretched(values: Tensor, height: int, width: int) -> Tensor:
@@ -94,7 +96,7 @@ def test_channel_statistics_are_the_explicit_sums() -> None:
     torch.manual_seed(0)
     values = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     x = values.tolist()
-    seen = Probe("here", nn.Identity()).measure(values)
+    seen = LayerStat("here", nn.Identity()).measure(values)
     for c in range(3):
         flat = [x[n][c][i][j] for n in range(2) for i in range(4) for j in range(5)]
         mean = math.fsum(flat) / 40
@@ -122,7 +124,7 @@ def test_patch_statistics_are_the_explicit_sums(height: int, width: int, side: i
         lower = x[n][c][bottom][left] * (1 - s) + x[n][c][bottom][right_] * s
         return upper * (1 - t) + lower * t
 
-    seen = Probe("here", nn.Identity(), side).measure(values)
+    seen = LayerStat("here", nn.Identity(), side).measure(values)
     assert seen.mean.shape == seen.var.shape == (down * right,)
     for place in range(down * right):
         u, v = divmod(place, right)
@@ -142,20 +144,20 @@ def test_patch_statistics_are_the_explicit_sums(height: int, width: int, side: i
 def test_every_convolution_has_two_probes_and_batch_norm_one() -> None:
     teacher = teacher_of("resnet18")
     names = [name for name, m in teacher.network.named_modules() if isinstance(m, nn.Conv2d)]
-    probes = conv_probes(teacher.network, 16)
+    probes = conv_layer_stats(teacher.network, 16)
     assert [p.name for p in probes] == [
         f"{name}.{kind}" for name in names for kind in ("channels", "patches")
     ]
     assert [p.patch for p in probes] == [0, 16] * 20
     assert len(watch_of(teacher, gvbsm()).targets) == 20 + 2 * 20
-    assert len(watch(teacher, gvbsm()).targets) == 20
+    assert len(build_stat_matcher(teacher, gvbsm()).targets) == 20
 
 
 def test_probes_leave_no_hook_behind_even_where_the_pass_fails() -> None:
     teacher = teacher_of("test_resnet")
     with (
         pytest.raises(RuntimeError, match="channels"),
-        observed(conv_probes(teacher.network, 4)),
+        capture_stats(conv_layer_stats(teacher.network, 4)),
     ):
         teacher(torch.zeros(1, 5, 8, 8))
     assert not any(module._forward_pre_hooks for module in teacher.modules())
@@ -177,7 +179,7 @@ def watched(
 
 
 def literal_gvbsm(
-    images: Tensor, teacher: Teacher, targets: dict[str, Statistics], factor: float
+    images: Tensor, teacher: Teacher, targets: dict[str, MeanVar], factor: float
 ) -> tuple[Tensor, Tensor]:
     """Return cross-entropy and alignment of one network, module by module."""
     network = teacher.network
@@ -247,7 +249,7 @@ def test_densification_weighs_in_on_the_view() -> None:
     objective = Objective(recipe, {teacher.name: watch_of(teacher, recipe)})
     losses = objective.terms(images, view, LABELS, **alone(teacher))
     entropy, aligned = literal_gvbsm(view, teacher, conv_targets_of(teacher), 10.0)
-    crowding = densification(view, LABELS)
+    crowding = data_densification_loss(view, LABELS)
     assert crowding > 1e-3
     expected = entropy + 0.3 * aligned + 0.5 * crowding
     assert objective.total(losses).item() == pytest.approx(expected.item(), rel=1e-10)
@@ -287,11 +289,11 @@ def test_smoothed_statistics_have_the_value_of_the_mean_and_the_gradient_of_now(
 
 
 def test_the_running_mean_of_a_dropped_convolution_waits() -> None:
-    one, two = Probe("one", nn.Identity()), Probe("two", nn.Identity())
-    here = Watch(Sight(teacher_of("test_resnet")), {}, {}, momentum=0.8)
+    one, two = LayerStat("one", nn.Identity()), LayerStat("two", nn.Identity())
+    here = StatMatcher(TeacherRunner(teacher_of("test_resnet")), {}, {}, momentum=0.8)
 
-    def smooth(probe: Probe, value: float) -> float:
-        numbers = Statistics(torch.tensor([value]), torch.tensor([value + 1]))
+    def smooth(probe: LayerStat, value: float) -> float:
+        numbers = MeanVar(torch.tensor([value]), torch.tensor([value + 1]))
         (seen,) = here.smooth([probe], [numbers])
         assert seen.var.item() == pytest.approx(seen.mean.item() + 1)
         return seen.mean.item()
@@ -345,7 +347,7 @@ def test_what_is_dropped_follows_the_units_generator() -> None:
 
 def test_batch_norm_alone_drops_nothing() -> None:
     teacher = teacher_of("test_resnet", size=24)
-    here = watch(teacher, gvbsm(conv_drop=0.9, statistics="bn"))
+    here = build_stat_matcher(teacher, gvbsm(conv_drop=0.9, statistics="bn"))
     assert here.draw_probes() == teacher.bn_probes
 
 
@@ -411,14 +413,14 @@ def test_densification_equals_the_literal_divergence_of_each_class(size: int) ->
     assert expected[0] > 1e-4
     assert expected[1] > 1e-4
     assert expected[2] == 0
-    assert densification(images, labels).item() == pytest.approx(sum(expected), rel=1e-9)
+    assert data_densification_loss(images, labels).item() == pytest.approx(sum(expected), rel=1e-9)
 
 
 def test_the_gradient_of_densification_leaves_the_flatter_spectrum_fixed() -> None:
     torch.manual_seed(0)
     images = 0.03 * torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1, 1, 0, 1])
-    (gradient,) = torch.autograd.grad(densification(images, labels), images)
+    (gradient,) = torch.autograd.grad(data_densification_loss(images, labels), images)
     together = images.detach()[labels == 1].numpy()
     p = softmax(literal_eigenvalues(together) / 4)
     step, direction = 1e-6, np.random.default_rng(0).standard_normal(together.shape)
@@ -438,7 +440,7 @@ def test_images_that_are_alike_cost_more_than_images_that_differ() -> None:
     apart = 0.03 * torch.randn(4, 3, 32, 32, dtype=torch.float64)
     alike = apart[:1].expand(4, -1, -1, -1)
     labels = torch.zeros(4, dtype=torch.int64)
-    assert densification(alike, labels) > 2 * densification(apart, labels)
+    assert data_densification_loss(alike, labels) > 2 * data_densification_loss(apart, labels)
 
 
 # -- targets ---------------------------------------------------------------------------------
@@ -465,11 +467,13 @@ class FewDigits(ImageDataset):
 def test_targets_are_the_mean_over_batches_augmented_as_in_training(shift: int) -> None:
     few = FewDigits(22)
     teacher = teacher_of("test_byobnet", size=24).double()
-    plan = SqueezePlan(epochs=1, batch=8, lr=1e-3, shift=shift, seed=11)
-    probes = conv_probes(teacher.network, PATCH)
+    plan = SqueezeConfig(epochs=1, batch=8, lr=1e-3, shift=shift, seed=11)
+    probes = conv_layer_stats(teacher.network, PATCH)
     device = torch.device("cpu")
     single = teacher_of("test_byobnet", size=24)
-    measured = mean_statistics(single, conv_probes(single.network, PATCH), few, plan, device)
+    measured = collect_conv_stats(
+        single, conv_layer_stats(single.network, PATCH), few, plan, device
+    )
     assert list(measured) == [probe.name for probe in probes]
 
     sums: dict[str, list[Tensor]] = {}
@@ -495,10 +499,10 @@ def test_targets_are_the_mean_over_batches_augmented_as_in_training(shift: int) 
 
 
 def test_measuring_targets_leaves_the_global_generator_alone() -> None:
-    teacher, plan = teacher_of("test_byobnet", size=24), SqueezePlan(1, 64, 1e-3, 1, 0)
+    teacher, plan = teacher_of("test_byobnet", size=24), SqueezeConfig(1, 64, 1e-3, 1, 0)
     state = torch.random.get_rng_state()
     few = FewDigits(5)  # fewer than a batch: one batch of all of them
-    first = mean_statistics(teacher, teacher.bn_probes, few, plan, torch.device("cpu"))
+    first = collect_conv_stats(teacher, teacher.bn_probes, few, plan, torch.device("cpu"))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.isfinite(value).all() for pair in first.values() for value in pair)
     assert all(pair.var.sum() > 0 for pair in first.values())
@@ -531,7 +535,7 @@ def test_normalisation_counts_the_statistics_of_convolutions_too(kind: str) -> N
         return literal_gvbsm(real, teacher, targets, 10.0)[1].item()
 
     factor = 1.0 if kind == "none" else size(one) / size(two)
-    scales = network_scales(recipe, watches[0], watches, real_images)
+    scales = bn_loss_scales(recipe, watches[0], watches, real_images)
     assert scales == pytest.approx({"test_resnet": 1.0, "test_byobnet": 2 * factor}, rel=1e-9)
     assert len(asked) == (kind == "real")
     assert abs(factor - 1) > 0.01 or kind == "none"
@@ -539,23 +543,23 @@ def test_normalisation_counts_the_statistics_of_convolutions_too(kind: str) -> N
 
 def test_a_network_without_statistics_has_no_scale() -> None:
     recipe = load_recipe("prism_reference", {"bn_normalise": "layers"})
-    watches = [watch(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
-    assert network_scales(recipe, watches[0], watches, lambda: torch.zeros(0)) == {
+    watches = [build_stat_matcher(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
+    assert bn_loss_scales(recipe, watches[0], watches, lambda: torch.zeros(0)) == {
         "test_resnet": 1.0
     }
 
 
 def test_alignment_is_not_squared() -> None:
-    seen = [Statistics(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]))]
-    targets = [Statistics(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0]))]
-    assert alignment(seen, targets, [10.0]).item() == pytest.approx(10 * (5 + 2))
+    seen = [MeanVar(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]))]
+    targets = [MeanVar(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0]))]
+    assert bn_stats_loss(seen, targets, [10.0]).item() == pytest.approx(10 * (5 + 2))
 
 
 def test_terms_without_a_weight_need_not_be_there() -> None:
     losses = {"logit/a": torch.tensor(1.0), "logit/b": torch.tensor(3.0), "bn/a": torch.tensor(5.0)}
-    assert weigh(losses, weights_of(losses, gvbsm(bn_weight=0.1), {})).item() == pytest.approx(
-        2 + 0.5
-    )
+    assert weighted_sum(
+        losses, term_weights(losses, gvbsm(bn_weight=0.1), {})
+    ).item() == pytest.approx(2 + 0.5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

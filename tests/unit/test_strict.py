@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from prism_nb.errors import UsageError
-from prism_nb.strict import Strict, read_mapping, read_yaml, write_yaml
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import StrictModel, read_mapping, read_yaml, write_yaml
 
 
-class Model(Strict):
+class Model(StrictModel):
     """A model with one field of each kind."""
 
     count: int = Field(1, ge=1)

@@ -12,16 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prism_nb.config import load_settings, read_preset
-from prism_nb.errors import UsageError
-from prism_nb.plans.squeeze import network_unit
-from prism_nb.run import Run
-from prism_nb.strict import write_yaml
-from prism_nb.study.cells import scenario_cells, search_cells, variants
-from prism_nb.study.comparison import PAIR_COLUMNS, compare_pairs, summary
-from prism_nb.study.execute import check_study
-from prism_nb.study.folder import StudyFolder
-from prism_nb.study.spec import Study, load_study, study_names
+from prism_nb.core.config import load_settings, read_preset
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import network_unit
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.execution.study import (
+    Study,
+    StudyFolder,
+    check_study,
+    grid_points,
+    load_study,
+    scenario_runs,
+    search_runs,
+    study_names,
+)
+from prism_nb.viz.study_report import PAIR_COLUMNS, compare_pairs, summary
 
 SPEC: dict[str, Any] = {
     "title": "A test",
@@ -44,7 +50,7 @@ def study_of(**changes: Any) -> Study:
 
 
 def test_every_scenario_has_a_run_per_replicate_and_they_share_their_teachers() -> None:
-    cells = scenario_cells(study_of(), {})
+    cells = scenario_runs(study_of(), {})
     assert list(cells) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [cell.settings.replicate for cell in cells.values()] == [0, 0, 1, 1]
     bindings = {network_unit(c.settings, "test_resnet").binding for c in cells.values()}
@@ -53,7 +59,7 @@ def test_every_scenario_has_a_run_per_replicate_and_they_share_their_teachers() 
 
 
 def test_a_scenario_lays_its_settings_over_the_studys() -> None:
-    cells = scenario_cells(study_of(), {})
+    cells = scenario_runs(study_of(), {})
     assert cells["a", 0].settings.ipc == 1
     assert cells["b", 0].settings.methods == ("prism",)
     assert cells["b", 0].settings.recipes == {}
@@ -63,7 +69,7 @@ def test_a_scenario_lays_its_settings_over_the_studys() -> None:
 
 def test_a_choice_reaches_the_scenarios_that_ask_for_it_and_no_others() -> None:
     chosen = {("noise", "prism"): {"lr": 0.77}, ("noise", "mine"): {"lr": 0.66}}
-    cells = scenario_cells(study_of(), chosen)
+    cells = scenario_runs(study_of(), chosen)
     assert cells["a", 1].settings.recipe_of("prism").lr == 0.77
     assert cells["a", 1].settings.recipe_of("mine").lr == 0.66
     assert cells["a", 1].settings.recipe_of("mine").tv_weight == 0.5
@@ -72,10 +78,10 @@ def test_a_choice_reaches_the_scenarios_that_ask_for_it_and_no_others() -> None:
 
 def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> None:
     study = study_of()
-    cells = search_cells(study)
+    cells = search_runs(study)
     assert list(cells) == [("noise", "prism"), ("noise", "mine")]
     for (search, method), cell in cells.items():
-        found = variants(study, search, method)
+        found = grid_points(study, search, method)
         assert [tuple(v.values()) for v in found.values()] == [
             (0.1, 0.05),
             (0.1, 0.2),
@@ -92,8 +98,8 @@ def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> 
 def test_a_search_never_scores_on_the_test_images() -> None:
     sneaky = study_of(settings={**SPEC["settings"], "score_on": "test"})
     for study in (study_of(), sneaky):
-        assert {cell.settings.score_on for cell in search_cells(study).values()} == {"tuning"}
-    assert {cell.settings.score_on for cell in scenario_cells(study_of(), {}).values()} == {"test"}
+        assert {cell.settings.score_on for cell in search_runs(study).values()} == {"tuning"}
+    assert {cell.settings.score_on for cell in scenario_runs(study_of(), {}).values()} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_a_wrong_study_is_refused_by_name(changes: dict[str, Any], message: str)
 def test_a_wrong_setting_is_refused_under_its_scenarios_name() -> None:
     wrong = study_of(searches={}, scenarios={"a": {"title": "A", "settings": {"ipcs": 3}}})
     with pytest.raises(UsageError, match="scenario a: unknown setting 'ipcs'; did you mean 'ipc'"):
-        scenario_cells(wrong, {})
+        scenario_runs(wrong, {})
 
 
 @pytest.mark.parametrize(
@@ -159,13 +165,13 @@ def test_values_of_the_wrong_kind_are_refused_by_name(
     for changes in ({"searches": {}, "scenarios": plain}, {"scenarios": SPEC["scenarios"]}):
         study = study_of(settings=settings, **changes)
         with pytest.raises(UsageError) as caught:
-            (search_cells(study), scenario_cells(study, {}))
+            (search_runs(study), scenario_runs(study, {}))
         assert message in str(caught.value)
 
 
 def test_whole_numbers_and_words_can_be_searched() -> None:
     grid = {"iterations": [2, 3], "batches": ["cross_class", "class_major"], "flip": [True]}
-    (cell, _) = search_cells(study_of(searches={"noise": {"grid": grid}})).values()
+    (cell, _) = search_runs(study_of(searches={"noise": {"grid": grid}})).values()
     recipes = [cell.settings.recipe_of(name) for name in cell.settings.methods]
     assert {(r.iterations, r.batches, r.flip) for r in recipes} == {
         (steps, batches, True) for steps in (2, 3) for batches in ("cross_class", "class_major")
@@ -183,7 +189,7 @@ def test_recipe_files_and_presets_are_found_from_the_studys_folder(tmp_path: Pat
         "replicates": 1,
     }
     (tmp_path / "s.yaml").write_text(write_yaml(spec))
-    (cell,) = scenario_cells(load_study(str(tmp_path / "s.yaml")), {}).values()
+    (cell,) = scenario_runs(load_study(str(tmp_path / "s.yaml")), {}).values()
     assert cell.settings.recipe_of("mine").lr == 0.123
 
 
@@ -198,7 +204,7 @@ def test_a_protocol_in_a_scenario_stands_for_its_values_there(tmp_path: Path) ->
     }
     path = tmp_path / "two.yaml"
     path.write_text(write_yaml(spec))
-    cells = scenario_cells(load_study(str(path)), {})
+    cells = scenario_runs(load_study(str(path)), {})
     theirs, ours = (cells[name, 0].settings for name in ("theirs", "ours"))
     assert (theirs.student_loss, theirs.student_batch, theirs.label_crop_min) == ("kl", 9, 0.08)
     assert (ours.student_loss, ours.student_batch, ours.label_epochs) == ("mse_ce", 50, 7)
@@ -232,14 +238,14 @@ def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
     wrong = study_of(searches={"noise": {"grid": {"bn_wieght": [1.0]}}})
     with pytest.raises(UsageError, match="'bn_wieght'; did you mean 'bn_weight'"):
-        search_cells(wrong)
+        search_runs(wrong)
 
 
 def test_the_studies_of_the_kit_can_be_carried_out() -> None:
     for name in study_names():
         study = load_study(name)
-        assert search_cells(study).keys() is not None
-        assert len(scenario_cells(study, {})) == len(study.scenarios) * study.replicates
+        assert search_runs(study).keys() is not None
+        assert len(scenario_runs(study, {})) == len(study.scenarios) * study.replicates
 
 
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:

@@ -9,18 +9,21 @@ import pandas as pd
 import pytest
 
 from prism_nb import notebook
-from prism_nb.figures.losses import presence_figure
-from prism_nb.figures.pairs import pair_facets
-from prism_nb.figures.study import Names, accuracy_facets, cost_figure, fidelity_figure
-from prism_nb.plans import synthesis
-from prism_nb.report.study import answer_table, verdicts
-from prism_nb.run import Run
-from prism_nb.study.comparison import compare_pairs, summary
-from prism_nb.study.folder import StudyFolder
-from prism_nb.study.spec import Study
-from prism_nb.tables import presence_table
+from prism_nb.core import unit_plan
+from prism_nb.core.run import Run
+from prism_nb.execution.study import Study, StudyFolder
+from prism_nb.viz.figures.run import teacher_usage_figure
+from prism_nb.viz.figures.study import (
+    StudyLabels,
+    accuracy_facets,
+    cost_figure,
+    fidelity_figure,
+    pair_facets,
+)
+from prism_nb.viz.study_report import compare_pairs, study_answer_table, summary, verdicts
+from prism_nb.viz.tables import bn_teacher_usage_table
 
-NAMES = Names({"prism": "PRISM", "sre2l": "SRe2L"}, {"b": "Second", "a": "First"})
+NAMES = StudyLabels({"prism": "PRISM", "sre2l": "SRe2L"}, {"b": "Second", "a": "First"})
 STUDY: dict[str, Any] = {
     "title": "T",
     "preset": "digits_quick",
@@ -67,7 +70,7 @@ def folder(tmp_path: Any) -> StudyFolder:
 
 
 def test_the_answer_marks_leaders_and_whatever_is_not_told_apart(folder: StudyFolder) -> None:
-    table = answer_table(folder, summary(RECORDS), compare_pairs(RECORDS))
+    table = study_answer_table(folder, summary(RECORDS), compare_pairs(RECORDS))
     assert list(table.columns) == ["Second", "First"]
     assert table.loc["Random real", "First"] == "91.1 ± 1.1 ●"
     assert table.loc["PRISM", "First"] == "81.0 ± 1.0"
@@ -124,18 +127,18 @@ def test_cost_pairs_seconds_with_accuracy() -> None:
 
 def test_presence_counts_the_steps_of_every_draw(run: Run) -> None:
     teams = {"every": 10, "teams": [["test_resnet"], ["test_byobnet", "test_resnet"]]}
-    for unit in synthesis.units(run, 10):
+    for unit in unit_plan.synthesis_units(run, 10):
         optimised = unit.key["method"] != "random_real"
         record = {"draws": teams, "images": 20} if optimised else {"images": 20}
         run.file(unit.marker).parent.mkdir(parents=True, exist_ok=True)
         run.finish(unit, paths=[], record=record)
     run.write_classes([{"index": i, "folder": str(i), "name": str(i)} for i in range(10)])
-    table = presence_table(run)
+    table = bn_teacher_usage_table(run)
     assert list(table.columns) == ["test_resnet", "test_byobnet"]
     assert len(table) == 2
     assert table["test_resnet"].tolist() == [100.0, 100.0]
     assert table["test_byobnet"].tolist() == [50.0, 50.0]  # ten of twenty steps
-    assert math.isclose(presence_figure(table).data[0].z[0][1], 50.0)
+    assert math.isclose(teacher_usage_figure(table).data[0].z[0][1], 50.0)
 
 
 def test_tables_of_a_study_are_told_in_titles(

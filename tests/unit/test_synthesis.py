@@ -8,16 +8,20 @@ from test_teachers import ARCHITECTURES, bn_inputs, teacher_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prism_nb.recipes import Recipe, load_recipe
-from prism_nb.synthesis.augment import View, apply_views, draw_view
-from prism_nb.synthesis.gradient import Gradient
-from prism_nb.synthesis.objective import Objective, image_priors, weigh, weights_of
-from prism_nb.synthesis.recover import recover
-from prism_nb.synthesis.scales import network_scales
-from prism_nb.synthesis.schedules import smallest_crop
-from prism_nb.synthesis.watch import watch
-from prism_nb.teachers.selection import Draws
-from prism_nb.teachers.teacher import Teacher
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.data.augment import AugParams, augment, sample_augmentation
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.loop import min_crop_area, recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import (
+    Objective,
+    bn_loss_scales,
+    build_stat_matcher,
+    image_priors,
+    term_weights,
+    weighted_sum,
+)
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 LABELS = torch.tensor([3, 1, 4, 1])
 
@@ -36,7 +40,7 @@ def recipe_of(**changes: object) -> Recipe:
 
 def objective_of(recipe: Recipe, primary: Teacher, *others: Teacher) -> Objective:
     """Make the objective of a unit in which all of these take part."""
-    watches = {teacher.name: watch(teacher, recipe) for teacher in (primary, *others)}
+    watches = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in (primary, *others)}
     return Objective(recipe, watches)
 
 
@@ -59,7 +63,7 @@ def value_of(
     """Return the scalar that such a step lowers."""
     recipe = recipe or recipe_of()
     losses = losses_of(images, primary, bn, recipe)
-    return weigh(losses, weights_of(losses, recipe, {}))
+    return weighted_sum(losses, term_weights(losses, recipe, {}))
 
 
 def literal_alignment(teacher: Teacher, images: Tensor, factor: float) -> Tensor:
@@ -143,30 +147,36 @@ def test_matching_statistics_cost_nothing() -> None:
     assert losses["bn/test_resnet"].item() == pytest.approx(0, abs=1e-9)
 
 
-def seen_through(view: View, images: Tensor) -> Tensor:
-    return apply_views(images, [view])
+def seen_through(view: AugParams, images: Tensor) -> Tensor:
+    return augment(images, [view])
 
 
 def test_a_whole_view_is_the_identity() -> None:
     images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(seen_through(View((0, 0, 16, 16)), images), images)
+    assert torch.equal(seen_through(AugParams((0, 0, 16, 16)), images), images)
 
 
 def test_a_view_crops_then_flips_then_shifts_cyclically() -> None:
     images = torch.arange(16.0).view(1, 1, 4, 4)
     whole = (0, 0, 4, 4)
-    assert seen_through(View(whole, True), images)[0, 0, 0].tolist() == [3, 2, 1, 0]
-    assert seen_through(View(whole, shift=(1, 0)), images)[0, 0, :, 0].tolist() == [12, 0, 4, 8]
-    assert seen_through(View(whole, shift=(0, 1)), images)[0, 0, 0].tolist() == [3, 0, 1, 2]
-    assert seen_through(View(whole, True, (0, 1)), images)[0, 0, 0].tolist() == [0, 3, 2, 1]
+    assert seen_through(AugParams(whole, True), images)[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert seen_through(AugParams(whole, shift=(1, 0)), images)[0, 0, :, 0].tolist() == [
+        12,
+        0,
+        4,
+        8,
+    ]
+    assert seen_through(AugParams(whole, shift=(0, 1)), images)[0, 0, 0].tolist() == [3, 0, 1, 2]
+    assert seen_through(AugParams(whole, True, (0, 1)), images)[0, 0, 0].tolist() == [0, 3, 2, 1]
     crop = functional.interpolate(images[:, :, 1:3, 2:4], size=(4, 4), mode="bilinear")
-    assert torch.allclose(seen_through(View((1, 2, 2, 2)), images), crop, atol=1e-6)
+    assert torch.allclose(seen_through(AugParams((1, 2, 2, 2)), images), crop, atol=1e-6)
 
 
 def test_drawn_views_cover_flips_and_shifts() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [
-        draw_view(32, crop_min=0.5, flip=True, roll=4, generator=generator) for _ in range(800)
+        sample_augmentation(32, crop_min=0.5, flip=True, roll=4, generator=generator)
+        for _ in range(800)
     ]
     assert abs(sum(view.flip for view in views) / 800 - 0.5) < 0.1
     assert {view.shift[0] for view in views} == {0, 1, 2, 3, 4}
@@ -176,7 +186,8 @@ def test_drawn_views_cover_flips_and_shifts() -> None:
 def test_views_without_flip_or_roll_have_none() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [
-        draw_view(32, crop_min=0.5, flip=False, roll=0, generator=generator) for _ in range(50)
+        sample_augmentation(32, crop_min=0.5, flip=False, roll=0, generator=generator)
+        for _ in range(50)
     ]
     assert not any(view.flip or any(view.shift) for view in views)
 
@@ -184,21 +195,21 @@ def test_views_without_flip_or_roll_have_none() -> None:
 BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.5))
 
 
-BOTH = Draws(100, (("test_resnet", "test_byobnet"),), ("test_resnet",))
+BOTH = TeacherSchedule(100, (("test_resnet", "test_byobnet"),), ("test_resnet",))
 
 
 def run_recover(
     recipe: Recipe,
     initial: Tensor,
     bounds: tuple[Tensor, Tensor] = BOUNDS,
-    draws: Draws = BOTH,
+    draws: TeacherSchedule = BOTH,
 ) -> Tensor:
     primary = teacher_of("test_resnet", double=initial.dtype == torch.float64)
     other = teacher_of("test_byobnet", double=initial.dtype == torch.float64)
     return recover(
         initial,
         LABELS,
-        gradient=Gradient(objective_of(recipe, primary, other)),
+        gradient=MicroBatchedBackward(objective_of(recipe, primary, other)),
         draws=draws,
         bounds=bounds,
         recipe=recipe,
@@ -217,7 +228,7 @@ def test_recover_is_adam_with_a_cosine_and_a_clamp() -> None:
     other = teacher_of("test_byobnet", double=True)
     images, first, second = initial.clone(), 0.0, 0.0
     for step in range(4):
-        view = draw_view(32, crop_min=1.0, flip=False, roll=0, generator=generator)
+        view = sample_augmentation(32, crop_min=1.0, flip=False, roll=0, generator=generator)
         images.requires_grad_()
         objective = literal_objective(seen_through(view, images), primary, [primary, other], 0.3)
         (gradient,) = torch.autograd.grad(objective, images)
@@ -261,13 +272,13 @@ def test_recover_lowers_the_objective() -> None:
 def test_teams_take_turns_within_a_unit() -> None:
     torch.manual_seed(4)
     initial = torch.randn(4, 3, 32, 32)
-    turns = Draws(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
+    turns = TeacherSchedule(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
     seen: list[set[str]] = []
     recipe = recipe_of(iterations=6)
     recover(
         initial,
         LABELS,
-        gradient=Gradient(
+        gradient=MicroBatchedBackward(
             objective_of(recipe, teacher_of("test_resnet"), teacher_of("test_byobnet"))
         ),
         draws=turns,
@@ -285,7 +296,7 @@ def test_the_crop_curriculum_falls_from_one_to_the_floor(schedule: str) -> None:
     for step in (0, 1, 1000, 2000, 3999):
         expected = 0.08 + 0.92 * (1 + math.cos(math.pi * step / 4000)) / 2
         floor = 0.08 if schedule == "fixed" else expected
-        assert smallest_crop(recipe, step) == pytest.approx(floor)
+        assert min_crop_area(recipe, step) == pytest.approx(floor)
 
 
 def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
@@ -313,7 +324,7 @@ def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
     losses |= {name: value.float() for name, value in priors.items()}
     losses["density/images"] = torch.tensor(7.0)
     recipe = recipe_of(bn_weight=0.5, tv_weight=0.1, l2_weight=0.01, density_weight=0.2)
-    total = weigh(losses, weights_of(losses, recipe, {"b": 3.0}))
+    total = weighted_sum(losses, term_weights(losses, recipe, {"b": 3.0}))
     expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"] + 1.4
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -335,8 +346,8 @@ def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
 
     def scales(kind: str, **weights: float) -> dict[str, float]:
         recipe = recipe_of(bn_normalise=kind, bn_weights=weights)
-        watches = [watch(teacher, recipe) for teacher in (primary, other)]
-        return network_scales(recipe, watches[0], watches, lambda: real)
+        watches = [build_stat_matcher(teacher, recipe) for teacher in (primary, other)]
+        return bn_loss_scales(recipe, watches[0], watches, lambda: real)
 
     assert scales("none") == {"test_resnet": 1.0, "test_byobnet": 1.0}
     assert scales("none", test_byobnet=0.5)["test_byobnet"] == 0.5

@@ -8,18 +8,16 @@ import torch
 from hypothesis import given, settings, strategies
 from torch import Tensor, nn
 
-from prism_nb.data.digits import Digits
-from prism_nb.errors import UsageError
-from prism_nb.recipes import load_recipe, require_pool
-from prism_nb.teachers.accuracy import accuracy
-from prism_nb.teachers.inspection import count_flops, inspect_network
-from prism_nb.teachers.networks import build_network, require_fit, source_of
-from prism_nb.teachers.selection import Draws, plan_draws
-from prism_nb.teachers.squeeze import train_network
-from prism_nb.teachers.squeeze_plan import SqueezePlan
-from prism_nb.teachers.teacher import PixelSpace, Teacher, require_bn
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import check_pool, load_recipe
+from prism_nb.data.small import Digits
+from prism_nb.models.metrics import accuracy
+from prism_nb.models.teacher import PreprocessConfig, Teacher, check_bn
+from prism_nb.models.train import SqueezeConfig, train_network
+from prism_nb.models.zoo import build_network, check_forward, count_flops, network_info, source_of
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule, sample_schedule
 
-GREY = PixelSpace((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
+GREY = PreprocessConfig((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
 ARCHITECTURES = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0")
 
 
@@ -30,7 +28,7 @@ def teacher_of(name: str, *, size: int = 32, double: bool = False) -> Teacher:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    space = PixelSpace(GREY.mean, GREY.std, size)
+    space = PreprocessConfig(GREY.mean, GREY.std, size)
     teacher = Teacher(name, network, own=space, canonical=space)
     return teacher.double() if double else teacher
 
@@ -102,7 +100,7 @@ def test_the_same_pixel_space_is_the_identity() -> None:
 
 
 def test_another_pixel_space_is_converted_from_the_canonical_one() -> None:
-    own = PixelSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32)
+    own = PreprocessConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32)
     network = build_network("test_resnet", classes=10, image_size=32)
     teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
     pixels = torch.rand(2, 3, 32, 32)
@@ -113,7 +111,7 @@ def test_another_pixel_space_is_converted_from_the_canonical_one() -> None:
 
 
 def test_another_size_is_resized() -> None:
-    own = PixelSpace(GREY.mean, GREY.std, 48)
+    own = PreprocessConfig(GREY.mean, GREY.std, 48)
     network = build_network("test_resnet", classes=10, image_size=48)
     teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
     assert teacher.adapt(torch.randn(2, 3, 32, 32)).shape == (2, 3, 48, 48)
@@ -132,13 +130,13 @@ def test_a_network_without_bn_is_refused_as_bn_teacher(name: str) -> None:
     size = 64 if name == "alexnet" else 32
     network = build_network(name, classes=10, image_size=size)
     with pytest.raises(UsageError, match=f"{name}.*no BN layers"):
-        require_bn(name, network)
+        check_bn(name, network)
 
 
 def test_bn_without_running_statistics_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     with pytest.raises(UsageError, match="running statistics"):
-        require_bn("mine", network)
+        check_bn("mine", network)
 
 
 def test_an_unknown_network_names_the_nearest() -> None:
@@ -149,20 +147,20 @@ def test_an_unknown_network_names_the_nearest() -> None:
 def test_a_network_that_cannot_take_the_size_is_refused() -> None:
     network = build_network("alexnet", classes=10, image_size=32)
     with pytest.raises(UsageError, match="alexnet.*cannot take 32-pixel"):
-        require_fit("alexnet", network, classes=10, image_size=32)
+        check_forward("alexnet", network, classes=10, image_size=32)
 
 
 def test_a_network_that_gives_no_plain_logits_is_refused() -> None:
     network = build_network("test_resnet", classes=10, image_size=32)
     with pytest.raises(UsageError, match="does not give one row of 9 logits"):
-        require_fit("test_resnet", network, classes=9, image_size=32)
+        check_forward("test_resnet", network, classes=9, image_size=32)
 
 
 def test_trying_a_network_out_leaves_it_and_the_global_generator_as_they_were() -> None:
     network = build_network("test_byobnet", classes=10, image_size=32)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     state = torch.random.get_rng_state()
-    require_fit("test_byobnet", network, classes=10, image_size=32)
+    check_forward("test_byobnet", network, classes=10, image_size=32)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
@@ -227,7 +225,7 @@ def test_published_bn_counts() -> None:
     }
     for name, counts in expected.items():
         network = build_network(name, classes=10, image_size=64)
-        facts = inspect_network(name, network, image_size=64)
+        facts = network_info(name, network, image_size=64)
         assert (facts.bn_layers, facts.bn_channels) == counts
 
 
@@ -239,10 +237,10 @@ def test_flops_of_one_convolution_count_two_per_multiply_add() -> None:
 POOL = ("a", "b", "c", "d", "e")
 
 
-def draws(*, seed: int = 0, **changes: object) -> Draws:
+def draws(*, seed: int = 0, **changes: object) -> TeacherSchedule:
     values = {"iterations": 8000, "redraw_every": 1, "selection": "intra", **changes}
     recipe = load_recipe("prism", values)
-    return plan_draws(recipe, "a", POOL, torch.Generator().manual_seed(seed))
+    return sample_schedule(recipe, "a", POOL, torch.Generator().manual_seed(seed))
 
 
 def test_draws_have_the_published_number_of_extras() -> None:
@@ -258,7 +256,7 @@ def test_the_published_program_draws_once_for_a_unit_with_the_published_shares()
     recipe, generator = load_recipe("prism_reference"), torch.Generator().manual_seed(0)
     extras: Counter[int] = Counter()
     for _ in range(4000):
-        drawn = plan_draws(recipe, "a", POOL, generator)
+        drawn = sample_schedule(recipe, "a", POOL, generator)
         assert len(drawn.teams) == 1
         assert drawn.at(0) is drawn.at(3999)
         assert drawn.at(0)[0] == "a"
@@ -366,10 +364,10 @@ def test_a_recipe_that_the_pool_cannot_serve_is_refused(
     changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        require_pool("mine", load_recipe("prism", changes), "a", POOL)
+        check_pool("mine", load_recipe("prism", changes), "a", POOL)
 
 
-PLAN = SqueezePlan(epochs=4, batch=64, lr=3e-3, shift=2, seed=5)
+PLAN = SqueezeConfig(epochs=4, batch=64, lr=3e-3, shift=2, seed=5)
 
 
 def test_training_learns_repeats_and_leaves_the_global_generator_alone() -> None:

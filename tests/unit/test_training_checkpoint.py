@@ -13,23 +13,23 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from prism_nb.artifacts.contents import content_digest
-from prism_nb.config import digest
-from prism_nb.training.checkpoint import Checkpoint, Training
+from prism_nb.core.config import short_hash
+from prism_nb.core.hashing import hash_tensors
+from prism_nb.models.checkpoint import Checkpoint, TrainerState
 
 KEY = "prism-nb checkpoint 2"
 PROGRESS = {"epoch": 3, "rows": [{"loss": 0.1 + 0.2}], 10: "number", 9: None}
 Tensors = dict[str, Tensor]
 
 
-def training(seed: int) -> Training:
+def training(seed: int) -> TrainerState:
     """Return a network that has taken a step."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.1)
     network(torch.randn(4, 6)).square().sum().backward()
     optimiser.step()
-    return Training({"network": network}, optimiser, torch.device("cpu"))
+    return TrainerState({"network": network}, optimiser, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def write(path: Path, tensors: Tensors, entry: Any) -> None:
 
 
 def equal(one: Tensors, other: Tensors) -> bool:
-    return content_digest(one) == content_digest(other)
+    return hash_tensors(one) == hash_tensors(other)
 
 
 def assert_begins_anew(path: Path) -> None:
@@ -116,7 +116,7 @@ def test_whole_files_of_another_form_leave_the_work_as_it_was(path: Path, harm: 
     tensors, entry = read(path)
     HARMS[harm](tensors)
     stated = {name: entry[name] for name in ("binding", "progress")}
-    write(path, tensors, {**stated, "digest": digest([stated, content_digest(tensors)])})
+    write(path, tensors, {**stated, "digest": short_hash([stated, hash_tensors(tensors)])})
     assert_begins_anew(path)
 
 

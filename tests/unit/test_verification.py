@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from image_sets import begin_run
 
-from prism_nb import files, pipeline, verification
-from prism_nb.artifacts import labels
-from prism_nb.errors import PrismError
-from prism_nb.run import Run
-from prism_nb.verification import Finding, clean, verify_run
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.evaluation import label_store
+from prism_nb.execution import pipeline, verify
+from prism_nb.execution.verify import Finding, clean, verify_run
 
 IMAGE = "synthesis/random_real/images/00003/00003_0001.png"
 
@@ -62,7 +63,7 @@ def test_changed_image_is_damage_and_makes_what_it_feeds_no_staler_than_it_is(ru
 
 
 def test_image_that_no_unit_has_made_is_a_stray(run: Run) -> None:
-    files.write_bytes(run.file("synthesis/random_real/images/00003/00003_0002.png"), b"x")
+    fileio.write_bytes(run.file("synthesis/random_real/images/00003/00003_0002.png"), b"x")
     assert found(run) == [("stray", "synthesis/random_real/images/00003/00003_0002.png")]
 
 
@@ -70,7 +71,7 @@ def test_other_class_order_is_damage_that_names_the_class(run: Run) -> None:
     path = run.file("classes.json")
     order = json.loads(path.read_text())
     order[4]["name"] = "nine"
-    files.write_json(path, order)
+    fileio.write_json(path, order)
     finding = next(each for each in verify_run(run).findings if each.where == "classes.json")
     assert finding.kind == "damaged"
     assert "class 4 is {'folder': '4', 'index': 4, 'name': 'nine'} here" in finding.what
@@ -94,7 +95,7 @@ def test_labels_are_verified_where_the_dataset_is_not_at_hand(
     def gone(_: object) -> None:
         raise PrismError("the disk is not there")
 
-    for module in (verification, labels):
+    for module in (verify, label_store):
         monkeypatch.setattr(module, "open_dataset", gone)
     assert found(run) == [("not checked", "classes.json")]
 
@@ -107,7 +108,7 @@ def test_leftovers_are_harmless_and_cleaned(run: Run) -> None:
     os.utime(part, (1, 1))
     dead = {"host": "elsewhere", "space": "s", "process": 1, "begun": "1", "token": "t"}
     lease = run.file("locks/labels/random_real.json")
-    files.write_json(lease, dead)
+    fileio.write_json(lease, dead)
     os.utime(lease, (1, 1))
     assert [kind for kind, _ in found(run)] == ["leftover", "leftover"]
     assert verify_run(run).damages == 0
@@ -132,8 +133,8 @@ def test_what_cannot_be_removed_is_named(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_pieces_of_labels_that_are_whole_are_left_over(run: Run) -> None:
     piece = run.file("labels/random_real/pieces/epochs0000-0001.json")
-    files.write_json(piece, {})
-    files.write_json(run.file("labels/another/pieces/epochs0000-0001.json"), {})  # at work
+    fileio.write_json(piece, {})
+    fileio.write_json(run.file("labels/another/pieces/epochs0000-0001.json"), {})  # at work
     assert clean(run) == 1
     assert not piece.exists()
 
@@ -156,7 +157,7 @@ def test_class_order_that_cannot_be_compared_is_said(
     def gone(_: object) -> None:
         raise PrismError("the disk is not there")
 
-    monkeypatch.setattr(verification, "open_dataset", gone)
+    monkeypatch.setattr(verify, "open_dataset", gone)
     finding = verify_run(run).findings[0]
     assert finding.kind == "not checked"
     assert "the disk is not there" in finding.what

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism_nb.data.described import DescribedDataset, Numbers
-from prism_nb.pools import pool_names, read_pool
-from prism_nb.teachers.checkpoints import serialise
-from prism_nb.teachers.networks import architecture_of, build_network, require_fit
-from prism_nb.teachers.pool import canonical_space
-from prism_nb.teachers.pretrained import open_pretrained
-from prism_nb.teachers.taking import note_of
-from prism_nb.training.checkpoint import Training
-from prism_nb.training.weights import load_weights
+from prism_nb.core.presets import pool_names, read_pool
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
+from prism_nb.models.checkpoint import TrainerState
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.pretrained import open_pretrained
+from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import architecture_of, build_network, check_forward, load_weights
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -26,14 +25,16 @@ NETWORKS = sorted(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_of_a_pool_is_tried_out_kept_and_taken(name: str, tmp_path: Path) -> None:
-    few = DescribedDataset("few", Numbers(3, 6, 6), SIZE)
+    few = ShapeOnlyDataset("few", DatasetSizes(3, 6, 6), SIZE)
     torch.manual_seed(0)
     network = build_network(name, classes=3, image_size=SIZE)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    require_fit(name, network, classes=3, image_size=SIZE)
+    check_forward(name, network, classes=3, image_size=SIZE)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     file = tmp_path / "w.safetensors"
-    file.write_bytes(serialise(network.state_dict(), note_of(few, canonical_space(few))))
+    file.write_bytes(
+        to_safetensors(network.state_dict(), weights_metadata(few, dataset_preprocess(few)))
+    )
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():
         again = open_pretrained(f"{name}@{file}", few).network(images)
@@ -43,7 +44,7 @@ def test_every_network_of_a_pool_is_tried_out_kept_and_taken(name: str, tmp_path
 def test_a_training_goes_on_with_a_network_that_asks_for_its_version() -> None:
     one, other = (build_network("mnasnet0_5", classes=3, image_size=32) for _ in "ab")
     states = [
-        Training({"student": network}, torch.optim.SGD(network.parameters()), CPU)
+        TrainerState({"student": network}, torch.optim.SGD(network.parameters()), CPU)
         for network in (one, other)
     ]
     states[1].restore(states[0].tensors())

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism_nb.errors import UsageError
-from prism_nb.pipeline import stage_units
-from prism_nb.run import Run
-from prism_nb.settings import Settings
-from prism_nb.teachers.networks import build_network
-from prism_nb.widgets import TeacherPicker
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.execution.pipeline import stage_units
+from prism_nb.models.zoo import build_network
+from prism_nb.viz.widgets.teacher_picker import TeacherPicker
 
 
 @pytest.fixture

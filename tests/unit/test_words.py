@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prism_nb.words import value_words
+from prism_nb.core.text import format_value
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from prism_nb.words import value_words
     ],
 )
 def test_values_in_words(value: Any, words: str) -> None:
-    assert value_words(value) == words
+    assert format_value(value) == words

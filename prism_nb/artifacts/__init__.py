@@ -1,1 +1,0 @@
-"""What one stage leaves in the run for the next: images, views and labels, and how to read them."""

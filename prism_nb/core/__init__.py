@@ -1,0 +1,1 @@
+"""Settings, recipes and presets, the run directory, units, locks and events."""

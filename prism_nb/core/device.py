@@ -1,0 +1,192 @@
+"""The device that a run works on, chosen when work begins and never at import."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import resource
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from prism_nb.core.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the `device` setting into a device; `auto` takes a CUDA GPU where there is one.
+
+    Raises:
+        UsageError: A CUDA device was asked for that this machine does not have.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(
+            f"device {name!r} was asked for, but PyTorch sees {count} CUDA devices here; "
+            "use device auto or cpu, or install a PyTorch built for your driver"
+        )
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Check that a device computes in a precision.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if precision == "bf16":
+        fits = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+    else:
+        fits = precision == "fp32" or (
+            device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
+    if not fits:
+        raise UsageError(f"precision {precision} was asked for, but {device} lacks it; use fp32")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Check that networks can be compiled for a device.
+
+    Raises:
+        UsageError: What the compiler needs is not there.
+    """
+    if device.type == "cuda":
+        missing = None if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        compiler = os.environ.get("CXX")
+        found = any(shutil.which(name) for name in [compiler, "g++", "clang++"] if name)
+        missing = None if found else "a C++ compiler"
+    if missing:
+        raise UsageError(
+            f"engine compiled needs {missing}, which is not here; install it or use engine eager"
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out; only some of them are of that type."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def half_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Return a context in which networks compute in bfloat16 where `precision` says so."""
+    kind = "cpu" if device.type == "meta" else device.type  # no autocast, and no values either
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
+    """Let a GPU's float32 products be what `precision` says, and put it back afterwards.
+
+    PyTorch rounds the inputs of float32 convolutions to TF32 unless told otherwise.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    chosen = "tf32" if precision == "tf32" else "ieee"
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = chosen
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+@contextmanager
+def num_threads(count: int | None = None) -> Iterator[None]:
+    """Let PyTorch compute with so many threads, if any are named, and give it its own back.
+
+    Results depend on their number to the last bit, so nobody may leave another one behind.
+    """
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while, and put them back afterwards.
+
+    For what draws from them and takes no generator: initial weights, dropout, `randperm`.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def benchmark(
+    device: torch.device, work: Callable[[], object], *, times: int = 3, patience: float = 1.0
+) -> float:
+    """Return the median time of some work on a device, after one time that warms up.
+
+    Work that takes longer than `patience` seconds is done once more and no further, since little
+    else then disturbs it.
+    """
+    seconds: list[float] = []
+    while len(seconds) <= times and (len(seconds) < 2 or sum(seconds) < patience):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
+
+
+_TIMED_PIXELS = 4 * 224 * 224  # of the images that a CPU is timed with
+
+
+def timing_batch_size(device: torch.device, count: int, *, size: int) -> int:
+    """Return with how many of `count` images of a side work is timed, at least 2 of them.
+
+    A GPU is timed with them all, since it is not busy with few; a CPU with as many as keep it
+    busy, and the seconds of an image are then taken to be the same.
+    """
+    if device.type != "cpu":
+        return count
+    return min(count, max(2, _TIMED_PIXELS // size**2))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has held: on a GPU its tensors, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def disable_malloc_trim() -> None:
+    """Let this process reuse large blocks of memory; for good, and only where glibc gives them.
+
+    By default glibc hands every large tensor back to the system, which fills the next one with
+    zeros, page by page: that takes several times as long as most arithmetic on it.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)

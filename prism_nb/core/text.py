@@ -1,0 +1,35 @@
+"""Values as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DASH = "–"
+
+
+def format_value(value: Any) -> str:
+    """Return a plain value for readers: yes or no, names with commas, a dash for nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(item) for item in value) or DASH
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {format_value(v)}" for k, v in value.items()) or DASH
+    return DASH if value is None else str(value)
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return a length of time for people, from seconds to days."""
+    if seconds is None:
+        return "not measured"
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def format_bytes(value: int | None) -> str:
+    """Return bytes for people, in MB or GB."""
+    if value is None:
+        return "not measured"
+    return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"

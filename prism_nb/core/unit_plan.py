@@ -1,0 +1,343 @@
+"""The units of the squeeze: one per network, and one per network's convolution statistics."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from prism_nb.core.config import short_hash
+from prism_nb.core.recipe import IMPORT_ONLY_FIELDS
+from prism_nb.core.run import Run
+from prism_nb.core.settings import (
+    REFERENCE,
+    DataSettings,
+    EvaluationSettings,
+    LabelSettings,
+    Settings,
+    SqueezeSettings,
+)
+from prism_nb.core.units import (
+    ImageBatch,
+    Unit,
+    class_major,
+    class_wise,
+    cross_class,
+    is_pretrained_name,
+    slug,
+)
+
+_BATCHES = ("squeeze_batch", "squeeze_shift", "squeeze_crop_min", "squeeze_flip", "squeeze_views")
+
+
+def squeeze_units(run: Run, classes: int) -> list[Unit]:
+    """Return one unit per network of the run, then the statistics that some method asks for."""
+    settings = run.settings
+    wanted = dict.fromkeys(
+        (network, recipe.conv_patch)
+        for recipe in map(settings.recipe_of, settings.methods)
+        if recipe.statistics == "bn_conv"
+        for network in recipe.watched(settings.primary, settings.teachers)
+    )
+    return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
+
+
+def network_units(settings: Settings) -> list[Unit]:
+    """Return the units that provide the networks: the pool, then the observers."""
+    return [network_unit(settings, name) for name in settings.networks]
+
+
+def network_unit(settings: Settings, name: str) -> Unit:
+    """Return the unit that trains one network; it does not depend on the rest of the pool.
+
+    Of a network with weights it takes them, and depends on nothing that training does.
+    """
+    stem = slug(name)
+    groups = (DataSettings,) if is_pretrained_name(name) else (DataSettings, SqueezeSettings)
+    binding = settings.section(*groups)
+    binding.pop("observers", None)
+    return Unit(
+        stage="teachers",
+        name=name,
+        marker=f"teachers/units/{stem}.json",
+        binding=short_hash({**binding, "network": name}),
+        key={"network": name, "weights": f"teachers/{stem}.safetensors"},
+    )
+
+
+def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
+    """Return the unit that measures the inputs of a network's convolutions on the real images."""
+    network = network_unit(settings, name)
+    how: dict[str, object] = {"network": network.binding, "patch": patch}
+    if is_pretrained_name(name):  # it depends on the squeeze by its batches alone
+        how["squeeze"] = {name: getattr(settings, name) for name in _BATCHES}
+    stem = f"{slug(name)}.conv{patch}"
+    return Unit(
+        stage="teachers",
+        name=f"{name}, convolution statistics",
+        marker=f"teachers/units/{stem}.json",
+        binding=short_hash(how),
+        key={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
+        inputs=(network.marker,),
+    )
+
+
+_LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
+_WORDS = {"title", "paper", "lacks"}
+
+
+def synthesis_units(run: Run, classes: int) -> list[Unit]:
+    """Return the units of every method of the run."""
+    return [unit for method in run.settings.methods for unit in method_units(run, method, classes)]
+
+
+def method_units(run: Run, method: str, classes: int) -> list[Unit]:
+    """Return the units of one method."""
+    settings = run.settings
+    binding = method_fingerprint(settings, method)
+    inputs = tuple(unit.marker for unit in _teacher_units(settings, method))
+    return [
+        Unit(
+            stage="synthesis",
+            name=f"{method}/{batch.name}",
+            marker=f"synthesis/{method}/units/{batch.name}.json",
+            binding=binding,
+            key={"method": method, "slots": batch.slots, "classes": batch.classes},
+            inputs=inputs,
+        )
+        for batch in method_batches(settings, method, classes)
+    ]
+
+
+def method_batches(settings: Settings, method: str, classes: int) -> list[ImageBatch]:
+    """Return the batches of a method, one per unit."""
+    recipe = settings.recipe_of(method)
+    form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
+    return form(classes, settings.ipc, settings.batch_size)
+
+
+def batch_of(unit: Unit) -> ImageBatch:
+    """Return the batch that a synthesis unit makes."""
+    return ImageBatch(tuple(unit.key["slots"]), tuple(unit.key["classes"]))
+
+
+def image_path(method: str, class_index: int, slot: int) -> str:
+    """Return where an image lies in a run, so that ImageFolder finds classes in order."""
+    return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{slot:04d}.png"
+
+
+def synthesis_networks(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return every network that may take part in a method's synthesis, the primary first."""
+    return settings.recipe_of(method).networks(settings.primary, settings.teachers)
+
+
+def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
+    """Return the networks whose statistics a method may read."""
+    return settings.recipe_of(method).watched(settings.primary, settings.teachers)
+
+
+def chosen_compile(run: Run) -> str:
+    """Return the engine of a run: as set, else as decided, else `eager`."""
+    if run.settings.engine != "auto":
+        return run.settings.engine
+    decided = run.manifest().get("engine")
+    choice = decided.get("choice") if isinstance(decided, dict) else None
+    return "compiled" if choice == "compiled" else "eager"
+
+
+def _teacher_units(settings: Settings, method: str) -> list[Unit]:
+    """Return the units whose files a method's synthesis reads."""
+    units = [network_unit(settings, name) for name in synthesis_networks(settings, method)]
+    recipe = settings.recipe_of(method)
+    if recipe.statistics == "bn_conv":
+        units += [
+            statistics_unit(settings, name, recipe.conv_patch)
+            for name in stat_networks(settings, method)
+        ]
+    return units
+
+
+def method_fingerprint(settings: Settings, method: str) -> str:
+    """Digest what a method's images depend on, and nothing else."""
+    recipe = settings.recipe_of(method)
+    # What only an import reads is left out elsewhere, where it could decide nothing.
+    silent = _WORDS if recipe.images == "imported" else _WORDS | set(IMPORT_ONLY_FIELDS)
+    return short_hash(
+        {
+            "method": method,
+            "recipe": {k: v for k, v in recipe.plain().items() if k not in silent},
+            "data": settings.section(DataSettings),
+            "layout": [settings.ipc, settings.batch_size, settings.replicate],
+            "precision": settings.precision,
+            "roles": recipe.roles(settings.primary, settings.teachers),
+            "networks": [unit.binding for unit in _teacher_units(settings, method)],
+        }
+    )
+
+
+SHARD_EPOCHS = 10_000  # views that are labelled together: an ensemble gives them one scale
+
+
+def relabel_units(run: Run, classes: int) -> list[Unit]:
+    """Return one unit per method."""
+    return [label_unit(run, method, classes) for method in run.settings.methods]
+
+
+def label_unit(run: Run, method: str, classes: int) -> Unit:
+    """Return the unit that labels one method's images."""
+    settings = run.settings
+    networks = [network_unit(settings, name) for name in settings.labellers]
+    images = method_units(run, method, classes)
+    return Unit(
+        stage="labels",
+        name=method,
+        marker=f"labels/{method}/unit.json",
+        binding=label_fingerprint(settings, method, classes * settings.ipc),
+        key={"method": method},
+        inputs=tuple(unit.marker for unit in [*networks, *images]),
+    )
+
+
+def label_shards(run: Run, unit: Unit, count: int) -> list[Unit]:
+    """Cut the labelling of one method's images into units of some epochs each.
+
+    Args:
+        run: The run.
+        unit: The unit that labels them all.
+        count: The most pieces; none are cut where one would do, or nothing is stored.
+    """
+    epochs = len(label_paths(run.settings, unit.key["method"]))
+    size = -(-epochs // max(1, count))
+    begins = range(0, epochs, size or 1)
+    ranges = [(begin, min(begin + size, epochs)) for begin in begins] if len(begins) > 1 else []
+    return [_piece(unit, begin, end) for begin, end in ranges]
+
+
+def _piece(unit: Unit, begin: int, end: int) -> Unit:
+    stem = f"epochs{begin:04d}-{end - 1:04d}"
+    return Unit(
+        stage=unit.stage,
+        name=f"{unit.name}/{stem}",
+        marker=f"labels/{unit.name}/pieces/{stem}.json",
+        binding=short_hash([unit.binding, begin, end]),
+        key={**unit.key, "epochs": [begin, end]},
+        inputs=unit.inputs,
+        part_of=unit.name,
+    )
+
+
+def label_path(method: str, epoch: int) -> str:
+    """Return where an epoch's labels lie in a run."""
+    return f"labels/{method}/epoch_{epoch:04d}.safetensors"
+
+
+def label_paths(settings: Settings, method: str) -> list[str]:
+    """Return every label file of a method; none, where labels are not stored."""
+    epochs = settings.label_epochs if settings.labels == "stored" else 0
+    return [label_path(method, epoch) for epoch in range(epochs)]
+
+
+def label_fingerprint(settings: Settings, method: str, count: int) -> str:
+    """Digest what the labels of a method's images, so many, depend on."""
+    values = settings.section(LabelSettings)
+    del values["label_teachers"]
+    if settings.label_format != "top_k":
+        del values["label_top_k"]
+    bound: dict[str, Any] = {
+        "images": method_fingerprint(settings, method),
+        "settings": values,
+        "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
+        "networks": [network_unit(settings, name).binding for name in settings.labellers],
+    }
+    return short_hash({**bound, "block": SHARD_EPOCHS} if count > SHARD_EPOCHS else bound)
+
+
+_ASKED = ("students", "student_seeds", "treatments", "ceiling")  # which units, not how
+
+
+def is_hard(settings: Settings, treatment: str) -> bool:
+    """Return whether a treatment teaches the true classes."""
+    return settings.labels == "hard" or treatment.startswith("hard")
+
+
+def is_plain(treatment: str) -> bool:
+    """Return whether a treatment shows images as they are."""
+    return treatment.endswith("plain")
+
+
+def student_units(run: Run, classes: int) -> list[Unit]:
+    """Return the units of every method, treatment, student and seed."""
+    settings = run.settings
+    pairs = [(method, way) for method in settings.methods for way in settings.treatments]
+    pairs += [(REFERENCE, "hard")] if settings.ceiling else []
+    return [
+        student_unit(run, method, treatment, student, seed, classes)
+        for method, treatment in pairs
+        for student in settings.students
+        for seed in range(settings.student_seeds)
+    ]
+
+
+def student_unit(
+    run: Run, method: str, treatment: str, student: str, seed: int, classes: int
+) -> Unit:
+    """Return the unit that trains one student, on all real images where the method is those."""
+    way = "" if treatment == "protocol" else f"-{treatment}"
+    name = f"{method}/{slug(student)}{way}-seed{seed}"
+    key = {"method": method, "treatment": treatment, "student": student, "seed": seed}
+    source, inputs = _source(run, method, classes)
+    return Unit(
+        stage="evaluation",
+        name=name,
+        marker=f"evaluation/{name}/unit.json",
+        binding=short_hash({**key, "settings": _how(run.settings), "source": source}),
+        key={**key, "folder": f"evaluation/{name}"},
+        inputs=inputs,
+    )
+
+
+def _source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
+    """Return what a student's images and labels depend on, and the markers of what it reads."""
+    if method == REFERENCE:
+        views = run.settings.section(DataSettings, LabelSettings)
+        return [views, run.settings.replicate], ()
+    labels = label_unit(run, method, classes)
+    return labels.binding, (labels.marker, *labels.inputs)
+
+
+def _how(settings: Settings) -> dict[str, Any]:
+    values = settings.section(EvaluationSettings)
+    return {name: value for name, value in values.items() if name not in _ASKED}
+
+
+def diversity_units(run: Run, classes: int) -> list[Unit]:
+    """Return the reference's unit, then one per method."""
+    return [diversity_unit(run, name, classes) for name in (REFERENCE, *run.settings.methods)]
+
+
+def diversity_unit(run: Run, name: str, classes: int) -> Unit:
+    """Return the unit that measures a method, or the real images under `REFERENCE`."""
+    settings = run.settings
+    spaces = [network_unit(settings, network) for network in settings.feature_spaces]
+    teachers = [network_unit(settings, network) for network in settings.teachers]
+    real = name == REFERENCE
+    images = [] if real else method_units(run, name, classes)
+    source = (
+        [settings.section(DataSettings), settings.ipc]
+        if real
+        else method_fingerprint(settings, name)
+    )
+    return Unit(
+        stage="diversity",
+        name=name,
+        marker=f"diversity/{name}.json",
+        binding=short_hash(
+            {
+                "images": source,
+                "networks": [unit.binding for unit in spaces],
+                "teachers": [unit.binding for unit in teachers],
+                "real_per_class": settings.real_per_class,
+            }
+        ),
+        key={"method": name},
+        inputs=tuple(dict.fromkeys(unit.marker for unit in [*spaces, *teachers, *images])),
+    )

@@ -1,0 +1,193 @@
+"""Strict models and the YAML that fills them: nothing is guessed, nothing unknown is ignored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prism_nb.core.errors import UsageError, suggest
+
+_LARGEST = 2**20  # characters of a file; a list of 20,000 classes takes a quarter of that
+_SHOWN = 200  # characters of a value that a message repeats, at most
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown keys and never converts between types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str) -> Self:
+        """Build the model from plain values.
+
+        Args:
+            values: Names and plain values (numbers, text, lists, dicts, None).
+            where: What the values are, for the message ("preset digits", "--set").
+
+        Raises:
+            UsageError: Unknown name, wrong type or value out of range, each of them named; or, if
+                there is none, the first contradiction between values.
+        """
+        try:
+            # Through JSON, where strict mode accepts a list for a tuple but no text for a number.
+            text = json.dumps(values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{where}: {error}; use numbers, text, lists and dicts only") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            lines = [_explain(cls, problem) for problem in error.errors()]
+            raise UsageError(f"{where}: " + "; ".join(lines)) from None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the values as JSON would hold them."""
+        return self.model_dump(mode="json")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _explain(model: type[_Model], problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; {suggest(name, model.model_fields)}"
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        whole, place = name.rsplit(".", 1)
+        return f"{whole}: value {int(place) + 1} is missing"
+    message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
+    message = message.replace("an object", "a mapping of names")
+    if problem["type"] in {"missing", "value_error"}:
+        return f"{name}: {message}" if problem["loc"] else message
+    return f"{name}: {message}, got {_brief(repr(problem['input']))}"
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+class _AliasError(yaml.YAMLError):
+    """A value that stands for one written elsewhere; the message says which and where."""
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose scalars mean what they look like: 1e-3 is a number, 'on' and 010 are text.
+
+    PyYAML follows YAML 1.1, where 1e-3 is text, `on` is True and 010 is 8.
+    A key that stands twice is an error instead of a silent last word. Aliases are errors too:
+    ten lines of aliases of aliases stand for more values than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise _AliasError(f"line {alias.start_mark.line + 1} holds the alias *{alias.anchor}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        counts = Counter(key for key in keys if isinstance(key, Hashable))
+        doubled = sorted(str(key) for key, count in counts.items() if count > 1)
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {', '.join(doubled)} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+class _YamlOut(yaml.SafeDumper):
+    """Writes what `_Yaml` reads: text that looks like a number is quoted, nothing is an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_SCALARS = (
+    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?",
+        list("-+.0123456789"),
+    ),
+)
+for _side in (_Yaml, _YamlOut):
+    _side.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _SCALARS:
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first
+        )
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """Read one YAML document safely.
+
+    Raises:
+        UsageError: The text is not valid YAML, or uses an alias; the message gives the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Yaml)  # noqa: S506 (a SafeLoader)
+    except _AliasError as error:
+        raise UsageError(
+            f"{where}: {error}, and aliases are not read, since they could stand for endless "
+            "values; write out what it stands for"
+        ) from None
+    except (LookupError, AttributeError):  # what PyYAML makes of `!!bool x`, without a place
+        raise UsageError(f"{where} is not valid YAML: a tag does not fit its value") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def read_text(path: Path, *, where: str) -> str:
+    """Read a text file of the size that settings have.
+
+    Raises:
+        UsageError: It cannot be read, is no text, or is larger.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from None
+    if len(text) > _LARGEST:
+        raise UsageError(f"{where} is not read: it is larger than 1 MiB; keep settings alone in it")
+    return text
+
+
+def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
+    """Read a YAML file that holds names and values.
+
+    Raises:
+        UsageError: It cannot be read, is not valid YAML, or holds something else.
+    """
+    values = read_yaml(read_text(path, where=where), where=where)
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} must hold lines of `name: value`")
+    return values
+
+
+def read_lines(path: Path, *, where: str) -> list[str]:
+    """Read the lines of a text file, without empty ones and those that begin with `#`.
+
+    Raises:
+        UsageError: It cannot be read, or is no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: {path} cannot be read: {error}") from None
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Return YAML text that `read_yaml` reads back to equal values."""
+    return yaml.dump(values, Dumper=_YamlOut, sort_keys=False, default_flow_style=None)

@@ -1,0 +1,100 @@
+"""The work of the evaluation: train one student and write down what it learned."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+
+from prism_nb.core import fileio
+from prism_nb.core.config import short_hash
+from prism_nb.core.device import choose_device
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import is_hard
+from prism_nb.core.units import OnEvent, Unit, unit_seed
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.student import StudentConfig, load_student_data, train_student
+from prism_nb.models.checkpoint import Checkpoint
+
+_GUESSES = ("class", "guess", "images")  # columns of `guesses.csv`, the last epoch's
+
+
+def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
+    """Train one student from one seed on one method's images, in one of the treatments."""
+    settings, treatment, folder = run.settings, unit.key["treatment"], unit.key["folder"]
+    device = choose_device(settings.device)
+    start = time.monotonic()
+    checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _source(run, unit))
+    student, rows, verdict = train_student(
+        unit.key["student"],
+        open_dataset(settings),
+        load_student_data(run, unit.key["method"], treatment, device),
+        student_config(settings, unit.key["seed"], treatment),
+        lambda values: on_event({"event": "step", "unit": unit.name, **values}),
+        checkpoint,
+    )
+    summary = {
+        "last": verdict.top1,
+        "best": max(row["top1"] for row in rows),
+        "top5": verdict.top5,
+        "per_class": verdict.per_class,
+        "seconds": round(time.monotonic() - start, 3),
+        "device": str(device),
+    }
+    contents = {
+        "metrics.csv": _csv(rows).encode(),
+        "guesses.csv": _csv(
+            [dict(zip(_GUESSES, row, strict=True)) for row in verdict.guesses]
+        ).encode(),
+        "summary.json": fileio.json_bytes(summary),
+        "last.safetensors": safetensors.torch.save(_weights(student)),
+    }
+    for name, content in contents.items():
+        fileio.write_bytes(run.file(f"{folder}/{name}"), content)
+    run.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
+    checkpoint.clear()
+
+
+def student_config(settings: Settings, seed: int, treatment: str = "protocol") -> StudentConfig:
+    """Return how a run trains the student of one seed; it is the same for every method."""
+    return StudentConfig(
+        epochs=settings.epochs,
+        batch=settings.student_batch,
+        optimiser=settings.student_optimiser,
+        lr=settings.student_lr,
+        weight_decay=settings.student_weight_decay,
+        schedule=settings.student_schedule,
+        loss="ce" if is_hard(settings, treatment) else settings.student_loss,
+        hard_weight=settings.hard_weight,
+        temperature=settings.student_temperature,
+        ema=settings.student_ema,
+        evaluate_every=settings.evaluate_every,
+        seed=unit_seed(settings.replicate_seed, "student", seed),
+        precision=settings.student_precision,
+    )
+
+
+def _source(run: Run, unit: Unit) -> str:
+    """Return what a training depends on: its settings, images, labels and where it is done."""
+    device = choose_device(run.settings.device).type
+    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    return short_hash([unit.binding, run.content(unit.inputs), device, versions])
+
+
+def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()}
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

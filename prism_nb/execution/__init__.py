@@ -1,0 +1,1 @@
+"""Running stages: pipeline, backends, cost estimates, verification, studies."""

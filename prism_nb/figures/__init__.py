@@ -1,1 +1,0 @@
-"""Figures: pure functions from tables to plotly figures, and pictures of images."""

@@ -1,1 +1,0 @@
-"""Relabel: soft labels of the teachers on augmented views of the distilled images."""

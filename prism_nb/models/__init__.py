@@ -1,0 +1,1 @@
+"""Networks and their weights: teachers, layer statistics, training, label ensembles."""

@@ -1,0 +1,168 @@
+"""Entries of the catalogue, read from the data that the kit ships."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, TypeVar
+
+import timm
+import torchvision
+
+from prism_nb.models.zoo import architecture_of, resolve_architecture
+
+CATALOG_FILE = "networks.csv"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture with batch norm, in numbers.
+
+    Attributes:
+        name: As `build_network` takes it.
+        library: `torchvision` or `timm`.
+        family: See `family_of`.
+        bn_layers: BatchNorm2d layers.
+        bn_channels: Channels over all of them: values per statistic.
+        parameters: Trainable values, with a head of 1,000 classes.
+        flops: Operations of one image's forward pass at `input_size`; a multiply-add is two.
+        input_size: Side of the images that it is made for, in pixels.
+        weights: Published weights by tag, each with its top-1 accuracy on ImageNet-1K in % where
+            the library knows it, else None.
+        licence: Of the first weights, where their publisher names one.
+    """
+
+    name: str
+    library: str
+    family: str
+    bn_layers: int
+    bn_channels: int
+    parameters: int
+    flops: int
+    input_size: int
+    weights: dict[str, float | None]
+    licence: str
+
+    @property
+    def accuracy(self) -> float | None:
+        """The best published top-1 accuracy on ImageNet-1K, in %, where any is known."""
+        return max((value for value in self.weights.values() if value is not None), default=None)
+
+    def with_weights(self, tag: str) -> str:
+        """Return the name of this network with published weights: `NAME@TAG` or timm's NAME.TAG."""
+        if self.library == "torchvision":
+            return f"{self.name}@{tag}"
+        return f"{self.name.removeprefix('timm/')}.{tag}"
+
+    def row(self) -> dict[str, str]:
+        """Return the entry as a line of the file."""
+        tags = (tag if value is None else f"{tag}={value}" for tag, value in self.weights.items())
+        return {name: str(value) for name, value in vars(self).items()} | {
+            "weights": " ".join(tags)
+        }
+
+
+_Listed = TypeVar("_Listed", bound=Entry)
+
+SORTS: dict[str, Callable[[Entry], Any]] = {
+    "name": lambda entry: entry.name,
+    "family": lambda entry: (entry.family, entry.flops),
+    "fewest GFLOP": lambda entry: entry.flops,
+    "fewest parameters": lambda entry: entry.parameters,
+    "most BN layers": lambda entry: -entry.bn_layers,
+    "best accuracy": lambda entry: -(entry.accuracy or 0.0),
+}
+
+
+@lru_cache(maxsize=1)
+def read_catalogue() -> tuple[Entry, ...]:
+    """Return the catalogue in the file's order: torchvision's networks, then timm's, by name."""
+    text = resources.files("prism_nb.models").joinpath(CATALOG_FILE).read_text(encoding="utf-8")
+    return tuple(map(_entry, csv.DictReader(text.splitlines())))
+
+
+@lru_cache(maxsize=1)
+def _by_name() -> dict[str, Entry]:
+    return {entry.name: entry for entry in read_catalogue()}
+
+
+def find_entry(architecture: str) -> Entry | None:
+    """Return the entry of an architecture, or None where it has no batch norm or is not listed."""
+    prefix, _, model = architecture.rpartition("/")
+    found = _by_name().get(architecture) or _by_name().get(model)
+    return found if found and prefix in {"", found.library} else None
+
+
+def filtered(
+    entries: Iterable[_Listed],
+    *,
+    words: str = "",
+    family: str = "",
+    library: str = "",
+    gflop: float | None = None,
+    sort: str = "",
+) -> list[_Listed]:
+    """Return the entries that fit every condition, sorted.
+
+    Args:
+        entries: Where to look.
+        words: Parts of a name or family, each of which must occur; upper and lower case are one.
+        family: A whole family; empty: any.
+        library: `torchvision` or `timm`; empty: any.
+        gflop: The most that a forward pass may cost, in 10^9 operations; None: anything.
+        sort: One of `SORTS`, unknown accuracies last; anything else keeps the order.
+    """
+    parts = words.lower().split()
+    kept = [
+        entry
+        for entry in entries
+        if all(part in f"{entry.name} {entry.family}".lower() for part in parts)
+        and family in {"", entry.family}
+        and library in {"", entry.library}
+        and (gflop is None or entry.flops <= gflop * 1e9)
+    ]
+    return sorted(kept, key=SORTS[sort]) if sort in SORTS else kept
+
+
+def _entry(row: dict[str, str]) -> Entry:
+    weights = (item.partition("=") for item in row["weights"].split())
+    return Entry(
+        name=row["name"],
+        library=row["library"],
+        family=row["family"],
+        bn_layers=int(row["bn_layers"]),
+        bn_channels=int(row["bn_channels"]),
+        parameters=int(row["parameters"]),
+        flops=int(row["flops"]),
+        input_size=int(row["input_size"]),
+        weights={tag: float(value) if value else None for tag, _, value in weights},
+        licence=row["licence"],
+    )
+
+
+# timm keeps these beside other families, in files named after those.
+_BY_NAME = ("mobilenet", "mnasnet")
+
+
+def family_of(name: str) -> str:
+    """Return the family of a network: the library's file that builds it, without a version.
+
+    So `resnet18`, `wide_resnet50_2` and timm's `resnetv2_50` are of one family, `resnet`.
+
+    Args:
+        name: A network of either library, with or without weights.
+
+    Raises:
+        UsageError: Neither library has it.
+    """
+    library, model = resolve_architecture(architecture_of(name))
+    for family in _BY_NAME:
+        if model.startswith(family):
+            return family
+    builders = torchvision.models.get_model_builder, timm.models.model_entrypoint
+    module = builders[library == "timm"](model).__module__.rpartition(".")[2]
+    return re.sub(r"_?v\d+$", "", module)

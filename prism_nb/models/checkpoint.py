@@ -1,0 +1,183 @@
+"""Where interrupted work goes on: one file, written between two of its steps or epochs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from prism_nb.core import fileio
+from prism_nb.core.config import short_hash
+from prism_nb.core.hashing import hash_tensors
+from prism_nb.models.zoo import load_weights
+
+_KEY = "prism-nb checkpoint 2"  # the one metadata entry
+_EVERY = 30.0  # seconds between two writes
+
+
+class Stateful(Protocol):
+    """All that decides how some work goes on."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as contiguous tensors on the CPU, by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over such a state."""
+
+
+class Checkpoint:
+    """Keeps the state of some work, so that what goes on from it ends with the same result.
+
+    Args:
+        path: The file.
+        binding: What the work depends on; a checkpoint of other work is not gone on from.
+        every: Seconds that must have passed before it is written again.
+    """
+
+    def __init__(self, path: Path, binding: str, *, every: float = _EVERY) -> None:
+        self._path, self._binding, self._every = path, binding, every
+        self._last = time.monotonic()
+
+    def offer(self, work: Stateful, progress: dict[str, Any]) -> None:
+        """Write the state as it is between two steps or epochs, if it is time to."""
+        if time.monotonic() - self._last < self._every:
+            return
+        tensors = work.tensors()
+        entry = json.dumps(self._entry(tensors, json.loads(json.dumps(progress))))
+        fileio.write_bytes(self._path, safetensors.torch.save(tensors, metadata={_KEY: entry}))
+        self._last = time.monotonic()
+
+    def restore(self, work: Stateful) -> dict[str, Any] | None:
+        """Put a kept state into some work and return its progress.
+
+        Where there is none, or one that is damaged, of other work or of another version of the
+        kit, the work is left as it was and None returned.
+        """
+        kept = self._read()
+        if kept is None:
+            return None
+        tensors, progress = kept
+        before = work.tensors()
+        try:
+            work.restore(tensors)
+            fits = _forms(work.tensors()) == _forms(tensors)
+        except (LookupError, RuntimeError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            work.restore(before)
+        return progress if fits else None
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the file's tensors and progress, if they are this work's, as they were written."""
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                entry = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+                if not isinstance(entry, dict) or entry.get("binding") != self._binding:
+                    return None
+                tensors: dict[str, Tensor] = {
+                    name: file.get_tensor(name)
+                    for name in file.keys()  # noqa: SIM118
+                }
+        except (OSError, SafetensorError, ValueError, RecursionError):
+            return None
+        progress: Any = entry.get("progress")
+        return (tensors, progress) if entry == self._entry(tensors, progress) else None
+
+    def _entry(self, tensors: Mapping[str, Tensor], progress: Any) -> dict[str, Any]:
+        """Return what a file says of itself, with a digest of all that it holds."""
+        stated = {"binding": self._binding, "progress": progress}
+        return {**stated, "digest": short_hash([stated, hash_tensors(tensors)])}
+
+    def clear(self) -> None:
+        """Remove the file once the work is over."""
+        self._path.unlink(missing_ok=True)
+
+
+class TrainerState:
+    """What a training consists of between two epochs: networks, optimiser, random generators.
+
+    Args:
+        networks: The networks by name: what learns, and its averaged copy if there is one.
+        optimiser: The learning network's.
+        device: Where they are.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        optimiser: torch.optim.Optimizer,
+        device: torch.device,
+    ) -> None:
+        self._networks, self._optimiser, self._device = networks, optimiser, device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as tensors by name."""
+        state = {
+            f"{name}/{key}": value
+            for name, network in self._networks.items()
+            for key, value in network.state_dict().items()
+        }
+        state |= optimizer_tensors(self._optimiser)
+        state["random/cpu"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            state["random/cuda"] = torch.cuda.get_rng_state(self._device)
+        return cpu_copies(state)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state; the current random state of torch included."""
+        for name, network in self._networks.items():
+            load_weights(network, strip_prefix(tensors, name))
+        restore_optimizer(self._optimiser, tensors)
+        torch.set_rng_state(tensors["random/cpu"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], self._device)
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (value.dtype, value.shape) for name, value in tensors.items()}
+
+
+def optimizer_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what an optimiser remembers, by names under `optimiser`."""
+    return {
+        f"optimiser/{number}/{key}": value
+        for number, values in optimiser.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def restore_optimizer(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what an optimiser remembered, each tensor laid out as its parameter is.
+
+    A file holds tensors row by row, and fused kernels pair elements by their place in memory.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in strip_prefix(tensors, "optimiser").items():
+        number, _, key = name.partition("/")
+        like = parameters[int(number)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like).copy_(value)
+        state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def cpu_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors as a file holds them."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the entries below a prefix, without it."""
+    return {
+        name.removeprefix(f"{prefix}/"): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}/")
+    }

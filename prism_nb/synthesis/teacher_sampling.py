@@ -1,0 +1,246 @@
+"""Teacher selection: which networks of the pool give their BN statistics, and when."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import torch
+
+from prism_nb.core.recipe import Recipe
+from prism_nb.core.settings import Settings
+from prism_nb.core.units import ImageBatch, unit_seed
+
+TeacherNames = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TeacherSchedule:
+    """Who steers a unit over its steps.
+
+    Attributes:
+        every: Steps for which a team stays.
+        teams: The teams of BN teachers in order; after the last comes the first again.
+        speakers: The networks that give the logits, one per step in turn; none: the team's own.
+    """
+
+    every: int
+    teams: tuple[TeacherNames, ...]
+    speakers: TeacherNames = ()
+
+    def at(self, step: int) -> TeacherNames:
+        """Return the BN teachers of a step, counted from 0."""
+        return self.teams[(step // self.every) % len(self.teams)]
+
+    def logits_at(self, step: int) -> TeacherNames:
+        """Return the networks that give the logits at a step, counted from 0."""
+        if not self.speakers:
+            return self.at(step)
+        return (self.speakers[step % len(self.speakers)],)
+
+    @property
+    def bn_networks(self) -> TeacherNames:
+        """Every network that is in some team, in the order of first use."""
+        return tuple(dict.fromkeys(name for team in self.teams for name in team))
+
+    @property
+    def networks(self) -> TeacherNames:
+        """Every network that takes part, those of the logits first."""
+        return tuple(dict.fromkeys([*self.speakers, *self.bn_networks]))
+
+
+def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> TeacherSchedule:
+    """Return who steers a unit; known before any work, since it has a generator of its own."""
+    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
+    key = [*batch.slots] if recipe.drawn_per == "slot" else [*batch.slots, *batch.classes]
+    seed = unit_seed(settings.replicate_seed, "draws", method, *key)
+    generator = torch.Generator().manual_seed(seed)
+    return sample_schedule(recipe, settings.primary, settings.teachers, generator)
+
+
+def sample_schedule(
+    recipe: Recipe, primary: str, pool: Sequence[str], generator: torch.Generator
+) -> TeacherSchedule:
+    """Decide which networks give a unit's logits and BN statistics at each of its steps.
+
+    pre: one draw for the whole unit. intra: a new draw every `redraw_every` steps. all: every
+    candidate. round_robin: one candidate per step, in the pool's order. fixed: as named. Where
+    `primary_in_bn` is `always`, the primary is in every team. (PRISM, arXiv 2511.09905,
+    pre- and intra-distillation selection; round robin: G-VBSM, CVPR 2024.)
+
+    Args:
+        recipe: The method, checked against the pool by `recipes.require_pool`.
+        primary: The network that gives the logits, unless the recipe says otherwise.
+        pool: All networks, the primary among them.
+        generator: The unit's generator, on the CPU.
+    """
+    every, teams = _plan_teams(recipe, primary, recipe.candidates(primary, pool), generator)
+    speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
+    return TeacherSchedule(every, teams, speakers[recipe.logits])
+
+
+def _plan_teams(
+    recipe: Recipe, primary: str, candidates: TeacherNames, generator: torch.Generator
+) -> tuple[int, tuple[TeacherNames, ...]]:
+    always = (primary,) if recipe.primary_in_bn == "always" else ()
+    whole = recipe.iterations
+    if recipe.selection in {"all", "fixed"}:
+        return whole, (tuple(dict.fromkeys([*always, *candidates])),)
+    if recipe.selection == "round_robin":
+        return 1, tuple((*always, name) for name in candidates) or (always,)
+    every = whole if recipe.selection == "pre" else recipe.redraw_every
+    count = -(-whole // every)
+    return every, tuple(_team(recipe, always, candidates, generator) for _ in range(count))
+
+
+def _team(
+    recipe: Recipe, always: TeacherNames, candidates: TeacherNames, generator: torch.Generator
+) -> TeacherNames:
+    """Draw once; a draw that leaves no network at all is repeated."""
+    while True:
+        if recipe.bn_subset is not None:
+            drawn = _subset(candidates, recipe.bn_subset, generator)
+        else:
+            drawn = _slots(candidates, recipe.bn_slots, recipe.bn_probability, generator)
+        if always or drawn:
+            return (*always, *drawn)
+
+
+def _subset(candidates: TeacherNames, size: int, generator: torch.Generator) -> TeacherNames:
+    """Draw a subset of exactly one size, all subsets equally likely."""
+    order = torch.randperm(len(candidates), generator=generator)[:size]
+    return tuple(candidates[place] for place in order.tolist())
+
+
+def _slots(
+    candidates: TeacherNames, slots: int, probability: float, generator: torch.Generator
+) -> TeacherNames:
+    """Fill each slot with a probability, by a candidate not chosen yet, all equally likely."""
+    chosen: TeacherNames = ()
+    for _ in range(slots):
+        filled = torch.rand((), generator=generator).item() < probability
+        left = [name for name in candidates if name not in chosen]
+        if filled and left:
+            chosen = (*chosen, left[int(torch.randint(len(left), (), generator=generator))])
+    return chosen
+
+
+@dataclass(frozen=True)
+class SelectionProbs:
+    """The distribution of a step's networks.
+
+    Attributes:
+        sizes: Chance of each number of BN teachers, the primary counted where it is one.
+        aligned: Chance of each network to be a BN teacher.
+        speaks: Chance of each network to give logits.
+        runs: Chance of each network to take part, in one way or both.
+    """
+
+    sizes: dict[int, float]
+    aligned: dict[str, float]
+    speaks: dict[str, float]
+    runs: dict[str, float]
+
+    @property
+    def teachers(self) -> float:
+        """The expected number of BN teachers in a step, E|T|."""
+        return sum(size * chance for size, chance in self.sizes.items())
+
+    @property
+    def networks(self) -> float:
+        """The expected number of networks that a step runs."""
+        return sum(self.runs.values())
+
+    def flops(self, flops: Mapping[str, float]) -> dict[str, float]:
+        """Return the expected operations of each network in a step, one image's forward pass.
+
+        Args:
+            flops: Operations of one forward pass of each network.
+        """
+        return {name: chance * flops[name] for name, chance in self.runs.items()}
+
+
+def selection_probs(recipe: Recipe, primary: str, pool: Sequence[str]) -> SelectionProbs:
+    """Return the distribution of the networks of a step, chosen at random from a unit's steps.
+
+    It is exact: what is drawn (pre, intra) is uniform among candidates once its size is known;
+    everything else is the same in every unit, and is counted step by step.
+
+    Args:
+        recipe: The method, checked against the pool by `recipes.require_pool`.
+        primary: The network that gives the logits, unless the recipe says otherwise.
+        pool: All networks, the primary among them.
+    """
+    if recipe.selection not in {"pre", "intra"}:
+        return _counted(recipe, sample_schedule(recipe, primary, pool, torch.Generator()))
+    candidates = recipe.candidates(primary, pool)
+    always = (primary,) if recipe.primary_in_bn == "always" else ()
+    drawn = drawn_sizes(recipe, len(candidates), may_be_empty=bool(always))
+    share = sum(size * p for size, p in drawn.items()) / max(1, len(candidates))
+    aligned = dict.fromkeys(always, 1.0) | dict.fromkeys(candidates, share)
+    speaks = _speakers(recipe, primary, pool)
+    if recipe.logits == "bn_teachers":
+        return SelectionProbs(_larger(drawn, len(always)), aligned, aligned, aligned)
+    # Who speaks depends on the step alone, who aligns on the draw alone: they are independent.
+    runs = {
+        name: 1 - (1 - speaks.get(name, 0.0)) * (1 - aligned.get(name, 0.0))
+        for name in dict.fromkeys([*speaks, *aligned])
+    }
+    return SelectionProbs(_larger(drawn, len(always)), aligned, speaks, runs)
+
+
+def drawn_sizes(recipe: Recipe, candidates: int, *, may_be_empty: bool) -> dict[int, float]:
+    """Return the chance of each number of drawn networks.
+
+    Filled slots are binomial; those beyond the number of candidates stay empty. A draw that
+    leaves no network is repeated, so that its chance is shared by the others in proportion.
+
+    Args:
+        recipe: Its selection is pre or intra.
+        candidates: How many networks can be drawn.
+        may_be_empty: Whether a team is left where nothing is drawn: the primary.
+    """
+    if recipe.bn_subset is not None:
+        return {min(recipe.bn_subset, candidates): 1.0}
+    slots, p = recipe.bn_slots, recipe.bn_probability
+    found: defaultdict[int, float] = defaultdict(float)
+    for filled in range(slots + 1):
+        chance = comb(slots, filled) * p**filled * (1 - p) ** (slots - filled)
+        found[min(filled, candidates)] += chance
+    if not may_be_empty:
+        found.pop(0, None)
+    whole = sum(found.values())
+    return {size: chance / whole for size, chance in found.items() if chance}
+
+
+def _larger(sizes: dict[int, float], more: int) -> dict[int, float]:
+    return {size + more: chance for size, chance in sizes.items()}
+
+
+def _speakers(recipe: Recipe, primary: str, pool: Sequence[str]) -> dict[str, float]:
+    if recipe.logits == "primary":
+        return {primary: 1.0}
+    turns = Counter(pool[step % len(pool)] for step in range(recipe.iterations))
+    return {name: turns[name] / recipe.iterations for name in pool if turns[name]}
+
+
+def _counted(recipe: Recipe, draws: TeacherSchedule) -> SelectionProbs:
+    """Count the networks of every step, of draws that chance has no part in."""
+    sizes: Counter[int] = Counter()
+    aligned: Counter[str] = Counter()
+    speaks: Counter[str] = Counter()
+    runs: Counter[str] = Counter()
+    for step in range(recipe.iterations):
+        team, speakers = draws.at(step), draws.logits_at(step)
+        sizes[len(team)] += 1
+        aligned.update(team)
+        speaks.update(speakers)
+        runs.update(dict.fromkeys([*team, *speakers], 1))
+    parts = (_shares(counter, recipe.iterations) for counter in (aligned, speaks, runs))
+    return SelectionProbs({size: n / recipe.iterations for size, n in sizes.items()}, *parts)
+
+
+def _shares(counts: Counter[str], steps: int) -> dict[str, float]:
+    return {name: count / steps for name, count in counts.items()}

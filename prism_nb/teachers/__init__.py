@@ -1,1 +1,0 @@
-"""Teachers: networks trained on the real data, then frozen to steer, label and measure."""

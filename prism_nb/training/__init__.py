@@ -1,1 +1,0 @@
-"""Training: what the training of teachers and of students has in common."""
