@@ -22,7 +22,7 @@ def _own_environment(
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("PRISM_CACHE", str(base / "cache"))
     of_this_test = base / f"datasets-{secrets.token_hex(4)}"
-    monkeypatch.setattr("prism_nb.core.config.default_runs_dir", lambda: of_this_test)
+    monkeypatch.setattr("prism_nb.data.index.default_runs_dir", lambda: of_this_test)
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_where_nothing_can_be_kept_the_rule_is_strict(
     tree: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("prism_nb.core.config.default_runs_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr("prism_nb.data.index.default_runs_dir", lambda: tmp_path / "file")
     whole = cut(path)
     began = opened(tree).content
     fail_at(opened(tree), 6)

@@ -1,4 +1,4 @@
-"""The house rules: rooms import from floors below only, and the two dependency lists agree."""
+"""Import floors of the packages, and agreement of the two dependency lists."""
 
 import ast
 import tomllib
@@ -10,75 +10,24 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "prism_nb"
 
-FLOORS: list[set[str]] = [
-    {
-        "errors",
-        "strict",
-        "recipes",
-        "protocols",
-        "pools",
-        "settings",
-        "config",
-        "files",
-        "leases",
-        "liveness",
-        "units",
-        "words",
-        "records",
-        "markers",
-        "mixing",
-        "provenance",
-        "run",
-        "plans",
-    },
-    {"device", "torch_files", "data", "backends"},
-    {"teachers", "catalogue", "artifacts", "exchange", "training"},
-    {"synthesis", "labels", "diversity", "evaluation"},
-    {
-        "pipeline",
-        "opening",
-        "counts",
-        "preflight",
-        "progress",
-        "monitor",
-        "tables",
-        "forecast",
-        "room",
-        "class_names",
-        "absent_units",
-        "diversity_tables",
-        "image_tables",
-        "scoreboard",
-        "figures",
-        "widgets",
-        "report",
-        "study",
-        "sets",
-        "verification",
-    },
-    {
-        "notebook",
-        "headless",
-        "cli",
-        "cli_sets",
-        "cli_catalogue",
-        "cli_stage",
-        "cli_study",
-        "cli_lists",
-        "cli_counts",
-        "cli_options",
-        "__main__",
-    },
-]
-SHOW = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
-STAGES = FLOORS[3]
+FLOORS = {
+    "core": 0,
+    "data": 1,
+    "models": 2,
+    "synthesis": 3,
+    "evaluation": 3,
+    "diversity": 3,
+    "execution": 4,
+    "viz": 5,
+    "notebook": 6,
+    "headless": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+DISPLAY = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
 
 
-def floor_of(room: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
-
-
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -92,31 +41,22 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-SOURCES = [
-    path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.parent != PACKAGE or path.stem != "__init__"
-]
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_floors_below(path: Path) -> None:
-    mine = room_of(path)
+def test_modules_import_from_lower_floors_or_their_own_package(path: Path) -> None:
+    own = package_of(path)
     for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "prism_nb" or parts[1] in {mine, "__version__"}:
-            continue
-        assert floor_of(parts[1]) <= floor_of(mine), f"{path} imports {name}"
-        if mine in STAGES:
-            assert parts[1] not in STAGES, (
-                f"stages meet through the run only: {path} imports {name}"
-            )
+        root, *parts = name.split(".")
+        if root == "prism_nb" and parts[0] not in {own, "__version__"}:
+            assert FLOORS[parts[0]] < FLOORS[own], f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_upper_floors_know_of_notebooks_and_figures(path: Path) -> None:
-    if floor_of(room_of(path)) < 4:
-        assert not {name.split(".")[0] for name in imports(path)} & SHOW
+def test_only_the_upper_floors_import_display_libraries(path: Path) -> None:
+    if FLOORS[package_of(path)] < 5:
+        assert not {name.split(".")[0] for name in imports(path)} & DISPLAY
 
 
 def requirement_name(requirement: str) -> str:
