@@ -53,8 +53,8 @@ def _engines() -> list[dict[str, Any]]:
             "bare": replace(case, loop="bare"),
             "kit eager": case,
             "kit eager bf16": replace(case, precision="bf16"),
-            "kit compiled": replace(case, engine="compiled"),
-            "kit compiled bf16": replace(case, engine="compiled", precision="bf16"),
+            "kit compiled": replace(case, compile="compiled"),
+            "kit compiled bf16": replace(case, compile="compiled", precision="bf16"),
         }
         if case is SMALL:
             cases["kit parts of 10"] = replace(case, part=10)

@@ -1,7 +1,7 @@
 """How far the compiled engine's losses are from the eager ones, beside what rounding does.
 
 The yardstick is the eager engine itself, begun from images that differ in their last bit: an
-optimiser that divides by the size of its gradients makes such differences grow, step by step.
+optimizer that divides by the size of its gradients makes such differences grow, step by step.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def agreement_rows() -> list[dict[str, Any]]:
 
 def _losses(teachers: list[Teacher], images: Tensor, *, compiled: bool = False) -> Tensor:
     """Return every term of every step, [steps, terms]; the team changes at every step."""
-    recipe = load_recipe("prism", {"iterations": _STEPS, "bn_weight": 0.1, "roll": 4})
-    watches = {
+    recipe = load_recipe("prism", {"iterations": _STEPS, "r_bn": 0.1, "jitter": 4})
+    matchers = {
         teacher.name: build_stat_matcher(teacher, recipe, compiled=compiled) for teacher in teachers
     }
-    terms = [f"{kind}/{name}" for kind in ("logit", "bn") for name in watches]
+    terms = [f"{kind}/{name}" for kind in ("logit", "bn") for name in matchers]
     first, *others = _NETWORKS
-    teams = (*((first, name) for name in others), (first,), (first, *others))
+    bn_teachers = (*((first, name) for name in others), (first,), (first, *others))
     seen: list[list[float]] = []
     recover(
         images.clone(),
         torch.arange(_COUNT),
-        gradient=MicroBatchedBackward(Objective(recipe, watches)),
-        draws=TeacherSchedule(1, teams, (first,)),
+        gradient=MicroBatchedBackward(Objective(recipe, matchers)),
+        draws=TeacherSchedule(1, bn_teachers, (first,)),
         recipe=recipe,
         bounds=(torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0)),
         generator=torch.Generator().manual_seed(0),

@@ -32,7 +32,7 @@ from prism_nb.execution.ray_backend import local_cluster
 
 _SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism"],
@@ -90,25 +90,27 @@ class Toll:
         )
 
 
-def chaos(folder: Path, address: str, *, kills: int, slots: int, workers: int, seed: int) -> Toll:
+def chaos(
+    folder: Path, address: str, *, kills: int, image_indices: int, workers: int, seed: int
+) -> Toll:
     """Kill so often, and return what that has cost.
 
     Args:
         folder: Where the runs are made.
         address: The Ray cluster's.
         kills: How often, at least; the last run is finished undisturbed.
-        slots: Images per class, each a unit of the synthesis.
+        image_indices: Images per class, each a unit of the synthesis.
         workers: Ray's workers.
         seed: Decides who is killed and when.
     """
-    plain = _new_run(folder / "undisturbed", ipc=slots)
+    plain = _new_run(folder / "undisturbed", ipc=image_indices)
     for stage in pipeline.STAGES:
         pipeline.execute(plain, stage)
     wanted, toll, chance = contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
     pause = statistics.mean(plain.record(unit)["seconds"] for unit in finished_units(plain))
     asked = {"backend": "ray", "ray_address": address, "workers": workers}
     while toll.kills < kills:
-        run = _new_run(folder / str(toll.runs), ipc=slots, **asked)
+        run = _new_run(folder / str(toll.runs), ipc=image_indices, **asked)
         _disturb(run, toll, kills, chance, pause)
         found = contents(run)
         toll.lost += sorted(path for path in wanted | found if wanted.get(path) != found.get(path))
@@ -212,9 +214,14 @@ def _count(run: Run, toll: Toll) -> None:
 @click.option("--workers", default=4, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--address", help="a Ray cluster of this machine; none: one made for this")
-def main(kills: int, slots: int, workers: int, seed: int, address: str | None) -> None:
+def main(kills: int, image_indices: int, workers: int, seed: int, address: str | None) -> None:
     """Kill workers and drivers at random; exits with 1 if a file is lost."""
-    asked: dict[str, int] = {"kills": kills, "slots": slots, "workers": workers, "seed": seed}
+    asked: dict[str, int] = {
+        "kills": kills,
+        "image_indices": image_indices,
+        "workers": workers,
+        "seed": seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
         if address is not None:
             toll = chaos(Path(folder), address, **asked)

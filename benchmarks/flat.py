@@ -14,7 +14,7 @@ from prism_nb.execution import pipeline
 _METHODS, _SLOTS, _EVERY = ["prism", "prism_intra", "prism_all", "sre2l", "cda"], 100, 50
 _SETTINGS: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": _METHODS,  # a unit of each for every slot: 500
@@ -44,7 +44,7 @@ def flat_rows() -> list[dict[str, Any]]:
         run = open_run_module.open_run(
             run_name="flat", preset="digits_quick", runs_dir=Path(folder), changes=_SETTINGS
         )
-        pipeline.execute(run, "teachers")
+        pipeline.execute(run, "squeeze")
         pipeline.execute(run, "synthesis", count)
     return rows
 

@@ -60,9 +60,9 @@ def _filled(path: Path, size: int) -> Run:
     run.write_classes(open_dataset(run.settings).class_records())
     for unit in method_units(run, _METHOD, _CLASSES):
         paths = []
-        for c, slot in batch_of(unit).members():
-            paths.append(image_path(_METHOD, c, slot))
-            fileio.write_bytes(run.file(paths[-1]), _picture(size, c * _IPC + slot))
+        for c, image_index in batch_of(unit).members():
+            paths.append(image_path(_METHOD, c, image_index))
+            fileio.write_bytes(run.file(paths[-1]), _picture(size, c * _IPC + image_index))
         run.finish(unit, paths=paths, record={"images": len(paths)})
     return run
 

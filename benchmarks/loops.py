@@ -75,14 +75,14 @@ def _distance(layer: nn.BatchNorm2d, mean: Tensor, var: Tensor, depth: int) -> T
 
 def _optimise(initial: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[None]:
     images = initial.requires_grad_()
-    optimiser = torch.optim.Adam([images], lr=_LR, betas=(0.5, 0.9))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=_FOREVER)
+    optimizer = torch.optim.Adam([images], lr=_LR, betas=(0.5, 0.9))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=_FOREVER)
     generator = torch.Generator().manual_seed(0)
     while True:
         loss = loss_of(_view(images, generator))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         with torch.no_grad():
             images.clamp_(-1.0, 1.0)
@@ -91,7 +91,7 @@ def _optimise(initial: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[
 
 def _view(images: Tensor, generator: torch.Generator) -> Tensor:
     view = sample_augmentation(
-        images.shape[-1], crop_min=0.08, flip=True, roll=32, generator=generator
+        images.shape[-1], crop_min=0.08, flip=True, jitter=32, generator=generator
     )
     top, left, height, width = view.crop
     shown = functional.interpolate(

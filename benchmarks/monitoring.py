@@ -60,11 +60,11 @@ def monitoring_rows() -> list[dict[str, Any]]:
             run_name="watched", preset="digits", runs_dir=folder, changes={"batch_size": 50}
         )
         unit = pipeline.stage_units(run, "synthesis")[0]
-        _take(run, unit, teachers, watched=False)  # warm
+        _take(run, unit, teachers, stat_networks=False)  # warm
         for _ in range(_ROUNDS):
             for way in _WAYS:
                 with _monitor(run) if way == _WAYS[2] else nullcontext():
-                    taken[way].append(_take(run, unit, teachers, watched=way != _WAYS[0]))
+                    taken[way].append(_take(run, unit, teachers, stat_networks=way != _WAYS[0]))
     rows = [_row(way, found) for way, found in taken.items()]
     for row in rows:
         row["ratio"] = row["seconds"] / rows[0]["seconds"]
@@ -95,11 +95,13 @@ def _monitor(run: Run) -> Iterator[None]:
         child.communicate()
 
 
-def _take(run: Run, unit: Unit, teachers: list[Teacher], *, watched: bool) -> tuple[float, float]:
+def _take(
+    run: Run, unit: Unit, teachers: list[Teacher], *, stat_networks: bool
+) -> tuple[float, float]:
     """Make a unit's images and return the seconds that took, by the clock and the processor."""
     begin, cpu = time.perf_counter(), time.process_time()
-    if watched:
-        run.event("synthesis", event="begin", unit=unit.name)
+    if stat_networks:
+        run.event("synthesis", event="unit_start", unit=unit.name)
         progress = _Progress(unit, _CASE.steps, lambda event: run.event("synthesis", **event))
         draws = TeacherSchedule(_CASE.steps, (_CASE.networks,), _CASE.networks[:1])
         with run.lock("synthesis"), preview_writer(run, unit, draws, _CASE.steps) as look:
@@ -110,15 +112,15 @@ def _take(run: Run, unit: Unit, teachers: list[Teacher], *, watched: bool) -> tu
 
 
 def _recover(unit: Unit, teachers: list[Teacher], on_step: Any, look: Any) -> None:
-    recipe = load_recipe("prism", {"iterations": _CASE.steps, "bn_less": "count"})
-    watches = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in teachers}
+    recipe = load_recipe("prism", {"iterations": _CASE.steps, "no_bn_policy": "zero"})
+    matchers = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in teachers}
     images = torch.randn(_CASE.count, 3, _CASE.size, _CASE.size)
     device = choose_device("auto")
     labels = torch.tensor([c for c, _ in batch_of(unit).members()], device=device)
     recover(
         images.to(device, memory_format=torch.channels_last),
         labels,
-        gradient=MicroBatchedBackward(Objective(recipe, watches)),
+        gradient=MicroBatchedBackward(Objective(recipe, matchers)),
         draws=TeacherSchedule(_CASE.steps, (_CASE.networks,), _CASE.networks[:1]),
         recipe=recipe,
         bounds=(

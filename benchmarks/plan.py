@@ -19,12 +19,12 @@ _LARGE: dict[str, Any] = {
     "image_size": 224,
     "teachers": ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"],
     "primary": "resnet18",
-    "observers": ["test_mambaout"],
+    "holdout_networks": ["test_mambaout"],
     "methods": ["prism", "prism_intra"],
     "ipc": 4,
     "batch_size": 20,
     "recipe": {"iterations": 12, "init": "noise"},
-    "recipes": {"prism_intra": {"redraw_every": 2}},
+    "recipes": {"prism_intra": {"resample_every": 2}},
 }
 
 
@@ -55,8 +55,8 @@ def _row(case: str, run: Run, stage: str) -> dict[str, Any]:
 def _give_fresh_weights(run: Run) -> None:
     """Stand in for training, which steps do not depend on."""
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
-    for unit in pipeline.stage_units(run, "teachers"):
-        network = untrained_teacher(unit.key["network"], dataset, device).network
+    for unit in pipeline.stage_units(run, "squeeze"):
+        network = untrained_teacher(unit.params["network"], dataset, device).network
         tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-        fileio.write_bytes(run.file(unit.key["weights"]), safetensors.torch.save(tensors))
-        run.finish(unit, paths=[unit.key["weights"]], record={"seconds": 0.0})
+        fileio.write_bytes(run.file(unit.params["weights"]), safetensors.torch.save(tensors))
+        run.finish(unit, paths=[unit.params["weights"]], record={"seconds": 0.0})

@@ -77,7 +77,7 @@ def head_lines(preset: str, arithmetic: NetworkCosts) -> list[str]:
     counts = estimate_run(_run(preset, {}), arithmetic)
     flop, disk = sum(c.flop for c in counts), sum(c.bytes for c in counts)
     prism = sum(c.flop for c in counts if (c.stage, c.method) == ("synthesis", "prism"))
-    labels = sum(c.bytes for c in counts if c.stage == "labels")
+    labels = sum(c.bytes for c in counts if c.stage == "relabel")
     files, rate = sum(c.files for c in counts), f"{RATE / 1e12:.0f}"
     return [
         f"# Counted by `prism-nb plan {preset} --count --at {rate}`, not measured (docs/scale.md):",

@@ -1,6 +1,6 @@
 """An epoch of student training: images resident on the device, beside PIL files and a DataLoader.
 
-Both train the same student on the same views of the same images with the same loss and optimiser.
+Both train the same student on the same views of the same images with the same loss and optimizer.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _LOOPS = {"PIL files, DataLoader": None, "kit": "fp32", "kit bf16": "bf16"}
 _PLAN = StudentConfig(
     epochs=1,
     batch=_BATCH,
-    optimiser="adamw",
+    optimizer="adamw",
     lr=1e-3,
     weight_decay=0.01,
-    schedule="slow_drop",
-    loss="mse_ce",
-    hard_weight=0.1,
+    schedule="cosine_then_linear",
+    loss="mse_gt",
+    ce_weight=0.1,
     temperature=20.0,
     ema=0.0,
     evaluate_every=1,
@@ -155,10 +155,10 @@ def _resident(
 def _from_files(
     files: _Files, labels: EpochLabels, classes: Tensor, device: torch.device
 ) -> Callable[[], object]:
-    """Train in PyTorch's default memory layout, by its default optimiser kernels."""
+    """Train in PyTorch's default memory layout, by its default optimizer kernels."""
     student = build_network("resnet18", classes=10, image_size=_SIZE).to(device).train()
     groups = parameter_groups(student, weight_decay=_PLAN.weight_decay)
-    optimiser = torch.optim.AdamW(groups, lr=_PLAN.lr)
+    optimizer = torch.optim.AdamW(groups, lr=_PLAN.lr)
     loader = DataLoader(
         files, batch_size=_BATCH, shuffle=True, num_workers=2, persistent_workers=True
     )
@@ -171,9 +171,9 @@ def _from_files(
             ]
             logits = student(images.to(device))
             soft, hard = labels.logits[rows].float().to(device), classes[rows].to(device)
-            optimiser.zero_grad()
-            mse_gt_loss(logits, soft, hard, hard_weight=0.1).backward()
-            optimiser.step()
+            optimizer.zero_grad()
+            mse_gt_loss(logits, soft, hard, ce_weight=0.1).backward()
+            optimizer.step()
 
     return epoch
 

@@ -75,9 +75,9 @@ def _kit(
     labels: Tensor,
     on_step: Callable[[], None],
 ) -> None:
-    recipe = load_recipe("prism", {"iterations": case.steps, "bn_less": "count"})
+    recipe = load_recipe("prism", {"iterations": case.steps, "no_bn_policy": "zero"})
     compiled = case.engine == "compiled"
-    watches = {
+    matchers = {
         teacher.name: build_stat_matcher(
             teacher, recipe, precision=case.precision, compiled=compiled
         )
@@ -87,7 +87,7 @@ def _kit(
         recover(
             images,
             labels,
-            gradient=MicroBatchedBackward(Objective(recipe, watches), case.part),
+            gradient=MicroBatchedBackward(Objective(recipe, matchers), case.part),
             draws=TeacherSchedule(case.steps, (case.networks,), case.networks[:1]),
             recipe=recipe,
             bounds=(

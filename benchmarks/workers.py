@@ -20,7 +20,7 @@ from prism_nb.execution.ray_backend import local_cluster
 _ROUNDS, _UNITS, _STEPS = 3, 4, 3600  # so many steps take about 30 seconds
 _SETTINGS: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism"],

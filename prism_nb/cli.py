@@ -192,12 +192,12 @@ def methods_command() -> None:
         if values:
             changed = ", ".join(f"{key} {value}" for key, value in values.items())
             click.echo(f"{'':<16} {changed}")
-        if recipe.lacks:
-            click.echo(f"{'':<16} lacks: {recipe.lacks}")
+        if recipe.deviations:
+            click.echo(f"{'':<16} lacks: {recipe.deviations}")
     click.echo("\nprism itself, from which the others differ:")
     prism = load_recipe("prism")
     for key, field in type(prism).model_fields.items():
-        if key not in {"title", "paper", "lacks"}:
+        if key not in {"title", "paper", "deviations"}:
             click.echo(f"{'':<16} {key} {getattr(prism, key)}: {field.description}")
 
 

@@ -124,7 +124,7 @@ def note_the_kill(found: Rehearsal) -> None:
     """Note which files belong to finished units, and how many units are not done."""
     run = Run.open(found.place.run)
     found.missing = pipeline.plan(run, "synthesis").missing
-    for stage in ("teachers", "synthesis"):
+    for stage in ("squeeze", "synthesis"):
         for state in pipeline.plan(run, stage).states:
             if state.state == "done":
                 for path in (state.unit.marker, *run.files_of(state.unit)):

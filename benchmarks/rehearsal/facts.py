@@ -95,7 +95,7 @@ def heads(found: Rehearsal) -> Iterator[Fact]:
     run, right = Run.open(found.place.run), []
     for network in found.networks:
         unit = network_unit(run.settings, found.place.network(network))
-        mine = safetensors.torch.load_file(run.file(unit.key["weights"]))
+        mine = safetensors.torch.load_file(run.file(unit.params["weights"]))
         given = safetensors.torch.load_file(found.place.weights(network))
         (head,) = [k for k, v in given.items() if v.ndim == 2 and len(v) == found.scale.classes]
         rows = given[head].flip(0) if network == found.reversed_head else given[head]
@@ -106,7 +106,7 @@ def heads(found: Rehearsal) -> Iterator[Fact]:
 def images(found: Rehearsal) -> Iterator[Fact]:
     """Every method has every image, in the folder of its class."""
     run, scale = Run.open(found.place.run), found.scale
-    members = [(c, slot) for c in range(scale.classes) for slot in range(scale.ipc)]
+    members = [(c, image_index) for c in range(scale.classes) for image_index in range(scale.ipc)]
     for method in run.settings.methods:
         wanted = {image_path(method, *member) for member in members}
         folder = run.path / "synthesis" / method / "images"

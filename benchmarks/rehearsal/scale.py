@@ -15,7 +15,7 @@ from prism_nb.models.zoo import architecture_of
 
 PRESET = "imagenet1k_ipc10"
 _CROPS = 4  # real images that one of RDED's is made of
-_NETWORKS = ("teachers", "observers", "label_teachers", "feature_networks")
+_NETWORKS = ("teachers", "holdout_networks", "label_teachers", "feature_networks")
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def changes(scale: Scale, place: Place) -> dict[str, Any]:
         "batch_size": scale.batch_size,
         "recipe.iterations": scale.steps,
         "recipes.prism.early_late_step": int(scale.ipc <= scale.steps),
-        "recipes.rded.patch_grid": 2,  # as at 224 px
-        "recipes.rded.patch_crops": 1,
+        "recipes.rded.mosaic_grid": 2,  # as at 224 px
+        "recipes.rded.crops_per_image": 1,
         "label_epochs": scale.epochs,
         "real_per_class": scale.ipc,
         "students": list(scale.students),

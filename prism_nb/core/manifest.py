@@ -56,7 +56,7 @@ def is_valid_marker(value: Any) -> bool:
     """Return whether a value read from a file is a marker, as it was written."""
     return (
         isinstance(value, dict)
-        and isinstance(value.get("binding"), str)
+        and isinstance(value.get("fingerprint"), str)
         and isinstance(value.get("inputs"), str)
         and isinstance(value.get("record"), dict)
         and isinstance(value.get("files"), dict)
@@ -88,15 +88,15 @@ def find_corruption(folder: Path, listed: dict[str, str], *, deep: bool) -> str:
     return ""
 
 
-STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation", "report")
+STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report")
 
 # The stages whose results a group of settings decides; what is not listed decides none.
 _DECIDES: dict[type[StrictModel], tuple[str, ...]] = {
     DataSettings: STAGES,
     SqueezeSettings: STAGES,
-    PoolSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
-    SynthesisSettings: ("synthesis", "diversity", "labels", "evaluation", "report"),
-    LabelSettings: ("labels", "evaluation", "report"),
+    PoolSettings: ("synthesis", "diversity", "relabel", "evaluation", "report"),
+    SynthesisSettings: ("synthesis", "diversity", "relabel", "evaluation", "report"),
+    LabelSettings: ("relabel", "evaluation", "report"),
     EvaluationSettings: ("evaluation", "report"),
 }
 # More may be asked of a run at any time: these add units, or, for the two that name networks to
@@ -105,17 +105,17 @@ _EXTENDS = {
     "methods",
     "students",
     "student_seeds",
-    "treatments",
-    "ceiling",
-    "observers",
+    "eval_variants",
+    "train_on_real",
+    "holdout_networks",
     "feature_networks",
     "recipes",
 }
 _RESULTS = {
-    "teachers": "teachers/units/*.json",
+    "squeeze": "teachers/units/*.json",
     "synthesis": "synthesis/*/units/*.json",
     "diversity": "diversity/*.json",
-    "labels": "labels/*/unit.json",
+    "relabel": "labels/*/unit.json",
     "evaluation": "evaluation/*/*/unit.json",
     "report": "figures/report.html",
 }
@@ -146,7 +146,9 @@ def conflicting_settings(folder: Path, recorded: Settings, asked: Settings) -> l
         mine, theirs = (_binding_recipe(values, method) for values in (new, old))
         if mine != theirs and _has_results_of(folder, method):
             found.append(_in_words(f"recipes.{method}", theirs, mine))
-    free = _EXTENDS | ({"label_teachers"} if recorded.labellers == asked.labellers else set())
+    free = _EXTENDS | (
+        {"label_teachers"} if recorded.label_teachers_used == asked.label_teachers_used else set()
+    )
     for name in old:
         if old[name] != new[name] and name not in free and _has_decided(folder, name):
             found.append(_in_words(name, old[name], new[name]))
@@ -170,7 +172,7 @@ def _has_decided(folder: Path, name: str) -> bool:
 
 def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
     """Return what a run's settings change of a method's recipe, without its words."""
-    words = {"title", "paper", "lacks"}
+    words = {"title", "paper", "deviations"}
     changes: dict[str, Any] = values["recipes"].get(method, {})
     return {name: value for name, value in changes.items() if name not in words}
 

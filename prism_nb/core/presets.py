@@ -96,7 +96,8 @@ class Pool(StrictModel):
 
     teachers: tuple[str, ...] = Field(description="they label and give BN statistics")
     label_only: tuple[str, ...] = Field(
-        (), description="they label, and have no batch norm: observers, which no method draws"
+        (),
+        description="they label, and have no batch norm: holdout_networks, which no method draws",
     )
 
     @property
@@ -134,7 +135,7 @@ def read_pool(name: str) -> Pool:
 def expand_pool(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings with the networks of a pool where `teachers` is its name.
 
-    Networks that only label become observers, beside those that are set, and label with the
+    Networks that only label become holdout_networks, beside those that are set, and label with the
     teachers unless `label_teachers` says who does.
 
     Raises:
@@ -146,7 +147,7 @@ def expand_pool(values: dict[str, Any]) -> dict[str, Any]:
     pool = read_pool(name)
     found = {**values, "teachers": list(pool.teachers)}
     if pool.label_only:
-        found["observers"] = _joined(values.get("observers", []), pool.label_only)
+        found["holdout_networks"] = _joined(values.get("holdout_networks", []), pool.label_only)
         found["label_teachers"] = values.get("label_teachers") or list(pool.networks)
     return found
 

@@ -26,10 +26,12 @@ class Recipe(StrictModel):
 
     title: str = Field(description="name in tables and figures")
     paper: str = Field(description="source of the method")
-    lacks: str = Field("", description="what of the paper or its program the recipe does not have")
+    deviations: str = Field(
+        "", description="what of the paper or its program the recipe does not have"
+    )
 
-    images: Literal["recovered", "initial", "imported"] = Field(
-        "recovered",
+    image_source: Literal["optimized", "initial", "imported"] = Field(
+        "optimized",
         description="optimised from `init`, the initial images as they are, or those of `source`",
     )
     source: str | None = Field(
@@ -41,11 +43,11 @@ class Recipe(StrictModel):
         description="initial images: noise, or of each class the first in file order, random ones, "
         "those of median difficulty for the primary, or its easiest crops (patches, RDED)",
     )
-    score_most: int = Field(
+    max_scored_images: int = Field(
         300, ge=1, description="training images per class that real_median and patches look at"
     )
-    patch_crops: int = Field(5, ge=1, description="random crops per image that patches look at")
-    patch_grid: int | None = Field(
+    crops_per_image: int = Field(5, ge=1, description="random crops per image that patches look at")
+    mosaic_grid: int | None = Field(
         None,
         ge=1,
         le=4,
@@ -56,7 +58,7 @@ class Recipe(StrictModel):
         description="a unit holds one slot of many classes, one class, or many classes whole",
     )
 
-    logits: Literal["primary", "in_turn", "bn_teachers"] = Field(
+    logits: Literal["primary", "round_robin", "bn_teachers"] = Field(
         "primary",
         description="who gives the logits: the primary, every network of the pool in turn, step by "
         "step, or each drawn BN teacher its own",
@@ -64,27 +66,27 @@ class Recipe(StrictModel):
     selection: Literal["pre", "intra", "all", "round_robin", "fixed"] = Field(
         "pre", description="drawn once per unit, drawn again, all, one after another, or as named"
     )
-    redraw_every: int = Field(100, ge=1, description="steps between two draws (intra)")
+    resample_every: int = Field(100, ge=1, description="steps between two draws (intra)")
     primary_in_bn: Literal["always", "candidate", "never"] = Field(
-        "always", description="whether the primary aligns its BN statistics"
+        "always", description="whether the primary is among the BN teachers"
     )
-    bn_slots: int = Field(3, ge=0, description="slots for BN teachers beside the primary")
-    bn_probability: float = Field(0.5, ge=0, le=1, description="chance that a slot is filled")
-    bn_subset: int | None = Field(
+    num_bn_slots: int = Field(3, ge=0, description="slots for BN teachers beside the primary")
+    bn_slot_prob: float = Field(0.5, ge=0, le=1, description="chance that a slot is filled")
+    bn_subset_size: int | None = Field(
         None, ge=1, description="draw exactly so many candidates, instead of filling slots"
     )
     bn_fixed: Names = Field((), description="BN teachers beside the primary (fixed)")
     bn_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="weight of a network's BN loss; 1 if none"
     )
-    drawn_per: Literal["unit", "slot"] = Field(
-        "unit", description="who shares a draw: a unit, or all units of an image slot"
+    sample_per: Literal["batch", "image_index"] = Field(
+        "batch", description="who shares a draw: a unit, or all units of an image slot"
     )
-    bn_less: Literal["refuse", "count"] = Field(
-        "refuse",
+    no_bn_policy: Literal["error", "zero"] = Field(
+        "error",
         description="networks without BN layers: an error, or a zero term that counts in |T|",
     )
-    bn_normalise: Literal["none", "layers", "channels", "real"] = Field(
+    bn_normalize: Literal["none", "layers", "channels", "real"] = Field(
         "none",
         description="scale each network's BN loss to the primary's: by number of statistics, "
         "of their channels, or by its value on real images",
@@ -92,9 +94,13 @@ class Recipe(StrictModel):
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="inputs of the BN layers, or of the convolutions as well (G-VBSM)"
     )
-    conv_patch: int = Field(16, ge=2, description="side of the patches in feature maps, in pixels")
-    conv_drop: float = Field(0.0, ge=0, lt=1, description="chance that a convolution is left out")
-    momentum: float = Field(
+    conv_patch_size: int = Field(
+        16, ge=2, description="side of the patches in feature maps, in pixels"
+    )
+    conv_drop_prob: float = Field(
+        0.0, ge=0, lt=1, description="chance that a convolution is left out"
+    )
+    stats_ema: float = Field(
         0.0, ge=0, lt=1, description="of a running mean over steps that statistics are smoothed by"
     )
 
@@ -103,20 +109,20 @@ class Recipe(StrictModel):
         0, ge=0, description="steps fewer for each next image slot; units then hold one slot each"
     )
     early_late_period: int = Field(8, ge=1, description="slots after which that begins anew")
-    join_step: int = Field(
+    delt_start_gap: int = Field(
         0, ge=0, description="steps between two groups of slots that join one optimisation (DELT)"
     )
-    join_groups: int = Field(8, ge=1, description="number of such groups")
+    delt_groups: int = Field(8, ge=1, description="number of such groups")
     lr: float = Field(0.05, gt=0, description="Adam step size, in normalised pixel units")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam first moment decay")
     beta2: float = Field(0.9, ge=0, lt=1, description="Adam second moment decay")
-    bn_weight: float = Field(0.01, ge=0, description="r_bn, weight of the BN alignment")
-    first_layer_factor: float = Field(
+    r_bn: float = Field(0.01, ge=0, description="r_bn, weight of the BN alignment")
+    first_bn_multiplier: float = Field(
         10.0, ge=0, description="weight of the first layer that is aligned in each network"
     )
-    tv_weight: float = Field(0.0, ge=0, description="weight of the total variation")
-    l2_weight: float = Field(0.0, ge=0, description="weight of the images' L2 norm")
-    density_weight: float = Field(
+    tv_l1: float = Field(0.0, ge=0, description="weight of the total variation")
+    l2_scale: float = Field(0.0, ge=0, description="weight of the images' L2 norm")
+    densification_weight: float = Field(
         0.0, ge=0, description="weight of the data densification within a class (G-VBSM)"
     )
 
@@ -125,62 +131,68 @@ class Recipe(StrictModel):
         "fixed", description="curriculum: from whole images down to crop_min along a cosine (CDA)"
     )
     flip: bool = Field(True, description="mirror half of the views")
-    roll: int = Field(32, ge=0, description="largest cyclic shift per axis, in pixels")
+    jitter: int = Field(32, ge=0, description="largest cyclic shift per axis, in pixels")
     views: Literal["per_batch", "per_image"] = Field(
         "per_batch", description="one crop, flip and roll per step, or one for each image"
     )
-    stored: Literal["exact", "jpeg75"] = Field(
-        "exact",
+    image_format: Literal["png", "jpeg75"] = Field(
+        "png",
         description="8-bit pixels rounded, or cut off and sent through JPEG of quality 75 as the "
         "published program does",
     )
 
-    def at_slot(self, slot: int) -> Recipe:
+    def for_image_index(self, image_index: int) -> Recipe:
         """Return the recipe of one image slot: with early-late, its own number of iterations."""
-        fewer = self.early_late_step * (slot % self.early_late_period)
+        fewer = self.early_late_step * (image_index % self.early_late_period)
         return self.model_copy(update={"iterations": self.iterations - fewer})
 
-    def joins_at(self, slot: int, ipc: int) -> int:
+    def start_step(self, image_index: int, ipc: int) -> int:
         """Return the step from which an image slot takes part in its unit's optimisation.
 
-        The slots of a class are cut into `join_groups` groups in order; group g joins after
-        g * join_step steps (DELT, CVPR 2025, early-late training).
+        The slots of a class are cut into `delt_groups` groups in order; group g joins after
+        g * delt_start_gap steps (DELT, CVPR 2025, early-late training).
         """
-        return self.join_step * (slot * self.join_groups // ipc)
+        return self.delt_start_gap * (image_index * self.delt_groups // ipc)
 
     def grid(self, image_size: int) -> int:
         """Return how many crops stand side by side in an image of that many pixels (patches)."""
-        return self.patch_grid or (2 if image_size >= _LARGE else 1)
+        return self.mosaic_grid or (2 if image_size >= _LARGE else 1)
 
     def real_per_image(self, image_size: int) -> int:
         """Return how many real images make one initial image."""
-        if self.init == "noise" or self.images == "imported":
+        if self.init == "noise" or self.image_source == "imported":
             return 0
         return self.grid(image_size) ** 2 if self.init == "patches" else 1
 
     @property
-    def is_scored(self) -> bool:
+    def needs_scorer(self) -> bool:
         """Whether the primary chooses the initial images."""
-        return self.images != "imported" and self.init in {"real_median", "patches"}
+        return self.image_source != "imported" and self.init in {"real_median", "patches"}
 
     def candidates(self, primary: str, pool: Sequence[str]) -> Names:
         """Return the networks of a pool that may give BN statistics beside a set primary."""
         if self.selection == "fixed":
             return self.bn_fixed
-        if self.selection in {"pre", "intra"} and not self.bn_slots and self.bn_subset is None:
+        if (
+            self.selection in {"pre", "intra"}
+            and not self.num_bn_slots
+            and self.bn_subset_size is None
+        ):
             return ()
         return tuple(n for n in pool if n != primary or self.primary_in_bn == "candidate")
 
     def bn_networks(self, primary: str, pool: Sequence[str]) -> Names:
         """Return every network of a pool that may give BN statistics."""
-        if self.images != "recovered":
+        if self.image_source != "optimized":
             return ()
         always = (primary,) if self.primary_in_bn == "always" else ()
         return tuple(dict.fromkeys([*always, *self.candidates(primary, pool)]))
 
-    def watched(self, primary: str, pool: Sequence[str]) -> Names:
+    def stat_networks(self, primary: str, pool: Sequence[str]) -> Names:
         """Return every network whose statistics are read: to align them, or to scale others."""
-        anchor = (primary,) if self.bn_normalise != "none" and self.images == "recovered" else ()
+        anchor = (
+            (primary,) if self.bn_normalize != "none" and self.image_source == "optimized" else ()
+        )
         return tuple(dict.fromkeys([*self.bn_networks(primary, pool), *anchor]))
 
     def networks(self, primary: str, pool: Sequence[str]) -> Names:
@@ -191,15 +203,15 @@ class Recipe(StrictModel):
 
     def roles(self, primary: str, pool: Sequence[str]) -> dict[str, Names]:
         """Return which networks of a pool may do what, in the order in which they are drawn."""
-        scorer = (primary,) if self.is_scored else ()
-        if self.images != "recovered":
+        scorer = (primary,) if self.needs_scorer else ()
+        if self.image_source != "optimized":
             return {"scores": scorer}
-        speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
+        logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
         return {
             "scores": scorer,
-            "logits": speakers[self.logits],
+            "logits": logit_teachers[self.logits],
             "drawn": self.bn_networks(primary, pool),
-            "scales": (primary,) if self.bn_normalise != "none" else (),
+            "scales": (primary,) if self.bn_normalize != "none" else (),
         }
 
 
@@ -209,7 +221,7 @@ def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -
     Raises:
         UsageError: It names a network outside the pool, or asks for more than the pool holds.
     """
-    if recipe.images != "recovered":
+    if recipe.image_source != "optimized":
         return
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
@@ -227,9 +239,9 @@ def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -
             "change one of the two"
         )
     candidates = recipe.candidates(primary, pool)
-    if (recipe.bn_subset or 0) > len(candidates):
+    if (recipe.bn_subset_size or 0) > len(candidates):
         raise UsageError(
-            f"method {method}: bn_subset is {recipe.bn_subset}, but the pool holds only "
+            f"method {method}: bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
             f"{len(candidates)} candidates beside the primary; lower it or add to `teachers`"
         )
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or _can_draw(recipe))
@@ -246,20 +258,22 @@ def check_steps(method: str, recipe: Recipe, ipc: int) -> None:
     Raises:
         UsageError: A slot would be saved as it began, or two schedules contradict each other.
     """
-    if recipe.images != "recovered":
+    if recipe.image_source != "optimized":
         return
-    if recipe.early_late_step and recipe.join_step:
+    if recipe.early_late_step and recipe.delt_start_gap:
         raise UsageError(
-            f"method {method}: early_late_step gives each slot a unit of its own, join_step puts "
+            f"method {method}: early_late_step gives each image index its own unit, "
+            f"delt_start_gap puts "
             "all slots into one; set one of them to 0"
         )
-    for slot in range(ipc):
-        steps = recipe.at_slot(slot).iterations - recipe.joins_at(slot, ipc)
+    for image_index in range(ipc):
+        steps = recipe.for_image_index(image_index).iterations - recipe.start_step(image_index, ipc)
         if steps < 1:
             raise UsageError(
-                f"method {method}: image slot {slot} would get {steps} steps; raise iterations, "
+                f"method {method}: image slot {image_index} would get {steps} steps; raise "
+                f"iterations, "
                 "or lower early_late_step (the slots of a period get fewer and fewer steps) or "
-                "join_step (later groups join later)"
+                "delt_start_gap (later groups join later)"
             )
 
 
@@ -269,7 +283,7 @@ def check_batches(method: str, recipe: Recipe, ipc: int) -> None:
     Raises:
         UsageError: Class-wise batches at one image per class, or per slot.
     """
-    if recipe.images != "recovered" or recipe.batches != "class_wise":
+    if recipe.image_source != "optimized" or recipe.batches != "class_wise":
         return
     if ipc < 2 or recipe.early_late_step:
         raise UsageError(
@@ -285,11 +299,11 @@ def check_source(method: str, recipe: Recipe) -> None:
     Raises:
         UsageError: No source, one that depends on the working directory, or one that is not read.
     """
-    if recipe.images != "imported":
+    if recipe.image_source != "imported":
         if recipe.source is not None:
             raise UsageError(
                 f"method {method}: source is {recipe.source!r}, but its images are "
-                f"{recipe.images}; set images to imported, or leave source out"
+                f"{recipe.image_source}; set images to imported, or leave source out"
             )
         return
     if recipe.source is None:
@@ -305,7 +319,9 @@ def check_source(method: str, recipe: Recipe) -> None:
 
 
 def _can_draw(recipe: Recipe) -> bool:
-    return recipe.bn_subset is not None or (recipe.bn_slots > 0 and recipe.bn_probability > 0)
+    return recipe.bn_subset_size is not None or (
+        recipe.num_bn_slots > 0 and recipe.bn_slot_prob > 0
+    )
 
 
 def recipe_names() -> list[str]:
@@ -330,16 +346,16 @@ def recipe_differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
     optimisation reads.
     """
     mine, theirs = recipe.plain(), other.plain()
-    matter = mine.keys() - {"title", "paper", "lacks"}
-    if recipe.images == "initial":
-        matter &= {"images", "init", *(_OF_SCORED if recipe.is_scored else ())}
-    elif recipe.images == "imported":
+    matter = mine.keys() - {"title", "paper", "deviations"}
+    if recipe.image_source == "initial":
+        matter &= {"images", "init", *(_OF_SCORED if recipe.needs_scorer else ())}
+    elif recipe.image_source == "imported":
         matter &= {"images", *IMPORT_ONLY_FIELDS}
     return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
 
 
 IMPORT_ONLY_FIELDS = ("source", "resize")
-_OF_SCORED = ("score_most", "patch_crops", "patch_grid", "crop_min")
+_OF_SCORED = ("max_scored_images", "crops_per_image", "mosaic_grid", "crop_min")
 
 
 def read_recipe_file(path: str | Path, method: str | None = None) -> dict[str, Any]:

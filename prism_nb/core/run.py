@@ -243,7 +243,7 @@ class Run:
         marker = with_checksum(
             {
                 "unit": unit.name,
-                "binding": unit.binding,
+                "fingerprint": unit.fingerprint,
                 "inputs": self.content(unit.inputs),
                 "files": {path: fileio.sha256(self.file(path)) for path in paths},
                 "record": record,
@@ -262,7 +262,11 @@ class Run:
     def marker(self, unit: Unit) -> dict[str, Any] | None:
         """Return a unit's marker, or None where it is missing, damaged or of other settings."""
         marker = fileio.read_json(self.file(unit.marker))
-        return marker if is_valid_marker(marker) and marker["binding"] == unit.binding else None
+        return (
+            marker
+            if is_valid_marker(marker) and marker["fingerprint"] == unit.fingerprint
+            else None
+        )
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Return what a finished unit recorded.
@@ -293,7 +297,7 @@ class Run:
         marker = fileio.read_json(path)
         if not is_valid_marker(marker):
             return UnitState(unit, "damaged", f"{unit.marker} is no marker, or has been changed")
-        if marker["binding"] != unit.binding:
+        if marker["fingerprint"] != unit.fingerprint:
             return UnitState(unit, "other settings", f"{unit.marker} was made by other settings")
         found = find_corruption(self.path, marker["files"], deep=deep)
         if found:
@@ -361,7 +365,7 @@ class Run:
         """Return the lease of a name in the run; taking it over is an event of the stage."""
 
         def told(before: Owner | None) -> None:
-            self.event(stage, event="taken over", what=name, owner=str(before))
+            self.event(stage, event="lease_takeover", what=name, owner=str(before))
 
         return Lease(self.file(f"locks/{name}"), told)
 

@@ -18,15 +18,20 @@ FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a me
 Precision = Literal["fp32", "tf32", "bf16"]
 _NAME_LISTS = (
     "teachers",
-    "observers",
+    "holdout_networks",
     "methods",
     "students",
     "label_teachers",
     "feature_networks",
-    "treatments",
+    "eval_variants",
     "class_list",
 )
-EVAL_VARIANTS = ("protocol", "plain", "hard", "hard_plain")  # ways a student is taught
+EVAL_VARIANTS = (
+    "protocol",
+    "no_aug",
+    "hard_labels",
+    "hard_labels_no_aug",
+)  # ways a student is taught
 
 
 class DataSettings(StrictModel):
@@ -34,13 +39,13 @@ class DataSettings(StrictModel):
 
     dataset: str = Field("digits", description="name of the dataset")
     image_size: int = Field(32, ge=8, le=2048, description="side of the square images, in pixels")
-    score_on: Literal["test", "tuning"] = Field(
+    eval_split: Literal["test", "tuning"] = Field(
         "test",
         description="held-out images, or a quarter of the training images that nothing then "
         "learns from: for choosing settings without a look at the test images",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
-    data_content: str | None = Field(
+    dataset_hash: str | None = Field(
         None,
         description="digest of the dataset's classes and files; filled in when a run begins, which "
         "then refuses other files. None for embedded data",
@@ -51,7 +56,7 @@ class SourceSettings(StrictModel):
     """Where the real images come from.
 
     They bind no result by themselves: a dataset may move to another disk. What they lead to is
-    digested into `data_content`, which binds.
+    digested into `dataset_hash`, which binds.
     """
 
     data_dir: str | None = Field(
@@ -62,7 +67,7 @@ class SourceSettings(StrictModel):
         description="folder names of the classes to take, in this order, or a text file with one "
         "per line; none: all classes, sorted",
     )
-    skip_damaged: bool = Field(
+    skip_corrupt: bool = Field(
         False, description="decode every image once at indexing, and leave out what is damaged"
     )
     download: bool = Field(False, description="fetch a dataset that torchvision can fetch")
@@ -71,10 +76,12 @@ class SourceSettings(StrictModel):
 class SqueezeSettings(StrictModel):
     """How networks are trained on the real data (squeeze)."""
 
-    observers: Names = Field((), description="networks kept out of synthesis, to measure with")
+    holdout_networks: Names = Field(
+        (), description="networks kept out of synthesis, to measure with"
+    )
     squeeze_epochs: int = Field(10, ge=1, le=10_000, description="epochs of training per network")
     squeeze_batch: int = Field(64, ge=2, description="images per training step")
-    squeeze_optimiser: Literal["adamw", "sgd"] = Field(
+    squeeze_optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="sgd: with Nesterov momentum 0.9"
     )
     squeeze_lr: float = Field(3e-3, gt=0, description="peak step size")
@@ -85,13 +92,13 @@ class SqueezeSettings(StrictModel):
     squeeze_label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the true class that all classes get"
     )
-    squeeze_shift: int = Field(3, ge=0, le=256, description="largest random shift, in pixels")
+    squeeze_max_shift: int = Field(3, ge=0, le=256, description="largest random shift, in pixels")
     squeeze_crop_min: float = Field(
         1.0, gt=0, le=1, description="smallest random crop, by area; 1: no crops"
     )
     squeeze_flip: bool = Field(False, description="mirror half of the training images")
-    squeeze_views: Literal["batch", "image"] = Field(
-        "batch", description="for what each shift, crop and flip is drawn"
+    squeeze_views: Literal["per_batch", "per_image"] = Field(
+        "per_batch", description="for what each shift, crop and flip is drawn"
     )
     squeeze_precision: Precision = Field(
         "fp32", description="of the layers of networks in training; they are judged in fp32"
@@ -160,7 +167,7 @@ class LabelSettings(StrictModel):
 class DiversitySettings(StrictModel):
     """In whose feature space diversity is measured, and beside how many real images."""
 
-    feature_networks: Names = Field((), description="none named: the observers")
+    feature_networks: Names = Field((), description="none named: the holdout networks")
     real_per_class: int = Field(
         500, ge=1, le=100_000, description="real training images to compare with, drawn at random"
     )
@@ -174,36 +181,36 @@ class EvaluationSettings(StrictModel):
     student_epochs: int | None = Field(
         None, ge=1, le=9_999, description="epochs of training; None: label_epochs"
     )
-    label_reuse: bool = Field(
+    cycle_labels: bool = Field(
         False, description="let students that train for longer go over the stored epochs again"
     )
     student_batch: int = Field(50, ge=2, description="images per training step")
-    student_optimiser: Literal["adamw", "sgd"] = Field(
+    student_optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="sgd: with momentum 0.9"
     )
     student_lr: float = Field(1e-3, gt=0, description="initial step size")
     student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")
-    student_schedule: Literal["slow_drop", "cosine", "half_cosine", "constant"] = Field(
-        "slow_drop", description="of the step size over the epochs"
+    student_schedule: Literal["cosine_then_linear", "cosine", "cosine_eta2", "constant"] = Field(
+        "cosine_then_linear", description="of the step size over the epochs"
     )
-    student_loss: Literal["mse_ce", "kl", "ce"] = Field(
-        "mse_ce",
-        description="mse_ce: of logits, and hard_weight x cross-entropy; kl: of softened "
+    student_loss: Literal["mse_gt", "kl", "ce"] = Field(
+        "mse_gt",
+        description="mse_gt: of logits, and ce_weight x cross-entropy; kl: of softened "
         "probabilities; ce: cross-entropy with the true classes, mixed as the views are",
     )
-    hard_weight: float = Field(
-        0.1, ge=0, description="weight of the true class beside the soft label, in mse_ce"
+    ce_weight: float = Field(
+        0.1, ge=0, description="weight of the true class beside the soft label, in mse_gt"
     )
     student_temperature: float = Field(20.0, gt=0, description="that kl softens by")
     student_ema: float = Field(
         0.0, ge=0, lt=1, description="decay of an averaged copy, which is judged; 0: none"
     )
-    treatments: Names = Field(
+    eval_variants: Names = Field(
         ("protocol",),
         description="ways each student is taught: protocol (as set above), plain (its labels of "
-        "the images as they are), hard (true classes), hard_plain (both)",
+        "the images as they are), hard (true classes), hard_labels_no_aug (both)",
     )
-    ceiling: bool = Field(
+    train_on_real: bool = Field(
         False, description="train each student on all real training images as well, hard labels"
     )
     evaluate_every: int = Field(10, ge=1, description="epochs between two evaluations")
@@ -224,10 +231,10 @@ class MachineSettings(StrictModel):
     """Where and how visibly a run works; free to change, since it decides nothing but rounding."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    engine: Literal["auto", "eager", "compiled"] = Field(
+    compile: Literal["auto", "never", "always"] = Field(
         "auto", description="how networks are run; auto: compiled where a run is long enough"
     )
-    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="images that a network sees at once in the synthesis; auto: the whole batch, "
         "halved when memory runs out. The gradient is that of the whole batch, to rounding",
@@ -245,7 +252,7 @@ class MachineSettings(StrictModel):
         description="CPU threads of whoever does a unit; auto: every core in this process, one in "
         "a worker. On CPUs, other numbers round otherwise",
     )
-    gpus_per_unit: float = Field(
+    gpus_per_worker: float = Field(
         1.0, ge=0, le=64, description="GPUs of a worker, or a share of one; without GPUs: none"
     )
     ray_address: str | None = Field(
@@ -254,7 +261,7 @@ class MachineSettings(StrictModel):
     slurm: dict[str, Any] = Field(
         {}, description="of SLURM's jobs, as submitit calls them, e.g. {slurm_partition: gpu}"
     )
-    checkpoint_minutes: float = Field(
+    checkpoint_interval_min: float = Field(
         10.0,
         ge=0,
         description="minutes between two snapshots of a unit's synthesis, from which it goes on "
@@ -264,7 +271,7 @@ class MachineSettings(StrictModel):
         False, description="fetch weights that networks are named with and that are not here yet"
     )
     progress: bool = Field(True, description="show a progress bar")
-    snapshot_every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    preview_every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="steps between two small pictures of the batch at work, for the run monitor; "
         "auto: twelve per unit; 0: none",
@@ -305,21 +312,22 @@ class Settings(
                 f"primary: {self.primary!r} is not in the pool; "
                 f"{suggest(self.primary, self.teachers)}"
             )
-        shared = set(self.teachers) & set(self.observers)
+        shared = set(self.teachers) & set(self.holdout_networks)
         if shared:
             raise ValueError(
-                f"observers: {', '.join(sorted(shared))} is also a teacher; an observer takes no "
-                "part in the synthesis, so take it out of one of the two"
+                f"holdout_networks: {', '.join(sorted(shared))} is also a teacher; a "
+                "holdout network takes no part in the synthesis, so take it out of one of the two"
             )
-        if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
             raise ValueError(
-                f"micro_batch: {self.micro_batch} is more than batch_size {self.batch_size}; a "
+                f"micro_batch_size: {self.micro_batch_size} is more than batch_size "
+                f"{self.batch_size}; a "
                 "network never sees more images at once than there are, so leave it at auto"
             )
         if not self.feature_spaces:
             raise ValueError(
-                "observers: name at least one network to measure diversity with, or name a teacher "
-                "in feature_networks"
+                "holdout_networks: name at least one network to measure diversity with, or name "
+                "a teacher in feature_networks"
             )
         for name in ("label_teachers", "feature_networks"):
             self._refuse_untrained(name)
@@ -333,38 +341,40 @@ class Settings(
         for network in getattr(self, name):
             if network not in trained:
                 raise ValueError(
-                    f"{name}: {network!r} is neither teacher nor observer, so it is never trained; "
+                    f"{name}: {network!r} is neither teacher nor holdout network, so it is not "
+                    f"trained; "
                     f"{suggest(network, trained)}"
                 )
 
     def _require_labels(self) -> None:
-        """Refuse labels that a student's loss, length or treatments cannot do with."""
+        """Refuse labels that a student's loss, length or eval_variants cannot do with."""
         protocol_values(self.protocol)
         if (self.labels == "hard") != (self.student_loss == "ce"):
             raise ValueError(
                 f"student_loss: {self.student_loss!r} does not go with labels {self.labels!r}; "
                 "hard labels take ce, and ce takes nothing else"
             )
-        if self.labels == "stored" and self.epochs > self.label_epochs and not self.label_reuse:
+        if self.labels == "stored" and self.epochs > self.label_epochs and not self.cycle_labels:
             raise ValueError(
                 f"student_epochs: {self.epochs} is more than the {self.label_epochs} epochs of "
-                "labels; raise label_epochs, or let label_reuse go over them again"
+                "labels; raise label_epochs, or let cycle_labels go over them again"
             )
-        if self.label_ensemble == "primary_half" and self.primary not in self.labellers:
+        if self.label_ensemble == "primary_half" and self.primary not in self.label_teachers_used:
             raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
         self._require_treatments()
 
     def _require_treatments(self) -> None:
-        for name in self.treatments:
+        for name in self.eval_variants:
             if name not in EVAL_VARIANTS:
-                raise ValueError(f"treatments: {name!r} is none; {suggest(name, EVAL_VARIANTS)}")
-        if "protocol" not in self.treatments:
+                raise ValueError(f"eval_variants: {name!r} is none; {suggest(name, EVAL_VARIANTS)}")
+        if "protocol" not in self.eval_variants:
             raise ValueError(
-                "treatments: protocol must be among them, since methods are compared by it"
+                "eval_variants: protocol must be among them, since methods are compared by it"
             )
-        if self.labels == "hard" and any(name.startswith("hard") for name in self.treatments):
+        if self.labels == "hard" and any(name.startswith("hard") for name in self.eval_variants):
             raise ValueError(
-                "treatments: labels are hard already, so hard and hard_plain would train the same "
+                "eval_variants: labels are hard already, so hard_labels variants would train "
+                "the same "
                 "students again; take them out"
             )
 
@@ -375,18 +385,18 @@ class Settings(
 
     @property
     def networks(self) -> Names:
-        """Every network that the squeeze trains: the pool, then the observers."""
-        return self.teachers + self.observers
+        """Every network that the squeeze trains: the pool, then the holdout networks."""
+        return self.teachers + self.holdout_networks
 
     @property
-    def labellers(self) -> Names:
+    def label_teachers_used(self) -> Names:
         """The networks whose logits become the soft labels."""
         return self.label_teachers or self.teachers
 
     @property
     def feature_spaces(self) -> Names:
         """The networks whose features measure diversity."""
-        return self.feature_networks or self.observers
+        return self.feature_networks or self.holdout_networks
 
     def recipe_of(self, method: str) -> Recipe:
         """Return a method's recipe with this run's changes laid over it.
@@ -403,7 +413,7 @@ class Settings(
     @property
     def part(self) -> int:
         """Images that a network sees at once in the synthesis; 0: the whole batch."""
-        return 0 if self.micro_batch == "auto" else self.micro_batch
+        return 0 if self.micro_batch_size == "auto" else self.micro_batch_size
 
     def section(self, *groups: type[StrictModel]) -> dict[str, Any]:
         """Return the plain values of some groups, e.g. `section(DataSettings)`."""

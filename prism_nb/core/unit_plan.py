@@ -26,23 +26,29 @@ from prism_nb.core.units import (
     slug,
 )
 
-_BATCHES = ("squeeze_batch", "squeeze_shift", "squeeze_crop_min", "squeeze_flip", "squeeze_views")
+_BATCHES = (
+    "squeeze_batch",
+    "squeeze_max_shift",
+    "squeeze_crop_min",
+    "squeeze_flip",
+    "squeeze_views",
+)
 
 
 def squeeze_units(run: Run, classes: int) -> list[Unit]:
     """Return one unit per network of the run, then the statistics that some method asks for."""
     settings = run.settings
     wanted = dict.fromkeys(
-        (network, recipe.conv_patch)
+        (network, recipe.conv_patch_size)
         for recipe in map(settings.recipe_of, settings.methods)
         if recipe.statistics == "bn_conv"
-        for network in recipe.watched(settings.primary, settings.teachers)
+        for network in recipe.stat_networks(settings.primary, settings.teachers)
     )
     return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
 
 
 def network_units(settings: Settings) -> list[Unit]:
-    """Return the units that provide the networks: the pool, then the observers."""
+    """Return the units that provide the networks: the pool, then the holdout networks."""
     return [network_unit(settings, name) for name in settings.networks]
 
 
@@ -53,36 +59,36 @@ def network_unit(settings: Settings, name: str) -> Unit:
     """
     stem = slug(name)
     groups = (DataSettings,) if is_pretrained_name(name) else (DataSettings, SqueezeSettings)
-    binding = settings.section(*groups)
-    binding.pop("observers", None)
+    fingerprint = settings.section(*groups)
+    fingerprint.pop("holdout_networks", None)
     return Unit(
-        stage="teachers",
+        stage="squeeze",
         name=name,
         marker=f"teachers/units/{stem}.json",
-        binding=short_hash({**binding, "network": name}),
-        key={"network": name, "weights": f"teachers/{stem}.safetensors"},
+        fingerprint=short_hash({**fingerprint, "network": name}),
+        params={"network": name, "weights": f"teachers/{stem}.safetensors"},
     )
 
 
 def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     """Return the unit that measures the inputs of a network's convolutions on the real images."""
     network = network_unit(settings, name)
-    how: dict[str, object] = {"network": network.binding, "patch": patch}
+    how: dict[str, object] = {"network": network.fingerprint, "patch": patch}
     if is_pretrained_name(name):  # it depends on the squeeze by its batches alone
         how["squeeze"] = {name: getattr(settings, name) for name in _BATCHES}
     stem = f"{slug(name)}.conv{patch}"
     return Unit(
-        stage="teachers",
+        stage="squeeze",
         name=f"{name}, convolution statistics",
         marker=f"teachers/units/{stem}.json",
-        binding=short_hash(how),
-        key={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
+        fingerprint=short_hash(how),
+        params={"network": name, "patch": patch, "statistics": f"teachers/{stem}.safetensors"},
         inputs=(network.marker,),
     )
 
 
 _LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
-_WORDS = {"title", "paper", "lacks"}
+_WORDS = {"title", "paper", "deviations"}
 
 
 def synthesis_units(run: Run, classes: int) -> list[Unit]:
@@ -93,15 +99,19 @@ def synthesis_units(run: Run, classes: int) -> list[Unit]:
 def method_units(run: Run, method: str, classes: int) -> list[Unit]:
     """Return the units of one method."""
     settings = run.settings
-    binding = method_fingerprint(settings, method)
+    fingerprint = method_fingerprint(settings, method)
     inputs = tuple(unit.marker for unit in _teacher_units(settings, method))
     return [
         Unit(
             stage="synthesis",
             name=f"{method}/{batch.name}",
             marker=f"synthesis/{method}/units/{batch.name}.json",
-            binding=binding,
-            key={"method": method, "slots": batch.slots, "classes": batch.classes},
+            fingerprint=fingerprint,
+            params={
+                "method": method,
+                "image_indices": batch.image_indices,
+                "classes": batch.classes,
+            },
             inputs=inputs,
         )
         for batch in method_batches(settings, method, classes)
@@ -111,18 +121,18 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
 def method_batches(settings: Settings, method: str, classes: int) -> list[ImageBatch]:
     """Return the batches of a method, one per unit."""
     recipe = settings.recipe_of(method)
-    form = partial(_LAYOUTS[recipe.batches], share_slots=not recipe.early_late_step)
+    form = partial(_LAYOUTS[recipe.batches], share_indices=not recipe.early_late_step)
     return form(classes, settings.ipc, settings.batch_size)
 
 
 def batch_of(unit: Unit) -> ImageBatch:
     """Return the batch that a synthesis unit makes."""
-    return ImageBatch(tuple(unit.key["slots"]), tuple(unit.key["classes"]))
+    return ImageBatch(tuple(unit.params["image_indices"]), tuple(unit.params["classes"]))
 
 
-def image_path(method: str, class_index: int, slot: int) -> str:
+def image_path(method: str, class_index: int, image_index: int) -> str:
     """Return where an image lies in a run, so that ImageFolder finds classes in order."""
-    return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{slot:04d}.png"
+    return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{image_index:04d}.png"
 
 
 def synthesis_networks(settings: Settings, method: str) -> tuple[str, ...]:
@@ -132,14 +142,14 @@ def synthesis_networks(settings: Settings, method: str) -> tuple[str, ...]:
 
 def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
     """Return the networks whose statistics a method may read."""
-    return settings.recipe_of(method).watched(settings.primary, settings.teachers)
+    return settings.recipe_of(method).stat_networks(settings.primary, settings.teachers)
 
 
 def chosen_compile(run: Run) -> str:
     """Return the engine of a run: as set, else as decided, else `eager`."""
-    if run.settings.engine != "auto":
-        return run.settings.engine
-    decided = run.manifest().get("engine")
+    if run.settings.compile != "auto":
+        return {"always": "compiled", "never": "eager"}[run.settings.compile]
+    decided = run.manifest().get("compile")
     choice = decided.get("choice") if isinstance(decided, dict) else None
     return "compiled" if choice == "compiled" else "eager"
 
@@ -150,7 +160,7 @@ def _teacher_units(settings: Settings, method: str) -> list[Unit]:
     recipe = settings.recipe_of(method)
     if recipe.statistics == "bn_conv":
         units += [
-            statistics_unit(settings, name, recipe.conv_patch)
+            statistics_unit(settings, name, recipe.conv_patch_size)
             for name in stat_networks(settings, method)
         ]
     return units
@@ -160,7 +170,7 @@ def method_fingerprint(settings: Settings, method: str) -> str:
     """Digest what a method's images depend on, and nothing else."""
     recipe = settings.recipe_of(method)
     # What only an import reads is left out elsewhere, where it could decide nothing.
-    silent = _WORDS if recipe.images == "imported" else _WORDS | set(IMPORT_ONLY_FIELDS)
+    silent = _WORDS if recipe.image_source == "imported" else _WORDS | set(IMPORT_ONLY_FIELDS)
     return short_hash(
         {
             "method": method,
@@ -169,7 +179,7 @@ def method_fingerprint(settings: Settings, method: str) -> str:
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
             "precision": settings.precision,
             "roles": recipe.roles(settings.primary, settings.teachers),
-            "networks": [unit.binding for unit in _teacher_units(settings, method)],
+            "networks": [unit.fingerprint for unit in _teacher_units(settings, method)],
         }
     )
 
@@ -185,14 +195,14 @@ def relabel_units(run: Run, classes: int) -> list[Unit]:
 def label_unit(run: Run, method: str, classes: int) -> Unit:
     """Return the unit that labels one method's images."""
     settings = run.settings
-    networks = [network_unit(settings, name) for name in settings.labellers]
+    networks = [network_unit(settings, name) for name in settings.label_teachers_used]
     images = method_units(run, method, classes)
     return Unit(
-        stage="labels",
+        stage="relabel",
         name=method,
         marker=f"labels/{method}/unit.json",
-        binding=label_fingerprint(settings, method, classes * settings.ipc),
-        key={"method": method},
+        fingerprint=label_fingerprint(settings, method, classes * settings.ipc),
+        params={"method": method},
         inputs=tuple(unit.marker for unit in [*networks, *images]),
     )
 
@@ -205,7 +215,7 @@ def label_shards(run: Run, unit: Unit, count: int) -> list[Unit]:
         unit: The unit that labels them all.
         count: The most pieces; none are cut where one would do, or nothing is stored.
     """
-    epochs = len(label_paths(run.settings, unit.key["method"]))
+    epochs = len(label_paths(run.settings, unit.params["method"]))
     size = -(-epochs // max(1, count))
     begins = range(0, epochs, size or 1)
     ranges = [(begin, min(begin + size, epochs)) for begin in begins] if len(begins) > 1 else []
@@ -218,10 +228,10 @@ def _piece(unit: Unit, begin: int, end: int) -> Unit:
         stage=unit.stage,
         name=f"{unit.name}/{stem}",
         marker=f"labels/{unit.name}/pieces/{stem}.json",
-        binding=short_hash([unit.binding, begin, end]),
-        key={**unit.key, "epochs": [begin, end]},
+        fingerprint=short_hash([unit.fingerprint, begin, end]),
+        params={**unit.params, "epochs": [begin, end]},
         inputs=unit.inputs,
-        part_of=unit.name,
+        parent=unit.name,
     )
 
 
@@ -246,51 +256,53 @@ def label_fingerprint(settings: Settings, method: str, count: int) -> str:
         "images": method_fingerprint(settings, method),
         "settings": values,
         "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
-        "networks": [network_unit(settings, name).binding for name in settings.labellers],
+        "networks": [
+            network_unit(settings, name).fingerprint for name in settings.label_teachers_used
+        ],
     }
     return short_hash({**bound, "block": SHARD_EPOCHS} if count > SHARD_EPOCHS else bound)
 
 
-_ASKED = ("students", "student_seeds", "treatments", "ceiling")  # which units, not how
+_ASKED = ("students", "student_seeds", "eval_variants", "train_on_real")  # which units, not how
 
 
-def is_hard(settings: Settings, treatment: str) -> bool:
-    """Return whether a treatment teaches the true classes."""
-    return settings.labels == "hard" or treatment.startswith("hard")
+def is_hard(settings: Settings, variant: str) -> bool:
+    """Return whether a variant teaches the true classes."""
+    return settings.labels == "hard" or variant.startswith("hard")
 
 
-def is_plain(treatment: str) -> bool:
-    """Return whether a treatment shows images as they are."""
-    return treatment.endswith("plain")
+def is_plain(variant: str) -> bool:
+    """Return whether a variant shows images as they are."""
+    return variant.endswith("no_aug")
 
 
 def student_units(run: Run, classes: int) -> list[Unit]:
-    """Return the units of every method, treatment, student and seed."""
+    """Return the units of every method, variant, student and seed."""
     settings = run.settings
-    pairs = [(method, way) for method in settings.methods for way in settings.treatments]
-    pairs += [(REFERENCE, "hard")] if settings.ceiling else []
+    pairs = [(method, way) for method in settings.methods for way in settings.eval_variants]
+    pairs += [(REFERENCE, "hard_labels")] if settings.train_on_real else []
     return [
-        student_unit(run, method, treatment, student, seed, classes)
-        for method, treatment in pairs
+        student_unit(run, method, variant, student, seed, classes)
+        for method, variant in pairs
         for student in settings.students
         for seed in range(settings.student_seeds)
     ]
 
 
 def student_unit(
-    run: Run, method: str, treatment: str, student: str, seed: int, classes: int
+    run: Run, method: str, variant: str, student: str, seed: int, classes: int
 ) -> Unit:
     """Return the unit that trains one student, on all real images where the method is those."""
-    way = "" if treatment == "protocol" else f"-{treatment}"
+    way = "" if variant == "protocol" else f"-{variant}"
     name = f"{method}/{slug(student)}{way}-seed{seed}"
-    key = {"method": method, "treatment": treatment, "student": student, "seed": seed}
+    key = {"method": method, "variant": variant, "student": student, "seed": seed}
     source, inputs = _source(run, method, classes)
     return Unit(
         stage="evaluation",
         name=name,
         marker=f"evaluation/{name}/unit.json",
-        binding=short_hash({**key, "settings": _how(run.settings), "source": source}),
-        key={**key, "folder": f"evaluation/{name}"},
+        fingerprint=short_hash({**key, "settings": _how(run.settings), "source": source}),
+        params={**key, "folder": f"evaluation/{name}"},
         inputs=inputs,
     )
 
@@ -301,7 +313,7 @@ def _source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
         views = run.settings.section(DataSettings, LabelSettings)
         return [views, run.settings.replicate], ()
     labels = label_unit(run, method, classes)
-    return labels.binding, (labels.marker, *labels.inputs)
+    return labels.fingerprint, (labels.marker, *labels.inputs)
 
 
 def _how(settings: Settings) -> dict[str, Any]:
@@ -330,14 +342,14 @@ def diversity_unit(run: Run, name: str, classes: int) -> Unit:
         stage="diversity",
         name=name,
         marker=f"diversity/{name}.json",
-        binding=short_hash(
+        fingerprint=short_hash(
             {
                 "images": source,
-                "networks": [unit.binding for unit in spaces],
-                "teachers": [unit.binding for unit in teachers],
+                "networks": [unit.fingerprint for unit in spaces],
+                "teachers": [unit.fingerprint for unit in teachers],
                 "real_per_class": settings.real_per_class,
             }
         ),
-        key={"method": name},
+        params={"method": name},
         inputs=tuple(dict.fromkeys(unit.marker for unit in [*spaces, *teachers, *images])),
     )

@@ -17,26 +17,26 @@ class Unit:
 
     Attributes:
         stage: The stage that it belongs to.
-        name: Unique within the stage and readable, e.g. `prism/slots000-004_classes000-009`.
+        name: Unique within the stage and readable, e.g. `prism/images000-004_classes000-009`.
         marker: Path of its marker, relative to the run.
-        binding: Digest of everything that its result depends on.
-        key: Plain values that say what to do.
+        fingerprint: Digest of everything that its result depends on.
+        params: Plain values that say what to do.
         inputs: Markers of the units whose files it reads, relative to the run.
-        part_of: Name of the unit that it is a piece of; empty for a unit of its own.
+        parent: Name of the unit that it is a piece of; empty for a unit of its own.
     """
 
     stage: str
     name: str
     marker: str
-    binding: str
-    key: dict[str, Any] = field(default_factory=dict, hash=False)
+    fingerprint: str
+    params: dict[str, Any] = field(default_factory=dict, hash=False)
     inputs: tuple[str, ...] = ()
-    part_of: str = ""
+    parent: str = ""
 
     @property
-    def words(self) -> dict[str, str]:
+    def event_fields(self) -> dict[str, str]:
         """What events say to name it."""
-        return {"unit": self.name} | ({"part_of": self.part_of} if self.part_of else {})
+        return {"unit": self.name} | ({"parent": self.parent} if self.parent else {})
 
 
 def unit_seed(seed: int, *parts: str | int) -> int:
@@ -78,26 +78,26 @@ class ImageBatch:
     """The images of one unit: every slot of every class in two ranges.
 
     Attributes:
-        slots: First and one-past-last image slot (index within the class).
+        image_indices: First and one-past-last image index within the class.
         classes: First and one-past-last class.
     """
 
-    slots: tuple[int, int]
+    image_indices: tuple[int, int]
     classes: tuple[int, int]
 
     @property
     def name(self) -> str:
-        """A readable key, e.g. `slots000-004_classes000-099`, both ends included."""
-        (a, b), (c, d) = self.slots, self.classes
-        return f"slots{a:03d}-{b - 1:03d}_classes{c:03d}-{d - 1:03d}"
+        """A readable key, e.g. `images000-004_classes000-099`, both ends included."""
+        (a, b), (c, d) = self.image_indices, self.classes
+        return f"images{a:03d}-{b - 1:03d}_classes{c:03d}-{d - 1:03d}"
 
     def members(self) -> list[tuple[int, int]]:
-        """Return (class, slot) of every image, slot by slot."""
-        return [(c, s) for s in range(*self.slots) for c in range(*self.classes)]
+        """Return (class, image index) of every image, slot by slot."""
+        return [(c, s) for s in range(*self.image_indices) for c in range(*self.classes)]
 
 
 def cross_class(
-    classes: int, ipc: int, batch_size: int, *, share_slots: bool = True
+    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
     """Fill batches with as many different classes as they hold (PRISM's cross-class batches).
 
@@ -109,21 +109,21 @@ def cross_class(
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
-        share_slots: Whether several slots may share a batch.
+        share_indices: Whether several slots may share a batch.
 
     Returns:
-        Batches that hold every (class, slot) exactly once, slots ascending.
+        Batches that hold every (class, image index) exactly once, slots ascending.
     """
-    slots_together = max(1, batch_size // classes) if share_slots else 1
+    slots_together = max(1, batch_size // classes) if share_indices else 1
     return [
-        ImageBatch(slots, chunk)
-        for slots in _even(ipc, slots_together)
+        ImageBatch(image_indices, chunk)
+        for image_indices in _even(ipc, slots_together)
         for chunk in _even(classes, batch_size)
     ]
 
 
 def class_wise(
-    classes: int, ipc: int, batch_size: int, *, share_slots: bool = True
+    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
     """Fill each batch with images of one class, as many slots as it holds.
 
@@ -131,17 +131,17 @@ def class_wise(
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
-        share_slots: Whether several slots may share a batch; a batch of one image if not.
+        share_indices: Whether several slots may share a batch; a batch of one image if not.
 
     Returns:
-        Batches that hold every (class, slot) exactly once, classes ascending.
+        Batches that hold every (class, image index) exactly once, classes ascending.
     """
-    runs = _even(ipc, batch_size if share_slots else 1)
-    return [ImageBatch(slots, (c, c + 1)) for c in range(classes) for slots in runs]
+    runs = _even(ipc, batch_size if share_indices else 1)
+    return [ImageBatch(image_indices, (c, c + 1)) for c in range(classes) for image_indices in runs]
 
 
 def class_major(
-    classes: int, ipc: int, batch_size: int, *, share_slots: bool = True
+    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
     """Fill each batch with all slots of as many classes as it holds (G-VBSM, DELT).
 
@@ -149,17 +149,17 @@ def class_major(
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1; a class of more is cut.
-        share_slots: Whether several slots may share a batch; batches are `cross_class` if not.
+        share_indices: Whether several slots may share a batch; batches are `cross_class` if not.
 
     Returns:
-        Batches that hold every (class, slot) exactly once, classes ascending.
+        Batches that hold every (class, image index) exactly once, classes ascending.
     """
-    if not share_slots:
-        return cross_class(classes, ipc, batch_size, share_slots=False)
+    if not share_indices:
+        return cross_class(classes, ipc, batch_size, share_indices=False)
     return [
-        ImageBatch(slots, chunk)
+        ImageBatch(image_indices, chunk)
         for chunk in _even(classes, max(1, batch_size // ipc))
-        for slots in _even(ipc, batch_size)
+        for image_indices in _even(ipc, batch_size)
     ]
 
 

@@ -251,7 +251,7 @@ class AugParams:
 
 
 def sample_augmentation(
-    size: int, *, crop_min: float, flip: bool, roll: int, generator: torch.Generator
+    size: int, *, crop_min: float, flip: bool, jitter: int, generator: torch.Generator
 ) -> AugParams:
     """Draw a view as the published PRISM and SRe2L programs do.
 
@@ -259,12 +259,12 @@ def sample_augmentation(
         size: Side of the images, in pixels.
         crop_min: Smallest share of the area that a crop may have, in (0, 1].
         flip: Whether half of the views are mirrored.
-        roll: Largest cyclic shift, in pixels.
+        jitter: Largest cyclic shift, in pixels.
         generator: The unit's generator, on the CPU.
     """
     crop = sample_crop(size, crop_min, generator)
     mirrored = flip and torch.rand((), generator=generator).item() < 0.5
-    shift = torch.randint(0, roll + 1, (2,), generator=generator).tolist()
+    shift = torch.randint(0, jitter + 1, (2,), generator=generator).tolist()
     return AugParams(crop, mirrored, (shift[0], shift[1]))
 
 

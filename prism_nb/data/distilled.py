@@ -42,7 +42,7 @@ def random_real(
     shuffled = {
         c: shuffled_indices(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in members}
     }
-    return dataset.images("train", [int(shuffled[c][slot]) for c, slot in members])
+    return dataset.images("train", [int(shuffled[c][image_index]) for c, image_index in members])
 
 
 ImageKeys = Sequence[tuple[int, int]]  # (class, slot) of images
@@ -108,7 +108,7 @@ def _whole(run: Run, name: str, dataset: ImageDataset, load: Load) -> tuple[Tens
         load: Reads some of them.
     """
     classes, ipc = len(dataset.classes), run.settings.ipc
-    members = [(c, slot) for c in range(classes) for slot in range(ipc)]
+    members = [(c, image_index) for c in range(classes) for image_index in range(ipc)]
     labels = torch.arange(classes).repeat_interleave(ipc)
     if not set_bytes(run.settings, classes):
         return load(run, name, dataset, members), labels
@@ -148,8 +148,8 @@ def load_members(run: Run, method: str, dataset: ImageDataset, members: ImageKey
     """
     size = dataset.image_size
     pixels = torch.empty(len(members), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    for place, (c, slot) in enumerate(members):
-        pixels[place] = _read(run, image_path(method, c, slot), size)
+    for place, (c, image_index) in enumerate(members):
+        pixels[place] = _read(run, image_path(method, c, image_index), size)
     return pixels
 
 

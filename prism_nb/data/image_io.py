@@ -92,7 +92,7 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
 def _damaged(path: Path, why: Exception) -> CorruptImageError:
     error = CorruptImageError(
         f"image {path} cannot be decoded: {why}; restore that file, and the same command goes on; "
-        "or begin another run with skip_damaged set to true, which leaves damaged images out"
+        "or begin another run with skip_corrupt set to true, which leaves damaged images out"
     )
     error.path = path  # no argument, so that the error can pass from one process to another
     return error
@@ -236,7 +236,7 @@ def quantise(dataset: ImageDataset, images: Tensor, *, how: str) -> Tensor:
         how: `exact`: rounded to the nearest level. `jpeg75`: cut off, compressed as JPEG of
             quality 75 and read back, as what the published PRISM program stores.
     """
-    if how == "exact":
+    if how == "png":
         return dataset.bytes_of(images).cpu()
     cut_off = dataset.bytes_of(images, rounded=False).cpu()
     return torch.stack([_through_jpeg(image) for image in cut_off])

@@ -271,8 +271,8 @@ def list_images(source: ImageArchive, classes: Sequence[ClassInfo]) -> Listing:
                 "class; take one of them away"
             )
         group[key] = prefix + name
-    slots = tuple(tuple(group[key] for key in sorted(group, key=_order)) for group in found)
-    return Listing(layout.name if layout else "folders named as the classes", slots)
+    image_indices = tuple(tuple(group[key] for key in sorted(group, key=_order)) for group in found)
+    return Listing(layout.name if layout else "folders named as the classes", image_indices)
 
 
 def _order(key: int | str) -> tuple[int, str]:
@@ -511,8 +511,8 @@ class ImportedSet:
             UsageError: An image cannot be taken over; see `pixels.decode`.
         """
         hashed, pixels = hashlib.sha256(), []
-        for class_index, slot in members:
-            name = self.listing.classes[class_index][slot]
+        for class_index, image_index in members:
+            name = self.listing.classes[class_index][image_index]
             content = self.source.read(name)
             hashed.update(f"{name}\n{len(content)}\n".encode())
             hashed.update(content)

@@ -36,7 +36,7 @@ class DatasetConfig:
         image_size: Side of its images, in pixels.
         data_dir: Its folder; None where none is set.
         class_list: Folder names of the classes to take, in order; all where empty.
-        skip_damaged: Whether images that cannot be decoded are left out.
+        skip_corrupt: Whether images that cannot be decoded are left out.
         download: Whether it may be fetched.
         progress: Whether decoding shows a bar; of no account for which dataset it is.
     """
@@ -45,7 +45,7 @@ class DatasetConfig:
     image_size: int
     data_dir: Path | None = None
     class_list: tuple[str, ...] = ()
-    skip_damaged: bool = False
+    skip_corrupt: bool = False
     download: bool = False
     progress: bool = field(default=True, compare=False)
 
@@ -57,7 +57,7 @@ class DatasetConfig:
             image_size=settings.image_size,
             data_dir=Path(settings.data_dir).absolute() if settings.data_dir else None,
             class_list=settings.class_list,
-            skip_damaged=settings.skip_damaged,
+            skip_corrupt=settings.skip_corrupt,
             download=settings.download,
             progress=settings.progress,
         )
@@ -443,13 +443,13 @@ def _require_listed(root: Path, place: ImageDir, listed: DirListing) -> None:
         )
 
 
-def save_index(path: Path, index: Index, watched: dict[str, int]) -> None:
+def save_index(path: Path, index: Index, stat_networks: dict[str, int]) -> None:
     """Keep an index with the times of the folders that it was made from."""
     meta = {
         "classes": index.classes,
         "damaged": index.damaged,
         "content": index.content,
-        "watched": watched,
+        "watched": stat_networks,
         "folders": {split: part.folders for split, part in index.splits.items()},
     }
     arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
@@ -516,7 +516,7 @@ def open_index(source: DatasetConfig, layout_of: LayoutOf) -> Index:
     layout = layout_of(root, source.class_list)
     places = [place.folder for part in layout.places.values() for place in part]
     times = _times(root, (*layout.read_from, *places))
-    index = _scan(root, layout, check=source.skip_damaged)
+    index = _scan(root, layout, check=source.skip_corrupt)
     if max(times.values()) < (begin - _SETTLED) * 1e9:
         save_index(path, index, times)
     return index

@@ -49,22 +49,22 @@ def open_dataset(settings: Settings) -> ImageDataset:
 
     Raises:
         UsageError: Unknown dataset, one that is not as it must be, or not the one that
-            `data_content` names.
+            `dataset_hash` names.
     """
     if settings.dataset not in _DATASETS:
         raise UsageError(
             f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, _DATASETS)}"
         )
     whole = _open(DatasetConfig.of(settings))
-    if not whole.fits(settings.data_content):
+    if not whole.fits(settings.dataset_hash):
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
-            f"for: their content is {whole.content}, data_content says {settings.data_content}. "
-            "Restore the files, class_list and skip_damaged that the run began with (where a "
+            f"for: their content is {whole.content}, dataset_hash says {settings.dataset_hash}. "
+            "Restore the files, class_list and skip_corrupt that the run began with (where a "
             "damaged file was restored since, the folder .datasets beside the run must be there "
             "too), or choose another run name"
         )
-    return _tuning(whole) if settings.score_on == "tuning" else whole
+    return _tuning(whole) if settings.eval_split == "tuning" else whole
 
 
 def with_dataset_hash(settings: Settings) -> Settings:
@@ -73,9 +73,9 @@ def with_dataset_hash(settings: Settings) -> Settings:
     Raises:
         UsageError: As `open_dataset`.
     """
-    if settings.data_content is not None or settings.data_dir is None:
+    if settings.dataset_hash is not None or settings.data_dir is None:
         return settings
-    return settings.model_copy(update={"data_content": open_dataset(settings).content})
+    return settings.model_copy(update={"dataset_hash": open_dataset(settings).content})
 
 
 @lru_cache(maxsize=2)
@@ -158,7 +158,7 @@ def dataset_sizes(settings: Settings, numbers: DatasetSizes | None = None) -> Im
         return open_dataset(settings)
     numbers = numbers or _chosen(_PUBLISHED[name], len(settings.class_list))
     whole = ShapeOnlyDataset(name, numbers, settings.image_size)
-    return ValidationHoldout(whole) if settings.score_on == "tuning" else whole
+    return ValidationHoldout(whole) if settings.eval_split == "tuning" else whole
 
 
 def _chosen(whole: DatasetSizes, classes: int) -> DatasetSizes:
@@ -230,7 +230,7 @@ def _require_enough(labels: np.ndarray, dataset: ImageDataset) -> None:
     few = int(counts.argmin())
     if counts[few] * _HELD_OUT < 1:
         raise UsageError(
-            f"score_on tuning holds a quarter of the training images out, but class "
+            f"eval_split tuning holds a quarter of the training images out, but class "
             f"{dataset.classes[few].folder!r} of {dataset.name} has {counts[few]}; leave it out "
-            "with class_list, or use score_on test"
+            "with class_list, or use eval_split test"
         )

@@ -50,7 +50,7 @@ from prism_nb.models.pool import load_teacher
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Measure one method's images, or the real reference."""
-    dataset, name = open_dataset(run.settings), unit.key["method"]
+    dataset, name = open_dataset(run.settings), unit.params["method"]
     start = time.monotonic()
     pixels, _ = load_images_or_reference(run, name, dataset)
     networks, spaces = run.settings.feature_spaces, {}

@@ -54,7 +54,7 @@ class LabelStore:
         order = run.read_classes()
         self._classes = len(order or open_dataset(run.settings).classes)
         unit = label_unit(run, method, self._classes)
-        self._source = short_hash([unit.binding, run.content(unit.inputs), order])
+        self._source = short_hash([unit.fingerprint, run.content(unit.inputs), order])
 
     def save(
         self, epoch: int, views: BatchAugParams, labels: Iterable[tuple[Tensor, Tensor]]

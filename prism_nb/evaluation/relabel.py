@@ -26,14 +26,14 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     Nothing is stored where labels are made during the training, or are the true classes; how well
     the teachers know the images is recorded all the same.
     """
-    settings, method = run.settings, unit.key["method"]
+    settings, method = run.settings, unit.params["method"]
     start = time.monotonic()
     pixels, classes = load_images(run, method, open_dataset(settings))
     images = DeviceImages(pixels.to(choose_device(settings.device)), open_dataset(settings))
-    labeller, paths = load_labeler(run), label_paths(settings, method)
+    labeler, paths = load_labeler(run), label_paths(settings, method)
     if paths:
-        _store(run, unit, images, labeller, on_event)
-    known = _known(labeller, images, classes)
+        _store(run, unit, images, labeler, on_event)
+    known = _known(labeler, images, classes)
     seconds = round(time.monotonic() - start, 3)
     run.finish(unit, paths=paths, record={"seconds": seconds, **known})
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
@@ -41,37 +41,37 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 
 def label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Label some epochs of one method's images; the method's own unit finds them there."""
-    settings, method = run.settings, unit.key["method"]
+    settings, method = run.settings, unit.params["method"]
     pixels, _ = load_images(run, method, open_dataset(settings))
     images = DeviceImages(pixels.to(choose_device(settings.device)), open_dataset(settings))
     _store(run, unit, images, load_labeler(run), on_event)
-    paths = label_paths(settings, method)[slice(*unit.key["epochs"])]
+    paths = label_paths(settings, method)[slice(*unit.params["epochs"])]
     run.finish(unit, paths=paths, record={})
 
 
 def _store(
-    run: Run, unit: Unit, images: DeviceImages, labeller: EnsembleLabeler, on_event: OnEvent
+    run: Run, unit: Unit, images: DeviceImages, labeler: EnsembleLabeler, on_event: OnEvent
 ) -> None:
-    settings, store = run.settings, LabelStore(run, unit.key["method"])
-    epochs = range(*unit.key.get("epochs", (0, settings.label_epochs)))
+    settings, store = run.settings, LabelStore(run, unit.params["method"])
+    epochs = range(*unit.params.get("epochs", (0, settings.label_epochs)))
     for done, epoch in enumerate(epochs, start=1):
         # An interrupted unit has epochs but no marker; each file says what it is made from.
         if not store.has(epoch):
             views = epoch_params(settings, len(images), epoch, images.device)
-            store.save(epoch, views, labeller.labels(images, views))
+            store.save(epoch, views, labeler.labels(images, views))
         on_event({"event": "step", "unit": unit.name, "step": done, "steps": len(epochs)})
 
 
-def _known(labeller: EnsembleLabeler, images: DeviceImages, classes: Tensor) -> dict[str, Any]:
+def _known(labeler: EnsembleLabeler, images: DeviceImages, classes: Tensor) -> dict[str, Any]:
     """Return the shares of the images whose class the teachers know, apart and together."""
     views = identity_params(len(images), images.size, images.device)
-    known = torch.zeros(len(labeller.teachers) + 1, dtype=torch.int64)
-    for rows, logits in labeller.blocks(images, views):
-        named = torch.stack([said.argmax(1) for said in [*logits, labeller.combine(logits)]])
+    known = torch.zeros(len(labeler.teachers) + 1, dtype=torch.int64)
+    for rows, logits in labeler.blocks(images, views):
+        named = torch.stack([said.argmax(1) for said in [*logits, labeler.combine(logits)]])
         known += (named.cpu() == classes[rows.cpu()]).sum(1)
     *each, together = (known.double() / len(images)).tolist()
     return {
-        "teachers": [teacher.name for teacher in labeller.teachers],
+        "teachers": [teacher.name for teacher in labeler.teachers],
         "teacher_accuracy": each,
         "ensemble_accuracy": together,
     }

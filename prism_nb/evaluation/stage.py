@@ -27,16 +27,16 @@ _GUESSES = ("class", "guess", "images")  # columns of `guesses.csv`, the last ep
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Train one student from one seed on one method's images, in one of the treatments."""
-    settings, treatment, folder = run.settings, unit.key["treatment"], unit.key["folder"]
+    """Train one student from one seed on one method's images, in one of the eval_variants."""
+    settings, variant, folder = run.settings, unit.params["variant"], unit.params["folder"]
     device = choose_device(settings.device)
     start = time.monotonic()
     checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _source(run, unit))
     student, rows, verdict = train_student(
-        unit.key["student"],
+        unit.params["student"],
         open_dataset(settings),
-        load_student_data(run, unit.key["method"], treatment, device),
-        student_config(settings, unit.key["seed"], treatment),
+        load_student_data(run, unit.params["method"], variant, device),
+        student_config(settings, unit.params["seed"], variant),
         lambda values: on_event({"event": "step", "unit": unit.name, **values}),
         checkpoint,
     )
@@ -62,17 +62,17 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     checkpoint.clear()
 
 
-def student_config(settings: Settings, seed: int, treatment: str = "protocol") -> StudentConfig:
+def student_config(settings: Settings, seed: int, variant: str = "protocol") -> StudentConfig:
     """Return how a run trains the student of one seed; it is the same for every method."""
     return StudentConfig(
         epochs=settings.epochs,
         batch=settings.student_batch,
-        optimiser=settings.student_optimiser,
+        optimizer=settings.student_optimizer,
         lr=settings.student_lr,
         weight_decay=settings.student_weight_decay,
         schedule=settings.student_schedule,
-        loss="ce" if is_hard(settings, treatment) else settings.student_loss,
-        hard_weight=settings.hard_weight,
+        loss="ce" if is_hard(settings, variant) else settings.student_loss,
+        ce_weight=settings.ce_weight,
         temperature=settings.student_temperature,
         ema=settings.student_ema,
         evaluate_every=settings.evaluate_every,
@@ -85,7 +85,7 @@ def _source(run: Run, unit: Unit) -> str:
     """Return what a training depends on: its settings, images, labels and where it is done."""
     device = choose_device(run.settings.device).type
     versions = [torch.__version__, torchvision.__version__, timm.__version__]
-    return short_hash([unit.binding, run.content(unit.inputs), device, versions])
+    return short_hash([unit.fingerprint, run.content(unit.inputs), device, versions])
 
 
 def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:

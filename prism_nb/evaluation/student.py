@@ -45,12 +45,12 @@ class StudentConfig:
     Attributes:
         epochs: Passes over the images.
         batch: Images per step; the last batch of an epoch may be smaller, but not a single one.
-        optimiser: `adamw` or `sgd`.
+        optimizer: `adamw` or `sgd`.
         lr: Initial step size.
         weight_decay: On matrices and kernels.
         schedule: Of the step size, see `learning_rate_factor`.
-        loss: `mse_ce`, `kl` or `ce`; the last learns from the true classes alone.
-        hard_weight: Weight of the true class beside the soft label, in `mse_ce`.
+        loss: `mse_gt`, `kl` or `ce`; the last learns from the true classes alone.
+        ce_weight: Weight of the true class beside the soft label, in `mse_gt`.
         temperature: That `kl` softens by.
         ema: Decay of the averaged copy that is judged in the student's place; 0: none.
         evaluate_every: Epochs between two evaluations; the last epoch is always evaluated.
@@ -60,12 +60,12 @@ class StudentConfig:
 
     epochs: int
     batch: int
-    optimiser: str
+    optimizer: str
     lr: float
     weight_decay: float
     schedule: str
     loss: str
-    hard_weight: float
+    ce_weight: float
     temperature: float
     ema: float
     evaluate_every: int
@@ -74,7 +74,7 @@ class StudentConfig:
 
 
 class StudentTrainer:
-    """A student, its optimiser, and its averaged copy where there is one.
+    """A student, its optimizer, and its averaged copy where there is one.
 
     Args:
         name: An architecture of `build_network`; weights come from torch's global generators.
@@ -88,8 +88,8 @@ class StudentTrainer:
     ) -> None:
         network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         self.student = network.to(device).to(memory_format=torch.channels_last)
-        self.optimiser = new_optimizer(
-            self.student, plan.optimiser, lr=plan.lr, weight_decay=plan.weight_decay
+        self.optimizer = new_optimizer(
+            self.student, plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay
         )
         self._average = (
             AveragedModel(
@@ -106,9 +106,9 @@ class StudentTrainer:
 
     def step(self, loss: Tensor) -> None:
         """Learn from one batch."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.student)
 
@@ -117,7 +117,7 @@ class StudentTrainer:
         networks: dict[str, nn.Module] = {"student": self.student}
         if self._average is not None:
             networks["average"] = self._average
-        return TrainerState(networks, self.optimiser, device)
+        return TrainerState(networks, self.optimizer, device)
 
 
 def train_student(
@@ -172,7 +172,7 @@ def _teach(
 ) -> tuple[Row, EvalResult | None]:
     """Train for one epoch, and judge the student if it is time to."""
     lr = plan.lr * learning_rate_factor(plan.schedule, epoch, plan.epochs)
-    for group in pupil.optimiser.param_groups:
+    for group in pupil.optimizer.param_groups:
         group["lr"] = lr
     loss = train_epoch(pupil, material.images, material.classes, material.labels_of(epoch), plan)
     if not math.isfinite(loss):
@@ -222,7 +222,7 @@ def _loss(
     soft = labels.logits[rows].float()
     if plan.loss == "kl":
         return kd_kl_loss(logits, soft, temperature=plan.temperature)
-    return mse_gt_loss(logits, soft, classes[rows], hard_weight=plan.hard_weight)
+    return mse_gt_loss(logits, soft, classes[rows], ce_weight=plan.ce_weight)
 
 
 @dataclass(frozen=True)
@@ -240,13 +240,13 @@ class StudentData:
     labels_of: Callable[[int], EpochLabels]
 
 
-def load_student_data(run: Run, method: str, treatment: str, device: torch.device) -> StudentData:
+def load_student_data(run: Run, method: str, variant: str, device: torch.device) -> StudentData:
     """Return a method's images, or all real ones under `REFERENCE`, and the labels to learn from.
 
     Args:
         run: The run.
         method: The method, or `REFERENCE`.
-        treatment: One of `settings.TREATMENTS`.
+        variant: One of `settings.TREATMENTS`.
         device: Where to.
     """
     dataset = open_dataset(run.settings)
@@ -259,16 +259,16 @@ def load_student_data(run: Run, method: str, treatment: str, device: torch.devic
     else:
         pixels, classes = load_images(run, method, dataset)
         images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
-    return StudentData(images, classes.to(device), _labels(run, method, treatment, images))
+    return StudentData(images, classes.to(device), _labels(run, method, variant, images))
 
 
 def _labels(
-    run: Run, method: str, treatment: str, images: DeviceImages | StreamedImages
+    run: Run, method: str, variant: str, images: DeviceImages | StreamedImages
 ) -> Callable[[int], EpochLabels]:
     """Return where an epoch's views and labels come from."""
-    settings, plain = run.settings, is_plain(treatment)
+    settings, plain = run.settings, is_plain(variant)
     views_of = partial(_views, settings, images, plain=plain)
-    if is_hard(settings, treatment):
+    if is_hard(settings, variant):
         return lambda epoch: EpochLabels(views_of(epoch), None)
     if plain:
         views = views_of(0)
@@ -281,7 +281,7 @@ def _labels(
 
 
 def _spoken(
-    labeller: EnsembleLabeler,
+    labeler: EnsembleLabeler,
     images: DeviceImages | StreamedImages,
     views_of: Callable[[int], BatchAugParams],
 ) -> Callable[[int], EpochLabels]:
@@ -289,7 +289,7 @@ def _spoken(
 
     def labels_of(epoch: int) -> EpochLabels:
         views = views_of(epoch)
-        return EpochLabels(views, labeller(images, views))
+        return EpochLabels(views, labeler(images, views))
 
     return labels_of
 
@@ -304,7 +304,7 @@ def _views(
 
 def _kept(settings: Settings, epoch: int) -> int:
     """Return the epoch whose views are shown: one that came before, where they are used again."""
-    return epoch % settings.label_epochs if settings.label_reuse else epoch
+    return epoch % settings.label_epochs if settings.cycle_labels else epoch
 
 
 _MOMENTUM = 0.9
@@ -313,9 +313,9 @@ _MOMENTUM = 0.9
 def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     """Return the factor of the initial step size in an epoch.
 
-    `slow_drop` is the published PRISM's: a slow cosine for five sixths of the epochs, down to
+    `cosine_then_linear` is PRISM's: a slow cosine for five sixths of the epochs, down to
     0.75; then a drop to a sixth of that and a line to zero. `cosine` goes to zero (SRe2L, CDA,
-    EDC, G-VBSM), `half_cosine` to one half of it (RDED), `constant` nowhere.
+    EDC, G-VBSM), `cosine_eta2` to one half of it (RDED), `constant` nowhere.
 
     Args:
         schedule: One of these.
@@ -324,14 +324,14 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     """
     if schedule == "constant":
         return 1.0
-    if schedule == "slow_drop" and epoch > 5 * epochs / 6:
+    if schedule == "cosine_then_linear" and epoch > 5 * epochs / 6:
         return 0.75 * (1 - epoch / epochs)
-    half_wave = {"slow_drop": 2.5, "cosine": 1.0, "half_cosine": 2.0}[schedule] * epochs
+    half_wave = {"cosine_then_linear": 2.5, "cosine": 1.0, "cosine_eta2": 2.0}[schedule] * epochs
     return 0.5 * (1 + math.cos(math.pi * epoch / half_wave))
 
 
-def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, hard_weight: float) -> Tensor:
-    """Return MSE(logits, soft labels) + hard_weight * CE(logits, true classes).
+def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, ce_weight: float) -> Tensor:
+    """Return MSE(logits, soft labels) + ce_weight * CE(logits, true classes).
 
     PRISM and G-VBSM with a weight of 0.1, EDC with 0.025 (their published codes).
 
@@ -339,10 +339,10 @@ def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, hard_weight: f
         logits: The student's, [n, C].
         soft: The ensemble's logits for the same views, [n, C].
         classes: Class of each un-mixed image, [n].
-        hard_weight: At least 0.
+        ce_weight: At least 0.
     """
     hard = functional.cross_entropy(logits, classes)
-    return functional.mse_loss(logits, soft) + hard_weight * hard
+    return functional.mse_loss(logits, soft) + ce_weight * hard
 
 
 def kd_kl_loss(logits: Tensor, soft: Tensor, *, temperature: float) -> Tensor:

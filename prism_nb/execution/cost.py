@@ -73,10 +73,10 @@ def squeeze_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     """
     known: dict[tuple[str, bool], float] = {}
     for unit in units:
-        name, passes = unit.key["network"], _only_passes(unit)
+        name, passes = unit.params["network"], _only_passes(unit)
         if (name, passes) not in known:
             known[name, passes] = (inference_seconds if passes else _epoch_seconds)(run, name)
-    return [known[u.key["network"], _only_passes(u)] * _times(run, u) for u in units]
+    return [known[u.params["network"], _only_passes(u)] * _times(run, u) for u in units]
 
 
 def inference_seconds(run: Run, name: str) -> float:
@@ -89,14 +89,14 @@ def inference_seconds(run: Run, name: str) -> float:
 
 
 def _only_passes(unit: Unit) -> bool:
-    return "patch" in unit.key or is_pretrained_name(unit.key["network"])
+    return "patch" in unit.params or is_pretrained_name(unit.params["network"])
 
 
 def _times(run: Run, unit: Unit) -> int:
     """Return how many of what was timed a unit does: epochs, or images that are looked at."""
     if not _only_passes(unit):
         return run.settings.squeeze_epochs
-    return len(open_dataset(run.settings).labels("train" if "patch" in unit.key else "val"))
+    return len(open_dataset(run.settings).labels("train" if "patch" in unit.params else "val"))
 
 
 def _epoch_seconds(run: Run, name: str) -> float:
@@ -135,9 +135,9 @@ def squeeze_flop(
 
 
 def _flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
-    name = unit.key["network"]
+    name = unit.params["network"]
     train, val = (len(arithmetic.dataset.labels(split)) for split in ("train", "val"))
-    if "patch" in unit.key:
+    if "patch" in unit.params:
         return train * arithmetic.forward(name)
     judged = val * arithmetic.forward(name)
     if is_pretrained_name(name):
@@ -149,17 +149,17 @@ def squeeze_peak_bytes(
     settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
 ) -> float:
     """Return what the largest training of some units takes of a device; 0 where none is trained."""
-    trained = {unit.key["network"] for unit in units if "patch" not in unit.key}
-    batch, kind = settings.squeeze_batch, settings.squeeze_optimiser
+    trained = {unit.params["network"] for unit in units if "patch" not in unit.params}
+    batch, kind = settings.squeeze_batch, settings.squeeze_optimizer
     needs = [
         training_bytes(arithmetic, n, batch, kind) for n in trained if not is_pretrained_name(n)
     ]
     return max(needs) + resident_image_bytes(arithmetic) if needs else 0.0
 
 
-def training_bytes(arithmetic: NetworkCosts, name: str, batch: int, optimiser: str) -> float:
-    """Return what a training step takes: weights, what an optimiser remembers, and the step."""
-    weights = arithmetic.weight_bytes(name) * (1 + _REMEMBERED[optimiser])
+def training_bytes(arithmetic: NetworkCosts, name: str, batch: int, optimizer: str) -> float:
+    """Return what a training step takes: weights, what an optimizer remembers, and the step."""
+    weights = arithmetic.weight_bytes(name) * (1 + _REMEMBERED[optimizer])
     return weights + arithmetic.learning_bytes(name, batch)
 
 
@@ -172,7 +172,7 @@ def resident_image_bytes(arithmetic: NetworkCosts) -> float:
 
 def labelling_flop(settings: Settings, arithmetic: NetworkCosts) -> float:
     """Return the operations of one label: one view, seen by every label teacher."""
-    return sum(arithmetic.forward(name) for name in settings.labellers)
+    return sum(arithmetic.forward(name) for name in settings.label_teachers_used)
 
 
 _MAX_VIEWS = 64  # images
@@ -182,31 +182,31 @@ def view_seconds(run: Run) -> float:
     """Return the seconds that a run's label teachers take for one view of one image."""
     settings, dataset = run.settings, open_dataset(run.settings)
     device, size = choose_device(settings.device), dataset.image_size
-    teachers = [untrained_teacher(name, dataset, device) for name in settings.labellers]
-    labeller = EnsembleLabeler(settings, teachers, [1.0] * len(teachers))
+    teachers = [untrained_teacher(name, dataset, device) for name in settings.label_teachers_used]
+    labeler = EnsembleLabeler(settings, teachers, [1.0] * len(teachers))
     count = min(len(dataset.classes) * settings.ipc, _MAX_VIEWS)
     count = timing_batch_size(device, count, size=size)
     images = torch.zeros(count, 3, size, size, device=device)
 
     def label() -> None:
-        labeller(images, epoch_params(settings, count, 0, device))
+        labeler(images, epoch_params(settings, count, 0, device))
 
     return benchmark(device, label) / count
 
 
-_PRIORS = ("tv_weight", "l2_weight", "density_weight")
+_PRIORS = ("tv_l1", "l2_scale", "densification_weight")
 
-TeacherUse = tuple[str, bool, bool]  # a network, whether it speaks, whether it aligns
+TeacherUse = tuple[str, bool, bool]  # a network, whether it gives_logits, whether it matches_stats
 StepKind = tuple[
     TeacherNames, TeacherNames, int
-]  # who speaks and who aligns in a step, and its images
+]  # who gives_logits and who matches_stats in a step, and its images
 
 
 def synthesis_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     """Return the seconds that each unit will take with the run's engine."""
     compiled = chosen_compile(run) == "compiled"
     timer = StepTimer(run.settings, open_dataset(run.settings), compiled=compiled)
-    return [timer.unit_seconds(unit.key["method"], batch_of(unit)) for unit in units]
+    return [timer.unit_seconds(unit.params["method"], batch_of(unit)) for unit in units]
 
 
 @dataclass
@@ -239,37 +239,46 @@ class StepTimer:
         return benchmark(self._device, work)
 
     def _unit_cost(self, method: str, batch: ImageBatch) -> float:
-        recipe = self.settings.recipe_of(method).at_slot(batch.slots[0])
+        recipe = self.settings.recipe_of(method).for_image_index(batch.image_indices[0])
         size = len(batch.members())
         cost = size * self._image_cost()
-        if recipe.images != "recovered":
+        if recipe.image_source != "optimized":
             return cost
-        for (speakers, team, active), steps in step_histogram(self.settings, method, batch):
-            cost += steps * active / size * self._step_cost(recipe, speakers, team, size)
+        for (logit_teachers, bn_teachers, active), steps in step_histogram(
+            self.settings, method, batch
+        ):
+            cost += (
+                steps * active / size * self._step_cost(recipe, logit_teachers, bn_teachers, size)
+            )
         return cost
 
     def _step_cost(
-        self, recipe: Recipe, speakers: TeacherNames, team: TeacherNames, size: int
+        self, recipe: Recipe, logit_teachers: TeacherNames, bn_teachers: TeacherNames, size: int
     ) -> float:
         timed = timing_batch_size(self._device, size, size=self.settings.image_size)
         rest, shown = self._bare_cost(recipe, timed)
-        parts = [(n, n in speakers, n in team) for n in dict.fromkeys([*speakers, *team])]
+        parts = [
+            (n, n in logit_teachers, n in bn_teachers)
+            for n in dict.fromkeys([*logit_teachers, *bn_teachers])
+        ]
         cost = rest + sum(max(0.0, self._part_cost(recipe, p, timed) - shown) for p in parts)
         return cost * size / timed
 
     def _part_cost(self, recipe: Recipe, part: TeacherUse, size: int) -> float:
         """Time the gradient of one network in one role, the view included."""
-        aligned = (recipe.statistics, recipe.conv_patch, recipe.conv_drop)
+        aligned = (recipe.statistics, recipe.conv_patch_size, recipe.conv_drop_prob)
         key = (part, aligned, recipe.views, size)
         if key not in self._known:
-            name, speaks, aligns = part
+            name, gives_logits, matches_stats = part
             images, labels, views = self._batch(recipe, size)
             alone = recipe.model_copy(update=dict.fromkeys(_PRIORS, 0.0))
             objective = Objective(alone, {name: self._watch(name, recipe, images)})
             gradient = MicroBatchedBackward(objective, self.settings.part)
-            speakers, team = [name] * speaks, [name] * aligns
+            logit_teachers, bn_teachers = [name] * gives_logits, [name] * matches_stats
             self._known[key] = self._measure(
-                lambda: gradient([images], views, labels, speakers=speakers, team=team)
+                lambda: gradient(
+                    [images], views, labels, logit_teachers=logit_teachers, bn_teachers=bn_teachers
+                )
             )
         return self._known[key]
 
@@ -280,7 +289,7 @@ class StepTimer:
         if keys[0] not in self._known:
             images, labels, views = self._batch(recipe, size)
             objective = Objective(recipe, {})
-            optimiser = torch.optim.Adam([images])
+            optimizer = torch.optim.Adam([images])
 
             def show(*, with_priors: bool) -> None:
                 view = augment(images, views)
@@ -293,7 +302,7 @@ class StepTimer:
 
             def step() -> None:
                 show(with_priors=True)
-                optimiser.step()
+                optimizer.step()
 
             self._known[keys[0]] = self._measure(step)
             self._known[keys[1]] = self._measure(lambda: show(with_priors=False))
@@ -305,7 +314,7 @@ class StepTimer:
             noise = torch.randn(8, 3, self.settings.image_size, self.settings.image_size)
 
             def store() -> None:
-                for pixels in quantise(self.dataset, noise, how="exact"):
+                for pixels in quantise(self.dataset, noise, how="png"):
                     encode_png(pixels)
 
             self._known["image",] = self._measure(store) / len(noise)
@@ -326,7 +335,7 @@ class StepTimer:
         teacher, targets = self._teacher(name), None
         if recipe.statistics == "bn_conv":
             with torch.no_grad():
-                probes = conv_layer_stats(teacher.network, recipe.conv_patch)
+                probes = conv_layer_stats(teacher.network, recipe.conv_patch_size)
                 seen = teacher.statistics(images[:2], probes)
             targets = {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
         return build_stat_matcher(
@@ -348,8 +357,10 @@ def step_histogram(
     settings: Settings, method: str, batch: ImageBatch
 ) -> tuple[tuple[StepKind, int], ...]:
     """Return which kinds of steps a unit takes, and how many of each."""
-    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
-    joins = sorted(recipe.joins_at(slot, settings.ipc) for _, slot in batch.members())
+    recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
+    joins = sorted(
+        recipe.start_step(image_index, settings.ipc) for _, image_index in batch.members()
+    )
     return _kinds(teacher_schedule(settings, method, batch), tuple(joins), recipe.iterations)
 
 
@@ -359,7 +370,7 @@ def _kinds(
     draws: TeacherSchedule, joins: tuple[int, ...], iterations: int
 ) -> tuple[tuple[StepKind, int], ...]:
     kinds = Counter(
-        (draws.logits_at(step), draws.at(step), bisect_right(joins, step))
+        (draws.logit_teachers_at(step), draws.at(step), bisect_right(joins, step))
         for step in range(joins[0], iterations)
     )
     return tuple(kinds.items())
@@ -375,7 +386,7 @@ def synthesis_flop(
     counter = StepFlops(settings, arithmetic.dataset, _known=arithmetic.steps)
     scored, found = set[object](), []
     for unit in units:
-        method, batch = unit.key["method"], batch_of(unit)
+        method, batch = unit.params["method"], batch_of(unit)
         fresh = [c for c in range(*batch.classes) if (method, c) not in scored]
         scored |= {(method, c) for c in fresh}
         scoring = len(fresh) * _scoring(settings, arithmetic, method)
@@ -386,10 +397,10 @@ def synthesis_flop(
 def _scoring(settings: Settings, arithmetic: NetworkCosts, method: str) -> float:
     """Return what it takes to score a class's real images, where a recipe asks for that."""
     recipe = settings.recipe_of(method)
-    if not recipe.is_scored:
+    if not recipe.needs_scorer:
         return 0.0
-    looks = recipe.patch_crops if recipe.init == "patches" else 1
-    real = min(recipe.score_most, mean_images_per_class(arithmetic.dataset))
+    looks = recipe.crops_per_image if recipe.init == "patches" else 1
+    real = min(recipe.max_scored_images, mean_images_per_class(arithmetic.dataset))
     return looks * real * arithmetic.forward(settings.primary)
 
 
@@ -432,7 +443,7 @@ def synthesis_peak_bytes(
     """Return what the largest step of some units takes at once; 0 where none is optimised."""
     counter = StepPeakMemory(settings, arithmetic.dataset, _known=arithmetic.peaks)
     found = [0.0]
-    for method, batch in dict.fromkeys((unit.key["method"], batch_of(unit)) for unit in units):
+    for method, batch in dict.fromkeys((unit.params["method"], batch_of(unit)) for unit in units):
         networks = synthesis_networks(settings, method)
         step = counter.step_bytes(method, batch)
         found.append(step + sum(map(arithmetic.weight_bytes, networks)) if step else 0.0)
@@ -449,14 +460,14 @@ class StepPeakMemory(StepFlops):
 
     def step_bytes(self, method: str, batch: ImageBatch) -> float:
         """Return the bytes that a unit's largest step takes beside the networks' weights."""
-        recipe = self.settings.recipe_of(method).at_slot(batch.slots[0])
-        if recipe.images != "recovered":
+        recipe = self.settings.recipe_of(method).for_image_index(batch.image_indices[0])
+        if recipe.image_source != "optimized":
             return 0.0
         size, side = len(batch.members()), self.settings.image_size
         parts = {
-            (name, name in speakers, name in team)
-            for (speakers, team, _), _ in step_histogram(self.settings, method, batch)
-            for name in {*speakers, *team}
+            (name, name in logit_teachers, name in bn_teachers)
+            for (logit_teachers, bn_teachers, _), _ in step_histogram(self.settings, method, batch)
+            for name in {*logit_teachers, *bn_teachers}
         }
         images = 4 * 3 * side**2 * size
         return _HELD * images + max(self._part_cost(recipe, part, size) for part in parts)
@@ -478,10 +489,10 @@ def choose_engine(run: Run, units: Sequence[Unit]) -> None:
     A run with too few steps for a compiler to pay is left eager, without a word in its manifest:
     it may still grow.
     """
-    if run.settings.engine != "auto" or "engine" in run.manifest():
+    if run.settings.compile != "auto" or "compile" in run.manifest():
         return
     left = _to_recover(run, units)
-    steps = sum(run.settings.recipe_of(unit.key["method"]).iterations for unit in left)
+    steps = sum(run.settings.recipe_of(unit.params["method"]).iterations for unit in left)
     if steps >= _FEWEST_STEPS:
         choice, why = _decide(run, left)
         run.update_manifest(engine={"choice": choice, "why": why})
@@ -505,7 +516,7 @@ def _decide(run: Run, units: Sequence[Unit]) -> tuple[str, str]:
 
 def _seconds(run: Run, units: Sequence[Unit], *, compiled: bool) -> float:
     timer = StepTimer(run.settings, open_dataset(run.settings), compiled=compiled)
-    return sum(timer.unit_seconds(u.key["method"], batch_of(u)) for u in units)
+    return sum(timer.unit_seconds(u.params["method"], batch_of(u)) for u in units)
 
 
 def _to_recover(run: Run, units: Sequence[Unit]) -> list[Unit]:
@@ -513,7 +524,7 @@ def _to_recover(run: Run, units: Sequence[Unit]) -> list[Unit]:
     return [
         unit
         for unit in units
-        if run.settings.recipe_of(unit.key["method"]).images == "recovered"
+        if run.settings.recipe_of(unit.params["method"]).image_source == "optimized"
         and run.inspect(unit, deep=False).state != "done"
     ]
 
@@ -524,18 +535,18 @@ _JUDGED = 256  # images
 
 def student_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     """Return the seconds that each unit will take, from the costs of its student."""
-    costs = {n: _student_costs(run, n) for n in dict.fromkeys(u.key["student"] for u in units)}
+    costs = {n: _student_costs(run, n) for n in dict.fromkeys(u.params["student"] for u in units)}
     label = view_seconds(run) if run.settings.labels == "online" else 0.0
-    return [_student_seconds(run, unit, label, *costs[unit.key["student"]]) for unit in units]
+    return [_student_seconds(run, unit, label, *costs[unit.params["student"]]) for unit in units]
 
 
 def _student_seconds(run: Run, unit: Unit, label: float, train: float, judge: float) -> float:
     """Return a unit's seconds from those of an image: labelled, learned from, and judged."""
     settings, dataset = run.settings, open_dataset(run.settings)
-    real = unit.key["method"] == REFERENCE
+    real = unit.params["method"] == REFERENCE
     count = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
     evaluations = -(-settings.epochs // settings.evaluate_every)
-    if unit.key["treatment"] == "protocol":
+    if unit.params["variant"] == "protocol":
         train += label
     return train * count * settings.epochs + judge * len(dataset.labels("val")) * evaluations
 
@@ -575,7 +586,7 @@ def student_peak_bytes(
     settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
 ) -> float:
     """Return what the largest training of some units takes of a device, its images included."""
-    kinds = dict.fromkeys((unit.key["method"], unit.key["student"]) for unit in units)
+    kinds = dict.fromkeys((unit.params["method"], unit.params["student"]) for unit in units)
     return max(_bytes(settings, arithmetic, *kind) for kind in kinds)
 
 
@@ -586,16 +597,16 @@ def _bytes(settings: Settings, arithmetic: NetworkCosts, method: str, student: s
     held = resident_image_bytes(arithmetic) if real else 3.0 * dataset.image_size**2 * made
     batch = min(settings.student_batch, len(dataset.labels("train")) if real else made)
     averaged = arithmetic.weight_bytes(student) if settings.student_ema else 0.0
-    kind = settings.student_optimiser
+    kind = settings.student_optimizer
     return held + averaged + training_bytes(arithmetic, student, batch, kind)
 
 
 def _student_flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
-    name, dataset = unit.key["student"], arithmetic.dataset
-    real = unit.key["method"] == REFERENCE
+    name, dataset = unit.params["student"], arithmetic.dataset
+    real = unit.params["method"] == REFERENCE
     images = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
     judged = -(-settings.epochs // settings.evaluate_every) * len(dataset.labels("val"))
-    labelled = _labelled(settings, unit.key["treatment"]) * images
+    labelled = _labelled(settings, unit.params["variant"]) * images
     return (
         settings.epochs * images * arithmetic.learning(name)
         + judged * arithmetic.forward(name)
@@ -603,11 +614,11 @@ def _student_flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> f
     )
 
 
-def _labelled(settings: Settings, treatment: str) -> int:
+def _labelled(settings: Settings, variant: str) -> int:
     """Return how often an image is labelled while a student learns."""
-    if is_hard(settings, treatment):
+    if is_hard(settings, variant):
         return 0
-    if is_plain(treatment):
+    if is_plain(variant):
         return 1
     return settings.epochs if settings.labels == "online" else 0
 
@@ -661,7 +672,7 @@ def network_cost(
     spaces = sum(cost(name) for name in settings.feature_spaces)
     teachers = sum(cost(name) for name in settings.teachers)
     total = len(dataset.classes) * settings.ipc * (spaces + teachers)
-    if unit.key["method"] == REFERENCE:
+    if unit.params["method"] == REFERENCE:
         total += _real_images(settings, dataset) * spaces
     return total
 
@@ -676,14 +687,14 @@ CACHE = "cache"  # names the images that are decoded once, beside the stages
 _IN_MEMORY = {"digits", "cifar10", "cifar100"}  # datasets that are read whole, and never decoded
 
 _FLOP: dict[str, Callable[[Settings, NetworkCosts, Sequence[Unit]], list[float]]] = {
-    "teachers": squeeze_flop,
+    "squeeze": squeeze_flop,
     "synthesis": synthesis_flop,
     "diversity": diversity_flop,
-    "labels": relabel_flop,
+    "relabel": relabel_flop,
     "evaluation": student_flop,
 }
 _MEMORY: dict[str, Callable[[Settings, NetworkCosts, Sequence[Unit]], float]] = {
-    "teachers": squeeze_peak_bytes,
+    "squeeze": squeeze_peak_bytes,
     "synthesis": synthesis_peak_bytes,
     "evaluation": student_peak_bytes,
 }
@@ -719,7 +730,7 @@ def estimate_run(run: Run, arithmetic: NetworkCosts) -> list[CostEstimate]:
     for name, stage in STAGES.items():
         by_method: dict[str, list[Unit]] = {}
         for unit in stage.units(run, len(dataset.classes)):
-            by_method.setdefault(unit.key.get("method", ""), []).append(unit)
+            by_method.setdefault(unit.params.get("method", ""), []).append(unit)
             everything.append(unit)
         found += [
             _count(run.settings, arithmetic, name, method, units)
@@ -794,7 +805,7 @@ def _files(settings: Settings, unit: Unit) -> int:
     if unit.stage == "synthesis":
         return len(batch_of(unit).members())
     stored = settings.label_epochs if settings.labels == "stored" else 0
-    return {"teachers": 1, "labels": stored, "evaluation": 3}.get(unit.stage, 0)
+    return {"squeeze": 1, "relabel": stored, "evaluation": 3}.get(unit.stage, 0)
 
 
 def check_disk_space(run: Run) -> None:
@@ -855,10 +866,12 @@ class UnitCost:
 
 def unit_cost(run: Run, unit: Unit) -> UnitCost:
     """Return what a unit takes, in images times steps."""
-    recipe = run.settings.recipe_of(unit.key["method"]).at_slot(unit.key["slots"][0])
+    recipe = run.settings.recipe_of(unit.params["method"]).for_image_index(
+        unit.params["image_indices"][0]
+    )
     images = len(batch_of(unit).members())
-    steps = recipe.iterations if recipe.images == "recovered" else 1
-    return UnitCost(unit.key["method"], float(images * steps), images)
+    steps = recipe.iterations if recipe.image_source == "optimized" else 1
+    return UnitCost(unit.params["method"], float(images * steps), images)
 
 
 def monitor_seconds_left(

@@ -47,7 +47,7 @@ class ExportImage:
     """
 
     info: ClassInfo
-    slot: int
+    image_index: int
     path: Path
     size: int
 
@@ -144,16 +144,21 @@ def _pictures(run: Run, method: str, dataset: ImageDataset) -> list[ExportImage]
                 f"{state.state}; `prism-nb run` makes them"
             )
     return [
-        ExportImage(info, slot, run.file(image_path(method, info.index, slot)), dataset.image_size)
+        ExportImage(
+            info,
+            image_index,
+            run.file(image_path(method, info.index, image_index)),
+            dataset.image_size,
+        )
         for info in dataset.classes
-        for slot in range(run.settings.ipc)
+        for image_index in range(run.settings.ipc)
     ]
 
 
 def _label_files(run: Run, method: str, dataset: ImageDataset) -> list[str]:
     """Return a method's label files, relative to the run; none unless all are there and whole."""
     units = label_plan.relabel_units(run, len(dataset.classes))
-    mine = [unit for unit in units if unit.key["method"] == method]
+    mine = [unit for unit in units if unit.params["method"] == method]
     if any(run.inspect(unit).state != "done" for unit in mine):
         return []
     paths = [path for unit in mine for path in run.files_of(unit)]
@@ -163,7 +168,7 @@ def _label_files(run: Run, method: str, dataset: ImageDataset) -> list[str]:
 def _content(pictures: Sequence[ExportImage]) -> str:
     hashed = hashlib.sha256()
     for picture in pictures:
-        line = f"{picture.info.index} {picture.slot} {fileio.sha256(picture.path)}\n"
+        line = f"{picture.info.index} {picture.image_index} {fileio.sha256(picture.path)}\n"
         hashed.update(line.encode())
     return hashed.hexdigest()
 
@@ -186,12 +191,12 @@ def _pieces(
 
 
 def _name(picture: ExportImage, layout: str, ending: str) -> str:
-    index, slot = picture.info.index, picture.slot
+    index, image_index = picture.info.index, picture.image_index
     if layout == "published":
-        return f"new{index:03d}/class{index:03d}_id{slot:03d}.{ending}"
+        return f"new{index:03d}/class{index:03d}_id{image_index:03d}.{ending}"
     if layout == "imagefolder":
-        return f"{picture.info.folder}/{slot:04d}.{ending}"
-    return f"images/{index:05d}/{index:05d}_{slot:04d}.{ending}"
+        return f"{picture.info.folder}/{image_index:04d}.{ending}"
+    return f"images/{index:05d}/{index:05d}_{image_index:04d}.{ending}"
 
 
 def _line(name: str, info: ClassInfo) -> str:
@@ -350,7 +355,7 @@ def _front_matter(run: Run, method: str, contents: ExportSummary) -> dict[str, A
             "method": method,
             "recipe": _recipe_values(settings.recipe_of(method)),
             "teachers": list(synthesis_networks(settings, method)),
-            "labelled_by": list(settings.labellers) if contents.label_files else [],
+            "labelled_by": list(settings.label_teachers_used) if contents.label_files else [],
             "settings_hash": short_hash(settings.plain()),
             "images_hash": method_fingerprint(settings, method),
             "versions": _versions(run),
@@ -361,7 +366,7 @@ def _front_matter(run: Run, method: str, contents: ExportSummary) -> dict[str, A
 
 def _recipe_values(recipe: Recipe) -> dict[str, Any]:
     """Return what a recipe says; where nothing is optimised, without what only that would read."""
-    if recipe.images == "recovered":
+    if recipe.image_source == "optimized":
         return recipe.plain()
     words = {"title": recipe.title, "paper": recipe.paper}
     values = words | recipe_differences(recipe, Recipe.parse(words, where="card"))
@@ -371,7 +376,7 @@ def _recipe_values(recipe: Recipe) -> dict[str, Any]:
 def _origin(run: Run, method: str) -> str:
     recipe = run.settings.recipe_of(method)
     kit = f"the PRISM kit {_versions(run).get('prism-nb', 'of unknown version')}"
-    if recipe.images == "imported":
+    if recipe.image_source == "imported":
         fitted = " and fitted to their size" if recipe.resize else ""
         return (
             f"Others made them ({recipe.paper}); {kit} took them over{fitted} under the name "
@@ -383,7 +388,7 @@ def _origin(run: Run, method: str) -> str:
 def _labels(run: Run, contents: ExportSummary) -> str:
     if not contents.label_files:
         return "No soft labels come with them."
-    names = ", ".join(run.settings.labellers)
+    names = ", ".join(run.settings.label_teachers_used)
     return (
         f"{contents.label_files} files in `labels/` hold soft labels of {names}, as the kit stores "
         "them (safetensors)."

@@ -29,8 +29,8 @@ from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.teacher import Teacher
 from prism_nb.models.zoo import META, architecture_of, build_on_meta
 
-_AT_SETS = {"diversity", "labels", "evaluation"}  # stages that look at whole sets of images
-_LOOKING = {"teachers", *_AT_SETS}  # and those that look at real images
+_AT_SETS = {"diversity", "relabel", "evaluation"}  # stages that look at whole sets of images
+_LOOKING = {"squeeze", *_AT_SETS}  # and those that look at real images
 
 
 def seconds_left(
@@ -52,7 +52,7 @@ def seconds_left(
     foreseen: dict[str, float] = {}
     left: dict[str, float] = {}
     for state, cost in zip(states, costs, strict=True):
-        method = state.unit.key.get("method", "") if known else ""
+        method = state.unit.params.get("method", "") if known else ""
         if state.state == "done":
             seconds = run.record(state.unit).get("seconds", 0.0)
             taken[method] = taken.get(method, 0.0) + seconds
@@ -75,14 +75,14 @@ def disk_bytes(settings: Settings, units: Sequence[Unit], classes: int) -> int:
 
 def unit_bytes(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
     """Return the most bytes that a unit's images, labels, weights or statistics take."""
-    classes, key = len(arithmetic.dataset.classes), unit.key
+    classes, key = len(arithmetic.dataset.classes), unit.params
     if unit.stage == "synthesis":
         return image_bytes(settings, len(batch_of(unit).members()))
-    if unit.stage == "labels":
+    if unit.stage == "relabel":
         return label_bytes(settings, classes * settings.ipc, classes)
-    if unit.stage == "teachers" and "patch" in key:
+    if unit.stage == "squeeze" and "patch" in key:
         return arithmetic.statistics_bytes(key["network"], key["patch"])
-    if unit.stage == "teachers":
+    if unit.stage == "squeeze":
         return arithmetic.weight_bytes(key["network"])
     return arithmetic.weight_bytes(key["student"]) if unit.stage == "evaluation" else 0.0
 
@@ -115,9 +115,9 @@ def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
     if not any(unit.stage in _LOOKING for unit in todo):
         return 0
     dataset: ImageDataset = open_dataset(run.settings)
-    judged = any(unit.stage in {"teachers", "evaluation"} for unit in todo)
+    judged = any(unit.stage in {"squeeze", "evaluation"} for unit in todo)
     each = set_bytes(run.settings, len(dataset.classes))
-    sets = {unit.key["method"] for unit in todo if unit.stage in _AT_SETS and not _of_all(unit)}
+    sets = {unit.params["method"] for unit in todo if unit.stage in _AT_SETS and not _of_all(unit)}
     fresh = [name for name in sets if each and not is_decoded(run, name, dataset)]
     return (
         (dataset.bytes_to_keep("val") if judged else 0)
@@ -128,13 +128,13 @@ def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
 
 def _of_all(unit: Unit) -> bool:
     """Return whether a unit is of students that see all real images."""
-    return unit.stage == "evaluation" and bool(unit.key["method"] == REFERENCE)
+    return unit.stage == "evaluation" and bool(unit.params["method"] == REFERENCE)
 
 
 def trains_on_all_real(unit: Unit) -> bool:
     """Return whether a unit is a training on all real training images."""
-    if unit.stage == "teachers":
-        return "patch" not in unit.key and not is_pretrained_name(unit.key["network"])
+    if unit.stage == "squeeze":
+        return "patch" not in unit.params and not is_pretrained_name(unit.params["network"])
     return _of_all(unit)
 
 

@@ -125,7 +125,7 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     device = choose_device(settings.device)
     for name in ("precision", "label_precision", "student_precision", "squeeze_precision"):
         check_precision(getattr(settings, name), device)
-    if settings.engine == "compiled":
+    if settings.compile == "always":
         check_compiler(device)
     dataset = open_dataset(settings)
     needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
@@ -143,7 +143,7 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     made = finished_methods(run) if run else []
     for method in settings.methods:
         _check_method(settings, method, dataset)
-        if settings.recipe_of(method).images == "imported" and method not in made:
+        if settings.recipe_of(method).image_source == "imported" and method not in made:
             imported_set(settings, method, dataset)
     dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
@@ -203,10 +203,10 @@ def _require_layers(name: str, network: nn.Module, *, needs_bn: bool, needs_conv
 
 def _must_have_bn(settings: Settings, method: str) -> set[str]:
     recipe = settings.recipe_of(method)
-    if recipe.images != "recovered" or recipe.statistics == "bn_conv":
+    if recipe.image_source != "optimized" or recipe.statistics == "bn_conv":
         return set()
     networks = set(stat_networks(settings, method))
-    if recipe.bn_less == "count":
+    if recipe.no_bn_policy == "zero":
         networks &= {settings.primary}
     return networks
 
@@ -220,7 +220,7 @@ def _must_have_conv(settings: Settings, method: str) -> set[str]:
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
     recipe = settings.recipe_of(method)
     batches = method_batches(settings, method, len(dataset.classes))
-    if recipe.images == "recovered" and any(len(batch.members()) < 2 for batch in batches):
+    if recipe.image_source == "optimized" and any(len(batch.members()) < 2 for batch in batches):
         raise UsageError(
             f"method {method}: a unit would be a single image, which has no statistics worth "
             "aligning; raise batch_size or ipc, or use other batches"
@@ -229,15 +229,16 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     needed = settings.ipc * each
     if each:
         dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
-    if recipe.is_scored and recipe.score_most < needed:
+    if recipe.needs_scorer and recipe.max_scored_images < needed:
         raise UsageError(
-            f"method {method}: score_most is {recipe.score_most}, but {needed} images per class "
+            f"method {method}: max_scored_images is {recipe.max_scored_images}, but "
+            f"{needed} per class "
             "are to be chosen; raise it"
         )
     grid = recipe.grid(dataset.image_size)
     if recipe.init == "patches" and dataset.image_size % grid:
         raise UsageError(
-            f"method {method}: patch_grid {grid} does not divide the image size "
+            f"method {method}: mosaic_grid {grid} does not divide the image size "
             f"{dataset.image_size}; set it to 1"
         )
 

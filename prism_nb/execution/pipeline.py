@@ -49,7 +49,7 @@ class Stage:
 
 _STAGES = (
     Stage(
-        "teachers",
+        "squeeze",
         "01_teacher_pool",
         (),
         unit_plan.squeeze_units,
@@ -59,7 +59,7 @@ _STAGES = (
     Stage(
         "synthesis",
         "02_synthesis",
-        ("teachers",),
+        ("squeeze",),
         unit_plan.synthesis_units,
         "prism_nb.synthesis.stage:run_unit",
         costs="prism_nb.execution.cost:synthesis_seconds",
@@ -68,15 +68,15 @@ _STAGES = (
     Stage(
         "diversity",
         "03_diversity",
-        ("teachers", "synthesis"),
+        ("squeeze", "synthesis"),
         unit_plan.diversity_units,
         "prism_nb.diversity.stage:run_unit",
         costs="prism_nb.execution.cost:diversity_seconds",
     ),
     Stage(
-        "labels",
+        "relabel",
         "04_relabel",
-        ("teachers", "synthesis"),
+        ("squeeze", "synthesis"),
         unit_plan.relabel_units,
         "prism_nb.evaluation.relabel:run_unit",
         costs="prism_nb.execution.cost:relabel_seconds",
@@ -87,7 +87,7 @@ _STAGES = (
     Stage(
         "evaluation",
         "05_evaluation",
-        ("synthesis", "labels"),
+        ("synthesis", "relabel"),
         unit_plan.student_units,
         "prism_nb.evaluation.stage:run_unit",
         costs="prism_nb.execution.cost:student_seconds",
@@ -322,9 +322,9 @@ def remaining_bytes(run: Run, found: StagePlan) -> int:
 
 def _begun_bytes(run: Run, stage: str) -> int:
     """Return the size of what unfinished units have written already."""
-    if stage != "labels":
+    if stage != "relabel":
         return 0
-    begun = [u.key["method"] for u in stage_units(run, stage) if run.marker(u) is None]
+    begun = [u.params["method"] for u in stage_units(run, stage) if run.marker(u) is None]
     written = [p for method in begun for p in run.file(f"labels/{method}").glob("epoch_*")]
     return sum(path.stat().st_size for path in written)
 
@@ -345,14 +345,14 @@ def student_table(run: Run) -> pd.DataFrame:
     Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
     """
     frame = student_records(run)
-    return frame[frame["treatment"] == "protocol"].drop(columns="treatment").reset_index(drop=True)
+    return frame[frame["variant"] == "protocol"].drop(columns="variant").reset_index(drop=True)
 
 
 def student_records(run: Run) -> pd.DataFrame:
-    """Return the columns of `student_table`, and the treatment, for every trained student."""
+    """Return the columns of `student_table`, and the variant, for every trained student."""
     rows = []
     for unit in stage_units(run, "evaluation"):
         record = run.record(unit)
-        key = {name: unit.key[name] for name in ("method", "treatment", "student", "seed")}
+        key = {name: unit.params[name] for name in ("method", "variant", "student", "seed")}
         rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
     return pd.DataFrame(rows)

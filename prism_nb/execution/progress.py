@@ -30,7 +30,7 @@ class StageProgress:
     def __call__(self, event: dict[str, Any]) -> None:
         """Take note of one event."""
         kind = event.get("event")
-        if kind in {"kept", "end"} and "part_of" not in event:
+        if kind in {"kept", "end"} and "parent" not in event:
             self._done += 1
             self._move(self._done, "")
         elif kind == "step":

@@ -49,7 +49,7 @@ def run_backend_ray(run: Run, units: Sequence[Unit], work: str, on_event: OnEven
     begin, left = time.monotonic(), []
     for unit in units:
         if run.inspect(unit).state == "done":
-            on_event({"event": "kept", **unit.words})
+            on_event({"event": "unit_skipped", **unit.event_fields})
         else:
             left.append(unit)
     made = _on_cluster(run, left, work, on_event) if left else 0
@@ -101,15 +101,15 @@ class _Share:
         """
         on_gpus = settings.device != "cpu" and any(m.get("GPU") for m in machines)
         kind, size = "CPU", float(threads_per_worker(settings))
-        if on_gpus and settings.gpus_per_unit:
-            kind, size = "GPU", settings.gpus_per_unit
+        if on_gpus and settings.gpus_per_worker:
+            kind, size = "GPU", settings.gpus_per_worker
         places = sum(int(machine.get(kind, 0) / size + 1e-9) for machine in machines)
         if places:
             return cls(0, size, places) if kind == "GPU" else cls(int(size), 0, places)
         largest = max((machine.get(kind, 0) for machine in machines), default=0)
         raise UsageError(
             f"a worker is to have {size:g} {kind}s, but no machine has more than {largest:g}; "
-            f"lower {'gpus_per_unit' if kind == 'GPU' else 'threads'}"
+            f"lower {'gpus_per_worker' if kind == 'GPU' else 'threads'}"
         )
 
     def hire(self) -> Any:
@@ -228,7 +228,7 @@ class _Crew:
         why = " ".join(str(error).split())
         self._deaths[name] += 1
         if unit is not None:
-            self._tell(unit, event="lost", why=why)
+            self._tell(unit, event="worker_lost", why=why)
             self._left.appendleft(unit)
         if self._deaths[name] < _DEATHS:
             return
@@ -238,7 +238,7 @@ class _Crew:
             self._fail(
                 PrismError(
                     f"unit {unit.name} has cost {_DEATHS} workers their lives; out of memory is "
-                    f"the usual cause: lower workers or micro_batch. What they said last is in "
+                    f"the usual cause: lower workers or micro_batch_size. Their last output is in "
                     f"{self._run.file(log_name(unit))}; finished units are kept"
                 ),
                 unit,
@@ -332,7 +332,7 @@ def _require_answer(address: str, source: str) -> None:
 
 
 def _greet(there: socket.socket) -> None:
-    """Begin HTTP/2, which Ray speaks; with anything else it would wait for many minutes.
+    """Begin HTTP/2, which Ray uses; with anything else it would wait for many minutes.
 
     Raises:
         OSError: No answer, or another one than RFC 9113, section 3.4, has for it.

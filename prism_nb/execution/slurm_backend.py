@@ -78,7 +78,7 @@ def run_backend_slurm(run: Run, units: Sequence[Unit], work: str, on_event: OnEv
     with EventTail(run, stage, on_event):
         for unit in units:
             if unit.name not in to_do:
-                run.event(stage, event="kept", **unit.words)
+                run.event(stage, event="unit_skipped", **unit.event_fields)
         if missing:
             _Driver(run, stage, missing).drive(work)
     kept = len(units) - len(missing)
@@ -134,7 +134,7 @@ class _Driver:
         workers = min(len(units), _MOST_JOBS) if settings.workers == "auto" else settings.workers
         hands, token = split_round_robin(units, workers), secrets.token_hex(4)
         planned = [
-            SlurmJob("", result_name(token, place), {unit.name: unit.binding for unit in hand})
+            SlurmJob("", result_name(token, place), {unit.name: unit.fingerprint for unit in hand})
             for place, hand in enumerate(hands)
         ]
         duties = [
@@ -165,7 +165,7 @@ class _Driver:
         if self._silence and not before:
             self._run.event(self._stage, event="waiting", why=self._silence)
         if before and not self._silence:
-            self._run.event(self._stage, event="answered")
+            self._run.event(self._stage, event="queue_recovered")
 
     def _require_all(self, jobs: Sequence[SlurmJob]) -> None:
         """Check that all units are done, allowing for files that show late.
@@ -309,7 +309,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "timeout_min": _MINUTES,
         "cpus_per_task": 1 if settings.threads == "auto" else settings.threads,
     }
-    gpus = math.ceil(settings.gpus_per_unit) if on_gpu else 0
+    gpus = math.ceil(settings.gpus_per_worker) if on_gpu else 0
     return values | ({"gpus_per_node": gpus} if gpus else {})
 
 
@@ -349,7 +349,7 @@ class SlurmJob:
 
     def does(self, unit: Unit) -> bool:
         """Return whether a unit is among its own."""
-        return self.units.get(unit.name) == unit.binding
+        return self.units.get(unit.name) == unit.fingerprint
 
 
 def result_name(token: str, place: int | str) -> str:

@@ -42,7 +42,7 @@ Value = bool | int | float | str
 class Search(StrictModel):
     """A choice of settings that every optimising method gets alike.
 
-    It scores on a part of the training images (`score_on: tuning`), never on the test images.
+    It scores on a part of the training images (`eval_split: tuning`), never on the test images.
     """
 
     settings: dict[str, Any] = Field({}, description="settings of the runs that are searched in")
@@ -96,7 +96,7 @@ class Study(StrictModel):
         """Refuse settings that the study decides itself, which would be laid aside silently."""
         own = {"replicate": "the study counts replicates"}
         searched = own | {
-            "score_on": "a search scores on part of the training images",
+            "eval_split": "a search scores on part of the training images",
             "methods": "a search is for the methods of the scenarios that it tunes",
         }
         places = {"settings": (self.settings, own)}
@@ -160,8 +160,8 @@ def _spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 # What a search needs to know is what students learn; the rest of a run is left out.
-_SEARCH_STAGES = ("teachers", "synthesis", "labels", "evaluation")
-_ALL_STAGES = ("teachers", "synthesis", "diversity", "labels", "evaluation")
+_SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
+_ALL_STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation")
 
 BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
 
@@ -244,7 +244,7 @@ def _search_cell(study: Study, search: str, method: str) -> StudyRun:
     base = {} if "base" in own or "title" in own else {"base": method}
     found = grid_points(study, search, method)
     recipes = {name: {**base, **own, **chosen, "title": name} for name, chosen in found.items()}
-    settings = {**values, "methods": list(recipes), "recipes": recipes, "score_on": "tuning"}
+    settings = {**values, "methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
     return StudyRun(
         name=f"search-{search}-{method}",
         settings=with_dataset_hash(build_settings(settings, where=place)),
@@ -260,7 +260,7 @@ def _searched(study: Study, name: str) -> list[str]:
             values = _values(study, scenario.settings, where=f"search {name}")
             recipes, shared = values.get("recipes", {}), values.get("recipe", {})
             for method in values["methods"]:
-                if make_recipe(method, recipes.get(method, {}), shared).images == "recovered":
+                if make_recipe(method, recipes.get(method, {}), shared).image_source == "optimized":
                     methods[method] = None
     return list(methods)
 
@@ -439,7 +439,7 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     check_study(folder)
     searches, scenarios = list(folder.searches.values()), list(folder.scenarios.values())
     folder.record()
-    _carry_out(folder, _Round("teachers", _teachers([*searches, *scenarios])), workers, say)
+    _carry_out(folder, _Round("squeeze", _teachers([*searches, *scenarios])), workers, say)
     _carry_out(folder, _Round("search", searches), workers, say)
     folder = folder.fresh()
     chosen = list(folder.scenarios.values())
@@ -524,15 +524,15 @@ def _teachers(cells: Sequence[StudyRun]) -> list[StudyRun]:
     Runs take over teachers that a sibling has trained in the same way.
     """
     distinct = {
-        short_hash([u.binding for u in network_units(cell.settings)]): cell
+        short_hash([u.fingerprint for u in network_units(cell.settings)]): cell
         for cell in reversed(cells)
     }
-    return [StudyRun(cell.name, cell.settings, ("teachers",)) for cell in distinct.values()]
+    return [StudyRun(cell.name, cell.settings, ("squeeze",)) for cell in distinct.values()]
 
 
 def _cost(cell: StudyRun) -> float:
     """Rank a cell by how long it will take: what it optimises, roughly."""
     settings = cell.settings
     recipes = map(settings.recipe_of, settings.methods)
-    steps = sum(recipe.iterations for recipe in recipes if recipe.images == "recovered")
+    steps = sum(recipe.iterations for recipe in recipes if recipe.image_source == "optimized")
     return max(1, steps) * settings.ipc

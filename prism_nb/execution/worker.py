@@ -213,7 +213,7 @@ class _Worker:
     def take(self, unit: Unit) -> bool:
         """Do a unit, unless it is done; return whether that is settled, or somebody is at it."""
         if self._run.inspect(unit).state == "done":
-            self._emit({"event": "kept", **unit.words})
+            self._emit({"event": "unit_skipped", **unit.event_fields})
             return True
         self._background.check()
         with ExitStack() as lease:
@@ -223,9 +223,9 @@ class _Worker:
                 self._tell(unit, error)
                 return False
             if self._run.inspect(unit).state == "done":  # by whoever held it until now
-                self._emit({"event": "kept", **unit.words})
+                self._emit({"event": "unit_skipped", **unit.event_fields})
                 return True
-            self._emit({"event": "begin", **unit.words})
+            self._emit({"event": "unit_start", **unit.event_fields})
             start = time.monotonic()
             finish = self._do(self._run, unit, self._emit)
             # From here the lease is the background's to give back, once the files are written.
@@ -241,12 +241,12 @@ class _Worker:
                 finish()
             if self._run.marker(unit) is None:
                 raise PrismError(f"the work on unit {unit.name} left no marker")
-        self._emit({"event": "end", **unit.words, "seconds": time.monotonic() - start})
+        self._emit({"event": "unit_end", **unit.event_fields, "seconds": time.monotonic() - start})
 
     def _tell(self, unit: Unit, held: LeaseHeldError) -> None:
         if unit.name not in self._told:
             self._told.add(unit.name)
-            self._emit({"event": "elsewhere", "unit": unit.name, "owner": str(held.owner)})
+            self._emit({"event": "unit_held", "unit": unit.name, "owner": str(held.owner)})
 
 
 class _Background:

@@ -41,8 +41,8 @@ class Checkpoint:
         every: Seconds that must have passed before it is written again.
     """
 
-    def __init__(self, path: Path, binding: str, *, every: float = _EVERY) -> None:
-        self._path, self._binding, self._every = path, binding, every
+    def __init__(self, path: Path, fingerprint: str, *, every: float = _EVERY) -> None:
+        self._path, self._binding, self._every = path, fingerprint, every
         self._last = time.monotonic()
 
     def offer(self, work: Stateful, progress: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class Checkpoint:
         try:
             with safe_open(self._path, framework="pt") as file:
                 entry = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-                if not isinstance(entry, dict) or entry.get("binding") != self._binding:
+                if not isinstance(entry, dict) or entry.get("fingerprint") != self._binding:
                     return None
                 tensors: dict[str, Tensor] = {
                     name: file.get_tensor(name)
@@ -92,7 +92,7 @@ class Checkpoint:
 
     def _entry(self, tensors: Mapping[str, Tensor], progress: Any) -> dict[str, Any]:
         """Return what a file says of itself, with a digest of all that it holds."""
-        stated = {"binding": self._binding, "progress": progress}
+        stated = {"fingerprint": self._binding, "progress": progress}
         return {**stated, "digest": short_hash([stated, hash_tensors(tensors)])}
 
     def clear(self) -> None:
@@ -101,21 +101,21 @@ class Checkpoint:
 
 
 class TrainerState:
-    """What a training consists of between two epochs: networks, optimiser, random generators.
+    """What a training consists of between two epochs: networks, optimizer, random generators.
 
     Args:
         networks: The networks by name: what learns, and its averaged copy if there is one.
-        optimiser: The learning network's.
+        optimizer: The learning network's.
         device: Where they are.
     """
 
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         device: torch.device,
     ) -> None:
-        self._networks, self._optimiser, self._device = networks, optimiser, device
+        self._networks, self._optimizer, self._device = networks, optimizer, device
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as tensors by name."""
@@ -124,7 +124,7 @@ class TrainerState:
             for name, network in self._networks.items()
             for key, value in network.state_dict().items()
         }
-        state |= optimizer_tensors(self._optimiser)
+        state |= optimizer_tensors(self._optimizer)
         state["random/cpu"] = torch.get_rng_state()
         if self._device.type == "cuda":
             state["random/cuda"] = torch.cuda.get_rng_state(self._device)
@@ -134,7 +134,7 @@ class TrainerState:
         """Take over a state; the current random state of torch included."""
         for name, network in self._networks.items():
             load_weights(network, strip_prefix(tensors, name))
-        restore_optimizer(self._optimiser, tensors)
+        restore_optimizer(self._optimizer, tensors)
         torch.set_rng_state(tensors["random/cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self._device)
@@ -144,29 +144,29 @@ def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.
     return {name: (value.dtype, value.shape) for name, value in tensors.items()}
 
 
-def optimizer_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what an optimiser remembers, by names under `optimiser`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what an optimizer remembers, by names under `optimizer`."""
     return {
-        f"optimiser/{number}/{key}": value
-        for number, values in optimiser.state_dict()["state"].items()
+        f"optimizer/{number}/{key}": value
+        for number, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
     }
 
 
-def restore_optimizer(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what an optimiser remembered, each tensor laid out as its parameter is.
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what an optimizer remembered, each tensor laid out as its parameter is.
 
     A file holds tensors row by row, and fused kernels pair elements by their place in memory.
     """
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in strip_prefix(tensors, "optimiser").items():
+    for name, value in strip_prefix(tensors, "optimizer").items():
         number, _, key = name.partition("/")
         like = parameters[int(number)]
         if value.shape == like.shape:
             value = torch.empty_like(like).copy_(value)
         state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def cpu_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -125,11 +125,11 @@ class EnsembleLabeler:
     def combine(self, logits: Sequence[Tensor]) -> Tensor:
         """Return what the networks say together, [N, classes]."""
         settings = self._settings
-        primary = settings.primary in settings.labellers
+        primary = settings.primary in settings.label_teachers_used
         return combine_logits(
             settings.label_ensemble,
             logits,
-            primary=settings.labellers.index(settings.primary) if primary else 0,
+            primary=settings.label_teachers_used.index(settings.primary) if primary else 0,
             accuracies=self._accuracies,
         )
 
@@ -179,9 +179,9 @@ class EnsembleLabeler:
 def load_labeler(run: Run) -> EnsembleLabeler:
     """Return the ensemble of a run's label teachers."""
     settings = run.settings
-    units = [network_unit(settings, name) for name in settings.labellers]
+    units = [network_unit(settings, name) for name in settings.label_teachers_used]
     accuracies = [float(run.record(unit)["accuracy"]) for unit in units]
-    teachers = [load_teacher(run, name) for name in settings.labellers]
+    teachers = [load_teacher(run, name) for name in settings.label_teachers_used]
     return EnsembleLabeler(settings, teachers, accuracies)
 
 

@@ -59,8 +59,8 @@ def _made(run: Run, unit: Unit, file: str) -> tuple[Path, str]:
             f"teacher {unit.name!r} of run {run.name} is {state.state}"
             f"{f' ({state.reason})' if state.reason else ''}; run the teachers stage first"
         )
-    marker = run.marker(unit) or {"files": {unit.key[file]: ""}}
-    return run.file(unit.key[file]), marker["files"][unit.key[file]]
+    marker = run.marker(unit) or {"files": {unit.params[file]: ""}}
+    return run.file(unit.params[file]), marker["files"][unit.params[file]]
 
 
 @lru_cache(maxsize=32)

@@ -101,12 +101,12 @@ def _compiled(
 
 
 class _Compiled:
-    """A compiled observer that has been tried out before it is relied upon."""
+    """A compiled holdout_network that has been tried out before it is relied upon."""
 
-    def __init__(self, observer: _Observer) -> None:
-        self._name = observer.twin.name
+    def __init__(self, holdout_network: _Observer) -> None:
+        self._name = holdout_network.twin.name
         self._look: Callable[[Tensor], tuple[Tensor, list[MeanVar]]] = torch.compile(
-            observer, dynamic=False, **_APART
+            holdout_network, dynamic=False, **_APART
         )
         self._works: dict[tuple[object, ...], bool] = {}
 

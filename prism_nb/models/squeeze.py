@@ -43,9 +43,9 @@ from prism_nb.models.zoo import network_info
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Provide the weights of one network, or the statistics of its convolutions."""
-    made_file = unit.key["statistics" if "patch" in unit.key else "weights"]
+    made_file = unit.params["statistics" if "patch" in unit.params else "weights"]
     if _is_given(unit):
-        ensure_weights(unit.key["network"], may_fetch=run.settings.fetch_weights)
+        ensure_weights(unit.params["network"], may_fetch=run.settings.fetch_weights)
     donor = _find_donor(run, unit)
     if donor is not None:
         fileio.write_bytes(run.file(made_file), donor.file(made_file).read_bytes())
@@ -67,20 +67,20 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 
 def _is_given(unit: Unit) -> bool:
     """Return whether a unit takes weights from elsewhere instead of making something."""
-    return "patch" not in unit.key and is_pretrained_name(unit.key["network"])
+    return "patch" not in unit.params and is_pretrained_name(unit.params["network"])
 
 
 def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
-    if "patch" in unit.key:
+    if "patch" in unit.params:
         return _measure(run, unit)
     if not _is_given(unit):
         return _train(run, unit, on_event)
     device = choose_device(run.settings.device)
-    return import_pretrained(unit.key["network"], open_dataset(run.settings), device)
+    return import_pretrained(unit.params["network"], open_dataset(run.settings), device)
 
 
 def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, Any]]:
-    settings, name = run.settings, unit.key["network"]
+    settings, name = run.settings, unit.params["network"]
     device, dataset = choose_device(settings.device), open_dataset(settings)
     network = train_network(
         name,
@@ -99,11 +99,11 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> tuple[bytes, dict[str, An
 
 
 def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
-    settings, name = run.settings, unit.key["network"]
+    settings, name = run.settings, unit.params["network"]
     teacher = load_teacher(run, name)
     statistics = collect_conv_stats(
         teacher,
-        conv_layer_stats(teacher.network, unit.key["patch"]),
+        conv_layer_stats(teacher.network, unit.params["patch"]),
         open_dataset(settings),
         squeeze_config(settings, name),
         choose_device(settings.device),
@@ -118,14 +118,14 @@ def _measure(run: Run, unit: Unit) -> tuple[bytes, dict[str, Any]]:
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     """Return where the training of a unit's network stands; equal circumstances go on from it."""
-    source = short_hash([unit.binding, _circumstances(run.settings, unit)])
+    source = short_hash([unit.fingerprint, _circumstances(run.settings, unit)])
     return Checkpoint(run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"), source)
 
 
 def _circumstances(settings: Settings, unit: Unit) -> dict[str, object]:
     """What may change weights beside the settings."""
     return {
-        **(_given_files(unit.key["network"]) if _is_given(unit) else {}),
+        **(_given_files(unit.params["network"]) if _is_given(unit) else {}),
         "device": choose_device(settings.device).type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),

@@ -143,7 +143,7 @@ def check_bn(name: str, network: nn.Module) -> None:
     if not layers or any(layer.running_mean is None for layer in layers):
         raise UsageError(
             f"network {name!r} has no BN layers with running statistics, so it cannot be a BN "
-            "teacher; use it in `observers` or `students`, or choose a network with batch norm"
+            "teacher; use it in `holdout_networks` or `students`, or choose one with batch norm"
         )
 
 

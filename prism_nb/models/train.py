@@ -154,7 +154,7 @@ class SqueezeConfig:
         lr: Peak step size.
         shift: Largest random shift per axis, in pixels.
         seed: Seed of the weights, the order, the views and any dropout.
-        optimiser: `adamw`, or `sgd` with Nesterov momentum.
+        optimizer: `adamw`, or `sgd` with Nesterov momentum.
         schedule: `one_cycle` (Smith and Topin 2018) or `cosine`, over the steps.
         weight_decay: Of all parameters.
         smoothing: Share of the true class that all classes get.
@@ -169,7 +169,7 @@ class SqueezeConfig:
     lr: float
     shift: int
     seed: int
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     schedule: str = "one_cycle"
     weight_decay: float = 0.05
     smoothing: float = 0.0
@@ -190,15 +190,15 @@ def squeeze_config(settings: Settings, name: str) -> SqueezeConfig:
         epochs=settings.squeeze_epochs,
         batch=settings.squeeze_batch,
         lr=settings.squeeze_lr,
-        shift=settings.squeeze_shift,
+        shift=settings.squeeze_max_shift,
         seed=unit_seed(settings.seed, "squeeze", name),
-        optimiser=settings.squeeze_optimiser,
+        optimizer=settings.squeeze_optimizer,
         schedule=settings.squeeze_schedule,
         weight_decay=settings.squeeze_weight_decay,
         smoothing=settings.squeeze_label_smoothing,
         crop_min=settings.squeeze_crop_min,
         flip=settings.squeeze_flip,
-        per_image=settings.squeeze_views == "image",
+        per_image=settings.squeeze_views == "per_image",
         precision=settings.squeeze_precision,
     )
 
@@ -220,24 +220,24 @@ class Trainer:
         self, network: nn.Module, plan: SqueezeConfig, steps: int, device: torch.device
     ) -> None:
         self.steps = steps
-        self._optimiser = _new_optimiser(network, plan)
+        self._optimizer = _new_optimiser(network, plan)
         self._schedule: LRScheduler = (
-            CosineAnnealingLR(self._optimiser, steps)
+            CosineAnnealingLR(self._optimizer, steps)
             if plan.schedule == "cosine"
-            else OneCycleLR(self._optimiser, plan.lr, total_steps=steps)
+            else OneCycleLR(self._optimizer, plan.lr, total_steps=steps)
         )
-        self._training = TrainerState({"network": network}, self._optimiser, device)
+        self._training = TrainerState({"network": network}, self._optimizer, device)
 
     def step(self, loss: Tensor) -> None:
         """Learn from one batch."""
-        self._optimiser.zero_grad()
+        self._optimizer.zero_grad()
         loss.backward()
-        self._optimiser.step()
+        self._optimizer.step()
         self._schedule.step()
 
     def offer(self, checkpoint: Checkpoint, epoch: int) -> None:
         """Have the state kept after so many epochs, if it is time to."""
-        groups = self._optimiser.state_dict()["param_groups"]
+        groups = self._optimizer.state_dict()["param_groups"]
         progress = {"epoch": epoch, "schedule": self._schedule.state_dict(), "groups": groups}
         checkpoint.offer(self._training, progress)
 
@@ -247,14 +247,14 @@ class Trainer:
         if found is None:
             return 0
         self._schedule.load_state_dict(found["schedule"])
-        for group, kept in zip(self._optimiser.param_groups, found["groups"], strict=True):
+        for group, kept in zip(self._optimizer.param_groups, found["groups"], strict=True):
             group.update(_values(kept))
         return int(found["epoch"])
 
 
 def _new_optimiser(network: nn.Module, plan: SqueezeConfig) -> torch.optim.Optimizer:
     parameters, lr, decay = network.parameters(), plan.lr, plan.weight_decay
-    if plan.optimiser == "sgd":
+    if plan.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=lr, momentum=_MOMENTUM, weight_decay=decay, nesterov=True, fused=True
         )

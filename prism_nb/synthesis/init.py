@@ -56,7 +56,7 @@ def initial_images(
     if recipe.init == "real_random":
         return dataset.canonical(random_real(dataset, members, seed=seed, tag="initial"))
     if recipe.init == "real":
-        places = [int(dataset.of_class("train", c)[slot]) for c, slot in members]
+        places = [int(dataset.of_class("train", c)[image_index]) for c, image_index in members]
         return dataset.canonical(dataset.images("train", places))
     if scorer is None:
         raise ValueError(f"init {recipe.init!r} needs a network that judges the real images")
@@ -73,17 +73,20 @@ def _scored(
     classes = dict.fromkeys(c for c, _ in members)
     if recipe.init == "real_median":
         order = {
-            c: rank_by_median_loss(dataset, scorer, c, recipe.score_most, seed) for c in classes
+            c: rank_by_median_loss(dataset, scorer, c, recipe.max_scored_images, seed)
+            for c in classes
         }
-        return dataset.canonical(dataset.images("train", [order[c][slot] for c, slot in members]))
+        return dataset.canonical(
+            dataset.images("train", [order[c][image_index] for c, image_index in members])
+        )
     grid = recipe.grid(dataset.image_size)
     crops = {
         c: lowest_loss_crops(
             dataset,
             scorer,
             c,
-            most=recipe.score_most,
-            tries=recipe.patch_crops,
+            most=recipe.max_scored_images,
+            tries=recipe.crops_per_image,
             crop_min=recipe.crop_min,
             side=dataset.image_size // grid,
             seed=seed,
@@ -92,8 +95,8 @@ def _scored(
     }
     return torch.stack(
         [
-            mosaic(dataset, crops[c][slot * grid**2 : (slot + 1) * grid**2], grid)
-            for c, slot in members
+            mosaic(dataset, crops[c][image_index * grid**2 : (image_index + 1) * grid**2], grid)
+            for c, image_index in members
         ]
     )
 
@@ -246,15 +249,17 @@ def prepare_unit(run: Run, unit: Unit, images: ImageBatch | None = None) -> Unit
     Raises:
         PrismError: The recipe has the primary judge real images, and it is not trained.
     """
-    settings, method, batch = run.settings, unit.key["method"], batch_of(unit)
-    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
-    seed = unit_seed(settings.replicate_seed, "synthesis", method, *batch.slots, *batch.classes)
+    settings, method, batch = run.settings, unit.params["method"], batch_of(unit)
+    recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
+    seed = unit_seed(
+        settings.replicate_seed, "synthesis", method, *batch.image_indices, *batch.classes
+    )
     generator = torch.Generator().manual_seed(seed)
     initial = initial_images(
         recipe,
         images or batch,
         open_dataset(settings),
-        scorer=load_teacher(run, settings.primary) if recipe.is_scored else None,
+        scorer=load_teacher(run, settings.primary) if recipe.needs_scorer else None,
         seed=settings.replicate_seed,
         generator=generator,
     )
@@ -288,8 +293,8 @@ def _begun(run: Run, unit: Unit, members: Sequence[tuple[int, int]]) -> list[Ten
     if not members:
         return []
     batch = batch_of(unit)
-    if run.settings.recipe_of(unit.key["method"]).init == "noise":
+    if run.settings.recipe_of(unit.params["method"]).init == "noise":
         every = dict(zip(batch.members(), prepare_unit(run, unit).images, strict=True))
         return [every[member] for member in members]
-    alone = [ImageBatch((slot, slot + 1), (c, c + 1)) for c, slot in members]
+    alone = [ImageBatch((image_index, image_index + 1), (c, c + 1)) for c, image_index in members]
     return [prepare_unit(run, unit, one).images[0] for one in alone]

@@ -110,7 +110,7 @@ class _Recovery:
         self.step = self._begins[0]
         self.groups = [images.clone().requires_grad_() for images in initial.split(sizes)]
         betas = (recipe.beta1, recipe.beta2)
-        self._optimiser = torch.optim.Adam(self.groups, lr=recipe.lr, betas=betas)
+        self._optimizer = torch.optim.Adam(self.groups, lr=recipe.lr, betas=betas)
 
     def advance(
         self, labels: Tensor, draws: TeacherSchedule, bounds: tuple[Tensor, Tensor]
@@ -122,11 +122,11 @@ class _Recovery:
             active,
             sample_augmentations(self._recipe, self.step, (count, size), self._generator),
             labels[:count],
-            speakers=draws.logits_at(self.step),
-            team=draws.at(self.step),
+            logit_teachers=draws.logit_teachers_at(self.step),
+            bn_teachers=draws.at(self.step),
         )
-        self._optimiser.param_groups[0]["lr"] = self._recipe.lr * self._cosine()
-        self._optimiser.step()
+        self._optimizer.param_groups[0]["lr"] = self._recipe.lr * self._cosine()
+        self._optimizer.step()
         with torch.no_grad():
             for group in active:
                 group.clamp_(*bounds)
@@ -136,7 +136,7 @@ class _Recovery:
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as tensors by name."""
         state = {f"images/{place}": group for place, group in enumerate(self.groups)}
-        state |= optimizer_tensors(self._optimiser)
+        state |= optimizer_tensors(self._optimizer)
         state |= {f"gradient/{name}": value for name, value in self._gradient.tensors().items()}
         state["random"] = self._generator.get_state()
         return cpu_copies({"step": torch.tensor(self.step), **state})
@@ -147,7 +147,7 @@ class _Recovery:
         with torch.no_grad():
             for place, group in enumerate(self.groups):
                 group.copy_(tensors[f"images/{place}"])
-        restore_optimizer(self._optimiser, tensors)
+        restore_optimizer(self._optimizer, tensors)
         self._gradient.restore(strip_prefix(tensors, "gradient"))
         self._generator.set_state(tensors["random"])
 
@@ -166,7 +166,7 @@ def sample_augmentations(
             size,
             crop_min=crop_min,
             flip=recipe.flip,
-            roll=recipe.roll,
+            jitter=recipe.jitter,
             generator=generator,
         )
         for _ in range(count if recipe.views == "per_image" else 1)

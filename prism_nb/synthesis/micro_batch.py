@@ -50,8 +50,8 @@ class MicroBatchedBackward:
         views: list[AugParams],
         labels: Tensor,
         *,
-        speakers: Sequence[str],
-        team: Sequence[str],
+        logit_teachers: Sequence[str],
+        bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
         """Compute a step's terms and leave the gradient in the groups.
 
@@ -59,8 +59,8 @@ class MicroBatchedBackward:
             groups: The images, canonical [n, 3, H, W] each, with a gradient to be replaced.
             views: One view for all images, or one for each.
             labels: Class indices of all images.
-            speakers: The networks that give the logits.
-            team: The networks that give their statistics.
+            logit_teachers: The networks that give the logits.
+            bn_teachers: The networks that give their statistics.
 
         Returns:
             The named, unweighted terms.
@@ -68,9 +68,9 @@ class MicroBatchedBackward:
         while True:
             for group in groups:
                 group.grad = None
-            forget = [watch.remember() for watch in self._objective.watches]
+            forget = [watch.remember() for watch in self._objective.matchers]
             try:
-                return self._try(groups, views, labels, speakers, team)
+                return self._try(groups, views, labels, logit_teachers, bn_teachers)
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 size = self.part or len(labels)
                 if not is_out_of_memory(error):
@@ -88,7 +88,7 @@ class MicroBatchedBackward:
         """Return what is remembered from step to step, by name."""
         means = {
             f"means/{watch.name}/{name}": value
-            for watch in self._objective.watches
+            for watch in self._objective.matchers
             for name, value in watch.tensors().items()
         }
         return {"part": torch.tensor(self.part), **means}
@@ -97,7 +97,7 @@ class MicroBatchedBackward:
         """Take over what was remembered; parts stay as small as is asked for now."""
         parts = [part for part in (self.part, int(tensors["part"])) if part]
         self.part = min(parts, default=0)
-        for watch in self._objective.watches:
+        for watch in self._objective.matchers:
             watch.restore(strip_prefix(tensors, f"means/{watch.name}"))
 
     def _try(
@@ -105,16 +105,16 @@ class MicroBatchedBackward:
         groups: Sequence[Tensor],
         views: list[AugParams],
         labels: Tensor,
-        speakers: Sequence[str],
-        team: Sequence[str],
+        logit_teachers: Sequence[str],
+        bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
         view = augment(images, views)
         # A cyclic shift may leave another layout; networks are compiled for one.
         shown = view.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-        weights = self._objective.weights(speakers, team)
+        weights = self._objective.weights(logit_teachers, bn_teachers)
         losses: dict[str, Tensor] = {}
-        for role in self._objective.roles(speakers, team):
+        for role in self._objective.roles(logit_teachers, bn_teachers):
             if 0 < self.part < len(labels):
                 losses |= backward_micro_batched(role, shown, labels, weights, size=self.part)
             else:
@@ -158,17 +158,17 @@ def backward_micro_batched(
     watch, losses = role.watch, dict[str, Tensor]()
     logit, bn = f"logit/{watch.name}", f"bn/{watch.name}"
     pooled: BatchStats = {}
-    if role.aligns:
-        pooled = _pool(watch, watch.draw_probes(), shown, size)
+    if role.matches_stats:
+        pooled = _pool(watch, watch.sample_layers(), shown, size)
         loss = bn_loss_of(watch, pooled, like=shown)
         if pooled:
             (weights[bn] * loss).backward()
         losses[bn] = loss.detach()
-    if not role.speaks and not pooled:
+    if not role.gives_logits and not pooled:
         return losses
     for part, classes in zip(shown.split(size), labels.split(size), strict=True):
         share = len(part) / len(shown)
-        if role.speaks:
+        if role.gives_logits:
             logits, seen = watch.sight.observe(part, tuple(pooled))
             entropy = functional.cross_entropy(logits, classes)
             losses[logit] = losses.get(logit, 0) + share * entropy.detach()

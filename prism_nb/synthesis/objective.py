@@ -42,7 +42,7 @@ class StatMatcher:
         """The network's name."""
         return self.sight.teacher.name
 
-    def draw_probes(self) -> tuple[LayerStat, ...]:
+    def sample_layers(self) -> tuple[LayerStat, ...]:
         """Return the probes of a step: all of them but those of dropped convolutions."""
         if not self.drop:
             return tuple(self.targets)
@@ -116,12 +116,12 @@ def build_stat_matcher(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> StatMatcher:
-    """Decide what of a network a recipe aligns.
+    """Choose the layer statistics of a network that a recipe matches.
 
     Args:
         teacher: The network.
         recipe: Says which statistics, and the weight of the first layer.
-        conv_targets: Where the recipe aligns convolutions: the real data's statistics by the
+        conv_targets: Where the recipe matches convolutions: the real data's statistics by the
             name of `conv_probes`.
         generator: The unit's, for what a recipe drops at random.
         precision: Of the network's layers.
@@ -129,11 +129,11 @@ def build_stat_matcher(
     """
     targets = dict(zip(teacher.bn_probes, teacher.running(), strict=True))
     if conv_targets is not None:
-        convolutions = conv_layer_stats(teacher.network, recipe.conv_patch)
+        convolutions = conv_layer_stats(teacher.network, recipe.conv_patch_size)
         targets |= {probe: conv_targets[probe.name] for probe in convolutions}
         targets = _in_order(teacher, targets)
     first = next((probe.layer for probe in targets), None)
-    factor = recipe.first_layer_factor
+    factor = recipe.first_bn_multiplier
     sight = (
         CompiledTeacherRunner(teacher, tuple(targets), precision)
         if compiled
@@ -143,8 +143,8 @@ def build_stat_matcher(
         sight,
         targets,
         weights={probe: factor if probe.layer is first else 1.0 for probe in targets},
-        drop=recipe.conv_drop if conv_targets is not None else 0.0,
-        momentum=recipe.momentum,
+        drop=recipe.conv_drop_prob if conv_targets is not None else 0.0,
+        momentum=recipe.stats_ema,
         generator=generator,
     )
 
@@ -186,13 +186,13 @@ class TeacherTerm:
 
     Attributes:
         watch: The network.
-        speaks: Whether it gives logits, as one of F.
-        aligns: Whether it gives statistics, as one of T.
+        gives_logits: Whether it gives logits, as one of F.
+        matches_stats: Whether its statistics are matched, as one of T.
     """
 
     watch: StatMatcher
-    speaks: bool
-    aligns: bool
+    gives_logits: bool
+    matches_stats: bool
 
     def losses(self, view: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute what the network says of a batch, in one pass.
@@ -202,17 +202,17 @@ class TeacherTerm:
             labels: Class indices [N].
 
         Returns:
-            Unweighted scalars, `logit/<network>` if it speaks and `bn/<network>` if it aligns; the
+            Unweighted scalars, `logit/<network>` and `bn/<network>` for what it contributes; the
             latter is 0 for a network without anything to align, which is not run for it.
         """
         watch, losses = self.watch, dict[str, Tensor]()
-        probes = watch.draw_probes() if self.aligns else ()
-        if self.speaks:
+        probes = watch.sample_layers() if self.matches_stats else ()
+        if self.gives_logits:
             logits, seen = watch.sight.observe(view, probes)
             losses[f"logit/{watch.name}"] = functional.cross_entropy(logits, labels)
         else:
             seen = watch.sight.statistics(view, probes)
-        if self.aligns:
+        if self.matches_stats:
             statistics = dict(zip(probes, seen, strict=True))
             losses[f"bn/{watch.name}"] = bn_loss_of(watch, statistics, like=view)
         return losses
@@ -266,10 +266,10 @@ def term_weights(
     kinds = Counter(name.partition("/")[0] for name in names)
     whole = {
         "logit": 1.0,
-        "bn": recipe.bn_weight,
-        "tv": recipe.tv_weight,
-        "l2": recipe.l2_weight,
-        "density": recipe.density_weight,
+        "bn": recipe.r_bn,
+        "tv": recipe.tv_l1,
+        "l2": recipe.l2_scale,
+        "density": recipe.densification_weight,
     }
     weights = {}
     for name in names:
@@ -289,28 +289,32 @@ class Objective:
 
     Args:
         recipe: The weights.
-        watches: Every network that takes part, by name.
+        matchers: Every network that takes part, by name.
         scales: Factor of each network's BN loss; 1 where none is named.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        watches: Mapping[str, StatMatcher],
+        matchers: Mapping[str, StatMatcher],
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        self._recipe, self._watches, self._scales = recipe, watches, scales or {}
+        self._recipe, self._watches, self._scales = recipe, matchers, scales or {}
 
     @property
-    def watches(self) -> list[StatMatcher]:
+    def matchers(self) -> list[StatMatcher]:
         """Every network that takes part."""
         return list(self._watches.values())
 
-    def roles(self, speakers: Sequence[str], team: Sequence[str]) -> list[TeacherTerm]:
+    def roles(self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]) -> list[TeacherTerm]:
         """Return what each network of a step does: F by the first names, T by the second."""
         return [
-            TeacherTerm(self._watches[name], speaks=name in speakers, aligns=name in team)
-            for name in dict.fromkeys([*speakers, *team])
+            TeacherTerm(
+                self._watches[name],
+                gives_logits=name in logit_teachers,
+                matches_stats=name in bn_teachers,
+            )
+            for name in dict.fromkeys([*logit_teachers, *bn_teachers])
         ]
 
     def terms(
@@ -319,8 +323,8 @@ class Objective:
         view: Tensor,
         labels: Tensor,
         *,
-        speakers: Sequence[str],
-        team: Sequence[str],
+        logit_teachers: Sequence[str],
+        bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
         """Compute a step's named, unweighted terms.
 
@@ -328,11 +332,11 @@ class Objective:
             images: The images themselves, canonical [N, 3, H, W].
             view: The augmented images, likewise.
             labels: Class indices [N].
-            speakers: The networks F of this step.
-            team: The networks T of this step.
+            logit_teachers: The networks F of this step.
+            bn_teachers: The networks T of this step.
         """
         losses: dict[str, Tensor] = {}
-        for role in self.roles(speakers, team):
+        for role in self.roles(logit_teachers, bn_teachers):
             losses |= role.losses(view, labels)
         return losses | self.priors(images, view, labels)
 
@@ -340,15 +344,19 @@ class Objective:
         """Compute the terms that no network takes part in, where the recipe weighs them."""
         recipe = self._recipe
         losses: dict[str, Tensor] = {}
-        if recipe.tv_weight or recipe.l2_weight:
+        if recipe.tv_l1 or recipe.l2_scale:
             losses |= image_priors(images)
-        if recipe.density_weight:
+        if recipe.densification_weight:
             losses["density/images"] = data_densification_loss(view, labels)
         return losses
 
-    def weights(self, speakers: Sequence[str], team: Sequence[str]) -> dict[str, float]:
+    def weights(
+        self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
+    ) -> dict[str, float]:
         """Return how much each term of a step counts, by its name."""
-        names = [f"logit/{name}" for name in speakers] + [f"bn/{name}" for name in team]
+        names = [f"logit/{name}" for name in logit_teachers] + [
+            f"bn/{name}" for name in bn_teachers
+        ]
         priors = ["tv/images", "l2/images", "density/images"]
         return term_weights([*names, *priors], self._recipe, self._scales)
 
@@ -388,7 +396,7 @@ def _divergence(rows: Tensor) -> Tensor:
 def bn_loss_scales(
     recipe: Recipe,
     primary: StatMatcher | None,
-    watches: Sequence[StatMatcher],
+    matchers: Sequence[StatMatcher],
     real_images: Callable[[], Tensor],
 ) -> dict[str, float]:
     """Return the factor of every BN teacher's loss: its weight times its normalisation.
@@ -401,16 +409,16 @@ def bn_loss_scales(
     Args:
         recipe: The method.
         primary: The network whose scale is kept; needed where the recipe normalises.
-        watches: All networks that are drawn in the unit.
+        matchers: All networks that are drawn in the unit.
         real_images: Gives as many real images of the unit's classes, canonical [N, 3, S, S];
             called only where the recipe asks for them.
     """
-    weights = {w.name: recipe.bn_weights.get(w.name, 1.0) for w in watches}
-    if recipe.bn_normalise == "none" or primary is None:
+    weights = {w.name: recipe.bn_weights.get(w.name, 1.0) for w in matchers}
+    if recipe.bn_normalize == "none" or primary is None:
         return weights
-    size = _MEASURES.get(recipe.bn_normalise) or _loss_on(real_images())
+    size = _MEASURES.get(recipe.bn_normalize) or _loss_on(real_images())
     unit = size(primary)
-    return {w.name: weights[w.name] * unit / size(w) for w in watches if w.targets}
+    return {w.name: weights[w.name] * unit / size(w) for w in matchers if w.targets}
 
 
 _MEASURES: dict[str, Callable[[StatMatcher], float]] = {

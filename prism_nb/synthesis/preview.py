@@ -39,12 +39,12 @@ def preview_writer(
     left out: looking must not end a run.
 
     Args:
-        run: The run; its `snapshot_every` says how often.
+        run: The run; its `preview_every` says how often.
         unit: The unit at work.
         draws: Who steers it, noted beside the pictures.
         steps: Steps of the unit's schedule.
     """
-    asked = run.settings.snapshot_every
+    asked = run.settings.preview_every
     every = max(1, -(-steps // _PER_UNIT)) if asked == "auto" else asked
     if not every:
         yield None
@@ -58,7 +58,11 @@ def preview_writer(
 
 
 def _steering(draws: TeacherSchedule) -> dict[str, object]:
-    return {"every": draws.every, "teams": draws.teams, "speakers": draws.speakers}
+    return {
+        "every": draws.every,
+        "bn_teachers": draws.bn_teachers,
+        "logit_teachers": draws.logit_teachers,
+    }
 
 
 def _begin(folder: Path, about: dict[str, object]) -> None:

@@ -37,8 +37,8 @@ _REPORTS = 100  # loss records per unit
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> WriteResult:
     """Make the images of one unit; what is returned writes them down."""
-    method, start = unit.key["method"], time.monotonic()
-    imported = run.settings.recipe_of(method).images == "imported"
+    method, start = unit.params["method"], time.monotonic()
+    imported = run.settings.recipe_of(method).image_source == "imported"
     pixels, record = _import(run, unit) if imported else _make(run, unit, on_event)
     record |= {"seconds": round(time.monotonic() - start, 3), "images": len(pixels)}
 
@@ -56,13 +56,13 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     made_by = [device, chosen_compile(run), *versions]
     return Checkpoint(
         run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
-        short_hash([unit.binding, run.content(unit.inputs), *made_by]),
-        every=60 * run.settings.checkpoint_minutes,
+        short_hash([unit.fingerprint, run.content(unit.inputs), *made_by]),
+        every=60 * run.settings.checkpoint_interval_min,
     )
 
 
 def _import(run: Run, unit: Unit) -> tuple[Tensor, dict[str, Any]]:
-    found = imported_set(run.settings, unit.key["method"], open_dataset(run.settings))
+    found = imported_set(run.settings, unit.params["method"], open_dataset(run.settings))
     return found.images(batch_of(unit).members())
 
 
@@ -71,10 +71,10 @@ def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[str, An
     dataset, start = open_dataset(settings), prepare_unit(run, unit)
     images, recipe = start.images, start.recipe
     record: dict[str, Any] = {}
-    if recipe.images == "recovered":
+    if recipe.image_source == "optimized":
         with tf32_mode(settings.precision, choose_device(settings.device)):
             images, record = _recover(run, unit, recipe, images, start.generator, on_event)
-    return quantise(dataset, images, how=recipe.stored), record | {"seed": start.seed}
+    return quantise(dataset, images, how=recipe.image_format), record | {"seed": start.seed}
 
 
 def _recover(
@@ -87,18 +87,18 @@ def _recover(
 ) -> tuple[Tensor, dict[str, Any]]:
     settings, batch = run.settings, batch_of(unit)
     device, dataset = choose_device(settings.device), open_dataset(settings)
-    draws = teacher_schedule(settings, unit.key["method"], batch)
-    watches = _watches(run, recipe, draws, generator)
+    draws = teacher_schedule(settings, unit.params["method"], batch)
+    matchers = _watches(run, recipe, draws, generator)
 
     def real_images() -> Tensor:
         pixels = random_real(dataset, batch.members(), seed=settings.replicate_seed, tag="scale")
         return dataset.canonical(pixels.to(device))
 
-    drawn = [watches[name] for name in draws.bn_networks]
-    scales = bn_loss_scales(recipe, watches.get(settings.primary), drawn, real_images)
-    kept = _checkpoint(run, unit) if settings.checkpoint_minutes else None
+    drawn = [matchers[name] for name in draws.bn_networks]
+    scales = bn_loss_scales(recipe, matchers.get(settings.primary), drawn, real_images)
+    kept = _checkpoint(run, unit) if settings.checkpoint_interval_min else None
     progress = _Progress(unit, recipe.iterations, on_event, kept)
-    gradient = MicroBatchedBackward(Objective(recipe, watches, scales), settings.part)
+    gradient = MicroBatchedBackward(Objective(recipe, matchers, scales), settings.part)
     with preview_writer(run, unit, draws, recipe.iterations) as look:
         images = recover(
             initial.to(device, memory_format=torch.channels_last),
@@ -109,19 +109,25 @@ def _recover(
             bounds=dataset.bounds(device),
             generator=generator,
             on_step=progress,
-            joins=[recipe.joins_at(slot, settings.ipc) for _, slot in batch.members()],
+            joins=[
+                recipe.start_step(image_index, settings.ipc) for _, image_index in batch.members()
+            ],
             look=look,
             memory=progress,
         )
     record = {
-        "draws": {"every": draws.every, "teams": draws.teams, "logits": draws.speakers},
+        "draws": {
+            "every": draws.every,
+            "bn_teachers": draws.bn_teachers,
+            "logits": draws.logit_teachers,
+        },
         "scales": scales,
         "shares": _shares(progress.sums, scales),
         "losses": progress.last,
         "device": str(device),
-        "engine": chosen_compile(run),
+        "compile": chosen_compile(run),
         "precision": settings.precision,
-        "micro_batch": gradient.part,
+        "micro_batch_size": gradient.part,
     }
     return images, record
 
@@ -130,15 +136,15 @@ def _watches(
     run: Run, recipe: Recipe, draws: TeacherSchedule, generator: torch.Generator
 ) -> dict[str, StatMatcher]:
     """Load every network that a unit needs, and the primary where others are scaled to it."""
-    anchor = [run.settings.primary] if recipe.bn_normalise != "none" else []
+    anchor = [run.settings.primary] if recipe.bn_normalize != "none" else []
     compiled = chosen_compile(run) == "compiled"
-    watches = {}
+    matchers = {}
     for name in dict.fromkeys([*draws.networks, *anchor]):
         targets = None
         if recipe.statistics == "bn_conv" and name in [*draws.bn_networks, *anchor]:
-            targets = load_conv_targets(run, name, recipe.conv_patch)
+            targets = load_conv_targets(run, name, recipe.conv_patch_size)
         teacher = load_teacher(run, name)
-        watches[name] = build_stat_matcher(
+        matchers[name] = build_stat_matcher(
             teacher,
             recipe,
             conv_targets=targets,
@@ -146,7 +152,7 @@ def _watches(
             precision=run.settings.precision,
             compiled=compiled,
         )
-    return watches
+    return matchers
 
 
 class _Progress:
@@ -177,7 +183,7 @@ class _Progress:
             if not math.isfinite(value):
                 raise PrismError(
                     f"unit {self._unit.name} diverged: {name} is {value} at step {step}; lower lr "
-                    "or bn_weight in the recipe"
+                    "or r_bn in the recipe"
                 )
             self.sums[name] = self.sums.get(name, 0.0) + value * len(seen[name])
         progress = {"step": step, "steps": self._steps, "losses": self.last}
@@ -204,8 +210,8 @@ def _shares(sums: dict[str, float], scales: dict[str, float]) -> dict[str, float
 
 def _write_images(run: Run, method: str, batch: ImageBatch, pixels: Tensor) -> list[str]:
     paths = []
-    for (class_index, slot), image in zip(batch.members(), pixels, strict=True):
-        path = image_path(method, class_index, slot)
+    for (class_index, image_index), image in zip(batch.members(), pixels, strict=True):
+        path = image_path(method, class_index, image_index)
         fileio.write_bytes(run.file(path), encode_png(image))
         paths.append(path)
     return paths

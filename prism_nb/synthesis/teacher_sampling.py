@@ -23,38 +23,44 @@ class TeacherSchedule:
     Attributes:
         every: Steps for which a team stays.
         teams: The teams of BN teachers in order; after the last comes the first again.
-        speakers: The networks that give the logits, one per step in turn; none: the team's own.
+        logit_teachers: Networks used for cross-entropy, one per step; empty: the BN teachers.
     """
 
     every: int
-    teams: tuple[TeacherNames, ...]
-    speakers: TeacherNames = ()
+    bn_teachers: tuple[TeacherNames, ...]
+    logit_teachers: TeacherNames = ()
 
     def at(self, step: int) -> TeacherNames:
         """Return the BN teachers of a step, counted from 0."""
-        return self.teams[(step // self.every) % len(self.teams)]
+        return self.bn_teachers[(step // self.every) % len(self.bn_teachers)]
 
-    def logits_at(self, step: int) -> TeacherNames:
+    def logit_teachers_at(self, step: int) -> TeacherNames:
         """Return the networks that give the logits at a step, counted from 0."""
-        if not self.speakers:
+        if not self.logit_teachers:
             return self.at(step)
-        return (self.speakers[step % len(self.speakers)],)
+        return (self.logit_teachers[step % len(self.logit_teachers)],)
 
     @property
     def bn_networks(self) -> TeacherNames:
         """Every network that is in some team, in the order of first use."""
-        return tuple(dict.fromkeys(name for team in self.teams for name in team))
+        return tuple(
+            dict.fromkeys(name for bn_teachers in self.bn_teachers for name in bn_teachers)
+        )
 
     @property
     def networks(self) -> TeacherNames:
         """Every network that takes part, those of the logits first."""
-        return tuple(dict.fromkeys([*self.speakers, *self.bn_networks]))
+        return tuple(dict.fromkeys([*self.logit_teachers, *self.bn_networks]))
 
 
 def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> TeacherSchedule:
     """Return who steers a unit; known before any work, since it has a generator of its own."""
-    recipe = settings.recipe_of(method).at_slot(batch.slots[0])
-    key = [*batch.slots] if recipe.drawn_per == "slot" else [*batch.slots, *batch.classes]
+    recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
+    key = (
+        [*batch.image_indices]
+        if recipe.sample_per == "image_index"
+        else [*batch.image_indices, *batch.classes]
+    )
     seed = unit_seed(settings.replicate_seed, "draws", method, *key)
     generator = torch.Generator().manual_seed(seed)
     return sample_schedule(recipe, settings.primary, settings.teachers, generator)
@@ -65,7 +71,7 @@ def sample_schedule(
 ) -> TeacherSchedule:
     """Decide which networks give a unit's logits and BN statistics at each of its steps.
 
-    pre: one draw for the whole unit. intra: a new draw every `redraw_every` steps. all: every
+    pre: one draw for the whole unit. intra: a new draw every `resample_every` steps. all: every
     candidate. round_robin: one candidate per step, in the pool's order. fixed: as named. Where
     `primary_in_bn` is `always`, the primary is in every team. (PRISM, arXiv 2511.09905,
     pre- and intra-distillation selection; round robin: G-VBSM, CVPR 2024.)
@@ -76,9 +82,9 @@ def sample_schedule(
         pool: All networks, the primary among them.
         generator: The unit's generator, on the CPU.
     """
-    every, teams = _plan_teams(recipe, primary, recipe.candidates(primary, pool), generator)
-    speakers = {"primary": (primary,), "in_turn": tuple(pool), "bn_teachers": ()}
-    return TeacherSchedule(every, teams, speakers[recipe.logits])
+    every, bn_teachers = _plan_teams(recipe, primary, recipe.candidates(primary, pool), generator)
+    logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
+    return TeacherSchedule(every, bn_teachers, logit_teachers[recipe.logits])
 
 
 def _plan_teams(
@@ -90,7 +96,7 @@ def _plan_teams(
         return whole, (tuple(dict.fromkeys([*always, *candidates])),)
     if recipe.selection == "round_robin":
         return 1, tuple((*always, name) for name in candidates) or (always,)
-    every = whole if recipe.selection == "pre" else recipe.redraw_every
+    every = whole if recipe.selection == "pre" else recipe.resample_every
     count = -(-whole // every)
     return every, tuple(_team(recipe, always, candidates, generator) for _ in range(count))
 
@@ -100,10 +106,10 @@ def _team(
 ) -> TeacherNames:
     """Draw once; a draw that leaves no network at all is repeated."""
     while True:
-        if recipe.bn_subset is not None:
-            drawn = _subset(candidates, recipe.bn_subset, generator)
+        if recipe.bn_subset_size is not None:
+            drawn = _subset(candidates, recipe.bn_subset_size, generator)
         else:
-            drawn = _slots(candidates, recipe.bn_slots, recipe.bn_probability, generator)
+            drawn = _slots(candidates, recipe.num_bn_slots, recipe.bn_slot_prob, generator)
         if always or drawn:
             return (*always, *drawn)
 
@@ -115,11 +121,11 @@ def _subset(candidates: TeacherNames, size: int, generator: torch.Generator) -> 
 
 
 def _slots(
-    candidates: TeacherNames, slots: int, probability: float, generator: torch.Generator
+    candidates: TeacherNames, image_indices: int, probability: float, generator: torch.Generator
 ) -> TeacherNames:
     """Fill each slot with a probability, by a candidate not chosen yet, all equally likely."""
     chosen: TeacherNames = ()
-    for _ in range(slots):
+    for _ in range(image_indices):
         filled = torch.rand((), generator=generator).item() < probability
         left = [name for name in candidates if name not in chosen]
         if filled and left:
@@ -134,13 +140,13 @@ class SelectionProbs:
     Attributes:
         sizes: Chance of each number of BN teachers, the primary counted where it is one.
         aligned: Chance of each network to be a BN teacher.
-        speaks: Chance of each network to give logits.
+        gives_logits: Chance of each network to give logits.
         runs: Chance of each network to take part, in one way or both.
     """
 
     sizes: dict[int, float]
     aligned: dict[str, float]
-    speaks: dict[str, float]
+    gives_logits: dict[str, float]
     runs: dict[str, float]
 
     @property
@@ -180,15 +186,15 @@ def selection_probs(recipe: Recipe, primary: str, pool: Sequence[str]) -> Select
     drawn = drawn_sizes(recipe, len(candidates), may_be_empty=bool(always))
     share = sum(size * p for size, p in drawn.items()) / max(1, len(candidates))
     aligned = dict.fromkeys(always, 1.0) | dict.fromkeys(candidates, share)
-    speaks = _speakers(recipe, primary, pool)
+    gives_logits = _speakers(recipe, primary, pool)
     if recipe.logits == "bn_teachers":
         return SelectionProbs(_larger(drawn, len(always)), aligned, aligned, aligned)
-    # Who speaks depends on the step alone, who aligns on the draw alone: they are independent.
+    # Logit teachers depend on the step alone, BN teachers on the draw alone: independent.
     runs = {
-        name: 1 - (1 - speaks.get(name, 0.0)) * (1 - aligned.get(name, 0.0))
-        for name in dict.fromkeys([*speaks, *aligned])
+        name: 1 - (1 - gives_logits.get(name, 0.0)) * (1 - aligned.get(name, 0.0))
+        for name in dict.fromkeys([*gives_logits, *aligned])
     }
-    return SelectionProbs(_larger(drawn, len(always)), aligned, speaks, runs)
+    return SelectionProbs(_larger(drawn, len(always)), aligned, gives_logits, runs)
 
 
 def drawn_sizes(recipe: Recipe, candidates: int, *, may_be_empty: bool) -> dict[int, float]:
@@ -202,12 +208,12 @@ def drawn_sizes(recipe: Recipe, candidates: int, *, may_be_empty: bool) -> dict[
         candidates: How many networks can be drawn.
         may_be_empty: Whether a team is left where nothing is drawn: the primary.
     """
-    if recipe.bn_subset is not None:
-        return {min(recipe.bn_subset, candidates): 1.0}
-    slots, p = recipe.bn_slots, recipe.bn_probability
+    if recipe.bn_subset_size is not None:
+        return {min(recipe.bn_subset_size, candidates): 1.0}
+    image_indices, p = recipe.num_bn_slots, recipe.bn_slot_prob
     found: defaultdict[int, float] = defaultdict(float)
-    for filled in range(slots + 1):
-        chance = comb(slots, filled) * p**filled * (1 - p) ** (slots - filled)
+    for filled in range(image_indices + 1):
+        chance = comb(image_indices, filled) * p**filled * (1 - p) ** (image_indices - filled)
         found[min(filled, candidates)] += chance
     if not may_be_empty:
         found.pop(0, None)
@@ -230,15 +236,15 @@ def _counted(recipe: Recipe, draws: TeacherSchedule) -> SelectionProbs:
     """Count the networks of every step, of draws that chance has no part in."""
     sizes: Counter[int] = Counter()
     aligned: Counter[str] = Counter()
-    speaks: Counter[str] = Counter()
+    gives_logits: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     for step in range(recipe.iterations):
-        team, speakers = draws.at(step), draws.logits_at(step)
-        sizes[len(team)] += 1
-        aligned.update(team)
-        speaks.update(speakers)
-        runs.update(dict.fromkeys([*team, *speakers], 1))
-    parts = (_shares(counter, recipe.iterations) for counter in (aligned, speaks, runs))
+        bn_teachers, logit_teachers = draws.at(step), draws.logit_teachers_at(step)
+        sizes[len(bn_teachers)] += 1
+        aligned.update(bn_teachers)
+        gives_logits.update(logit_teachers)
+        runs.update(dict.fromkeys([*bn_teachers, *logit_teachers], 1))
+    parts = (_shares(counter, recipe.iterations) for counter in (aligned, gives_logits, runs))
     return SelectionProbs({size: n / recipe.iterations for size, n in sizes.items()}, *parts)
 
 

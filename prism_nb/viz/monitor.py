@@ -281,7 +281,7 @@ class RunTracker:
         return tuple(Curve(name, self._steps_of(name), dict(found[name])) for name in names)
 
     def _steps_of(self, name: str) -> int:
-        return self._run.settings.recipe_of(self._units[name].key["method"]).iterations
+        return self._run.settings.recipe_of(self._units[name].params["method"]).iterations
 
     def _waits(self, driver: StageProcess | None) -> list[str]:
         """Say what a driver that is at work waits for."""
@@ -303,7 +303,7 @@ class RunTracker:
         others = sorted(self._log.named - self._units.keys())
         if others:
             said.append(
-                f"The log also speaks of {len(others)} units that these settings do not have "
+                f"The log also names {len(others)} units that these settings do not have "
                 f"(first {others[0]}); they are left out."
             )
         if self._log.unread:
@@ -567,7 +567,7 @@ class PreviewSequence:
 
     def speakers_at(self, step: int) -> tuple[str, ...]:
         """Return the networks whose logits counted in that step."""
-        return self.draws.logits_at(max(0, step - 1))
+        return self.draws.logit_teachers_at(max(0, step - 1))
 
 
 def load_previews(run: Run) -> list[PreviewSequence]:
@@ -590,13 +590,13 @@ def _film(about: Path, size: int) -> PreviewSequence | None:
     values: dict[str, Any] = fileio.read_record(about)
     taken = sorted(int(p.stem) for p in about.parent.glob("*.png") if p.stem.isdecimal())
     try:
-        teams = tuple(tuple(map(str, team)) for team in values["teams"])
-        images = tuple((int(c), int(slot)) for c, slot in values["images"])
-        draws = TeacherSchedule(int(values["every"]), teams, tuple(values["speakers"]))
+        bn_teachers = tuple(tuple(map(str, bn_teachers)) for bn_teachers in values["bn_teachers"])
+        images = tuple((int(c), int(image_index)) for c, image_index in values["images"])
+        draws = TeacherSchedule(int(values["every"]), bn_teachers, tuple(values["logit_teachers"]))
         unit, steps = str(values["unit"]), int(values["steps"])
     except (KeyError, TypeError, ValueError):
         return None
-    if not taken or not teams or draws.every < 1:
+    if not taken or not bn_teachers or draws.every < 1:
         return None
     return PreviewSequence(about.parent, unit, steps, images, draws, tuple(taken), size)
 
@@ -636,7 +636,7 @@ def version_warning(run: Run) -> str:
     return f"{newer[0].upper()}{newer[1:]}; update the kit to see all of it." if newer else ""
 
 
-_FRESH = 60.0  # seconds; an event this young speaks of a driver whose lock cannot be seen
+_FRESH = 60.0  # seconds; an event this recent means a driver whose lock cannot be seen
 _LONG = 600.0  # seconds without a word after which a driver may hang
 _NEXT = "Finished units are kept; Resume continues"
 
@@ -726,8 +726,8 @@ class RunState:
         if self.closing in {"stopped", "failed"}:
             return self.closing
         if self.at_work:
-            speaks = self.age is not None and self.age < _FRESH
-            return "elsewhere" if speaks and self._is_foreign else "died"
+            recent = self.age is not None and self.age < _FRESH
+            return "elsewhere" if recent and self._is_foreign else "died"
         return "begun" if self.done else "empty"
 
     @property

@@ -94,7 +94,7 @@ def summary_sentence(run: Run) -> str:
             " The first two lie within the largest standard deviation over seeds "
             f"({spread:.1f}): this run does not tell them apart."
         )
-    elif run.settings.recipe_of(str(ranked.index[0])).images == "initial":
+    elif run.settings.recipe_of(str(ranked.index[0])).image_source == "initial":
         sentence += (
             " The control leads: real images with the same soft labels teach more here than any"
             " optimised ones."
@@ -170,7 +170,7 @@ def _guesses(run: Run, titles: dict[str, str]) -> list[Section]:
 
 def _by_themselves(run: Run) -> list[Section]:
     """Show what images are worth without labels and augmentation, where that was asked."""
-    if run.settings.treatments == ("protocol",) and not run.settings.ceiling:
+    if run.settings.eval_variants == ("protocol",) and not run.settings.train_on_real:
         return []
     title = "Without soft labels, without augmentation"
     scores = tables.score_table(run)
@@ -368,7 +368,7 @@ def _read(name: str, columns: Sequence[str]) -> pd.DataFrame:
 def _comparable(run: Run, published: pd.DataFrame) -> pd.DataFrame:
     """Keep what is published of a run's dataset and IPC; a search scores on other images."""
     settings = run.settings
-    if settings.score_on != "test":
+    if settings.eval_split != "test":
         return published.iloc[:0]
     fits = (published["dataset"] == settings.dataset) & (published["ipc"] == settings.ipc)
     return published[fits]
@@ -416,7 +416,7 @@ def _loss(values: Mapping[str, Any]) -> str:
         return f"KL at T={values['student_temperature']:g}"
     if values["student_loss"] == "ce":
         return "CE with true classes"
-    return f"MSE + {values['hard_weight']:g} CE" if values["hard_weight"] else "MSE"
+    return f"MSE + {values['ce_weight']:g} CE" if values["ce_weight"] else "MSE"
 
 
 def _phrase(name: str, value: Any) -> str:
@@ -450,7 +450,7 @@ def _size_note(run: Run) -> list[str]:
 
 def _nothing(run: Run) -> str:
     settings = run.settings
-    if settings.score_on != "test":
+    if settings.eval_split != "test":
         return (
             "This run scores on part of the training images, to choose settings by; no published "
             "number is of those, so nothing stands beside it."

@@ -30,7 +30,7 @@ from prism_nb.viz.report import Section, image_markup, render_page, section, tab
 
 PAGE = "study.html"
 # Label and student settings that say what is measured, not how students are taught.
-_NO_WAY = {"students", "student_seeds", "treatments", "ceiling", "evaluate_every"}
+_NO_WAY = {"students", "student_seeds", "eval_variants", "train_on_real", "evaluate_every"}
 
 
 def study_tables(folder: StudyFolder) -> dict[str, pd.DataFrame]:
@@ -104,7 +104,7 @@ def verdicts(folder: StudyFolder, means: pd.DataFrame, pairs: pd.DataFrame) -> l
         sentence = f"{scenario.title}: {first} leads with {part.loc[leading[0], 'mean']:.1f} %"
         if equals:
             sentence += f"; not told apart from it: {', '.join(equals)}"
-        if folder.scenarios[name, 0].settings.recipe_of(leading[0]).images == "initial":
+        if folder.scenarios[name, 0].settings.recipe_of(leading[0]).image_source == "initial":
             sentence += ". A control that optimises nothing leads"
         sentences.append(sentence + ".")
     return sentences
@@ -173,7 +173,7 @@ def _way(settings: Settings) -> dict[str, Any]:
     values = settings.section(LabelSettings, EvaluationSettings)
     primary = settings.primary if settings.label_ensemble == "primary_half" else None
     ways = {name: value for name, value in values.items() if name not in _NO_WAY}
-    return {**ways, "label_teachers": settings.labellers, "primary": primary}
+    return {**ways, "label_teachers": settings.label_teachers_used, "primary": primary}
 
 
 def _pictured(folder: StudyFolder) -> tuple[str, StudyRun]:
@@ -359,7 +359,9 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
             .groupby("method")[["intra-class cosine", "recognised %"]]
             .mean()
         )
-        units = [(unit.key["method"], run.record(unit)) for unit in stage_units(run, "synthesis")]
+        units = [
+            (unit.params["method"], run.record(unit)) for unit in stage_units(run, "synthesis")
+        ]
         for method in cell.settings.methods:
             mine = [record for name, record in units if name == method]
             rows.append(
@@ -381,7 +383,7 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
 def study_ceilings(folder: StudyFolder) -> dict[str, float]:
     """Return what each student reaches when squeezed on all real images, in percent.
 
-    Known for the students that are also teachers or observers of the study's runs.
+    Known for the students that are also teachers or holdout networks of the study's runs.
     """
     found: dict[str, float] = {}
     for cell in folder.finished.values():

@@ -118,7 +118,7 @@ def unit_table(run: Run) -> pd.DataFrame:
             {
                 "unit": unit.name,
                 "images": record["images"],
-                "BN teachers": _teams(record.get("draws", {}).get("teams", [])),
+                "BN teachers": _teams(record.get("draws", {}).get("bn_teachers", [])),
                 "logit loss": logit[0] if logit else float("nan"),
                 "seconds": record["seconds"],
             }
@@ -129,11 +129,11 @@ def unit_table(run: Run) -> pd.DataFrame:
 def bn_loss_share_table(run: Run) -> pd.DataFrame:
     """Return each network's share of the weighted BN loss, mean over a method's units, in %."""
     units = stage_units(run, "synthesis")
-    count = Counter(unit.key["method"] for unit in units)
+    count = Counter(unit.params["method"] for unit in units)
     total: Counter[tuple[str, str]] = Counter()
     for unit in units:
         for network, share in run.record(unit).get("shares", {}).items():
-            total[unit.key["method"], network] += share
+            total[unit.params["method"], network] += share
     rows = [
         {"method": method, "network": network, "share %": 100 * share / count[method]}
         for (method, network), share in total.items()
@@ -147,9 +147,11 @@ def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
     for unit in stage_units(run, "synthesis"):
         record = run.record(unit)
         if "draws" in record:
-            recipe = run.settings.recipe_of(unit.key["method"]).at_slot(unit.key["slots"][0])
+            recipe = run.settings.recipe_of(unit.params["method"]).for_image_index(
+                unit.params["image_indices"][0]
+            )
             draws = TeacherSchedule(
-                record["draws"]["every"], tuple(map(tuple, record["draws"]["teams"]))
+                record["draws"]["every"], tuple(map(tuple, record["draws"]["bn_teachers"]))
             )
             steps = Counter(n for step in range(recipe.iterations) for n in draws.at(step))
             rows[unit.name] = {n: 100 * count / recipe.iterations for n, count in steps.items()}
@@ -196,7 +198,7 @@ def diversity_table(run: Run) -> pd.DataFrame:
 def label_table(run: Run) -> pd.DataFrame:
     """Return one row per method: how well teachers and their ensemble know the images."""
     rows = []
-    for unit in stage_units(run, "labels"):
+    for unit in stage_units(run, "relabel"):
         record = run.record(unit)
         teachers = zip(record["teachers"], record["teacher_accuracy"], strict=True)
         rows.append(
@@ -212,16 +214,16 @@ def label_table(run: Run) -> pd.DataFrame:
 
 
 def protocol_units(run: Run) -> list[Unit]:
-    """Return the students that are taught by the run's protocol, without other treatments."""
-    return [u for u in stage_units(run, "evaluation") if u.key["treatment"] == "protocol"]
+    """Return the students that are taught by the run's protocol, without other eval_variants."""
+    return [u for u in stage_units(run, "evaluation") if u.params["variant"] == "protocol"]
 
 
 def learning_table(run: Run) -> pd.DataFrame:
     """Return the learning curves by the run's protocol: method, student, seed, epoch, top1..."""
     parts = []
     for unit in protocol_units(run):
-        frame = pd.read_csv(run.file(f"{unit.key['folder']}/metrics.csv"))
-        parts.append(frame.assign(**{k: unit.key[k] for k in ("method", "student", "seed")}))
+        frame = pd.read_csv(run.file(f"{unit.params['folder']}/metrics.csv"))
+        parts.append(frame.assign(**{k: unit.params[k] for k in ("method", "student", "seed")}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -282,16 +284,16 @@ def _percent(share: float | None) -> float:
 def _role(run: Run, name: str) -> str:
     if name == run.settings.primary:
         return "primary"
-    return "teacher" if name in run.settings.teachers else "observer"
+    return "teacher" if name in run.settings.teachers else "holdout"
 
 
-def _teams(teams: list[list[str]]) -> str:
-    if not teams:
+def _teams(bn_teachers: list[list[str]]) -> str:
+    if not bn_teachers:
         return "none (not optimised)"
-    if len(teams) == 1:
-        return ", ".join(teams[0])
-    mean = sum(len(team) for team in teams) / len(teams)
-    return f"{len(teams)} draws, {mean:.1f} networks on average"
+    if len(bn_teachers) == 1:
+        return ", ".join(bn_teachers[0])
+    mean = sum(map(len, bn_teachers)) / len(bn_teachers)
+    return f"{len(bn_teachers)} draws, {mean:.1f} networks on average"
 
 
 def mean_std(mean: float, std: float) -> str:
@@ -393,9 +395,9 @@ def nearest_table(run: Run, network: str) -> pd.DataFrame:
         nearest = record["spaces"][network]["nearest_real"]
         pairs = zip(nearest["place"], nearest["distance"], strict=True)
         for i, pair in enumerate(pairs):
-            c, slot = divmod(i, run.settings.ipc)
-            rows.append((method, c, names[c], slot, *pair))
-    columns = ["method", "class", "name", "slot", "training image", "distance"]
+            c, image_index = divmod(i, run.settings.ipc)
+            rows.append((method, c, names[c], image_index, *pair))
+    columns = ["method", "class", "name", "image_index", "training image", "distance"]
     frame = pd.DataFrame(rows, columns=columns).dropna().astype({"training image": int})
     return frame.sort_values("distance", kind="stable", ignore_index=True)
 
@@ -438,7 +440,7 @@ SCORES = ("HLR", "IOR", "LRS", "ARS")
 
 
 def eval_variant_table(run: Run) -> pd.DataFrame:
-    """Return top-1 in percent, mean ± deviation over seeds, by treatment.
+    """Return top-1 in percent, mean ± deviation over seeds, by variant.
 
     One row per method and student; all real images, where the run has trained on them, are last.
     """
@@ -448,16 +450,16 @@ def eval_variant_table(run: Run) -> pd.DataFrame:
             {
                 "images": "All real images" if method == REFERENCE else method_title(run, method),
                 "student": student,
-                "treatment": treatment,
+                "variant": variant,
                 "top-1 %": mean_std(100 * group.mean(), 100 * group.std()),
             }
-            for (method, student, treatment), group in records.groupby(
-                ["method", "student", "treatment"], sort=False
+            for (method, student, variant), group in records.groupby(
+                ["method", "student", "variant"], sort=False
             )["last"]
         ]
     )
     wide = frame.pivot_table(
-        "top-1 %", ["images", "student"], "treatment", aggfunc="first", sort=False
+        "top-1 %", ["images", "student"], "variant", aggfunc="first", sort=False
     )
     return wide[[name for name in EVAL_VARIANTS if name in wide]].fillna("–")
 
@@ -468,7 +470,9 @@ def class_accuracy_table(run: Run) -> pd.DataFrame:
     units = protocol_units(run)
     columns = {}
     for method in run.settings.methods:
-        shares = [run.record(unit)["per_class"] for unit in units if unit.key["method"] == method]
+        shares = [
+            run.record(unit)["per_class"] for unit in units if unit.params["method"] == method
+        ]
         columns[method] = 100 * pd.DataFrame(shares, columns=names, dtype=float).mean()
     return pd.DataFrame(columns).rename_axis(index="class", columns="method")
 
@@ -483,8 +487,8 @@ def confusion_matrix(run: Run, method: str, student: str) -> pd.DataFrame:
     names = class_titles(open_dataset(run.settings).classes)
     counts = np.zeros((len(names), len(names)))
     for unit in protocol_units(run):
-        path = run.file(f"{unit.key['folder']}/guesses.csv")
-        if (unit.key["method"], unit.key["student"]) == (method, student) and path.is_file():
+        path = run.file(f"{unit.params['folder']}/guesses.csv")
+        if (unit.params["method"], unit.params["student"]) == (method, student) and path.is_file():
             found = pd.read_csv(path)
             counts[found["class"], found["guess"]] += found["images"]
     if not counts.any():
@@ -551,7 +555,7 @@ def score_table(run: Run) -> pd.DataFrame:
     See `evaluation.scores`. NaN stands where a run lacks what a score needs: `missing_for_scores`
     says what. The control that others are compared with is random real images.
     """
-    means = student_records(run).groupby(["method", "student", "treatment"], sort=False)["last"]
+    means = student_records(run).groupby(["method", "student", "variant"], sort=False)["last"]
     known: dict[tuple[str, str, str], float] = means.mean().to_dict()
     random = next(iter(_random_methods(run.settings)), "")
     rows = []
@@ -566,10 +570,10 @@ def missing_for_scores(run: Run) -> list[str]:
     """Return the settings that the scores need and the run does not have, as one writes them."""
     settings = run.settings
     missing = [] if _random_methods(settings) else ["methods: [..., random_real]"]
-    lacking = [name for name in EVAL_VARIANTS[:3] if name not in settings.treatments]
+    lacking = [name for name in EVAL_VARIANTS[:3] if name not in settings.eval_variants]
     if lacking:
-        missing.append(f"treatments: [{', '.join(EVAL_VARIANTS[:3])}]")
-    return missing if settings.ceiling else [*missing, "ceiling: true"]
+        missing.append(f"eval_variants: [{', '.join(EVAL_VARIANTS[:3])}]")
+    return missing if settings.train_on_real else [*missing, "train_on_real: true"]
 
 
 def _scores(
@@ -577,12 +581,12 @@ def _scores(
 ) -> dict[str, float]:
     nothing = float("nan")
 
-    def of(images: str, treatment: str) -> float:
-        return known.get((images, student, treatment), nothing)
+    def of(images: str, variant: str) -> float:
+        return known.get((images, student, variant), nothing)
 
-    recovery = hard_label_recovery(of(REFERENCE, "hard"), of(method, "hard"))
+    recovery = hard_label_recovery(of(REFERENCE, "hard_labels"), of(method, "hard"))
     improvement, plain = (
-        improvement_over_random(of(method, way), of(random, way)) for way in ("protocol", "plain")
+        improvement_over_random(of(method, way), of(random, way)) for way in ("protocol", "no_aug")
     )
     values = (
         recovery,
@@ -596,10 +600,12 @@ def _scores(
 def _random_methods(settings: Settings) -> list[str]:
     """Return the methods of a run that are random real images."""
     recipes = {method: settings.recipe_of(method) for method in settings.methods}
-    return [m for m, r in recipes.items() if r.images == "initial" and r.init == "real_random"]
+    return [
+        m for m, r in recipes.items() if r.image_source == "initial" and r.init == "real_random"
+    ]
 
 
-COLUMNS = ["class", "slot", "made", "unit", "teachers", "logit loss", "BN loss"]
+COLUMNS = ["class", "image_index", "made", "unit", "teachers", "logit loss", "BN loss"]
 JUDGED = ["own loss", "agree", "apart"]
 
 
@@ -616,9 +622,11 @@ def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
         classes: The classes.
     """
     if method == REFERENCE:
-        slots = range(run.settings.ipc)
+        image_indices = range(run.settings.ipc)
         rows = [
-            (c, slot, True, "", "", float("nan"), float("nan")) for c in classes for slot in slots
+            (c, image_index, True, "", "", float("nan"), float("nan"))
+            for c in classes
+            for image_index in image_indices
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
     wanted, rows = set(classes), []
@@ -630,7 +638,7 @@ def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     order = {c: place for place, c in enumerate(classes)}
     return table.sort_values(
-        ["class", "slot"],
+        ["class", "image_index"],
         key=lambda column: column.map(order) if column.name == "class" else column,
     ).reset_index(drop=True)
 
@@ -645,7 +653,7 @@ def with_distance(table: pd.DataFrame, run: Run, method: str, network: str) -> p
     if network not in spaces:
         return table.assign(distance=float("nan"))
     every, ipc = spaces[network]["nearest_real"]["distance"], run.settings.ipc
-    found = [every[c * ipc + slot] for c, slot in _members(table)]
+    found = [every[c * ipc + image_index] for c, image_index in _members(table)]
     return table.assign(distance=pd.Series(found, dtype=float))
 
 
@@ -668,7 +676,7 @@ def with_teacher_scores(table: pd.DataFrame, run: Run, method: str) -> pd.DataFr
 
 
 def _members(table: pd.DataFrame) -> Iterator[tuple[int, int]]:
-    return zip(table["class"].to_list(), table["slot"].to_list(), strict=True)
+    return zip(table["class"].to_list(), table["image_index"].to_list(), strict=True)
 
 
 def _known(run: Run, unit: Unit) -> tuple[bool, str, str, float, float]:
@@ -677,9 +685,11 @@ def _known(run: Run, unit: Unit) -> tuple[bool, str, str, float, float]:
         return False, unit.name, "", nothing, nothing
     record = marker["record"]
     losses, draws = record.get("losses", {}), record.get("draws", {})
-    teams = dict.fromkeys(name for team in draws.get("teams", []) for name in team)
+    bn_teachers = dict.fromkeys(
+        name for bn_teachers in draws.get("bn_teachers", []) for name in bn_teachers
+    )
     logit, bn = (_mean(losses, term) for term in ("logit/", "bn/"))
-    return True, unit.name, ", ".join(teams), logit, bn
+    return True, unit.name, ", ".join(bn_teachers), logit, bn
 
 
 def _mean(losses: dict[str, float], term: str) -> float:

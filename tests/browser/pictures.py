@@ -51,7 +51,7 @@ def growing(lab: Lab, runs: Path) -> None:
     from prism_nb.execution import pipeline
 
     run = open_run_module.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     page = lab.page
     lab.open("02_synthesis")
     page.get_by_text("display(RunMonitor(run))").first.click()

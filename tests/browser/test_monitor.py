@@ -9,7 +9,7 @@ from prism_nb.execution import pipeline
 
 SMALL = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism", "sre2l"],
@@ -24,7 +24,7 @@ def ready_run(lab: Lab) -> Run:
     run = open_run_module.open_run(
         run_name="digits_quick", preset="digits_quick", runs_dir=lab.runs, changes=SMALL
     )
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     return run
 
 

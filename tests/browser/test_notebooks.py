@@ -15,7 +15,7 @@ SMALL_STUDY = {
     "preset": "digits_quick",
     "settings": {
         "teachers": ["test_resnet", "test_byobnet"],
-        "observers": [],
+        "holdout_networks": [],
         "feature_networks": ["test_byobnet"],
         "squeeze_epochs": 1,
         "methods": ["prism", "random_real"],

@@ -58,7 +58,7 @@ def test_teachers_are_picked_by_hand(lab: Lab) -> None:
     picker.get_by_label("Draw", exact=True).select_option("at random, again and again (intra)")
     picker.get_by_label("Steps per draw").fill("5")
     picker.get_by_label("Steps per draw").press("Tab")
-    page.wait_for_selector("text=redraw_every: 5")
+    page.wait_for_selector("text=resample_every: 5")
     picker.get_by_label("Draw", exact=True).scroll_into_view_if_needed()
     lab.shot("picker_draws")
     picker.get_by_text("Ready.").scroll_into_view_if_needed()
@@ -69,7 +69,7 @@ def test_teachers_are_picked_by_hand(lab: Lab) -> None:
     config = lab.runs / "digits_quick" / "config.yaml"
     wait_until(lambda: read(config)["primary"] == "test_byobnet", "the pick did not reach the run")
     assert read(config)["teachers"][-1] == "mobilenetv3_small_050"
-    assert read(config)["recipes"] == {"prism": {"selection": "intra", "redraw_every": 5}}
+    assert read(config)["recipes"] == {"prism": {"selection": "intra", "resample_every": 5}}
 
     pool.select_option([name.strip() for name in pool.locator("option").all_inner_texts()])
     picker.get_by_role("button", name="Remove from pool").click()

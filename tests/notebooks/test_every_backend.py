@@ -16,7 +16,7 @@ from prism_nb.execution.ray_backend import local_cluster
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "squeeze_batch": 600,
@@ -78,4 +78,4 @@ def test_jobs_make_the_same_files(
     assert begun(run, "labels") == ["prism", "prism/epochs0000-0000", "prism/epochs0001-0001"]
     for stage in pipeline.STAGES:
         arrays = [event["jobs"] for event in run.events(stage) if event["event"] == "submitted"]
-        assert [len(array) for array in arrays] == ([2, 1] if stage == "labels" else [2])
+        assert [len(array) for array in arrays] == ([2, 1] if stage == "relabel" else [2])

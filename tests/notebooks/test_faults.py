@@ -22,7 +22,7 @@ from prism_nb.execution import pipeline
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet"],
     "primary": "test_resnet",
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_resnet"],
     "squeeze_epochs": 1,
     "squeeze_batch": 600,
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "evaluate_every": 2,
     "real_per_class": 5,
     "image_size": 16,
-    "snapshot_every": 0,
+    "preview_every": 0,
 }
 STAGES = list(pipeline.STAGES)
 # How often each stage opens, writes, syncs or replaces a file; a test counts them anew.

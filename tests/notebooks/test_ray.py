@@ -28,7 +28,7 @@ from prism_nb.execution.worker import log_name, worker_versions
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism"],
@@ -57,7 +57,7 @@ def new_run(folder: Path, name: str, **changes: Any) -> Run:
     run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     return run
 
 
@@ -237,7 +237,7 @@ def test_a_cluster_of_this_machine_listens_to_this_machine_alone(
 
 
 def test_nothing_is_lost_by_kills_at_random(cluster: str, tmp_path: Path) -> None:
-    toll = chaos(tmp_path, cluster, kills=5, slots=4, workers=4, seed=1)
+    toll = chaos(tmp_path, cluster, kills=5, image_indices=4, workers=4, seed=1)
     assert toll.kills >= 5
     assert not toll.lost
     assert toll.redone <= toll.workers + 4 * toll.drivers

@@ -19,11 +19,11 @@ STUDY = {
     "preset": "digits_quick",
     "settings": {
         "teachers": ["test_resnet", "test_byobnet"],
-        "observers": [],
+        "holdout_networks": [],
         "feature_networks": ["test_byobnet"],
         "squeeze_epochs": 1,
         "methods": ["gvbsm", "prism", "random_real"],
-        "recipe": {"iterations": 6, "conv_patch": 4},
+        "recipe": {"iterations": 6, "conv_patch_size": 4},
         "ipc": 2,
         "label_epochs": 2,
         "students": ["test_resnet"],

@@ -17,7 +17,7 @@ from prism_nb.execution.backends import run_units
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism"],
@@ -31,7 +31,7 @@ def new_run(folder: Path, name: str, **changes: Any) -> Run:
     run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     return run
 
 
@@ -56,15 +56,15 @@ def test_every_image_is_made_and_differs(undisturbed: Run) -> None:
 
 def test_teachers_of_equal_settings_are_taken_over(undisturbed: Run) -> None:
     other = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
-    for unit in pipeline.stage_units(other, "teachers"):
+    for unit in pipeline.stage_units(other, "squeeze"):
         assert other.record(unit)["reused_from"] == "undisturbed"
-        weights = unit.key["weights"]
+        weights = unit.params["weights"]
         assert other.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
 
 
 def test_teachers_of_other_settings_are_not(undisturbed: Run) -> None:
     other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3)
-    for unit in pipeline.stage_units(other, "teachers"):
+    for unit in pipeline.stage_units(other, "squeeze"):
         assert other.record(unit)["reused_from"] is None
 
 
@@ -123,11 +123,11 @@ def test_interrupted_labels_keep_the_epochs_that_are_whole(undisturbed: Run) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.execute(run, "labels", stop_in_the_middle)
+        pipeline.execute(run, "relabel", stop_in_the_middle)
     files = sorted(run.path.glob("labels/prism/*.safetensors"))
     assert len(files) == 4
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
-    pipeline.execute(run, "labels")
+    pipeline.execute(run, "relabel")
     assert len(sorted(run.path.glob("labels/prism/*.safetensors"))) == run.settings.label_epochs
     for path, (changed, content) in before.items():
         assert (path.stat().st_mtime_ns, path.read_bytes()) == (changed, content)
@@ -144,16 +144,16 @@ def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run
         undisturbed.path.parent,
         "methods",
         methods=["prism", "prism_intra", "prism_all", "sre2l", "cda", "random_real", "mine"],
-        recipe={"iterations": 6, "redraw_every": 2},
+        recipe={"iterations": 6, "resample_every": 2},
         recipes={
             "mine": {
                 "base": "prism",
                 "batches": "class_wise",
                 "selection": "round_robin",
                 "primary_in_bn": "candidate",
-                "bn_normalise": "real",
+                "bn_normalize": "real",
                 "init": "real_random",
-                "tv_weight": 0.1,
+                "tv_l1": 0.1,
             }
         },
     )
@@ -161,9 +161,11 @@ def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run
     records = {unit.name: run.record(unit) for unit in pipeline.stage_units(run, "synthesis")}
     mine = [record for name, record in records.items() if name.startswith("mine/")]
     assert len(mine) == 10
-    assert all(record["draws"]["teams"] == [["test_resnet"], ["test_byobnet"]] for record in mine)
+    assert all(
+        record["draws"]["bn_teachers"] == [["test_resnet"], ["test_byobnet"]] for record in mine
+    )
     intra = next(record for name, record in records.items() if name.startswith("prism_intra/"))
-    assert len(intra["draws"]["teams"]) == 3
+    assert len(intra["draws"]["bn_teachers"]) == 3
     for name, record in records.items():
         if not name.startswith("random_real"):
             assert sum(record["shares"].values()) == pytest.approx(1)

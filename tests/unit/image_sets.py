@@ -34,10 +34,10 @@ def picture(number: int, *, size: int = SIZE, kind: str = "PNG") -> bytes:
 def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Path:
     """Write a set of random images; `name` is formatted with the class and the slot."""
     for index in range(classes):
-        for slot in range(ipc):
-            path = folder / name.format(c=index, s=slot)
+        for image_index in range(ipc):
+            path = folder / name.format(c=index, s=image_index)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(100 * index + slot))
+            path.write_bytes(picture(100 * index + image_index))
     return folder
 
 

@@ -15,11 +15,11 @@ def units_of(count: int, key: dict[str, object] | None = None) -> list[Unit]:
     """Return units of a stage that need nothing."""
     return [
         Unit(
-            stage="labels",
+            stage="relabel",
             name=f"u{n}",
             marker=f"labels/u{n}/unit.json",
-            binding="b",
-            key=key or {},
+            fingerprint="b",
+            params=key or {},
         )
         for n in range(count)
     ]
@@ -29,7 +29,7 @@ def write(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Note that the unit was begun, wait for its gate to be there, and finish."""
     fileio.append_line(run.path / "begun.txt", unit.name)
     on_event({"event": "step", "unit": unit.name, "step": 1, "steps": 2})
-    gate = unit.key.get("gate")
+    gate = unit.params.get("gate")
     deadline = time.monotonic() + 60
     while gate and not Path(gate).exists():
         assert time.monotonic() < deadline

@@ -82,16 +82,16 @@ def test_images_cost_one_pass_back_and_weights_none(name: str) -> None:
     forward, head = sum(flop for _, flop in layers), layers[-1][1]
     both = counter._part_cost(recipe, (name, True, True), 4)
     assert both == pytest.approx(4 * 2 * forward, rel=1e-12)
-    # Who only aligns ends behind the last batch norm, so that the head is never run.
-    aligns = counter._part_cost(recipe, (name, False, True), 4)
-    assert aligns == pytest.approx(4 * 2 * (forward - head), rel=1e-12)
+    # Who only matches_stats ends behind the last batch norm, so that the head is never run.
+    matches_stats = counter._part_cost(recipe, (name, False, True), 4)
+    assert matches_stats == pytest.approx(4 * 2 * (forward - head), rel=1e-12)
 
 
 def run_of(folder: Path, **changes: Any) -> Run:
     values = {
         "teachers": ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"],
         "primary": "resnet18",
-        "observers": ["alexnet"],
+        "holdout_networks": ["alexnet"],
         "label_teachers": ["resnet18", "alexnet"],
         "methods": ["prism", "rded", "random_real"],
         "students": ["shufflenet_v2_x1_0"],
@@ -127,9 +127,9 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: NetworkCosts
     train, val, images = 2000, 250, 150
 
     teachers = sum(2 * train * learn[n] + val * passes[n] for n in run.settings.networks)
-    assert found["teachers", ""].flop == pytest.approx(teachers, rel=1e-12)
+    assert found["squeeze", ""].flop == pytest.approx(teachers, rel=1e-12)
     labels = (7 + 1) * images * (passes["resnet18"] + passes["alexnet"])
-    assert found["labels", "rded"].flop == pytest.approx(labels, rel=1e-12)
+    assert found["relabel", "rded"].flop == pytest.approx(labels, rel=1e-12)
     student = "shufflenet_v2_x1_0"
     students = 2 * (7 * images * learn[student] + 3 * val * passes[student])
     assert found["evaluation", "prism"].flop == pytest.approx(students, rel=1e-12)
@@ -144,26 +144,26 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: NetworkCosts
     assert found["synthesis", "prism"].flop == pytest.approx(steps_flop(run, passes), rel=1e-12)
 
     assert found["synthesis", "prism"].files == images + found["synthesis", "prism"].units == 159
-    assert found["labels", "prism"].files == 8
+    assert found["relabel", "prism"].files == 8
     row = row_bytes("fp16", 50, top_k=10)
-    assert found["labels", "prism"].bytes == images * 7 * (row + 25)
+    assert found["relabel", "prism"].bytes == images * 7 * (row + 25)
     assert found["evaluation", "prism"].files == 2 * 4
     assert found[CACHE, ""].bytes == (val + train) * 3 * 224 * 224
     assert found[CACHE, ""].files == 3
     held = torchvision.models.get_model("alexnet", num_classes=50).state_dict().values()
-    assert found["teachers", ""].bytes > sum(value.nbytes for value in held) > 1e8
+    assert found["squeeze", ""].bytes > sum(value.nbytes for value in held) > 1e8
 
 
 def test_only_what_is_decoded_for_somebody_is_counted(tmp_path: Path, fifty: NetworkCosts) -> None:
     train, val, image = 2000, 250, 3 * 224 * 224
     weights = {"teachers": ["resnet18@DEFAULT"], "primary": "resnet18@DEFAULT"}
-    weights |= {"observers": ["alexnet@DEFAULT"], "label_teachers": []}
+    weights |= {"holdout_networks": ["alexnet@DEFAULT"], "label_teachers": []}
     weights |= {"dataset": "imagenet1k", "methods": ["random_real"]}
     for changes, wanted in (
         ({}, val),  # nobody is trained on all training images
-        ({"ceiling": True}, val + train),
-        ({"observers": ["alexnet"]}, val + train),
-        ({"dataset": "cifar10", "observers": ["alexnet"]}, 0),  # read whole
+        ({"train_on_real": True}, val + train),
+        ({"holdout_networks": ["alexnet"]}, val + train),
+        ({"dataset": "cifar10", "holdout_networks": ["alexnet"]}, 0),  # read whole
     ):
         run = run_of(tmp_path, **{**weights, **changes})
         counts = {c.stage: c for c in estimate_run(run, fifty)}
@@ -177,7 +177,7 @@ def steps_flop(run: Run, passes: dict[str, float]) -> float:
     for unit in unit_plan.method_units(run, "prism", 50):
         batch = unit_plan.batch_of(unit)
         draws = teacher_schedule(run.settings, "prism", batch)
-        steps = 9 - 4 * (batch.slots[0] % 8)
+        steps = 9 - 4 * (batch.image_indices[0] % 8)
         for step in range(steps):
             for name in {*draws.at(step), "resnet18"}:
                 whole = passes[name] - (0 if name == "resnet18" else heads[name])
@@ -194,17 +194,17 @@ def test_other_forms_of_labels_take_what_they_take(tmp_path: Path, fifty: Networ
         }
         for how in (
             {},
-            {"labels": "online", "treatments": ["protocol", "plain", "hard"]},
+            {"labels": "online", "eval_variants": ["protocol", "no_aug", "hard_labels"]},
             {"labels": "hard", "student_loss": "ce"},
         )
     )
-    labels, students = ("labels", "random_real"), ("evaluation", "random_real")
+    labels, students = ("relabel", "random_real"), ("evaluation", "random_real")
     assert stored[labels].flop == pytest.approx(8 * 150 * view)
     assert online[labels].flop == hard[labels].flop == pytest.approx(150 * view)
     assert online[labels].bytes == hard[labels].bytes == 0
     assert online[labels].files == 1
     assert hard[students].flop == stored[students].flop
-    # Three treatments; labels of 7 epochs in the first, of the images as they are in the second.
+    # Three eval_variants; labels of 7 epochs in the first, of the images as they are in the second.
     spoken = 2 * (7 + 1) * 150 * view
     assert online[students].flop == pytest.approx(3 * stored[students].flop + spoken)
 

@@ -21,7 +21,13 @@ from prism_nb.execution.backends import run_units
 
 def units_of(count: int) -> list[Unit]:
     return [
-        Unit(stage="labels", name=f"u{n}", marker=f"labels/u{n}/unit.json", binding="b", key={})
+        Unit(
+            stage="relabel",
+            name=f"u{n}",
+            marker=f"labels/u{n}/unit.json",
+            fingerprint="b",
+            params={},
+        )
         for n in range(count)
     ]
 
@@ -148,7 +154,7 @@ def test_unit_that_another_process_works_on_is_waited_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_WAIT", 0.01)
-    held = run.lease("labels/u0.json", "labels")
+    held = run.lease("labels/u0.json", "relabel")
     held.__enter__()
     done_here: list[str] = []
 
@@ -168,7 +174,7 @@ def test_unit_whose_worker_elsewhere_died_is_done_here(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_WAIT", 0.01)
-    held = run.lease("labels/u0.json", "labels")
+    held = run.lease("labels/u0.json", "relabel")
     held.__enter__()
 
     def work(run: Run, unit: Unit, _: Any) -> None:
@@ -186,7 +192,7 @@ def test_unit_that_failed_is_free_for_others(run: Run, monkeypatch: pytest.Monke
 
     with pytest.raises(PrismError, match="no"):
         carry_out(run, units_of(1), work, monkeypatch)
-    with run.lease("labels/u0.json", "labels") as lease:
+    with run.lease("labels/u0.json", "relabel") as lease:
         assert lease.is_mine
 
 

@@ -48,7 +48,7 @@ def test_with_enough_classes_a_batch_holds_one_slot_of_different_classes(
     assume(classes >= batch_size)
     for batch in cross_class(classes, ipc, batch_size):
         members = batch.members()
-        assert len({slot for _, slot in members}) == 1
+        assert len({image_index for _, image_index in members}) == 1
         assert len({index for index, _ in members}) == len(members)
 
 
@@ -74,7 +74,7 @@ def test_runs_of_classes_are_as_equal_as_they_can_be(
 @given(_CLASSES, _IPC, _SIZE)
 @_quickly
 def test_runs_of_slots_are_as_equal_as_they_can_be(classes: int, ipc: int, batch_size: int) -> None:
-    runs = lengths({batch.slots for batch in cross_class(classes, ipc, batch_size)})
+    runs = lengths({batch.image_indices for batch in cross_class(classes, ipc, batch_size)})
     assert max(runs) - min(runs) <= 1
 
 
@@ -89,8 +89,8 @@ def test_there_are_no_more_batches_than_needed(classes: int, ipc: int, batch_siz
 @given(_CLASSES, _IPC, _SIZE)
 @_quickly
 def test_slots_ascend(classes: int, ipc: int, batch_size: int) -> None:
-    slots = [batch.slots for batch in cross_class(classes, ipc, batch_size)]
-    assert slots == sorted(slots)
+    image_indices = [batch.image_indices for batch in cross_class(classes, ipc, batch_size)]
+    assert image_indices == sorted(image_indices)
 
 
 @given(_CLASSES, _IPC, _SIZE)
@@ -104,9 +104,9 @@ def test_names_are_distinct_since_markers_are_named_by_them(
 
 def test_imagenet_has_100_batches_of_100_consecutive_classes() -> None:
     batches = cross_class(1000, 10, 100)
-    assert [(batch.slots, batch.classes) for batch in batches] == [
-        ((slot, slot + 1), (first, first + 100))
-        for slot in range(10)
+    assert [(batch.image_indices, batch.classes) for batch in batches] == [
+        ((image_index, image_index + 1), (first, first + 100))
+        for image_index in range(10)
         for first in range(0, 1000, 100)
     ]
 
@@ -127,8 +127,8 @@ def test_members_go_slot_by_slot() -> None:
 @pytest.mark.parametrize(
     ("batch", "name"),
     [
-        (ImageBatch((0, 5), (0, 100)), "slots000-004_classes000-099"),
-        (ImageBatch((9, 10), (900, 1000)), "slots009-009_classes900-999"),
+        (ImageBatch((0, 5), (0, 100)), "images000-004_classes000-099"),
+        (ImageBatch((9, 10), (900, 1000)), "images009-009_classes900-999"),
     ],
 )
 def test_name_includes_both_ends(batch: ImageBatch, name: str) -> None:
@@ -150,8 +150,8 @@ def test_class_wise_batches_hold_one_class_and_every_image_once(
 
 
 def test_slots_may_be_kept_apart() -> None:
-    batches = cross_class(10, 4, 50, share_slots=False)
-    assert [batch.slots for batch in batches] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    batches = cross_class(10, 4, 50, share_indices=False)
+    assert [batch.image_indices for batch in batches] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert all(batch.classes == (0, 10) for batch in batches)
 
 
@@ -165,12 +165,12 @@ def test_class_major_batches_hold_classes_whole_where_they_fit(
     assert found == Counter((c, s) for c in range(classes) for s in range(ipc))
     assert max(len(batch.members()) for batch in batches) <= batch_size
     if ipc <= batch_size:
-        assert {batch.slots for batch in batches} == {(0, ipc)}
+        assert {batch.image_indices for batch in batches} == {(0, ipc)}
         assert len(batches) == -(-classes // (batch_size // ipc))
     else:
         assert max(lengths({batch.classes for batch in batches})) == 1
         assert len(batches) == classes * -(-ipc // batch_size)
-    for runs in ({batch.classes for batch in batches}, {batch.slots for batch in batches}):
+    for runs in ({batch.classes for batch in batches}, {batch.image_indices for batch in batches}):
         assert max(lengths(runs)) - min(lengths(runs)) <= 1
     assert [batch.classes for batch in batches] == sorted(batch.classes for batch in batches)
 
@@ -182,9 +182,11 @@ def test_imagenet_in_whole_classes() -> None:
 
 
 def test_class_major_batches_of_slots_apart_are_cross_class() -> None:
-    assert class_major(30, 4, 10, share_slots=False) == cross_class(30, 4, 10, share_slots=False)
+    assert class_major(30, 4, 10, share_indices=False) == cross_class(
+        30, 4, 10, share_indices=False
+    )
 
 
 def test_class_wise_batches_of_slots_apart_hold_one_image() -> None:
-    batches = class_wise(2, 3, 10, share_slots=False)
+    batches = class_wise(2, 3, 10, share_indices=False)
     assert [len(batch.members()) for batch in batches] == [1] * 6

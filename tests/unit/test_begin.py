@@ -68,7 +68,7 @@ def test_noise_is_the_units_own(tmp_path: Path) -> None:
     (first, *_) = method_units(run, "sre2l", 10)
     batch = batch_of(first)
     seed = unit_seed(
-        run.settings.replicate_seed, "synthesis", "sre2l", *batch.slots, *batch.classes
+        run.settings.replicate_seed, "synthesis", "sre2l", *batch.image_indices, *batch.classes
     )
     drawn = torch.randn(
         len(batch.members()), 3, 8, 8, generator=torch.Generator().manual_seed(seed)
@@ -92,6 +92,8 @@ def test_real_images_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     run = digits_run(tmp_path, "real")
     for unit in method_units(run, "sre2l", 10):
         every = prepare_unit(run, unit).images
-        for place, (c, slot) in enumerate(batch_of(unit).members()):
-            alone = prepare_unit(run, unit, ImageBatch((slot, slot + 1), (c, c + 1))).images
+        for place, (c, image_index) in enumerate(batch_of(unit).members()):
+            alone = prepare_unit(
+                run, unit, ImageBatch((image_index, image_index + 1), (c, c + 1))
+            ).images
             assert torch.equal(alone[0], every[place])

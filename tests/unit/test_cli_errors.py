@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("run q --set methods=[prsm]", "unknown method 'prsm'", "did you mean 'prism'"),
         ("run q --set methods=[]", "methods", "name at least one"),
         ("run q --set methods=[prism,prism]", "methods", "prism is named twice"),
-        ("run q --set observers=[test_resnet]", "also a teacher", "take it out of one"),
+        ("run q --set holdout_networks=[test_resnet]", "also a teacher", "take it out of one"),
         ("run q --set primary=test_mambaout", "is not in the pool", "test_resnet"),
         ("run q --set label_teachers=[test_resnt]", "never trained", "mean 'test_resnet'"),
         ("run q --set device=gpu", "'gpu' is no device", "use auto, cpu, cuda or cuda:N"),
@@ -289,8 +289,8 @@ def test_status_passes_over_damaged_events(
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
     run.write_classes(open_dataset(run.settings).class_records())
-    run.event("teachers", event="begin", unit="test_resnet")
-    fileio.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "end", {line}}}')
+    run.event("squeeze", event="unit_start", unit="test_resnet")
+    fileio.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "unit_end", {line}}}')
     monkeypatch.setattr(cli, "_print_plans", lambda run: None)
     monkeypatch.setattr(sys, "argv", ["prism-nb", "status", "demo", "--runs-dir", str(tmp_path)])
     cli.main()

@@ -134,7 +134,7 @@ def test_preset_with_a_doubled_setting_is_refused(tmp_path: Path) -> None:
         ("ipcc", "ipc"),
         ("squeeze_epoch", "squeeze_epochs"),
         ("student", "students"),
-        ("observer", "observers"),
+        ("holdout_network", "holdout_networks"),
         ("batchsize", "batch_size"),
     ],
 )
@@ -187,7 +187,7 @@ def test_list_that_must_name_something_may_not_be_empty(name: str) -> None:
     "name",
     [
         "teachers",
-        "observers",
+        "holdout_networks",
         "methods",
         "students",
         "label_teachers",
@@ -195,7 +195,11 @@ def test_list_that_must_name_something_may_not_be_empty(name: str) -> None:
     ],
 )
 def test_name_that_stands_twice_is_refused(name: str) -> None:
-    known = {"methods": "prism", "observers": "test_mambaout", "feature_networks": "test_mambaout"}
+    known = {
+        "methods": "prism",
+        "holdout_networks": "test_mambaout",
+        "feature_networks": "test_mambaout",
+    }
     doubled = known.get(name, "test_resnet")
     assert f"{name}: {doubled} is named twice" in refusal({name: [doubled, doubled]})
 
@@ -206,24 +210,26 @@ def test_primary_outside_the_pool_is_refused_with_the_nearest() -> None:
 
 
 def test_observer_that_is_also_a_teacher_is_refused() -> None:
-    message = refusal({"observers": ["test_mambaout", "test_coatnet"]})
-    assert "observers: test_coatnet is also a teacher" in message
+    message = refusal({"holdout_networks": ["test_mambaout", "test_coatnet"]})
+    assert "holdout_networks: test_coatnet is also a teacher" in message
     assert "take it out of one of the two" in message
 
 
 @pytest.mark.parametrize("name", ["label_teachers", "feature_networks"])
 def test_network_that_is_never_trained_is_refused_with_the_nearest(name: str) -> None:
     message = refusal({name: ["test_mambaut"]})
-    assert f"{name}: 'test_mambaut' is neither teacher nor observer" in message
+    assert f"{name}: 'test_mambaut' is neither teacher nor holdout network" in message
     assert "did you mean 'test_mambaout'" in message
 
 
 def test_settings_without_a_network_to_measure_with_are_refused() -> None:
-    assert "observers: name at least one network to measure" in refusal({"observers": []})
+    assert "holdout_networks: name at least one network to measure" in refusal(
+        {"holdout_networks": []}
+    )
 
 
 def test_teacher_may_measure_where_there_is_no_observer() -> None:
-    changes = {"observers": [], "feature_networks": ["test_coatnet"]}
+    changes = {"holdout_networks": [], "feature_networks": ["test_coatnet"]}
     assert load_settings("digits_quick", changes).feature_spaces == ("test_coatnet",)
 
 
@@ -280,9 +286,11 @@ def test_networks_are_the_pool_then_the_observers() -> None:
 
 
 def test_pool_labels_unless_labellers_are_named() -> None:
-    assert load_settings("digits_quick").labellers == load_settings("digits_quick").teachers
+    assert (
+        load_settings("digits_quick").label_teachers_used == load_settings("digits_quick").teachers
+    )
     named = load_settings("digits_quick", {"label_teachers": ["test_coatnet"]})
-    assert named.labellers == ("test_coatnet",)
+    assert named.label_teachers_used == ("test_coatnet",)
 
 
 def test_observers_measure_unless_feature_networks_are_named() -> None:
@@ -379,9 +387,9 @@ def test_later_load_knows_nothing_of_an_earlier_change() -> None:
         (("label_flip=false",), {"label_flip": False}),
         (("device=cuda:1",), {"device": "cuda:1"}),
         (("teachers=[a, b]",), {"teachers": ["a", "b"]}),
-        (("observers=[]",), {"observers": []}),
+        (("holdout_networks=[]",), {"holdout_networks": []}),
         (("recipe={lr: 0.1}",), {"recipe": {"lr": 0.1}}),
-        (("recipe.lr=0.1", "recipe.roll=2"), {"recipe": {"lr": 0.1, "roll": 2}}),
+        (("recipe.lr=0.1", "recipe.jitter=2"), {"recipe": {"lr": 0.1, "jitter": 2}}),
         (("recipes.prism.lr=0.1",), {"recipes": {"prism": {"lr": 0.1}}}),
         (("primary=a=b",), {"primary": "a=b"}),
         (("ipc=",), {"ipc": None}),
@@ -392,8 +400,8 @@ def test_assignments_become_changes(assignments: tuple[str, ...], changes: dict[
 
 
 def test_dotted_assignment_adds_to_an_earlier_dict() -> None:
-    assert parse_assignments(("recipe={lr: 0.1}", "recipe.roll=2")) == {
-        "recipe": {"lr": 0.1, "roll": 2}
+    assert parse_assignments(("recipe={lr: 0.1}", "recipe.jitter=2")) == {
+        "recipe": {"lr": 0.1, "jitter": 2}
     }
 
 
@@ -416,13 +424,13 @@ def test_assignment_below_a_plain_value_is_refused() -> None:
     assert str(caught.value) == "--set 'recipe.lr=0.1': recipe is set to a plain value as well"
 
 
-@pytest.mark.parametrize("later", ["recipe={roll: 2}", "recipe=5"])
+@pytest.mark.parametrize("later", ["recipe={jitter: 2}", "recipe=5"])
 def test_assignment_that_would_drop_an_earlier_part_keeps_it_or_is_refused(later: str) -> None:
     try:
         changes = parse_assignments(("recipe.lr=0.1", later))
     except UsageError:
         return
-    assert changes["recipe"] == {"lr": 0.1, "roll": 2}
+    assert changes["recipe"] == {"lr": 0.1, "jitter": 2}
 
 
 def test_assignment_that_is_no_yaml_names_its_setting() -> None:
@@ -503,10 +511,10 @@ def test_recipe_files_run_beside_the_presets_methods(tmp_path: Path) -> None:
     settings = load_settings("digits_quick", changes)
     assert settings.methods == ("prism", "sre2l", "random_real", "mine")
     assert settings.ipc == 3
-    assert settings.recipe_of("mine").bn_subset == 2
+    assert settings.recipe_of("mine").bn_subset_size == 2
     assert settings.recipe_of("mine").title == "mine"
     file.unlink()
-    assert load_settings("digits_quick", changes).recipe_of("mine").bn_subset == 2
+    assert load_settings("digits_quick", changes).recipe_of("mine").bn_subset_size == 2
 
 
 def test_recipe_files_join_methods_that_were_asked_for(tmp_path: Path) -> None:
@@ -562,17 +570,21 @@ def test_two_recipe_files_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": "hard"}, "'mse_ce' does not go with labels 'hard'; hard labels take ce"),
+        ({"labels": "hard"}, "'mse_gt' does not go with labels 'hard'; hard labels take ce"),
         ({"student_loss": "ce"}, "'ce' does not go with labels 'stored'"),
         ({"student_epochs": 11}, "11 is more than the 10 epochs of labels; raise label_epochs"),
-        ({"treatments": ["hart"]}, "treatments: 'hart' is none; did you mean 'hard'"),
-        ({"treatments": []}, "treatments: protocol must be among them"),
-        ({"treatments": ["hard"]}, "treatments: protocol must be among them"),
+        ({"eval_variants": ["hart"]}, "eval_variants: 'hart' is none; did you mean 'hard'"),
+        ({"eval_variants": []}, "eval_variants: protocol must be among them"),
+        ({"eval_variants": ["hard"]}, "eval_variants: protocol must be among them"),
         (
-            {"labels": "hard", "student_loss": "ce", "treatments": ["protocol", "hard_plain"]},
+            {
+                "labels": "hard",
+                "student_loss": "ce",
+                "eval_variants": ["protocol", "hard_labels_no_aug"],
+            },
             "labels are hard already",
         ),
-        ({"treatments": ["protocol", "protocol"]}, "treatments: protocol is named twice"),
+        ({"eval_variants": ["protocol", "protocol"]}, "eval_variants: protocol is named twice"),
         ({"protocol": "sre2"}, "unknown protocol 'sre2'; did you mean 'sre2l'"),
         ({"protocol": 3}, "protocol: a name is needed, got 3"),
         (
@@ -589,7 +601,7 @@ def test_labels_that_cannot_be_learned_from_are_refused(
 
 def test_students_may_train_for_longer_where_no_epoch_is_stored_or_may_be_used_again() -> None:
     assert load_settings("digits_quick", {"student_epochs": 11, "labels": "online"}).epochs == 11
-    assert load_settings("digits_quick", {"student_epochs": 11, "label_reuse": True}).epochs == 11
+    assert load_settings("digits_quick", {"student_epochs": 11, "cycle_labels": True}).epochs == 11
     assert load_settings("digits_quick", {"student_epochs": 3}).epochs == 3
     assert load_settings("digits_quick").epochs == 10
 
@@ -619,7 +631,7 @@ def test_protocols_differ_where_the_papers_do() -> None:
     ]  # fmt: skip
     assert {n for n, v in values.items() if v["student_loss"] == "kl"} == {"sre2l", "cda", "rded"}
     assert {n for n, v in values.items() if v["label_crop_min"] == 0.5} == {"rded", "edc"}
-    assert values["edc"]["hard_weight"] == 0.025
+    assert values["edc"]["ce_weight"] == 0.025
 
 
 def test_the_defaults_are_the_fair_protocol() -> None:

@@ -110,7 +110,7 @@ def test_rows_are_those_of_the_same_dataset_student_and_ipc(
         ({"dataset": "digits"}, "is of digits with mobilenet_v2 or"),
         ({"ipc": 7}, "at 7 images per class"),
         ({"students": ["test_resnet"]}, "with test_resnet at 10 images"),
-        ({"score_on": "tuning"}, "scores on part of the training images"),
+        ({"eval_split": "tuning"}, "scores on part of the training images"),
     ],
 )
 def test_where_nothing_fits_that_is_said_and_nothing_drawn(
@@ -142,7 +142,7 @@ def test_the_caption_names_what_differs_and_only_that(
     assert re.search(r"Not on record: the protocols of [^.]*CV-DD", caption)
     assert "PRISM:" not in caption
     assert "pixels a side" not in caption
-    small = run_of(tmp_path, monkeypatch, image_size=64, label_mix="none", hard_weight=0.0)
+    small = run_of(tmp_path, monkeypatch, image_size=64, label_mix="none", ce_weight=0.0)
     caption = report.context_caption(small, report.context_table(small))
     assert "Published images have 224 pixels a side, those of this run 64." in caption
     assert "loss MSE, crops from 0.25 of the area, no mixing." in caption

@@ -29,8 +29,8 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give everything that would be measured a price."""
 
     def part(_: StepTimer, recipe: Recipe, part: TeacherUse, size: int) -> float:
-        name, speaks, aligns = part
-        return VIEW + SECONDS[name] * (1 + speaks + 2 * aligns)
+        name, gives_logits, matches_stats = part
+        return VIEW + SECONDS[name] * (1 + gives_logits + 2 * matches_stats)
 
     monkeypatch.setattr(StepTimer, "_part_cost", part)
     monkeypatch.setattr(StepTimer, "_bare_cost", lambda *_: (REST, VIEW))
@@ -46,10 +46,10 @@ def run_of(folder: Path, **changes: Any) -> Run:
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [
-        ("prism", {"iterations": 6, "bn_probability": 0.5}),
-        ("prism_intra", {"iterations": 7, "redraw_every": 2}),
+        ("prism", {"iterations": 6, "bn_slot_prob": 0.5}),
+        ("prism_intra", {"iterations": 7, "resample_every": 2}),
         ("gvbsm", {"iterations": 5}),
-        ("delt", {"iterations": 6, "join_step": 2, "join_groups": 3, "init": "noise"}),
+        ("delt", {"iterations": 6, "delt_start_gap": 2, "delt_groups": 3, "init": "noise"}),
         ("prism", {"iterations": 6, "early_late_step": 1}),
         ("random_real", {}),
     ],
@@ -63,15 +63,15 @@ def test_a_unit_costs_what_its_steps_cost(
         batch = unit_plan.batch_of(unit)
         members = batch.members()
         expected = IMAGE * len(members)
-        whole = run.settings.recipe_of(method).at_slot(batch.slots[0])
-        steps = whole.iterations if whole.images == "recovered" else 0
+        whole = run.settings.recipe_of(method).for_image_index(batch.image_indices[0])
+        steps = whole.iterations if whole.images == "optimized" else 0
         draws = teacher_schedule(run.settings, method, batch)
         for step in range(steps):
-            active = [m for m in members if whole.joins_at(m[1], 6) <= step]
-            speakers, team = draws.logits_at(step), draws.at(step)
+            active = [m for m in members if whole.start_step(m[1], 6) <= step]
+            logit_teachers, bn_teachers = draws.logit_teachers_at(step), draws.at(step)
             price = REST + sum(
-                SECONDS[n] * (1 + (n in speakers) + 2 * (n in team))
-                for n in set(speakers) | set(team)
+                SECONDS[n] * (1 + (n in logit_teachers) + 2 * (n in bn_teachers))
+                for n in set(logit_teachers) | set(bn_teachers)
             )
             expected += price * len(active) / len(members) if active else 0.0
         assert timer.unit_seconds(method, batch) == pytest.approx(expected)
@@ -122,11 +122,12 @@ def test_a_method_is_not_scaled_by_anothers_units(
     units = unit_plan.synthesis_units(run, 10)
     monkeypatch.setattr(cost, "synthesis_seconds", lambda _, asked: [2.0] * len(asked))
     states = iter(
-        UnitState(u, "done" if u.key["method"] == "random_real" else "missing", "") for u in units
+        UnitState(u, "done" if u.params["method"] == "random_real" else "missing", "")
+        for u in units
     )
     monkeypatch.setattr(Run, "inspect", lambda *_, **__: next(states))
     monkeypatch.setattr(Run, "record", lambda *_: {"seconds": 500.0})
-    left = sum(unit.key["method"] == "prism" for unit in units)
+    left = sum(unit.params["method"] == "prism" for unit in units)
     assert pipeline.plan(run, "synthesis", measure=True).seconds_left == 2.0 * left > 0
 
 
@@ -152,13 +153,13 @@ def test_a_plan_follows_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mo
     assert pipeline.plan(run, "synthesis").seconds_left == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("stage", ["teachers", "labels", "evaluation"])
+@pytest.mark.parametrize("stage", ["squeeze", "relabel", "evaluation"])
 def test_other_stages_are_measured_by_real_steps(stage: str, tmp_path: Path) -> None:
     shared = {
         "methods": ["random_real"],
         "image_size": 16,
         "ipc": 2,
-        "observers": ["test_mambaout"],
+        "holdout_networks": ["test_mambaout"],
     }
     short = run_of(tmp_path / "short", **shared, squeeze_epochs=1, label_epochs=1)
     long = run_of(tmp_path / "long", **shared, squeeze_epochs=5000, label_epochs=5000)

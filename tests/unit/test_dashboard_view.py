@@ -75,11 +75,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"files": {}}')
     for unit in method_units(run, "prism", 10):
-        slot, paths = unit.key["slots"][0], []
+        image_index, paths = unit.params["image_indices"][0], []
         for c in range(10):
-            paths.append(image_path("prism", c, slot))
+            paths.append(image_path("prism", c, image_index))
             run.file(paths[-1]).parent.mkdir(parents=True, exist_ok=True)
-            place = int(dataset.of_class("train", c)[20 + slot])
+            place = int(dataset.of_class("train", c)[20 + image_index])
             (pixels,) = dataset.images("train", [place]).permute(0, 2, 3, 1).numpy()
             Image.fromarray(pixels).save(run.file(paths[-1]))
         run.finish(unit, paths=paths, record={"images": 10})
@@ -248,7 +248,7 @@ def test_sub_sampling_is_said_and_the_same_every_time(run: Run) -> None:
 
 
 def test_some_are_drawn_without_repetition_and_stay_in_order() -> None:
-    members = [(c, slot) for c in range(20) for slot in range(5)]
+    members = [(c, image_index) for c in range(20) for image_index in range(5)]
     chosen = subsample(members, 30)
     assert len(set(chosen)) == 30
     assert chosen == sorted(chosen)

@@ -81,7 +81,7 @@ def test_too_few_images_name_the_class(digits: Digits) -> None:
 
 
 def test_a_random_subset_repeats_no_image_and_no_other_tag(digits: Digits) -> None:
-    members = [(c, slot) for c in (3, 7) for slot in range(20)]
+    members = [(c, image_index) for c in (3, 7) for image_index in range(20)]
     subset = random_real(digits, members, seed=0, tag="a")
     assert len(np.unique(subset.flatten(1).numpy(), axis=0)) == 40
     assert not torch.equal(subset, random_real(digits, members, seed=0, tag="b"))
@@ -182,8 +182,8 @@ def test_pixels_mean_the_same_in_a_search_and_after_it() -> None:
 
 def test_a_run_scores_on_test_images_unless_it_is_a_search() -> None:
     plain = open_dataset(load_settings("digits_quick"))
-    search = open_dataset(load_settings("digits_quick", {"score_on": "tuning"}))
+    search = open_dataset(load_settings("digits_quick", {"eval_split": "tuning"}))
     assert len(plain.labels("val")) == 540
     assert len(search.labels("val")) == 315
     assert len(search.labels("train")) == 1257 - 315
-    assert open_dataset(load_settings("digits_quick", {"score_on": "tuning"})) is search
+    assert open_dataset(load_settings("digits_quick", {"eval_split": "tuning"})) is search

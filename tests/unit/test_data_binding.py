@@ -33,8 +33,8 @@ def found(tmp_path: Path, tree: Path, **changes: object) -> Run:
     )
 
 
-def binding(run: Run) -> str:
-    return network_unit(run.settings, run.settings.primary).binding
+def fingerprint(run: Run) -> str:
+    return network_unit(run.settings, run.settings.primary).fingerprint
 
 
 def finish(run: Run) -> None:
@@ -48,16 +48,16 @@ def test_a_moved_dataset_continues_its_run(tmp_path: Path) -> None:
     finish(before)
     tree.rename(tmp_path / "moved")
     after = found(tmp_path, tmp_path / "moved")
-    assert binding(after) == binding(before)
+    assert fingerprint(after) == fingerprint(before)
     assert Run.create(after.path, after.settings).settings.data_dir == str(tmp_path / "moved")
 
 
 def test_another_dataset_binds_otherwise_and_mixes_with_nothing(tmp_path: Path) -> None:
     before = found(tmp_path, make_tree(tmp_path / "t", CLASSES))
     other = found(tmp_path, make_tree(tmp_path / "o", CLASSES, train=4))
-    assert binding(before) != binding(other)
+    assert fingerprint(before) != fingerprint(other)
     finish(before)
-    with pytest.raises(UsageError, match="data_content is"):
+    with pytest.raises(UsageError, match="dataset_hash is"):
         Run.create(other.path, other.settings)
 
 
@@ -67,7 +67,7 @@ def test_an_image_added_since_is_noticed_by_the_run(tmp_path: Path) -> None:
     finish(run)
     picture(9, 9, 9).save(tree / "train" / "a" / "zz.png")
     again = found(tmp_path, tree)
-    with pytest.raises(UsageError, match="data_content is"):
+    with pytest.raises(UsageError, match="dataset_hash is"):
         Run.create(again.path, again.settings)
     _open.cache_clear()
     with pytest.raises(UsageError, match="not those asked for"):
@@ -82,7 +82,7 @@ def test_images_left_out_are_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
         run_name="r",
         preset="digits_quick",
         runs_dir=tmp_path / "runs",
-        changes={"dataset": "folder", "data_dir": str(tree), "skip_damaged": True},
+        changes={"dataset": "folder", "data_dir": str(tree), "skip_corrupt": True},
     )
     assert run.manifest()["images_left_out"] == ["val/b/bad.jpg"]
 
@@ -91,10 +91,10 @@ def test_settings_that_lead_to_the_same_images_are_free(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "t", CLASSES)
     plain = found(tmp_path, tree)
     finish(plain)
-    same = found(tmp_path, tree, class_list=["a", "b"], skip_damaged=True, download=True)
-    assert binding(same) == binding(plain)
+    same = found(tmp_path, tree, class_list=["a", "b"], skip_corrupt=True, download=True)
+    assert fingerprint(same) == fingerprint(plain)
     Run.create(same.path, same.settings)
     swapped = found(tmp_path, tree, class_list=["b", "a"])
-    assert binding(swapped) != binding(plain)
-    with pytest.raises(UsageError, match="data_content is"):
+    assert fingerprint(swapped) != fingerprint(plain)
+    with pytest.raises(UsageError, match="dataset_hash is"):
         Run.create(swapped.path, swapped.settings)

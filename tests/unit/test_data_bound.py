@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> Path:
 
 def opened(root: Path, *, skip: bool = False) -> ImageFolder:
     return ImageFolder(
-        DatasetConfig("imagenet1k", 16, root, skip_damaged=skip), channels=((0.5,) * 3,) * 2
+        DatasetConfig("imagenet1k", 16, root, skip_corrupt=skip), channels=((0.5,) * 3,) * 2
     )
 
 
@@ -199,7 +199,7 @@ def asked(tree: Path, tmp_path: Path) -> dict[str, Any]:
         "data_dir": str(tree),
         "teachers": [f"test_resnet@{weights}"],
         "primary": f"test_resnet@{weights}",
-        "observers": [f"timm/test_resnet@{weights}"],
+        "holdout_networks": [f"timm/test_resnet@{weights}"],
         "students": ["test_resnet"],
         "student_seeds": 1,
         "methods": ["random_real"],
@@ -238,7 +238,7 @@ def test_a_run_that_a_damaged_file_stops_goes_on_once_it_is_restored(
     with pytest.raises(PrismError, match=rf"{path.name} cannot .* the same command goes on"):
         begin(tmp_path, asked)
     run = Run.open(tmp_path / "runs" / "r")
-    assert has_results(run.path, "teachers")
+    assert has_results(run.path, "squeeze")
     assert not has_results(run.path, "synthesis")
     if how == "in place":
         path.write_bytes(whole)
@@ -247,7 +247,7 @@ def test_a_run_that_a_damaged_file_stops_goes_on_once_it_is_restored(
         replace(path, whole)
         asked["data_dir"] = str(tree.rename(tmp_path / "moved"))
     done = begin(tmp_path, asked)
-    assert done.settings.data_content == run.settings.data_content
+    assert done.settings.dataset_hash == run.settings.dataset_hash
     assert not pipeline.check(done, "evaluation").missing
     _open.cache_clear()
     assert (
@@ -261,17 +261,17 @@ def test_leaving_damaged_images_out_takes_another_run(
 ) -> None:
     path = tree / "train" / WNIDS[2] / f"{WNIDS[2]}_1.png"
     cut(path)
-    with pytest.raises(PrismError, match="begin another run with skip_damaged set to true"):
+    with pytest.raises(PrismError, match="begin another run with skip_corrupt set to true"):
         begin(tmp_path, asked)
-    left_out = {**asked, "skip_damaged": True, "ipc": 3}
-    with pytest.raises(UsageError, match="data_content is .* Choose another run name"):
+    left_out = {**asked, "skip_corrupt": True, "ipc": 3}
+    with pytest.raises(UsageError, match="dataset_hash is .* Choose another run name"):
         begin(tmp_path, left_out)
     _open.cache_clear()
     with pytest.raises(
-        UsageError, match="skip_damaged that the run began with .*, or choose another"
+        UsageError, match="skip_corrupt that the run began with .*, or choose another"
     ):
         open_run_module.open_run(
-            run_name="r", runs_dir=tmp_path / "runs", changes={"skip_damaged": True}
+            run_name="r", runs_dir=tmp_path / "runs", changes={"skip_corrupt": True}
         )
     run = begin(tmp_path, left_out, "other", ("teachers", "synthesis"))
     assert run.manifest()["images_left_out"] == [str(path.relative_to(tree))]

@@ -250,7 +250,7 @@ def test_a_class_too_small_to_be_cut_in_two_is_named(tmp_path: Path) -> None:
     small = min((tree / "train").iterdir())
     for path in sorted(small.iterdir())[3:]:
         path.unlink()
-    words = f"class '{small.name}' of .* has 3; leave it out .* score_on test"
+    words = f"class '{small.name}' of .* has 3; leave it out .* eval_split test"
     with pytest.raises(UsageError, match=words):
         ValidationHoldout(open_tree(tree))
 
@@ -288,9 +288,9 @@ def test_a_tuning_split_reads_from_all_kept_training_images(tmp_path: Path, cach
     [
         ([], 0),
         ([Unit("synthesis", "a", "m", "b", {"method": "prism"})], 0),
-        ([Unit("teachers", "a", "m", "b", {"network": "resnet18"})], 6 + 4),
-        ([Unit("teachers", "a", "m", "b", {"network": "resnet18@DEFAULT"})], 4),
-        ([Unit("teachers", "a", "m", "b", {"network": "resnet18", "patch": 4})], 4),
+        ([Unit("squeeze", "a", "m", "b", {"network": "resnet18"})], 6 + 4),
+        ([Unit("squeeze", "a", "m", "b", {"network": "resnet18@DEFAULT"})], 4),
+        ([Unit("squeeze", "a", "m", "b", {"network": "resnet18", "patch": 4})], 4),
         ([Unit("evaluation", "a", "m", "b", {"method": "prism"})], 4),
         ([Unit("evaluation", "a", "m", "b", {"method": "real"})], 6 + 4),
     ],
@@ -314,7 +314,7 @@ def test_a_plan_counts_the_large_sets_that_are_looked_at(
     a_set = len(tree.classes) * 3 * 16 * 16
     methods = ("real", "prism", "rded")
     units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
-    units += [Unit("labels", m, "m", "b", {"method": m}) for m in methods[1:]]
+    units += [Unit("relabel", m, "m", "b", {"method": m}) for m in methods[1:]]
     decoded: list[str] = []
     monkeypatch.setattr(forecast, "is_decoded", lambda _, name, __: name in decoded)
     assert forecast.cache_bytes(run, units) == 3 * a_set

@@ -155,7 +155,7 @@ def test_a_file_cut_off_is_named(tmp_path: Path, ending: str, kept: float) -> No
     picture(7, 64, 64).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(CorruptImageError, match=rf"a\.{ending} cannot be decoded.*skip_damaged"):
+    with pytest.raises(CorruptImageError, match=rf"a\.{ending} cannot be decoded.*skip_corrupt"):
         read_image(path, 16)
 
 

@@ -276,8 +276,8 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
     for c in range(10):
-        for slot, place in enumerate(dataset.of_class("train", c)[10:12]):
-            path = run.file(image_path("prism", c, slot))
+        for image_index, place in enumerate(dataset.of_class("train", c)[10:12]):
+            path = run.file(image_path("prism", c, image_index))
             path.parent.mkdir(parents=True, exist_ok=True)
             (pixels,) = dataset.images("train", [int(place)]).permute(0, 2, 3, 1).numpy()
             Image.fromarray(pixels).save(path)
@@ -316,7 +316,10 @@ def test_nearest_images_are_named_and_shown(measured: Run) -> None:
     mine = nearest[nearest["method"] == "prism"]
     dataset = open_dataset(measured.settings)
     for row in mine.to_dict("records"):
-        assert row["training image"] == dataset.of_class("train", row["class"])[10 + row["slot"]]
+        assert (
+            row["training image"]
+            == dataset.of_class("train", row["class"])[10 + row["image_index"]]
+        )
         assert row["name"] == dataset.classes[row["class"]].name
     with pytest.raises(ValueError, match="no nearest training image is known for 'sre2l'"):
         near_duplicate_sheet(measured, "sre2l", nearest)
@@ -331,9 +334,9 @@ def test_a_picture_shows_each_image_above_its_copy(measured: Run) -> None:
     zoom = sheet.shape[0] // 18  # two rows of 8 pixels, and 2 between them
     above, below = sheet[: 8 * zoom : zoom, ::zoom], sheet[10 * zoom :: zoom, ::zoom]
     assert (above == below).all()
-    for place, (c, slot) in enumerate(zip(mine["class"], mine["slot"], strict=True)):
+    for place, (c, image_index) in enumerate(zip(mine["class"], mine["image_index"], strict=True)):
         shown = torch.from_numpy(above[:, 10 * place : 10 * place + 8]).permute(2, 0, 1)
-        assert torch.equal(shown, made[2 * c + slot])
+        assert torch.equal(shown, made[2 * c + image_index])
 
 
 def test_every_measure_can_be_drawn_class_by_class(measured: Run) -> None:
@@ -376,7 +379,9 @@ def test_undefined_measures_are_explained(measured: Run) -> None:
 def test_what_is_compared_with_binds_the_unit(run: Run, changes: dict[str, Any]) -> None:
     other = Run(run.path, load_settings("digits_quick", changes))
     for name in (REFERENCE, "random_real"):
-        assert diversity_unit(run, name, 10).binding != diversity_unit(other, name, 10).binding
+        assert (
+            diversity_unit(run, name, 10).fingerprint != diversity_unit(other, name, 10).fingerprint
+        )
 
 
 def test_more_real_images_may_be_asked_for_at_any_time_and_are_measured(measured: Run) -> None:

@@ -51,10 +51,10 @@ def losses_of(
     teachers: list[Teacher], draws: TeacherSchedule, steps: int, **how: Any
 ) -> list[list[float]]:
     """Optimise four images and return every term of every step, with 0 for those not taken."""
-    recipe = load_recipe("prism", {"iterations": steps, "lr": 0.05, "bn_weight": 0.1, "roll": 4})
-    watches = {teacher.name: build_stat_matcher(teacher, recipe, **how) for teacher in teachers}
-    names = [f"{kind}/{name}" for kind in ("logit", "bn") for name in watches]
-    seen = recover_with(MicroBatchedBackward(Objective(recipe, watches)), draws, recipe)
+    recipe = load_recipe("prism", {"iterations": steps, "lr": 0.05, "r_bn": 0.1, "jitter": 4})
+    matchers = {teacher.name: build_stat_matcher(teacher, recipe, **how) for teacher in teachers}
+    names = [f"{kind}/{name}" for kind in ("logit", "bn") for name in matchers]
+    seen = recover_with(MicroBatchedBackward(Objective(recipe, matchers)), draws, recipe)
     return [[float(losses.get(name, 0)) for name in names] for losses in seen]
 
 
@@ -80,8 +80,8 @@ def recover_with(
 def intra_draws() -> TeacherSchedule:
     """Return teams that change every step and use each network with others and alone."""
     first, *others = ARCHITECTURES
-    teams = tuple((first, name) for name in others)
-    return TeacherSchedule(1, (*teams, (first,), (first, *others)), (first,))
+    bn_teachers = tuple((first, name) for name in others)
+    return TeacherSchedule(1, (*bn_teachers, (first,), (first, *others)), (first,))
 
 
 class Beside(MicroBatchedBackward):
@@ -110,7 +110,7 @@ class Beside(MicroBatchedBackward):
 @pytest.mark.usefixtures("captured")
 def test_compiled_losses_and_gradients_are_the_eager_ones_at_every_step() -> None:
     teachers = [teacher_of(name) for name in ARCHITECTURES]
-    recipe = load_recipe("prism", {"iterations": 50, "lr": 0.05, "bn_weight": 0.1, "roll": 4})
+    recipe = load_recipe("prism", {"iterations": 50, "lr": 0.05, "r_bn": 0.1, "jitter": 4})
     eager, compiled = (
         Objective(
             recipe, {t.name: build_stat_matcher(t, recipe, compiled=engine) for t in teachers}
@@ -131,9 +131,9 @@ def test_a_network_is_compiled_once_for_all_units_and_teams(
     built: list[str] = []
 
     class Counted(runner._Compiled):
-        def __init__(self, observer: runner._Observer) -> None:
-            built.append(observer.twin.name)
-            super().__init__(observer)
+        def __init__(self, holdout_network: runner._Observer) -> None:
+            built.append(holdout_network.twin.name)
+            super().__init__(holdout_network)
 
     monkeypatch.setattr(runner, "_Compiled", Counted)
     teachers = [teacher_of("resnet18"), teacher_of("shufflenet_v2_x0_5")]
@@ -164,7 +164,7 @@ def test_dropped_probes_are_not_compiled_anew() -> None:
 def test_large_views_have_one_layout_whatever_their_shift() -> None:
     """Else a network is captured again at the first step whose shift is 0."""
     teacher = teacher_of("test_resnet", size=128)
-    recipe = load_recipe("prism", {"bn_weight": 0.1})
+    recipe = load_recipe("prism", {"r_bn": 0.1})
     objective = Objective(
         recipe, {teacher.name: build_stat_matcher(teacher, recipe, compiled=True)}
     )
@@ -174,8 +174,8 @@ def test_large_views_have_one_layout_whatever_their_shift() -> None:
             [images.requires_grad_()],
             [AugParams((0, 0, 128, 128), flip=False, shift=shift)],
             torch.tensor([0, 1]),
-            speakers=[teacher.name],
-            team=[teacher.name],
+            logit_teachers=[teacher.name],
+            bn_teachers=[teacher.name],
         )
 
 
@@ -275,12 +275,12 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler, .* or use engine eager"):
-        preflight(load_settings("digits_quick", {"engine": "compiled", "device": "cpu"}))
+        preflight(load_settings("digits_quick", {"compile": "always", "device": "cpu"}))
 
 
 def test_a_micro_batch_larger_than_the_batch_is_refused() -> None:
-    with pytest.raises(UsageError, match="micro_batch: 51 is more than batch_size 50"):
-        load_settings("digits_quick", {"micro_batch": 51, "batch_size": 50})
+    with pytest.raises(UsageError, match="micro_batch_size: 51 is more than batch_size 50"):
+        load_settings("digits_quick", {"micro_batch_size": 51, "batch_size": 50})
 
 
 def test_keeping_freed_memory_changes_no_result() -> None:
@@ -322,7 +322,7 @@ class TestAuto:
         cost.choose_engine(run, units)
         assert unit_plan.chosen_compile(run) == "eager"
         assert not asked
-        assert "engine" not in run.manifest()  # it may still grow into a long one
+        assert "compile" not in run.manifest()  # it may still grow into a long one
 
     @pytest.mark.parametrize(
         ("eager", "compiled", "choice", "trials"),
@@ -354,8 +354,8 @@ class TestAuto:
     def test_a_set_engine_needs_no_decision(
         self, tmp_path: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        changed = load_settings("digits_quick", {"engine": "compiled"})
+        changed = load_settings("digits_quick", {"compile": "always"})
         run = Run.create(tmp_path / "set", changed)
         cost.choose_engine(run, unit_plan.synthesis_units(run, 10))
         assert unit_plan.chosen_compile(run) == "compiled"
-        assert "engine" not in run.manifest()
+        assert "compile" not in run.manifest()

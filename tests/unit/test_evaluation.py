@@ -27,12 +27,12 @@ from prism_nb.models.checkpoint import Checkpoint
 PLAN = StudentConfig(
     epochs=12,
     batch=25,
-    optimiser="adamw",
+    optimizer="adamw",
     lr=5e-3,
     weight_decay=0.01,
-    schedule="slow_drop",
-    loss="mse_ce",
-    hard_weight=0.1,
+    schedule="cosine_then_linear",
+    loss="mse_gt",
+    ce_weight=0.1,
     temperature=2.0,
     ema=0.0,
     evaluate_every=4,
@@ -101,7 +101,7 @@ CHANCE = 0.1  # of ten classes
     [
         {"loss": "kl"},
         {"loss": "ce"},
-        {"optimiser": "sgd", "lr": 0.05, "loss": "ce"},
+        {"optimizer": "sgd", "lr": 0.05, "loss": "ce"},
         {"ema": 0.8},
         {"schedule": "cosine"},
         {"precision": "bf16"},
@@ -131,7 +131,7 @@ def interrupted(plan: StudentConfig, path: Path, *, after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ema": 0.9}, {"optimiser": "sgd", "lr": 0.05, "loss": "ce"}], ids=str
+    "changes", [{}, {"ema": 0.9}, {"optimizer": "sgd", "lr": 0.05, "loss": "ce"}], ids=str
 )
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
     tmp_path: Path, changes: dict[str, Any]
@@ -159,9 +159,10 @@ def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(tmp_path: Path, dama
     if damage != "other":
         path.write_bytes(path.read_bytes()[:-50] if damage == "torn" else b"")
     steps: list[int] = []
-    binding = "other" if damage == "other" else "same"
+    fingerprint = "other" if damage == "other" else "same"
     train(
-        checkpoint=Checkpoint(path, binding), on_epoch=lambda values: steps.append(values["step"])
+        checkpoint=Checkpoint(path, fingerprint),
+        on_epoch=lambda values: steps.append(values["step"]),
     )
     assert steps == list(range(1, 13))
 
@@ -190,4 +191,4 @@ def test_the_averaged_copy_follows_by_its_decay() -> None:
 
 def test_a_diverging_student_is_named() -> None:
     with pytest.raises(PrismError, match="test_byobnet diverged in epoch 1; lower student_lr"):
-        train(replace(PLAN, optimiser="sgd", lr=1e30))
+        train(replace(PLAN, optimizer="sgd", lr=1e30))

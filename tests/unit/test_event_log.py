@@ -29,35 +29,37 @@ START = {"event": "start", "process": 7, "host": "far"}
 
 
 def test_a_unit_begins_reports_and_ends() -> None:
-    events = (START, {"event": "begin", "unit": A}, step(A, 1, bn=4.0), step(A, 5, bn=2.0))
+    events = (START, {"event": "unit_start", "unit": A}, step(A, 1, bn=4.0), step(A, 5, bn=2.0))
     log = log_of(*events)
     assert log.at_work[A].share == 0.5
     assert (log.at_work[A].begun, log.at_work[A].told) == (101.0, 103.0)
     assert log.curves.by_unit == {A: {"bn": [(1, 4.0), (5, 2.0)]}}
     assert (log.host, log.started, log.working, log.last) == ("far", 100.0, 101.0, 103.0)
-    log = log_of(*events, {"event": "end", "unit": A, "seconds": 2.5})
+    log = log_of(*events, {"event": "unit_end", "unit": A, "seconds": 2.5})
     assert not log.at_work
     assert log.made == {A: 2.5}
     assert log.said == {A: True}
 
 
 def test_what_was_said_of_a_unit_is_given_once() -> None:
-    log = log_of(START, {"event": "kept", "unit": A}, {"event": "begin", "unit": B})
+    log = log_of(START, {"event": "unit_skipped", "unit": A}, {"event": "unit_start", "unit": B})
     assert log.pop_said() == {A: True, B: False}
     assert log.pop_said() == {}
-    log.take({"time": 200.0, "event": "end", "unit": B, "seconds": 1.0})
+    log.take({"time": 200.0, "event": "unit_end", "unit": B, "seconds": 1.0})
     assert log.pop_said() == {B: True}
 
 
 def test_the_next_unit_begins_while_the_last_is_written() -> None:
-    log = log_of(START, {"event": "begin", "unit": A}, {"event": "begin", "unit": B}, step(B, 2))
+    log = log_of(
+        START, {"event": "unit_start", "unit": A}, {"event": "unit_start", "unit": B}, step(B, 2)
+    )
     assert list(log.at_work) == [A, B]
-    log.take({"time": 200.0, "event": "end", "unit": A, "seconds": 1.0})
+    log.take({"time": 200.0, "event": "unit_end", "unit": A, "seconds": 1.0})
     assert list(log.at_work) == [B]
 
 
 def test_a_unit_that_begins_again_has_a_new_curve() -> None:
-    again = {"event": "begin", "unit": A}
+    again = {"event": "unit_start", "unit": A}
     log = log_of(
         START, again, step(A, 1, bn=4.0), step(A, 2, bn=3.0), START, again, step(A, 1, bn=9)
     )
@@ -66,7 +68,7 @@ def test_a_unit_that_begins_again_has_a_new_curve() -> None:
 
 
 def test_units_that_report_in_turn_have_a_whole_curve_each() -> None:
-    begun = ({"event": "begin", "unit": unit} for unit in (A, B))
+    begun = ({"event": "unit_start", "unit": unit} for unit in (A, B))
     turns = (step(unit, at, bn=10.0 - at) for at in (1, 2, 3) for unit in (A, B))
     log = log_of(START, *begun, *turns)
     whole = {"bn": [(1, 9.0), (2, 8.0), (3, 7.0)]}
@@ -74,12 +76,14 @@ def test_units_that_report_in_turn_have_a_whole_curve_each() -> None:
 
 
 def test_workers_that_outlive_their_driver_go_on_with_their_curve() -> None:
-    log = log_of(START, {"event": "begin", "unit": A}, step(A, 1, bn=4.0), START, step(A, 2, bn=3))
+    log = log_of(
+        START, {"event": "unit_start", "unit": A}, step(A, 1, bn=4.0), START, step(A, 2, bn=3)
+    )
     assert log.curves.by_unit == {A: {"bn": [(1, 4.0), (2, 3.0)]}}
 
 
 def test_a_unit_that_goes_on_elsewhere_at_a_later_step_has_a_new_curve() -> None:
-    begin = {"event": "begin", "unit": A}
+    begin = {"event": "unit_start", "unit": A}
     log = log_of(START, begin, step(A, 2, bn=4.0), begin, step(A, 6, bn=1.0))
     assert log.curves.by_unit == {A: {"bn": [(6, 1.0)]}}
 
@@ -100,8 +104,10 @@ def test_losses_of_a_bounded_number_of_units_are_kept_and_those_at_work_longest(
 
 
 def test_a_new_driver_starts_counting_anew_and_forgets_what_the_dead_one_had_begun() -> None:
-    done = {"event": "end", "unit": A, "seconds": 1.0}
-    log = log_of(START, {"event": "begin", "unit": A}, done, {"event": "begin", "unit": B}, START)
+    done = {"event": "unit_end", "unit": A, "seconds": 1.0}
+    log = log_of(
+        START, {"event": "unit_start", "unit": A}, done, {"event": "unit_start", "unit": B}, START
+    )
     assert not log.at_work
     assert not log.made
     assert log.said == {A: True, B: False}
@@ -109,7 +115,7 @@ def test_a_new_driver_starts_counting_anew_and_forgets_what_the_dead_one_had_beg
 
 @pytest.mark.parametrize("kind", ["stopped", "failed", "complete"])
 def test_how_it_ended(kind: str) -> None:
-    log = log_of(START, {"event": "begin", "unit": A}, {"event": kind, "reason": "no disk"})
+    log = log_of(START, {"event": "unit_start", "unit": A}, {"event": kind, "reason": "no disk"})
     assert (log.closing, log.reason) == (kind, "no disk")
     assert not log.at_work
     log.take({"time": 200.0, **START})
@@ -122,9 +128,9 @@ def test_how_it_ended(kind: str) -> None:
         {"event": "step", "unit": A, "step": 1, "steps": 10, "losses": {"bn": "low"}},
         {"event": "step", "unit": A, "step": None, "steps": 10, "losses": {}},
         {"event": "step", "unit": A, "step": 1, "steps": 10, "losses": [1.0]},
-        {"event": "begin"},
-        {"event": "begin", "unit": ["a"]},
-        {"event": "end", "unit": A},
+        {"event": "unit_start"},
+        {"event": "unit_start", "unit": ["a"]},
+        {"event": "unit_end", "unit": A},
     ],
 )
 def test_an_event_of_another_shape_is_left_out_and_counted(event: dict[str, Any]) -> None:

@@ -113,12 +113,12 @@ def test_an_imagefolder_is_what_torchvision_and_hugging_face_read(run: Run, tmp_
     originals = pixel_hashes(run, METHOD)
     for entry in entries:
         info = classes[entry["label"]]
-        slot = int(Path(entry["file_name"]).stem)
+        image_index = int(Path(entry["file_name"]).stem)
         assert entry["class_name"] == info["name"]
-        assert entry["file_name"] == f"{info['folder']}/{slot:04d}.png"
+        assert entry["file_name"] == f"{info['folder']}/{image_index:04d}.png"
         index = entry["label"]
         content = (tmp_path / "out" / entry["file_name"]).read_bytes()
-        assert hash_of(content) == originals[f"{index:05d}/{index:05d}_{slot:04d}.png"]
+        assert hash_of(content) == originals[f"{index:05d}/{index:05d}_{image_index:04d}.png"]
 
 
 @pytest.mark.parametrize("layout", ["published", "imagefolder", "archive"])
@@ -174,9 +174,9 @@ def test_the_card_says_what_made_the_images_and_whose_they_are(run: Run, tmp_pat
     assert ours["settings_hash"]
     hashed = hashlib.sha256()
     for index in range(10):
-        for slot in range(2):
-            content = found[f"images/{index:05d}/{index:05d}_{slot:04d}.png"]
-            hashed.update(f"{index} {slot} {hashlib.sha256(content).hexdigest()}\n".encode())
+        for image_index in range(2):
+            content = found[f"images/{index:05d}/{index:05d}_{image_index:04d}.png"]
+            hashed.update(f"{index} {image_index} {hashlib.sha256(content).hexdigest()}\n".encode())
     assert ours["content"] == done.content == hashed.hexdigest()
     text = found["card.md"].decode()
     assert "derive from the training images of digits" in text
@@ -200,7 +200,7 @@ def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
     assert "Others made them" in text
     assert "Made with" not in text
     assert front_matter(text.encode())["prism_nb"]["recipe"] == {
-        "images": "imported",
+        "image_source": "imported",
         "title": "Imported",
         "paper": joined.settings.recipe_of("imported").paper,
     }

@@ -15,7 +15,7 @@ from prism_nb.execution import pipeline
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["random_real"],
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
         runs_dir=tmp_path_factory.mktemp("runs"),
         changes=SMALL,
     )
-    for stage in ("teachers", "synthesis"):
+    for stage in ("squeeze", "synthesis"):
         pipeline.execute(run, stage)
     return run
 
@@ -53,7 +53,7 @@ def reopened(run: Run) -> Run:
 def test_what_is_done_is_kept_without_a_write(finished: Run) -> None:
     before = times(finished)
     again = reopened(finished)
-    for stage in ("teachers", "synthesis"):
+    for stage in ("squeeze", "synthesis"):
         outcome = pipeline.execute(again, stage)
         assert (outcome.made, outcome.kept) == (0, len(pipeline.stage_units(again, stage)))
     assert times(finished) == before

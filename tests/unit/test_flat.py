@@ -18,7 +18,7 @@ FEW = 20  # of 300; libraries open and close some of their own at any time
 
 def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     units = [
-        Unit(stage="labels", name=f"u{n}", marker=f"labels/u{n}/unit.json", binding="b")
+        Unit(stage="relabel", name=f"u{n}", marker=f"labels/u{n}/unit.json", fingerprint="b")
         for n in range(300)
     ]
 

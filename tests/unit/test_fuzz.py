@@ -55,7 +55,7 @@ def complaint_of(read: Callable[[], object]) -> str:
     return ""
 
 
-_RECORDS = ["stages", "labels", "seconds", "peak_memory_bytes", "engine", "choice"]
+_RECORDS = ["stages", "labels", "seconds", "peak_memory_bytes", "compile", "choice"]
 _NAMES = st.sampled_from([*_RECORDS, "environment", "versions", "prism-nb"])
 
 
@@ -80,9 +80,9 @@ def spoilt(draw: st.DrawFn) -> Spoil:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    changes = {"squeeze_epochs": 1, "label_epochs": 1, "observers": []}
+    changes = {"squeeze_epochs": 1, "label_epochs": 1, "holdout_networks": []}
     run = begin_run(tmp_path_factory.mktemp("fuzz"), feature_networks=["test_resnet"], **changes)
-    for stage in ("teachers", "labels"):
+    for stage in ("squeeze", "relabel"):
         pipeline.execute(run, stage)
     return run
 
@@ -90,7 +90,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @MANY
 @given(spoilt())
 def test_marker(made: Run, spoil: Spoil) -> None:
-    (unit,) = pipeline.stage_units(made, "labels")
+    (unit,) = pipeline.stage_units(made, "relabel")
     path = made.file(unit.marker)
     good = path.read_bytes()
     try:
@@ -107,7 +107,7 @@ def test_marker(made: Run, spoil: Spoil) -> None:
 def test_label_file(made: Run, spoil: Spoil) -> None:
     path = made.file(LABELS)
     good = path.read_bytes()
-    (unit,) = pipeline.stage_units(made, "labels")
+    (unit,) = pipeline.stage_units(made, "relabel")
     try:
         path.write_bytes(spoil(good))
         same = path.read_bytes() == good
@@ -162,10 +162,10 @@ def test_yaml(text: str) -> None:
 def training() -> Stateful:
     """Return a network that has learned from one batch."""
     network = torch.nn.Linear(3, 3)
-    optimiser = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters())
     network(torch.randn(2, 3)).sum().backward()
-    optimiser.step()
-    return TrainerState({"network": network}, optimiser, torch.device("cpu"))
+    optimizer.step()
+    return TrainerState({"network": network}, optimizer, torch.device("cpu"))
 
 
 def recovery() -> Stateful:
@@ -177,7 +177,7 @@ def recovery() -> Stateful:
     )
     work = _Recovery(torch.randn(4, 3, 8, 8), [0, 0, 2, 2], gradient, recipe, generator)
     work.groups[0].grad = torch.randn(2, 3, 8, 8)
-    work._optimiser.step()
+    work._optimizer.step()
     return work
 
 
@@ -210,7 +210,7 @@ def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
     good = path.read_bytes()
     try:
         path.write_text(json.dumps(manifest))
-        stage = made.stage_record("labels")
+        stage = made.stage_record("relabel")
         assert chosen_compile(made) in {"eager", "compiled"}
         assert isinstance(newer_version_message(made.manifest()), str | None)
     finally:
@@ -236,7 +236,7 @@ def test_events(made: Run, spoil: Spoil) -> None:
     good = path.read_bytes()
     try:
         path.write_bytes(spoil(good))
-        for event in made.events("labels"):
+        for event in made.events("relabel"):
             assert time.localtime(event.get("time", 0))
             StageProgress(1, lambda share, _: None)(event)
     finally:

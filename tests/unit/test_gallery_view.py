@@ -53,9 +53,9 @@ def linear_teacher(name: str) -> Teacher:
     return Teacher(name, network, own=space, canonical=space)
 
 
-def picture_of(c: int, slot: int) -> Tensor:
+def picture_of(c: int, image_index: int) -> Tensor:
     """The pixels of an image of the run below; no two are equal."""
-    generator = torch.Generator().manual_seed(100 * c + slot)
+    generator = torch.Generator().manual_seed(100 * c + image_index)
     return torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator)
 
 
@@ -83,12 +83,12 @@ def made(begun: Run) -> Run:
 
 def make(run: Run, unit: Any) -> None:
     paths = []
-    for c, slot in batch_of(unit).members():
-        paths.append(image_path("sre2l", c, slot))
-        write_bytes(run.file(paths[-1]), encode_png(picture_of(c, slot)))
-    (slot, _) = unit.key["slots"]
-    losses = {"logit/test_resnet": 3.0 - slot, "bn/test_resnet": 1.0, "bn/test_byobnet": 5.0}
-    draws = {"every": 0, "teams": [["test_resnet", "test_byobnet"]]}
+    for c, image_index in batch_of(unit).members():
+        paths.append(image_path("sre2l", c, image_index))
+        write_bytes(run.file(paths[-1]), encode_png(picture_of(c, image_index)))
+    (image_index, _) = unit.params["image_indices"]
+    losses = {"logit/test_resnet": 3.0 - image_index, "bn/test_resnet": 1.0, "bn/test_byobnet": 5.0}
+    draws = {"every": 0, "bn_teachers": [["test_resnet", "test_byobnet"]]}
     run.finish(unit, paths=paths, record={"losses": losses, "draws": draws, "images": len(paths)})
 
 
@@ -105,7 +105,7 @@ def shown(run: Run, **changes: Any) -> list[tuple[int, int]]:
     """The class and slot of each image of SRe2L that a view shows."""
     wanted = {"methods": ("sre2l",), "classes": tuple(range(10)), "network": SPACE}
     (panel,) = panels(run, GalleryView(**{**wanted, **changes}))
-    return list(zip(panel.rows["class"], panel.rows["slot"], strict=True))
+    return list(zip(panel.rows["class"], panel.rows["image_index"], strict=True))
 
 
 # -- what is shown ---------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_pages_show_every_image_once_and_in_order(made: Run) -> None:
     pages = [shown(made, per_page=8, page=page) for page in range(4)]
     assert [len(page) for page in pages] == [8, 8, 8, 6]
     assert [member for page in pages for member in page] == [
-        (c, slot) for c in range(10) for slot in range(3)
+        (c, image_index) for c in range(10) for image_index in range(3)
     ]
     assert shown(made, per_page=8, page=9) == pages[-1]
     assert shown(made, classes=(7, 2)) == [(7, 0), (7, 1), (7, 2), (2, 0), (2, 1), (2, 2)]
@@ -124,26 +124,26 @@ def test_pages_show_every_image_once_and_in_order(made: Run) -> None:
 def test_the_pixels_are_those_of_the_files(made: Run) -> None:
     view = GalleryView(("sre2l", REFERENCE), (4, 1))
     mine, real = panels(made, view)
-    expected = torch.stack([picture_of(c, slot) for c in (4, 1) for slot in range(3)])
+    expected = torch.stack([picture_of(c, image_index) for c in (4, 1) for image_index in range(3)])
     assert torch.equal(mine.images, expected)
     every, _ = load_reference(made, open_dataset(made.settings))
     assert torch.equal(real.images, every[[12, 13, 14, 3, 4, 5]])
 
 
 def test_by_the_loss_of_the_unit(made: Run) -> None:
-    slots = [slot for _, slot in shown(made, order="unit_loss")]
-    assert slots == [2] * 10 + [1] * 10 + [0] * 10
+    image_indices = [image_index for _, image_index in shown(made, order="unit_loss")]
+    assert image_indices == [2] * 10 + [1] * 10 + [0] * 10
     assert [c for c, _ in shown(made, order="unit_loss")] == [*range(10)] * 3
-    assert [s for _, s in shown(made, order="unit_loss", reverse=True)] == slots[::-1]
+    assert [s for _, s in shown(made, order="unit_loss", reverse=True)] == image_indices[::-1]
 
 
 def test_by_the_loss_of_each_image(made: Run, teachers: dict[str, Teacher]) -> None:
     primary = teachers[made.settings.primary]
     losses = {}
     for c in range(10):
-        for slot in range(3):
-            logits = primary(DIGITS.canonical(picture_of(c, slot))[None])[0].double()
-            losses[c, slot] = float(torch.logsumexp(logits, 0) - logits[c])
+        for image_index in range(3):
+            logits = primary(DIGITS.canonical(picture_of(c, image_index))[None])[0].double()
+            losses[c, image_index] = float(torch.logsumexp(logits, 0) - logits[c])
     assert shown(made, order="own_loss") == sorted(losses, key=losses.__getitem__)
     falling = sorted(losses, key=losses.__getitem__, reverse=True)
     assert shown(made, order="own_loss", reverse=True, classes=(3,)) == [
@@ -154,8 +154,10 @@ def test_by_the_loss_of_each_image(made: Run, teachers: dict[str, Teacher]) -> N
 def test_by_the_agreement_of_the_teachers(made: Run, teachers: dict[str, Teacher]) -> None:
     found = {}
     for c in range(10):
-        for slot in range(3):
-            seen = [t(DIGITS.canonical(picture_of(c, slot))[None])[0] for t in teachers.values()]
+        for image_index in range(3):
+            seen = [
+                t(DIGITS.canonical(picture_of(c, image_index))[None])[0] for t in teachers.values()
+            ]
             named = [int(logits.argmax()) for logits in seen]
             pairs = [(a, b) for a in range(len(seen)) for b in range(a)]
             apart = 0.0
@@ -164,7 +166,7 @@ def test_by_the_agreement_of_the_teachers(made: Run, teachers: dict[str, Teacher
                 m = (p + q) / 2
                 apart += float((p * np.log(p / m) + q * np.log(q / m)).sum() / 2) / len(pairs)
             agree = sum(named[a] == named[b] for a, b in pairs) / len(pairs)
-            found[c, slot] = (-agree, apart)
+            found[c, image_index] = (-agree, apart)
     assert len({value[0] for value in found.values()}) > 1
     assert shown(made, order="agreement") == sorted(found, key=found.__getitem__)
 
@@ -182,16 +184,18 @@ def test_by_the_distance_that_the_diversity_stage_recorded(made: Run) -> None:
 
 def test_images_without_a_value_come_last_whatever_the_direction() -> None:
     frame = pd.DataFrame(
-        {"class": [0, 0, 0, 0], "slot": [0, 1, 2, 3], "distance": [0.2, np.nan, 0.1, 0.2]}
+        {"class": [0, 0, 0, 0], "image_index": [0, 1, 2, 3], "distance": [0.2, np.nan, 0.1, 0.2]}
     )
     for reverse, expected in ((False, [2, 0, 3, 1]), (True, [0, 3, 2, 1])):
-        assert in_order(frame, ORDERS["distance"], reverse=reverse)["slot"].tolist() == expected
+        assert (
+            in_order(frame, ORDERS["distance"], reverse=reverse)["image_index"].tolist() == expected
+        )
 
 
 def test_what_is_known_of_an_image(made: Run) -> None:
     row = image_table(made, "sre2l", [5]).iloc[1]
-    assert (row["class"], row["slot"], row["made"]) == (5, 1, True)
-    assert row["unit"] == "sre2l/slots001-001_classes000-009"
+    assert (row["class"], row["image_index"], row["made"]) == (5, 1, True)
+    assert row["unit"] == "sre2l/images001-001_classes000-009"
     assert (row["logit loss"], row["BN loss"]) == (2.0, 3.0)
     assert row["teachers"] == "test_resnet, test_byobnet"
 
@@ -199,7 +203,7 @@ def test_what_is_known_of_an_image(made: Run) -> None:
 def test_initial_images_stand_beside_their_own(made: Run) -> None:
     view = GalleryView(("sre2l", "random_real"), (6, 2), before=True, order="unit_loss")
     mine, real = panels(made, view)
-    members = list(zip(mine.rows["class"], mine.rows["slot"], strict=True))
+    members = list(zip(mine.rows["class"], mine.rows["image_index"], strict=True))
     assert mine.before is not None
     assert torch.equal(mine.before, initial_images_uint8(made, "sre2l", members))
     assert real.before is None
@@ -222,7 +226,7 @@ def test_a_half_done_synthesis_shows_what_is_there(begun: Run) -> None:
     make(begun, first)
     (panel,) = panels(begun, GalleryView(("sre2l",), (0, 1)))
     assert panel.words == "2 of 6 images are made; notebook 02 makes the others"
-    assert panel.rows["slot"].tolist() == [0, 0]
+    assert panel.rows["image_index"].tolist() == [0, 0]
 
 
 def test_a_damaged_marker_is_told_from_a_missing_one(made: Run) -> None:

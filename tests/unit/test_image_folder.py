@@ -43,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 def source(
     root: Path | None, *class_list: str, size: int = 16, skip: bool = False
 ) -> DatasetConfig:
-    return DatasetConfig("folder", size, root, class_list=class_list, skip_damaged=skip)
+    return DatasetConfig("folder", size, root, class_list=class_list, skip_corrupt=skip)
 
 
 def refusal(root: Path | None, *class_list: str) -> str:
@@ -193,7 +193,7 @@ def damage(tree: Path) -> Path:
 
 def test_a_damaged_image_is_named_when_it_is_read(tree: Path) -> None:
     path = damage(tree)
-    with pytest.raises(Exception, match=r"bee9_1\.png.*skip_damaged"):
+    with pytest.raises(Exception, match=r"bee9_1\.png.*skip_corrupt"):
         ImageFolder(source(tree))
     assert path.is_file()
 
@@ -245,11 +245,11 @@ def test_content_follows_the_files_and_not_their_place(tree: Path, tmp_path: Pat
     shutil.copytree(tree, moved)
     (moved / "val").rename(moved / "validation")
     here, there = with_dataset_hash(settings_of(tree)), with_dataset_hash(settings_of(moved))
-    assert here.data_content
-    assert here.data_content == there.data_content
+    assert here.dataset_hash
+    assert here.dataset_hash == there.dataset_hash
     fewer = with_dataset_hash(settings_of(tree, class_list=["cat", "Ant"]))
     other = with_dataset_hash(settings_of(tree, class_list=["Ant", "cat"]))
-    assert len({here.data_content, fewer.data_content, other.data_content}) == 3
+    assert len({here.dataset_hash, fewer.dataset_hash, other.dataset_hash}) == 3
 
 
 def test_content_follows_the_sizes_of_files(tree: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_embedded_digits_take_no_folder(tmp_path: Path) -> None:
     changes = {"data_dir": str(tmp_path)}
     with pytest.raises(UsageError, match="digits is embedded"):
         open_dataset(load_settings("digits_quick", changes))
-    assert with_dataset_hash(load_settings("digits_quick")).data_content is None
+    assert with_dataset_hash(load_settings("digits_quick")).dataset_hash is None
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

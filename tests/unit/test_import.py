@@ -137,11 +137,11 @@ def test_every_image_is_found_once_in_its_own_class(order: list[int], name: str)
         name.format(c=c, s=s) for c, s in members
     )
     for index, group in enumerate(listing.classes):
-        for slot, found in enumerate(group):
+        for image_index, found in enumerate(group):
             folder = found.split("/")[0]
             number = by_name.get(folder, int(folder.removeprefix("new").removeprefix("n")))
             assert number == index
-            assert re.search(rf"(x|_id00|_000){slot}\.", found)
+            assert re.search(rf"(x|_id00|_000){image_index}\.", found)
 
 
 def test_class_folders_are_read_in_the_datasets_order_and_not_in_their_own() -> None:
@@ -291,7 +291,10 @@ def test_a_set_stands_in_a_study_beside_methods_that_are_searched(tmp_path: Path
     [
         ({}, "method imported: no source; .* recipes.imported.source"),
         ({"imported": {"source": "set"}}, "depends on where the run is started"),
-        ({"imported": {"source": "/x", "images": "initial"}}, "source is '/x', but its images"),
+        (
+            {"imported": {"source": "/x", "image_source": "initial"}},
+            "source is '/x', but its images",
+        ),
     ],
 )
 def test_a_source_that_cannot_be_meant_is_refused(recipes: dict, message: str) -> None:
@@ -302,7 +305,7 @@ def test_a_source_that_cannot_be_meant_is_refused(recipes: dict, message: str) -
 
 def test_no_network_has_a_part_in_an_import() -> None:
     recipe = load_recipe("imported", {"source": "/x", "init": "patches"})
-    assert recipe.networks("a", ["a", "b"]) == recipe.watched("a", ["a", "b"]) == ()
+    assert recipe.networks("a", ["a", "b"]) == recipe.stat_networks("a", ["a", "b"]) == ()
     assert recipe.real_per_image(224) == 0
 
 

@@ -39,7 +39,7 @@ def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
 
 def test_real_images_come_in_file_order() -> None:
     images = start("real", ImageBatch((2, 4), (3, 5)))
-    places = [DIGITS.of_class("train", c)[slot] for slot in (2, 3) for c in (3, 4)]
+    places = [DIGITS.of_class("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)]
     assert torch.equal(images, DIGITS.canonical(DIGITS.images("train", places)))
 
 
@@ -116,7 +116,7 @@ def test_the_first_median_images_are_ordinary_ones(scorer: Teacher) -> None:
 
 def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
     batch = ImageBatch((0, 20), (4, 5))
-    chosen = scored(batch, scorer, init="real_median", score_most=20)
+    chosen = scored(batch, scorer, init="real_median", max_scored_images=20)
     whole = {image.numpy().tobytes() for image in real(4)}
     found = {image.numpy().tobytes() for image in chosen}
     assert len(found) == 20
@@ -124,9 +124,9 @@ def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
     ranked = init.rank_by_median_loss(DIGITS, scorer, 4, 20, 0)
     assert len(ranked) == len(set(ranked)) == 20
     assert set(ranked) < set(DIGITS.of_class("train", 4).tolist())
-    again = scored(batch, scorer, init="real_median", score_most=20)
+    again = scored(batch, scorer, init="real_median", max_scored_images=20)
     assert torch.equal(chosen, again)
-    other = scored(batch, scorer, seed=1, init="real_median", score_most=20)
+    other = scored(batch, scorer, seed=1, init="real_median", max_scored_images=20)
     assert {image.numpy().tobytes() for image in other} != found
     first = {image.numpy().tobytes() for image in real(4)[:20]}
     assert found != first
@@ -167,8 +167,8 @@ def test_patches_are_the_easiest_of_the_best_crops_of_each_image(
         ImageBatch((0, ipc), (c, c + 1)),
         scorer,
         init="patches",
-        patch_crops=3,
-        patch_grid=grid,
+        crops_per_image=3,
+        mosaic_grid=grid,
         crop_min=0.2,
     )
     images = real(c)
@@ -199,16 +199,16 @@ def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
     recipe = load_recipe("rded")
     assert [recipe.grid(size) for size in (32, 64, 127, 128, 224)] == [1, 1, 1, 2, 2]
     assert [recipe.real_per_image(size) for size in (64, 224)] == [1, 4]
-    assert load_recipe("rded", {"patch_grid": 3}).real_per_image(32) == 9
+    assert load_recipe("rded", {"mosaic_grid": 3}).real_per_image(32) == 9
     assert load_recipe("delt").real_per_image(224) == 1
     assert load_recipe("sre2l").real_per_image(224) == 0
 
 
 def test_crops_follow_the_seed_and_repeat(scorer: Teacher) -> None:
     batch = ImageBatch((0, 5), (0, 2))
-    images = scored(batch, scorer, init="patches", patch_crops=2)
-    assert torch.equal(images, scored(batch, scorer, init="patches", patch_crops=2))
-    assert not torch.equal(images, scored(batch, scorer, seed=1, init="patches", patch_crops=2))
+    images = scored(batch, scorer, init="patches", crops_per_image=2)
+    assert torch.equal(images, scored(batch, scorer, init="patches", crops_per_image=2))
+    assert not torch.equal(images, scored(batch, scorer, seed=1, init="patches", crops_per_image=2))
 
 
 def test_scored_images_need_a_scorer() -> None:
@@ -232,7 +232,7 @@ def whole(scorer: Teacher) -> dict[str, dict[tuple[int, int], Tensor]]:
 
 
 def few(kind: str) -> dict[str, object]:
-    return {"init": kind, "score_most": 30, "patch_crops": 2, "patch_grid": 2}
+    return {"init": kind, "max_scored_images": 30, "crops_per_image": 2, "mosaic_grid": 2}
 
 
 @given(

@@ -27,7 +27,7 @@ BOUND = 1.5
 BOUNDS = (torch.full((3, 1, 1), -BOUND), torch.full((3, 1, 1), BOUND))
 
 
-def literal_recover(initial: Tensor, joins: list[int], recipe: Recipe, bn_weight: float) -> Tensor:
+def literal_recover(initial: Tensor, joins: list[int], recipe: Recipe, r_bn: float) -> Tensor:
     """Optimise image by image: an Adam for each, one cosine for all."""
     primary, other = (teacher_of(name, double=True) for name in NAMES)
     generator = torch.Generator().manual_seed(0)
@@ -39,14 +39,14 @@ def literal_recover(initial: Tensor, joins: list[int], recipe: Recipe, bn_weight
         batch = torch.stack([images[n] for n in present]).requires_grad_()
 
         def shown(x: Tensor) -> Tensor:
-            view = sample_augmentation(32, crop_min=0.3, flip=True, roll=4, generator=generator)
+            view = sample_augmentation(32, crop_min=0.3, flip=True, jitter=4, generator=generator)
             return seen_through(view, x)
 
         if recipe.views == "per_batch":
             seen = shown(batch)
         else:
             seen = torch.cat([shown(batch[n : n + 1]) for n in range(len(present))])
-        value = literal_objective(seen, primary, [primary, other], bn_weight)
+        value = literal_objective(seen, primary, [primary, other], r_bn)
         (gradient,) = torch.autograd.grad(value, batch)
         lr = recipe.lr * (1 + math.cos(math.pi * step / recipe.iterations)) / 2
         for place, n in enumerate(present):
@@ -62,7 +62,7 @@ def literal_recover(initial: Tensor, joins: list[int], recipe: Recipe, bn_weight
 @pytest.mark.parametrize("views", ["per_batch", "per_image"])
 @pytest.mark.parametrize("joins", [[0, 0, 2, 3], [0, 0, 0, 0], [0, 1, 2, 3]])
 def test_recover_is_one_adam_per_group_under_one_cosine(views: str, joins: list[int]) -> None:
-    recipe = recipe_of(iterations=5, crop_min=0.3, flip=True, roll=4, views=views)
+    recipe = recipe_of(iterations=5, crop_min=0.3, flip=True, jitter=4, views=views)
     torch.manual_seed(2)
     initial = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
     primary, other = (teacher_of(name, double=True) for name in NAMES)
@@ -114,15 +114,17 @@ def test_groups_of_the_published_delt_join_every_500_steps() -> None:
     recipe = load_recipe("delt")
     assert recipe.iterations == 4000
     assert recipe.early_late_step == 0
-    assert [recipe.joins_at(slot, 8) for slot in range(8)] == [500 * g for g in range(8)]
-    assert [4000 - recipe.joins_at(slot, 16) for slot in (0, 1, 2, 14, 15)] == [
+    assert [recipe.start_step(image_index, 8) for image_index in range(8)] == [
+        500 * g for g in range(8)
+    ]
+    assert [4000 - recipe.start_step(image_index, 16) for image_index in (0, 1, 2, 14, 15)] == [
         4000,
         4000,
         3500,
         500,
         500,
     ]
-    assert [load_recipe("prism").joins_at(slot, 10) for slot in (0, 9)] == [0, 0]
+    assert [load_recipe("prism").start_step(image_index, 10) for image_index in (0, 9)] == [0, 0]
 
 
 @given(st.integers(1, 200), st.integers(1, 12), st.integers(1, 50))
@@ -130,8 +132,8 @@ def test_groups_of_the_published_delt_join_every_500_steps() -> None:
 def test_slots_are_cut_into_groups_in_order_as_equal_as_can_be(
     ipc: int, groups: int, step: int
 ) -> None:
-    recipe = load_recipe("delt", {"join_groups": groups, "join_step": step})
-    joins = [recipe.joins_at(slot, ipc) for slot in range(ipc)]
+    recipe = load_recipe("delt", {"delt_groups": groups, "delt_start_gap": step})
+    joins = [recipe.start_step(image_index, ipc) for image_index in range(ipc)]
     assert joins[0] == 0
     assert joins == sorted(joins)
     assert max(joins) <= step * (groups - 1)
@@ -149,14 +151,14 @@ def test_within_a_batch_the_groups_stand_in_the_order_in_which_they_join(
     recipe = load_recipe("delt")
     for form in (class_major, cross_class):
         for batch in form(classes, ipc, batch_size):
-            joins = [recipe.joins_at(slot, ipc) for _, slot in batch.members()]
+            joins = [recipe.start_step(image_index, ipc) for _, image_index in batch.members()]
             assert joins == sorted(joins)
 
 
 def test_a_batch_that_joins_late_as_a_whole_waits_for_its_first_images() -> None:
-    recipe = recipe_of(iterations=4, join_step=2, join_groups=2)
+    recipe = recipe_of(iterations=4, delt_start_gap=2, delt_groups=2)
     batch = ImageBatch((1, 2), (0, 4))  # cross-class: one slot, the later one of two
-    joins = [recipe.joins_at(slot, 2) for _, slot in batch.members()]
+    joins = [recipe.start_step(image_index, 2) for _, image_index in batch.members()]
     assert joins == [2] * 4
     initial = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
     images = recover(
@@ -176,15 +178,15 @@ def test_a_batch_that_joins_late_as_a_whole_waits_for_its_first_images() -> None
 
 
 def test_joining_that_leaves_a_slot_no_steps_is_refused() -> None:
-    own = {"iterations": 700, "join_step": 100}
+    own = {"iterations": 700, "delt_start_gap": 100}
     changes = {"methods": ["delt"], "recipes": {"delt": own}, "ipc": 10}
     load_settings("digits", {**changes, "recipes": {"delt": {**own, "iterations": 701}}})
     with pytest.raises(UsageError, match="method delt: image slot 9 would get 0 steps"):
         load_settings("digits", changes)
-    load_settings("digits", {**changes, "recipes": {"delt": {**own, "join_groups": 7}}})
+    load_settings("digits", {**changes, "recipes": {"delt": {**own, "delt_groups": 7}}})
 
 
 def test_slots_that_join_late_and_slots_with_units_of_their_own_contradict_each_other() -> None:
-    own = {"early_late_step": 10, "join_step": 10, "iterations": 4000}
+    own = {"early_late_step": 10, "delt_start_gap": 10, "iterations": 4000}
     with pytest.raises(UsageError, match="method delt: early_late_step gives each slot a unit"):
         load_settings("digits", {"methods": ["delt"], "recipes": {"delt": own}})

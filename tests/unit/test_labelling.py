@@ -58,14 +58,14 @@ def begin(folder: Path, name: str, **changes: Any) -> Run:
     run = open_run_module.open_run(run_name=name, preset="digits_quick", runs_dir=folder,
                             changes={**SMALL, **changes})  # fmt: skip
     assert run.settings == settings
-    for stage in ("teachers", "synthesis"):
+    for stage in ("squeeze", "synthesis"):
         pipeline.execute(run, stage)
     return run
 
 
-def epochs_of(run: Run, treatment: str = "protocol") -> list[EpochLabels]:
+def epochs_of(run: Run, variant: str = "protocol") -> list[EpochLabels]:
     """Return what a student of the run is told, epoch by epoch."""
-    material = load_student_data(run, METHOD, treatment, CPU)
+    material = load_student_data(run, METHOD, variant, CPU)
     return [material.labels_of(epoch) for epoch in range(run.settings.epochs)]
 
 
@@ -82,9 +82,9 @@ def test_labels_made_while_learning_equal_those_stored_in_full(
 ) -> None:
     changes = {"label_format": "fp32", "label_statistics": statistics}
     stored = begin(runs_dir, f"stored-{statistics}", **changes)
-    pipeline.execute(stored, "labels")
+    pipeline.execute(stored, "relabel")
     online = begin(runs_dir, f"online-{statistics}", labels="online", **changes)
-    pipeline.execute(online, "labels")
+    pipeline.execute(online, "relabel")
     assert not label_paths(online.settings, METHOD)
     assert not list(online.path.glob("labels/*/*.safetensors"))
     pairs = zip(epochs_of(stored), epochs_of(online), strict=True)
@@ -92,8 +92,8 @@ def test_labels_made_while_learning_equal_those_stored_in_full(
 
 
 def test_stored_epochs_are_gone_over_again_where_that_is_asked_for(runs_dir: Path) -> None:
-    run = begin(runs_dir, "again", student_epochs=5, label_reuse=True)
-    pipeline.execute(run, "labels")
+    run = begin(runs_dir, "again", student_epochs=5, cycle_labels=True)
+    pipeline.execute(run, "relabel")
     epochs = epochs_of(run)
     assert len(list(run.path.glob("labels/*/*.safetensors"))) == 3
     assert same(epochs[0], epochs[3])
@@ -104,9 +104,9 @@ def test_stored_epochs_are_gone_over_again_where_that_is_asked_for(runs_dir: Pat
 def test_epochs_that_are_used_again_show_the_same_views_in_every_treatment(
     runs_dir: Path,
 ) -> None:
-    ways = ["protocol", "hard"]
-    run = begin(runs_dir, "again", student_epochs=5, label_reuse=True, treatments=ways)
-    pipeline.execute(run, "labels")
+    ways = ["protocol", "hard_labels"]
+    run = begin(runs_dir, "again", student_epochs=5, cycle_labels=True, eval_variants=ways)
+    pipeline.execute(run, "relabel")
     soft, hard = epochs_of(run), epochs_of(run, "hard")
     for one, other in zip(soft, hard, strict=True):
         assert torch.equal(one.views.crop, other.views.crop)
@@ -116,32 +116,32 @@ def test_students_may_be_asked_to_train_for_longer_on_labels_that_are_there(
     runs_dir: Path,
 ) -> None:
     run = begin(runs_dir, "longer")
-    pipeline.execute(run, "labels")
-    more = {**run.settings.plain(), "student_epochs": 7, "label_reuse": True}
+    pipeline.execute(run, "relabel")
+    more = {**run.settings.plain(), "student_epochs": 7, "cycle_labels": True}
     longer = run.with_settings(Settings.parse(more, where="longer"))
-    assert pipeline.plan(longer, "labels").missing == 0
+    assert pipeline.plan(longer, "relabel").missing == 0
 
 
 def test_what_an_interrupted_labelling_has_written_needs_no_more_room(runs_dir: Path) -> None:
     run = begin(runs_dir, "begun")
-    assert pipeline._begun_bytes(run, "labels") == 0
+    assert pipeline._begun_bytes(run, "relabel") == 0
     save(run)
     written = run.file(label_path(METHOD, 0)).stat().st_size
-    assert pipeline._begun_bytes(run, "labels") == written
-    pipeline.execute(run, "labels")
-    assert pipeline._begun_bytes(run, "labels") == 0
+    assert pipeline._begun_bytes(run, "relabel") == written
+    pipeline.execute(run, "relabel")
+    assert pipeline._begun_bytes(run, "relabel") == 0
 
 
 def test_hard_labels_need_no_files_and_no_networks(runs_dir: Path) -> None:
     run = begin(runs_dir, "hard", labels="hard", student_loss="ce")
-    pipeline.execute(run, "labels")
+    pipeline.execute(run, "relabel")
     assert not list(run.path.glob("labels/*/*.safetensors"))
     assert all(labels.logits is None for labels in epochs_of(run))
 
 
 def test_plain_labels_are_of_the_images_as_they_are(runs_dir: Path) -> None:
     run = begin(runs_dir, "first")
-    pipeline.execute(run, "labels")
+    pipeline.execute(run, "relabel")
     first, second, _ = epochs_of(run, "plain")
     assert same(first, second)
     images, classes = (load_student_data(run, METHOD, "plain", CPU).images, torch.arange(20) // 2)
@@ -190,16 +190,16 @@ def test_blocks_have_every_image_once_and_all_classes_alike(
     monkeypatch.setattr(labeller_module, "SHARD_EPOCHS", 12)
     run = begin(runs_dir, "first")
     asked = run.settings.model_copy(update={"label_statistics": statistics})
-    labeller = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
+    labeler = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
     images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
-    blocks = list(labeller.blocks(images, views))
+    blocks = list(labeler.blocks(images, views))
     assert [len(rows) for rows, _ in blocks] == [10, 10]
     assert sorted(int(row) for rows, _ in blocks for row in rows) == list(range(20))
     if statistics == "running":
         assert all((rows // 2).tolist() == list(range(10)) for rows, _ in blocks)
-    labels = labeller(images, views)
+    labels = labeler(images, views)
     for rows, logits in blocks:
-        assert torch.equal(labels[rows], labeller.combine(logits))
+        assert torch.equal(labels[rows], labeler.combine(logits))
 
 
 def test_labels_of_blocks_are_those_of_the_whole_where_rows_stand_alone(
@@ -207,11 +207,11 @@ def test_labels_of_blocks_are_those_of_the_whole_where_rows_stand_alone(
 ) -> None:
     run = begin(runs_dir, "first")
     asked = run.settings.model_copy(update={"label_ensemble": "mean"})
-    labeller = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
+    labeler = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
     images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
-    whole = labeller(images, views)
+    whole = labeler(images, views)
     monkeypatch.setattr(labeller_module, "SHARD_EPOCHS", 3)
-    assert torch.allclose(labeller(images, views), whole, atol=1e-4)
+    assert torch.allclose(labeler(images, views), whole, atol=1e-4)
 
 
 def image_set(run: Run) -> DeviceImages:
@@ -226,8 +226,8 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Set
     images = torch.randn(20, 3, 32, 32)
     views = identity_params(20, 32, CPU)
     changes = {"label_statistics": "batch", "label_batch": 20, "label_teachers": ("test_resnet",)}
-    labeller = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
-    ((rows, (said,)),) = labeller.blocks(images, views)
+    labeler = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
+    ((rows, (said,)),) = labeler.blocks(images, views)
     found = said[rows.argsort()]
     after = teacher.state_dict()
     assert before.keys() == after.keys()
@@ -243,8 +243,8 @@ def test_batch_statistics_are_never_those_of_a_small_rest(settings: Settings) ->
     teacher, sizes = teacher_of("test_resnet"), list[int]()
     teacher.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     changes = {"label_statistics": "batch", "label_batch": 8, "label_teachers": ("test_resnet",)}
-    labeller = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
-    labeller(torch.randn(18, 3, 32, 32), identity_params(18, 32, CPU))
+    labeler = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
+    labeler(torch.randn(18, 3, 32, 32), identity_params(18, 32, CPU))
     assert sizes == [6, 6, 6]
 
 
@@ -386,8 +386,8 @@ def test_every_format_goes_through_a_file(runs_dir: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "top_k"])
 def test_the_planned_size_is_that_of_the_files(runs_dir: Path, kind: str) -> None:
     run = begin(runs_dir, f"size-{kind}", label_format=kind)
-    foreseen = pipeline.plan(run, "labels").disk_bytes
-    pipeline.execute(run, "labels")
+    foreseen = pipeline.plan(run, "relabel").disk_bytes
+    pipeline.execute(run, "relabel")
     assert foreseen is not None
     written = sum(p.stat().st_size for p in run.path.glob("labels/*/*.safetensors"))
     headers = 3 * 1200  # names, types and places of a file's tensors

@@ -11,7 +11,7 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.units import Unit
 from prism_nb.synthesis.stage import _Progress, _shares
 
-UNIT = Unit(stage="synthesis", name="m/u", marker="m", binding="b")
+UNIT = Unit(stage="synthesis", name="m/u", marker="m", fingerprint="b")
 
 
 def reported(steps: int) -> tuple[_Progress, list[dict[str, Any]]]:

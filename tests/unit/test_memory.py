@@ -53,7 +53,9 @@ def test_a_step_takes_what_is_counted(name: str, size: int) -> None:
     timer = StepTimer(settings, few)
     images, labels, views = timer._batch(recipe, count)
     gradient = MicroBatchedBackward(Objective(recipe, {name: timer._watch(name, recipe, images)}))
-    measured = handed_out(lambda: gradient([images], views, labels, speakers=[name], team=[name]))
+    measured = handed_out(
+        lambda: gradient([images], views, labels, logit_teachers=[name], bn_teachers=[name])
+    )
     assert counted == pytest.approx(measured, rel=TOLERANCE)
 
 
@@ -92,7 +94,7 @@ def test_a_unit_takes_its_largest_network_and_the_weights_of_all() -> None:
 def test_parts_of_a_batch_bound_the_memory() -> None:
     few, batch = ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 96), ImageBatch((0, 1), (0, 10))
     whole, part = (
-        StepPeakMemory(settings_of("mobilenet_v2", 96, micro_batch=m), few).step_bytes(
+        StepPeakMemory(settings_of("mobilenet_v2", 96, micro_batch_size=m), few).step_bytes(
             "sre2l", batch
         )
         for m in ("auto", 2)
@@ -106,7 +108,7 @@ def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
     known = NetworkCosts(ShapeOnlyDataset("few", DatasetSizes(10, 400, 10), 32))
     counts = {(c.stage, c.method): c.memory for c in estimate_run(run, known)}
     assert counts["synthesis", "sre2l"] > counts["synthesis", "random_real"] == 0
-    assert counts["labels", "sre2l"] == counts["diversity", "sre2l"] == 0
+    assert counts["relabel", "sre2l"] == counts["diversity", "sre2l"] == 0
     weights = known.weight_bytes("test_resnet")
     student = 3 * weights + known.learning_bytes("test_resnet", 20) + 20 * 3 * 32**2
     assert counts["evaluation", "sre2l"] == student
@@ -114,16 +116,16 @@ def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
     trained = [
         teachers.training_bytes(known, name, batch, "adamw") for name in run.settings.networks
     ]
-    assert counts["teachers", ""] == max(trained) + 400 * 3 * 32**2
+    assert counts["squeeze", ""] == max(trained) + 400 * 3 * 32**2
     table = count_table(estimate_run(run, known))
     assert table.iloc[-1]["GPU GB"] == f"{max(counts.values()) / 1e9:,.1f}"
-    assert set(table[table["stage"] == "labels"]["GPU GB"]) == {""}
+    assert set(table[table["stage"] == "relabel"]["GPU GB"]) == {""}
 
 
 def test_networks_with_weights_are_trained_by_nobody(tmp_path: Path) -> None:
     name = "resnet18@IMAGENET1K_V1"
-    run = Run(tmp_path / "r", settings_of(name, 224, observers=["alexnet@IMAGENET1K_V1"]))
+    run = Run(tmp_path / "r", settings_of(name, 224, holdout_networks=["alexnet@IMAGENET1K_V1"]))
     known = NetworkCosts(ShapeOnlyDataset("few", DatasetSizes(10, 40, 10), 224))
     counts = {(c.stage, c.method): c.memory for c in estimate_run(run, known)}
-    assert counts["teachers", ""] == 0
+    assert counts["squeeze", ""] == 0
     assert evaluation.resident_image_bytes(known) == 40 * 3 * 224**2

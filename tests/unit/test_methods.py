@@ -21,7 +21,7 @@ from prism_nb.synthesis import stage as synthesis_work
 PATCH = 4
 WHOLE = {name: load_recipe(name) for name in recipe_names()}
 NAMES = [n for n, r in WHOLE.items() if r.batches != "class_wise" and r.images != "imported"]
-JOINING = {"delt": {"join_step": 1, "join_groups": 2, "init": "real_median"}}
+JOINING = {"delt": {"delt_start_gap": 1, "delt_groups": 2, "init": "real_median"}}
 INITIAL = {"cvdd": {"init": "patches"}, "edc": {"init": "patches"}, "rded": {"crop_min": 0.5}}
 
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "batch_size": 30,
             "ipc": 2,
             "device": "cpu",
-            "recipe": {"iterations": 3, "conv_patch": PATCH},
+            "recipe": {"iterations": 3, "conv_patch_size": PATCH},
             "recipes": {**JOINING, **INITIAL},
         },
     )
@@ -82,7 +82,7 @@ def records_of(run: Run, method: str) -> list[dict[str, Any]]:
 def test_records_hold_who_steered_a_unit(run: Run) -> None:
     for record in records_of(run, "gvbsm"):
         assert record["draws"]["every"] == 1
-        assert record["draws"]["teams"] == [["test_resnet"], ["test_byobnet"]]
+        assert record["draws"]["bn_teachers"] == [["test_resnet"], ["test_byobnet"]]
         assert {n for n in record["losses"] if n.startswith("logit/")} == {"logit/test_resnet"}
         assert "density/images" in record["losses"]
         assert sum(record["shares"].values()) == pytest.approx(1)
@@ -111,7 +111,7 @@ def test_targets_that_are_not_measured_are_asked_for(tmp_path: Path) -> None:
 
 def test_targets_that_are_damaged_are_refused(run: Run) -> None:
     unit = unit_plan.statistics_unit(run.settings, "test_resnet", PATCH)
-    path = run.file(unit.key["statistics"])
+    path = run.file(unit.params["statistics"])
     content = path.read_bytes()
     path.write_bytes(content[:-8])
     try:
@@ -124,13 +124,15 @@ def test_targets_that_are_damaged_are_refused(run: Run) -> None:
 
 def test_all_units_of_a_slot_share_the_published_programs_draw(run: Run) -> None:
     changes = {"methods": ["prism_reference", "prism"], "recipes": {}, "batch_size": 2, "ipc": 2}
-    shared = {"iterations": 1, "early_late_step": 0, "init": "noise", "bn_slots": 1}
+    shared = {"iterations": 1, "early_late_step": 0, "init": "noise", "num_bn_slots": 1}
     settings = load_settings("digits_quick", {**run.settings.plain(), **changes, "recipe": shared})
     small = Run(run.path, settings)
-    teams: dict[str, dict[int, set[str]]] = {"prism_reference": {}, "prism": {}}
+    bn_teachers: dict[str, dict[int, set[str]]] = {"prism_reference": {}, "prism": {}}
     for unit in unit_plan.synthesis_units(small, 10):
         synthesis_work.run_unit(small, unit, lambda event: None)()
-        team = ",".join(small.record(unit)["draws"]["teams"][0])
-        teams[unit.key["method"]].setdefault(unit.key["slots"][0], set()).add(team)
-    assert [len(found) for found in teams["prism_reference"].values()] == [1, 1]
-    assert any(len(found) > 1 for found in teams["prism"].values())
+        bn_teachers = ",".join(small.record(unit)["draws"]["bn_teachers"][0])
+        bn_teachers[unit.params["method"]].setdefault(unit.params["image_indices"][0], set()).add(
+            bn_teachers
+        )
+    assert [len(found) for found in bn_teachers["prism_reference"].values()] == [1, 1]
+    assert any(len(found) > 1 for found in bn_teachers["prism"].values())

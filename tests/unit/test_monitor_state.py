@@ -59,7 +59,7 @@ def units_of(run: Run) -> list[str]:
 
 def do(run: Run, count: int) -> None:
     """Finish the first units of the synthesis with a file each, in three seconds."""
-    for unit in pipeline.stage_units(run, "teachers"):
+    for unit in pipeline.stage_units(run, "squeeze"):
         path = f"teachers/{len(unit.name)}.bin"
         fileio.write_bytes(run.file(path), b"weights")
         run.finish(unit, paths=[path], record={})
@@ -72,7 +72,7 @@ def do(run: Run, count: int) -> None:
 def begin(run: Run, unit: str, *, host: str | None = None) -> None:
     host = host or socket.gethostname()
     run.event(STAGE, event="start", process=1, host=host)
-    run.event(STAGE, event="begin", unit=unit)
+    run.event(STAGE, event="unit_start", unit=unit)
     losses = {"bn/net": 2.0}
     run.event(STAGE, event="step", unit=unit, step=5, steps=20, losses=losses)
 
@@ -173,7 +173,7 @@ def test_finished_units_are_counted_by_their_markers_and_then_by_events(run: Run
     second = units_of(run)[1]
     begin(run, second)
     assert follower.read().done == 1
-    run.event(STAGE, event="end", unit=second, seconds=4.0)
+    run.event(STAGE, event="unit_end", unit=second, seconds=4.0)
     assert follower.read().done == 2
 
 
@@ -183,8 +183,8 @@ def finished(run: Run) -> list[Unit]:
     do(run, len(units))
     run.event(STAGE, event="start", process=1, host=socket.gethostname())
     for unit in units:
-        run.event(STAGE, event="begin", unit=unit.name)
-        run.event(STAGE, event="end", unit=unit.name, seconds=3.0)
+        run.event(STAGE, event="unit_start", unit=unit.name)
+        run.event(STAGE, event="unit_end", unit=unit.name, seconds=3.0)
     run.event(STAGE, event="complete")
     return units
 
@@ -206,7 +206,7 @@ def damage_a_file(run: Run, unit: Unit) -> None:
 
 
 def change_what_it_was_made_from(run: Run, unit: Unit) -> None:
-    (teacher, *_) = pipeline.stage_units(run, "teachers")
+    (teacher, *_) = pipeline.stage_units(run, "squeeze")
     path = f"teachers/{len(teacher.name)}.bin"
     fileio.write_bytes(run.file(path), b"other weights")
     run.finish(teacher, paths=[path], record={})
@@ -278,9 +278,9 @@ def test_a_unit_that_begins_again_is_not_done_until_it_ends(held: Run) -> None:
     do(held, 2)
     follower, (first, *_) = RunTracker(held), units_of(held)
     assert follower.read().done == 2
-    held.event(STAGE, event="begin", unit=first)
+    held.event(STAGE, event="unit_start", unit=first)
     assert follower.read().done == 1
-    held.event(STAGE, event="end", unit=first, seconds=1.0)
+    held.event(STAGE, event="unit_end", unit=first, seconds=1.0)
     assert follower.read().done == 2
 
 
@@ -303,12 +303,12 @@ def test_a_half_written_line_is_read_once_it_is_whole(run: Run) -> None:
 
 
 def test_units_of_another_method_are_left_out_and_named(run: Run) -> None:
-    begin(run, "gvbsm/slots000-000_classes000-009")
-    run.event(STAGE, event="end", unit="gvbsm/slots000-000_classes000-009", seconds=1.0)
+    begin(run, "gvbsm/images000-000_classes000-009")
+    run.event(STAGE, event="unit_end", unit="gvbsm/images000-000_classes000-009", seconds=1.0)
     state = RunTracker(run).read()
     assert state.done == 0
     assert state.curve is None
-    assert any("gvbsm/slots000-000_classes000-009" in note for note in state.notes)
+    assert any("gvbsm/images000-000_classes000-009" in note for note in state.notes)
 
 
 def test_a_run_of_a_newer_kit_says_so(run: Run) -> None:

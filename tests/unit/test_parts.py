@@ -20,22 +20,22 @@ VIEW = AugParams((2, 3, 25, 27), flip=True, shift=(1, 4))
 
 
 def objective_of(recipe: Recipe, names: list[str], *, double: bool) -> Objective:
-    watches = {}
+    matchers = {}
     for name in names:
         teacher = teacher_of(name, double=double)
         targets = None
         if recipe.statistics == "bn_conv":
-            probes = conv_layer_stats(teacher.network, recipe.conv_patch)
+            probes = conv_layer_stats(teacher.network, recipe.conv_patch_size)
             seen = teacher.observe(images_of(double=double), probes)[1]
             targets = {
                 p.name: MeanVar(s.mean.detach() + 0.1, 2 * s.var.detach())
                 for p, s in zip(probes, seen, strict=True)
             }
         generator = torch.Generator().manual_seed(3)
-        watches[name] = build_stat_matcher(
+        matchers[name] = build_stat_matcher(
             teacher, recipe, conv_targets=targets, generator=generator
         )
-    return Objective(recipe, watches, {names[0]: 0.5})
+    return Objective(recipe, matchers, {names[0]: 0.5})
 
 
 def images_of(*, double: bool) -> Tensor:
@@ -45,11 +45,16 @@ def images_of(*, double: bool) -> Tensor:
 
 
 def both(
-    recipe: Recipe, names: list[str], size: int, *, double: bool, speakers: list[str] | None = None
+    recipe: Recipe,
+    names: list[str],
+    size: int,
+    *,
+    double: bool,
+    logit_teachers: list[str] | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Take two steps whole and in parts; return the second's gradients and terms."""
     results: list[tuple[Tensor, dict[str, Tensor]]] = []
-    roles = {"speakers": speakers or names[:1], "team": names}
+    roles = {"logit_teachers": logit_teachers or names[:1], "team": names}
     for in_parts in (False, True):
         objective = objective_of(recipe, names, double=double)
         images = images_of(double=double).requires_grad_()
@@ -75,7 +80,7 @@ def relative(parts: Tensor, whole: Tensor) -> float:
     [*((name, 3) for name in ARCHITECTURES), *(("test_byobnet", n) for n in (0, 1, 2, 7, 50))],
 )
 def test_parts_give_the_gradient_and_the_terms_of_the_whole_batch(name: str, size: int) -> None:
-    recipe = load_recipe("prism", {"bn_weight": 0.3})
+    recipe = load_recipe("prism", {"r_bn": 0.3})
     names = ["test_resnet", name]
     whole, parts, terms, part_terms = both(recipe, names, size, double=True)
     assert relative(parts, whole) < 1e-9
@@ -88,15 +93,15 @@ def test_parts_give_the_gradient_and_the_terms_of_the_whole_batch(name: str, siz
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tv_weight": 0.2, "l2_weight": 0.1, "density_weight": 1e-3},
-        {"statistics": "bn_conv", "conv_patch": 4},
-        {"statistics": "bn_conv", "conv_patch": 4, "conv_drop": 0.5, "momentum": 0.4},
-        {"momentum": 0.8},
-        {"bn_weight": 0.0},
+        {"tv_l1": 0.2, "l2_scale": 0.1, "densification_weight": 1e-3},
+        {"statistics": "bn_conv", "conv_patch_size": 4},
+        {"statistics": "bn_conv", "conv_patch_size": 4, "conv_drop_prob": 0.5, "stats_ema": 0.4},
+        {"stats_ema": 0.8},
+        {"r_bn": 0.0},
     ],
 )
 def test_every_term_survives_the_parts(changes: dict[str, Any]) -> None:
-    recipe = load_recipe("prism", {"bn_weight": 0.3, **changes})
+    recipe = load_recipe("prism", {"r_bn": 0.3, **changes})
     names = ["test_resnet", "test_efficientnet"]
     whole, parts, terms, part_terms = both(recipe, names, 2, double=True)
     assert relative(parts, whole) < 1e-9
@@ -106,16 +111,16 @@ def test_every_term_survives_the_parts(changes: dict[str, Any]) -> None:
 
 
 def test_coupled_networks_and_those_that_only_speak_survive_the_parts() -> None:
-    recipe = load_recipe("prism", {"bn_weight": 0.3})
-    speakers = ["test_byobnet", "test_resnet"]
-    for names in (["test_resnet", "test_byobnet"], ["test_efficientnet", *speakers]):
-        whole, parts, _, _ = both(recipe, names, 3, double=True, speakers=speakers)
+    recipe = load_recipe("prism", {"r_bn": 0.3})
+    logit_teachers = ["test_byobnet", "test_resnet"]
+    for names in (["test_resnet", "test_byobnet"], ["test_efficientnet", *logit_teachers]):
+        whole, parts, _, _ = both(recipe, names, 3, double=True, logit_teachers=logit_teachers)
         assert relative(parts, whole) < 1e-9
 
 
 def test_in_single_precision_the_error_stays_small() -> None:
     whole, parts, _, _ = both(
-        load_recipe("prism", {"bn_weight": 0.3}),
+        load_recipe("prism", {"r_bn": 0.3}),
         ["test_resnet", "test_byobnet"],
         2,
         double=False,
@@ -125,26 +130,26 @@ def test_in_single_precision_the_error_stays_small() -> None:
 
 def test_parts_taken_for_wholes_would_be_wrong() -> None:
     """The sum of the parts' own gradients is not the whole's: what the two passes are for."""
-    recipe = load_recipe("prism", {"bn_weight": 0.3})
+    recipe = load_recipe("prism", {"r_bn": 0.3})
     names = ["test_resnet"]
     whole, _, _, _ = both(recipe, names, 7, double=True)
     objective = objective_of(recipe, names, double=True)
     images = images_of(double=True).requires_grad_()
     view = augment(images, [VIEW])
     for part, labels in zip(view.split(2), LABELS.split(2), strict=True):
-        losses = objective.terms(images, part, labels, speakers=names, team=names)
+        losses = objective.terms(images, part, labels, logit_teachers=names, bn_teachers=names)
         (objective.total(losses) * len(part) / len(view)).backward(retain_graph=True)
     assert images.grad is not None
     assert relative(images.grad, whole) > 1e-2
 
 
 def test_memory_that_runs_out_halves_the_parts_until_they_fit() -> None:
-    recipe = load_recipe("prism", {"bn_weight": 0.3})
+    recipe = load_recipe("prism", {"r_bn": 0.3})
     objective = objective_of(recipe, ["test_resnet"], double=True)
-    roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
+    roles = {"logit_teachers": ["test_resnet"], "team": ["test_resnet"]}
     whole = images_of(double=True).requires_grad_()
     MicroBatchedBackward(objective)([whole], [VIEW], LABELS, **roles)
-    network = objective.watches[0].sight.teacher.network
+    network = objective.matchers[0].sight.teacher.network
     network.register_forward_pre_hook(too_large)
     images = images_of(double=True).requires_grad_()
     gradient = MicroBatchedBackward(objective)
@@ -162,9 +167,14 @@ def too_large(_: object, inputs: tuple[Tensor, ...]) -> None:
 
 def test_a_step_that_is_tried_again_draws_and_remembers_once() -> None:
     """Else the running means would move twice, and all later draws would shift."""
-    changes = {"statistics": "bn_conv", "conv_patch": 4, "conv_drop": 0.5, "momentum": 0.4}
-    recipe = load_recipe("prism", {"bn_weight": 0.3, **changes})
-    roles = {"speakers": ["test_resnet"], "team": ["test_resnet"]}
+    changes = {
+        "statistics": "bn_conv",
+        "conv_patch_size": 4,
+        "conv_drop_prob": 0.5,
+        "stats_ema": 0.4,
+    }
+    recipe = load_recipe("prism", {"r_bn": 0.3, **changes})
+    roles = {"logit_teachers": ["test_resnet"], "team": ["test_resnet"]}
     gradients = []
     for fails in (False, True):
         objective = objective_of(recipe, ["test_resnet"], double=True)
@@ -172,7 +182,7 @@ def test_a_step_that_is_tried_again_draws_and_remembers_once() -> None:
         gradient = MicroBatchedBackward(objective)
         for step in range(3):
             if fails and step == 1:
-                network = objective.watches[0].sight.teacher.network
+                network = objective.matchers[0].sight.teacher.network
                 network.layer4.register_forward_pre_hook(too_large)
             gradient([images], [VIEW], LABELS, **roles)
         assert images.grad is not None
@@ -186,5 +196,9 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
     images = images_of(double=True).requires_grad_()
     with pytest.raises((RuntimeError, IndexError), match="(?i)target|size"):
         MicroBatchedBackward(objective)(
-            [images], [VIEW], LABELS + 99, speakers=["test_resnet"], team=["test_resnet"]
+            [images],
+            [VIEW],
+            LABELS + 99,
+            logit_teachers=["test_resnet"],
+            bn_teachers=["test_resnet"],
         )

@@ -61,7 +61,7 @@ def test_the_primarys_family_is_named(settings: Settings) -> None:
 def test_a_measuring_network_inside_the_pool_is_named(settings: Settings) -> None:
     (inside,) = warned(settings, feature_networks=["test_byobnet", "test_mambaout"])
     assert inside.startswith("test_byobnet measures diversity and is in the pool")
-    (same,) = warned(settings, observers=["test_byobnet@weights/mine.pth"])
+    (same,) = warned(settings, holdout_networks=["test_byobnet@weights/mine.pth"])
     assert "has the architecture of test_byobnet" in same
 
 
@@ -85,7 +85,7 @@ def test_a_network_without_bn_layers_costs_nothing_where_it_only_counts(
     settings: Settings,
 ) -> None:
     own = picked(
-        settings, teachers=["test_resnet", "alexnet"], recipes={"prism": {"bn_less": "count"}}
+        settings, teachers=["test_resnet", "alexnet"], recipes={"prism": {"no_bn_policy": "zero"}}
     )
     facts = {
         "test_resnet": network_facts("test_resnet", classes=10, image_size=32),
@@ -119,10 +119,10 @@ def trained(run: Run, name: str) -> None:
     network = build_network(name, classes=10, image_size=32)
     unit = network_unit(run.settings, name)
     note = weights_metadata(dataset, dataset_preprocess(dataset))
-    fileio.write_bytes(run.file(unit.key["weights"]), to_safetensors(network.state_dict(), note))
+    fileio.write_bytes(run.file(unit.params["weights"]), to_safetensors(network.state_dict(), note))
     facts = network_info(name, network, image_size=32)
     record = {**vars(facts), "accuracy": 0.5, "seconds": 1.0}
-    run.finish(unit, paths=[unit.key["weights"]], record=record)
+    run.finish(unit, paths=[unit.params["weights"]], record=record)
     run.write_classes(dataset.class_records())
 
 

@@ -67,13 +67,13 @@ def _teacher() -> Teacher:
 
 
 def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
-    return pipeline.execute_units(run, "labels", [label_unit(run, METHOD, 10)], on_event)
+    return pipeline.execute_units(run, "relabel", [label_unit(run, METHOD, 10)], on_event)
 
 
 def shared(run: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return the run with workers, which do their units in this process."""
-    in_turn = "prism_nb.execution.worker:run_backend_process"
-    monkeypatch.setitem(backends._BACKENDS, "slurm", in_turn)
+    round_robin = "prism_nb.execution.worker:run_backend_process"
+    monkeypatch.setitem(backends._BACKENDS, "slurm", round_robin)
     values = {**run.settings.plain(), "backend": "slurm", "workers": workers}
     return Run(run.path, type(run.settings).parse(values, where="test"))
 
@@ -119,7 +119,7 @@ def test_pieces_that_are_done_are_kept_and_count_for_no_unit(
     def listen(event: dict[str, Any]) -> None:
         events.append(event)
         progress(event)
-        if event["event"] == "end" and event.get("part_of"):
+        if event["event"] == "end" and event.get("parent"):
             shares.append(-progress._done)
 
     label(shared(run, 5, monkeypatch), listen)
@@ -146,11 +146,11 @@ def test_pieces_cover_every_epoch_once_and_are_at_most_so_many(epochs: int, coun
     run = Run(Path("r"), load_settings("digits_quick", {"label_epochs": epochs}))
     unit = label_unit(run, "prism", 10)
     cut = label_shards(run, unit, count)
-    covered = [epoch for piece in cut for epoch in range(*piece.key["epochs"])]
+    covered = [epoch for piece in cut for epoch in range(*piece.params["epochs"])]
     assert covered == (list(range(epochs)) if cut else [])
     assert len(cut) <= count
     assert len(cut) != 1
-    assert len({piece.binding for piece in cut} | {unit.binding}) == len(cut) + 1
+    assert len({piece.fingerprint for piece in cut} | {unit.fingerprint}) == len(cut) + 1
 
 
 def test_labels_that_are_not_stored_are_not_cut() -> None:

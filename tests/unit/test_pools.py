@@ -47,7 +47,7 @@ def test_a_pools_name_stands_for_its_networks() -> None:
     changes = {"teachers": "imagenet1k_wide", "primary": RESNET}
     settings = load_settings("digits_quick", changes)
     assert settings.teachers == read_pool("imagenet1k_wide").teachers
-    assert settings.observers == load_settings("digits_quick").observers
+    assert settings.holdout_networks == load_settings("digits_quick").holdout_networks
     assert settings.label_teachers == ()
     assert load_settings("digits_quick", {"teachers": ["test_resnet"]}).teachers == ("test_resnet",)
 
@@ -56,14 +56,16 @@ def test_networks_that_only_label_stand_among_the_observers_whoever_else_does() 
     changes: dict[str, Any] = {"teachers": "imagenet1k", "primary": RESNET}
     settings = load_settings("digits_quick", changes)
     assert settings.teachers == read_pool("imagenet1k").teachers
-    assert settings.observers == ("test_mambaout", ALEXNET)
-    assert settings.labellers == (*settings.teachers, ALEXNET)
+    assert settings.holdout_networks == ("test_mambaout", ALEXNET)
+    assert settings.label_teachers_used == (*settings.teachers, ALEXNET)
     own = load_settings("digits_quick", {**changes, "label_teachers": [RESNET]})
-    assert own.labellers == (RESNET,)
-    twice = load_settings("digits_quick", {**changes, "observers": [ALEXNET]})
-    assert twice.observers == (ALEXNET,)
-    with pytest.raises(UsageError, match="observers: Input should be a valid list, got 'abc'"):
-        load_settings("digits_quick", {**changes, "observers": "abc"})
+    assert own.label_teachers_used == (RESNET,)
+    twice = load_settings("digits_quick", {**changes, "holdout_networks": [ALEXNET]})
+    assert twice.holdout_networks == (ALEXNET,)
+    with pytest.raises(
+        UsageError, match="holdout_networks: Input should be a valid list, got 'abc'"
+    ):
+        load_settings("digits_quick", {**changes, "holdout_networks": "abc"})
 
 
 def test_the_published_pool_passes_the_preflight_of_the_published_method(
@@ -72,7 +74,7 @@ def test_the_published_pool_passes_the_preflight_of_the_published_method(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no weights: networks are built afresh
     changes: dict[str, Any] = {"teachers": "imagenet1k", "primary": RESNET, "fetch_weights": True}
     changes |= {"methods": ["prism"], "data_dir": str(make_tree(tmp_path / "t", WNIDS))}
-    changes |= {"dataset": "folder", "observers": [], "ipc": 1, "squeeze_batch": 2}
+    changes |= {"dataset": "folder", "holdout_networks": [], "ipc": 1, "squeeze_batch": 2}
     dataset = preflight(load_settings("digits_quick", changes))
     assert [info.folder for info in dataset.classes] == WNIDS
 
@@ -81,8 +83,8 @@ def test_a_pool_joins_a_run_that_exists(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r", load_settings("digits_quick"))
     changes = {"teachers": "imagenet1k", "primary": RESNET}
     found = load_run(run_name="r", runs_dir=tmp_path, changes=changes)
-    assert run.settings.observers == ("test_mambaout",)
-    assert found.settings.observers == ("test_mambaout", ALEXNET)
+    assert run.settings.holdout_networks == ("test_mambaout",)
+    assert found.settings.holdout_networks == ("test_mambaout", ALEXNET)
 
 
 def test_an_unknown_pool_names_the_nearest() -> None:
@@ -95,6 +97,6 @@ def test_imagenets_presets_hold_the_published_pool_and_settings(ipc: int) -> Non
     settings = load_settings(f"imagenet1k_ipc{ipc}")
     assert settings.ipc == ipc
     assert settings.teachers == read_pool("imagenet1k").teachers
-    assert {*settings.observers} > {*read_pool("imagenet1k").label_only}
+    assert {*settings.holdout_networks} > {*read_pool("imagenet1k").label_only}
     assert settings.recipe_of("prism").iterations == 4000
     assert (settings.label_epochs, settings.student_batch) == (300, 50)

@@ -12,7 +12,7 @@ from prism_nb.execution import open_run as preflight_module
 from prism_nb.execution.open_run import preflight
 from prism_nb.models.zoo import build_network
 
-MEDIAN = {"init": "real_median", "join_step": 1}  # over what the preset sets for all methods
+MEDIAN = {"init": "real_median", "delt_start_gap": 1}  # over what the preset sets for all methods
 
 
 def test_the_presets_pass() -> None:
@@ -35,7 +35,7 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
         ({"students": ["test_resnt"]}, "unknown network 'test_resnt'; did you mean 'test_resnet'"),
         ({"teachers": ["test_resnet", "test_convnext"]}, "'test_convnext' has no BN layers"),
         ({"students": ["googlenet"]}, "'googlenet' does not give one row of 10 logits"),
-        ({"observers": ["alexnet"]}, "'alexnet' cannot take 32-pixel images"),
+        ({"holdout_networks": ["alexnet"]}, "'alexnet' cannot take 32-pixel images"),
         ({"ipc": 500}, "random_real .* needs 500 training images per class.*lower ipc to 12"),
         (
             {"methods": ["prism"], "recipe": {"init": "real"}, "ipc": 500},
@@ -44,20 +44,24 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
         ({"squeeze_batch": 5000}, "squeeze_batch is 5000, but digits has only 1257"),
         ({"methods": ["prism"], "ipc": 500}, "the real reference of the diversity needs 500"),
         (
-            {"methods": ["delt"], "recipes": {"delt": {**MEDIAN, "score_most": 4}}, "ipc": 5},
-            "method delt: score_most is 4, but 5 images per class are to be chosen",
+            {
+                "methods": ["delt"],
+                "recipes": {"delt": {**MEDIAN, "max_scored_images": 4}},
+                "ipc": 5,
+            },
+            "method delt: max_scored_images is 4, but 5 images per class are to be chosen",
         ),
         (
-            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 2, "score_most": 19}}}
+            {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2, "max_scored_images": 19}}}
             | {"ipc": 5},
-            "method rded: score_most is 19, but 20 images",
+            "method rded: max_scored_images is 19, but 20 images",
         ),
         (
-            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 3}}},
-            "method rded: patch_grid 3 does not divide the image size 32; set it to 1",
+            {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 3}}},
+            "method rded: mosaic_grid 3 does not divide the image size 32; set it to 1",
         ),
         (
-            {"methods": ["rded"], "recipes": {"rded": {"patch_grid": 2}}, "ipc": 32},
+            {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2}}, "ipc": 32},
             "method rded .* needs 128 training images per class",
         ),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for"),
@@ -70,7 +74,10 @@ def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str
 
 
 def test_crops_enough_for_every_tile_pass() -> None:
-    recipes = {"rded": {"patch_grid": 2, "score_most": 20}, "delt": {**MEDIAN, "score_most": 5}}
+    recipes = {
+        "rded": {"mosaic_grid": 2, "max_scored_images": 20},
+        "delt": {**MEDIAN, "max_scored_images": 5},
+    }
     changes = {"methods": ["rded", "delt"], "recipes": recipes, "ipc": 5}
     preflight(load_settings("digits_quick", changes))
     preflight(load_settings("digits_quick", {**changes, "recipes": {**recipes, "rded": {}}}))
@@ -112,7 +119,7 @@ def test_the_network_that_others_are_scaled_to_needs_what_is_aligned(
     for method, kind in (("prism", "BN layers"), ("gvbsm", "convolutions")):
         changes = {**pool, "methods": [method], "recipes": {method: own}}
         preflight(load_settings("digits_quick", changes))
-        scaled = {**changes, "recipes": {method: {**own, "bn_normalise": "layers"}}}
+        scaled = {**changes, "recipes": {method: {**own, "bn_normalize": "layers"}}}
         with pytest.raises(UsageError, match=f"'mixer_b16_224' has no {kind}"):
             preflight(load_settings("digits_quick", scaled))
 

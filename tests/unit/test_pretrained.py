@@ -385,11 +385,11 @@ def weights_of(run: Run, name: str = "test_resnet") -> Path:
     return run.file(f"teachers/{name}.safetensors")
 
 
-def teachers_from(file: Path, observer: Path) -> dict[str, Any]:
+def teachers_from(file: Path, holdout_network: Path) -> dict[str, Any]:
     return {
         "teachers": [f"test_resnet@{file}"],
         "primary": f"test_resnet@{file}",
-        "observers": [f"test_mambaout@{observer}"],
+        "holdout_networks": [f"test_mambaout@{holdout_network}"],
     }
 
 
@@ -425,7 +425,7 @@ def test_training_settings_do_not_touch_given_weights(settings: Any) -> None:
     name = "resnet18@DEFAULT"
     assert network_unit(settings, name) == network_unit(changed, name)
     assert statistics_unit(settings, name, 4) == statistics_unit(changed, name, 4)
-    shifted = load_settings("digits_quick", {"squeeze_shift": 0})
+    shifted = load_settings("digits_quick", {"squeeze_max_shift": 0})
     assert network_unit(settings, name) == network_unit(shifted, name)
     assert statistics_unit(settings, name, 4) != statistics_unit(shifted, name, 4)
     assert network_unit(settings, "test_resnet") != network_unit(changed, "test_resnet")
@@ -434,19 +434,19 @@ def test_training_settings_do_not_touch_given_weights(settings: Any) -> None:
 def test_a_file_that_has_changed_is_not_taken_from_an_equal_run(
     trained: Run, tmp_path: Path
 ) -> None:
-    file, observer = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
+    file, holdout_network = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
     file.write_bytes(weights_of(trained).read_bytes())
-    squeezed(tmp_path, "first", **teachers_from(file, observer))
-    again = squeezed(tmp_path, "second", **teachers_from(file, observer))
+    squeezed(tmp_path, "first", **teachers_from(file, holdout_network))
+    again = squeezed(tmp_path, "second", **teachers_from(file, holdout_network))
     unit = network_unit(again.settings, again.settings.primary)
     assert again.record(unit)["reused_from"] == "first"
     tensors = read_weights(file)
     file.write_bytes(to_safetensors({key: value * 1 for key, value in tensors.items()}))
-    third = squeezed(tmp_path, "third", **teachers_from(file, observer))
+    third = squeezed(tmp_path, "third", **teachers_from(file, holdout_network))
     assert third.record(unit)["reused_from"] is None
     space = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 40, "interpolation": "bilinear"}
     file.with_suffix(".yaml").write_text(write_yaml(space))
-    fourth = squeezed(tmp_path, "fourth", **teachers_from(file, observer))
+    fourth = squeezed(tmp_path, "fourth", **teachers_from(file, holdout_network))
     assert fourth.record(unit)["reused_from"] is None
     assert fourth.record(unit)["space"]["size"] == 40
 
@@ -457,16 +457,16 @@ def test_a_head_in_the_wrong_order_stops_the_run(
     def published(name: str) -> Any:
         return replace(resolve_weights(name), accuracy=0.9)
 
-    file, observer = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
+    file, holdout_network = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
     turned = [str((i + 1) % 10) for i in range(10)]
     note = {"space": {**vars(dataset_preprocess(preflight(trained.settings)))}, "classes": turned}
     file.write_bytes(to_safetensors(read_weights(weights_of(trained)), note))
     monkeypatch.setattr(pretrained, "resolve_weights", published)
     with pytest.raises(PrismError, match=r"takes 1?\d of 10 classes for one other .* class order"):
-        squeezed(tmp_path, "wrong", **teachers_from(file, observer))
+        squeezed(tmp_path, "wrong", **teachers_from(file, holdout_network))
     note["classes"] = [str(i) for i in range(10)]
     file.write_bytes(to_safetensors(read_weights(weights_of(trained)), note))
-    run = squeezed(tmp_path, "right", **teachers_from(file, observer))
+    run = squeezed(tmp_path, "right", **teachers_from(file, holdout_network))
     assert run.record(network_unit(run.settings, run.settings.primary))["order_checked"] is True
 
 
@@ -474,10 +474,10 @@ def test_a_head_that_cannot_be_told_is_taken_with_a_warning_and_shown(
     trained: Run, tmp_path: Path
 ) -> None:
     torch.manual_seed(6)
-    file, observer = tmp_path / "w.pth", weights_of(trained, "test_mambaout")
+    file, holdout_network = tmp_path / "w.pth", weights_of(trained, "test_mambaout")
     torch.save(build_network("test_resnet", classes=10, image_size=32).state_dict(), file)
     with pytest.warns(UserWarning, match=r"'test_resnet@.*could not be told .* before a long run"):
-        run = squeezed(tmp_path, "r", **teachers_from(file, observer))
+        run = squeezed(tmp_path, "r", **teachers_from(file, holdout_network))
     shown = teacher_table(run)["order checked"]
     assert shown.to_list() == ["no", "yes"]
     assert "order checked" not in teacher_table(trained)  # it says nothing of what is trained here
@@ -523,9 +523,9 @@ def test_statistics_stay_those_of_the_weights(trained: Run, tmp_path: Path) -> N
 def test_a_run_that_holds_its_weights_needs_their_source_no_more(
     trained: Run, tmp_path: Path
 ) -> None:
-    file, observer = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
+    file, holdout_network = tmp_path / "w.safetensors", weights_of(trained, "test_mambaout")
     file.write_bytes(weights_of(trained).read_bytes())
-    run = squeezed(tmp_path, "r", **teachers_from(file, observer))
+    run = squeezed(tmp_path, "r", **teachers_from(file, holdout_network))
     file.unlink()
     assert preflight(run.settings, run).name == "digits"
     with pytest.raises(UsageError, match=r"weights are missing:\n  test_resnet@"):
@@ -540,7 +540,7 @@ def test_given_teachers_steer_label_and_measure_a_whole_run(
         **teachers_from(weights_of(trained), weights_of(trained, "test_mambaout")),
         "image_size": image_size,
         "methods": ["prism", "prism_wide"],
-        "recipe": {"iterations": 3, "conv_patch": 4},
+        "recipe": {"iterations": 3, "conv_patch_size": 4},
         "ipc": 2,
         "label_epochs": 2,
         "students": ["test_resnet"],

@@ -1,4 +1,4 @@
-"""Schedules, losses and optimisers of the protocols against plain arithmetic."""
+"""Schedules, losses and optimizers of the protocols against plain arithmetic."""
 
 import math
 from itertools import pairwise
@@ -40,14 +40,14 @@ def cross_entropy(row: list[float], c: int) -> float:
     [(0, 1.0), (100, 0.957), (200, 0.835), (250, 0.750), (251, 0.1225), (299, 0.0025)],
 )
 def test_the_slow_drop_has_the_published_values(epoch: int, factor: float) -> None:
-    assert learning_rate_factor("slow_drop", epoch, 300) == pytest.approx(factor, abs=6e-4)
+    assert learning_rate_factor("cosine_then_linear", epoch, 300) == pytest.approx(factor, abs=6e-4)
 
 
 @pytest.mark.parametrize(
     ("schedule", "begin", "middle", "end"),
     [
         ("cosine", 1.0, 0.5, 0.0),
-        ("half_cosine", 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5),
+        ("cosine_eta2", 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5),
         ("constant", 1.0, 1.0, 1.0),
     ],
 )
@@ -56,7 +56,7 @@ def test_cosines_end_where_they_say(schedule: str, begin: float, middle: float, 
     assert found == pytest.approx([begin, middle, end], abs=1e-3)
 
 
-@given(st.sampled_from(["slow_drop", "cosine", "half_cosine"]), st.integers(1, 400))
+@given(st.sampled_from(["cosine_then_linear", "cosine", "cosine_eta2"]), st.integers(1, 400))
 @settings(max_examples=50, deadline=None)
 def test_step_sizes_fall_and_stay_positive(schedule: str, epochs: int) -> None:
     factors = [learning_rate_factor(schedule, epoch, epochs) for epoch in range(epochs)]
@@ -71,7 +71,7 @@ def test_logits_are_matched_by_squares_and_a_share_of_cross_entropy() -> None:
         (a - b) ** 2 for r, t in zip(rows, targets, strict=True) for a, b in zip(r, t, strict=True)
     )
     ce = sum(cross_entropy(r, c) for r, c in zip(rows, CLASSES.tolist(), strict=True))
-    loss = mse_gt_loss(logits, soft, CLASSES, hard_weight=0.1)
+    loss = mse_gt_loss(logits, soft, CLASSES, ce_weight=0.1)
     assert loss.item() == pytest.approx(mse / 12 + 0.1 * ce / 3)
     (gradient,) = torch.autograd.grad(loss, logits)
     one_hot = torch.eye(4, dtype=torch.float64)[CLASSES]
@@ -114,7 +114,7 @@ def test_vectors_do_not_decay() -> None:
 
 @pytest.mark.parametrize(("kind", "cls"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_optimisers_are_what_they_are_called(kind: str, cls: type[torch.optim.Optimizer]) -> None:
-    optimiser = new_optimizer(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
-    assert type(optimiser) is cls
-    assert [group["lr"] for group in optimiser.param_groups] == [0.1, 0.1]
-    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.2, 0.0]
+    optimizer = new_optimizer(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
+    assert type(optimizer) is cls
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]

@@ -25,7 +25,7 @@ def noisy() -> tuple[Tensor, np.ndarray]:
 
 def test_exact_pixels_are_rounded_to_the_nearest_level() -> None:
     images, levels = noisy()
-    stored = quantise(DIGITS, images, how="exact")
+    stored = quantise(DIGITS, images, how="png")
     assert stored.dtype == torch.uint8
     assert np.abs(stored.numpy() - np.clip(levels, 0, 255)).max() < 0.5 + 1e-4
 

@@ -143,10 +143,10 @@ def test_no_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, [{"CPU": 8.0}], (1, 0, 8)),
         ({"threads": 3}, [{"CPU": 8.0}, {"CPU": 4.0}], (3, 0, 3)),
         ({}, [{"CPU": 8.0, "GPU": 4.0}], (0, 1.0, 4)),
-        ({"gpus_per_unit": 0.5}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], (0, 0.5, 4)),
-        ({"gpus_per_unit": 0.1}, [{"CPU": 8.0, "GPU": 1.0}], (0, 0.1, 10)),
-        ({"gpus_per_unit": 2.0}, [{"GPU": 3.0}, {"GPU": 3.0}], (0, 2.0, 2)),
-        ({"gpus_per_unit": 0.0}, [{"CPU": 2.0, "GPU": 4.0}], (1, 0, 2)),
+        ({"gpus_per_worker": 0.5}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], (0, 0.5, 4)),
+        ({"gpus_per_worker": 0.1}, [{"CPU": 8.0, "GPU": 1.0}], (0, 0.1, 10)),
+        ({"gpus_per_worker": 2.0}, [{"GPU": 3.0}, {"GPU": 3.0}], (0, 2.0, 2)),
+        ({"gpus_per_worker": 0.0}, [{"CPU": 2.0, "GPU": 4.0}], (1, 0, 2)),
         ({"device": "cpu"}, [{"CPU": 2.0, "GPU": 4.0}], (1, 0, 2)),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_worker_has_a_gpu_or_its_threads(
 
 def test_more_than_any_machine_has_is_refused() -> None:
     with pytest.raises(UsageError, match="2 GPUs, but no machine has more than 1; lower gpus_per"):
-        _Share.of(asked(gpus_per_unit=2.0), [{"GPU": 1.0}, {"GPU": 1.0}])
+        _Share.of(asked(gpus_per_worker=2.0), [{"GPU": 1.0}, {"GPU": 1.0}])
     with pytest.raises(UsageError, match="9 CPUs, but no machine has more than 4; lower threads"):
         _Share.of(asked(threads=9), [{"CPU": 4.0}])
 
@@ -183,7 +183,7 @@ for word in ("from Python", "again"):
 
 
 def test_a_log_has_what_python_and_the_system_print(tmp_path: Path) -> None:
-    unit = Unit(stage="synthesis", name="prism/a", marker="m", binding="b")
+    unit = Unit(stage="synthesis", name="prism/a", marker="m", fingerprint="b")
     path = tmp_path / log_name(unit)
     command = [sys.executable, "-c", SPEAKER, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

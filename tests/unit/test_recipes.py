@@ -50,8 +50,8 @@ def test_prism_draws_further_bn_teachers_and_starts_from_real_images() -> None:
     recipe = load_recipe("prism")
     assert recipe.selection == "pre"
     assert recipe.primary_in_bn == "always"
-    assert recipe.bn_slots == 3
-    assert recipe.bn_probability == 0.5
+    assert recipe.num_bn_slots == 3
+    assert recipe.bn_slot_prob == 0.5
     assert recipe.init == "real"
 
 
@@ -106,7 +106,7 @@ def test_path_is_no_method() -> None:
             {"images": "fake"},
             "images: Input should be 'recovered', 'initial' or 'imported', got 'fake'",
         ),
-        ({"bn_probability": 1.5}, "bn_probability: Input should be less than or equal to 1"),
+        ({"bn_slot_prob": 1.5}, "bn_slot_prob: Input should be less than or equal to 1"),
         ({"crop_min": 0}, "crop_min: Input should be greater than 0, got 0"),
         ({"flip": 1}, "flip: Input should be a valid boolean, got 1"),
         ({"beta2": 1}, "beta2: Input should be less than 1, got 1"),
@@ -123,13 +123,13 @@ def test_a_method_of_ones_own_is_a_base_and_its_changes() -> None:
     changes = {
         "methods": ["prism", "two"],
         "recipe": {"lr": 0.3},
-        "recipes": {"two": {"base": "prism", "bn_subset": 2, "iterations": 7}},
+        "recipes": {"two": {"base": "prism", "bn_subset_size": 2, "iterations": 7}},
     }
     settings = load_settings("digits_quick", changes)
     recipe = settings.recipe_of("two")
-    assert (recipe.title, recipe.bn_subset, recipe.iterations) == ("two", 2, 7)
+    assert (recipe.title, recipe.bn_subset_size, recipe.iterations) == ("two", 2, 7)
     assert recipe.lr == settings.recipe_of("prism").lr == 0.3
-    assert settings.recipe_of("prism").bn_subset is None
+    assert settings.recipe_of("prism").bn_subset_size is None
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,11 @@ def test_a_method_of_ones_own_is_a_base_and_its_changes() -> None:
     [
         ({}, "unknown method 'two'.*needs an entry in `recipes` with a `base`"),
         ({"two": {"base": "prsm"}}, "unknown method 'prsm'; did you mean 'prism'"),
-        ({"two": {"base": "prism", "bn_subset": 4}}, "method two: bn_subset is 4, .* only 3"),
-        ({"two": {"base": "prism", "slots": 4}}, "unknown setting 'slots'"),
+        (
+            {"two": {"base": "prism", "bn_subset_size": 4}},
+            "method two: bn_subset_size is 4, .* only 3",
+        ),
+        ({"two": {"base": "prism", "image_indices": 4}}, "unknown setting 'slots'"),
     ],
 )
 def test_a_method_of_ones_own_that_cannot_be_is_refused(
@@ -157,7 +160,7 @@ def test_class_wise_batches_need_two_images_per_class() -> None:
 
 def test_early_slots_get_more_steps_as_published() -> None:
     recipe = load_recipe("prism_reference")
-    steps = [recipe.at_slot(slot).iterations for slot in range(10)]
+    steps = [recipe.for_image_index(image_index).iterations for image_index in range(10)]
     assert steps == [4000, 3500, 3000, 2500, 2000, 1500, 1000, 500, 4000, 3500]
     assert sum(steps) / len(steps) == 2550
 
@@ -178,20 +181,20 @@ def test_published_defaults() -> None:
         "lr": 0.05,
         "beta1": 0.5,
         "beta2": 0.9,
-        "bn_weight": 0.01,
-        "first_layer_factor": 10.0,
+        "r_bn": 0.01,
+        "first_bn_multiplier": 10.0,
         "crop_min": 0.08,
         "crop_schedule": "fixed",
         "flip": True,
-        "roll": 32,
+        "jitter": 32,
         "views": "per_batch",
-        "bn_normalise": "none",
-        "tv_weight": 0.0,
-        "l2_weight": 0.0,
-        "density_weight": 0.0,
+        "bn_normalize": "none",
+        "tv_l1": 0.0,
+        "l2_scale": 0.0,
+        "densification_weight": 0.0,
         "statistics": "bn",
-        "stored": "jpeg75",
-        "bn_less": "count",
+        "image_format": "jpeg75",
+        "no_bn_policy": "zero",
     }
     plain = recipe.plain()
     assert {name: plain[name] for name in expected} == expected
@@ -199,26 +202,34 @@ def test_published_defaults() -> None:
 
 def test_the_published_schedule_falls_by_500_within_eight_slots() -> None:
     recipe = load_recipe("prism_reference")
-    for slot in range(200):
-        assert recipe.at_slot(slot).iterations == 4000 - 500 * (slot % 8)
-        assert recipe.at_slot(slot).plain() == {
+    for image_index in range(200):
+        assert recipe.for_image_index(image_index).iterations == 4000 - 500 * (image_index % 8)
+        assert recipe.for_image_index(image_index).plain() == {
             **recipe.plain(),
-            "iterations": 4000 - 500 * (slot % 8),
+            "iterations": 4000 - 500 * (image_index % 8),
         }
 
 
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
-        ("sre2l", {"init": "noise", "lr": 0.25, "bn_weight": 0.01, "iterations": 4000}),
+        ("sre2l", {"init": "noise", "lr": 0.25, "r_bn": 0.01, "iterations": 4000}),
         ("cda", {"init": "noise", "lr": 0.25, "crop_schedule": "curriculum", "crop_min": 0.08}),
-        ("gvbsm", {"init": "noise", "lr": 0.1, "momentum": 0.4, "selection": "round_robin"}),
-        ("gvbsm", {"statistics": "bn_conv", "conv_patch": 16, "logits": "bn_teachers"}),
-        ("rded", {"images": "initial", "init": "patches", "score_most": 300, "patch_crops": 5}),
+        ("gvbsm", {"init": "noise", "lr": 0.1, "stats_ema": 0.4, "selection": "round_robin"}),
+        ("gvbsm", {"statistics": "bn_conv", "conv_patch_size": 16, "logits": "bn_teachers"}),
+        (
+            "rded",
+            {
+                "image_source": "initial",
+                "init": "patches",
+                "max_scored_images": 300,
+                "crops_per_image": 5,
+            },
+        ),
         ("delt", {"init": "real_median", "lr": 0.25, "batches": "class_major"}),
-        ("delt", {"join_step": 500, "join_groups": 8, "crop_schedule": "curriculum"}),
-        ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "bn_weight": 0.1}),
-        ("cvdd", {"bn_subset": 2, "logits": "bn_teachers", "init": "patches"}),
+        ("delt", {"delt_start_gap": 500, "delt_groups": 8, "crop_schedule": "curriculum"}),
+        ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "r_bn": 0.1}),
+        ("cvdd", {"bn_subset_size": 2, "logits": "bn_teachers", "init": "patches"}),
     ],
 )
 def test_recipes_hold_the_facts_of_their_papers(name: str, facts: dict[str, Any]) -> None:
@@ -242,13 +253,13 @@ def test_networks_are_loaded_to_speak_to_align_and_to_scale() -> None:
 
     def loaded(**changes: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         recipe = load_recipe("prism", {**own, **changes})
-        return recipe.networks("a", pool), recipe.watched("a", pool)
+        return recipe.networks("a", pool), recipe.stat_networks("a", pool)
 
     assert loaded() == (("a", "b"), ("b",))
     assert loaded(logits="bn_teachers") == (("b",), ("b",))
     assert loaded(logits="bn_teachers", init="patches") == (("a", "b"), ("b",))
-    assert loaded(logits="bn_teachers", bn_normalise="real") == (("b", "a"), ("b", "a"))
-    assert loaded(logits="in_turn") == (("a", "b", "c"), ("b",))
+    assert loaded(logits="bn_teachers", bn_normalize="real") == (("b", "a"), ("b", "a"))
+    assert loaded(logits="round_robin") == (("a", "b", "c"), ("b",))
 
 
 def test_methods_that_do_not_optimise_load_a_network_only_to_judge() -> None:
@@ -278,7 +289,7 @@ def test_a_whole_recipe_in_a_file_stands_on_the_defaults(tmp_path: Path) -> None
     settings = load_settings("digits_quick", one_method("mine", str(path)))
     recipe = settings.recipe_of("mine")
     assert (recipe.title, recipe.paper) == ("Mine", "nobody, nowhere")
-    assert (recipe.init, recipe.lr, recipe.bn_slots) == ("noise", 0.3, 3)
+    assert (recipe.init, recipe.lr, recipe.num_bn_slots) == ("noise", 0.3, 3)
 
 
 def test_a_recipe_in_a_file_may_change_a_base(tmp_path: Path) -> None:
@@ -364,15 +375,15 @@ def test_a_method_without_a_base_is_refused_though_it_has_an_entry() -> None:
 
 @pytest.mark.parametrize("method", ["random_real", "rded"])
 def test_changes_to_all_pass_over_methods_that_do_not_optimise(method: str) -> None:
-    shared = {"init": "noise", "crop_min": 0.9, "lr": 9.0, "patch_grid": 3}
+    shared = {"init": "noise", "crop_min": 0.9, "lr": 9.0, "mosaic_grid": 3}
     assert make_recipe(method, {}, shared) == load_recipe(method)
     assert make_recipe(method, {"crop_min": 0.7}, shared).crop_min == 0.7
 
 
 def test_a_method_of_ones_own_that_does_not_optimise_is_passed_over_too() -> None:
-    own = {"base": "prism", "images": "initial", "init": "real_median"}
+    own = {"base": "prism", "image_source": "initial", "init": "real_median"}
     assert make_recipe("two", own, {"init": "noise"}).init == "real_median"
-    back = {"base": "rded", "images": "recovered"}
+    back = {"base": "rded", "image_source": "optimized"}
     assert make_recipe("two", back, {"init": "noise"}).init == "noise"
 
 
@@ -384,20 +395,20 @@ def test_a_base_does_not_pass_on_its_title_but_its_source() -> None:
 
 def test_one_recipe_may_stand_on_another_of_the_kit() -> None:
     recipe = make_recipe("prism", {"base": "sre2l"})
-    assert (recipe.init, recipe.bn_slots) == ("noise", 0)
+    assert (recipe.init, recipe.num_bn_slots) == ("noise", 0)
 
 
 # -- what cannot be carried out --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"base": "delt", "join_step": 1}])
+@pytest.mark.parametrize("changes", [{}, {"base": "delt", "delt_start_gap": 1}])
 def test_class_wise_batches_at_one_image_per_class_are_refused(changes: dict[str, Any]) -> None:
     own = {"base": "prism", "batches": "class_wise", "early_late_step": 0, **changes}
     values = {**one_method("two", own), "ipc": 1}
     with pytest.raises(UsageError, match="method two has class-wise batches, which at ipc 1"):
         load_settings("digits_quick", values)
     load_settings("digits_quick", {**values, "ipc": 8})
-    own = {**own, "images": "initial"}
+    own = {**own, "image_source": "initial"}
     load_settings("digits_quick", {**values, "recipes": {"two": own}})
 
 

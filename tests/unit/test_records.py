@@ -17,9 +17,9 @@ ODD = [None, True, "noon", "", [], {}, -1, 1.5, 10**400, 1e300, float("nan"), fl
 def test_what_the_kit_writes_is_whole() -> None:
     written: list[dict[str, Any]] = [
         {"event": "start", "time": 1, "process": 7, "host": "h"},
-        {"event": "begin", "time": 1.5, "unit": "a"},
+        {"event": "unit_start", "time": 1.5, "unit": "a"},
         STEP,
-        {"event": "end", "time": 2, "unit": "a", "seconds": 0.5},
+        {"event": "unit_end", "time": 2, "unit": "a", "seconds": 0.5},
         {"event": "of a newer kit", "unit": "a", "colour": []},
     ]
     assert all(map(is_valid_event, written))

@@ -102,19 +102,23 @@ setting("`methods: [prsim]`", "did you mean 'prism'", methods=["prsim"])
 setting("`methods: [../prism]`", "methods|recipe", methods=["../prism"])
 setting("a teacher named twice", "named twice", teachers=["test_resnet", "test_resnet"])
 setting("a primary outside the pool", "primary: .*not in the pool", primary="test_vit")
-setting("an observer that is a teacher", "also a teacher", observers=["test_resnet"])
+setting("a holdout network that is a teacher", "also a teacher", holdout_networks=["test_resnet"])
 setting("a student with weights", "starts untrained", students=["resnet18@IMAGENET1K_V1"])
 setting("`protocol: srel2`", "did you mean 'sre2l'", protocol="srel2")
 setting("hard labels with a soft loss", "do not|does not go with", labels="hard")
 setting("more epochs than labels", "is more than the", student_epochs=9000)
-setting("`treatments: [plain]`", "protocol must be among", treatments=["plain"])
-setting("`treatments: [protocol, plan]`", "did you mean 'plain'", treatments=["protocol", "plan"])
-setting("`micro_batch` over `batch_size`", "micro_batch: .*more than", micro_batch=5000)
+setting("`eval_variants: [plain]`", "protocol must be among", eval_variants=["plain"])
+setting(
+    "`eval_variants: [protocol, plan]`", "did you mean 'plain'", eval_variants=["protocol", "plan"]
+)
+setting(
+    "`micro_batch_size` over `batch_size`", "micro_batch_size: .*more than", micro_batch_size=5000
+)
 setting("`device: gpu`", "is no device", device="gpu")
 setting("`backend: dask`", "backend", backend="dask")
 setting("a recipe field that is none", "did you mean 'iterations'", recipe={"iteration": 5})
 setting("`recipe: {iterations: many}`", "iterations", recipe={"iterations": "many"})
-setting("`recipe: {bn_probability: 2}`", "bn_probability", recipe={"bn_probability": 2})
+setting("`recipe: {bn_slot_prob: 2}`", "bn_slot_prob", recipe={"bn_slot_prob": 2})
 setting("changes to a method that is none", "not among the methods", recipes={"x": {"lr": 1}})
 setting("a label teacher never trained", "never trained", label_teachers=["resnet50"])
 
@@ -249,8 +253,8 @@ def _(folder: Path) -> object:
 @case("run folder", "a stage that another process drives", "is being run by process")
 def _(folder: Path) -> object:
     run = Run.create(folder / "run", load_settings("digits_quick"))
-    with run.lock("teachers"):
-        return pipeline.execute(run, "teachers")
+    with run.lock("squeeze"):
+        return pipeline.execute(run, "squeeze")
 
 
 @case("run folder", "a stage before the one it needs", "is not complete")
@@ -553,9 +557,9 @@ def labels(given: str, words: str) -> Callable[[Callable[[Path], None]], object]
         def attempt(folder: Path) -> object:
             from prism_nb.evaluation.label_store import LabelStore
 
-            changes = {"squeeze_epochs": 1, "label_epochs": 1, "observers": []}
+            changes = {"squeeze_epochs": 1, "label_epochs": 1, "holdout_networks": []}
             run = begin_run(folder, feature_networks=["test_resnet"], **changes)
-            for stage in ("teachers", "labels"):
+            for stage in ("squeeze", "relabel"):
                 pipeline.execute(run, stage)
             spoil(run.file("labels/random_real/epoch_0000.safetensors"))
             return LabelStore(run, "random_real").load(0, torch.device("cpu"), count=20)

@@ -79,7 +79,7 @@ def test_a_rehearsal_changes_files_sizes_and_counts_alone(tmp_path: Path) -> Non
     preset, changed = read_preset(PRESET), changes(Scale(), Place(tmp_path))
     assert "methods" not in changed
     assert "class_list" not in changed
-    for role in ("teachers", "observers", "label_teachers", "feature_networks"):
+    for role in ("teachers", "holdout_networks", "label_teachers", "feature_networks"):
         ours, theirs = (
             [n.partition("@")[0] for n in names] for names in (changed[role], preset[role])
         )

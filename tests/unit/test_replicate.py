@@ -29,14 +29,14 @@ def run_of(folder: Path, number: int) -> Run:
 
 
 def bindings(units: list[Unit]) -> dict[str, str]:
-    return {unit.name: unit.binding for unit in units}
+    return {unit.name: unit.fingerprint for unit in units}
 
 
 def test_replicates_share_networks_and_what_is_measured_of_them(tmp_path: Path) -> None:
     zero, one = run_of(tmp_path, 0), run_of(tmp_path, 1)
     teachers = bindings(unit_plan.squeeze_units(zero, 10))
     assert teachers == bindings(unit_plan.squeeze_units(one, 10))
-    assert len(teachers) == 5 + 4  # the observer has no part in gvbsm
+    assert len(teachers) == 5 + 4  # the holdout network has no part in gvbsm
     assert "test_resnet, convolution statistics" in teachers
 
 
@@ -80,14 +80,14 @@ def test_replicates_draw_other_images_views_and_students() -> None:
 def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
     tmp_path: Path,
 ) -> None:
-    two = {"base": "gvbsm", "bn_weight": 1.0}
-    other = {"base": "gvbsm", "conv_patch": 4}
+    two = {"base": "gvbsm", "r_bn": 1.0}
+    other = {"base": "gvbsm", "conv_patch_size": 4}
     settings = replicate(0, methods=["gvbsm", "two", "other"], recipes={"two": two, "other": other})
     units = unit_plan.squeeze_units(Run.create(tmp_path / "r", settings), 10)
-    measured = [unit.key["patch"] for unit in units if "patch" in unit.key]
+    measured = [unit.params["patch"] for unit in units if "patch" in unit.params]
     assert measured == [16] * 4 + [4] * 4
     assert len({unit.marker for unit in units}) == len(units)
-    assert len({unit.binding for unit in units}) == len(units)
+    assert len({unit.fingerprint for unit in units}) == len(units)
 
 
 def test_methods_wait_for_the_statistics_that_they_align(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run whose students are done, with learning curves of two epochs."""
     run = run_of(tmp_path)
     for unit in tables.protocol_units(run):
-        path = run.file(f"{unit.key['folder']}/metrics.csv")
+        path = run.file(f"{unit.params['folder']}/metrics.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("epoch,top1\n1,0.5\n2,0.6\n")
     trade = pd.DataFrame(

@@ -25,19 +25,19 @@ from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 
 CPU = torch.device("cpu")
 STEPS = 5
-SHORT = {"iterations": STEPS, "conv_patch": 4, "crop_min": 0.5, "roll": 2, "flip": True}
+SHORT = {"iterations": STEPS, "conv_patch_size": 4, "crop_min": 0.5, "jitter": 2, "flip": True}
 METHODS: dict[str, dict[str, Any]] = {
     "prism": {"beta1": 0.5, "views": "per_image"},
-    "prism_intra": {"redraw_every": 2, "bn_probability": 0.5},
+    "prism_intra": {"resample_every": 2, "bn_slot_prob": 0.5},
     "cda": {},
-    "delt": {"join_step": 2, "join_groups": 2, "init": "noise"},
-    "gvbsm": {"conv_drop": 0.4},
+    "delt": {"delt_start_gap": 2, "delt_groups": 2, "init": "noise"},
+    "gvbsm": {"conv_drop_prob": 0.4},
     "edc": {"init": "noise"},
 }
 SETTINGS: dict[str, Any] = {
     "methods": list(METHODS),
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": ["test_mambaout"],
+    "holdout_networks": ["test_mambaout"],
     "squeeze_epochs": 1,
     "squeeze_batch": 256,
     "image_size": 16,
@@ -64,8 +64,8 @@ def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the state at every step."""
     honest = Checkpoint.__init__
 
-    def impatient(self: Checkpoint, path: Path, binding: str, *, every: float) -> None:
-        honest(self, path, binding, every=0.0)
+    def impatient(self: Checkpoint, path: Path, fingerprint: str, *, every: float) -> None:
+        honest(self, path, fingerprint, every=0.0)
 
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
     monkeypatch.setattr(synthesis_work, "load_teacher", lambda run, name: _teacher(name))
@@ -169,7 +169,7 @@ def test_state_that_is_torn_or_of_other_work_is_not_gone_on_from(
 
 
 def test_no_state_is_kept_where_none_is_wanted(run: Run) -> None:
-    plain = {**run.settings.plain(), "checkpoint_minutes": 0}
+    plain = {**run.settings.plain(), "checkpoint_interval_min": 0}
     unkept = Run(run.path, type(run.settings).parse(plain, where="test"))
     unit = unit_of(run, "cda")
     with pytest.raises(KilledError):
@@ -195,7 +195,7 @@ def test_unit_that_has_run_out_of_memory_goes_on_in_the_same_parts(
     monkeypatch.setattr(gradient_module.MicroBatchedBackward, "_try", cramped)
     make(run, unit)
     expected = results(run, unit)
-    assert expected[1]["micro_batch"] == 3  # half of five images
+    assert expected[1]["micro_batch_size"] == 3  # half of five images
     tight["calls"] = 0
     with pytest.raises(KilledError):
         make(run, unit, dies_at=5)

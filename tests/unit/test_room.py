@@ -40,7 +40,7 @@ def test_a_disk_that_holds_some_stages_alone_is_refused(
 ) -> None:
     parts = needed(run)
     assert parts["diversity"] == 0
-    assert all(parts[s] for s in ("teachers", "synthesis", "labels", "evaluation"))
+    assert all(parts[s] for s in ("squeeze", "synthesis", "relabel", "evaluation"))
     free(monkeypatch, sum(parts.values()) - 1)
     with pytest.raises(PrismError, match=r"still needs up to .* at .*runs/digits_quick \(teachers"):
         check_disk_space(run)
@@ -53,9 +53,9 @@ def test_what_is_there_already_needs_no_room(run: Run, monkeypatch: pytest.Monke
     made = Run.create(run.path, run.settings)
     open_run_module.open_run(run_name=made.name, runs_dir=made.path.parent)
     before = needed(made)
-    pipeline.execute(made, "teachers")
+    pipeline.execute(made, "squeeze")
     after = needed(made)
-    assert after == {**before, "teachers": 0}
+    assert after == {**before, "squeeze": 0}
     free(monkeypatch, sum(after.values()))
     check_disk_space(made)
     labels = made.file("labels/random_real/epoch_0000.safetensors")

@@ -25,15 +25,15 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.units import Unit
 
 _RESULTS = {
-    "teachers": "teachers/units/test_resnet.json",
-    "synthesis": "synthesis/prism/units/slots000-001_classes000-009.json",
+    "squeeze": "teachers/units/test_resnet.json",
+    "synthesis": "synthesis/prism/units/images000-001_classes000-009.json",
     "diversity": "diversity/prism.json",
-    "labels": "labels/prism/unit.json",
+    "relabel": "labels/prism/unit.json",
     "evaluation": "evaluation/prism/test_resnet-seed0/unit.json",
     "report": "figures/report.html",
 }
 _NO_MARKER = "teachers/units/net.json is no marker, or has been changed"
-_UNIT = Unit("teachers", "net", "teachers/units/net.json", "binding")
+_UNIT = Unit("squeeze", "net", "teachers/units/net.json", "fingerprint")
 _WEIGHTS = "teachers/net.bin"
 _USER = Unit("diversity", "prism", "diversity/prism.json", "other binding", inputs=(_UNIT.marker,))
 
@@ -149,12 +149,12 @@ _DECIDED = {
     "seed": (1, set(STAGES)),
     "dataset": ("other", set(STAGES)),
     "squeeze_epochs": (9, set(STAGES)),
-    "teachers": (["test_resnet", "test_coatnet"], set(STAGES) - {"teachers"}),
-    "primary": ("test_coatnet", set(STAGES) - {"teachers"}),
-    "ipc": (5, set(STAGES) - {"teachers"}),
-    "recipe": ({"lr": 0.5}, set(STAGES) - {"teachers"}),
-    "label_epochs": (20, {"labels", "evaluation", "report"}),
-    "label_teachers": (["test_coatnet"], {"labels", "evaluation", "report"}),
+    "teachers": (["test_resnet", "test_coatnet"], set(STAGES) - {"squeeze"}),
+    "primary": ("test_coatnet", set(STAGES) - {"squeeze"}),
+    "ipc": (5, set(STAGES) - {"squeeze"}),
+    "recipe": ({"lr": 0.5}, set(STAGES) - {"squeeze"}),
+    "label_epochs": (20, {"relabel", "evaluation", "report"}),
+    "label_teachers": (["test_coatnet"], {"relabel", "evaluation", "report"}),
     "student_lr": (0.5, {"evaluation", "report"}),
 }
 
@@ -173,7 +173,7 @@ def test_setting_is_bound_by_the_stages_that_it_decides(run: Run, name: str, sta
 
 
 def test_teachers_that_label_may_be_written_out(run: Run) -> None:
-    pretend_results(run, "labels")
+    pretend_results(run, "relabel")
     written = quick(label_teachers=list(run.settings.teachers))
     assert run.with_settings(written).settings == written
 
@@ -184,7 +184,7 @@ def test_teachers_that_label_may_be_written_out(run: Run) -> None:
         {"methods": ["prism"]},
         {"students": ["test_resnet", "test_mambaout", "test_coatnet"]},
         {"student_seeds": 5},
-        {"observers": ["test_mambaout", "test_vit"]},
+        {"holdout_networks": ["test_mambaout", "test_vit"]},
         {"feature_networks": ["test_coatnet"]},
         {"device": "cpu"},
         {"progress": False},
@@ -251,7 +251,7 @@ def test_marker_that_is_no_marker_is_damaged(run: Run, content: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"binding": 1},
+        {"fingerprint": 1},
         {"inputs": None},
         {"record": []},
         {"files": [_WEIGHTS]},
@@ -422,12 +422,12 @@ def test_other_number_of_classes_is_refused(run: Run, classes: list[dict[str, An
 
 
 def test_manifest_keeps_what_other_stages_recorded(run: Run) -> None:
-    run.record_stage("teachers", seconds=1)
-    run.record_stage("labels", seconds=2)
-    run.record_stage("teachers", units_made=3)
+    run.record_stage("squeeze", seconds=1)
+    run.record_stage("relabel", seconds=2)
+    run.record_stage("squeeze", units_made=3)
     assert run.manifest()["stages"] == {
-        "teachers": {"seconds": 1, "units_made": 3},
-        "labels": {"seconds": 2},
+        "squeeze": {"seconds": 1, "units_made": 3},
+        "relabel": {"seconds": 2},
     }
 
 
@@ -441,97 +441,97 @@ def test_damaged_manifest_counts_as_none(run: Run, content: str) -> None:
 
 
 def test_events_come_back_in_order(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
-    run.event("labels", event="end")
-    assert [event["event"] for event in run.events("labels")] == ["begin", "end"]
+    run.event("relabel", event="unit_start", unit="u")
+    run.event("relabel", event="unit_end")
+    assert [event["event"] for event in run.events("relabel")] == ["begin", "end"]
 
 
 def test_events_of_a_stage_that_never_ran_are_none(run: Run) -> None:
-    assert list(run.events("labels")) == []
+    assert list(run.events("relabel")) == []
 
 
 def test_stages_have_logs_of_their_own(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
-    assert list(run.events("teachers")) == []
+    run.event("relabel", event="unit_start", unit="u")
+    assert list(run.events("squeeze")) == []
 
 
 def test_unfinished_last_event_is_left_out(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
+    run.event("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
-    assert [event["event"] for event in run.events("labels")] == ["begin"]
+    assert [event["event"] for event in run.events("relabel")] == ["begin"]
 
 
 def test_event_after_an_unfinished_one_is_kept(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
+    run.event("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
-    run.event("labels", event="resumed")
-    assert [event["event"] for event in run.events("labels")] == ["begin", "resumed"]
+    run.event("relabel", event="jobs_resumed")
+    assert [event["event"] for event in run.events("relabel")] == ["begin", "resumed"]
 
 
 def test_event_that_is_no_text_is_left_out(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
+    run.event("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_bytes(log.read_bytes() + b"\xff\xfe\n")
-    assert [event["event"] for event in run.events("labels")] == ["begin"]
+    assert [event["event"] for event in run.events("relabel")] == ["begin"]
 
 
 def test_event_that_is_nested_without_end_is_left_out(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
+    run.event("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_bytes(log.read_bytes() + b'{"event": ' + b"[" * 100_000 + b"\n")
-    assert [event["event"] for event in run.events("labels")] == ["begin"]
+    assert [event["event"] for event in run.events("relabel")] == ["begin"]
 
 
 def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None:
-    run.event("labels", event="begin", unit="u")
-    first, position = run.events_after("labels", 0)
-    run.event("labels", event="end")
-    then, end = run.events_after("labels", position)
+    run.event("relabel", event="unit_start", unit="u")
+    first, position = run.events_after("relabel", 0)
+    run.event("relabel", event="unit_end")
+    then, end = run.events_after("relabel", position)
     assert [event["event"] for event in first] == ["begin"]
     assert [event["event"] for event in then] == ["end"]
-    assert run.events_after("labels", end) == ([], end)
+    assert run.events_after("relabel", end) == ([], end)
 
 
 def test_event_that_was_half_written_at_the_last_look_is_seen_at_the_next(run: Run) -> None:
     log = run.path / "events" / "labels.jsonl"
     fileio.write_text(log, '{"event": "st')
-    nothing, position = run.events_after("labels", 0)
+    nothing, position = run.events_after("relabel", 0)
     log.write_text(log.read_text() + 'art"}\n', encoding="utf-8")
     assert nothing == []
-    assert run.events_after("labels", position)[0] == [{"event": "start"}]
+    assert run.events_after("relabel", position)[0] == [{"event": "start"}]
 
 
 # -- locks -----------------------------------------------------------------------------------
 
 
 def test_second_lock_of_a_stage_is_refused_with_the_holder(run: Run) -> None:
-    with run.lock("labels"), pytest.raises(PrismError) as caught, run.lock("labels"):
+    with run.lock("relabel"), pytest.raises(PrismError) as caught, run.lock("relabel"):
         pass
     message = str(caught.value)
-    assert "stage labels" in message
+    assert "stage relabel" in message
     assert f"process {os.getpid()} on {socket.gethostname()}" in message
     assert "wait for it or stop it" in message
 
 
 def test_refused_lock_leaves_the_holder_in_possession(run: Run) -> None:
-    with run.lock("labels"):
+    with run.lock("relabel"):
         for _ in range(2):
-            with pytest.raises(PrismError), run.lock("labels"):
+            with pytest.raises(PrismError), run.lock("relabel"):
                 pass
 
 
 def test_another_stage_may_be_locked_meanwhile(run: Run) -> None:
-    with run.lock("labels"), run.lock("diversity"):
+    with run.lock("relabel"), run.lock("diversity"):
         assert json.loads((run.path / "locks" / "diversity.json").read_text())["process"]
 
 
 def test_lock_is_free_again_after_a_failure(run: Run) -> None:
-    with pytest.raises(ZeroDivisionError), run.lock("labels"):
+    with pytest.raises(ZeroDivisionError), run.lock("relabel"):
         raise ZeroDivisionError
     entered = False
-    with run.lock("labels"):
+    with run.lock("relabel"):
         entered = True
     assert entered
 
@@ -541,10 +541,10 @@ def test_files_left_by_a_dead_process_do_not_hold_the_lock(run: Run) -> None:
     ended.wait()
     dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
     fileio.write_json(run.path / "locks" / "labels.json", dead)
-    with run.lock("labels"):
+    with run.lock("relabel"):
         owner = json.loads((run.path / "locks" / "labels.json").read_text())
     assert owner["process"] == os.getpid()
-    (told,) = run.events("labels")
+    (told,) = run.events("relabel")
     assert told["owner"] == f"process {ended.pid} on {socket.gethostname()}"
 
 
@@ -552,13 +552,13 @@ def test_run_that_cannot_be_written_is_named(tmp_path: Path, settings: Settings)
     (tmp_path / "r").write_text("in the way")
     with (
         pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'r'}"),
-        Run(tmp_path / "r", settings).lock("labels"),
+        Run(tmp_path / "r", settings).lock("relabel"),
     ):
         pass
 
 
 def test_unit_that_was_taken_over_is_not_finished_by_its_first_owner(run: Run) -> None:
-    unit = Unit("labels", "u", "labels/u/unit.json", "b", {})
+    unit = Unit("relabel", "u", "labels/u/unit.json", "b", {})
     with run.hold(unit):
         lease = run.path / "locks" / "labels" / "u.json"
         other = replace(Owner.here(), host="far", token="other")
@@ -589,7 +589,7 @@ def test_manifest_keeps_what_several_write_at_once(run: Run) -> None:
 def test_disk_that_does_not_answer_is_no_damage(
     run: Run, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    unit = Unit("labels", "u", "labels/u/unit.json", "b", {})
+    unit = Unit("relabel", "u", "labels/u/unit.json", "b", {})
     fileio.write_text(run.file("labels/u/x.txt"), "x")
     run.finish(unit, paths=["labels/u/x.txt"], record={})
     run.update_manifest(kept="this")

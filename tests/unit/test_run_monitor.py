@@ -32,7 +32,7 @@ from prism_nb.pipeline import _told
 from prism_nb.run import Run
 run = Run.open(Path(sys.argv[1]))
 with run.lock("synthesis"), _told(run, "synthesis"):
-    run.event("synthesis", event="begin", unit=sys.argv[2])
+    run.event("synthesis", event="unit_start", unit=sys.argv[2])
     time.sleep(60)
 """
 
@@ -205,7 +205,7 @@ def report(run: Run, unit: str, step: int, value: float) -> None:
 def test_losses_of_units_at_work_side_by_side_are_looked_at_one_by_one(run: Run) -> None:
     first, second = units_of(run)[:2]
     begin(run, first)
-    run.event(STAGE, event="begin", unit=second)
+    run.event(STAGE, event="unit_start", unit=second)
     for step in (6, 7):
         report(run, second, step, 4.0)
         report(run, first, step, 1.0)
@@ -237,7 +237,9 @@ def film(run: Run, unit: str, *steps: int) -> None:
     """Write pictures of two images each, whose grey is the step."""
     folder = run.file(f"snapshots/{unit}")
     about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "every": 10}
-    fileio.write_json(folder / "about.json", {**about, "teams": [["a"], ["b<"]], "speakers": ["a"]})
+    fileio.write_json(
+        folder / "about.json", {**about, "bn_teachers": [["a"], ["b<"]], "logit_teachers": ["a"]}
+    )
     for step in steps:
         picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
         fileio.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
@@ -250,20 +252,20 @@ def drawn(words: str) -> str:
 
 def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
     open_run_module.open_run(run_name=run.name, runs_dir=run.path.parent)  # records the classes
-    film(run, "prism/slots000-000_classes000-009", 0, 5)
+    film(run, "prism/images000-000_classes000-009", 0, 5)
     growing = RunMonitor(run, every=0).growing
     assert ", step 5 of 20" in growing.sheet.value
     assert drawn("BN statistics of a; logits of a") in growing.sheet.value
     assert 'alt="three, image 0"' in growing.sheet.value
     assert 'alt="four, image 1"' in growing.sheet.value
     assert growing.later.disabled
-    film(run, "prism/slots000-000_classes000-009", 15)
+    film(run, "prism/images000-000_classes000-009", 15)
     growing.refresh()
     assert ", step 15 of 20" in growing.sheet.value
     assert drawn("BN statistics of b&lt;; logits of a") in growing.sheet.value
     growing.earlier.click()
     assert ", step 5 of 20" in growing.sheet.value
-    film(run, "prism/slots000-000_classes000-009", 20)
+    film(run, "prism/images000-000_classes000-009", 20)
     growing.refresh()
     assert ", step 5 of 20" in growing.sheet.value
     growing.earlier.click()
@@ -275,7 +277,7 @@ def test_the_latest_picture_is_shown_until_another_is_picked(run: Run) -> None:
 
 
 def test_pictures_of_a_unit_that_are_gone_make_room_for_the_next(run: Run) -> None:
-    first, second = (f"prism/slots00{k}-00{k}_classes000-009" for k in (0, 1))
+    first, second = (f"prism/images00{k}-00{k}_classes000-009" for k in (0, 1))
     film(run, first, 0)
     growing = RunMonitor(run, every=0).growing
     growing.unit.value, growing.step.value = first, 0
@@ -290,8 +292,8 @@ def test_pictures_of_a_unit_that_are_gone_make_room_for_the_next(run: Run) -> No
 
 
 def test_without_pictures_it_says_by_what_setting(run: Run) -> None:
-    quiet = run.with_settings(run.settings.model_copy(update={"snapshot_every": 0}))
-    assert "snapshot_every" in RunMonitor(quiet, every=0).growing.sheet.value
+    quiet = run.with_settings(run.settings.model_copy(update={"preview_every": 0}))
+    assert "preview_every" in RunMonitor(quiet, every=0).growing.sheet.value
 
 
 def test_a_run_whose_files_cannot_be_read_says_so(

@@ -18,10 +18,10 @@ from prism_nb.viz import tables
 ALL: dict[str, Any] = {
     "methods": ["prism", "random_real"],
     "students": ["test_resnet"],
-    "treatments": ["protocol", "plain", "hard"],
-    "ceiling": True,
+    "eval_variants": ["protocol", "no_aug", "hard_labels"],
+    "train_on_real": True,
 }
-# By method and treatment: top-1 of the two seeds.
+# By method and variant: top-1 of the two seeds.
 KNOWN = {
     ("prism", "protocol"): (0.80, 0.84),
     ("prism", "plain"): (0.60, 0.64),
@@ -37,7 +37,7 @@ def run_of(folder: Path, **changes: Any) -> Run:
     """Return a run whose students are done, with the accuracies of `KNOWN`."""
     run = Run.create(folder / "r", load_settings("digits_quick", {**ALL, **changes}))
     for unit in stage_units(run, "evaluation"):
-        top1 = KNOWN[unit.key["method"], unit.key["treatment"]][unit.key["seed"]]
+        top1 = KNOWN[unit.params["method"], unit.params["variant"]][unit.params["seed"]]
         record = {"last": top1, "best": top1 + 0.01, "top5": 0.99, "per_class": [top1] * 10}
         run.finish(unit, paths=[], record=record)
     return run
@@ -45,7 +45,7 @@ def run_of(folder: Path, **changes: Any) -> Run:
 
 def test_treatments_stand_side_by_side_with_the_ceiling_last(tmp_path: Path) -> None:
     table = tables.eval_variant_table(run_of(tmp_path))
-    assert list(table.columns) == ["protocol", "plain", "hard"]
+    assert list(table.columns) == ["protocol", "no_aug", "hard_labels"]
     assert [images for images, _ in table.index] == ["PRISM", "Random real", "All real images"]
     assert list(table.loc[("PRISM", "test_resnet")]) == ["82.0 ± 2.8", "62.0 ± 2.8", "42.0 ± 2.8"]
     assert list(table.loc[("All real images", "test_resnet")]) == ["–", "–", "98.0 ± 0.0"]
@@ -81,12 +81,12 @@ def test_scores_are_of_fractions_and_of_the_right_students(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "lost", "words"),
     [
-        ({"ceiling": False}, {"HLR", "LRS"}, ["ceiling: true"]),
+        ({"train_on_real": False}, {"HLR", "LRS"}, ["train_on_real: true"]),
         ({"methods": ["prism"]}, {"IOR", "LRS", "ARS"}, ["methods: [..., random_real]"]),
         (
-            {"treatments": ["protocol", "hard"]},
+            {"eval_variants": ["protocol", "hard_labels"]},
             {"ARS"},
-            ["treatments: [protocol, plain, hard]"],
+            ["eval_variants: [protocol, plain, hard]"],
         ),
     ],
 )
@@ -119,5 +119,5 @@ def test_a_matrix_holds_means_and_deviations(tmp_path: Path) -> None:
 
 def test_settings_are_told_without_pythons_values(tmp_path: Path) -> None:
     told = tables.settings_table(run_of(tmp_path))["value"]
-    assert told["ceiling"] == "yes"
+    assert told["train_on_real"] == "yes"
     assert not set(told) & {"None", "True", "False"}

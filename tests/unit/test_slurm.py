@@ -132,7 +132,7 @@ def test_local_jobs_do_the_units_and_one_that_is_preempted_goes_on(tmp_path: Pat
     assert told["kept", "u0"] == told["submitted", None] == 1
     assert [told[kind, "u1"] for kind in ("begin", "step", "end")] == [1, 1, 1]
     assert [told[kind, "u2"] for kind in ("begin", "step", "end")] == [2, 2, 1]
-    assert list(run.events("labels")) == events
+    assert list(run.events("relabel")) == events
     again, _ = carry_out(run, units)
     assert (again.kept, again.made) == (3, 0)
     assert begun(run) == {"u1": 1, "u2": 2}
@@ -229,7 +229,7 @@ def test_failed_unit_is_named_with_its_reason_and_log_and_others_stay(tmp_path: 
     with pytest.raises(PrismError) as caught:
         carry_out(run, units, "refuse_one")
     said = str(caught.value)
-    assert "2 of 3 units of stage labels were not done: u1 (and 1 after it) in job" in said
+    assert "2 of 3 units of stage relabel were not done: u1 (and 1 after it) in job" in said
     assert "u1 diverged" in said
     log = re.search(r"\((/\S+_log\.err)\)", said)
     assert log is not None

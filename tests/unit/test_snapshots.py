@@ -22,13 +22,13 @@ from prism_nb.viz.monitor import PreviewSequence, load_previews
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
-    "observers": [],
+    "holdout_networks": [],
     "feature_networks": ["test_byobnet"],
     "squeeze_epochs": 1,
     "methods": ["prism_intra", "random_real"],
     "ipc": 2,
     "batch_size": 10,
-    "recipe": {"iterations": 9, "redraw_every": 3},
+    "recipe": {"iterations": 9, "resample_every": 3},
 }
 
 
@@ -37,14 +37,14 @@ def made(folder: Path, name: str, **changes: Any) -> Run:
     run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
     )
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     pipeline.execute(run, "synthesis")
     return run
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return made(tmp_path_factory.mktemp("runs"), "watched", snapshot_every=4)
+def stat_networks(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(tmp_path_factory.mktemp("runs"), "watched", preview_every=4)
 
 
 def hashes(run: Run) -> dict[str, str]:
@@ -52,26 +52,26 @@ def hashes(run: Run) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
-    alone = made(watched.path.parent, "alone", snapshot_every=0)
+def test_images_are_the_same_with_and_without_pictures(stat_networks: Run) -> None:
+    alone = made(stat_networks.path.parent, "alone", preview_every=0)
     assert not (alone.path / "snapshots").exists()
-    assert len(hashes(watched)) == 20
-    assert hashes(alone) == hashes(watched)
+    assert len(hashes(stat_networks)) == 20
+    assert hashes(alone) == hashes(stat_networks)
 
 
-def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    assert film.unit == "prism_intra/slots001-001_classes000-009"
+def test_of_each_optimised_method_the_latest_unit_is_kept(stat_networks: Run) -> None:
+    (film,) = load_previews(stat_networks)
+    assert film.unit == "prism_intra/images001-001_classes000-009"
     assert film.taken == (0, 4, 8, 9)
     assert film.images == tuple((c, 1) for c in range(10))
 
 
-def test_the_last_picture_shows_the_images_that_are_stored(watched: Run) -> None:
-    (film,) = load_previews(watched)
+def test_the_last_picture_shows_the_images_that_are_stored(stat_networks: Run) -> None:
+    (film,) = load_previews(stat_networks)
     tiles = film.tiles(9)
     assert len(tiles) == 10
-    for tile, (class_index, slot) in zip(tiles, film.images, strict=True):
-        path = watched.file(image_path("prism_intra", class_index, slot))
+    for tile, (class_index, image_index) in zip(tiles, film.images, strict=True):
+        path = stat_networks.file(image_path("prism_intra", class_index, image_index))
         assert pixels(tile) == pixels(path.read_bytes())
 
 
@@ -80,27 +80,36 @@ def pixels(png: bytes) -> bytes:
         return image.convert("RGB").tobytes()
 
 
-def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    (unit,) = [u for u in pipeline.stage_units(watched, "synthesis") if u.name == film.unit]
-    teams = [tuple(team) for team in watched.record(unit)["draws"]["teams"]]
-    assert len(teams) == 3
+def test_a_picture_is_named_with_the_teachers_that_led_to_it(stat_networks: Run) -> None:
+    (film,) = load_previews(stat_networks)
+    (unit,) = [u for u in pipeline.stage_units(stat_networks, "synthesis") if u.name == film.unit]
+    bn_teachers = [
+        tuple(bn_teachers) for bn_teachers in stat_networks.record(unit)["draws"]["bn_teachers"]
+    ]
+    assert len(bn_teachers) == 3
     # steps 1-3 by the first draw, 4-6 by the second, 7-9 by the third
     assert [film.teachers_at(step) for step in (0, 3, 4, 6, 7, 9)] == [
-        *(teams[0], teams[0], teams[1], teams[1], teams[2], teams[2])
+        *(
+            bn_teachers[0],
+            bn_teachers[0],
+            bn_teachers[1],
+            bn_teachers[1],
+            bn_teachers[2],
+            bn_teachers[2],
+        )
     ]
 
 
-def test_damaged_pictures_are_left_out(watched: Run) -> None:
-    (film,) = load_previews(watched)
+def test_damaged_pictures_are_left_out(stat_networks: Run) -> None:
+    (film,) = load_previews(stat_networks)
     (film.folder / "000004.png").write_bytes(b"no picture")
     assert film.tiles(4) == []
     assert film.tiles(5) == []
     (film.folder / "notes.png").write_bytes(b"")
-    assert load_previews(watched)[0].taken == film.taken
+    assert load_previews(stat_networks)[0].taken == film.taken
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "every": 1}'):
         fileio.write_bytes(film.folder / "about.json", about)
-        assert load_previews(watched) == []
+        assert load_previews(stat_networks) == []
 
 
 @pytest.mark.parametrize("size", [(32, 16), (16 * 3, 16), (33 * 2, 33), (20_000, 10_000)])

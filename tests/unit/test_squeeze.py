@@ -1,4 +1,4 @@
-"""Training on real data: views, optimisers, goes on where it was killed, a batch in memory."""
+"""Training on real data: views, optimizers, goes on where it was killed, a batch in memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from prism_nb.data.small import Digits
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.models import squeeze
+from prism_nb.models import train as training_module
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.train import SqueezeConfig, Trainer, squeeze_config, train_loop, train_network
 
 CPU = torch.device("cpu")
 PLAN = SqueezeConfig(epochs=3, batch=32, lr=3e-3, shift=2, seed=5)
-SGD = replace(PLAN, optimiser="sgd", lr=0.05, weight_decay=5e-4)
+SGD = replace(PLAN, optimizer="sgd", lr=0.05, weight_decay=5e-4)
 VIEWS = {"crop_min": 0.5, "flip": True, "per_image": True}
 
 
@@ -122,7 +123,7 @@ def test_a_training_of_another_binding_begins_anew(tmp_path: Path) -> None:
     assert steps[0] == 1
 
 
-SMALL = {"teachers": ["test_resnet"], "observers": ["test_byobnet"], "squeeze_epochs": 3}
+SMALL = {"teachers": ["test_resnet"], "holdout_networks": ["test_byobnet"], "squeeze_epochs": 3}
 
 
 def open_run(folder: Path, name: str, **changes: Any) -> Run:
@@ -136,7 +137,7 @@ def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = open_run(tmp_path / "a", "whole")
-    pipeline.execute(undisturbed, "teachers")
+    pipeline.execute(undisturbed, "squeeze")
     monkeypatch.setattr(squeeze, "Checkpoint", partial(Checkpoint, every=0))
     run = open_run(tmp_path / "b", "killed")
 
@@ -145,16 +146,16 @@ def test_a_killed_stage_goes_on_and_leaves_no_checkpoint(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.execute(run, "teachers", die)
+        pipeline.execute(run, "squeeze", die)
     left = list(run.path.glob("teachers/units/*.checkpoint"))
     assert [path.stem for path in left] == ["test_resnet"]
-    assert pipeline.plan(run, "teachers").counts == {"missing": 2}
+    assert pipeline.plan(run, "squeeze").counts == {"missing": 2}
     seen: list[int] = []
-    pipeline.execute(run, "teachers", lambda e: seen.append(e.get("step", 0)))
+    pipeline.execute(run, "squeeze", lambda e: seen.append(e.get("step", 0)))
     assert min(step for step in seen if step) == 1  # the second network's
     assert next(step for step in seen if step) > 2 * (1257 // 256)
     assert not list(run.path.glob("teachers/units/*.checkpoint"))
-    assert not pipeline.check(run, "teachers").missing
+    assert not pipeline.check(run, "squeeze").missing
     for name in ("test_resnet", "test_byobnet"):
         weights = [r.file(f"teachers/{name}.safetensors").read_bytes() for r in (undisturbed, run)]
         assert weights[0] == weights[1]
@@ -230,7 +231,7 @@ def test_a_batch_shares_one_crop_unless_each_image_has_its_own() -> None:
         assert torch.equal(shown, shown[:1].expand_as(shown)) is not per_image
 
 
-# -- optimisers and loss ---------------------------------------------------------------------
+# -- optimizers and loss ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
@@ -364,20 +365,20 @@ def test_every_setting_of_the_squeeze_decides_the_weights(tmp_path: Path) -> Non
     others = {
         "squeeze_epochs": 4,
         "squeeze_batch": 99,
-        "squeeze_optimiser": "sgd",
+        "squeeze_optimizer": "sgd",
         "squeeze_lr": 0.5,
         "squeeze_schedule": "cosine",
         "squeeze_weight_decay": 0.5,
         "squeeze_label_smoothing": 0.5,
-        "squeeze_shift": 1,
+        "squeeze_max_shift": 1,
         "squeeze_crop_min": 0.5,
         "squeeze_flip": True,
-        "squeeze_views": "image",
+        "squeeze_views": "per_image",
         "squeeze_precision": "bf16",
     }
-    assert {"observers", *others} == set(SqueezeSettings.model_fields)
+    assert {"holdout_networks", *others} == set(SqueezeSettings.model_fields)
     unit, plan = network_unit(settings, "test_resnet"), squeeze_config(settings, "test_resnet")
     for name, value in others.items():
         changed = settings.model_copy(update={name: value})
-        assert network_unit(changed, "test_resnet").binding != unit.binding, name
+        assert network_unit(changed, "test_resnet").fingerprint != unit.fingerprint, name
         assert squeeze_config(changed, "test_resnet") != plan, name

@@ -22,7 +22,7 @@ def ready(folder: Path, name: str) -> Run:
     run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes={**LONG}
     )
-    pipeline.execute(run, "teachers")
+    pipeline.execute(run, "squeeze")
     return run
 
 
@@ -64,7 +64,7 @@ def test_a_stopped_run_is_resumed_to_the_same_images(tmp_path: Path) -> None:
     [
         ("r synthesiss", "did you mean 'synthesis'"),
         ("nowhere synthesis", "no run at"),
-        ("r synthesis", "stage teachers of run r is not complete"),
+        ("r synthesis", "stage squeeze of run r is not complete"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_words(
@@ -86,7 +86,7 @@ def test_a_failure_is_told_in_the_event_log(run: Run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(pipeline, "run_units", broken)
     with pytest.raises(ValueError, match="no such luck"):
-        pipeline.execute_units(run, "teachers", pipeline.stage_units(run, "teachers"))
-    kinds = {event["event"]: event for event in run.events("teachers")}
+        pipeline.execute_units(run, "squeeze", pipeline.stage_units(run, "squeeze"))
+    kinds = {event["event"]: event for event in run.events("squeeze")}
     assert list(kinds) == ["start", "failed"]
     assert kinds["failed"]["reason"] == "no such luck"

@@ -34,13 +34,18 @@ PATCH = 5  # divides no map of a 24-pixel image, so that all of them are stretch
 
 
 def gvbsm(**changes: object) -> Recipe:
-    values = {"conv_patch": PATCH, "conv_drop": 0.0, "momentum": 0.0, "density_weight": 0.0}
-    return load_recipe("gvbsm", {**values, "bn_weight": 0.3, **changes})
+    values = {
+        "conv_patch_size": PATCH,
+        "conv_drop_prob": 0.0,
+        "stats_ema": 0.0,
+        "densification_weight": 0.0,
+    }
+    return load_recipe("gvbsm", {**values, "r_bn": 0.3, **changes})
 
 
 def alone(teacher: Teacher) -> dict[str, list[str]]:
     """Say that one network steers a step."""
-    return {"speakers": [teacher.name], "team": [teacher.name]}
+    return {"logit_teachers": [teacher.name], "team": [teacher.name]}
 
 
 def conv_targets_of(teacher: Teacher, size: int = 24) -> dict[str, MeanVar]:
@@ -163,7 +168,7 @@ def test_probes_leave_no_hook_behind_even_where_the_pass_fails() -> None:
     assert not any(module._forward_pre_hooks for module in teacher.modules())
 
 
-def watched(
+def stat_networks(
     network: nn.Module, layers: list[nn.Module], images: Tensor
 ) -> tuple[Tensor, dict[nn.Module, Tensor]]:
     """Return a network's logits, and what its layers are given, the plain way."""
@@ -188,7 +193,7 @@ def literal_gvbsm(
         for name, module in network.named_modules()
         if isinstance(module, nn.BatchNorm2d | nn.Conv2d)
     }
-    logits, inputs = watched(network, list(hooked.values()), images)
+    logits, inputs = stat_networks(network, list(hooked.values()), images)
     total = torch.zeros((), dtype=torch.float64)
     for number, (name, module) in enumerate(hooked.items()):
         mean, var = literal_channels(inputs[module])
@@ -216,7 +221,7 @@ def test_the_objective_of_gvbsm_equals_the_literal_formula(name: str) -> None:
     torch.manual_seed(1)
     images = torch.randn(4, 3, 24, 24, dtype=torch.float64, requires_grad=True)
     objective = Objective(recipe, {name: watch_of(teacher, recipe)})
-    losses = objective.terms(images, images, LABELS, speakers=[name], team=[name])
+    losses = objective.terms(images, images, LABELS, logit_teachers=[name], bn_teachers=[name])
     assert set(losses) == {f"logit/{name}", f"bn/{name}"}
     value = objective.total(losses)
     (gradient,) = torch.autograd.grad(value, images)
@@ -233,17 +238,19 @@ def test_each_of_a_coupled_team_gives_logits_and_statistics() -> None:
     two = teacher_of("test_byobnet", size=24, double=True)
     torch.manual_seed(1)
     images = torch.randn(4, 3, 24, 24, dtype=torch.float64)
-    watches = {t.name: watch_of(t, recipe) for t in (one, two)}
-    objective = Objective(recipe, watches, {two.name: 2.0})
-    team = [one.name, two.name]
-    value = objective.total(objective.terms(images, images, LABELS, speakers=team, team=team))
+    matchers = {t.name: watch_of(t, recipe) for t in (one, two)}
+    objective = Objective(recipe, matchers, {two.name: 2.0})
+    bn_teachers = [one.name, two.name]
+    value = objective.total(
+        objective.terms(images, images, LABELS, logit_teachers=bn_teachers, bn_teachers=bn_teachers)
+    )
     first, second = (literal_gvbsm(images, t, conv_targets_of(t), 10.0) for t in (one, two))
     expected = (first[0] + second[0]) / 2 + 0.3 * (first[1] + 2 * second[1]) / 2
     assert value.item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_densification_weighs_in_on_the_view() -> None:
-    recipe = gvbsm(density_weight=0.5)
+    recipe = gvbsm(densification_weight=0.5)
     teacher = teacher_of("test_resnet", size=24, double=True)
     images, view = 0.1 * torch.randn(2, 4, 3, 24, 24, dtype=torch.float64)
     objective = Objective(recipe, {teacher.name: watch_of(teacher, recipe)})
@@ -313,11 +320,11 @@ def test_without_momentum_nothing_is_smoothed() -> None:
 
 def test_convolutions_are_dropped_whole_and_as_often_as_asked() -> None:
     teacher = teacher_of("test_resnet", size=24)
-    here = watch_of(teacher, gvbsm(conv_drop=0.4))
+    here = watch_of(teacher, gvbsm(conv_drop_prob=0.4))
     convolutions = [m for m in teacher.network.modules() if isinstance(m, nn.Conv2d)]
     steps, dropped, sizes = 1000, Counter[nn.Module](), Counter[int]()
     for _ in range(steps):
-        probes = here.draw_probes()
+        probes = here.sample_layers()
         assert list(probes) == [probe for probe in here.targets if probe in set(probes)]
         kept = Counter(probe.layer for probe in probes)
         assert set(teacher.bn_probes) <= set(probes)
@@ -338,8 +345,8 @@ def test_what_is_dropped_follows_the_units_generator() -> None:
     teacher = teacher_of("test_resnet", size=24)
 
     def drawn(seed: int) -> list[list[str]]:
-        here = watch_of(teacher, gvbsm(conv_drop=0.4), seed=seed)
-        return [[probe.name for probe in here.draw_probes()] for _ in range(3)]
+        here = watch_of(teacher, gvbsm(conv_drop_prob=0.4), seed=seed)
+        return [[probe.name for probe in here.sample_layers()] for _ in range(3)]
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert drawn(0)[0] != drawn(0)[1]
@@ -347,8 +354,8 @@ def test_what_is_dropped_follows_the_units_generator() -> None:
 
 def test_batch_norm_alone_drops_nothing() -> None:
     teacher = teacher_of("test_resnet", size=24)
-    here = build_stat_matcher(teacher, gvbsm(conv_drop=0.9, statistics="bn"))
-    assert here.draw_probes() == teacher.bn_probes
+    here = build_stat_matcher(teacher, gvbsm(conv_drop_prob=0.9, statistics="bn"))
+    assert here.sample_layers() == teacher.bn_probes
 
 
 def test_a_step_without_dropped_convolutions_is_the_rest_of_the_sum() -> None:
@@ -361,8 +368,8 @@ def test_a_step_without_dropped_convolutions_is_the_rest_of_the_sum() -> None:
         for (probe, t), s in zip(whole.targets.items(), seen, strict=True)
     }
     by_name = {probe.name: float(term) for probe, term in terms.items()}
-    recipe = gvbsm(conv_drop=0.5)
-    kept = [probe.name for probe in watch_of(teacher, recipe, seed=3).draw_probes()]
+    recipe = gvbsm(conv_drop_prob=0.5)
+    kept = [probe.name for probe in watch_of(teacher, recipe, seed=3).sample_layers()]
     assert len(kept) < len(by_name)
     objective = Objective(recipe, {teacher.name: watch_of(teacher, recipe, seed=3)})
     losses = objective.terms(images, images, LABELS, **alone(teacher))
@@ -373,7 +380,7 @@ def test_a_step_without_dropped_convolutions_is_the_rest_of_the_sum() -> None:
 @pytest.mark.parametrize("statistics", ["bn", "bn_conv"])
 def test_the_first_layer_in_the_networks_order_weighs_more(statistics: str) -> None:
     teacher = teacher_of("resnet18", size=24)
-    here = watch_of(teacher, gvbsm(statistics=statistics, first_layer_factor=3.0))
+    here = watch_of(teacher, gvbsm(statistics=statistics, first_bn_multiplier=3.0))
     heavy = [probe.name for probe, weight in here.weights.items() if weight == 3.0]
     assert heavy == (["bn1.bn"] if statistics == "bn" else ["conv1.channels", "conv1.patches"])
     assert set(here.weights.values()) == {1.0, 3.0}
@@ -487,7 +494,7 @@ def test_targets_are_the_mean_over_batches_augmented_as_in_training(shift: int) 
                 rows = [min(max(i + down - shift, 0), 23) for i in range(24)]
                 columns = [min(max(j + right - shift, 0), 23) for j in range(24)]
                 images = images[:, :, rows][:, :, :, columns]
-            _, inputs = watched(teacher, [probe.layer for probe in probes], images)
+            _, inputs = stat_networks(teacher, [probe.layer for probe in probes], images)
             for probe in probes:
                 values = inputs[probe.layer]
                 found = literal_patches(values, PATCH) if probe.patch else literal_channels(values)
@@ -513,11 +520,11 @@ def test_measuring_targets_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "layers", "channels", "real"])
 def test_normalisation_counts_the_statistics_of_convolutions_too(kind: str) -> None:
-    recipe = gvbsm(bn_normalise=kind, bn_weights={"test_byobnet": 2.0})
+    recipe = gvbsm(bn_normalize=kind, bn_weights={"test_byobnet": 2.0})
     one, two = (teacher_of(n, size=24, double=True) for n in ("test_resnet", "test_byobnet"))
     torch.manual_seed(5)
     real = torch.randn(4, 3, 24, 24, dtype=torch.float64)
-    watches = [watch_of(teacher, recipe) for teacher in (one, two)]
+    matchers = [watch_of(teacher, recipe) for teacher in (one, two)]
     asked: list[int] = []
 
     def real_images() -> Tensor:
@@ -535,16 +542,16 @@ def test_normalisation_counts_the_statistics_of_convolutions_too(kind: str) -> N
         return literal_gvbsm(real, teacher, targets, 10.0)[1].item()
 
     factor = 1.0 if kind == "none" else size(one) / size(two)
-    scales = bn_loss_scales(recipe, watches[0], watches, real_images)
+    scales = bn_loss_scales(recipe, matchers[0], matchers, real_images)
     assert scales == pytest.approx({"test_resnet": 1.0, "test_byobnet": 2 * factor}, rel=1e-9)
     assert len(asked) == (kind == "real")
     assert abs(factor - 1) > 0.01 or kind == "none"
 
 
 def test_a_network_without_statistics_has_no_scale() -> None:
-    recipe = load_recipe("prism_reference", {"bn_normalise": "layers"})
-    watches = [build_stat_matcher(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
-    assert bn_loss_scales(recipe, watches[0], watches, lambda: torch.zeros(0)) == {
+    recipe = load_recipe("prism_reference", {"bn_normalize": "layers"})
+    matchers = [build_stat_matcher(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
+    assert bn_loss_scales(recipe, matchers[0], matchers, lambda: torch.zeros(0)) == {
         "test_resnet": 1.0
     }
 
@@ -557,9 +564,9 @@ def test_alignment_is_not_squared() -> None:
 
 def test_terms_without_a_weight_need_not_be_there() -> None:
     losses = {"logit/a": torch.tensor(1.0), "logit/b": torch.tensor(3.0), "bn/a": torch.tensor(5.0)}
-    assert weighted_sum(
-        losses, term_weights(losses, gvbsm(bn_weight=0.1), {})
-    ).item() == pytest.approx(2 + 0.5)
+    assert weighted_sum(losses, term_weights(losses, gvbsm(r_bn=0.1), {})).item() == pytest.approx(
+        2 + 0.5
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

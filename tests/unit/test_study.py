@@ -34,9 +34,9 @@ SPEC: dict[str, Any] = {
     "preset": "digits_quick",
     "settings": {
         "methods": ["prism", "mine", "random_real"],
-        "recipes": {"mine": {"base": "sre2l", "tv_weight": 0.5}},
+        "recipes": {"mine": {"base": "sre2l", "tv_l1": 0.5}},
     },
-    "searches": {"noise": {"grid": {"bn_weight": [0.1, 1.0], "lr": [0.05, 0.2]}}},
+    "searches": {"noise": {"grid": {"r_bn": [0.1, 1.0], "lr": [0.05, 0.2]}}},
     "scenarios": {
         "a": {"title": "A", "settings": {"ipc": 1}, "tuned_by": "noise"},
         "b": {"title": "B", "settings": {"methods": ["prism"], "recipe": {"init": "real"}}},
@@ -53,7 +53,7 @@ def test_every_scenario_has_a_run_per_replicate_and_they_share_their_teachers() 
     cells = scenario_runs(study_of(), {})
     assert list(cells) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [cell.settings.replicate for cell in cells.values()] == [0, 0, 1, 1]
-    bindings = {network_unit(c.settings, "test_resnet").binding for c in cells.values()}
+    bindings = {network_unit(c.settings, "test_resnet").fingerprint for c in cells.values()}
     assert len(bindings) == 1
     assert len({cell.settings.replicate_seed for cell in cells.values()}) == 2
 
@@ -64,7 +64,7 @@ def test_a_scenario_lays_its_settings_over_the_studys() -> None:
     assert cells["b", 0].settings.methods == ("prism",)
     assert cells["b", 0].settings.recipes == {}
     assert cells["b", 0].settings.recipe_of("prism").init == "real"
-    assert cells["a", 0].settings.recipe_of("mine").tv_weight == 0.5
+    assert cells["a", 0].settings.recipe_of("mine").tv_l1 == 0.5
 
 
 def test_a_choice_reaches_the_scenarios_that_ask_for_it_and_no_others() -> None:
@@ -72,7 +72,7 @@ def test_a_choice_reaches_the_scenarios_that_ask_for_it_and_no_others() -> None:
     cells = scenario_runs(study_of(), chosen)
     assert cells["a", 1].settings.recipe_of("prism").lr == 0.77
     assert cells["a", 1].settings.recipe_of("mine").lr == 0.66
-    assert cells["a", 1].settings.recipe_of("mine").tv_weight == 0.5
+    assert cells["a", 1].settings.recipe_of("mine").tv_l1 == 0.5
     assert cells["b", 1].settings.recipe_of("prism").lr == 0.1
 
 
@@ -91,15 +91,15 @@ def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> 
         assert cell.settings.methods == tuple(found)
         for name, values in found.items():
             recipe = cell.settings.recipe_of(name)
-            assert (recipe.bn_weight, recipe.lr) == (values["bn_weight"], values["lr"])
-            assert recipe.tv_weight == (0.5 if method == "mine" else 0.0)
+            assert (recipe.r_bn, recipe.lr) == (values["r_bn"], values["lr"])
+            assert recipe.tv_l1 == (0.5 if method == "mine" else 0.0)
 
 
 def test_a_search_never_scores_on_the_test_images() -> None:
-    sneaky = study_of(settings={**SPEC["settings"], "score_on": "test"})
+    sneaky = study_of(settings={**SPEC["settings"], "eval_split": "test"})
     for study in (study_of(), sneaky):
-        assert {cell.settings.score_on for cell in search_runs(study).values()} == {"tuning"}
-    assert {cell.settings.score_on for cell in scenario_runs(study_of(), {}).values()} == {"test"}
+        assert {cell.settings.eval_split for cell in search_runs(study).values()} == {"tuning"}
+    assert {cell.settings.eval_split for cell in scenario_runs(study_of(), {}).values()} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_a_search_never_scores_on_the_test_images() -> None:
             "searches.idle: no scenario is tuned_by it",
         ),
         (
-            {"searches": {"noise": {"grid": {"lr": [1.0]}, "settings": {"score_on": "test"}}}},
-            "searches.noise.settings: leave out score_on",
+            {"searches": {"noise": {"grid": {"lr": [1.0]}, "settings": {"eval_split": "test"}}}},
+            "searches.noise.settings: leave out eval_split",
         ),
         (
             {"scenarios": {"a": {"title": "A", "settings": {"recipes": {}}, "tuned_by": "noise"}}},
@@ -207,7 +207,7 @@ def test_a_protocol_in_a_scenario_stands_for_its_values_there(tmp_path: Path) ->
     cells = scenario_runs(load_study(str(path)), {})
     theirs, ours = (cells[name, 0].settings for name in ("theirs", "ours"))
     assert (theirs.student_loss, theirs.student_batch, theirs.label_crop_min) == ("kl", 9, 0.08)
-    assert (ours.student_loss, ours.student_batch, ours.label_epochs) == ("mse_ce", 50, 7)
+    assert (ours.student_loss, ours.student_batch, ours.label_epochs) == ("mse_gt", 50, 7)
 
 
 def test_every_run_of_a_study_is_checked_before_any_work(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
     wrong = study_of(searches={"noise": {"grid": {"bn_wieght": [1.0]}}})
-    with pytest.raises(UsageError, match="'bn_wieght'; did you mean 'bn_weight'"):
+    with pytest.raises(UsageError, match="'bn_wieght'; did you mean 'r_bn'"):
         search_runs(wrong)
 
 

@@ -126,10 +126,10 @@ def test_cost_pairs_seconds_with_accuracy() -> None:
 
 
 def test_presence_counts_the_steps_of_every_draw(run: Run) -> None:
-    teams = {"every": 10, "teams": [["test_resnet"], ["test_byobnet", "test_resnet"]]}
+    bn_teachers = {"every": 10, "bn_teachers": [["test_resnet"], ["test_byobnet", "test_resnet"]]}
     for unit in unit_plan.synthesis_units(run, 10):
-        optimised = unit.key["method"] != "random_real"
-        record = {"draws": teams, "images": 20} if optimised else {"images": 20}
+        optimised = unit.params["method"] != "random_real"
+        record = {"draws": bn_teachers, "images": 20} if optimised else {"images": 20}
         run.file(unit.marker).parent.mkdir(parents=True, exist_ok=True)
         run.finish(unit, paths=[], record=record)
     run.write_classes([{"index": i, "folder": str(i), "name": str(i)} for i in range(10)])

@@ -30,9 +30,9 @@ def recipe_of(**changes: object) -> Recipe:
     values = {
         "iterations": 4,
         "lr": 0.1,
-        "bn_weight": 0.3,
+        "r_bn": 0.3,
         "flip": False,
-        "roll": 0,
+        "jitter": 0,
         "crop_min": 1.0,
     }
     return load_recipe("prism", {**values, **changes})
@@ -40,8 +40,8 @@ def recipe_of(**changes: object) -> Recipe:
 
 def objective_of(recipe: Recipe, primary: Teacher, *others: Teacher) -> Objective:
     """Make the objective of a unit in which all of these take part."""
-    watches = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in (primary, *others)}
-    return Objective(recipe, watches)
+    matchers = {teacher.name: build_stat_matcher(teacher, recipe) for teacher in (primary, *others)}
+    return Objective(recipe, matchers)
 
 
 def losses_of(
@@ -53,8 +53,10 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """Return the terms of a step that shows images as they are."""
     objective = objective_of(recipe or recipe_of(), primary, *bn)
-    team = [teacher.name for teacher in bn]
-    return objective.terms(images, images, labels, speakers=[primary.name], team=team)
+    bn_teachers = [teacher.name for teacher in bn]
+    return objective.terms(
+        images, images, labels, logit_teachers=[primary.name], bn_teachers=bn_teachers
+    )
 
 
 def value_of(
@@ -82,15 +84,13 @@ def literal_alignment(teacher: Teacher, images: Tensor, factor: float) -> Tensor
     return total
 
 
-def literal_objective(
-    images: Tensor, primary: Teacher, bn: list[Teacher], bn_weight: float
-) -> Tensor:
+def literal_objective(images: Tensor, primary: Teacher, bn: list[Teacher], r_bn: float) -> Tensor:
     logits = primary.network(images)
     labels = LABELS[: len(images)]
     log_probability = logits - logits.exp().sum(1, keepdim=True).log()
     cross_entropy = -log_probability[range(len(labels)), labels].sum() / len(labels)
     alignment = sum(literal_alignment(teacher, images, 10.0) for teacher in bn)
-    return cross_entropy + bn_weight / len(bn) * alignment
+    return cross_entropy + r_bn / len(bn) * alignment
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -115,7 +115,7 @@ def test_the_gradient_agrees_with_finite_differences() -> None:
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64, requires_grad=True)
 
     def value(x: Tensor) -> Tensor:
-        return value_of(x, primary, [primary], recipe_of(bn_weight=0.01))
+        return value_of(x, primary, [primary], recipe_of(r_bn=0.01))
 
     (gradient,) = torch.autograd.grad(value(images), images)
     direction = torch.randn_like(images)
@@ -175,7 +175,7 @@ def test_a_view_crops_then_flips_then_shifts_cyclically() -> None:
 def test_drawn_views_cover_flips_and_shifts() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [
-        sample_augmentation(32, crop_min=0.5, flip=True, roll=4, generator=generator)
+        sample_augmentation(32, crop_min=0.5, flip=True, jitter=4, generator=generator)
         for _ in range(800)
     ]
     assert abs(sum(view.flip for view in views) / 800 - 0.5) < 0.1
@@ -186,7 +186,7 @@ def test_drawn_views_cover_flips_and_shifts() -> None:
 def test_views_without_flip_or_roll_have_none() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [
-        sample_augmentation(32, crop_min=0.5, flip=False, roll=0, generator=generator)
+        sample_augmentation(32, crop_min=0.5, flip=False, jitter=0, generator=generator)
         for _ in range(50)
     ]
     assert not any(view.flip or any(view.shift) for view in views)
@@ -228,7 +228,7 @@ def test_recover_is_adam_with_a_cosine_and_a_clamp() -> None:
     other = teacher_of("test_byobnet", double=True)
     images, first, second = initial.clone(), 0.0, 0.0
     for step in range(4):
-        view = sample_augmentation(32, crop_min=1.0, flip=False, roll=0, generator=generator)
+        view = sample_augmentation(32, crop_min=1.0, flip=False, jitter=0, generator=generator)
         images.requires_grad_()
         objective = literal_objective(seen_through(view, images), primary, [primary, other], 0.3)
         (gradient,) = torch.autograd.grad(objective, images)
@@ -323,7 +323,7 @@ def test_image_priors_equal_the_double_loop_and_weigh_in() -> None:
     losses = {"logit/a": torch.tensor(1.0), "bn/a": torch.tensor(2.0), "bn/b": torch.tensor(4.0)}
     losses |= {name: value.float() for name, value in priors.items()}
     losses["density/images"] = torch.tensor(7.0)
-    recipe = recipe_of(bn_weight=0.5, tv_weight=0.1, l2_weight=0.01, density_weight=0.2)
+    recipe = recipe_of(r_bn=0.5, tv_l1=0.1, l2_scale=0.01, densification_weight=0.2)
     total = weighted_sum(losses, term_weights(losses, recipe, {"b": 3.0}))
     expected = 1 + 0.5 * (2 + 12) / 2 + 0.1 * priors["tv/images"] + 0.01 * priors["l2/images"] + 1.4
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -337,7 +337,7 @@ def test_image_priors_smooth_the_images() -> None:
         images = run_recover(recipe_of(iterations=10, **changes), initial)
         return image_priors(images)["tv/images"].item()
 
-    assert roughness(tv_weight=100.0) < roughness()
+    assert roughness(tv_l1=100.0) < roughness()
 
 
 def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
@@ -345,9 +345,9 @@ def test_normalisation_brings_networks_to_the_primarys_scale() -> None:
     real = torch.randn(8, 3, 32, 32)
 
     def scales(kind: str, **weights: float) -> dict[str, float]:
-        recipe = recipe_of(bn_normalise=kind, bn_weights=weights)
-        watches = [build_stat_matcher(teacher, recipe) for teacher in (primary, other)]
-        return bn_loss_scales(recipe, watches[0], watches, lambda: real)
+        recipe = recipe_of(bn_normalize=kind, bn_weights=weights)
+        matchers = [build_stat_matcher(teacher, recipe) for teacher in (primary, other)]
+        return bn_loss_scales(recipe, matchers[0], matchers, lambda: real)
 
     assert scales("none") == {"test_resnet": 1.0, "test_byobnet": 1.0}
     assert scales("none", test_byobnet=0.5)["test_byobnet"] == 0.5
@@ -364,7 +364,7 @@ def test_a_network_without_bn_counts_in_the_divisor_and_is_not_run() -> None:
     bare.network.register_forward_hook(lambda *_: pytest.fail("it was run"))
     images = torch.randn(4, 3, 32, 32)
 
-    def value(bn: list[Teacher], bn_weight: float) -> float:
-        return value_of(images, primary, bn, recipe_of(bn_weight=bn_weight)).item()
+    def value(bn: list[Teacher], r_bn: float) -> float:
+        return value_of(images, primary, bn, recipe_of(r_bn=r_bn)).item()
 
     assert value([primary, bare], 0.4) == pytest.approx(value([primary], 0.2))

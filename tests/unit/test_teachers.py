@@ -238,15 +238,15 @@ POOL = ("a", "b", "c", "d", "e")
 
 
 def draws(*, seed: int = 0, **changes: object) -> TeacherSchedule:
-    values = {"iterations": 8000, "redraw_every": 1, "selection": "intra", **changes}
+    values = {"iterations": 8000, "resample_every": 1, "selection": "intra", **changes}
     recipe = load_recipe("prism", values)
     return sample_schedule(recipe, "a", POOL, torch.Generator().manual_seed(seed))
 
 
 def test_draws_have_the_published_number_of_extras() -> None:
-    teams = draws().teams
-    extras = Counter(len(team) - 1 for team in teams)
-    assert all(team[0] == "a" for team in teams)
+    bn_teachers = draws().bn_teachers
+    extras = Counter(len(group) - 1 for group in bn_teachers)
+    assert all(group[0] == "a" for group in bn_teachers)
     for number, share in {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}.items():
         # Five standard deviations of a binomial: wrong once in a million seeds.
         assert abs(extras[number] / 8000 - share) < 5 * math.sqrt(share * (1 - share) / 8000)
@@ -257,7 +257,7 @@ def test_the_published_program_draws_once_for_a_unit_with_the_published_shares()
     extras: Counter[int] = Counter()
     for _ in range(4000):
         drawn = sample_schedule(recipe, "a", POOL, generator)
-        assert len(drawn.teams) == 1
+        assert len(drawn.bn_teachers) == 1
         assert drawn.at(0) is drawn.at(3999)
         assert drawn.at(0)[0] == "a"
         extras[len(drawn.at(0)) - 1] += 1
@@ -267,77 +267,79 @@ def test_the_published_program_draws_once_for_a_unit_with_the_published_shares()
 
 
 def test_every_candidate_is_drawn_equally_often() -> None:
-    often = Counter(name for team in draws().teams for name in team[1:])
+    often = Counter(name for bn_teachers in draws().bn_teachers for name in bn_teachers[1:])
     for name in POOL[1:]:
         # 1.5 extras on average over four candidates: 37.5 % each.
         assert abs(often[name] / 8000 - 0.375) < 5 * math.sqrt(0.375 * 0.625 / 8000)
 
 
 def test_every_subset_of_an_exact_size_is_drawn_equally_often() -> None:
-    teams = draws(bn_subset=2, primary_in_bn="candidate").teams
-    often = Counter(frozenset(team) for team in teams)
+    bn_teachers = draws(bn_subset_size=2, primary_in_bn="candidate").bn_teachers
+    often = Counter(frozenset(group) for group in bn_teachers)
     assert len(often) == 10
     for count in often.values():
         assert abs(count / 8000 - 0.1) < 5 * math.sqrt(0.1 * 0.9 / 8000)
 
 
 @given(
-    slots=strategies.integers(0, 6),
+    image_indices=strategies.integers(0, 6),
     probability=strategies.floats(0.05, 1),
     primary_in_bn=strategies.sampled_from(["always", "candidate", "never"]),
     seed=strategies.integers(0, 1000),
 )
 @settings(max_examples=100, deadline=None)
 def test_teams_are_sets_of_the_pool(
-    slots: int, probability: float, primary_in_bn: str, seed: int
+    image_indices: int, probability: float, primary_in_bn: str, seed: int
 ) -> None:
-    if primary_in_bn != "always" and not slots:
+    if primary_in_bn != "always" and not image_indices:
         return
     drawn = draws(
         seed=seed,
         iterations=5,
-        bn_slots=slots,
-        bn_probability=probability,
+        num_bn_slots=image_indices,
+        bn_slot_prob=probability,
         primary_in_bn=primary_in_bn,
     )
-    assert len(drawn.teams) == 5
-    for team in drawn.teams:
-        assert len(set(team)) == len(team) >= 1
-        assert set(team) <= set(POOL)
-        assert len(team) - (primary_in_bn == "always") <= slots
+    assert len(drawn.bn_teachers) == 5
+    for bn_teachers in drawn.bn_teachers:
+        assert len(set(bn_teachers)) == len(bn_teachers) >= 1
+        assert set(bn_teachers) <= set(POOL)
+        assert len(bn_teachers) - (primary_in_bn == "always") <= image_indices
         if primary_in_bn != "candidate":
-            assert ("a" in team) == (primary_in_bn == "always")
+            assert ("a" in bn_teachers) == (primary_in_bn == "always")
 
 
 def test_pre_draws_once_and_intra_again_and_again() -> None:
     once = draws(selection="pre")
-    again = draws(iterations=1050, redraw_every=100)
-    assert len(once.teams) == 1
-    assert {once.at(step) for step in (0, 1, 7999)} == {once.teams[0]}
-    assert len(again.teams) == 11
-    assert again.at(99) == again.teams[0]
-    assert again.at(100) == again.teams[1]
-    assert again.at(1049) == again.teams[10]
+    again = draws(iterations=1050, resample_every=100)
+    assert len(once.bn_teachers) == 1
+    assert {once.at(step) for step in (0, 1, 7999)} == {once.bn_teachers[0]}
+    assert len(again.bn_teachers) == 11
+    assert again.at(99) == again.bn_teachers[0]
+    assert again.at(100) == again.bn_teachers[1]
+    assert again.at(1049) == again.bn_teachers[10]
 
 
 def test_the_other_strategies() -> None:
-    assert draws(selection="all").teams == (POOL,)
-    assert draws(selection="all", primary_in_bn="never").teams == (POOL[1:],)
-    assert draws(selection="fixed", bn_fixed=["c"]).teams == (("a", "c"),)
-    assert draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never").teams == (("c",),)
+    assert draws(selection="all").bn_teachers == (POOL,)
+    assert draws(selection="all", primary_in_bn="never").bn_teachers == (POOL[1:],)
+    assert draws(selection="fixed", bn_fixed=["c"]).bn_teachers == (("a", "c"),)
+    assert draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never").bn_teachers == (("c",),)
     turns = draws(selection="round_robin", primary_in_bn="candidate")
     assert [turns.at(step) for step in range(6)] == [(name,) for name in (*POOL, "a")]
 
 
 def test_logits_come_from_the_primary_from_all_in_turn_or_from_the_drawn() -> None:
     primary = draws(iterations=3)
-    assert [primary.logits_at(step) for step in (0, 1, 2)] == [("a",)] * 3
-    turns = draws(selection="all", logits="in_turn")
-    assert [turns.logits_at(step) for step in range(6)] == [(name,) for name in (*POOL, "a")]
+    assert [primary.logit_teachers_at(step) for step in (0, 1, 2)] == [("a",)] * 3
+    turns = draws(selection="all", logits="round_robin")
+    assert [turns.logit_teachers_at(step) for step in range(6)] == [
+        (name,) for name in (*POOL, "a")
+    ]
     assert {turns.at(step) for step in range(6)} == {POOL}
-    coupled = draws(logits="bn_teachers", bn_subset=2, primary_in_bn="candidate")
+    coupled = draws(logits="bn_teachers", bn_subset_size=2, primary_in_bn="candidate")
     assert len({coupled.at(step) for step in range(50)}) > 5
-    assert all(coupled.logits_at(step) == coupled.at(step) for step in range(50))
+    assert all(coupled.logit_teachers_at(step) == coupled.at(step) for step in range(50))
 
 
 def test_networks_that_take_part_are_those_of_the_logits_and_of_the_teams() -> None:
@@ -345,18 +347,18 @@ def test_networks_that_take_part_are_those_of_the_logits_and_of_the_teams() -> N
     assert (fixed.bn_networks, fixed.networks) == (("c",), ("a", "c"))
     coupled = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never", logits="bn_teachers")
     assert coupled.networks == coupled.bn_networks == ("c",)
-    turns = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never", logits="in_turn")
+    turns = draws(selection="fixed", bn_fixed=["c"], primary_in_bn="never", logits="round_robin")
     assert turns.networks == POOL
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"bn_subset": 5}, "bn_subset is 5, but the pool holds only 4"),
+        ({"bn_subset_size": 5}, "bn_subset_size is 5, but the pool holds only 4"),
         ({"selection": "fixed", "bn_fixed": ["x"]}, "bn_fixed names 'x'"),
         ({"bn_weights": {"bb": 2.0}}, "bn_weights names 'bb'"),
-        ({"primary_in_bn": "never", "bn_slots": 0}, "no BN teacher"),
-        ({"primary_in_bn": "candidate", "bn_probability": 0.0}, "no BN teacher"),
+        ({"primary_in_bn": "never", "num_bn_slots": 0}, "no BN teacher"),
+        ({"primary_in_bn": "candidate", "bn_slot_prob": 0.0}, "no BN teacher"),
         ({"selection": "fixed", "primary_in_bn": "never"}, "no BN teacher"),
     ],
 )

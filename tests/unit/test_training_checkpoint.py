@@ -26,10 +26,10 @@ def training(seed: int) -> TrainerState:
     """Return a network that has taken a step."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     network(torch.randn(4, 6)).square().sum().backward()
-    optimiser.step()
-    return TrainerState({"network": network}, optimiser, torch.device("cpu"))
+    optimizer.step()
+    return TrainerState({"network": network}, optimizer, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_flipped_bit_of_a_tensor_is_seen(path: Path) -> None:
 NAME = "network/0.weight"
 HARMS: dict[str, Callable[[Tensors], object]] = {
     "a network's tensor is gone": lambda tensors: tensors.pop(NAME),
-    "an optimiser's tensor is gone": lambda tensors: tensors.pop("optimiser/0/exp_avg"),
+    "an optimizer's tensor is gone": lambda tensors: tensors.pop("optimizer/0/exp_avg"),
     "the random state is gone": lambda tensors: tensors.pop("random/cpu"),
     "one is too many": lambda tensors: tensors.update(other=torch.zeros(2)),
     "another type": lambda tensors: tensors.update({NAME: tensors[NAME].double()}),
@@ -111,11 +111,11 @@ def test_other_tensors_than_were_written_are_not_gone_on_from(path: Path, harm: 
     assert_begins_anew(path)
 
 
-@pytest.mark.parametrize("harm", [name for name in HARMS if "an optimiser's" not in name])
+@pytest.mark.parametrize("harm", [name for name in HARMS if "an optimizer's" not in name])
 def test_whole_files_of_another_form_leave_the_work_as_it_was(path: Path, harm: str) -> None:
     tensors, entry = read(path)
     HARMS[harm](tensors)
-    stated = {name: entry[name] for name in ("binding", "progress")}
+    stated = {name: entry[name] for name in ("fingerprint", "progress")}
     write(path, tensors, {**stated, "digest": short_hash([stated, hash_tensors(tensors)])})
     assert_begins_anew(path)
 
@@ -127,7 +127,7 @@ def test_whole_files_of_another_form_leave_the_work_as_it_was(path: Path, harm: 
         lambda _: {},
         lambda _: None,
         lambda _: "mine",
-        lambda entry: {"binding": "mine", "progress": {}},
+        lambda entry: {"fingerprint": "mine", "progress": {}},
         lambda entry: {**entry, "progress": {**entry["progress"], "epoch": 2}},
         lambda entry: {**entry, "progress": []},
         lambda entry: {**entry, "digest": "0" * 16},

@@ -24,9 +24,9 @@ IMAGE = "synthesis/random_real/images/00003/00003_0001.png"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with images and the labels of an untrained look at them."""
-    changes = {"squeeze_epochs": 1, "label_epochs": 2, "observers": []}
+    changes = {"squeeze_epochs": 1, "label_epochs": 2, "holdout_networks": []}
     run = begin_run(tmp_path_factory.mktemp("verify"), feature_networks=["test_resnet"], **changes)
-    for stage in ("teachers", "labels"):
+    for stage in ("squeeze", "relabel"):
         pipeline.execute(run, stage)
     return run
 
@@ -57,7 +57,7 @@ def test_whole_run_has_no_findings_and_its_units_are_counted(run: Run) -> None:
 def test_changed_image_is_damage_and_makes_what_it_feeds_no_staler_than_it_is(run: Run) -> None:
     path = run.file(IMAGE)
     path.write_bytes(path.read_bytes()[:-1])
-    assert found(run) == [("damaged", "synthesis unit random_real/slots000-001_classes000-009")]
+    assert found(run) == [("damaged", "synthesis unit random_real/images000-001_classes000-009")]
     assert "has changed" in only(run).what
     assert "prism-nb run --run" in only(run).remedy
 
@@ -79,7 +79,7 @@ def test_other_class_order_is_damage_that_names_the_class(run: Run) -> None:
 
 def test_labels_of_other_images_are_damage_even_under_a_whole_marker(run: Run) -> None:
     """A marker forged over label files of another run is told by what the files say themselves."""
-    (unit,) = pipeline.stage_units(run, "labels")
+    (unit,) = pipeline.stage_units(run, "relabel")
     epoch = run.file("labels/random_real/epoch_0001.safetensors")
     content = bytearray(epoch.read_bytes())
     place = content.index(b"prism-nb labels 2") + 24
@@ -144,7 +144,7 @@ def test_nothing_is_cleaned_while_somebody_works(run: Run, name: str) -> None:
     part = run.file("labels/.x.part")
     part.write_bytes(b"half")
     with (
-        run.lease(f"{name}.json", "labels"),
+        run.lease(f"{name}.json", "relabel"),
         pytest.raises(PrismError, match=f"{name} of .* is being worked on by process"),
     ):
         clean(run)

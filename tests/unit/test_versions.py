@@ -47,7 +47,7 @@ def test_sources_decide_and_nothing_else_of_the_package(
 
 
 def test_a_task_of_another_version_is_not_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = Unit(stage="labels", name="u", marker="labels/u.json", binding="b")
+    unit = Unit(stage="relabel", name="u", marker="labels/u.json", fingerprint="b")
     with monkeypatch.context() as patch:
         patch.setattr(
             worker, "worker_versions", lambda: {**worker.worker_versions(), "prism-nb": "9"}
@@ -57,4 +57,4 @@ def test_a_task_of_another_version_is_not_begun(run: Run, monkeypatch: pytest.Mo
     assert report.made == 0
     assert "prism-nb " in report.error
     assert "9 with the driver" in report.error
-    assert not list(run.events("labels"))
+    assert not list(run.events("relabel"))

@@ -79,7 +79,7 @@ def test_views_take_images_that_lie_in_memory_channels_last() -> None:
 @pytest.mark.parametrize(("kind", "count"), [("per_batch", 1), ("per_image", 5)])
 def test_a_step_draws_one_view_or_one_for_each_image(kind: str, count: int) -> None:
     recipe = load_recipe(
-        "prism", {"views": kind, "crop_schedule": "curriculum", "iterations": 10, "roll": 3}
+        "prism", {"views": kind, "crop_schedule": "curriculum", "iterations": 10, "jitter": 3}
     )
     drawn = sample_augmentations(recipe, 7, (5, 32), torch.Generator().manual_seed(4))
     again = torch.Generator().manual_seed(4)
@@ -87,7 +87,7 @@ def test_a_step_draws_one_view_or_one_for_each_image(kind: str, count: int) -> N
     assert min_crop_area(recipe, 7) == pytest.approx(floor)
     expected = [
         sample_augmentation(
-            32, crop_min=min_crop_area(recipe, 7), flip=True, roll=3, generator=again
+            32, crop_min=min_crop_area(recipe, 7), flip=True, jitter=3, generator=again
         )
         for _ in range(count)
     ]

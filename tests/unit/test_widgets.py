@@ -55,7 +55,7 @@ def test_a_primary_that_leaves_the_pool_is_missed_and_not_replaced(
 @pytest.fixture
 def synthesised(run: Run) -> Run:
     """A run that has a unit of PRISM's images."""
-    for unit in stage_units(run, "teachers"):
+    for unit in stage_units(run, "squeeze"):
         run.finish(unit, paths=[], record={})
     run.finish(stage_units(run, "synthesis")[0], paths=[], record={})
     return run
@@ -65,16 +65,16 @@ def test_a_pick_that_the_run_refuses_is_not_called_ready(synthesised: Run) -> No
     picker = TeacherPicker(synthesised)
     assert "Ready" in picker.status.value
     picker.pool.chosen.value = "test_byobnet"
-    picker.draw.bn_probability.value = 0.9
+    picker.draw.bn_slot_prob.value = 0.9
     with pytest.raises(UsageError) as refused:
         synthesised.with_settings(picker.value)
     assert html.escape(f"Not usable in this run: {refused.value}") in picker.status.value
     assert "primary is" in picker.status.value
     assert "recipes.prism is" in picker.status.value
     assert "Ready" not in picker.status.value
-    assert "aligns" in picker.preview.value
+    assert "BN statistics in" in picker.preview.value
     picker.pool.chosen.value = synthesised.settings.primary
-    picker.draw.bn_probability.value = 0.5
+    picker.draw.bn_slot_prob.value = 0.5
     assert "Ready" in picker.status.value
     assert synthesised.with_settings(picker.value).settings == synthesised.settings
 
@@ -185,24 +185,24 @@ def test_a_network_with_weights_joins_the_pool_if_they_are_there(
 def test_the_draw_goes_to_the_method_and_back(picker: TeacherPicker, settings: Settings) -> None:
     assert list(picker.draw.method.options) == ["prism"]
     picker.draw.selection.value = "intra"
-    picker.draw.redraw_every.value = 5
-    picker.draw.bn_probability.value = 0.25
+    picker.draw.resample_every.value = 5
+    picker.draw.bn_slot_prob.value = 0.25
     assert picker.value.recipes == {
-        "prism": {"selection": "intra", "redraw_every": 5, "bn_probability": 0.25}
+        "prism": {"selection": "intra", "resample_every": 5, "bn_slot_prob": 0.25}
     }
-    assert picker.value.recipe_of("prism").bn_probability == 0.25
+    assert picker.value.recipe_of("prism").bn_slot_prob == 0.25
     assert picker.value.recipe_of("sre2l") == settings.recipe_of("sre2l")
-    assert "redraw_every: 5" in picker.status.value
+    assert "resample_every: 5" in picker.status.value
     picker.draw.selection.value = "pre"
-    picker.draw.redraw_every.value = settings.recipe_of("prism").redraw_every
-    picker.draw.bn_probability.value = 0.5
+    picker.draw.resample_every.value = settings.recipe_of("prism").resample_every
+    picker.draw.bn_slot_prob.value = 0.5
     assert picker.value == settings
 
 
 def test_fixed_teachers_leave_with_the_pool(picker: TeacherPicker) -> None:
     picker.draw.selection.value = "fixed"
     assert picker.draw.bn_fixed.layout.display == ""
-    assert picker.draw.bn_slots.layout.display == "none"
+    assert picker.draw.num_bn_slots.layout.display == "none"
     picker.draw.bn_fixed.value = ("test_byobnet", "test_coatnet")
     assert picker.value.recipe_of("prism").bn_fixed == ("test_byobnet", "test_coatnet")
     take_out(picker, "test_byobnet")
@@ -211,16 +211,16 @@ def test_fixed_teachers_leave_with_the_pool(picker: TeacherPicker) -> None:
 
 def test_an_impossible_draw_is_said_in_words(picker: TeacherPicker) -> None:
     picker.draw.primary_in_bn.value = "never"
-    picker.draw.bn_slots.value = 0
+    picker.draw.num_bn_slots.value = 0
     assert "method prism has no BN teacher" in picker.status.value
     assert picker.preview.value == ""
 
 
 def test_the_preview_says_what_a_step_is(picker: TeacherPicker) -> None:
-    assert "aligns 2.50 networks on average" in picker.preview.value
+    assert "uses 2.50 networks on average" in picker.preview.value
     assert "1 in 12.5 %" in picker.preview.value
     picker.draw.selection.value = "all"
-    assert "aligns 4.00 networks on average (4 in 100.0 %" in picker.preview.value
+    assert "uses 4.00 networks on average (4 in 100.0 %" in picker.preview.value
 
 
 def test_without_a_method_that_draws_there_is_nothing_to_set(

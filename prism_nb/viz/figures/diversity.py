@@ -235,8 +235,8 @@ def _absent(run: Run, points: FeaturePoints, view: DashboardView, titles: dict[s
 def _names(run: Run, points: FeaturePoints) -> tuple[str, ...]:
     classes = open_dataset(run.settings).classes
     return tuple(
-        f"{method_title(run, method)}, {class_label(classes[c])}, slot {slot}"
-        for method, c, slot in points.table.itertuples(index=False)
+        f"{method_title(run, method)}, {class_label(classes[c])}, slot {image_index}"
+        for method, c, image_index in points.table.itertuples(index=False)
     )
 
 
@@ -315,7 +315,7 @@ def load_points(
     dataset = open_dataset(run.settings)
     pixels = torch.cat([load_subset(run, n, dataset, members) for n, members in chosen.items()])
     rows = [(name, *member) for name, members in chosen.items() for member in members]
-    table = pd.DataFrame(rows, columns=["method", "class", "slot"])
+    table = pd.DataFrame(rows, columns=["method", "class", "image_index"])
     features = FEATURE_CACHE.seen(load_teacher(run, network), pixels, dataset)
     return FeaturePoints(table, pixels, normalize_rows(features), sum(map(len, every.values())))
 
@@ -379,10 +379,10 @@ def _umap(values: np.ndarray) -> np.ndarray:
 def _members(run: Run, name: str, classes: Sequence[int], behind: int) -> list[tuple[int, int]]:
     if name == REFERENCE:
         dataset, most = open_dataset(run.settings), max(behind, run.settings.ipc)
-        return [(c, slot) for c in classes for slot in range(_real(dataset, c, most))]
+        return [(c, image_index) for c in classes for image_index in range(_real(dataset, c, most))]
     table = image_table(run, name, classes)
     made = table[table["made"]]
-    return list(zip(made["class"].to_list(), made["slot"].to_list(), strict=True))
+    return list(zip(made["class"].to_list(), made["image_index"].to_list(), strict=True))
 
 
 def _real(dataset: ImageDataset, c: int, most: int) -> int:
@@ -450,7 +450,7 @@ def _marker(method: str, colour: str, number: int) -> dict[str, object]:
 
 
 def _pairs(group: pd.DataFrame) -> list[tuple[int, int]]:
-    return list(zip(group["class"], group["slot"], strict=True))
+    return list(zip(group["class"], group["image_index"], strict=True))
 
 
 _COLUMNS = 3
@@ -484,14 +484,14 @@ def similarity_figure(points: FeaturePoints, titles: dict[str, str], title: str)
     )
     for place, (method, matrix) in enumerate(matrices.items()):
         members = points.table.index[points.table["method"] == method].to_numpy()
-        slots = points.table.loc[members, "slot"].astype(str)
+        image_indices = points.table.loc[members, "image_index"].astype(str)
         row, column = divmod(place, columns)
-        figure.add_trace(_heat(matrix, slots, members), row=row + 1, col=column + 1)
-        name = {"text": "slot"}
+        figure.add_trace(_heat(matrix, image_indices, members), row=row + 1, col=column + 1)
+        name = {"text": "image_index"}
         figure.update_xaxes(title=name, row=row + 1, col=column + 1)
         if column == 0:  # beside the others it would stand on their neighbours
             figure.update_yaxes(title=name, row=row + 1, col=1)
-    apply_style(figure, title=title, x="slot", y="slot", height=130 + rows * _SQUARE)
+    apply_style(figure, title=title, x="image_index", y="image_index", height=130 + rows * _SQUARE)
     low = min(0.0, *(float(np.nanmin(matrix)) for matrix in matrices.values()))
     bar = {"title": {"text": "cosine"}}
     figure.update_layout(
@@ -512,12 +512,12 @@ def similarity_table(points: FeaturePoints, titles: dict[str, str]) -> pd.DataFr
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def _heat(matrix: np.ndarray, slots: pd.Series, members: np.ndarray) -> go.Heatmap:
+def _heat(matrix: np.ndarray, image_indices: pd.Series, members: np.ndarray) -> go.Heatmap:
     pairs = np.stack(np.meshgrid(members, members, indexing="ij"), axis=-1)
     return go.Heatmap(
         z=matrix,
-        x=slots,
-        y=slots,
+        x=image_indices,
+        y=image_indices,
         coloraxis="coloraxis",
         customdata=pairs.tolist(),
         hovertemplate="slots %{y} and %{x}: %{z:.3f}<extra></extra>",

@@ -63,14 +63,18 @@ def views_sheet(run: Run, method: str, *, epoch: int) -> EncodedImage:
     dataset, ipc = open_dataset(run.settings), run.settings.ipc
     pixels, _ = load_images(run, method, dataset)
     views = epoch_params(run.settings, len(pixels), epoch, torch.device("cpu"))
-    rows = torch.tensor([c * ipc + slot for c, slot in _shown(run, dataset)])
+    rows = torch.tensor([c * ipc + image_index for c, image_index in _shown(run, dataset)])
     return _sheet(run, dataset.bytes_of(render(DeviceImages(pixels, dataset), views, rows)))
 
 
 def _shown(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
     """Return the class and slot of each picture."""
     classes = range(min(_MOST_CLASSES, len(dataset.classes)))
-    return [(c, slot) for c in classes for slot in range(min(_MOST_SLOTS, run.settings.ipc))]
+    return [
+        (c, image_index)
+        for c in classes
+        for image_index in range(min(_MOST_SLOTS, run.settings.ipc))
+    ]
 
 
 def _sheet(run: Run, pixels: Tensor) -> EncodedImage:
@@ -111,7 +115,7 @@ class SortOrder:
 
 
 ORDERS = {
-    "slot": SortOrder("class and slot", ()),
+    "image_index": SortOrder("class and slot", ()),
     "unit_loss": SortOrder(
         "loss of the unit (recorded)",
         ("logit loss", "BN loss"),
@@ -158,7 +162,7 @@ class GalleryView:
 
     methods: tuple[str, ...]
     classes: tuple[int, ...]
-    order: str = "slot"
+    order: str = "image_index"
     reverse: bool = False
     page: int = 0
     per_page: int = 100
@@ -256,7 +260,7 @@ def in_order(table: pd.DataFrame, order: SortOrder, *, reverse: bool) -> pd.Data
     # The second column is for ties: less divergence is more agreement.
     ways = [order.ascending, *([True] * (len(order.columns) - 1))]
     return table.sort_values(
-        [*order.columns, "class", "slot"],
+        [*order.columns, "class", "image_index"],
         ascending=[*(way != reverse for way in ways), True, True],
         na_position="last",
     )
@@ -283,8 +287,8 @@ def _unmade(run: Run, method: str, table: pd.DataFrame) -> str:
 def _before(run: Run, method: str, rows: pd.DataFrame) -> tuple[Tensor | None, list[str]]:
     if method == REFERENCE:
         return None, []
-    how = run.settings.recipe_of(method).images
-    if how != "recovered":
+    how = run.settings.recipe_of(method).image_source
+    if how != "optimized":
         return None, [_BEGUN[how]]
     if not len(rows):
         return None, []
@@ -310,7 +314,7 @@ def _none(run: Run) -> Tensor:
 
 
 def _members(rows: pd.DataFrame) -> list[tuple[int, int]]:
-    return list(zip(rows["class"].to_list(), rows["slot"].to_list(), strict=True))
+    return list(zip(rows["class"].to_list(), rows["image_index"].to_list(), strict=True))
 
 
 _TOLD = 230  # pixels; how wide the words on an image are at most
@@ -415,7 +419,7 @@ def image_caption(row: dict[str, object], view: GalleryView) -> str:
     """Return the words below an image: class and slot, and the value that it is sorted by."""
     order = ORDERS[view.order]
     value = row.get(order.columns[0]) if order.columns else None
-    place = f"slot {row['slot']}" if len(view.classes) == 1 else f"{row['class']} · {row['slot']}"
+    place = f"image {row['image_index']}" if len(view.classes) == 1 else f"{row['class']} · {row['image_index']}"
     if isinstance(value, float) and not math.isnan(value):
         return f"{place}\n{order.caption.format(value)}"
     return place
@@ -423,7 +427,7 @@ def image_caption(row: dict[str, object], view: GalleryView) -> str:
 
 def image_tooltip(row: dict[str, object], info: ClassInfo) -> str:
     """Return all that is known of an image, in lines."""
-    lines = [f"class {class_label(info)}, slot {row['slot']}"]
+    lines = [f"class {class_label(info)}, image {row['image_index']}"]
     for name, form in _LINES.items():
         value = row.get(name)
         if value is not None and value != "" and not pd.isna(value):
@@ -527,7 +531,7 @@ def near_duplicate_sheet(
     if not len(mine):
         raise ValueError(f"no nearest training image is known for {method!r}")
     dataset = open_dataset(run.settings)
-    members = list(zip(mine["class"].to_list(), mine["slot"].to_list(), strict=True))
+    members = list(zip(mine["class"].to_list(), mine["image_index"].to_list(), strict=True))
     made = load_subset(run, method, dataset, members)
     real = dataset.images("train", mine["training image"].to_list())
     return contact_sheet(torch.cat([made, real]), columns=len(mine))

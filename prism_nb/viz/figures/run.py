@@ -26,7 +26,7 @@ from prism_nb.viz.style import (
 _MARKS = {
     "primary": ("star", colour_at(0)),
     "teacher": ("circle", colour_at(2)),
-    "observer": ("diamond-open", colour_at(3)),
+    "holdout": ("diamond-open", colour_at(3)),
 }
 
 

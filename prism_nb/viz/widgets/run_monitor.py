@@ -293,8 +293,8 @@ class PreviewViewer(widgets.VBox):
         self._offering = False
 
     def _nothing(self) -> str:
-        if self._run.settings.snapshot_every == 0:
-            return "<p>No pictures: the run's <code>snapshot_every</code> is 0.</p>"
+        if self._run.settings.preview_every == 0:
+            return "<p>No pictures: the run's <code>preview_every</code> is 0.</p>"
         if self._films:
             return "<p>No pictures of this unit: each method's latest unit has them.</p>"
         return "<p>No pictures yet: they come with the first steps of an optimised unit.</p>"
@@ -364,8 +364,8 @@ def preview_html(film: PreviewSequence, step: int, names: Sequence[str]) -> str:
     """
     teachers = ", ".join(film.teachers_at(step))
     tiles = "".join(
-        _tile(png, _called(names, class_index), slot)
-        for png, (class_index, slot) in zip(film.tiles(step), film.images, strict=False)
+        _tile(png, _called(names, class_index), image_index)
+        for png, (class_index, image_index) in zip(film.tiles(step), film.images, strict=False)
     )
     begin = " (as it begins)" if step == film.taken[0] else ""
     return (
@@ -378,8 +378,10 @@ def preview_html(film: PreviewSequence, step: int, names: Sequence[str]) -> str:
 
 def _steered(film: PreviewSequence, step: int) -> str:
     """Say which networks a picture's images were drawn by: a unit's images share them."""
-    teachers, speakers = ", ".join(film.teachers_at(step)), ", ".join(film.speakers_at(step))
-    words = f"Networks drawn for these images: BN statistics of {teachers}; logits of {speakers}."
+    teachers, logit_teachers = ", ".join(film.teachers_at(step)), ", ".join(film.speakers_at(step))
+    words = (
+        f"Networks drawn for these images: BN statistics of {teachers}; logits of {logit_teachers}."
+    )
     return f'<div class="prism-drawn">{html.escape(words)}</div>'
 
 
@@ -387,8 +389,8 @@ def _called(names: Sequence[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else f"class {index}"
 
 
-def _tile(png: bytes, name: str, slot: int) -> str:
-    what = html.escape(f"{name}, image {slot}")
+def _tile(png: bytes, name: str, image_index: int) -> str:
+    what = html.escape(f"{name}, image {image_index}")
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return (
         f'<figure style="margin:0;width:{_TILE}px" title="{what}">'

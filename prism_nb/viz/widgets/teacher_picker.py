@@ -430,11 +430,11 @@ _PRIMARY = (
 )
 _FIELDS = (
     "selection",
-    "redraw_every",
+    "resample_every",
     "primary_in_bn",
-    "bn_slots",
-    "bn_probability",
-    "bn_subset",
+    "num_bn_slots",
+    "bn_slot_prob",
+    "bn_subset_size",
     "bn_fixed",
 )
 
@@ -467,20 +467,26 @@ class DrawControls(widgets.VBox):
         self._loading = False
         self.method = _draw_dropdown("Method", list(self._begun))
         self.selection = _draw_dropdown("Draw", _SELECTIONS)
-        self.redraw_every = _integer("Steps per draw", 1, 1_000_000)
+        self.resample_every = _integer("Steps per draw", 1, 1_000_000)
         self.primary_in_bn = _draw_dropdown("The primary is", _PRIMARY)
         self.exact = _draw_dropdown(
             "How many", [("each slot filled by chance", False), ("an exact number", True)]
         )
-        self.bn_slots = _integer("Slots", 0, 999)
-        self.bn_probability = widgets.BoundedFloatText(
+        self.num_bn_slots = _integer("Slots", 0, 999)
+        self.bn_slot_prob = widgets.BoundedFloatText(
             description="Chance per slot", min=0, max=1, step=0.05, **_look()
         )
-        self.bn_subset = _integer("Number drawn", 1, 999)
+        self.bn_subset_size = _integer("Number drawn", 1, 999)
         self.bn_fixed = widgets.SelectMultiple(description="BN teachers", rows=5, **_look())
         self._controls = (
-            *(self.selection, self.redraw_every, self.primary_in_bn, self.exact, self.bn_slots),
-            *(self.bn_probability, self.bn_subset, self.bn_fixed),
+            *(
+                self.selection,
+                self.resample_every,
+                self.primary_in_bn,
+                self.exact,
+                self.num_bn_slots,
+            ),
+            *(self.bn_slot_prob, self.bn_subset_size, self.bn_fixed),
         )
         self._box = widgets.Box(self._controls, layout=_flow())
         super().__init__([self.method, self._box] if self._begun else [_nothing()])
@@ -522,10 +528,10 @@ class DrawControls(widgets.VBox):
         values = self._now[self.method.value]
         self._loading = True
         for name in _FIELDS:
-            if name not in {"bn_subset", "bn_fixed"}:
+            if name not in {"bn_subset_size", "bn_fixed"}:
                 getattr(self, name).value = values[name]
-        self.exact.value = values["bn_subset"] is not None
-        self.bn_subset.value = values["bn_subset"] or 1
+        self.exact.value = values["bn_subset_size"] is not None
+        self.bn_subset_size.value = values["bn_subset_size"] or 1
         self.bn_fixed.value = values["bn_fixed"]
         self._loading = False
         self._show_what_matters()
@@ -536,18 +542,18 @@ class DrawControls(widgets.VBox):
         values = self._now[self.method.value]
         for name in _FIELDS:
             values[name] = getattr(self, name).value
-        values["bn_subset"] = self.bn_subset.value if self.exact.value else None
+        values["bn_subset_size"] = self.bn_subset_size.value if self.exact.value else None
         values["bn_fixed"] = list(self.bn_fixed.value)
         self._show_what_matters()
         self._changed()
 
     def _show_what_matters(self) -> None:
         kind, drawn = self.selection.value, self.selection.value in {"pre", "intra"}
-        _show(self.redraw_every, kind == "intra")
+        _show(self.resample_every, kind == "intra")
         _show(self.exact, drawn)
-        _show(self.bn_slots, drawn and not self.exact.value)
-        _show(self.bn_probability, drawn and not self.exact.value)
-        _show(self.bn_subset, drawn and self.exact.value)
+        _show(self.num_bn_slots, drawn and not self.exact.value)
+        _show(self.bn_slot_prob, drawn and not self.exact.value)
+        _show(self.bn_subset_size, drawn and self.exact.value)
         _show(self.bn_fixed, kind == "fixed")
 
 
@@ -694,14 +700,14 @@ def step_costs(found: SelectionProbs, facts: Mapping[str, NetworkInfo]) -> dict[
     """
     flops = {name: facts[name].flops for name in found.runs}
     return {
-        name: cost if facts[name].bn_layers else found.speaks.get(name, 0.0) * flops[name]
+        name: cost if facts[name].bn_layers else found.gives_logits.get(name, 0.0) * flops[name]
         for name, cost in found.flops(flops).items()
     }
 
 
 def preview_html(settings: Settings, method: str, facts: Mapping[str, NetworkInfo]) -> str:
     """Describe the steps of a method: sentences, then a line per network."""
-    recipe = settings.recipe_of(method).at_slot(0)
+    recipe = settings.recipe_of(method).for_image_index(0)
     found = selection_probs(recipe, settings.primary, settings.teachers)
     costs = step_costs(found, facts)
     alone = facts[settings.primary].flops
@@ -709,7 +715,7 @@ def preview_html(settings: Settings, method: str, facts: Mapping[str, NetworkInf
         f"{size} in {100 * chance:.1f} %" for size, chance in sorted(found.sizes.items())
     )
     sentences = [
-        f"A step of {method} aligns {found.teachers:.2f} networks on average ({sizes} of the "
+        f"A step of {method} uses {found.teachers:.2f} networks on average ({sizes} of the "
         f"steps) and runs {found.networks:.2f}.",
         f"It costs {sum(costs.values()) / alone:.2f} times a step with the primary alone: forward "
         "and backward passes, counted in convolutions and matrix products.",
@@ -732,7 +738,7 @@ def _row(
         family_of(name),
         f"{facts.bn_layers} / {facts.bn_channels:,}",
         f"{facts.flops / 1e9:.3g}",
-        f"{100 * found.speaks.get(name, 0.0):.0f} %",
+        f"{100 * found.gives_logits.get(name, 0.0):.0f} %",
         f"{_bar(aligned)} {100 * aligned:.1f} %",
         f"{_bar(share)} {100 * share:.1f} %",
     ]
@@ -745,7 +751,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         "BN layers / channels",
         "GFLOP",
         "logits in",
-        "aligns BN in",
+        "BN statistics in",
         "share of cost",
     )
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
