@@ -34,7 +34,7 @@ test: .venv/.installed  ## run every test; root gets Chromium from apt, where th
 	$(BIN)/python -m pytest -n 2
 
 pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium
-	$(BIN)/python tests/browser/pictures.py
+	$(BIN)/python -m tests.browser.pictures
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser_page import CHROMIUM
 from filelock import FileLock
-from jupyter_lab import ROOT, Lab, opened_lab
+
+from tests.helpers.browser_page import CHROMIUM
+from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jupyter_lab import ROOT, Lab, opened_lab
 from playwright.sync_api import expect
+
+from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab
 
 ROUNDS = 3
 WORDS = ("mobilenet", "mobilenetv3_small", "resnet 50", "")

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jupyter_lab import ROOT, Lab, opened_lab, prefer, set_parameters
+from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab, prefer, set_parameters
 
 DEMO = ROOT / "data" / "runs" / "digits"
 PICTURES = ROOT / "docs" / "pictures"

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browser_page import chromium, cut_off, watched_page
+
+from tests.helpers.browser_page import chromium, cut_off, watched_page
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from browser_page import cut_off
-from jupyter_lab import Lab, wait_until
+from tests.helpers.browser_page import cut_off
+from tests.helpers.jupyter_lab import Lab, wait_until
 
 
 def test_diversity_is_looked_at_from_all_sides(lab: Lab, finished_runs: Path) -> None:

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from browser_page import cut_off
-from jupyter_lab import Lab, wait_until
 from PIL import Image
+
+from tests.helpers.browser_page import cut_off
+from tests.helpers.jupyter_lab import Lab, wait_until
 
 
 def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> None:

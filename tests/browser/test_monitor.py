@@ -1,11 +1,10 @@
 """The second notebook in a real JupyterLab: start, watch, stop, resume, and a kernel's restart."""
 
-from browser_page import cut_off
-from jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
-
 from prism_nb.core.run import Run
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
+from tests.helpers.browser_page import cut_off
+from tests.helpers.jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
 
 SMALL = {
     "teachers": ["test_resnet", "test_byobnet"],

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser_page import cut_off, watched_page
-from jupyter_lab import ARTEFACTS, NOTEBOOK, ROOT, Lab, opened_lab, prefer, set_parameters
 from playwright.sync_api import expect
+
+from tests.helpers.browser_page import cut_off, watched_page
+from tests.helpers.jupyter_lab import (
+    ARTEFACTS,
+    NOTEBOOK,
+    ROOT,
+    Lab,
+    opened_lab,
+    prefer,
+    set_parameters,
+)
 
 SMALL_STUDY = {
     "title": "A small study",

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from browser_page import cut_off
-from jupyter_lab import Lab, wait_until
 from playwright.sync_api import expect
+
+from tests.helpers.browser_page import cut_off
+from tests.helpers.jupyter_lab import Lab, wait_until
 
 
 def test_teachers_are_picked_by_hand(lab: Lab) -> None:

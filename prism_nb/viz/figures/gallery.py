@@ -419,7 +419,11 @@ def image_caption(row: dict[str, object], view: GalleryView) -> str:
     """Return the words below an image: class and slot, and the value that it is sorted by."""
     order = ORDERS[view.order]
     value = row.get(order.columns[0]) if order.columns else None
-    place = f"image {row['image_index']}" if len(view.classes) == 1 else f"{row['class']} · {row['image_index']}"
+    place = (
+        f"image {row['image_index']}"
+        if len(view.classes) == 1
+        else f"{row['class']} · {row['image_index']}"
+    )
     if isinstance(value, float) and not math.isnan(value):
         return f"{place}\n{order.caption.format(value)}"
     return place

@@ -1,0 +1,264 @@
+"""Initial images: noise, real ones, and those that a network picks by how hard it finds them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from prism_nb.core.recipe import load_recipe
+from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class
+from prism_nb.data.augment import Box, sample_crop
+from prism_nb.data.small import Digits
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import init
+from prism_nb.synthesis.init import initial_images
+from tests.models.test_teachers import teacher_of
+
+DIGITS = Digits(32)
+
+
+def start(kind: str, batch: ImageBatch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(unit)
+    recipe = load_recipe("prism", {"init": kind})
+    return initial_images(recipe, batch, DIGITS, seed=seed, generator=generator)
+
+
+def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
+    batch = ImageBatch((0, 5), (0, 10))
+    noise = start("noise", batch)
+    assert noise.shape == (50, 3, 32, 32)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert torch.equal(noise, start("noise", batch))
+    assert not torch.equal(noise, start("noise", batch, unit=1))
+
+
+def test_real_images_come_in_file_order() -> None:
+    images = start("real", ImageBatch((2, 4), (3, 5)))
+    places = [DIGITS.of_class("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)]
+    assert torch.equal(images, DIGITS.canonical(DIGITS.images("train", places)))
+
+
+@pytest.mark.parametrize("kind", ["real", "real_random"])
+def test_the_layout_changes_the_batches_but_not_the_images(kind: str) -> None:
+    by_member = []
+    for form in (cross_class, class_wise):
+        images = {}
+        for batch in form(10, 3, 10):
+            images.update(zip(batch.members(), start(kind, batch), strict=True))
+        by_member.append(images)
+    assert by_member[0].keys() == by_member[1].keys()
+    assert all(torch.equal(by_member[0][key], by_member[1][key]) for key in by_member[0])
+
+
+def test_random_real_images_follow_the_runs_seed_and_repeat_none() -> None:
+    batch = ImageBatch((0, 8), (0, 1))
+    images = start("real_random", batch)
+    assert len({image.numpy().tobytes() for image in images}) == 8
+    assert torch.equal(images, start("real_random", batch, unit=9))
+    assert not torch.equal(images, start("real_random", batch, seed=1))
+
+
+# -- scored ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Teacher:
+    """A random network whose opinions are strong, so that no two images are equally hard."""
+    teacher = teacher_of("test_byobnet")
+    with torch.no_grad():
+        teacher.network.head.fc.weight.mul_(2000)
+    return teacher
+
+
+def scored(batch: ImageBatch, scorer: Teacher, *, seed: int = 0, **changes: object) -> Tensor:
+    recipe = load_recipe("prism", changes)
+    generator = torch.Generator().manual_seed(0)
+    return initial_images(recipe, batch, DIGITS, scorer=scorer, seed=seed, generator=generator)
+
+
+def difficulty(scorer: Teacher, image: Tensor, class_index: int) -> float:
+    """Return the cross-entropy of one canonical image [3, S, S]."""
+    with torch.no_grad():
+        logits = scorer(image[None])[0].double()
+    return (logits.exp().sum().log() - logits[class_index]).item()
+
+
+def real(class_index: int) -> list[Tensor]:
+    places = DIGITS.of_class("train", class_index).tolist()
+    return list(DIGITS.canonical(DIGITS.images("train", places)))
+
+
+def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
+    scorer: Teacher,
+) -> None:
+    for c in (2, 7):
+        images = sorted(real(c), key=lambda image: difficulty(scorer, image, c))
+        easier, harder = images[: (len(images) + 1) // 2], images[(len(images) + 1) // 2 :]
+        expected = [easier.pop()] if len(images) % 2 else []
+        while easier:  # outward in steps, the easier one of two that are equally far first
+            expected += [easier.pop(), harder.pop(0)]
+        found = scored(ImageBatch((0, len(images)), (c, c + 1)), scorer, init="real_median")
+        assert torch.equal(found, torch.stack(expected))
+
+
+def test_the_first_median_images_are_ordinary_ones(scorer: Teacher) -> None:
+    losses = sorted(difficulty(scorer, image, 5) for image in real(5))
+    chosen = scored(ImageBatch((0, 9), (5, 6)), scorer, init="real_median")
+    middle = len(losses) // 2
+    for loss in (difficulty(scorer, image, 5) for image in chosen):
+        assert losses[middle - 5] - 1e-4 <= loss <= losses[middle + 5] + 1e-4
+
+
+def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
+    batch = ImageBatch((0, 20), (4, 5))
+    chosen = scored(batch, scorer, init="real_median", max_scored_images=20)
+    whole = {image.numpy().tobytes() for image in real(4)}
+    found = {image.numpy().tobytes() for image in chosen}
+    assert len(found) == 20
+    assert found < whole
+    ranked = init.rank_by_median_loss(DIGITS, scorer, 4, 20, 0)
+    assert len(ranked) == len(set(ranked)) == 20
+    assert set(ranked) < set(DIGITS.of_class("train", 4).tolist())
+    again = scored(batch, scorer, init="real_median", max_scored_images=20)
+    assert torch.equal(chosen, again)
+    other = scored(batch, scorer, seed=1, init="real_median", max_scored_images=20)
+    assert {image.numpy().tobytes() for image in other} != found
+    first = {image.numpy().tobytes() for image in real(4)[:20]}
+    assert found != first
+
+
+def shown(image: Tensor, box: Box, side: int) -> Tensor:
+    """Cut a square out of [3, S, S], enlarge it, and bring it to a side."""
+    top, left, height, width = box
+    crop = image[None, :, top : top + height, left : left + width]
+    whole = functional.interpolate(crop, size=(32, 32), mode="bilinear")
+    if side == 32:
+        return whole[0]
+    return functional.interpolate(whole, size=(side, side), mode="bilinear", antialias=True)[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Box]]:
+    """Note every crop that is drawn."""
+    boxes: list[Box] = []
+
+    def noting(size: int, crop_min: float, *args: object, **kwargs: object) -> Box:
+        assert crop_min == 0.2
+        boxes.append(sample_crop(size, crop_min, *args, **kwargs))
+        return boxes[-1]
+
+    monkeypatch.setattr(init, "sample_crop", noting)
+    init.lowest_loss_crops.cache_clear()
+    yield boxes
+    init.lowest_loss_crops.cache_clear()
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_patches_are_the_easiest_of_the_best_crops_of_each_image(
+    grid: int, drawn: list[Box], scorer: Teacher
+) -> None:
+    c, side, ipc = 3, 32 // grid, 4
+    found = scored(
+        ImageBatch((0, ipc), (c, c + 1)),
+        scorer,
+        init="patches",
+        crops_per_image=3,
+        mosaic_grid=grid,
+        crop_min=0.2,
+    )
+    images = real(c)
+    assert len(drawn) == 3 * len(images)
+    assert all(height == width for _, _, height, width in drawn)
+    best: list[tuple[float, Tensor]] = []
+    for place, image in enumerate(images):
+        crops = [shown(image, box, side) for box in drawn[3 * place : 3 * place + 3]]
+        large = [
+            x if grid == 1 else functional.interpolate(x[None], size=(32, 32), mode="bilinear")[0]
+            for x in crops
+        ]
+        losses = [difficulty(scorer, x, c) for x in large]
+        easiest = min(range(3), key=lambda n: losses[n])
+        best.append((losses[easiest], crops[easiest]))
+    best.sort(key=lambda pair: pair[0])
+    tiles = [crop for _, crop in best]  # one of each image, so that none comes twice
+    for k in range(ipc):
+        four = tiles[k * grid**2 : (k + 1) * grid**2]
+        for place, tile in enumerate(four):  # in reading order
+            row, column = divmod(place, grid)
+            top, left = row * side, column * side
+            part = found[k, :, top : top + side, left : left + side]
+            assert torch.allclose(part, tile, atol=1e-5)
+
+
+def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
+    recipe = load_recipe("rded")
+    assert [recipe.grid(size) for size in (32, 64, 127, 128, 224)] == [1, 1, 1, 2, 2]
+    assert [recipe.real_per_image(size) for size in (64, 224)] == [1, 4]
+    assert load_recipe("rded", {"mosaic_grid": 3}).real_per_image(32) == 9
+    assert load_recipe("delt").real_per_image(224) == 1
+    assert load_recipe("sre2l").real_per_image(224) == 0
+
+
+def test_crops_follow_the_seed_and_repeat(scorer: Teacher) -> None:
+    batch = ImageBatch((0, 5), (0, 2))
+    images = scored(batch, scorer, init="patches", crops_per_image=2)
+    assert torch.equal(images, scored(batch, scorer, init="patches", crops_per_image=2))
+    assert not torch.equal(images, scored(batch, scorer, seed=1, init="patches", crops_per_image=2))
+
+
+def test_scored_images_need_a_scorer() -> None:
+    recipe = load_recipe("delt")
+    with pytest.raises(ValueError, match="'real_median' needs a network"):
+        initial_images(
+            recipe, ImageBatch((0, 1), (0, 1)), DIGITS, seed=0, generator=torch.Generator()
+        )
+
+
+_KINDS = ("real", "real_random", "real_median", "patches")
+_CLASSES, _MOST = 4, 6
+
+
+@pytest.fixture(scope="module")
+def whole(scorer: Teacher) -> dict[str, dict[tuple[int, int], Tensor]]:
+    """Every image of every kind, made in one batch."""
+    batch = ImageBatch((0, _MOST), (0, _CLASSES))
+    made = {kind: scored(batch, scorer, **few(kind)) for kind in _KINDS}
+    return {kind: dict(zip(batch.members(), made[kind], strict=True)) for kind in _KINDS}
+
+
+def few(kind: str) -> dict[str, object]:
+    return {"init": kind, "max_scored_images": 30, "crops_per_image": 2, "mosaic_grid": 2}
+
+
+@given(
+    kind=st.sampled_from(_KINDS),
+    form=st.sampled_from([cross_class, class_wise, class_major]),
+    ipc=st.integers(1, _MOST),
+    batch_size=st.integers(1, 30),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_slot_is_the_same_image_whatever_the_layout_and_ipc(
+    whole: dict[str, dict[tuple[int, int], Tensor]],
+    scorer: Teacher,
+    kind: str,
+    form: object,
+    ipc: int,
+    batch_size: int,
+) -> None:
+    for batch in form(_CLASSES, ipc, batch_size):
+        images = scored(batch, scorer, **few(kind))
+        for member, image in zip(batch.members(), images, strict=True):
+            # The same to the last bits: a product of a larger batch may sum in another order.
+            assert torch.allclose(image, whole[kind][member], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_no_two_slots_of_a_class_are_the_same_image(
+    kind: str, whole: dict[str, dict[tuple[int, int], Tensor]]
+) -> None:
+    assert len({image.numpy().tobytes() for image in whole[kind].values()}) == _CLASSES * _MOST
