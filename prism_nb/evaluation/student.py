@@ -157,7 +157,7 @@ def train_student(
             if verdict is not None:
                 rows.append(row | {"top1": verdict.top1, "top5": verdict.top5})
             if checkpoint and epoch + 1 < plan.epochs:
-                checkpoint.offer(training, {"epoch": epoch + 1, "rows": rows})
+                checkpoint.maybe_save(training, {"epoch": epoch + 1, "rows": rows})
     assert verdict is not None  # noqa: S101 (the last epoch is always evaluated)
     return pupil.judged.eval(), rows, verdict
 

@@ -326,7 +326,7 @@ class StepTimer:
         images = self._noise((size, 3, side, side), generator)
         images = images.to(device, memory_format=torch.channels_last).requires_grad_()
         labels = torch.arange(size, device=device) % len(self.dataset.classes)
-        return images, labels, sample_augmentations(recipe, 0, (size, side), generator)
+        return images, labels, sample_augmentations(recipe, 0, size, side, generator)
 
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -341,7 +341,7 @@ class StepTimer:
         return build_stat_matcher(
             teacher,
             recipe,
-            conv_targets=targets,
+            conv_stats=targets,
             generator=torch.Generator().manual_seed(0),
             precision=self.settings.precision,
             compiled=self.compiled,
@@ -370,7 +370,7 @@ def _kinds(
     draws: TeacherSchedule, joins: tuple[int, ...], iterations: int
 ) -> tuple[tuple[StepKind, int], ...]:
     kinds = Counter(
-        (draws.logit_teachers_at(step), draws.at(step), bisect_right(joins, step))
+        (draws.logit_teachers_at(step), draws.bn_teachers_at(step), bisect_right(joins, step))
         for step in range(joins[0], iterations)
     )
     return tuple(kinds.items())

@@ -25,10 +25,10 @@ _EVERY = 30.0  # seconds between two writes
 class Stateful(Protocol):
     """All that decides how some work goes on."""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the state as contiguous tensors on the CPU, by name."""
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over such a state."""
 
 
@@ -45,11 +45,19 @@ class Checkpoint:
         self._path, self._binding, self._every = path, fingerprint, every
         self._last = time.monotonic()
 
-    def offer(self, work: Stateful, progress: dict[str, Any]) -> None:
-        """Write the state as it is between two steps or epochs, if it is time to."""
-        if time.monotonic() - self._last < self._every:
-            return
-        tensors = work.tensors()
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write the file again."""
+        return time.monotonic() - self._last >= self._every
+
+    def maybe_save(self, work: Stateful, progress: dict[str, Any]) -> None:
+        """Write the state as it is between two steps or epochs, if it is due."""
+        if self.due:
+            self.save(work, progress)
+
+    def save(self, work: Stateful, progress: dict[str, Any]) -> None:
+        """Write the state as it is between two steps or epochs."""
+        tensors = work.state_dict()
         entry = json.dumps(self._entry(tensors, json.loads(json.dumps(progress))))
         fileio.write_bytes(self._path, safetensors.torch.save(tensors, metadata={_KEY: entry}))
         self._last = time.monotonic()
@@ -64,14 +72,14 @@ class Checkpoint:
         if kept is None:
             return None
         tensors, progress = kept
-        before = work.tensors()
+        before = work.state_dict()
         try:
-            work.restore(tensors)
-            fits = _forms(work.tensors()) == _forms(tensors)
+            work.load_state_dict(tensors)
+            fits = _forms(work.state_dict()) == _forms(tensors)
         except (LookupError, RuntimeError, TypeError, ValueError):
             fits = False
         if not fits:
-            work.restore(before)
+            work.load_state_dict(before)
         return progress if fits else None
 
     def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -117,7 +125,7 @@ class TrainerState:
     ) -> None:
         self._networks, self._optimizer, self._device = networks, optimizer, device
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the state as tensors by name."""
         state = {
             f"{name}/{key}": value
@@ -130,14 +138,14 @@ class TrainerState:
             state["random/cuda"] = torch.cuda.get_rng_state(self._device)
         return cpu_copies(state)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state; the current random state of torch included."""
         for name, network in self._networks.items():
-            load_weights(network, strip_prefix(tensors, name))
-        restore_optimizer(self._optimizer, tensors)
-        torch.set_rng_state(tensors["random/cpu"])
+            load_weights(network, strip_prefix(state, name))
+        restore_optimizer(self._optimizer, state)
+        torch.set_rng_state(state["random/cpu"])
         if self._device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self._device)
+            torch.cuda.set_rng_state(state["random/cuda"], self._device)
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:

@@ -239,7 +239,7 @@ class Trainer:
         """Have the state kept after so many epochs, if it is time to."""
         groups = self._optimizer.state_dict()["param_groups"]
         progress = {"epoch": epoch, "schedule": self._schedule.state_dict(), "groups": groups}
-        checkpoint.offer(self._training, progress)
+        checkpoint.maybe_save(self._training, progress)
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Take over a kept state, torch's random state included, and return its epochs; 0: none."""

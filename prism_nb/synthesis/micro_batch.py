@@ -1,8 +1,18 @@
-"""The gradient of a step, network by network, and in parts of the batch where memory is short.
+"""The gradient of a step, one network after the other, and in micro-batches if memory is short.
 
-The objective is a weighted sum over networks, so each network's share of the gradient is computed
-and its activations are let go before the next one runs: the most memory that a step needs is that
-of its largest network, however many are drawn.
+The loss is a weighted sum over networks. Each network's part of the gradient is computed, and its
+activations freed, before the next network runs: a step's peak memory is that of its largest
+network. Where even that does not fit, a network runs on micro-batches in two passes that give the
+whole batch's gradient to rounding. With shares s_p of the micro-batches p in the batch, statistics
+are pooled without gradients first,
+
+    mean = sum_p s_p mean_p,    var = sum_p s_p (var_p + (mean_p - mean)^2),
+
+then the loss is differentiated by them, and the second pass backpropagates, per micro-batch,
+
+    s_p (dL/dmean . mean_p + dL/dvar . (var_p + (mean_p - stopgrad(mean))^2)),
+
+whose sum has the gradient of L by the chain rule.
 """
 
 from __future__ import annotations
@@ -18,196 +28,193 @@ from prism_nb.core.errors import PrismError
 from prism_nb.data.augment import AugParams, augment
 from prism_nb.models.checkpoint import strip_prefix
 from prism_nb.models.layer_stats import LayerStat, MeanVar
-from prism_nb.synthesis.objective import (
-    Objective,
-    StatMatcher,
-    TeacherTerm,
-    bn_loss_of,
-    weighted_sum,
-)
+from prism_nb.synthesis.objective import Objective, StatMatcher, TeacherTerm, weighted_sum
 
 
 class MicroBatchedBackward:
-    """Adds a step's gradient to the images, within the memory that there is.
-
-    Parts give the whole batch's gradient to rounding, for a second pass forward through every
-    network that gives statistics, and for whatever small batches cost.
+    """Backward pass of an objective that keeps within the device's memory.
 
     Args:
-        objective: What the images are optimised for.
-        part: Images that a network sees at once; 0: all of them.
+        objective: The loss.
+        micro_batch_size: Images per forward pass of a network; 0: the whole batch.
 
     Attributes:
-        part: The same, halved each time that memory ran out.
+        micro_batch_size: As above, halved each time that memory ran out.
     """
 
-    def __init__(self, objective: Objective, part: int = 0) -> None:
-        self._objective, self.part = objective, part
+    def __init__(self, objective: Objective, micro_batch_size: int = 0) -> None:
+        self._objective, self.micro_batch_size = objective, micro_batch_size
 
     def __call__(
         self,
         groups: Sequence[Tensor],
-        views: list[AugParams],
+        aug_params: list[AugParams],
         labels: Tensor,
         *,
         logit_teachers: Sequence[str],
         bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Compute a step's terms and leave the gradient in the groups.
+        """Compute a step's loss terms and set the gradients of the images.
 
         Args:
-            groups: The images, canonical [n, 3, H, W] each, with a gradient to be replaced.
-            views: One view for all images, or one for each.
+            groups: The images, canonical [n, 3, H, W] each; their `grad` is replaced.
+            aug_params: One augmentation for all images, or one per image.
             labels: Class indices of all images.
-            logit_teachers: The networks that give the logits.
-            bn_teachers: The networks that give their statistics.
+            logit_teachers: F, names of the networks with a cross-entropy term.
+            bn_teachers: T, names of the networks with a BN term.
 
         Returns:
-            The named, unweighted terms.
+            The unweighted terms by name, without gradients.
+
+        Raises:
+            PrismError: A single image does not fit.
         """
         while True:
             for group in groups:
                 group.grad = None
-            forget = [watch.remember() for watch in self._objective.matchers]
+            roll_backs = [matcher.save_state() for matcher in self._objective.matchers]
             try:
-                return self._try(groups, views, labels, logit_teachers, bn_teachers)
+                return self._forward_backward(
+                    groups, aug_params, labels, logit_teachers, bn_teachers
+                )
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
-                size = self.part or len(labels)
                 if not is_out_of_memory(error):
                     raise
+                size = self.micro_batch_size or len(labels)
                 if size == 1:
                     raise PrismError(
                         "a single image does not fit into the device's memory; use smaller "
                         "networks, a smaller image_size or another device"
                     ) from None
-                self.part = -(-size // 2)
-                for undo in forget:
-                    undo()
+                self.micro_batch_size = -(-size // 2)
+                for roll_back in roll_backs:
+                    roll_back()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what is remembered from step to step, by name."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the micro-batch size and the state of every matcher."""
         means = {
-            f"means/{watch.name}/{name}": value
-            for watch in self._objective.matchers
-            for name, value in watch.tensors().items()
+            f"means/{matcher.name}/{name}": value
+            for matcher in self._objective.matchers
+            for name, value in matcher.state_dict().items()
         }
-        return {"part": torch.tensor(self.part), **means}
+        return {"micro_batch_size": torch.tensor(self.micro_batch_size), **means}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what was remembered; parts stay as small as is asked for now."""
-        parts = [part for part in (self.part, int(tensors["part"])) if part]
-        self.part = min(parts, default=0)
-        for watch in self._objective.matchers:
-            watch.restore(strip_prefix(tensors, f"means/{watch.name}"))
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore that state; the micro-batch size is never raised above the present one."""
+        sizes = [s for s in (self.micro_batch_size, int(state["micro_batch_size"])) if s]
+        self.micro_batch_size = min(sizes, default=0)
+        for matcher in self._objective.matchers:
+            matcher.load_state_dict(strip_prefix(state, f"means/{matcher.name}"))
 
-    def _try(
+    def _forward_backward(
         self,
         groups: Sequence[Tensor],
-        views: list[AugParams],
+        aug_params: list[AugParams],
         labels: Tensor,
         logit_teachers: Sequence[str],
         bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
-        view = augment(images, views)
-        # A cyclic shift may leave another layout; networks are compiled for one.
-        shown = view.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        augmented = augment(images, aug_params)
+        # The networks' input, cut off from the images: each network adds to its gradient. A cyclic
+        # shift may leave another memory format, and networks are compiled for one.
+        leaf = augmented.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         weights = self._objective.weights(logit_teachers, bn_teachers)
         losses: dict[str, Tensor] = {}
-        for role in self._objective.roles(logit_teachers, bn_teachers):
-            if 0 < self.part < len(labels):
-                losses |= backward_micro_batched(role, shown, labels, weights, size=self.part)
+        for term in self._objective.teacher_terms(logit_teachers, bn_teachers):
+            if 0 < self.micro_batch_size < len(labels):
+                losses |= backward_micro_batched(
+                    term, leaf, labels, weights, size=self.micro_batch_size
+                )
             else:
-                losses |= _backward(role.losses(shown, labels), weights)
-        priors = self._objective.priors(images, view, labels)
-        slope = torch.zeros_like(view) if shown.grad is None else shown.grad
-        ends: list[Tensor] = [view]
-        slopes: list[Tensor | None] = [slope]
+                losses |= _backward(term.losses(leaf, labels), weights)
+        priors = self._objective.priors(images, augmented, labels)
+        roots: list[Tensor] = [augmented]
+        root_grads: list[Tensor | None] = [
+            torch.zeros_like(augmented) if leaf.grad is None else leaf.grad
+        ]
         if priors:
-            ends, slopes = [*ends, weighted_sum(priors, weights)], [*slopes, None]
-        torch.autograd.backward(ends, slopes)
+            roots, root_grads = [*roots, weighted_sum(priors, weights)], [*root_grads, None]
+        torch.autograd.backward(roots, root_grads)
         return losses | {name: value.detach() for name, value in priors.items()}
 
 
 def _backward(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Add the gradient of one network's terms to the view's."""
+    """Backpropagate one network's terms."""
     total = weighted_sum(losses, weights)
     if total.requires_grad:
         total.backward()
     return {name: value.detach() for name, value in losses.items()}
 
 
-BatchStats = dict[LayerStat, MeanVar]
-
-
 def backward_micro_batched(
-    role: TeacherTerm, shown: Tensor, labels: Tensor, weights: Mapping[str, float], *, size: int
+    term: TeacherTerm, leaf: Tensor, labels: Tensor, weights: Mapping[str, float], *, size: int
 ) -> dict[str, Tensor]:
-    """Compute one network's terms and add their gradient to the view's, part by part.
+    """Backpropagate one network's terms in micro-batches.
 
     Args:
-        role: The network, and what it does in this step.
-        shown: The augmented images [N, 3, H, W], a leaf with a gradient.
+        term: The network and its part in the step.
+        leaf: The augmented images [N, 3, H, W], a leaf that requires a gradient.
         labels: Class indices [N].
-        weights: How much each term counts, by its name.
-        size: Images that the network sees at once, at least 1.
+        weights: Weight of each term, by its name.
+        size: Images per micro-batch, at least 1.
 
     Returns:
-        The terms of `Role.losses`, without gradients.
+        The terms of `TeacherTerm.losses`, without gradients.
     """
-    watch, losses = role.watch, dict[str, Tensor]()
-    logit, bn = f"logit/{watch.name}", f"bn/{watch.name}"
-    pooled: BatchStats = {}
-    if role.matches_stats:
-        pooled = _pool(watch, watch.sample_layers(), shown, size)
-        loss = bn_loss_of(watch, pooled, like=shown)
+    runner, losses = term.matcher.runner, dict[str, Tensor]()
+    pooled: dict[LayerStat, MeanVar] = {}
+    if term.matches_stats:
+        pooled = _pool_stats(term.matcher, term.matcher.sample_layers(), leaf, size)
+        loss = term.matcher.loss(pooled) if pooled else leaf.new_zeros(())
         if pooled:
-            (weights[bn] * loss).backward()
-        losses[bn] = loss.detach()
-    if not role.gives_logits and not pooled:
+            (weights[term.bn_name] * loss).backward()
+        losses[term.bn_name] = loss.detach()
+    if not term.gives_logits and not pooled:
         return losses
-    for part, classes in zip(shown.split(size), labels.split(size), strict=True):
-        share = len(part) / len(shown)
-        if role.gives_logits:
-            logits, seen = watch.sight.observe(part, tuple(pooled))
+    for images, classes in zip(leaf.split(size), labels.split(size), strict=True):
+        share = len(images) / len(leaf)
+        if term.gives_logits:
+            logits, values = runner.observe(images, tuple(pooled))
             entropy = functional.cross_entropy(logits, classes)
-            losses[logit] = losses.get(logit, 0) + share * entropy.detach()
-            surrogate = [weights[logit] * entropy]
+            losses[term.logit_name] = losses.get(term.logit_name, 0) + share * entropy.detach()
+            surrogate = [weights[term.logit_name] * entropy]
         else:
-            seen, surrogate = watch.sight.statistics(part, tuple(pooled)), []
-        surrogate += [_slope(*pair) for pair in zip(pooled.values(), seen, strict=True)]
+            values, surrogate = runner.statistics(images, tuple(pooled)), []
+        surrogate += [_surrogate_loss(*pair) for pair in zip(pooled.values(), values, strict=True)]
         (share * torch.stack(surrogate).sum()).backward()
     return losses
 
 
 @torch.no_grad()
-def _pool(watch: StatMatcher, probes: Sequence[LayerStat], shown: Tensor, size: int) -> BatchStats:
-    """Return the whole batch's statistics, ready to take a gradient."""
-    if not probes:
+def _pool_stats(
+    matcher: StatMatcher, stats: Sequence[LayerStat], images: Tensor, size: int
+) -> dict[LayerStat, MeanVar]:
+    """Return the statistics of the whole batch, as leaves that require a gradient."""
+    if not stats:
         return {}
-    parts = shown.split(size)
-    shares = [len(part) / len(shown) for part in parts]
-    seen = [watch.sight.statistics(part, probes) for part in parts]
+    micro_batches = images.split(size)
+    shares = [len(each) / len(images) for each in micro_batches]
+    values = [matcher.runner.statistics(each, stats) for each in micro_batches]
     return {
-        probe: _whole(shares, [statistics[place] for statistics in seen])
-        for place, probe in enumerate(probes)
+        stat: _merge_stats(shares, [each[index] for each in values])
+        for index, stat in enumerate(stats)
     }
 
 
-def _whole(shares: Sequence[float], parts: Sequence[MeanVar]) -> MeanVar:
+def _merge_stats(shares: Sequence[float], parts: Sequence[MeanVar]) -> MeanVar:
     mean = torch.stack([s * part.mean for s, part in zip(shares, parts, strict=True)]).sum(0)
-    spread = [
+    var = [
         s * (part.var + (part.mean - mean).square()) for s, part in zip(shares, parts, strict=True)
     ]
-    return MeanVar(mean.requires_grad_(), torch.stack(spread).sum(0).requires_grad_())
+    return MeanVar(mean.requires_grad_(), torch.stack(var).sum(0).requires_grad_())
 
 
-def _slope(whole: MeanVar, here: MeanVar) -> Tensor:
-    """Return a part's term of the surrogate, for one probe."""
-    var = here.var + (here.mean - whole.mean.detach()).square()
-    return (_derivative(whole.mean) * here.mean).sum() + (_derivative(whole.var) * var).sum()
+def _surrogate_loss(pooled: MeanVar, part: MeanVar) -> Tensor:
+    """Return one statistic's scalar of the second pass, whose gradient is a micro-batch's part."""
+    var = part.var + (part.mean - pooled.mean.detach()).square()
+    return (_grad_or_zero(pooled.mean) * part.mean).sum() + (_grad_or_zero(pooled.var) * var).sum()
 
 
-def _derivative(of: Tensor) -> Tensor:
-    """Return the loss's derivative by a leaf; 0 where the loss does not depend on it."""
-    return torch.zeros_like(of) if of.grad is None else of.grad
+def _grad_or_zero(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -1,9 +1,9 @@
-"""Small pictures of a batch as it grows, for whoever watches; no result depends on them."""
+"""Previews of a batch in optimization, for the run monitor; no result depends on them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,88 +17,86 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit
-from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.image_io import encode_png
 from prism_nb.data.registry import open_dataset
-from prism_nb.synthesis.loop import OnImages
+from prism_nb.synthesis.loop import ImageOptimizer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
-_IMAGES = 20  # of a batch that are shown, at most
-_SIDE = 96  # pixels; larger images are shown at this size
-_PER_UNIT = 12
+_MAX_IMAGES = 20  # images of a batch in a preview
+_MAX_SIDE = 96  # pixels; larger images are shrunk
+_PER_UNIT = 12  # previews of a unit where preview_every is auto
+
+
+class PreviewWriter:
+    """Writes `previews/<method>/<batch>/<step>.png`: the first images of a batch in a row.
+
+    Only the latest unit of each method keeps its previews. A writer thread does the work, and a
+    preview that cannot be written is skipped.
+
+    Args:
+        run: The run.
+        unit: The unit in optimization.
+        schedule: Its teachers, recorded in `about.json`.
+        optimizer: Its images; those of the present step are the first preview.
+        writer: The thread.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        unit: Unit,
+        schedule: TeacherSchedule,
+        optimizer: ImageOptimizer,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        asked, steps = run.settings.preview_every, optimizer.total_steps
+        self._every = max(1, -(-steps // _PER_UNIT)) if asked == "auto" else asked
+        self._folder, self._writer = run.file(f"previews/{unit.name}"), writer
+        self._dataset = open_dataset(run.settings)
+        shown = batch_of(unit).members()[:_MAX_IMAGES]
+        about = {
+            "unit": unit.name,
+            "steps": steps,
+            "images": shown,
+            "resample_every": schedule.resample_every,
+            "bn_teachers": schedule.bn_teachers,
+            "logit_teachers": schedule.logit_teachers,
+        }
+        writer.submit(_reset_folder, self._folder, about)
+        self(optimizer, {})
+
+    def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
+        """Write a preview every few steps, the last step included."""
+        step = optimizer.step
+        if step % self._every == 0 or step == optimizer.total_steps:
+            path = self._folder / f"{step:06d}.png"
+            self._writer.submit(_write, path, self._pixels(optimizer))
+
+    @torch.no_grad()
+    def _pixels(self, optimizer: ImageOptimizer) -> Tensor:
+        """Return the first images as uint8 [n, 3, side, side] on the CPU."""
+        images = optimizer.images[:_MAX_IMAGES]
+        if images.shape[-1] > _MAX_SIDE:
+            images = functional.interpolate(images, size=_MAX_SIDE, mode="area")
+        return self._dataset.bytes_of(images).cpu()
 
 
 @contextmanager
 def preview_writer(
-    run: Run, unit: Unit, draws: TeacherSchedule, steps: int
-) -> Iterator[OnImages | None]:
-    """Give what writes `snapshots/<method>/<batch>/<step>.png` while a unit is at work.
-
-    A picture is a strip of the batch's first images, side by side. Of each method, its latest
-    unit's pictures are kept. They are written beside the work, and one that cannot be written is
-    left out: looking must not end a run.
-
-    Args:
-        run: The run; its `preview_every` says how often.
-        unit: The unit at work.
-        draws: Who steers it, noted beside the pictures.
-        steps: Steps of the unit's schedule.
-    """
-    asked = run.settings.preview_every
-    every = max(1, -(-steps // _PER_UNIT)) if asked == "auto" else asked
-    if not every:
-        yield None
+    run: Run, unit: Unit, schedule: TeacherSchedule, optimizer: ImageOptimizer
+) -> Iterator[list[PreviewWriter]]:
+    """Provide a unit's preview callback, or none where `preview_every` is 0."""
+    if run.settings.preview_every == 0:
+        yield []
         return
-    folder = run.file(f"snapshots/{unit.name}")
-    shown = batch_of(unit).members()[:_IMAGES]
-    about = {"unit": unit.name, "steps": steps, "images": shown, **_steering(draws)}
     with ThreadPoolExecutor(1) as writer:
-        writer.submit(_begin, folder, about)
-        yield _Looker(folder, writer, open_dataset(run.settings), every, steps, len(shown))
+        yield [PreviewWriter(run, unit, schedule, optimizer, writer)]
 
 
-def _steering(draws: TeacherSchedule) -> dict[str, object]:
-    return {
-        "every": draws.every,
-        "bn_teachers": draws.bn_teachers,
-        "logit_teachers": draws.logit_teachers,
-    }
-
-
-def _begin(folder: Path, about: dict[str, object]) -> None:
-    """Forget the pictures of the method's other units, and say what the coming ones show."""
+def _reset_folder(folder: Path, about: dict[str, object]) -> None:
     shutil.rmtree(folder.parent, ignore_errors=True)
     with suppress(PrismError):
         fileio.write_json(folder / "about.json", about)
-
-
-class _Looker:
-    """Takes pictures of images at chosen steps, the first and the last included."""
-
-    def __init__(
-        self,
-        folder: Path,
-        writer: ThreadPoolExecutor,
-        dataset: ImageDataset,
-        every: int,
-        steps: int,
-        count: int,
-    ) -> None:
-        self._folder, self._writer, self._dataset = folder, writer, dataset
-        self._every, self._steps, self._count = every, steps, count
-
-    def __call__(self, step: int, groups: Sequence[Tensor]) -> None:
-        if step % self._every == 0 or step == self._steps:
-            path = self._folder / f"{step:06d}.png"
-            self._writer.submit(_write, path, self._pixels(groups))
-
-    @torch.no_grad()
-    def _pixels(self, groups: Sequence[Tensor]) -> Tensor:
-        """Return the first images as uint8 on the CPU, [n, 3, side, side]."""
-        images = torch.cat([group.detach()[: self._count] for group in groups])[: self._count]
-        if images.shape[-1] > _SIDE:
-            images = functional.interpolate(images, size=_SIDE, mode="area")
-        return self._dataset.bytes_of(images).cpu()
 
 
 def _write(path: Path, pixels: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The work of the synthesis: make one batch of images and write it down."""
+"""The synthesis stage: makes the images of one unit and writes them."""
 
 from __future__ import annotations
 
@@ -23,189 +23,213 @@ from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_png, quantise
 from prism_nb.data.imported import imported_set
 from prism_nb.data.registry import open_dataset
-from prism_nb.models.checkpoint import Checkpoint, Stateful
+from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.pool import load_conv_targets, load_teacher
-from prism_nb.synthesis.init import prepare_unit
-from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.init import UnitInit, prepare_unit
+from prism_nb.synthesis.loop import Callback, ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.objective import Objective, StatMatcher, bn_loss_scales, build_stat_matcher
+from prism_nb.synthesis.objective import (
+    Objective,
+    StatMatcher,
+    bn_loss_scales,
+    build_stat_matcher,
+)
 from prism_nb.synthesis.preview import preview_writer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule, teacher_schedule
 
-_REPORTS = 100  # loss records per unit
+_LOGS_PER_UNIT = 100
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> WriteResult:
-    """Make the images of one unit; what is returned writes them down."""
+    """Make the images of one unit; the returned function writes them and the unit's marker."""
     method, start = unit.params["method"], time.monotonic()
     imported = run.settings.recipe_of(method).image_source == "imported"
-    pixels, record = _import(run, unit) if imported else _make(run, unit, on_event)
+    pixels, record = _import(run, unit) if imported else _synthesize(run, unit, on_event)
     record |= {"seconds": round(time.monotonic() - start, 3), "images": len(pixels)}
 
-    def finish() -> None:
+    def write() -> None:
         run.finish(unit, paths=_write_images(run, method, batch_of(unit), pixels), record=record)
         _checkpoint(run, unit).clear()
 
-    return finish
-
-
-def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
-    """Return where a unit goes on after an interruption; by whatever it was made, it is bound."""
-    device = choose_device(run.settings.device).type
-    versions = [torch.__version__, torchvision.__version__, timm.__version__]
-    made_by = [device, chosen_compile(run), *versions]
-    return Checkpoint(
-        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
-        short_hash([unit.fingerprint, run.content(unit.inputs), *made_by]),
-        every=60 * run.settings.checkpoint_interval_min,
-    )
+    return write
 
 
 def _import(run: Run, unit: Unit) -> tuple[Tensor, dict[str, Any]]:
-    found = imported_set(run.settings, unit.params["method"], open_dataset(run.settings))
-    return found.images(batch_of(unit).members())
+    images = imported_set(run.settings, unit.params["method"], open_dataset(run.settings))
+    return images.images(batch_of(unit).members())
 
 
-def _make(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[str, Any]]:
-    settings = run.settings
-    dataset, start = open_dataset(settings), prepare_unit(run, unit)
-    images, recipe = start.images, start.recipe
-    record: dict[str, Any] = {}
-    if recipe.image_source == "optimized":
-        with tf32_mode(settings.precision, choose_device(settings.device)):
-            images, record = _recover(run, unit, recipe, images, start.generator, on_event)
-    return quantise(dataset, images, how=recipe.image_format), record | {"seed": start.seed}
+def _synthesize(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[str, Any]]:
+    """Return the unit's pixels, uint8 [N, 3, S, S], and its record."""
+    start = prepare_unit(run, unit)
+    images, record = start.images, dict[str, Any]()
+    if start.recipe.image_source == "optimized":
+        with tf32_mode(run.settings.precision, choose_device(run.settings.device)):
+            images, record = _optimize(run, unit, start, on_event)
+    pixels = quantise(open_dataset(run.settings), images, how=start.recipe.image_format)
+    return pixels, record | {"seed": start.seed}
 
 
-def _recover(
-    run: Run,
-    unit: Unit,
-    recipe: Recipe,
-    initial: Tensor,
-    generator: torch.Generator,
-    on_event: OnEvent,
+def _optimize(
+    run: Run, unit: Unit, start: UnitInit, on_event: OnEvent
 ) -> tuple[Tensor, dict[str, Any]]:
-    settings, batch = run.settings, batch_of(unit)
+    """Return the optimized canonical images, and the record of their optimization."""
+    settings, recipe, members = run.settings, start.recipe, batch_of(unit).members()
     device, dataset = choose_device(settings.device), open_dataset(settings)
-    draws = teacher_schedule(settings, unit.params["method"], batch)
-    matchers = _watches(run, recipe, draws, generator)
+    schedule = teacher_schedule(settings, unit.params["method"], batch_of(unit))
+    matchers = _build_matchers(run, recipe, schedule, start.generator)
 
     def real_images() -> Tensor:
-        pixels = random_real(dataset, batch.members(), seed=settings.replicate_seed, tag="scale")
+        pixels = random_real(dataset, members, seed=settings.replicate_seed, tag="scale")
         return dataset.canonical(pixels.to(device))
 
-    drawn = [matchers[name] for name in draws.bn_networks]
-    scales = bn_loss_scales(recipe, matchers.get(settings.primary), drawn, real_images)
-    kept = _checkpoint(run, unit) if settings.checkpoint_interval_min else None
-    progress = _Progress(unit, recipe.iterations, on_event, kept)
-    gradient = MicroBatchedBackward(Objective(recipe, matchers, scales), settings.part)
-    with preview_writer(run, unit, draws, recipe.iterations) as look:
-        images = recover(
-            initial.to(device, memory_format=torch.channels_last),
-            torch.tensor([c for c, _ in batch.members()], device=device),
-            gradient=gradient,
-            draws=draws,
-            recipe=recipe,
-            bounds=dataset.bounds(device),
-            generator=generator,
-            on_step=progress,
-            joins=[
-                recipe.start_step(image_index, settings.ipc) for _, image_index in batch.members()
-            ],
-            look=look,
-            memory=progress,
-        )
+    bn_matchers = [matchers[name] for name in schedule.bn_networks]
+    bn_scales = bn_loss_scales(recipe, matchers.get(settings.primary), bn_matchers, real_images)
+    backward = MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part)
+    optimizer = ImageOptimizer(
+        start.images.to(device, memory_format=torch.channels_last),
+        torch.tensor([c for c, _ in members], device=device),
+        backward=backward,
+        schedule=schedule,
+        recipe=recipe,
+        pixel_bounds=dataset.bounds(device),
+        generator=start.generator,
+        start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
+    )
+    logger = LossLogger(unit, on_event)
+    checkpoint = _checkpoint(run, unit) if settings.checkpoint_interval_min else None
+    _resume(checkpoint, optimizer, logger)
+    with preview_writer(run, unit, schedule, optimizer) as previews:
+        images = recover(optimizer, [logger, *previews, _checkpoint_saver(checkpoint, logger)])
     record = {
         "draws": {
-            "every": draws.every,
-            "bn_teachers": draws.bn_teachers,
-            "logits": draws.logit_teachers,
+            "resample_every": schedule.resample_every,
+            "bn_teachers": schedule.bn_teachers,
+            "logit_teachers": schedule.logit_teachers,
         },
-        "scales": scales,
-        "shares": _shares(progress.sums, scales),
-        "losses": progress.last,
+        "bn_scales": bn_scales,
+        "bn_loss_shares": logger.bn_loss_shares(bn_scales),
+        "losses": logger.last,
         "device": str(device),
         "compile": chosen_compile(run),
         "precision": settings.precision,
-        "micro_batch_size": gradient.part,
+        "micro_batch_size": backward.micro_batch_size,
     }
     return images, record
 
 
-def _watches(
-    run: Run, recipe: Recipe, draws: TeacherSchedule, generator: torch.Generator
+def _build_matchers(
+    run: Run, recipe: Recipe, schedule: TeacherSchedule, generator: torch.Generator
 ) -> dict[str, StatMatcher]:
-    """Load every network that a unit needs, and the primary where others are scaled to it."""
-    anchor = [run.settings.primary] if recipe.bn_normalize != "none" else []
-    compiled = chosen_compile(run) == "compiled"
+    """Load every network of a unit, and the primary where others are scaled to it."""
+    reference = [run.settings.primary] if recipe.bn_normalize != "none" else []
     matchers = {}
-    for name in dict.fromkeys([*draws.networks, *anchor]):
-        targets = None
-        if recipe.statistics == "bn_conv" and name in [*draws.bn_networks, *anchor]:
-            targets = load_conv_targets(run, name, recipe.conv_patch_size)
-        teacher = load_teacher(run, name)
+    for name in dict.fromkeys([*schedule.networks, *reference]):
+        conv_stats = None
+        if recipe.statistics == "bn_conv" and name in [*schedule.bn_networks, *reference]:
+            conv_stats = load_conv_targets(run, name, recipe.conv_patch_size)
         matchers[name] = build_stat_matcher(
-            teacher,
+            load_teacher(run, name),
             recipe,
-            conv_targets=targets,
+            conv_stats=conv_stats,
             generator=generator,
             precision=run.settings.precision,
-            compiled=compiled,
+            compiled=chosen_compile(run) == "compiled",
         )
     return matchers
 
 
-class _Progress:
-    """Sums losses where they are, and reads their means about a hundred times per unit.
+def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
+    """Return the unit's checkpoint, keyed by everything that affects the result."""
+    device = choose_device(run.settings.device).type
+    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    return Checkpoint(
+        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
+        short_hash(
+            [unit.fingerprint, run.content(unit.inputs), device, chosen_compile(run), *versions]
+        ),
+        every=60 * run.settings.checkpoint_interval_min,
+    )
 
-    So a GPU rarely waits for Python, and networks that take turns are all heard. An interrupted
-    unit goes on from a step at which they were read, with the sums as they were.
+
+class LossLogger:
+    """Callback that logs mean losses about a hundred times per unit, and ends a diverged one.
+
+    Losses stay on the device between two logs, so that a GPU rarely waits for Python.
+
+    Args:
+        unit: The unit.
+        on_event: Receives the `step` events.
+
+    Attributes:
+        last: Means of the latest log, by term.
+        sums: Sums over all logged steps, by term.
     """
 
-    def __init__(
-        self, unit: Unit, steps: int, on_event: OnEvent, checkpoint: Checkpoint | None = None
-    ) -> None:
-        self._unit, self._steps, self._on_event = unit, steps, on_event
-        self._checkpoint = checkpoint
+    def __init__(self, unit: Unit, on_event: OnEvent) -> None:
+        self._unit, self._on_event = unit, on_event
         self._window: dict[str, list[Tensor]] = {}
         self.last: dict[str, float] = {}
         self.sums: dict[str, float] = {}
 
-    def __call__(self, step: int, losses: dict[str, Tensor]) -> None:
+    def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
+        """Collect the losses of a step, and log them if it is time to.
+
+        Raises:
+            PrismError: A loss is not finite.
+        """
         for name, loss in losses.items():
             self._window.setdefault(name, []).append(loss.detach())
-        if step % max(1, self._steps // _REPORTS) and step != self._steps:
+        step, steps = optimizer.step, optimizer.total_steps
+        if step % max(1, steps // _LOGS_PER_UNIT) and step != steps:
             return
-        seen = {name: torch.stack(values) for name, values in self._window.items()}
+        values = {name: torch.stack(window) for name, window in self._window.items()}
         self._window = {}
-        self.last = {name: values.mean().item() for name, values in seen.items()}
-        for name, value in self.last.items():
-            if not math.isfinite(value):
+        self.last = {name: value.mean().item() for name, value in values.items()}
+        for name, mean in self.last.items():
+            if not math.isfinite(mean):
                 raise PrismError(
-                    f"unit {self._unit.name} diverged: {name} is {value} at step {step}; lower lr "
+                    f"unit {self._unit.name} diverged: {name} is {mean} at step {step}; lower lr "
                     "or r_bn in the recipe"
                 )
-            self.sums[name] = self.sums.get(name, 0.0) + value * len(seen[name])
-        progress = {"step": step, "steps": self._steps, "losses": self.last}
-        self._on_event({"event": "step", "unit": self._unit.name, **progress})
+            self.sums[name] = self.sums.get(name, 0.0) + mean * len(values[name])
+        event = {"event": "step", "unit": self._unit.name, "step": step, "steps": steps}
+        self._on_event({**event, "losses": self.last})
 
-    def recall(self, work: Stateful) -> None:
-        """Go on from where an interrupted call of this unit stood, if it has left that."""
-        found = self._checkpoint.restore(work) if self._checkpoint else None
-        if found is not None:
-            self.last, self.sums = found["last"], found["sums"]
+    def bn_loss_shares(self, bn_scales: dict[str, float]) -> dict[str, float]:
+        """Return each network's share of the scaled BN loss, summed over the steps."""
+        scaled = {name: s * self.sums.get(f"bn/{name}", 0.0) for name, s in bn_scales.items()}
+        total = sum(scaled.values())
+        return {name: value / total if total else 0.0 for name, value in scaled.items()}
 
-    def offer(self, work: Stateful) -> None:
-        """Keep where the unit stands, if all losses are read and it is time to."""
-        if self._checkpoint and not self._window:
-            self._checkpoint.offer(work, {"last": self.last, "sums": self.sums})
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values; they include the losses that are not logged yet."""
+        window = {name: torch.stack(losses).tolist() for name, losses in self._window.items()}
+        return {"last": self.last, "sums": self.sums, "window": window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore such values."""
+        self.last, self.sums = state["last"], state["sums"]
+        self._window = {
+            name: list(torch.tensor(losses).unbind()) for name, losses in state["window"].items()
+        }
 
 
-def _shares(sums: dict[str, float], scales: dict[str, float]) -> dict[str, float]:
-    """Return each network's share of the weighted BN loss, summed over the steps."""
-    weighted = {name: factor * sums.get(f"bn/{name}", 0.0) for name, factor in scales.items()}
-    total = sum(weighted.values())
-    return {name: value / total if total else 0.0 for name, value in weighted.items()}
+def _resume(checkpoint: Checkpoint | None, optimizer: ImageOptimizer, logger: LossLogger) -> None:
+    """Restore the state of an interrupted call, if there is a valid checkpoint."""
+    state = checkpoint.restore(optimizer) if checkpoint else None
+    if state is not None:
+        logger.load_state_dict(state)
+
+
+def _checkpoint_saver(checkpoint: Checkpoint | None, logger: LossLogger) -> Callback:
+    """Return a callback that writes the checkpoint whenever it is due."""
+
+    def save(optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
+        if checkpoint and checkpoint.due and optimizer.step < optimizer.total_steps:
+            checkpoint.save(optimizer, logger.state_dict())
+
+    return save
 
 
 def _write_images(run: Run, method: str, batch: ImageBatch, pixels: Tensor) -> list[str]:

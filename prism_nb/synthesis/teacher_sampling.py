@@ -1,4 +1,4 @@
-"""Teacher selection: which networks of the pool give their BN statistics, and when."""
+"""The draw of teachers: which networks of the pool give BN statistics and logits, step by step."""
 
 from __future__ import annotations
 
@@ -18,49 +18,46 @@ TeacherNames = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TeacherSchedule:
-    """Who steers a unit over its steps.
+    """The teachers of every step of a unit.
 
     Attributes:
-        every: Steps for which a team stays.
-        teams: The teams of BN teachers in order; after the last comes the first again.
-        logit_teachers: Networks used for cross-entropy, one per step; empty: the BN teachers.
+        resample_every: Steps for which a group of BN teachers is kept.
+        bn_teachers: Groups of BN teachers in order of use; after the last the first again.
+        logit_teachers: Networks used for cross-entropy, cycled one per step; empty: the step's BN
+            teachers.
     """
 
-    every: int
+    resample_every: int
     bn_teachers: tuple[TeacherNames, ...]
     logit_teachers: TeacherNames = ()
 
-    def at(self, step: int) -> TeacherNames:
+    def bn_teachers_at(self, step: int) -> TeacherNames:
         """Return the BN teachers of a step, counted from 0."""
-        return self.bn_teachers[(step // self.every) % len(self.bn_teachers)]
+        return self.bn_teachers[(step // self.resample_every) % len(self.bn_teachers)]
 
     def logit_teachers_at(self, step: int) -> TeacherNames:
-        """Return the networks that give the logits at a step, counted from 0."""
+        """Return the logit teachers of a step, counted from 0."""
         if not self.logit_teachers:
-            return self.at(step)
+            return self.bn_teachers_at(step)
         return (self.logit_teachers[step % len(self.logit_teachers)],)
 
     @property
     def bn_networks(self) -> TeacherNames:
-        """Every network that is in some team, in the order of first use."""
-        return tuple(
-            dict.fromkeys(name for bn_teachers in self.bn_teachers for name in bn_teachers)
-        )
+        """Every BN teacher of the unit, in the order of first use."""
+        return tuple(dict.fromkeys(name for group in self.bn_teachers for name in group))
 
     @property
     def networks(self) -> TeacherNames:
-        """Every network that takes part, those of the logits first."""
+        """Every teacher of the unit, logit teachers first."""
         return tuple(dict.fromkeys([*self.logit_teachers, *self.bn_networks]))
 
 
 def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> TeacherSchedule:
-    """Return who steers a unit; known before any work, since it has a generator of its own."""
+    """Return the teachers of a unit, drawn from a generator of their own: known before any work."""
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
-    key = (
-        [*batch.image_indices]
-        if recipe.sample_per == "image_index"
-        else [*batch.image_indices, *batch.classes]
-    )
+    key = [*batch.image_indices]
+    if recipe.sample_per != "image_index":
+        key += batch.classes
     seed = unit_seed(settings.replicate_seed, "draws", method, *key)
     generator = torch.Generator().manual_seed(seed)
     return sample_schedule(recipe, settings.primary, settings.teachers, generator)
@@ -69,68 +66,69 @@ def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> Teac
 def sample_schedule(
     recipe: Recipe, primary: str, pool: Sequence[str], generator: torch.Generator
 ) -> TeacherSchedule:
-    """Decide which networks give a unit's logits and BN statistics at each of its steps.
+    """Sample the teachers of a unit's steps.
 
-    pre: one draw for the whole unit. intra: a new draw every `resample_every` steps. all: every
-    candidate. round_robin: one candidate per step, in the pool's order. fixed: as named. Where
-    `primary_in_bn` is `always`, the primary is in every team. (PRISM, arXiv 2511.09905,
-    pre- and intra-distillation selection; round robin: G-VBSM, CVPR 2024.)
+    `selection` is `pre`: one draw for all steps; `intra`: a new draw every `resample_every` steps
+    (both PRISM, arXiv 2511.09905); `all`: every candidate; `round_robin`: one candidate per step,
+    in the pool's order (G-VBSM, CVPR 2024); `fixed`: as named. Where `primary_in_bn` is `always`,
+    the primary is in every group.
 
     Args:
-        recipe: The method, checked against the pool by `recipes.require_pool`.
-        primary: The network that gives the logits, unless the recipe says otherwise.
+        recipe: The method, checked against the pool by `recipe.check_pool`.
+        primary: The network that gives the logits where `logits` is `primary`.
         pool: All networks, the primary among them.
-        generator: The unit's generator, on the CPU.
+        generator: CPU generator of the draws.
     """
-    every, bn_teachers = _plan_teams(recipe, primary, recipe.candidates(primary, pool), generator)
+    candidates = recipe.candidates(primary, pool)
+    resample_every, groups = _sample_groups(recipe, primary, candidates, generator)
     logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
-    return TeacherSchedule(every, bn_teachers, logit_teachers[recipe.logits])
+    return TeacherSchedule(resample_every, groups, logit_teachers[recipe.logits])
 
 
-def _plan_teams(
+def _sample_groups(
     recipe: Recipe, primary: str, candidates: TeacherNames, generator: torch.Generator
 ) -> tuple[int, tuple[TeacherNames, ...]]:
+    """Return the steps per group, and the groups of BN teachers."""
     always = (primary,) if recipe.primary_in_bn == "always" else ()
-    whole = recipe.iterations
     if recipe.selection in {"all", "fixed"}:
-        return whole, (tuple(dict.fromkeys([*always, *candidates])),)
+        return recipe.iterations, (tuple(dict.fromkeys([*always, *candidates])),)
     if recipe.selection == "round_robin":
         return 1, tuple((*always, name) for name in candidates) or (always,)
-    every = whole if recipe.selection == "pre" else recipe.resample_every
-    count = -(-whole // every)
-    return every, tuple(_team(recipe, always, candidates, generator) for _ in range(count))
+    every = recipe.iterations if recipe.selection == "pre" else recipe.resample_every
+    count = -(-recipe.iterations // every)
+    return every, tuple(_sample_group(recipe, always, candidates, generator) for _ in range(count))
 
 
-def _team(
+def _sample_group(
     recipe: Recipe, always: TeacherNames, candidates: TeacherNames, generator: torch.Generator
 ) -> TeacherNames:
-    """Draw once; a draw that leaves no network at all is repeated."""
+    """Draw a group; a draw that leaves no network at all is repeated."""
     while True:
         if recipe.bn_subset_size is not None:
-            drawn = _subset(candidates, recipe.bn_subset_size, generator)
+            drawn = _sample_subset(candidates, recipe.bn_subset_size, generator)
         else:
-            drawn = _slots(candidates, recipe.num_bn_slots, recipe.bn_slot_prob, generator)
+            drawn = _fill_slots(candidates, recipe.num_bn_slots, recipe.bn_slot_prob, generator)
         if always or drawn:
             return (*always, *drawn)
 
 
-def _subset(candidates: TeacherNames, size: int, generator: torch.Generator) -> TeacherNames:
+def _sample_subset(candidates: TeacherNames, size: int, generator: torch.Generator) -> TeacherNames:
     """Draw a subset of exactly one size, all subsets equally likely."""
     order = torch.randperm(len(candidates), generator=generator)[:size]
-    return tuple(candidates[place] for place in order.tolist())
+    return tuple(candidates[index] for index in order.tolist())
 
 
-def _slots(
-    candidates: TeacherNames, image_indices: int, probability: float, generator: torch.Generator
+def _fill_slots(
+    candidates: TeacherNames, slots: int, probability: float, generator: torch.Generator
 ) -> TeacherNames:
-    """Fill each slot with a probability, by a candidate not chosen yet, all equally likely."""
-    chosen: TeacherNames = ()
-    for _ in range(image_indices):
+    """Fill each slot with a probability, by a candidate not drawn yet, all equally likely."""
+    drawn: TeacherNames = ()
+    for _ in range(slots):
         filled = torch.rand((), generator=generator).item() < probability
-        left = [name for name in candidates if name not in chosen]
+        left = [name for name in candidates if name not in drawn]
         if filled and left:
-            chosen = (*chosen, left[int(torch.randint(len(left), (), generator=generator))])
-    return chosen
+            drawn = (*drawn, left[int(torch.randint(len(left), (), generator=generator))])
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def _counted(recipe: Recipe, draws: TeacherSchedule) -> SelectionProbs:
     gives_logits: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     for step in range(recipe.iterations):
-        bn_teachers, logit_teachers = draws.at(step), draws.logit_teachers_at(step)
+        bn_teachers, logit_teachers = draws.bn_teachers_at(step), draws.logit_teachers_at(step)
         sizes[len(bn_teachers)] += 1
         aligned.update(bn_teachers)
         gives_logits.update(logit_teachers)

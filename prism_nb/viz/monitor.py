@@ -563,7 +563,7 @@ class PreviewSequence:
 
     def teachers_at(self, step: int) -> tuple[str, ...]:
         """Return the BN teachers of the step that led to a picture; of the first, before it."""
-        return self.draws.at(max(0, step - 1))
+        return self.draws.bn_teachers_at(max(0, step - 1))
 
     def speakers_at(self, step: int) -> tuple[str, ...]:
         """Return the networks whose logits counted in that step."""
@@ -573,7 +573,7 @@ class PreviewSequence:
 def load_previews(run: Run) -> list[PreviewSequence]:
     """Return the films that a run holds, one per method at most, the latest first."""
     size = run.settings.image_size
-    abouts = run.path.glob("snapshots/*/*/about.json")
+    abouts = run.path.glob("previews/*/*/about.json")
     found = [film for about in abouts if (film := _film(about, size)) is not None]
     return sorted(found, key=_age)
 
@@ -592,11 +592,13 @@ def _film(about: Path, size: int) -> PreviewSequence | None:
     try:
         bn_teachers = tuple(tuple(map(str, bn_teachers)) for bn_teachers in values["bn_teachers"])
         images = tuple((int(c), int(image_index)) for c, image_index in values["images"])
-        draws = TeacherSchedule(int(values["every"]), bn_teachers, tuple(values["logit_teachers"]))
+        draws = TeacherSchedule(
+            int(values["resample_every"]), bn_teachers, tuple(values["logit_teachers"])
+        )
         unit, steps = str(values["unit"]), int(values["steps"])
     except (KeyError, TypeError, ValueError):
         return None
-    if not taken or not bn_teachers or draws.every < 1:
+    if not taken or not bn_teachers or draws.resample_every < 1:
         return None
     return PreviewSequence(about.parent, unit, steps, images, draws, tuple(taken), size)
 

@@ -132,7 +132,7 @@ def bn_loss_share_table(run: Run) -> pd.DataFrame:
     count = Counter(unit.params["method"] for unit in units)
     total: Counter[tuple[str, str]] = Counter()
     for unit in units:
-        for network, share in run.record(unit).get("shares", {}).items():
+        for network, share in run.record(unit).get("bn_loss_shares", {}).items():
             total[unit.params["method"], network] += share
     rows = [
         {"method": method, "network": network, "share %": 100 * share / count[method]}
@@ -151,9 +151,11 @@ def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
                 unit.params["image_indices"][0]
             )
             draws = TeacherSchedule(
-                record["draws"]["every"], tuple(map(tuple, record["draws"]["bn_teachers"]))
+                record["draws"]["resample_every"], tuple(map(tuple, record["draws"]["bn_teachers"]))
             )
-            steps = Counter(n for step in range(recipe.iterations) for n in draws.at(step))
+            steps = Counter(
+                n for step in range(recipe.iterations) for n in draws.bn_teachers_at(step)
+            )
             rows[unit.name] = {n: 100 * count / recipe.iterations for n, count in steps.items()}
     networks = [name for name in run.settings.teachers if any(name in row for row in rows.values())]
     return pd.DataFrame.from_dict(rows, orient="index", columns=networks).rename_axis("unit")

@@ -258,9 +258,9 @@ def test_the_published_program_draws_once_for_a_unit_with_the_published_shares()
     for _ in range(4000):
         drawn = sample_schedule(recipe, "a", POOL, generator)
         assert len(drawn.bn_teachers) == 1
-        assert drawn.at(0) is drawn.at(3999)
-        assert drawn.at(0)[0] == "a"
-        extras[len(drawn.at(0)) - 1] += 1
+        assert drawn.bn_teachers_at(0) is drawn.at(3999)
+        assert drawn.bn_teachers_at(0)[0] == "a"
+        extras[len(drawn.bn_teachers_at(0)) - 1] += 1
     assert set(extras) == {0, 1, 2, 3}
     for number, share in {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}.items():
         assert abs(extras[number] / 4000 - share) < 5 * math.sqrt(share * (1 - share) / 4000)

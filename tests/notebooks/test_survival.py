@@ -168,4 +168,4 @@ def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run
     assert len(intra["draws"]["bn_teachers"]) == 3
     for name, record in records.items():
         if not name.startswith("random_real"):
-            assert sum(record["shares"].values()) == pytest.approx(1)
+            assert sum(record["bn_loss_shares"].values()) == pytest.approx(1)

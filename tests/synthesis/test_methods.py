@@ -81,11 +81,11 @@ def records_of(run: Run, method: str) -> list[dict[str, Any]]:
 
 def test_records_hold_who_steered_a_unit(run: Run) -> None:
     for record in records_of(run, "gvbsm"):
-        assert record["draws"]["every"] == 1
+        assert record["draws"]["resample_every"] == 1
         assert record["draws"]["bn_teachers"] == [["test_resnet"], ["test_byobnet"]]
         assert {n for n in record["losses"] if n.startswith("logit/")} == {"logit/test_resnet"}
         assert "density/images" in record["losses"]
-        assert sum(record["shares"].values()) == pytest.approx(1)
+        assert sum(record["bn_loss_shares"].values()) == pytest.approx(1)
     for record in records_of(run, "rded"):
         assert "losses" not in record
         assert record["images"] == 20

@@ -107,7 +107,7 @@ def test_damaged_pictures_are_left_out(stat_networks: Run) -> None:
     assert film.tiles(5) == []
     (film.folder / "notes.png").write_bytes(b"")
     assert load_previews(stat_networks)[0].taken == film.taken
-    for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "every": 1}'):
+    for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "resample_every": 1}'):
         fileio.write_bytes(film.folder / "about.json", about)
         assert load_previews(stat_networks) == []
 

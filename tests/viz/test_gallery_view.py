@@ -88,7 +88,7 @@ def make(run: Run, unit: Any) -> None:
         write_bytes(run.file(paths[-1]), encode_png(picture_of(c, image_index)))
     (image_index, _) = unit.params["image_indices"]
     losses = {"logit/test_resnet": 3.0 - image_index, "bn/test_resnet": 1.0, "bn/test_byobnet": 5.0}
-    draws = {"every": 0, "bn_teachers": [["test_resnet", "test_byobnet"]]}
+    draws = {"resample_every": 0, "bn_teachers": [["test_resnet", "test_byobnet"]]}
     run.finish(unit, paths=paths, record={"losses": losses, "draws": draws, "images": len(paths)})
 
 

@@ -235,8 +235,8 @@ def test_a_unit_whose_pictures_are_there_but_not_its_losses_says_so(run: Run) ->
 
 def film(run: Run, unit: str, *steps: int) -> None:
     """Write pictures of two images each, whose grey is the step."""
-    folder = run.file(f"snapshots/{unit}")
-    about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "every": 10}
+    folder = run.file(f"previews/{unit}")
+    about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "resample_every": 10}
     fileio.write_json(
         folder / "about.json", {**about, "bn_teachers": [["a"], ["b<"]], "logit_teachers": ["a"]}
     )
@@ -281,7 +281,7 @@ def test_pictures_of_a_unit_that_are_gone_make_room_for_the_next(run: Run) -> No
     film(run, first, 0)
     growing = RunMonitor(run, every=0).growing
     growing.unit.value, growing.step.value = first, 0
-    for path in run.file(f"snapshots/{first}").iterdir():
+    for path in run.file(f"previews/{first}").iterdir():
         path.unlink()
     growing.refresh()
     assert "No pictures yet" in growing.sheet.value

@@ -126,7 +126,10 @@ def test_cost_pairs_seconds_with_accuracy() -> None:
 
 
 def test_presence_counts_the_steps_of_every_draw(run: Run) -> None:
-    bn_teachers = {"every": 10, "bn_teachers": [["test_resnet"], ["test_byobnet", "test_resnet"]]}
+    bn_teachers = {
+        "resample_every": 10,
+        "bn_teachers": [["test_resnet"], ["test_byobnet", "test_resnet"]],
+    }
     for unit in unit_plan.synthesis_units(run, 10):
         optimised = unit.params["method"] != "random_real"
         record = {"draws": bn_teachers, "images": 20} if optimised else {"images": 20}
