@@ -348,9 +348,9 @@ def recipe_differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
     mine, theirs = recipe.plain(), other.plain()
     matter = mine.keys() - {"title", "paper", "deviations"}
     if recipe.image_source == "initial":
-        matter &= {"images", "init", *(_OF_SCORED if recipe.needs_scorer else ())}
+        matter &= {"image_source", "init", *(_OF_SCORED if recipe.needs_scorer else ())}
     elif recipe.image_source == "imported":
-        matter &= {"images", *IMPORT_ONLY_FIELDS}
+        matter &= {"image_source", *IMPORT_ONLY_FIELDS}
     return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
 
 
@@ -400,7 +400,7 @@ def make_recipe(
         below = _read(base or method, where=place) | (
             {} if base in {None, method} else {"title": method}
         )
-    if (below | changes).get("images") in {"initial", "imported"}:
+    if (below | changes).get("image_source") in {"initial", "imported"}:
         return Recipe.parse(below | changes, where=place)
     return Recipe.parse(_layered(below, *shared, changes), where=place)
 
