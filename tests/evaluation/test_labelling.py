@@ -27,7 +27,7 @@ from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.models import ensemble as labeller_module
 from prism_nb.models.ensemble import EnsembleLabeler, batch_statistics, load_labeler
-from tests.models.test_teachers import teacher_of
+from tests.helpers.teachers import teacher_of
 
 CPU = torch.device("cpu")
 METHOD = "random_real"

@@ -28,7 +28,7 @@ from prism_nb.synthesis.loop import recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, build_stat_matcher
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.models.test_teachers import ARCHITECTURES, teacher_of
+from tests.helpers.teachers import ARCHITECTURES, teacher_of
 
 CPU = torch.device("cpu")
 BOUNDS = (torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0))

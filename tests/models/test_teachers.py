@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from hypothesis import given, settings, strategies
-from torch import Tensor, nn
+from torch import nn
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.recipe import check_pool, load_recipe
@@ -16,35 +16,9 @@ from prism_nb.models.teacher import PreprocessConfig, Teacher, check_bn
 from prism_nb.models.train import SqueezeConfig, train_network
 from prism_nb.models.zoo import build_network, check_forward, count_flops, network_info, source_of
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule, sample_schedule
+from tests.helpers.teachers import ARCHITECTURES, MEAN, STD, bn_inputs, teacher_of
 
-GREY = PreprocessConfig((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32)
-ARCHITECTURES = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0")
-
-
-def teacher_of(name: str, *, size: int = 32, double: bool = False) -> Teacher:
-    torch.manual_seed(0)
-    network = build_network(name, classes=10, image_size=size)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.running_mean, -0.5, 0.5)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    space = PreprocessConfig(GREY.mean, GREY.std, size)
-    teacher = Teacher(name, network, own=space, canonical=space)
-    return teacher.double() if double else teacher
-
-
-def bn_inputs(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Collect what each BN layer is given, in the order of the layers, the plain way."""
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    seen: dict[int, Tensor] = {}
-    handles = [
-        layer.register_forward_hook(lambda m, inputs, _: seen.__setitem__(id(m), inputs[0]))
-        for layer in layers
-    ]
-    network(images)
-    for handle in handles:
-        handle.remove()
-    return [seen[id(layer)] for layer in layers]
+GREY = PreprocessConfig(MEAN, STD, 32)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -16,7 +16,7 @@ from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis import init
 from prism_nb.synthesis.init import initial_images
-from tests.models.test_teachers import teacher_of
+from tests.helpers.teachers import teacher_of
 
 DIGITS = Digits(32)
 

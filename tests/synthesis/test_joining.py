@@ -18,7 +18,7 @@ from prism_nb.synthesis.loop import recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.models.test_teachers import teacher_of
+from tests.helpers.teachers import teacher_of
 from tests.synthesis.test_synthesis import literal_objective, objective_of, recipe_of, seen_through
 
 NAMES = ("test_resnet", "test_byobnet")

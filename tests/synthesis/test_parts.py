@@ -13,7 +13,7 @@ from prism_nb.data.augment import AugParams, augment
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, build_stat_matcher
-from tests.models.test_teachers import ARCHITECTURES, teacher_of
+from tests.helpers.teachers import ARCHITECTURES, teacher_of
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 VIEW = AugParams((2, 3, 25, 27), flip=True, shift=(1, 4))

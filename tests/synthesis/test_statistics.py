@@ -27,7 +27,7 @@ from prism_nb.synthesis.objective import (
     term_weights,
     weighted_sum,
 )
-from tests.models.test_teachers import ARCHITECTURES, teacher_of
+from tests.helpers.teachers import ARCHITECTURES, teacher_of
 
 LABELS = torch.tensor([3, 1, 4, 1])
 PATCH = 5  # divides no map of a 24-pixel image, so that all of them are stretched

@@ -21,7 +21,7 @@ from prism_nb.synthesis.objective import (
     weighted_sum,
 )
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.models.test_teachers import ARCHITECTURES, bn_inputs, teacher_of
+from tests.helpers.teachers import ARCHITECTURES, bn_inputs, teacher_of
 
 LABELS = torch.tensor([3, 1, 4, 1])
 
