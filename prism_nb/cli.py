@@ -303,12 +303,12 @@ def stage_command(run_name: str, stage: str, runs_dir: Path | None) -> None:
     """
     from prism_nb.execution import open_run as open_run_module
     from prism_nb.execution import pipeline
-    from prism_nb.execution.progress import EventProgressBar
+    from prism_nb.execution.progress import progress_bar
 
     # Whatever starts it may have told its children to ignore Ctrl-C, by which it is to be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run = open_run_module.open_run(run_name=run_name, runs_dir=runs_dir)
-    with EventProgressBar(run, stage, len(pipeline.stage_units(run, stage))):
+    with progress_bar(run, stage, len(pipeline.stage_units(run, stage))):
         outcome = pipeline.execute(run, stage)
     click.echo(
         f"{stage}: {outcome.made} units made, {outcome.kept} were there already, "

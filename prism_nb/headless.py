@@ -13,7 +13,7 @@ from prism_nb.core.config import project_root, short_hash
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
-from prism_nb.execution.progress import EventProgressBar
+from prism_nb.execution.progress import progress_bar
 from prism_nb.execution.study import StudyFolder
 
 REPORT = "06_report"
@@ -41,7 +41,7 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
             continue
         run.require_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
-        with EventProgressBar(run, stage.name, len(states.states)):
+        with progress_bar(run, stage.name, len(states.states)):
             execute_notebook(run, stage.notebook)
         pipeline.check(run, stage.name)
         _stamp(run, stage.notebook)

@@ -1,55 +1,86 @@
-"""How units are carried out: one function, whatever does the work."""
+"""Backends: who does the units of a stage, this process, Ray's workers or SLURM's jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from prism_nb.core.device import num_threads
 from prism_nb.core.run import Run
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.worker import Outcome, UnitSplitter, import_function
+from prism_nb.execution.worker import Outcome, import_function, run_units_sequentially
 
 _BACKENDS = {
-    "process": "prism_nb.execution.worker:run_backend_process",
+    "process": "prism_nb.execution.backends:run_backend_process",
     "ray": "prism_nb.execution.ray_backend:run_backend_ray",
     "slurm": "prism_nb.execution.slurm_backend:run_backend_slurm",
 }
-_PIECES = 64  # of all units together, where the number of workers is left open
+_DEFAULT_SHARDS = 64  # of all units together, if the number of workers is left open
+
+
+@dataclass(frozen=True)
+class UnitSplitter:
+    """How one large unit is shared among several workers.
+
+    Attributes:
+        split: `module:function` called as `split(run, unit, number)`; returns at most that many
+            units, whose files spare the large unit most of its work.
+        run_unit: `module:function` of the `UnitFunction` of such a unit.
+    """
+
+    split: str
+    run_unit: str
 
 
 def run_units(
     run: Run,
     units: Sequence[Unit],
-    work: str,
+    run_unit: str,
     on_event: OnEvent,
-    pieces: UnitSplitter | None = None,
+    splitter: UnitSplitter | None = None,
 ) -> Outcome:
-    """Do the units of a stage that are not done.
+    """Do the units of a stage that are not done, on the backend of the run's settings.
 
-    The same files come out of every backend on one kind of machine. Units are independent, so
-    their order, and who does which, decides nothing.
+    Every backend leaves the same files on one kind of machine.
 
     Args:
-        run: The run that the units belong to.
-        units: All units of one stage, in order.
-        work: `module:function` of a `Work`; it reads and writes files of the run only. What it
-            returns, if anything, writes the unit's files, while the next unit is begun.
-        on_event: Told of each unit's begin and end, and of what the work reports, as the stage's
-            event log is.
-        pieces: How a unit is shared among several workers, where there are such.
+        run: The run.
+        units: Units of one stage.
+        run_unit: `module:function` of a `UnitFunction`, which reads and writes the run's files.
+        on_event: Called with every event of the stage.
+        splitter: How a unit is shared among workers of Ray or SLURM.
 
     Raises:
         PrismError: A unit failed. Finished units stay.
     """
     backend = import_function(_BACKENDS[run.settings.backend])
-    cut = _cut(run, units, pieces) if pieces and run.settings.backend != "process" else []
-    if pieces and cut:
-        backend(run, cut, pieces.work, on_event)
-    return backend(run, units, work, on_event)
+    if splitter is not None and run.settings.backend != "process":
+        shards = _split_units(run, units, splitter)
+        if shards:
+            backend(run, shards, splitter.run_unit, on_event)
+    outcome: Outcome = backend(run, units, run_unit, on_event)
+    return outcome
 
 
-def _cut(run: Run, units: Sequence[Unit], pieces: UnitSplitter) -> list[Unit]:
-    """Cut the units that are not done into as many pieces as there are workers, or few more."""
-    left = [unit for unit in units if run.inspect(unit).state != "done"]
-    workers = _PIECES if run.settings.workers == "auto" else run.settings.workers
-    each = -(-workers // max(1, len(left)))
-    return [piece for unit in left for piece in import_function(pieces.cut)(run, unit, each)]
+def run_backend_process(
+    run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
+) -> Outcome:
+    """Do the units of a stage in this process, as `run_units` does."""
+
+    def log_event(event: dict[str, Any]) -> None:
+        run.event(units[0].stage, **event)
+        on_event(event)
+
+    threads = run.settings.threads
+    with num_threads(None if threads == "auto" else threads):
+        return run_units_sequentially(run, units, run_unit, log_event)
+
+
+def _split_units(run: Run, units: Sequence[Unit], splitter: UnitSplitter) -> list[Unit]:
+    """Split the units that are not done into about as many shards as there are workers."""
+    missing = [unit for unit in units if run.inspect(unit).state != "done"]
+    workers = _DEFAULT_SHARDS if run.settings.workers == "auto" else run.settings.workers
+    number = -(-workers // max(1, len(missing)))
+    split = import_function(splitter.split)
+    return [shard for unit in missing for shard in split(run, unit, number)]

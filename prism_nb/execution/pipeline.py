@@ -18,8 +18,8 @@ from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import UnitState
 from prism_nb.core.run import Run
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.backends import run_units
-from prism_nb.execution.worker import Outcome, UnitSplitter, import_function
+from prism_nb.execution.backends import UnitSplitter, run_units
+from prism_nb.execution.worker import Outcome, import_function
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Stage:
         notebook: Its notebook's name, without ending.
         needs: Stages whose files it reads.
         units: Lists its units from a run and the class count.
-        work: `module:function` that does one.
+        run_unit: `module:function` that does one.
         costs: `module:function` that measures on this device what units will take, in seconds.
         prepare: `module:function` called before the first unit that is to be done.
-        pieces: How one unit is shared among several workers.
+        splitter: How one unit is shared among several workers.
     """
 
     name: str
     notebook: str
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
-    work: str
+    run_unit: str
     costs: str | None = None
     prepare: str | None = None
-    pieces: UnitSplitter | None = None
+    splitter: UnitSplitter | None = None
 
 
 _STAGES = (
@@ -80,7 +80,7 @@ _STAGES = (
         unit_plan.relabel_units,
         "prism_nb.evaluation.relabel:run_unit",
         costs="prism_nb.execution.cost:relabel_seconds",
-        pieces=UnitSplitter(
+        splitter=UnitSplitter(
             "prism_nb.core.unit_plan:label_shards", "prism_nb.evaluation.relabel:label_shard"
         ),
     ),
@@ -240,7 +240,7 @@ def execute_units(
         _keep_freed_memory()
         if how.prepare is not None:
             import_function(how.prepare)(run, units)
-        outcome = run_units(run, units, how.work, on_event or _ignore, how.pieces)
+        outcome = run_units(run, units, how.run_unit, on_event or _ignore, how.splitter)
         if outcome.made:
             run.record_stage(
                 stage,

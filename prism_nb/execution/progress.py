@@ -1,91 +1,122 @@
-"""Progress as a listener to events: how far a stage is, drawn by whoever watches."""
+"""Events of a stage as they are written, and the progress that they amount to."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, Self, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from prism_nb.core.run import Run
+from prism_nb.core.units import OnEvent
+
+_POLL_SECONDS = 0.5
 
 OnProgress = Callable[[float, str], None]
 
 
+@contextmanager
+def follow_events(run: Run, stage: str, on_event: OnEvent) -> Iterator[None]:
+    """Pass on a stage's events, from any process, that are logged while the context is entered.
+
+    Args:
+        run: The run.
+        stage: Name of the stage.
+        on_event: Called as `on_event(event)` from a thread, for each event in the log's order.
+    """
+    position = run.events_after(stage, 0)[1]
+    stop = threading.Event()
+
+    def pass_on() -> None:
+        nonlocal position
+        events, position = run.events_after(stage, position)
+        for event in events:
+            on_event(event)
+
+    def follow() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            pass_on()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        pass_on()
+
+
 class StageProgress:
-    """Turns a stage's events into a share of its units, and within a unit of its steps.
+    """Turns a stage's events into the completed share of its units and of their steps.
 
     Args:
         units: Number of units of the stage.
-        draw: Given the share that is done, in [0, 1], and the name of the unit at work, or what is
-            waited for.
+        draw: Called as `draw(share, text)` with the completed share in [0, 1], and the name of the
+            unit in progress or the reason for waiting.
     """
 
     def __init__(self, units: int, draw: OnProgress) -> None:
-        self._units, self._done, self._shown = max(1, units), 0, 0.0
+        self._units, self._completed, self._share = max(1, units), 0, 0.0
         self._draw = draw
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take note of one event."""
+        """Count one event."""
         kind = event.get("event")
-        if kind in {"kept", "end"} and "parent" not in event:
-            self._done += 1
-            self._move(self._done, "")
+        if kind in {"unit_skipped", "unit_end"} and "parent" not in event:
+            self._completed += 1
+            self._advance(self._completed, "")
         elif kind == "step":
-            self._move(self._done + event["step"] / event["steps"], str(event.get("unit", "")))
+            done = self._completed + event["step"] / event["steps"]
+            self._advance(done, str(event.get("unit", "")))
         elif kind == "waiting":
-            self._draw(self._shown, str(event.get("why", "")))
+            self._draw(self._share, str(event.get("why", "")))
 
-    def _move(self, units: float, unit: str) -> None:
-        # a unit's end is told after the next one's first steps, while its files are written
-        self._shown = max(self._shown, min(1.0, units / self._units))
-        self._draw(self._shown, unit)
+    def _advance(self, units: float, text: str) -> None:
+        # A unit ends after the next one's first steps, since files are written in the background.
+        self._share = max(self._share, min(1.0, units / self._units))
+        self._draw(self._share, text)
 
 
-class EventProgressBar:
-    """A terminal's bar over a stage that another process works on, read from its event log.
+@contextmanager
+def progress_bar(
+    run: Run, stage: str, units: int, *, stream: TextIO | None = None
+) -> Iterator[None]:
+    """Show the progress of a stage that any process works on, while the context is entered.
 
-    Only events written after it was made count, so that an earlier call does not show. It is
-    drawn in a terminal only, not into a log file; what is waited for is a line in both. Use it as
-    a context manager.
+    The bar is drawn in a terminal only. Reasons for waiting are printed as lines in a terminal and
+    in a log file.
+
+    Args:
+        run: The run.
+        stage: Name of the stage.
+        units: Number of units of the stage.
+        stream: Where to draw; standard output where None.
     """
+    stream = stream or sys.stdout
+    with tqdm(
+        total=1.0,
+        desc=f"{stage:<10}",
+        disable=not stream.isatty(),
+        file=stream,
+        leave=False,
+        bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed}{postfix}",
+    ) as bar:
 
-    def __init__(self, run: Run, stage: str, units: int, *, stream: TextIO | None = None) -> None:
-        self._run, self._stage = run, stage
-        self._position = run.events_after(stage, 0)[1]
-        self._stream = stream = stream or sys.stdout
-        self._bar = tqdm(
-            total=1.0,
-            desc=f"{stage:<10}",
-            disable=not stream.isatty(),
-            file=stream,
-            leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed}{postfix}",
-        )
-        self._progress = StageProgress(units, self._draw)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        def draw(share: float, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.n = share
+            bar.refresh()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        progress = StageProgress(units, draw)
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._bar.close()
+        def show(event: dict[str, Any]) -> None:
+            progress(event)
+            if event.get("event") == "waiting":
+                bar.write(f"{stage}: {event.get('why')}", file=stream)
 
-    def _follow(self) -> None:
-        while not self._stop.wait(0.5):
-            events, self._position = self._run.events_after(self._stage, self._position)
-            for event in events:
-                self._progress(event)
-                if event.get("event") == "waiting":
-                    self._bar.write(f"{self._stage}: {event.get('why')}", file=self._stream)
-            self._bar.refresh()
-
-    def _draw(self, share: float, unit: str) -> None:
-        self._bar.set_postfix_str(unit, refresh=False)
-        self._bar.n = share
+        with follow_events(run, stage, show):
+            yield

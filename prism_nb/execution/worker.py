@@ -1,4 +1,4 @@
-"""What a unit's work is, and how it is named."""
+"""Work on units: one after another in this process, or as a task that a worker process does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,240 +18,126 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from prism_nb import __version__
-from prism_nb.core.device import num_threads
-from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.errors import PrismError
 from prism_nb.core.lock import LeaseHeldError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import OnEvent, Unit, WriteResult, slug
+
+_POLL_SECONDS = 2.0  # between attempts at units that other processes work on
 
 UnitFunction = Callable[[Run, Unit, OnEvent], WriteResult | None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did: units found done, units made now, and the seconds that took."""
+    """Result of a call on a stage's units.
+
+    Attributes:
+        kept: Number of units that were done before.
+        made: Number of units that this call has done.
+        seconds: Duration of the call.
+    """
 
     kept: int
     made: int
     seconds: float
 
 
-@dataclass(frozen=True)
-class UnitSplitter:
-    """How units that are too large for one worker are cut up, and shared among several.
-
-    Attributes:
-        cut: `module:function` of a run, a unit and a number; it returns at most so many units,
-            which leave files that spare the unit itself most of its work.
-        work: `module:function` of a `Work` that does one of those.
-    """
-
-    cut: str
-    work: str
-
-
 def import_function(name: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names; its module is imported only now."""
+    """Return the function named `module:function`."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
-_LOOK = 0.5  # seconds between two looks at the event log
-_ERRORS: dict[str, type[PrismError]] = {"PrismError": PrismError, "UsageError": UsageError}
+# -- units one after another ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class WorkerTask:
-    """Units for one worker; small, since it travels.
-
-    Attributes:
-        run: Path of the run, where the worker finds it too.
-        settings: The run's, as plain values.
-        units: What to do.
-        work: `module:function` of a `Work`.
-        versions: The driver's; a worker with others does nothing.
-    """
-
-    run: str
-    settings: dict[str, Any]
-    units: tuple[Unit, ...]
-    work: str
-    versions: dict[str, str]
-
-    @classmethod
-    def of(cls, run: Run, units: Sequence[Unit], work: str) -> WorkerTask:
-        """Return a task that does some units of a run."""
-        path, settings = str(run.path.absolute()), run.settings.plain()
-        return cls(path, settings, tuple(units), work, worker_versions())
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of a task.
-
-    Attributes:
-        made: Units that it has done itself.
-        error: What went wrong; empty where nothing did.
-        kind: Name of the error's class.
-    """
-
-    made: int
-    error: str = ""
-    kind: str = ""
-
-    def require(self) -> None:
-        """Raise what went wrong, if anything did."""
-        if self.error:
-            raise _ERRORS.get(self.kind, PrismError)(self.error)
-
-
-def run_task(task: WorkerTask) -> TaskResult:
-    """Do a task in a worker; what happens stands in the run's event log."""
-    try:
-        check_same_versions(task.versions, where=f"a worker on {socket.gethostname()}")
-        return TaskResult(_do(task))
-    except PrismError as error:
-        return TaskResult(0, str(error), type(error).__name__)
-    except Exception as error:
-        return TaskResult(0, f"{type(error).__name__}: {error}", "PrismError")
-
-
-def _do(task: WorkerTask) -> int:
-    """Do a task's units, and return how many this worker has done itself."""
-    run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
-    _limit_threads(run.settings)
-
-    def emit(event: dict[str, Any]) -> None:
-        if event["event"] != "kept":  # the driver knows
-            run.event(task.units[0].stage, **event)
-
-    return run_units_sequentially(run, task.units, task.work, emit).made
-
-
-def _limit_threads(settings: Settings) -> None:
-    import torch
-
-    torch.set_num_threads(1 if settings.threads == "auto" else settings.threads)
-
-
-class EventTail:
-    """Passes on what workers write to a stage's event log, from the moment it is entered.
+def run_units_sequentially(
+    run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
+) -> Outcome:
+    """Do all units that are not done; wait for those of other processes.
 
     Args:
         run: The run.
-        stage: The stage.
-        tell: Given every event.
+        units: Units of one stage.
+        run_unit: `module:function` of a `UnitFunction`. A callable that it returns writes the
+            unit's files, in the background while the next unit is computed.
+        on_event: Called with every event.
+
+    Raises:
+        PrismError: A unit failed. Finished units stay.
     """
-
-    def __init__(self, run: Run, stage: str, tell: OnEvent) -> None:
-        self._run, self._stage, self._tell = run, stage, tell
-        self._position = run.events_after(stage, 0)[1]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_LOOK):
-            self._look()
-
-    def _look(self) -> None:
-        events, self._position = self._run.events_after(self._stage, self._position)
-        for event in events:
-            self._tell(event)
+    start, remaining = time.monotonic(), list(units)
+    with _BackgroundWriter() as writer:
+        worker = _SequentialWorker(run, import_function(run_unit), writer, on_event)
+        while remaining:
+            held = [unit for unit in remaining if not worker.try_unit(unit)]
+            if len(held) == len(remaining):
+                time.sleep(_POLL_SECONDS)
+            remaining = held
+    return Outcome(len(units) - worker.made, worker.made, time.monotonic() - start)
 
 
-_WAIT = 2.0  # seconds between two looks at a unit that another process works on
+class _SequentialWorker:
+    """Does units under their leases; `made` counts the units done here."""
 
-
-def run_backend_process(run: Run, units: Sequence[Unit], work: str, on_event: OnEvent) -> Outcome:
-    """Do the units of a stage in this process, as `run_units` does."""
-
-    def emit(event: dict[str, Any]) -> None:
-        run.event(units[0].stage, **event)
-        on_event(event)
-
-    threads = run.settings.threads
-    with num_threads(None if threads == "auto" else threads):
-        return run_units_sequentially(run, units, work, emit)
-
-
-def run_units_sequentially(run: Run, units: Sequence[Unit], work: str, emit: OnEvent) -> Outcome:
-    """Do the units that are not done, and say so to `emit` alone.
-
-    A unit that another process works on is waited for, and done here if that process dies.
-    """
-    begin, left = time.monotonic(), list(units)
-    with _Background() as background:
-        worker = _Worker(run, import_function(work), background, emit)
-        while left:
-            held = [unit for unit in left if not worker.take(unit)]
-            if len(held) == len(left):
-                time.sleep(_WAIT)
-            left = held
-    return Outcome(len(units) - worker.made, worker.made, time.monotonic() - begin)
-
-
-class _Worker:
-    """Takes units in turn; `made` counts those that it has done itself."""
-
-    def __init__(self, run: Run, do: UnitFunction, background: _Background, emit: OnEvent) -> None:
-        self._run, self._do, self._background, self._emit = run, do, background, emit
-        self._told: set[str] = set()
+    def __init__(
+        self, run: Run, run_unit: UnitFunction, writer: _BackgroundWriter, on_event: OnEvent
+    ) -> None:
+        self._run, self._run_unit, self._writer, self._on_event = run, run_unit, writer, on_event
+        self._reported_held: set[str] = set()
         self.made = 0
 
-    def take(self, unit: Unit) -> bool:
-        """Do a unit, unless it is done; return whether that is settled, or somebody is at it."""
-        if self._run.inspect(unit).state == "done":
-            self._emit({"event": "unit_skipped", **unit.event_fields})
+    def try_unit(self, unit: Unit) -> bool:
+        """Do a unit unless it is done; return False where another process holds it."""
+        if self._is_done(unit):
             return True
-        self._background.check()
+        self._writer.raise_failure()
         with ExitStack() as lease:
             try:
                 lease.enter_context(self._run.hold(unit))
             except LeaseHeldError as error:
-                self._tell(unit, error)
+                self._report_held(unit, error)
                 return False
-            if self._run.inspect(unit).state == "done":  # by whoever held it until now
-                self._emit({"event": "unit_skipped", **unit.event_fields})
+            if self._is_done(unit):  # by the holder of the lease until now
                 return True
-            self._emit({"event": "unit_start", **unit.event_fields})
+            self._on_event({"event": "unit_start", **unit.event_fields})
             start = time.monotonic()
-            finish = self._do(self._run, unit, self._emit)
-            # From here the lease is the background's to give back, once the files are written.
-            kept = lease.pop_all()
-        self._background.do(partial(self._end, unit, start, finish, kept))
+            write = self._run_unit(self._run, unit, self._on_event)
+            kept_lease = lease.pop_all()  # released once the files are written
+        self._writer.submit(partial(self._finish, unit, start, write, kept_lease))
         self.made += 1
         return True
 
-    def _end(self, unit: Unit, start: float, finish: WriteResult | None, lease: ExitStack) -> None:
+    def _is_done(self, unit: Unit) -> bool:
+        done = self._run.inspect(unit).state == "done"
+        if done:
+            self._on_event({"event": "unit_skipped", **unit.event_fields})
+        return done
+
+    def _finish(
+        self, unit: Unit, start: float, write: WriteResult | None, lease: ExitStack
+    ) -> None:
         with lease:
-            if finish is not None:
+            if write is not None:
                 self._run.require_held(unit)
-                finish()
+                write()
             if self._run.marker(unit) is None:
                 raise PrismError(f"the work on unit {unit.name} left no marker")
-        self._emit({"event": "unit_end", **unit.event_fields, "seconds": time.monotonic() - start})
+        seconds = time.monotonic() - start
+        self._on_event({"event": "unit_end", **unit.event_fields, "seconds": seconds})
 
-    def _tell(self, unit: Unit, held: LeaseHeldError) -> None:
-        if unit.name not in self._told:
-            self._told.add(unit.name)
-            self._emit({"event": "unit_held", "unit": unit.name, "owner": str(held.owner)})
+    def _report_held(self, unit: Unit, held: LeaseHeldError) -> None:
+        if unit.name not in self._reported_held:
+            self._reported_held.add(unit.name)
+            self._on_event({"event": "unit_held", "unit": unit.name, "owner": str(held.owner)})
 
 
-class _Background:
-    """Does one thing at a time beside the caller, who hears of its failure at the next, or at exit.
+class _BackgroundWriter:
+    """Runs calls one after another in a thread; submitted calls finish even if the caller fails.
 
-    Whatever ends the caller's work, what was handed over before is finished.
+    A call's failure is raised at the next submission, or at exit.
     """
 
     def __init__(self) -> None:
@@ -264,23 +149,93 @@ class _Background:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._thread.shutdown()
-        failed = self._last.exception() if self._last is not None else None
-        if failed is None or failed is error:
+        failure = self._last.exception() if self._last is not None else None
+        if failure is None or failure is error:
             return
         if error is None:
-            raise failed
-        error.add_note(f"beside that, the unit before could not be written: {failed}")
+            raise failure
+        error.add_note(f"besides, the unit before could not be written: {failure}")
 
-    def check(self) -> None:
-        """Raise the failure of the last work, if it has failed already."""
+    def raise_failure(self) -> None:
+        """Raise the failure of the last call, if it has failed already."""
         if self._last is not None and self._last.done():
             self._last.result()
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Begin this work, after that before it, whose failure is raised."""
-        before, self._last = self._last, self._thread.submit(work)
+    def submit(self, call: Callable[[], None]) -> None:
+        """Queue a call, wait for the one before it, and raise that one's failure."""
+        before, self._last = self._last, self._thread.submit(call)
         if before is not None:
             before.result()
+
+
+# -- tasks for other processes ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """Units for one worker.
+
+    Attributes:
+        run: Path of the run, the same on every machine.
+        settings: The run's settings as plain values.
+        units: Units of one stage.
+        run_unit: `module:function` of a `UnitFunction`.
+        versions: `worker_versions` of the driver.
+    """
+
+    run: str
+    settings: dict[str, Any]
+    units: tuple[Unit, ...]
+    run_unit: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Run, units: Sequence[Unit], run_unit: str) -> WorkerTask:
+        """Return a task for some units of a run."""
+        path, settings = str(run.path.absolute()), run.settings.plain()
+        return cls(path, settings, tuple(units), run_unit, worker_versions())
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Result of a task.
+
+    Attributes:
+        made: Number of units that the worker has done.
+        error: Message of the failure that ended the task; empty if it succeeded.
+    """
+
+    made: int
+    error: str = ""
+
+
+def run_task(task: WorkerTask) -> TaskResult:
+    """Do a task in this process; its events go to the run's event log."""
+    try:
+        check_same_versions(task.versions, where=f"a worker on {socket.gethostname()}")
+        run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
+        _limit_threads(threads_per_worker(run.settings))
+
+        def log_event(event: dict[str, Any]) -> None:
+            if event["event"] != "unit_skipped":  # which the driver logs
+                run.event(task.units[0].stage, **event)
+
+        return TaskResult(run_units_sequentially(run, task.units, task.run_unit, log_event).made)
+    except PrismError as error:
+        return TaskResult(0, str(error))
+    except Exception as error:
+        return TaskResult(0, f"{type(error).__name__}: {error}")
+
+
+def threads_per_worker(settings: Settings) -> int:
+    """Return the number of CPU threads of a worker process."""
+    return 1 if settings.threads == "auto" else settings.threads
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def log_name(unit: Unit) -> str:
@@ -290,28 +245,27 @@ def log_name(unit: Unit) -> str:
 
 @contextmanager
 def redirect_output(path: Path) -> Iterator[None]:
-    """Append to a file what this process says, on both streams and from any library.
+    """Append this process's standard output and error to a file.
 
-    The streams are turned where the system keeps them, so that what compiled code and child
-    processes print is caught too. For a worker's only thread, since all threads share them.
+    File descriptors are redirected, so that output of compiled code and of child processes is
+    included. All threads of the process share them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log, _turned(1, log.fileno()), _turned(2, log.fileno()):
+    with path.open("ab") as log, _redirect_fd(1, log.fileno()), _redirect_fd(2, log.fileno()):
         yield
 
 
 @contextmanager
-def _turned(stream: int, target: int) -> Iterator[None]:
-    """Let a stream of this process lead to another file, and put it back afterwards."""
+def _redirect_fd(stream: int, target: int) -> Iterator[None]:
     _flush()
-    before = os.dup(stream)
+    saved = os.dup(stream)
     os.dup2(target, stream)
     try:
         yield
     finally:
         _flush()
-        os.dup2(before, stream)
-        os.close(before)
+        os.dup2(saved, stream)
+        os.close(saved)
 
 
 def _flush() -> None:
@@ -320,38 +274,32 @@ def _flush() -> None:
             stream.flush()
 
 
+# -- versions ---------------------------------------------------------------------------------
+
 _PACKAGE = Path(__file__).parents[1]
-_DECIDING = ("timm", "torchvision")  # beside PyTorch: networks, and how images are changed
+_LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def worker_versions() -> dict[str, str]:
-    """Return what of this process decides results: the kit, its sources, Python and libraries."""
-    import torch
-
-    return {
-        "prism-nb": __version__,
-        "sources of prism-nb": _sources(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{package: _version(package) for package in _DECIDING},
-    }
+    """Return the versions that decide results: the kit's source, Python and libraries."""
+    libraries = {package: _version(package) for package in _LIBRARIES}
+    return {"prism-nb": _source_hash(), "python": platform.python_version(), **libraries}
 
 
 def check_same_versions(driver: dict[str, str], *, where: str) -> None:
     """Check this process's versions against its driver's.
 
     Args:
-        driver: The driver's `versions`.
-        where: Who this is, for the message.
+        driver: `worker_versions` of the driver.
+        where: Name of this process in the message.
 
     Raises:
         PrismError: Some differ; each is named.
     """
-    mine = worker_versions()
     differing = [
-        f"{name} {mine.get(name, 'none')} there, {driver.get(name, 'none')} with the driver"
-        for name in {**mine, **driver}
-        if mine.get(name) != driver.get(name)
+        f"{name} {mine} there, {driver.get(name, 'none')} with the driver"
+        for name, mine in worker_versions().items()
+        if mine != driver.get(name)
     ]
     if differing:
         raise PrismError(
@@ -362,15 +310,14 @@ def check_same_versions(driver: dict[str, str], *, where: str) -> None:
 
 
 @cache
-def _sources() -> str:
-    """Return a digest of the kit's modules: two checkouts may bear one version."""
+def _source_hash() -> str:
+    """Return the kit's version and a digest of its modules, which may change between versions."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         content = path.read_bytes()
-        digest.update(
-            f"{path.relative_to(_PACKAGE).as_posix()}\n{len(content)}\n".encode() + content
-        )
-    return digest.hexdigest()[:12]
+        name = path.relative_to(_PACKAGE).as_posix()
+        digest.update(f"{name}\n{len(content)}\n".encode() + content)
+    return f"{_version('prism-nb')} (source {digest.hexdigest()[:12]})"
 
 
 def _version(package: str) -> str:

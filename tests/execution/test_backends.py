@@ -1,237 +1,168 @@
-"""Units one after the other, their files written beside the next."""
+"""The backends' common entry: this process's threads, and large units shared among workers."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError
-from prism_nb.core.lock import LeaseLostError, Owner
 from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import label_paths, label_shards, label_unit, method_units
 from prism_nb.core.units import Unit
-from prism_nb.execution import worker
-from prism_nb.execution.backends import run_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation import relabel
+from prism_nb.execution import backends, pipeline, worker
+from prism_nb.execution.progress import StageProgress
+from prism_nb.execution.worker import Outcome
+from prism_nb.models.ensemble import EnsembleLabeler
+from prism_nb.models.pool import untrained_teacher
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import stage as synthesis_stage
+from tests.helpers.slurm_work import units_of
 
-
-def units_of(count: int) -> list[Unit]:
-    return [
-        Unit(
-            stage="relabel",
-            name=f"u{n}",
-            marker=f"labels/u{n}/unit.json",
-            fingerprint="b",
-            params={},
-        )
-        for n in range(count)
-    ]
-
-
-def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    events: list[Any] = []
-    monkeypatch.setattr(worker, "import_function", lambda _: work)
-    run_units(run, units, "somewhere:work", events.append)
-    return [(event["event"], event["unit"]) for event in events]
+CPU = torch.device("cpu")
+METHOD = "random_real"
+SMALL = {
+    "methods": [METHOD],
+    "teachers": ["test_resnet"],
+    "squeeze_epochs": 1,
+    "squeeze_batch": 256,
+    "image_size": 16,
+    "label_epochs": 5,
+    "label_batch": 7,
+    "device": "cpu",
+    "progress": False,
+}
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_stage_has_its_threads_and_leaves_the_process_its_own(
+def test_threads_are_set_for_a_stage_and_restored(
     run: Run, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, seen = torch.get_num_threads(), list[int]()
+    before, used = torch.get_num_threads(), list[int]()
     asked = Run(run.path, run.settings.model_copy(update={"threads": before + 2}))
 
     def work(run: Run, unit: Unit, _: Any) -> None:
-        seen.append(torch.get_num_threads())
+        used.append(torch.get_num_threads())
         if fails:
-            raise PrismError("of this work")
-        run.finish(unit, paths=[], record={})
-
-    with pytest.raises(PrismError) if fails else nullcontext():
-        carry_out(asked, units_of(1), work, monkeypatch)
-    assert seen == [before + 2]
-    assert torch.get_num_threads() == before
-
-
-def test_a_units_files_are_written_while_the_next_is_begun(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    second_begun = threading.Event()
-
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        if unit.name == "u1":
-            second_begun.set()
-
-        def finish() -> None:
-            assert second_begun.wait(10)
-            run.finish(unit, paths=[], record={})
-
-        return finish
-
-    events = carry_out(run, units_of(2), work, monkeypatch)
-    assert events == [("begin", "u0"), ("begin", "u1"), ("end", "u0"), ("end", "u1")]
-    assert all(run.inspect(unit).state == "done" for unit in units_of(2))
-
-
-def test_what_was_begun_before_a_failure_is_written(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = threading.Event()
-
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        if unit.name == "u1":
-            failed.set()
-            raise KeyboardInterrupt
-
-        def finish() -> None:
-            assert failed.wait(10)
-            run.finish(unit, paths=[], record={})
-
-        return finish
-
-    with pytest.raises(KeyboardInterrupt):
-        carry_out(run, units_of(2), work, monkeypatch)
-    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "missing"]
-
-
-def test_a_failure_to_write_ends_the_stage_and_keeps_what_comes_after(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing = threading.Event()
-    begun: list[str] = []
-
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        begun.append(unit.name)
-
-        def finish() -> None:
-            if unit.name == "u0":
-                assert failing.wait(10)
-                raise OSError("no space left")
-            run.finish(unit, paths=[], record={})
-
-        if unit.name == "u1":  # u0 fails while u1 is at work
-            failing.set()
-        return finish
-
-    with pytest.raises(OSError, match="no space left"):
-        carry_out(run, units_of(3), work, monkeypatch)
-    assert begun == ["u0", "u1"]
-    assert run.inspect(units_of(2)[1]).state == "done"
-
-
-def test_a_failure_to_write_is_told_beside_another(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing = threading.Event()
-
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        if unit.name == "u1":
-            failing.set()
-            raise PrismError("u1 diverged")
-
-        def finish() -> None:
-            assert failing.wait(10)
-            raise OSError("no space left")
-
-        return finish
-
-    with pytest.raises(PrismError, match="u1 diverged") as caught:
-        carry_out(run, units_of(2), work, monkeypatch)
-    assert "no space left" in caught.value.__notes__[0]
-
-
-def test_work_that_leaves_no_marker_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PrismError, match="u0 left no marker"):
-        carry_out(run, units_of(1), lambda *_: None, monkeypatch)
-
-
-def test_unit_that_another_process_works_on_is_waited_for(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_WAIT", 0.01)
-    held = run.lease("labels/u0.json", "relabel")
-    held.__enter__()
-    done_here: list[str] = []
-
-    def work(run: Run, unit: Unit, _: Any) -> None:
-        done_here.append(unit.name)
-        run.finish(unit, paths=[], record={})
-        if unit.name == "u1":  # meanwhile, the other process has finished its own
-            run.finish(units_of(1)[0], paths=[], record={})
-            held.__exit__(None, None, None)
-
-    events = carry_out(run, units_of(2), work, monkeypatch)
-    assert done_here == ["u1"]
-    assert [event for event in events if event[1] == "u0"] == [("elsewhere", "u0"), ("kept", "u0")]
-
-
-def test_unit_whose_worker_elsewhere_died_is_done_here(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_WAIT", 0.01)
-    held = run.lease("labels/u0.json", "relabel")
-    held.__enter__()
-
-    def work(run: Run, unit: Unit, _: Any) -> None:
-        run.finish(unit, paths=[], record={})
-        if unit.name == "u1":
-            held.__exit__(None, None, None)
-
-    carry_out(run, units_of(2), work, monkeypatch)
-    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "done"]
-
-
-def test_unit_that_failed_is_free_for_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(run: Run, unit: Unit, _: Any) -> None:
-        raise PrismError("no")
-
-    with pytest.raises(PrismError, match="no"):
-        carry_out(run, units_of(1), work, monkeypatch)
-    with run.lease("labels/u0.json", "relabel") as lease:
-        assert lease.is_mine
-
-
-def test_units_are_begun_once_however_many_drivers_there_are(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    units, lock, begun = units_of(120), threading.Lock(), []
-
-    def work(run: Run, unit: Unit, _: Any) -> None:
-        with lock:
-            begun.append(unit.name)
+            raise PrismError("a failed unit")
         run.finish(unit, paths=[], record={})
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
-    monkeypatch.setattr(worker, "_WAIT", 0.001)
-
-    def drive() -> None:
-        worker.run_units_sequentially(
-            Run(run.path, run.settings), units, "somewhere:work", lambda _: None
-        )
-
-    drivers = [threading.Thread(target=drive) for _ in range(4)]
-    for driver in drivers:
-        driver.start()
-    for driver in drivers:
-        driver.join()
-    assert sorted(begun) == sorted(unit.name for unit in units)
+    with pytest.raises(PrismError) if fails else nullcontext():
+        backends.run_units(asked, units_of(1), "somewhere:work", lambda _: None)
+    assert used == [before + 2]
+    assert torch.get_num_threads() == before
 
 
-def test_unit_that_was_taken_over_ends_the_stage_and_writes_nothing(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that has images, labelled by an untrained network."""
+    settings = load_settings("digits_quick", SMALL)
+    run = Run.create(tmp_path / "r", settings)
+    run.write_classes(open_dataset(settings).class_records())
+    for unit in method_units(run, METHOD, 10):
+        synthesis_stage.run_unit(run, unit, lambda _: None)()
+    monkeypatch.setattr(
+        relabel, "load_labeler", lambda run: EnsembleLabeler(run.settings, [_teacher()], [0.5])
+    )
+    return run
+
+
+@cache
+def _teacher() -> Teacher:
+    dataset = open_dataset(load_settings("digits_quick", SMALL))
+    with seeded(0, CPU):
+        return untrained_teacher("test_resnet", dataset, CPU)
+
+
+def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
+    return pipeline.execute_units(run, "relabel", [label_unit(run, METHOD, 10)], on_event)
+
+
+def shared(run: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run with a backend of several workers, which do their units in this process."""
+    here = "prism_nb.execution.backends:run_backend_process"
+    monkeypatch.setitem(backends._BACKENDS, "slurm", here)
+    values = {**run.settings.plain(), "backend": "slurm", "workers": workers}
+    return Run(run.path, type(run.settings).parse(values, where="test"))
+
+
+def hashes(run: Run) -> dict[str, str]:
+    return {path: fileio.sha256(run.file(path)) for path in label_paths(run.settings, METHOD)}
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_shards_leave_the_files_of_one_worker(
+    images: Run, statistics: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
+    values = {**images.settings.plain(), "label_statistics": statistics}
+    run = images.with_settings(type(images.settings).parse(values, where="test"))
+    label(run)
+    expected = hashes(run)
+    assert len(set(expected.values())) == 5
+    for path in [*expected, label_unit(run, METHOD, 10).marker]:
+        run.file(path).unlink()
+    events: list[dict[str, Any]] = []
+    outcome = label(shared(run, 2, monkeypatch), events.append)
+    assert hashes(run) == expected
+    assert (outcome.kept, outcome.made) == (0, 1)
+    first, second = f"{METHOD}/epochs0000-0002", f"{METHOD}/epochs0003-0004"
+    ended = [event["unit"] for event in events if event["event"] == "unit_end"]
+    assert ended == [first, second, METHOD]
+    steps = [(e["unit"], e["step"], e["steps"]) for e in events if e["event"] == "step"]
+    assert steps[:5] == [(first, n, 3) for n in (1, 2, 3)] + [(second, n, 2) for n in (1, 2)]
+    assert not run.file(f"labels/{METHOD}/pieces").exists()
 
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        other = replace(Owner.here(), host="far", token="other")
-        fileio.write_json(run.file("locks/labels/u0.json"), asdict(other))
-        return lambda: written.append(unit.name)
 
-    with pytest.raises(LeaseLostError, match="taken over by process .* on far"):
-        carry_out(run, units_of(1), work, monkeypatch)
-    assert not written
+def test_finished_shards_are_kept_and_count_as_no_unit(
+    images: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = label_shards(images, label_unit(images, METHOD, 10), 5)
+    relabel.label_shard(images, shards[1], lambda _: None)
+    written = images.file(label_paths(images.settings, METHOD)[1]).stat().st_mtime_ns
+    events: list[dict[str, Any]] = []
+    label(shared(images, 5, monkeypatch), events.append)
+    assert [e["unit"] for e in events if e["event"] == "unit_skipped"] == [shards[1].name]
+    assert images.file(label_paths(images.settings, METHOD)[1]).stat().st_mtime_ns == written
+    shares: list[float] = []
+    progress = StageProgress(2, lambda share, _: shares.append(share))
+    for event in events:
+        progress(event)
+    assert shares[-1] == 0.5  # the labels are one unit, and its shards are none
+
+
+def test_a_finished_unit_is_not_split(images: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    label(images)
+
+    def refuse(*_: object) -> None:
+        raise PrismError("a shard was done again")
+
+    monkeypatch.setattr(relabel, "label_shard", refuse)
+    again = label(shared(images, 4, monkeypatch))
+    assert (again.kept, again.made) == (1, 0)
+
+
+@given(st.integers(1, 400), st.integers(1, 80))
+@hypothesis_settings(deadline=None, max_examples=50)
+def test_shards_cover_every_epoch_once(epochs: int, count: int) -> None:
+    run = Run(Path("r"), load_settings("digits_quick", {"label_epochs": epochs}))
+    unit = label_unit(run, "prism", 10)
+    shards = label_shards(run, unit, count)
+    covered = [epoch for shard in shards for epoch in range(*shard.params["epochs"])]
+    assert covered == (list(range(epochs)) if shards else [])
+    assert len(shards) <= count
+    assert len(shards) != 1
+    assert len({shard.fingerprint for shard in shards} | {unit.fingerprint}) == len(shards) + 1

@@ -102,7 +102,7 @@ def test_a_killed_run_continues_to_the_same_images(undisturbed: Run) -> None:
 def test_units_do_not_depend_on_their_order(undisturbed: Run) -> None:
     run = new_run(undisturbed.path.parent, "backwards")
     units = pipeline.stage_units(run, "synthesis")[::-1]
-    run_units(run, units, pipeline.STAGES["synthesis"].work, lambda event: None)
+    run_units(run, units, pipeline.STAGES["synthesis"].run_unit, lambda event: None)
     assert image_hashes(run) == image_hashes(undisturbed)
 
 
