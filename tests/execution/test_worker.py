@@ -139,7 +139,7 @@ def test_a_unit_of_another_process_is_waited_for(
 
     events = carry_out(run, units_of(2), work, monkeypatch)
     assert done_here == (["u1"] if other_finishes else ["u1", "u0"])
-    assert [kind for kind, unit in events if unit == "u0"][0] == "unit_held"
+    assert next(kind for kind, unit in events if unit == "u0") == "unit_held"
     assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "done"]
 
 
