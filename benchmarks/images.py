@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.image_folder import ImageFolder
-from prism_nb.data.index import DatasetConfig, folder_layout, open_index
+from prism_nb.data.index import folder_layout, open_index
 
 _CLASSES, _FILES = 1000, 100
 _HELD_OUT, _BATCH, _SIZE = 1024, 256, 224

@@ -13,8 +13,8 @@ from typing import Any
 
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.data.distilled import label_bytes
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, dataset_sizes
+from prism_nb.evaluation.label_store import label_bytes
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution.cost import CostEstimate, estimate_run
 from prism_nb.execution.forecast import NetworkCosts

@@ -72,7 +72,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
         shown = transforms.resized_crop(image, top, left, height, width, [_SIZE, _SIZE])
         if self._views.flip[index]:
             shown = transforms.hflip(shown)
-        return self._dataset.canonical(transforms.pil_to_tensor(shown)), index
+        return self._dataset.normalize(transforms.pil_to_tensor(shown)), index
 
 
 def student_rows() -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ def _from_files(
 
     def epoch() -> None:
         for images, rows in loader:
-            top, left, height, width = labels.views.box[rows[0]].tolist()
+            top, left, height, width = labels.views.mix_bbox[rows[0]].tolist()
             images[..., top : top + height, left : left + width] = images.flip(0)[
                 ..., top : top + height, left : left + width
             ]

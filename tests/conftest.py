@@ -11,7 +11,6 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-import secrets
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,6 @@ def _own_environment(
     monkeypatch.delenv("PRISM_RUNS", raising=False)
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("PRISM_CACHE", str(base / "cache"))
-    of_this_test = base / f"datasets-{secrets.token_hex(4)}"
-    monkeypatch.setattr("prism_nb.data.index.default_runs_dir", lambda: of_this_test)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Random crops, as numbers."""
+"""Augmentations: crops, CutMix and MixUp of student epochs, and those of synthesis and squeeze."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +14,9 @@ from torch.nn import functional
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import unit_seed
 
-_TRIES = 10
-_RATIOS = (3 / 4, 4 / 3)
-Box = tuple[int, int, int, int]
+_MAX_TRIES = 10
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 
 def sample_crop(
@@ -23,15 +24,15 @@ def sample_crop(
     crop_min: float,
     generator: torch.Generator,
     *,
-    ratios: tuple[float, float] = _RATIOS,
+    ratios: tuple[float, float] = _ASPECT_RATIOS,
 ) -> Box:
-    """Draw a crop (top, left, height, width) with the distribution of RandomResizedCrop.
+    """Sample a crop with the distribution of torchvision's RandomResizedCrop.
 
-    Area uniform in [crop_min, 1] of the image, aspect ratio log-uniform in `ratios`; a draw
+    Area uniform in [crop_min, 1] of the image, aspect ratio log-uniform in `ratios`; a sample
     that does not fit is repeated, up to ten times, then the whole image is taken.
     """
     low, high = (math.log(ratio) for ratio in ratios)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_TRIES):
         u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         area = size * size * (crop_min + u * (1 - crop_min))
         ratio = math.exp(low + v * (high - low))
@@ -43,60 +44,60 @@ def sample_crop(
     return 0, 0, size, size
 
 
+# -- one epoch of a student ------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class BatchAugParams:
-    """One view of each image of a set, keyed by image index.
+    """Augmentation parameters of one epoch: one view of each image of a set, by image index.
+
+    The names are those of FKD (Shen & Xing 2022) where the meaning is the same.
 
     Attributes:
         crop: Top, left, height and width in pixels, int16 [N, 4].
         flip: Whether the view is mirrored, bool [N].
-        partner: Index of the image whose view is mixed in, int32 [N].
-        box: Top, left, height and width of what is pasted (CutMix), int16 [N, 4]; height 0: none.
-        ratio: How much of the whole view is blended in (MixUp), float32 [N] in [0, 1].
+        mix_index: Index of the image whose view is mixed in, int32 [N].
+        mix_bbox: Top, left, height and width of the pasted box (CutMix), int16 [N, 4]; height 0:
+            none.
+        mix_weight: Weight of the view mixed in (MixUp; 1 - lam of FKD), float32 [N] in [0, 1].
     """
 
     crop: Tensor
     flip: Tensor
-    partner: Tensor
-    box: Tensor
-    ratio: Tensor
+    mix_index: Tensor
+    mix_bbox: Tensor
+    mix_weight: Tensor
 
-    def share(self, size: int) -> Tensor:
-        """Return how much of each view of a side is the partner's, float32 [N] in [0, 1]."""
-        pasted = self.box[:, 2].float() * self.box[:, 3].float() / size**2
-        return torch.maximum(pasted, self.ratio)
+    def mix_fraction(self, size: int) -> Tensor:
+        """Return the fraction of each view, `size` pixels wide, that is mixed in, float32 [N]."""
+        pasted = self.mix_bbox[:, 2].float() * self.mix_bbox[:, 3].float() / size**2
+        return torch.maximum(pasted, self.mix_weight)
 
-    def rows(self, rows: Tensor) -> BatchAugParams:
-        """Return the views of some images alone."""
+    def select(self, rows: Tensor) -> BatchAugParams:
+        """Return the parameters of some images."""
         return BatchAugParams(*(value[rows] for value in vars(self).values()))
 
     def to(self, device: torch.device) -> BatchAugParams:
-        """Return the views on a device."""
+        """Return the parameters on a device."""
         return BatchAugParams(*(value.to(device) for value in vars(self).values()))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """Return the fields by name, flags as uint8, ready for safetensors."""
-        return {
-            "crop": self.crop,
-            "flip": self.flip.to(torch.uint8),
-            "partner": self.partner,
-            "box": self.box,
-            "ratio": self.ratio,
-        }
+        return {**vars(self), "flip": self.flip.to(torch.uint8)}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> BatchAugParams:
-        """Undo `tensors`."""
-        fields = {name: tensors[name] for name in ("crop", "partner", "box", "ratio")}
-        return cls(flip=tensors["flip"].to(torch.bool), **fields)
+        """Invert `to_tensors`; other tensors are ignored."""
+        fields = {name: tensors[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "flip": fields["flip"].to(torch.bool)})
 
 
 def epoch_params(
     settings: Settings, count: int, epoch: int, device: torch.device
 ) -> BatchAugParams:
-    """Return an epoch's views; they are the same for every method of a run, to compare fairly."""
+    """Return an epoch's parameters, equal for all methods of a run, for a fair comparison."""
     generator = torch.Generator().manual_seed(unit_seed(settings.replicate_seed, "labels", epoch))
-    views = sample_epoch_params(
+    params = sample_epoch_params(
         count,
         settings.image_size,
         crop_min=settings.label_crop_min,
@@ -104,94 +105,95 @@ def epoch_params(
         mix=settings.label_mix,
         generator=generator,
     )
-    return views.to(device)
+    return params.to(device)
 
 
 def sample_epoch_params(
     count: int, size: int, *, crop_min: float, flip: bool, mix: str, generator: torch.Generator
 ) -> BatchAugParams:
-    """Draw one view per image.
+    """Sample one view per image.
 
     Args:
         count: Number of images.
         size: Their side, in pixels.
-        crop_min: Smallest share of the area that a crop may have, in (0, 1].
+        crop_min: Smallest area of a crop, as a fraction of the image, in (0, 1].
         flip: Whether half of the views are mirrored.
-        mix: `cutmix` (Yun et al. 2019) or `mixup` (Zhang et al. 2018), each with a uniform ratio,
-            as Beta(1, 1), or `none`.
-        generator: Decides everything.
+        mix: `cutmix` (Yun et al. 2019) or `mixup` (Zhang et al. 2018), each with lam uniform, as
+            Beta(1, 1), or `none`.
+        generator: Source of all randomness, on the CPU.
     """
     crops = [sample_crop(size, crop_min, generator) for _ in range(count)]
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    flips = torch.rand(count, generator=generator) < 0.5
     partners = torch.randperm(count, generator=generator)
     boxes = [
         sample_bbox(size, generator) if mix == "cutmix" else (0, 0, 0, 0) for _ in range(count)
     ]
-    blended = torch.rand(count, generator=generator) if mix == "mixup" else torch.zeros(count)
+    weights = torch.rand(count, generator=generator) if mix == "mixup" else torch.zeros(count)
     return BatchAugParams(
         crop=torch.tensor(crops, dtype=torch.int16),
-        flip=mirrored & flip,
-        partner=partners.to(torch.int32),
-        box=torch.tensor(boxes, dtype=torch.int16),
-        ratio=blended,
+        flip=flips & flip,
+        mix_index=partners.to(torch.int32),
+        mix_bbox=torch.tensor(boxes, dtype=torch.int16),
+        mix_weight=weights,
     )
 
 
 def identity_params(count: int, size: int, device: torch.device) -> BatchAugParams:
-    """Return the views that show each image as it is; partners are drawn but not shown."""
+    """Return parameters that leave each image as it is; partners are set, but not mixed in."""
     partners = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     whole = torch.tensor([0, 0, size, size], dtype=torch.int16, device=device)
     return BatchAugParams(
         crop=whole.repeat(count, 1),
         flip=torch.zeros(count, dtype=torch.bool, device=device),
-        partner=partners.to(device, torch.int32),
-        box=torch.zeros(count, 4, dtype=torch.int16, device=device),
-        ratio=torch.zeros(count, device=device),
+        mix_index=partners.to(device, torch.int32),
+        mix_bbox=torch.zeros(count, 4, dtype=torch.int16, device=device),
+        mix_weight=torch.zeros(count, device=device),
     )
 
 
-def sample_bbox(size: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Draw a CutMix box (top, left, height, width): a square of area 1 - ratio, clipped."""
-    ratio, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-    half = size * math.sqrt(1 - ratio) / 2
+def sample_bbox(size: int, generator: torch.Generator) -> Box:
+    """Sample a CutMix box: a square of area fraction 1 - lam, clipped to the image."""
+    lam, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    half = size * math.sqrt(1 - lam) / 2
     top, bottom = (max(0, min(size, round(row * size + sign * half))) for sign in (-1, 1))
     left, right = (max(0, min(size, round(column * size + sign * half))) for sign in (-1, 1))
     return top, left, bottom - top, right - left
 
 
 class ImageSet(Protocol):
-    """What views are taken of: a tensor of canonical images, or what answers like one."""
+    """Canonical images by index: a tensor, or an object that loads them."""
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return some images, canonical [n, 3, S, S]."""
 
     def __len__(self) -> int:
-        """Return their number, N."""
+        """Return the number of images."""
 
 
-def render(images: ImageSet, views: BatchAugParams, rows: Tensor) -> Tensor:
-    """Replay the views of some images.
+def render(images: ImageSet, params: BatchAugParams, rows: Tensor) -> Tensor:
+    """Augment some images of a set.
 
-    A row's result depends on nothing but its own view and its partner's: not on the batch.
+    The result for a row depends only on its own and its partner's parameters, not on the batch.
 
     Args:
         images: The whole set.
-        views: The views of the set, on the same device.
-        rows: Indices of the images wanted, int64 [n].
+        params: Parameters of the whole set, on the same device.
+        rows: Indices of the wanted images, int64 [n].
 
     Returns:
         The views, [n, 3, S, S].
     """
-    partners = views.partner[rows].long()
-    own = crop_and_flip(images[rows], views.crop[rows], views.flip[rows])
-    other = crop_and_flip(images[partners], views.crop[partners], views.flip[partners])
-    pasted = _inside(views.box[rows], own.shape[-1])
-    share = torch.maximum(pasted.to(own.dtype), views.ratio[rows, None, None].to(own.dtype))
+    partners = params.mix_index[rows].long()
+    own = crop_and_flip(images[rows], params.crop[rows], params.flip[rows])
+    other = crop_and_flip(images[partners], params.crop[partners], params.flip[partners])
+    pasted = _bbox_mask(params.mix_bbox[rows], own.shape[-1])
+    weight = params.mix_weight[rows, None, None].to(own.dtype)
+    share = torch.maximum(pasted.to(own.dtype), weight)
     return torch.lerp(own, other, share[:, None])  # exact where the share is 0 or 1
 
 
 def render_batches(rows: Tensor, size: int) -> list[Tensor]:
-    """Cut rows into batches; a last one of one, which batch norm cannot take, joins another."""
+    """Split rows into batches; a last batch of one, which batch norm refuses, joins another."""
     parts = list(rows.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -199,12 +201,12 @@ def render_batches(rows: Tensor, size: int) -> list[Tensor]:
 
 
 def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
-    """Enlarge crops to the full size with one bilinear grid; mirroring reverses its columns.
+    """Resize crops to the full size with one bilinear grid; mirroring reverses its columns.
 
     Args:
         images: [n, 3, S, S].
-        crop: Top, left, height and width of each, in pixels [n, 4]; beyond the border lies what
-            is on it.
+        crop: Top, left, height and width of each, in pixels [n, 4]; outside of the image, its
+            border is repeated.
         flip: Which are mirrored, bool [n].
     """
     size = images.shape[-1]
@@ -214,34 +216,32 @@ def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
     columns = (left[:, None] + width[:, None] * middle) / size * 2 - 1
     columns = torch.where(flip[:, None], columns.flip(1), columns)
     grid = torch.stack(
-        [
-            columns[:, None, :].expand(-1, size, -1),
-            rows[:, :, None].expand(-1, -1, size),
-        ],
-        dim=-1,
+        [columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1
     )
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _inside(box: Tensor, size: int) -> Tensor:
+def _bbox_mask(bbox: Tensor, size: int) -> Tensor:
     """Return which pixels lie in each box, bool [n, S, S]."""
-    top, left, height, width = (value[:, None] for value in box.to(torch.int64).unbind(1))
-    at = torch.arange(size, device=box.device)[None]
-    in_rows = (at >= top) & (at < top + height)
-    in_columns = (at >= left) & (at < left + width)
+    top, left, height, width = (value[:, None] for value in bbox.to(torch.int64).unbind(1))
+    pixel = torch.arange(size, device=bbox.device)[None]
+    in_rows = (pixel >= top) & (pixel < top + height)
+    in_columns = (pixel >= left) & (pixel < left + width)
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-_LARGE = 128  # pixels
+# -- a step of synthesis ---------------------------------------------------------------------
+
+_SLICE_FROM = 128  # pixels, from which slicing one shared view costs less than matrix products
 
 
 @dataclass(frozen=True)
 class AugParams:
-    """One drawn view.
+    """One view in synthesis.
 
     Attributes:
         crop: Top, left, height and width, in pixels.
-        flip: Whether to mirror left and right.
+        flip: Whether it is mirrored left to right.
         shift: Cyclic shift down and right, in pixels.
     """
 
@@ -253,11 +253,11 @@ class AugParams:
 def sample_augmentation(
     size: int, *, crop_min: float, flip: bool, jitter: int, generator: torch.Generator
 ) -> AugParams:
-    """Draw a view as the published PRISM and SRe2L programs do.
+    """Sample a view with the distribution of the published PRISM and SRe2L programs.
 
     Args:
         size: Side of the images, in pixels.
-        crop_min: Smallest share of the area that a crop may have, in (0, 1].
+        crop_min: Smallest area of a crop, as a fraction of the image, in (0, 1].
         flip: Whether half of the views are mirrored.
         jitter: Largest cyclic shift, in pixels.
         generator: The unit's generator, on the CPU.
@@ -268,12 +268,12 @@ def sample_augmentation(
     return AugParams(crop, mirrored, (shift[0], shift[1]))
 
 
-def augment(images: Tensor, views: list[AugParams]) -> Tensor:
-    """Show images through views: crop, enlarge bilinearly to the full size, mirror, shift.
+def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
+    """Augment images: crop, resize bilinearly to the full size, mirror, shift.
 
-    All of that resamples rows and columns apart from each other, so a view is two matrices, and
-    an image is seen by a product from either side, whatever its crop. Where large images share
-    one view, slicing and interpolating it costs less.
+    Rows and columns are resampled independently, so a view is two matrices, and any crop costs
+    one product on either side of the image. Where large images share one view, slicing and
+    interpolating it costs less.
 
     Args:
         images: [N, 3, S, S].
@@ -283,32 +283,34 @@ def augment(images: Tensor, views: list[AugParams]) -> Tensor:
         [N, 3, S, S], differentiable.
     """
     size = images.shape[-1]
-    if len(views) == 1 and size >= _LARGE:
-        return _slice(images, views[0])
+    if len(views) == 1 and size >= _SLICE_FROM:
+        return _crop_resize(images, views[0])
     numbers = torch.tensor([[*v.crop, v.flip, *v.shift] for v in views], dtype=torch.float64)
     top, left, height, width, flip, down, right = numbers.to(images.device).unbind(1)
-    rows = _resampling(top, height, torch.zeros_like(flip), down, size).to(images.dtype)
-    columns = _resampling(left, width, flip, right, size).to(images.dtype)
+    rows = _resampling_matrix(top, height, torch.zeros_like(flip), down, size).to(images.dtype)
+    columns = _resampling_matrix(left, width, flip, right, size).to(images.dtype)
     if len(views) == 1:
         rows, columns = rows[0], columns[0]
     wide = (images.flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
     return (wide.mT.flatten(1, 2) @ rows.mT).unflatten(1, images.shape[1:3]).mT
 
 
-def _slice(images: Tensor, view: AugParams) -> Tensor:
-    """Show all images through one view."""
+def _crop_resize(images: Tensor, view: AugParams) -> Tensor:
+    """Apply one view to all images."""
     top, left, height, width = view.crop
     crop = images[:, :, top : top + height, left : left + width]
-    shown = functional.interpolate(crop, size=images.shape[-2:], mode="bilinear")
-    shown = shown.flip(-1) if view.flip else shown
-    return torch.roll(shown, view.shift, dims=(-2, -1))
+    resized = functional.interpolate(crop, size=images.shape[-2:], mode="bilinear")
+    resized = resized.flip(-1) if view.flip else resized
+    return torch.roll(resized, view.shift, dims=(-2, -1))
 
 
-def _resampling(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Return matrices [n, size, size] that take one axis of an image to that axis of its view.
+def _resampling_matrix(
+    start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int
+) -> Tensor:
+    """Return matrices [n, size, size] that map one axis of an image to that axis of its view.
 
-    Output pixel i, shifted and mirrored back, lies at (i + 1/2) length / size - 1/2 in the crop,
-    and mixes the pixels around it by their distance, as bilinear interpolation does.
+    Output pixel i, after undoing shift and mirroring, lies at (i + 1/2) length / size - 1/2 in the
+    crop, and mixes the pixels around it by their distance: bilinear interpolation.
     """
     pixel = torch.arange(size, dtype=start.dtype, device=start.device)
     at = (pixel - shift[:, None]) % size
@@ -318,15 +320,18 @@ def _resampling(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size
     return (1 - (source[:, :, None] - pixel).abs()).clamp_min(0)
 
 
+# -- training on real images -----------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class TrainAugmentation:
-    """How views are drawn.
+    """Augmentation of real training batches, drawn from torch's global generator.
 
     Attributes:
         shift: Largest shift per axis in pixels, repeating the border.
-        crop_min: Smallest share of the area that a crop may have, in (0, 1]; 1: no crops.
+        crop_min: Smallest area of a crop, as a fraction of the image, in (0, 1]; 1: no crops.
         flip: Whether half of the views are mirrored.
-        per_image: Whether every image has a view of its own; if not, a batch shares one.
+        per_image: Whether each image has its own view; otherwise, a batch shares one.
     """
 
     shift: int
@@ -335,27 +340,27 @@ class TrainAugmentation:
     per_image: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Show images [N, 3, S, S] through views drawn from torch's global generator."""
+        """Augment images [N, 3, S, S]."""
         if self.crop_min == 1 and not self.flip and not self.per_image:
-            return _shifted(images, self.shift)
+            return _random_shift(images, self.shift)
         count, size = len(images) if self.per_image else 1, images.shape[-1]
-        boxes, mirrored = (drawn.to(images.device) for drawn in self._draw(count, size))
-        return crop_and_flip(images, boxes.expand(len(images), 4), mirrored.expand(len(images)))
+        crops, flips = (value.to(images.device) for value in self._sample(count, size))
+        return crop_and_flip(images, crops.expand(len(images), 4), flips.expand(len(images)))
 
-    def _draw(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """Draw shifted crops [count, 4], and whether each is mirrored [count]."""
-        boxes = torch.tensor([0, 0, size, size]).repeat(count, 1)
+    def _sample(self, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Sample shifted crops [count, 4], and whether each is mirrored [count]."""
+        crops = torch.tensor([0, 0, size, size]).repeat(count, 1)
         if self.crop_min < 1:
             generator = torch.default_generator
-            boxes = torch.tensor(
+            crops = torch.tensor(
                 [sample_crop(size, self.crop_min, generator) for _ in range(count)]
             )
-        boxes[:, :2] += torch.randint(-self.shift, self.shift + 1, (count, 2))
-        return boxes, (torch.rand(count) < 0.5) & self.flip
+        crops[:, :2] += torch.randint(-self.shift, self.shift + 1, (count, 2))
+        return crops, (torch.rand(count) < 0.5) & self.flip
 
 
-def _shifted(images: Tensor, most: int) -> Tensor:
-    """Move a batch by up to `most` pixels per axis, repeating the border."""
+def _random_shift(images: Tensor, most: int) -> Tensor:
+    """Shift a batch by up to `most` pixels per axis, repeating the border."""
     if not most:
         return images
     size = images.shape[-1]

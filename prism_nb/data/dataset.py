@@ -1,10 +1,11 @@
-"""What every dataset offers to the stages above."""
+"""Labelled images in a fixed class order: the interface of every dataset."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.units import unit_seed
+from prism_nb.core.settings import Settings
 
 Split = Literal["train", "val"]
 Channels = tuple[float, float, float]
@@ -23,9 +24,9 @@ class ClassInfo:
     """One class.
 
     Attributes:
-        index: Its place in the class order: logit i belongs to class i.
+        index: Position in the class order: logit `index` belongs to this class.
         folder: Folder name in image trees, e.g. a wnid.
-        name: What people call it.
+        name: Readable name.
     """
 
     index: int
@@ -37,14 +38,15 @@ class ImageDataset(ABC):
     """Labelled real images of one size.
 
     Attributes:
-        name: The dataset's name.
+        name: Name of the dataset.
         classes: The classes, in order.
-        mean: Mean of each channel over the training images, in [0, 1]; canonical pixel space.
-        std: Standard deviation of each channel, likewise.
+        mean: Channel means of the training images, in [0, 1]; with `std`, the canonical pixel
+            space in which images are optimised.
+        std: Channel standard deviations, likewise.
         image_size: Side of the square images, in pixels.
-        content: Digest of the classes and files; None where the kit itself holds the images.
-        chosen: Whether a class list took some of the classes.
-        damaged: Files left out because they cannot be decoded, from the dataset's folder.
+        content_hash: Digest of classes and files; None for images that come with the kit.
+        has_class_list: Whether the classes were selected by `class_list`.
+        corrupt_files: Files left out because they cannot be decoded, relative to the dataset.
     """
 
     name: str
@@ -52,9 +54,9 @@ class ImageDataset(ABC):
     mean: Channels
     std: Channels
     image_size: int
-    content: str | None = None
-    chosen: bool = False
-    damaged: tuple[str, ...] = ()
+    content_hash: str | None = None
+    has_class_list: bool = False
+    corrupt_files: tuple[str, ...] = ()
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:
@@ -62,47 +64,43 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-        """Return images by their place in the split, as uint8 RGB [n, 3, size, size]."""
+        """Return images by their index in the split, uint8 RGB [n, 3, size, size]."""
 
-    def fits(self, content: str | None) -> bool:
-        """Return whether these are the images that a run is bound to; None: to no certain ones."""
-        return content in {None, self.content}
+    def cache(self, split: Split) -> None:  # noqa: B027 (images in memory need nothing)
+        """Decode a split into the disk cache, for uses that read its images many times."""
 
-    def keep(self, split: Split) -> None:  # noqa: B027 (images in memory need nothing)
-        """Make many looks at a split's images cheap: what lies in files is decoded once."""
-
-    def bytes_to_keep(self, split: Split) -> int:
-        """Return what `keep` would write to the disk of the cache; 0 where nothing is missing."""
+    def uncached_bytes(self, split: Split) -> int:
+        """Return the bytes that `cache` would write; 0 if nothing is missing."""
         return 0
 
-    def kept_part(self, split: Split, places: np.ndarray, name: str) -> np.ndarray | None:
-        """Return some images from a file of their own, decoded once; None where none is needed.
+    def cache_subset(self, split: Split, indices: np.ndarray, name: str) -> np.ndarray | None:
+        """Return some images from a cache file of their own; None if they are in memory.
 
         Args:
             split: The split.
-            places: Which of its images.
-            name: What they are called; it must say which.
+            indices: Images of the split, int64 [n].
+            name: Identifies the subset within the dataset, e.g. "tuning images".
         """
         return None
 
-    def of_class(self, split: Split, index: int) -> np.ndarray:
-        """Return the places of one class's images in a split, in file order."""
+    def class_indices(self, split: Split, index: int) -> np.ndarray:
+        """Return the indices of one class's images in a split, in file order."""
         return np.flatnonzero(self.labels(split) == index)
 
     def class_records(self) -> list[dict[str, Any]]:
         """Return the class order as plain values, for `classes.json`."""
         return [asdict(info) for info in self.classes]
 
-    def require_per_class(self, ipc: int, *, purpose: str, each: int = 1) -> None:
+    def check_per_class(self, ipc: int, *, purpose: str, each: int = 1) -> None:
         """Check that every class has enough training images.
 
         Args:
-            ipc: Images per class that are to be made.
-            purpose: What they are, for the message.
-            each: Training images that one of them is made of.
+            ipc: Images per class to be made.
+            purpose: Subject of the error message.
+            each: Training images that one made image takes.
 
         Raises:
-            UsageError: A class has fewer than that takes; it is named.
+            UsageError: A class has fewer than `ipc * each`; it is named.
         """
         counts = np.bincount(self.labels("train"), minlength=len(self.classes))
         for info in self.classes:
@@ -113,18 +111,18 @@ class ImageDataset(ABC):
                     f"{counts.min() // each} or less"
                 )
 
-    def canonical(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Bring uint8 images [..., 3, H, W] into canonical pixel space, as float32."""
         mean, std = self._channels(images.device)
         return (images.to(torch.float32) / 255 - mean) / std
 
-    def bytes_of(self, images: Tensor, *, rounded: bool = True) -> Tensor:
-        """Bring canonical images back to uint8: clamped, and rounded or else cut off."""
+    def to_uint8(self, images: Tensor, *, rounded: bool = True) -> Tensor:
+        """Convert canonical images to uint8: clamped, and rounded or else truncated."""
         mean, std = self._channels(images.device)
         levels = (images * std + mean) * 255
         return (levels.round() if rounded else levels).clamp(0, 255).to(torch.uint8)
 
-    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def pixel_bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the canonical values of black and white, each [3, 1, 1]."""
         mean, std = self._channels(device)
         return (0 - mean) / std, (1 - mean) / std
@@ -134,7 +132,55 @@ class ImageDataset(ABC):
         return mean, torch.tensor(self.std, device=device).view(3, 1, 1)
 
 
-def shuffled_indices(dataset: ImageDataset, c: int, *, seed: int, tag: str) -> np.ndarray:
-    """Return where a class's training images lie, int64 [n], in the order of `random_real`."""
-    places = dataset.of_class("train", c)
-    return np.random.default_rng(unit_seed(seed, tag, c)).permutation(places)
+@dataclass(frozen=True)
+class DatasetConfig:
+    """The settings that decide a dataset.
+
+    Attributes:
+        name: Name of the dataset.
+        image_size: Side of its images, in pixels.
+        data_dir: Its folder; None for one that comes with the kit.
+        class_list: Folder names of the classes to take, in order; empty: all.
+        skip_corrupt: Whether images that cannot be decoded are left out.
+        download: Whether torchvision may fetch it.
+        progress: Whether decoding shows a bar; not part of the dataset's identity.
+    """
+
+    name: str
+    image_size: int
+    data_dir: Path | None = None
+    class_list: tuple[str, ...] = ()
+    skip_corrupt: bool = False
+    download: bool = False
+    progress: bool = field(default=True, compare=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> DatasetConfig:
+        """Return the dataset that a run's settings ask for."""
+        return cls(
+            name=settings.dataset,
+            image_size=settings.image_size,
+            data_dir=Path(settings.data_dir).absolute() if settings.data_dir else None,
+            class_list=settings.class_list,
+            skip_corrupt=settings.skip_corrupt,
+            download=settings.download,
+            progress=settings.progress,
+        )
+
+    def folder(self) -> Path:
+        """Return `data_dir`.
+
+        Raises:
+            UsageError: It is not set, or does not exist.
+        """
+        if self.data_dir is None:
+            raise UsageError(
+                f"dataset {self.name} needs data_dir, the folder that holds its images; "
+                "set it in the preset, or by --set data_dir=PATH"
+            )
+        if not self.data_dir.is_dir():
+            raise UsageError(
+                f"data_dir {self.data_dir} is no folder; name the folder that holds the images of "
+                f"dataset {self.name}"
+            )
+        return self.data_dir

@@ -1,9 +1,9 @@
-"""Reading a method's synthetic images back from a run."""
+"""Images of distilled sets and training images, in memory, on a device, or read when needed."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,218 +17,164 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.unit_plan import image_path, method_units
+from prism_nb.core.units import unit_seed
 from prism_nb.data.augment import ImageSet
-from prism_nb.data.dataset import ImageDataset, shuffled_indices
+from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.image_io import DECODE_ERRORS, cached_decode, open_memmap
 
+ImageKeys = Sequence[tuple[int, int]]  # (class, index within the class) of images
+REFERENCE_TAG = "reference"  # of `shuffled_indices`
 
-def random_real(
-    dataset: ImageDataset, members: Sequence[tuple[int, int]], *, seed: int, tag: str
-) -> Tensor:
-    """Return random training images without repetition within a class.
-
-    Slot k of a class is the k-th of a shuffle that only `seed`, `tag` and the class decide, so
-    that the choice does not depend on how slots are cut into batches.
-
-    Args:
-        dataset: The real images.
-        members: (class, slot) of each image wanted.
-        seed: The run's seed.
-        tag: What the subset is for; other tags give other subsets.
-
-    Returns:
-        Pixels in the order of `members`, uint8 [n, 3, S, S].
-    """
-    shuffled = {
-        c: shuffled_indices(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in members}
-    }
-    return dataset.images("train", [int(shuffled[c][image_index]) for c, image_index in members])
+MAX_DECODED_BYTES = 2**28  # larger sets are decoded into the cache
+MAX_RESIDENT_BYTES = 2**30  # of pixels on a device; CIFAR takes 154 MB, Tiny-ImageNet 1.2 GB
+_PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 
 
-ImageKeys = Sequence[tuple[int, int]]  # (class, slot) of images
-Load = Callable[[Run, str, ImageDataset, ImageKeys], Tensor]
-REFERENCE_TAG = "reference"  # of `data.subset.random_real`
+def load_images(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Read all images of a method, ordered by class and index within the class.
 
-
-class DeviceImages:
-    """Images that stay on a device as bytes, and are canonical where one looks at them.
-
-    Bytes take a quarter of the memory: IPC 50 of ImageNet-1K is 7.5 GB, once per process.
+    A set that is large is decoded once into the cache and mapped into memory from there.
 
     Args:
-        pixels: uint8 [N, 3, S, S].
-        dataset: Whose pixel space is meant.
-    """
-
-    def __init__(self, pixels: Tensor, dataset: ImageDataset) -> None:
-        self._pixels, self._dataset = pixels, dataset
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return some images, canonical float32 [n, 3, S, S]."""
-        return self._dataset.canonical(self._pixels[rows])
-
-    def __len__(self) -> int:
-        """Return their number, N."""
-        return len(self._pixels)
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self._pixels.device
-
-    @property
-    def size(self) -> int:
-        """Their side, in pixels."""
-        return self._pixels.shape[-1]
-
-
-def load_images(run: Run, method: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-    """Read all images of a method, class by class and slot by slot.
-
-    Image i belongs to class i // ipc and slot i % ipc. A large set is decoded once into the cache
-    and read from there, so that a process holds no more of it than it looks at.
+        run: The run.
+        name: A method, or `REFERENCE`: a random real subset of equal size, the reference of the
+            diversity metrics. It is independent of the `random_real` method.
+        dataset: The run's dataset.
 
     Returns:
-        Pixels, uint8 [classes * ipc, 3, S, S], which are not to be written to, and class indices,
+        Pixels, uint8 [classes * ipc, 3, S, S], which must not be written to, and class indices,
         int64 [classes * ipc].
 
     Raises:
         PrismError: An image is missing, damaged or of another size.
     """
-    return _whole(run, method, dataset, load_members)
-
-
-def _whole(run: Run, name: str, dataset: ImageDataset, load: Load) -> tuple[Tensor, Tensor]:
-    """Return a whole set and its classes, from a file in the cache where it is large.
-
-    Args:
-        run: The run.
-        name: What the images are called.
-        dataset: Whose classes and size they have.
-        load: Reads some of them.
-    """
     classes, ipc = len(dataset.classes), run.settings.ipc
-    members = [(c, image_index) for c in range(classes) for image_index in range(ipc)]
+    keys = [(c, image_index) for c in range(classes) for image_index in range(ipc)]
     labels = torch.arange(classes).repeat_interleave(ipc)
     if not set_bytes(run.settings, classes):
-        return load(run, name, dataset, members), labels
-    kept = cached_decode(
-        _file(run, name, dataset),
-        lambda places: load(run, name, dataset, [members[place] for place in places]),
-        count=len(members),
+        return load_subset(run, name, dataset, keys), labels
+    cached = cached_decode(
+        _cache_path(run, name, dataset),
+        lambda indices: load_subset(run, name, dataset, [keys[index] for index in indices]),
+        count=len(keys),
         size=dataset.image_size,
         what=f"images of {name}",
         progress=run.settings.progress,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that the file cannot be written to
-        return torch.from_numpy(kept), labels
+        warnings.simplefilter("ignore", UserWarning)  # that the array is read-only
+        return torch.from_numpy(cached), labels
 
 
-def is_decoded(run: Run, name: str, dataset: ImageDataset) -> bool:
-    """Return whether the cache holds a large set as it is now."""
-    count = len(dataset.classes) * run.settings.ipc
-    return open_memmap(_file(run, name, dataset), count=count, size=dataset.image_size) is not None
-
-
-def _file(run: Run, name: str, dataset: ImageDataset) -> Path:
-    """Return where the cache holds a set; its name says all that decides the images."""
-    classes = len(dataset.classes)
-    made_from: object = [dataset.name, dataset.content, run.settings.seed, REFERENCE_TAG]
-    if name != REFERENCE:
-        made_from = run.content(tuple(u.marker for u in method_units(run, name, classes)))
-    key = short_hash([name, made_from, classes * run.settings.ipc, dataset.image_size])
-    return default_cache_dir() / "sets" / f"{key}.npy"
-
-
-def load_members(run: Run, method: str, dataset: ImageDataset, members: ImageKeys) -> Tensor:
-    """Read some images of a method, each a (class, slot), as uint8 [n, 3, S, S].
-
-    They lie in memory channels last, as networks want them.
-    """
+def load_subset(run: Run, name: str, dataset: ImageDataset, keys: ImageKeys) -> Tensor:
+    """Read some images of a method or of `REFERENCE`, uint8 [n, 3, S, S]."""
+    if name == REFERENCE:
+        return random_real(dataset, keys, seed=run.settings.seed, tag=REFERENCE_TAG)
     size = dataset.image_size
-    pixels = torch.empty(len(members), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    for place, (c, image_index) in enumerate(members):
-        pixels[place] = _read(run, image_path(method, c, image_index), size)
+    # Channels last in memory, the layout that networks are fastest with.
+    pixels = torch.empty(len(keys), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    for row, (c, image_index) in enumerate(keys):
+        pixels[row] = _read_png(run.file(image_path(name, c, image_index)), size)
     return pixels
 
 
-def load_images_or_reference(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-    """Return a method's images, or the real reference under `plans.diversity.REFERENCE`."""
-    if name == REFERENCE:
-        return load_reference(run, dataset)
-    return load_images(run, name, dataset)
-
-
-def load_subset(run: Run, name: str, dataset: ImageDataset, members: ImageKeys) -> Tensor:
-    """Return those of `load_set` that are named, each a (class, slot), uint8 [n, 3, S, S]."""
-    if name == REFERENCE:
-        return _reference(run, name, dataset, members)
-    return load_members(run, name, dataset, members)
-
-
-def load_reference(run: Run, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-    """Return a random real subset of equal size, in the order of `load_images`.
-
-    It is the yardstick of the diversity measures, drawn apart from the `random_real` method.
-    """
-    return _whole(run, REFERENCE, dataset, _reference)
-
-
-def _reference(run: Run, _: str, dataset: ImageDataset, members: ImageKeys) -> Tensor:
-    return random_real(dataset, members, seed=run.settings.seed, tag=REFERENCE_TAG)
-
-
-def _read(run: Run, path: str, size: int) -> Tensor:
-    """Return an image as uint8 [3, S, S]; one of another size is refused before it is decoded."""
+def _read_png(path: Path, size: int) -> Tensor:
+    """Return an image as uint8 [3, S, S]; another size is refused before decoding."""
     try:
-        with Image.open(run.file(path)) as image:
+        with Image.open(path) as image:
             if image.size != (size, size):
                 raise PrismError(
-                    f"image {run.file(path)} is {image.width} x {image.height}, not {size} pixels "
-                    "square; run synthesis again"
+                    f"image {path} is {image.width} x {image.height}, not {size} pixels square; "
+                    "run synthesis again"
                 )
             pixels = np.array(image.convert("RGB"))
     except DECODE_ERRORS as error:
-        raise PrismError(
-            f"image {run.file(path)} cannot be read: {error}; run synthesis again"
-        ) from None
+        raise PrismError(f"image {path} cannot be read: {error}; run synthesis again") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-MAX_DECODED_BYTES = 2**28  # bytes of a set that is simply read into memory
-_LARGE_IMAGE = 1.1  # bytes of a PNG of noise per byte of its pixels, at most
-_VIEW = 8 + 1 + 4 + 8 + 4  # bytes of crop, flip, partner, box and ratio
+def is_decoded(run: Run, name: str, dataset: ImageDataset) -> bool:
+    """Return whether the cache holds a large set in its present state."""
+    count = len(dataset.classes) * run.settings.ipc
+    path = _cache_path(run, name, dataset)
+    return open_memmap(path, count=count, size=dataset.image_size) is not None
 
 
-def image_bytes(settings: Settings, images: int) -> float:
-    """Return the most bytes that so many images take; those of photographs are smaller."""
-    return images * 3 * settings.image_size**2 * _LARGE_IMAGE
+def _cache_path(run: Run, name: str, dataset: ImageDataset) -> Path:
+    """Return the cache file of a set; its name is a hash of everything that decides the images."""
+    classes = len(dataset.classes)
+    inputs: object = [dataset.name, dataset.content_hash, run.settings.seed, REFERENCE_TAG]
+    if name != REFERENCE:
+        inputs = run.content(tuple(u.marker for u in method_units(run, name, classes)))
+    key = short_hash([name, inputs, classes * run.settings.ipc, dataset.image_size])
+    return default_cache_dir() / "sets" / f"{key}.npy"
 
 
 def set_bytes(settings: Settings, classes: int) -> int:
-    """Return what a set of images takes of the cache once it is decoded; 0 for small ones."""
-    taken = 3 * settings.image_size**2 * classes * settings.ipc
-    return taken if taken > MAX_DECODED_BYTES else 0
+    """Return the bytes that a decoded set takes in the cache; 0 for small sets."""
+    size = 3 * settings.image_size**2 * classes * settings.ipc
+    return size if size > MAX_DECODED_BYTES else 0
 
 
-def label_bytes(settings: Settings, images: int, classes: int) -> float:
-    """Return the bytes of all epochs of labels of so many images; 0 where none are stored."""
-    if settings.labels != "stored":
-        return 0.0
-    row = row_bytes(settings.label_format, classes, top_k=settings.label_top_k)
-    return images * settings.label_epochs * (_VIEW + row)
+def image_bytes(settings: Settings, images: int) -> float:
+    """Return an upper bound of the bytes of so many PNG files."""
+    return images * 3 * settings.image_size**2 * _PNG_OVERHEAD
 
 
-MAX_RESIDENT_BYTES = 2**30  # bytes of pixels; CIFAR takes 154 MB, Tiny-ImageNet 1.2 GB
+def random_real(dataset: ImageDataset, keys: ImageKeys, *, seed: int, tag: str) -> Tensor:
+    """Return random training images without repetition within a class.
 
-
-class StreamedImages:
-    """Training images that stay where the dataset has them, until one looks at some.
+    Image k of a class depends only on `seed`, `tag`, the class and k, and not on which images are
+    asked for together.
 
     Args:
         dataset: The real images.
-        device: Where they are looked at.
+        keys: The wanted images.
+        seed: The run's seed.
+        tag: Purpose of the subset; different tags give different subsets.
+
+    Returns:
+        Pixels in the order of `keys`, uint8 [n, 3, S, S].
+    """
+    shuffled = {c: shuffled_indices(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in keys}}
+    return dataset.images("train", [int(shuffled[c][image_index]) for c, image_index in keys])
+
+
+def shuffled_indices(dataset: ImageDataset, c: int, *, seed: int, tag: str) -> np.ndarray:
+    """Return a class's training images, int64 [n], in the order of `random_real`."""
+    indices = dataset.class_indices("train", c)
+    return np.random.default_rng(unit_seed(seed, tag, c)).permutation(indices)
+
+
+class DeviceImages:
+    """Images stored on a device as bytes, and normalised on access.
+
+    Bytes take a quarter of the memory: IPC 50 of ImageNet-1K is 7.5 GB.
+
+    Args:
+        pixels: uint8 [N, 3, S, S].
+        dataset: Decides the pixel space.
+    """
+
+    def __init__(self, pixels: Tensor, dataset: ImageDataset) -> None:
+        self._pixels, self._dataset = pixels, dataset
+        self.device, self.size = pixels.device, pixels.shape[-1]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return some images, canonical float32 [n, 3, S, S]."""
+        return self._dataset.normalize(self._pixels[rows])
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._pixels)
+
+
+class StreamedImages:
+    """Training images that are read from the dataset on access.
+
+    Args:
+        dataset: The real images.
+        device: Device of the images returned.
     """
 
     def __init__(self, dataset: ImageDataset, device: torch.device) -> None:
@@ -237,58 +183,42 @@ class StreamedImages:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return some images, canonical float32 [n, 3, S, S]."""
         pixels = self._dataset.images("train", rows.tolist())
-        return self._dataset.canonical(pixels.to(self.device, memory_format=torch.channels_last))
+        return self._dataset.normalize(pixels.to(self.device, memory_format=torch.channels_last))
 
     def __len__(self) -> int:
-        """Return their number, N."""
+        """Return the number of images."""
         return len(self._dataset.labels("train"))
 
 
 def open_train_images(dataset: ImageDataset, device: torch.device) -> DeviceImages | StreamedImages:
-    """Return a dataset's training images: on the device as bytes if they are few, else streamed.
+    """Return a dataset's training images: on the device if they are small, else streamed.
 
-    Images that lie in files are decoded once beforehand, into a file that every later pass reads
-    from, of this run or another.
+    Images in files are first decoded into the cache, once for all runs.
 
     Raises:
         PrismError: An image is damaged, or the disk too small.
     """
     count = len(dataset.labels("train"))
-    dataset.keep("train")
+    dataset.cache("train")
     if 3 * count * dataset.image_size**2 > MAX_RESIDENT_BYTES:
         return StreamedImages(dataset, device)
     pixels = dataset.images("train", range(count))
     return DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
 
 
-def prefetch(images: ImageSet, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield images part by part; while one is worked on, the next is read where it is streamed.
+def prefetch(images: ImageSet, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield batches of images; a streamed batch is read while the one before is in use.
 
     Args:
         images: The whole set.
-        parts: Indices of each part, int64 [n], on the CPU.
+        batches: Indices of each batch, int64 [n], on the CPU.
     """
     if not isinstance(images, StreamedImages):
-        yield from map(images.__getitem__, parts)
+        yield from map(images.__getitem__, batches)
         return
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(images.__getitem__, parts[0])
-        for part in parts[1:]:
-            ready, coming = coming.result(), reader.submit(images.__getitem__, part)
+        pending = reader.submit(images.__getitem__, batches[0])
+        for batch in batches[1:]:
+            ready, pending = pending.result(), reader.submit(images.__getitem__, batch)
             yield ready
-        yield coming.result()
-
-
-def row_bytes(kind: str, classes: int, *, top_k: int) -> int:
-    """Return the bytes that one view's logits take."""
-    kept = min(top_k, classes)
-    return {
-        "fp32": 4 * classes,
-        "fp16": 2 * classes,
-        "int8": classes + 8,
-        "top_k": (2 + _id_type(classes).itemsize) * kept + 2,
-    }[kind]
-
-
-def _id_type(classes: int) -> torch.dtype:
-    return torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32
+        yield pending.result()

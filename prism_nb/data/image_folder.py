@@ -11,18 +11,15 @@ from torch import Tensor
 
 from prism_nb.core import fileio
 from prism_nb.core.config import default_cache_dir, short_hash
-from prism_nb.data.dataset import Channels, ImageDataset, Split
+from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_io import (
     IMAGENET_MARGIN,
-    CorruptImageError,
     cached_decode,
     gather,
     open_memmap,
     read_images,
 )
 from prism_nb.data.index import (
-    DatasetConfig,
-    DatasetFingerprint,
     LayoutOf,
     class_infos,
     folder_layout,
@@ -58,15 +55,10 @@ class ImageFolder(ImageDataset):
         self._root, self._margin, self._progress = source.folder(), margin, source.progress
         self._files: dict[Split, np.ndarray | None] = {}
         self._index = open_index(source, layout_of)
-        self._binding = DatasetFingerprint(self._index)
-        self.content, self.damaged = self._binding.content, self._index.damaged
-        self.chosen = bool(source.class_list)
+        self.content_hash, self.corrupt_files = self._index.content, self._index.damaged
+        self.has_class_list = bool(source.class_list)
         self.classes = class_infos(self._index.classes)
         self.mean, self.std = channels or self._measured()
-
-    def fits(self, content: str | None) -> bool:
-        """See `ImageDataset.fits`."""
-        return content is None or self._binding.fits(content)
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""
@@ -81,25 +73,25 @@ class ImageFolder(ImageDataset):
         kept = self._file(split)
         return self._decoded(split, indices) if kept is None else gather(kept, indices)
 
-    def keep(self, split: Split) -> None:
-        """See `ImageDataset.keep`.
+    def cache(self, split: Split) -> None:
+        """See `ImageDataset.cache`.
 
         Raises:
             DamagedImageError: A file cannot be decoded; it is named, and nothing is kept.
         """
         places = np.arange(len(self.labels(split)))
-        self._files[split] = self.kept_part(split, places, _NAMES[split])
+        self._files[split] = self.cache_subset(split, places, _NAMES[split])
 
-    def bytes_to_keep(self, split: Split) -> int:
-        """See `ImageDataset.bytes_to_keep`."""
+    def uncached_bytes(self, split: Split) -> int:
+        """See `ImageDataset.uncached_bytes`."""
         return (
             0
             if self._found(split) is not None
             else 3 * len(self.labels(split)) * self.image_size**2
         )
 
-    def kept_part(self, split: Split, places: np.ndarray, name: str) -> np.ndarray:
-        """See `ImageDataset.kept_part`."""
+    def cache_subset(self, split: Split, places: np.ndarray, name: str) -> np.ndarray:
+        """See `ImageDataset.cache_subset`."""
         return cached_decode(
             self._decoded_file(name),
             lambda indices: self._decoded(split, places[np.asarray(indices)].tolist()),
@@ -109,8 +101,8 @@ class ImageFolder(ImageDataset):
             progress=self._progress,
         )
 
-    def of_class(self, split: Split, index: int) -> np.ndarray:
-        """See `ImageDataset.of_class`."""
+    def class_indices(self, split: Split, index: int) -> np.ndarray:
+        """See `ImageDataset.class_indices`."""
         return self._by_class[split][index]
 
     @cached_property
@@ -125,11 +117,7 @@ class ImageFolder(ImageDataset):
 
     def _decoded(self, split: Split, indices: Sequence[int]) -> Tensor:
         paths = self._index.splits[split].paths(self._root, indices)
-        try:
-            return read_images(paths, self.image_size, self._margin)
-        except CorruptImageError as error:
-            self._binding.note_damaged(split, indices[paths.index(error.path)], error.path)
-            raise
+        return read_images(paths, self.image_size, self._margin)
 
     def _file(self, split: Split) -> np.ndarray | None:
         """Return a split's decoded images, if they were kept."""
@@ -147,7 +135,7 @@ class ImageFolder(ImageDataset):
 
     def _kept(self, what: str, ending: str) -> Path:
         """Return where something is kept that follows from the files, size and margin."""
-        key = short_hash([self.content, self.image_size, self._margin])
+        key = short_hash([self.content_hash, self.image_size, self._margin])
         return default_cache_dir() / what / f"{key}.{ending}"
 
     def _measured(self) -> tuple[Channels, Channels]:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import read_lines
-from prism_nb.data.dataset import Channels, ImageDataset
+from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.index import (
     TRAIN,
-    DatasetConfig,
     DatasetLayout,
     ImageDir,
     check_folders,
@@ -86,7 +85,7 @@ def _the_thousand(available: Sequence[str], where: Path) -> tuple[str, ...]:
             f"{where} has {len(available)} of ImageNet-1K's thousand classes; {lacking[0]!r} is "
             "the first of those missing. Add them, or choose classes by class_list"
         )
-    return tuple(wnids)
+    return wnids
 
 
 def _flat_classes(root: Path) -> tuple[dict[str, str], tuple[str, ...]]:

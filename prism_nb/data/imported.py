@@ -402,7 +402,7 @@ _MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of 8 bits or fewer per 
 MAX_PIXELS = 2**24  # of an image, above which it is a decompression bomb
 
 
-def decode_pixels(content: bytes, *, name: str, size: int, resize: bool) -> Tensor:
+def decode_image(content: bytes, *, name: str, size: int, resize: bool) -> Tensor:
     """Decode one PNG, JPEG or WebP image.
 
     Args:
@@ -435,14 +435,6 @@ def decode_pixels(content: bytes, *, name: str, size: int, resize: bool) -> Tens
     if plain.size != (size, size):
         plain = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(plain)).permute(2, 0, 1).contiguous()
-
-
-def encode_jpeg(image: Tensor, quality: int) -> bytes:
-    """Encode a uint8 RGB image [3, H, W] as JPEG, which changes it; quality in 1..100."""
-    buffer = BytesIO()
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    picture.save(buffer, format="JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def _require_8bit(image: Image.Image, name: str) -> None:
@@ -517,7 +509,7 @@ class ImportedSet:
             hashed.update(f"{name}\n{len(content)}\n".encode())
             hashed.update(content)
             where = f"{self.source.path}: {name}"
-            pixels.append(decode_pixels(content, name=where, size=self.size, resize=self.resize))
+            pixels.append(decode_image(content, name=where, size=self.size, resize=self.resize))
         record = {
             "source": str(self.source.path),
             "layout": self.listing.layout,

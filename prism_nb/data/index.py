@@ -10,8 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,66 +19,10 @@ import torch
 from tqdm import tqdm
 
 from prism_nb.core import fileio
-from prism_nb.core.config import default_cache_dir, default_runs_dir, short_hash
-from prism_nb.core.errors import PrismError, UsageError, suggest
-from prism_nb.core.settings import Settings
-from prism_nb.data.dataset import ClassInfo, Split
+from prism_nb.core.config import default_cache_dir, short_hash
+from prism_nb.core.errors import UsageError, suggest
+from prism_nb.data.dataset import ClassInfo, DatasetConfig, Split
 from prism_nb.data.image_io import CorruptImageError, read_image
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """What decides a dataset.
-
-    Attributes:
-        name: The dataset's name.
-        image_size: Side of its images, in pixels.
-        data_dir: Its folder; None where none is set.
-        class_list: Folder names of the classes to take, in order; all where empty.
-        skip_corrupt: Whether images that cannot be decoded are left out.
-        download: Whether it may be fetched.
-        progress: Whether decoding shows a bar; of no account for which dataset it is.
-    """
-
-    name: str
-    image_size: int
-    data_dir: Path | None = None
-    class_list: tuple[str, ...] = ()
-    skip_corrupt: bool = False
-    download: bool = False
-    progress: bool = field(default=True, compare=False)
-
-    @classmethod
-    def of(cls, settings: Settings) -> DatasetConfig:
-        """Return what the settings say."""
-        return cls(
-            name=settings.dataset,
-            image_size=settings.image_size,
-            data_dir=Path(settings.data_dir).absolute() if settings.data_dir else None,
-            class_list=settings.class_list,
-            skip_corrupt=settings.skip_corrupt,
-            download=settings.download,
-            progress=settings.progress,
-        )
-
-    def folder(self) -> Path:
-        """Return the dataset's folder.
-
-        Raises:
-            UsageError: None is set, or it is not there.
-        """
-        if self.data_dir is None:
-            raise UsageError(
-                f"dataset {self.name} needs data_dir, the folder that holds its images; "
-                "set it in the preset, or by --set data_dir=PATH"
-            )
-        if not self.data_dir.is_dir():
-            raise UsageError(
-                f"data_dir {self.data_dir} is no folder; name the folder that holds the images of "
-                f"dataset {self.name}"
-            )
-        return self.data_dir
-
 
 TRAIN = "train"
 _HELD_OUT = ("val", "validation", "test")
@@ -299,11 +242,12 @@ def class_infos(folders: Sequence[str]) -> tuple[ClassInfo, ...]:
     return tuple(ClassInfo(i, folder, _name(folder)) for i, folder in enumerate(folders))
 
 
-def imagenet_wnids() -> list[str]:
+@lru_cache(maxsize=1)
+def imagenet_wnids() -> tuple[str, ...]:
     """Return ImageNet-1K's thousand WordNet ids in the order of every published head."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    return list(ImageNetInfo("imagenet-1k").label_names())
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def _name(folder: str) -> str:
@@ -371,11 +315,6 @@ class Index:
     splits: dict[Split, SplitIndex]
     damaged: tuple[str, ...]
     content: str
-
-    @property
-    def names(self) -> str:
-        """Digest of the classes and of every file's name and class, whatever the files hold."""
-        return _digest(self.classes, self.splits, ("names", "labels"))
 
 
 def make_index(
@@ -576,102 +515,3 @@ def _damaged(root: Path, part: SplitIndex) -> list[int]:
             ]
             bar.update(len(places))
     return bad
-
-
-_RESTORED = "bytes of the restored file"  # in a note; none as long as it has not been restored
-_Sizes = dict[Split, np.ndarray]
-
-
-class DatasetFingerprint:
-    """What results of an image tree are bound to: its classes, file names and sizes.
-
-    The sizes are kept beside the runs, in `.datasets`, because a file that stopped a run has
-    another size once it is restored. Such a file took part in no result, since decoding it is an
-    error, so it may change: a tree that differs from a kept one in nothing but the sizes of files
-    that were noted as damaged counts as that one, and its runs go on. The first other size of
-    such a file is noted too, and stands from then on.
-
-    Args:
-        index: The tree as it is.
-    """
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._folder = default_runs_dir() / ".datasets" / index.names
-        self.content = self._found()
-
-    def fits(self, content: str) -> bool:
-        """Return whether the tree is the one of a content, but for files since restored."""
-        return content == self.content or self._is_restored(content)
-
-    def note_damaged(self, split: Split, place: int, path: Path) -> None:
-        """Note that an image cannot be decoded, so that its file may be restored.
-
-        A file that has changed since it was indexed was whole then, for all that is known; it must
-        become again what it was.
-        """
-        size = self._index.splits[split].sizes[place]
-        with suppress(OSError, PrismError):  # the damage itself is what is to be told
-            if path.stat().st_size == size:
-                for content in self._kept():
-                    kept = _load(self._file(content))
-                    same = kept is not None and list(kept[split][place : place + 1]) == [size]
-                    if content == self.content or same:
-                        fileio.write_json(self._note(content, split, place), {_RESTORED: None})
-
-    def _found(self) -> str:
-        """Return the content of the tree: its own, unless it is a kept one with files restored."""
-        own, kept = self._index.content, self._kept()
-        if own in kept:
-            return own
-        restored = next((content for content in kept if self._is_restored(content)), None)
-        if restored is None:
-            self._keep()
-        return restored or own
-
-    def _kept(self) -> list[str]:
-        return sorted(path.stem for path in self._folder.glob("*.npz"))
-
-    def _keep(self) -> None:
-        content, splits = io.BytesIO(), self._index.splits
-        np.savez_compressed(content, train=splits["train"].sizes, val=splits["val"].sizes)
-        with suppress(PrismError):  # without it, no file may change its size
-            fileio.write_bytes(self._file(self._index.content), content.getvalue())
-
-    def _is_restored(self, content: str) -> bool:
-        kept = _load(self._file(content))
-        if kept is None or any(
-            kept[split].shape != part.sizes.shape for split, part in self._index.splits.items()
-        ):
-            return False
-        changed = {
-            self._note(content, split, int(place)): int(part.sizes[place])
-            for split, part in self._index.splits.items()
-            for place in np.flatnonzero(kept[split] != part.sizes)
-        }
-        if not all(_allows(note, size) for note, size in changed.items()):
-            return False
-        with suppress(PrismError):
-            for note, size in changed.items():
-                fileio.write_json(note, {_RESTORED: size})
-        return True
-
-    def _file(self, content: str) -> Path:
-        return self._folder / f"{content}.npz"
-
-    def _note(self, content: str, split: Split, place: int) -> Path:
-        return self._folder / content / f"{short_hash([split, place])}.json"
-
-
-def _allows(note: Path, size: int) -> bool:
-    """Return whether a file may have another size than a run began with."""
-    known = fileio.read_record(note)
-    return _RESTORED in known and known[_RESTORED] in {None, size}
-
-
-def _load(path: Path) -> _Sizes | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {split: arrays[split] for split in SPLITS}
-    except Exception:  # a damaged archive fails in as many ways as it has parts
-        return None

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
-from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
+from prism_nb.data.dataset import ClassInfo, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.image_io import gather
 from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
-from prism_nb.data.index import DatasetConfig
 from prism_nb.data.small import Cifar, Digits
 
 
@@ -56,13 +55,13 @@ def open_dataset(settings: Settings) -> ImageDataset:
             f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, _DATASETS)}"
         )
     whole = _open(DatasetConfig.of(settings))
-    if not whole.fits(settings.dataset_hash):
+    if settings.dataset_hash not in {None, whole.content_hash}:
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
-            f"for: their content is {whole.content}, dataset_hash says {settings.dataset_hash}. "
-            "Restore the files, class_list and skip_corrupt that the run began with (where a "
-            "damaged file was restored since, the folder .datasets beside the run must be there "
-            "too), or choose another run name"
+            f"for: their hash is {whole.content_hash}, but dataset_hash is "
+            f"{settings.dataset_hash}. Restore the files, class_list and "
+            "skip_corrupt that the run began with, or choose "
+            "another run name"
         )
     return _tuning(whole) if settings.eval_split == "tuning" else whole
 
@@ -75,7 +74,7 @@ def with_dataset_hash(settings: Settings) -> Settings:
     """
     if settings.dataset_hash is not None or settings.data_dir is None:
         return settings
-    return settings.model_copy(update={"dataset_hash": open_dataset(settings).content})
+    return settings.model_copy(update={"dataset_hash": open_dataset(settings).content_hash})
 
 
 @lru_cache(maxsize=2)
@@ -189,8 +188,8 @@ class ValidationHoldout(ImageDataset):
         self.name = f"{dataset.name} (tuning)"
         self.classes, self.image_size = dataset.classes, dataset.image_size
         self.mean, self.std = dataset.mean, dataset.std
-        self.content, self.damaged = dataset.content, dataset.damaged
-        self.chosen = dataset.chosen
+        self.content_hash, self.corrupt_files = dataset.content_hash, dataset.corrupt_files
+        self.has_class_list = dataset.has_class_list
         self._dataset = dataset
         self._kept: np.ndarray | None = None  # the held-out quarter
         labels = dataset.labels("train")
@@ -212,16 +211,16 @@ class ValidationHoldout(ImageDataset):
         places = self._places[split][np.asarray(indices, dtype=np.int64)]
         return self._dataset.images("train", places.tolist())
 
-    def keep(self, split: Split) -> None:
-        """See `ImageDataset.keep`."""
+    def cache(self, split: Split) -> None:
+        """See `ImageDataset.cache`."""
         if split == "train":
-            self._dataset.keep("train")
-        elif self._dataset.bytes_to_keep("train"):  # else the whole split is kept or in memory
-            self._kept = self._dataset.kept_part("train", self._places["val"], "tuning images")
+            self._dataset.cache("train")
+        elif self._dataset.uncached_bytes("train"):  # else the whole split is kept or in memory
+            self._kept = self._dataset.cache_subset("train", self._places["val"], "tuning images")
 
-    def bytes_to_keep(self, split: Split) -> int:
-        """See `ImageDataset.bytes_to_keep`."""
-        whole = self._dataset.bytes_to_keep("train")
+    def uncached_bytes(self, split: Split) -> int:
+        """See `ImageDataset.uncached_bytes`."""
+        whole = self._dataset.uncached_bytes("train")
         return whole if split == "train" else round(whole * _HELD_OUT)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.data.dataset import Channels, ClassInfo, ImageDataset, Split
+from prism_nb.data.dataset import Channels, ClassInfo, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_io import resize_center_crop
-from prism_nb.data.index import DatasetConfig, choose_classes
+from prism_nb.data.index import choose_classes
 
 _NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 _NATIVE = 32
@@ -47,7 +47,7 @@ class Cifar(ImageDataset):
             self._labels[split] = labels[labels >= 0]
             self._pixels[split] = part.data[labels >= 0]
         self.mean, self.std = _channels(self._pixels["train"])
-        self.content, self.chosen = self._digest(), bool(source.class_list)
+        self.content_hash, self.has_class_list = self._digest(), bool(source.class_list)
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""

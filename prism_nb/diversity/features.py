@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from prism_nb.core.run import Run
-from prism_nb.data.dataset import ImageDataset, shuffled_indices
-from prism_nb.data.distilled import REFERENCE_TAG
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.distilled import REFERENCE_TAG, shuffled_indices
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import UNDEFINED, js_divergence, neighbour_radii, pairs_agree
 from prism_nb.models.pool import load_teacher
@@ -68,7 +68,7 @@ def _batched(
     device, found = next(network.parameters()).device, tuple[Tensor, ...]()
     for begin in range(0, len(pixels), _BATCH):
         rows = slice(begin, begin + _BATCH)
-        seen = see(dataset.canonical(pixels[rows].to(device)))
+        seen = see(dataset.normalize(pixels[rows].to(device)))
         # Room for all of it is taken once: parts would lie strewn among what the passes use, and
         # the memory between two of them would be too small to be used again.
         found = found or tuple(torch.empty(len(pixels), *each.shape[1:]) for each in seen)

@@ -16,7 +16,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.units import OnEvent, Unit
 from prism_nb.data.dataset import ImageDataset
-from prism_nb.data.distilled import load_images_or_reference
+from prism_nb.data.distilled import load_images
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.features import (
     RealFeatures,
@@ -52,7 +52,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Measure one method's images, or the real reference."""
     dataset, name = open_dataset(run.settings), unit.params["method"]
     start = time.monotonic()
-    pixels, _ = load_images_or_reference(run, name, dataset)
+    pixels, _ = load_images(run, name, dataset)
     networks, spaces = run.settings.feature_spaces, {}
     with tf32_mode("fp32", choose_device(run.settings.device)):
         for step, network in enumerate(networks, start=1):

@@ -16,12 +16,12 @@ from prism_nb.core.config import short_hash
 from prism_nb.core.errors import PrismError
 from prism_nb.core.hashing import hash_tensors
 from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import label_path, label_unit
 from prism_nb.data.augment import BatchAugParams
-from prism_nb.data.distilled import _id_type
 from prism_nb.data.registry import open_dataset
 
-_FORMAT = "prism-nb labels 2"
+_FORMAT = "prism-nb labels 3"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LabelStore:
             labels: Rows, int64 [n], and their soft label logits [n, classes], part by part until
                 every image has had its own; each part is let go once it is encoded.
         """
-        tensors = {name: value.cpu().contiguous() for name, value in views.tensors().items()}
+        tensors = {name: value.cpu().contiguous() for name, value in views.to_tensors().items()}
         settings = self._run.settings
         for rows, logits in labels:
             fields = encode(logits, settings.label_format, top_k=settings.label_top_k)
@@ -201,3 +201,29 @@ def _largest(logits: Tensor, count: int) -> Fields:
         "classes": places.to(_id_type(classes)),
         "rest": rest.to(torch.float16),
     }
+
+
+_PARAMS_BYTES = 8 + 1 + 4 + 8 + 4  # of the augmentation parameters of one view
+
+
+def label_bytes(settings: Settings, images: int, classes: int) -> float:
+    """Return the bytes of all epochs of labels of so many images; 0 where none are stored."""
+    if settings.labels != "stored":
+        return 0.0
+    row = row_bytes(settings.label_format, classes, top_k=settings.label_top_k)
+    return images * settings.label_epochs * (_PARAMS_BYTES + row)
+
+
+def row_bytes(kind: str, classes: int, *, top_k: int) -> int:
+    """Return the bytes of one view's logits."""
+    kept = min(top_k, classes)
+    return {
+        "fp32": 4 * classes,
+        "fp16": 2 * classes,
+        "int8": classes + 8,
+        "top_k": (2 + _id_type(classes).itemsize) * kept + 2,
+    }[kind]
+
+
+def _id_type(classes: int) -> torch.dtype:
+    return torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32

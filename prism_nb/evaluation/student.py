@@ -216,9 +216,9 @@ def _loss(
     size: int,
 ) -> Tensor:
     if labels.logits is None:
-        views = labels.views.rows(rows)
-        other = classes[views.partner.long()]
-        return cutmix_cross_entropy(logits, classes[rows], other, views.share(size))
+        views = labels.views.select(rows)
+        other = classes[views.mix_index.long()]
+        return cutmix_cross_entropy(logits, classes[rows], other, views.mix_fraction(size))
     soft = labels.logits[rows].float()
     if plan.loss == "kl":
         return kd_kl_loss(logits, soft, temperature=plan.temperature)

@@ -35,7 +35,7 @@ from prism_nb.core.units import ImageBatch, Unit, is_pretrained_name
 from prism_nb.data.augment import AugParams, augment, epoch_params
 from prism_nb.data.dataset import ImageDataset, Split
 from prism_nb.data.distilled import MAX_RESIDENT_BYTES, set_bytes
-from prism_nb.data.image_io import encode_png, quantise
+from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.stage import student_config
@@ -314,8 +314,8 @@ class StepTimer:
             noise = torch.randn(8, 3, self.settings.image_size, self.settings.image_size)
 
             def store() -> None:
-                for pixels in quantise(self.dataset, noise, how="png"):
-                    encode_png(pixels)
+                for pixels in quantize(self.dataset, noise, mode="png"):
+                    encode_image(pixels)
 
             self._known["image",] = self._measure(store) / len(noise)
         return self._known["image",]

@@ -24,7 +24,8 @@ from prism_nb.core.unit_plan import image_path, method_fingerprint, method_units
 from prism_nb.core.units import OnEvent
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset
-from prism_nb.data.imported import CLASSES_FILE, decode_pixels, encode_jpeg, infer_ipc
+from prism_nb.data.image_io import encode_image
+from prism_nb.data.imported import CLASSES_FILE, decode_image, infer_ipc
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
@@ -56,8 +57,8 @@ class ExportImage:
         content = self.path.read_bytes()
         if quality is None:
             return content
-        pixels = decode_pixels(content, name=str(self.path), size=self.size, resize=False)
-        return encode_jpeg(pixels, quality)
+        pixels = decode_image(content, name=str(self.path), size=self.size, resize=False)
+        return encode_image(pixels, "JPEG", quality=quality)
 
 
 def export_set(

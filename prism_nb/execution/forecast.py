@@ -21,8 +21,9 @@ from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
-from prism_nb.data.distilled import image_bytes, is_decoded, label_bytes, set_bytes
+from prism_nb.data.distilled import image_bytes, is_decoded, set_bytes
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, open_dataset
+from prism_nb.evaluation.label_store import label_bytes
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import native_preprocess
@@ -120,8 +121,8 @@ def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
     sets = {unit.params["method"] for unit in todo if unit.stage in _AT_SETS and not _of_all(unit)}
     fresh = [name for name in sets if each and not is_decoded(run, name, dataset)]
     return (
-        (dataset.bytes_to_keep("val") if judged else 0)
-        + (dataset.bytes_to_keep("train") if any(map(trains_on_all_real, todo)) else 0)
+        (dataset.uncached_bytes("val") if judged else 0)
+        + (dataset.uncached_bytes("train") if any(map(trains_on_all_real, todo)) else 0)
         + len(fresh) * each
     )
 

@@ -66,7 +66,7 @@ def open_run(
     run = Run.create(run.path, run.settings)
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
-    run.update_manifest(preflight=passed, images_left_out=list(dataset.damaged))
+    run.update_manifest(preflight=passed, images_left_out=list(dataset.corrupt_files))
     return run
 
 
@@ -145,7 +145,7 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
         _check_method(settings, method, dataset)
         if settings.recipe_of(method).image_source == "imported" and method not in made:
             imported_set(settings, method, dataset)
-    dataset.require_per_class(settings.ipc, purpose="the real reference of the diversity")
+    dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
     _check_counts(settings, dataset)
     return dataset
 
@@ -228,7 +228,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     each = recipe.real_per_image(dataset.image_size)
     needed = settings.ipc * each
     if each:
-        dataset.require_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
+        dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
     if recipe.needs_scorer and recipe.max_scored_images < needed:
         raise UsageError(
             f"method {method}: max_scored_images is {recipe.max_scored_images}, but "

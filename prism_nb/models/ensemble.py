@@ -172,7 +172,7 @@ class EnsembleLabeler:
         which a permutation has been drawn for; else it is the images' own.
         """
         if self._settings.label_statistics == "batch":
-            return views.partner.long()
+            return views.mix_index.long()
         return torch.arange(len(views.crop), device=views.crop.device)
 
 

@@ -20,12 +20,12 @@ def batches(
 
     Who goes over a whole split does so again: what lies in files is decoded once and kept.
     """
-    dataset.keep(split)
+    dataset.cache(split)
     labels = torch.from_numpy(dataset.labels(split))
     for start in range(0, len(labels), _BATCH):
         stop = min(start + _BATCH, len(labels))
         images = dataset.images(split, range(start, stop)).to(device)
-        yield dataset.canonical(images), labels[start:stop].to(device)
+        yield dataset.normalize(images), labels[start:stop].to(device)
 
 
 def accuracy(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from prism_nb.core.device import seeded
 from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig
-from prism_nb.models.weights import WeightsSpec, imagenet_wnids, read_weights, resolve_weights
+from prism_nb.models.weights import WeightsSpec, read_weights, resolve_weights
 from prism_nb.models.zoo import architecture_of, build_network, load_weights, resolve_architecture
 
 _SHOWN = 3  # keys that a message names
@@ -112,7 +113,7 @@ def _require_no_loss(
 ) -> None:
     """Refuse a dataset with all but a few of a head's classes, unless they were chosen by name."""
     lacking = sorted(set(classes) - set(folders))
-    if lacking and not dataset.chosen and len(lacking) <= _LOST * len(classes):
+    if lacking and not dataset.has_class_list and len(lacking) <= _LOST * len(classes):
         raise UsageError(
             f"network {source.name!r} has a head of {len(classes)} classes, of which "
             f"{dataset.name} has {len(folders)}; {lacking[0]!r} is the first of those missing. "

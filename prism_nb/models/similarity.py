@@ -92,7 +92,7 @@ def _some_images(dataset: ImageDataset) -> Tensor:
     count = len(dataset.labels("val"))
     order = np.argsort(dataset.labels("val"), kind="stable")
     places = order[np.linspace(0, count - 1, min(IMAGES, count)).astype(int)]
-    return dataset.canonical(dataset.images("val", places.tolist()))
+    return dataset.normalize(dataset.images("val", places.tolist()))
 
 
 @torch.no_grad()

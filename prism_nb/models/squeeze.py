@@ -224,7 +224,7 @@ def _try_order(
 ) -> None:
     """Check a head's order on a few images, before all of them are gone through."""
     places = sample_check_images(dataset)
-    images = dataset.canonical(dataset.images("val", places.tolist()).to(device))
+    images = dataset.normalize(dataset.images("val", places.tolist()).to(device))
     with torch.no_grad():
         guessed: np.ndarray = teacher(images).argmax(1).cpu().numpy()
     folders = [info.folder for info in dataset.classes]
@@ -264,7 +264,7 @@ def sample_check_images(dataset: ImageDataset) -> np.ndarray:
     count = len(dataset.classes)
     chosen = np.sort(np.random.default_rng(0).permutation(count)[:_CLASSES])
     each = -(-_CLASSES * _EACH // len(chosen))
-    return np.concatenate([dataset.of_class("val", int(c))[:each] for c in chosen])
+    return np.concatenate([dataset.class_indices("val", int(c))[:each] for c in chosen])
 
 
 def min_correct(images: int, classes: int, accuracy: float | None) -> int | None:

@@ -89,7 +89,7 @@ def collect_conv_stats(
     with seeded(plan.seed, device):
         batches = torch.randperm(len(labels)).split(batch)[: len(labels) // batch]
         for places in batches:
-            images = dataset.canonical(dataset.images("train", places.tolist()).to(device))
+            images = dataset.normalize(dataset.images("train", places.tolist()).to(device))
             _, seen = teacher.observe(plan.augment(images), probes)
             for probe, measured in zip(probes, seen, strict=True):
                 total = sums.setdefault(probe.name, [torch.zeros_like(m) for m in measured])

@@ -8,7 +8,6 @@ import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,13 +19,13 @@ import torchvision
 from huggingface_hub import constants
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from prism_nb.core import fileio, torch_io
 from prism_nb.core.config import project_root
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.yaml_io import StrictModel, read_mapping
+from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import WEIGHT_FILES, architecture_of, resolve_architecture
 
@@ -90,12 +89,6 @@ def resolve_weights(name: str) -> WeightsSpec:
     if weights.endswith(WEIGHT_FILES):
         return _of_file(name, weights)
     return _of_torchvision(name, weights) if at else _of_timm(name)
-
-
-@lru_cache(maxsize=1)
-def imagenet_wnids() -> tuple[str, ...]:
-    """Return ImageNet-1K's classes as folder names, in the order that published heads have."""
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def check_weights_present(names: Sequence[str]) -> None:

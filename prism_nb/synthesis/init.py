@@ -54,10 +54,10 @@ def initial_images(
         size = dataset.image_size
         return torch.randn(len(members), 3, size, size, generator=generator)
     if recipe.init == "real_random":
-        return dataset.canonical(random_real(dataset, members, seed=seed, tag="initial"))
+        return dataset.normalize(random_real(dataset, members, seed=seed, tag="initial"))
     if recipe.init == "real":
-        places = [int(dataset.of_class("train", c)[image_index]) for c, image_index in members]
-        return dataset.canonical(dataset.images("train", places))
+        places = [int(dataset.class_indices("train", c)[image_index]) for c, image_index in members]
+        return dataset.normalize(dataset.images("train", places))
     if scorer is None:
         raise ValueError(f"init {recipe.init!r} needs a network that judges the real images")
     return _scored(recipe, members, dataset, scorer, seed)
@@ -76,7 +76,7 @@ def _scored(
             c: rank_by_median_loss(dataset, scorer, c, recipe.max_scored_images, seed)
             for c in classes
         }
-        return dataset.canonical(
+        return dataset.normalize(
             dataset.images("train", [order[c][image_index] for c, image_index in members])
         )
     grid = recipe.grid(dataset.image_size)
@@ -128,7 +128,7 @@ def rank_by_median_loss(
     """
     places = _some(dataset, class_index, most, seed)
     parts = [places[start : start + _BATCH] for start in range(0, len(places), _BATCH)]
-    images = (dataset.canonical(dataset.images("train", part)) for part in parts)
+    images = (dataset.normalize(dataset.images("train", part)) for part in parts)
     losses = np.concatenate([_losses(scorer, part, class_index) for part in images])
     ranked = np.argsort(losses, kind="stable")
     middle = (len(ranked) - 1) / 2
@@ -181,7 +181,7 @@ def crop_images(dataset: ImageDataset, crops: list[Crop] | tuple[Crop, ...], sid
     """Return crops of training images as canonical images [n, 3, side, side]."""
     places, rows = np.unique([place for place, _ in crops], return_inverse=True)
     # An image that gives several crops is decoded once.
-    images = dataset.canonical(dataset.images("train", places.tolist()))[torch.from_numpy(rows)]
+    images = dataset.normalize(dataset.images("train", places.tolist()))[torch.from_numpy(rows)]
     whole = augment(images, [AugParams(box) for _, box in crops])
     if side == dataset.image_size:
         return whole
@@ -196,7 +196,7 @@ def mosaic(dataset: ImageDataset, crops: tuple[Crop, ...], grid: int) -> Tensor:
 
 
 def _some(dataset: ImageDataset, class_index: int, most: int, seed: int) -> list[int]:
-    places = dataset.of_class("train", class_index)
+    places = dataset.class_indices("train", class_index)
     if len(places) > most:
         chosen = np.random.default_rng(unit_seed(seed, "scored", class_index))
         places = np.sort(chosen.permutation(places)[:most])
@@ -285,7 +285,7 @@ def initial_images_uint8(run: Run, method: str, members: Sequence[tuple[int, int
     for unit in method_units(run, method, len(dataset.classes)):
         mine = [member for member in batch_of(unit).members() if member in wanted]
         found |= dict(zip(mine, _begun(run, unit, mine), strict=True))
-    return dataset.bytes_of(torch.stack([found[member] for member in members]))
+    return dataset.to_uint8(torch.stack([found[member] for member in members]))
 
 
 def _begun(run: Run, unit: Unit, members: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit
-from prism_nb.data.image_io import encode_png
+from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.synthesis.loop import ImageOptimizer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
@@ -78,7 +78,7 @@ class PreviewWriter:
         images = optimizer.images[:_MAX_IMAGES]
         if images.shape[-1] > _MAX_SIDE:
             images = functional.interpolate(images, size=_MAX_SIDE, mode="area")
-        return self._dataset.bytes_of(images).cpu()
+        return self._dataset.to_uint8(images).cpu()
 
 
 @contextmanager
@@ -101,4 +101,4 @@ def _reset_folder(folder: Path, about: dict[str, object]) -> None:
 
 def _write(path: Path, pixels: Tensor) -> None:
     with suppress(PrismError):
-        fileio.write_bytes(path, encode_png(torch.cat(list(pixels), dim=2)))
+        fileio.write_bytes(path, encode_image(torch.cat(list(pixels), dim=2)))

@@ -20,7 +20,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, chosen_compile, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
 from prism_nb.data.distilled import random_real
-from prism_nb.data.image_io import encode_png, quantise
+from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def _synthesize(run: Run, unit: Unit, on_event: OnEvent) -> tuple[Tensor, dict[s
     if start.recipe.image_source == "optimized":
         with tf32_mode(run.settings.precision, choose_device(run.settings.device)):
             images, record = _optimize(run, unit, start, on_event)
-    pixels = quantise(open_dataset(run.settings), images, how=start.recipe.image_format)
+    pixels = quantize(open_dataset(run.settings), images, mode=start.recipe.image_format)
     return pixels, record | {"seed": start.seed}
 
 
@@ -81,7 +81,7 @@ def _optimize(
 
     def real_images() -> Tensor:
         pixels = random_real(dataset, members, seed=settings.replicate_seed, tag="scale")
-        return dataset.canonical(pixels.to(device))
+        return dataset.normalize(pixels.to(device))
 
     bn_matchers = [matchers[name] for name in schedule.bn_networks]
     bn_scales = bn_loss_scales(recipe, matchers.get(settings.primary), bn_matchers, real_images)
@@ -92,7 +92,7 @@ def _optimize(
         backward=backward,
         schedule=schedule,
         recipe=recipe,
-        pixel_bounds=dataset.bounds(device),
+        pixel_bounds=dataset.pixel_bounds(device),
         generator=start.generator,
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
     )
@@ -236,6 +236,6 @@ def _write_images(run: Run, method: str, batch: ImageBatch, pixels: Tensor) -> l
     paths = []
     for (class_index, image_index), image in zip(batch.members(), pixels, strict=True):
         path = image_path(method, class_index, image_index)
-        fileio.write_bytes(run.file(path), encode_png(image))
+        fileio.write_bytes(run.file(path), encode_image(image))
         paths.append(path)
     return paths

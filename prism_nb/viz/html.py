@@ -6,7 +6,6 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from prism_nb.core import fileio
 from prism_nb.core.text import DASH, format_value
+from prism_nb.data.image_io import encode_image
 from prism_nb.viz.style import PAGE_CSS, PLOTLY_CSS
 
 LabelMap = Mapping[str, Mapping[str, str]]
@@ -198,12 +198,8 @@ def _grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def _encoded(sheet: np.ndarray, kind: str) -> bytes:
-    buffer, picture = BytesIO(), Image.fromarray(sheet)
-    if kind == "png":
-        picture.save(buffer, format="PNG", compress_level=1)
-    else:
-        picture.save(buffer, format="JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
+    options = {"compress_level": 1} if kind == "png" else _HOW[kind]
+    return encode_image(Image.fromarray(sheet), kind, **options)
 
 
 _GAP = 2  # pixels between images
@@ -245,9 +241,7 @@ def contact_sheet(images: Tensor, *, columns: int) -> EncodedImage:
     sheet = Image.fromarray(_laid_out(tiles, columns))
     sheet = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
     kind = "jpeg" if side < images.shape[-1] else "png"
-    buffer = BytesIO()
-    sheet.save(buffer, format=kind, **_HOW[kind])
-    return EncodedImage(buffer.getvalue(), kind)
+    return EncodedImage(encode_image(sheet, kind, **_HOW[kind]), kind)
 
 
 def _laid_out(tiles: list[np.ndarray], columns: int) -> np.ndarray:

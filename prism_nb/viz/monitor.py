@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.manifest import UnitState, newer_version_message
 from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
-from prism_nb.data.image_io import DECODE_ERRORS
+from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
 from prism_nb.execution.cost import UnitCost, images_per_minute, monitor_seconds_left, unit_cost
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
@@ -604,9 +603,7 @@ def _film(about: Path, size: int) -> PreviewSequence | None:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode_image(image.convert("RGB"))
 
 
 RunOrPath = Run | Path | str  # a run, or its folder

@@ -13,7 +13,7 @@ from PIL import Image
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.data.index import DatasetConfig
+from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Cifar
 
@@ -119,8 +119,11 @@ def test_another_size_is_resized_without_a_cut(tmp_path: Path) -> None:
 def test_content_follows_pixels_and_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {Cifar(source(tmp_path)).content, Cifar(source(tmp_path, "bird", "car")).content}
-    found.add(Cifar(source(tmp_path, "car", "bird")).content)
+    found = {
+        Cifar(source(tmp_path)).content_hash,
+        Cifar(source(tmp_path, "bird", "car")).content_hash,
+    }
+    found.add(Cifar(source(tmp_path, "car", "bird")).content_hash)
     monkeypatch.setitem(TARGETS, False, [2, 2])
-    found.add(Cifar(source(tmp_path)).content)
+    found.add(Cifar(source(tmp_path)).content_hash)
     assert len(found) == 4

@@ -51,33 +51,33 @@ def test_enlarging_keeps_the_scan(digits: Digits) -> None:
 
 def test_canonical_training_pixels_are_standardised(digits: Digits) -> None:
     pixels = digits.images("train", range(len(digits.labels("train"))))
-    canonical = digits.canonical(pixels)
+    canonical = digits.normalize(pixels)
     assert canonical.mean().abs() < 1e-3
     assert (canonical.std() - 1).abs() < 1e-3
 
 
 def test_bytes_survive_the_way_to_canonical_and_back(digits: Digits) -> None:
     every_level = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    assert torch.equal(digits.bytes_of(digits.canonical(every_level)), every_level)
+    assert torch.equal(digits.to_uint8(digits.normalize(every_level)), every_level)
 
 
 def test_bytes_are_rounded_and_clamped(digits: Digits) -> None:
     mean, std = digits.mean[0], digits.std[0]
     values = torch.tensor([-9.0, (100.6 / 255 - mean) / std, 9.0]).view(1, 1, 1, 3)
-    assert digits.bytes_of(values.expand(1, 3, 1, 3))[0, 0, 0].tolist() == [0, 101, 255]
+    assert digits.to_uint8(values.expand(1, 3, 1, 3))[0, 0, 0].tolist() == [0, 101, 255]
 
 
 def test_bounds_are_black_and_white(digits: Digits) -> None:
-    low, high = digits.bounds(torch.device("cpu"))
+    low, high = digits.pixel_bounds(torch.device("cpu"))
     both = torch.stack([low, high]).expand(2, 3, 2, 2)
-    assert digits.bytes_of(both).flatten(1).unique(dim=1).flatten().tolist() == [0, 255]
+    assert digits.to_uint8(both).flatten(1).unique(dim=1).flatten().tolist() == [0, 255]
 
 
 def test_too_few_images_name_the_class(digits: Digits) -> None:
     fewest = int(np.bincount(digits.labels("train")).min())
-    digits.require_per_class(fewest, purpose="x")
+    digits.check_per_class(fewest, purpose="x")
     with pytest.raises(UsageError, match=r"class '\d'.*lower ipc to"):
-        digits.require_per_class(fewest + 1, purpose="x")
+        digits.check_per_class(fewest + 1, purpose="x")
 
 
 def test_a_random_subset_repeats_no_image_and_no_other_tag(digits: Digits) -> None:
@@ -96,7 +96,7 @@ def test_a_random_subset_does_not_depend_on_the_batch(digits: Digits) -> None:
 
 def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
     subset = random_real(digits, [(4, 0), (4, 1)], seed=0, tag="a")
-    of_class = digits.images("train", digits.of_class("train", 4).tolist())
+    of_class = digits.images("train", digits.class_indices("train", 4).tolist())
     for image in subset:
         assert (of_class == image).flatten(1).all(1).any()
 
@@ -159,8 +159,8 @@ def test_a_tuning_split_cuts_the_training_images_in_two_and_opens_no_others() ->
     assert (tuning.labels("val") == sealed.labels("train")[val]).all()
     assert train == sorted(train)
     assert val == sorted(val)
-    tuning.of_class("val", 3)
-    tuning.require_per_class(1, purpose="x")
+    tuning.class_indices("val", 3)
+    tuning.check_per_class(1, purpose="x")
 
 
 def test_a_tuning_split_holds_out_a_quarter_of_each_class_and_is_pinned() -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.units import Unit
 from prism_nb.data import distilled
+from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.image_io import CorruptImageError, cached_decode, gather, read_images
-from prism_nb.data.index import DatasetConfig
 from prism_nb.data.registry import ValidationHoldout
 from prism_nb.execution import forecast
 from prism_nb.models.metrics import batches
@@ -50,28 +50,30 @@ def open_tree(root: Path, size: int = 16) -> ImageFolder:
 
 def test_what_is_kept_is_what_was_decoded_more_than_one_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    kept = cached_decode(path, decode, count=300, size=4)
+    kept = cached_decode(path, decode, count=300, size=4, what="images")
     assert (kept == PIXELS.numpy()).all()
     assert isinstance(kept, np.memmap)
     assert not kept.flags.writeable
-    again = cached_decode(path, never, count=300, size=4)
+    again = cached_decode(path, never, count=300, size=4, what="images")
     assert torch.equal(gather(again, [299, 0, 256, 0]), PIXELS[[299, 0, 256, 0]])
     assert (np.load(path, allow_pickle=False) == PIXELS.numpy()).all()
 
 
 def test_picked_images_are_a_copy(tmp_path: Path) -> None:
-    kept = cached_decode(tmp_path / "a.npy", decode, count=300, size=4)
+    kept = cached_decode(tmp_path / "a.npy", decode, count=300, size=4, what="images")
     gather(kept, range(300)).zero_()
     assert (kept == PIXELS.numpy()).all()
 
 
 def test_a_part_of_a_file_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    cached_decode(path, decode, count=300, size=4)
+    cached_decode(path, decode, count=300, size=4, what="images")
     whole = path.read_bytes()
     for broken in (b"", whole[:100], whole[:-1], b"x" * len(whole)):
         path.write_bytes(broken)
-        assert (cached_decode(path, decode, count=300, size=4) == PIXELS.numpy()).all()
+        assert (
+            cached_decode(path, decode, count=300, size=4, what="images") == PIXELS.numpy()
+        ).all()
         assert path.read_bytes() == whole
 
 
@@ -82,7 +84,7 @@ def test_damage_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
         return decode(indices)
 
     with pytest.raises(CorruptImageError, match="256"):
-        cached_decode(tmp_path / "a.npy", fails, count=300, size=4)
+        cached_decode(tmp_path / "a.npy", fails, count=300, size=4, what="images")
     assert {path.name for path in tmp_path.iterdir()} <= {"a.lock", "cache"}
 
 
@@ -91,9 +93,9 @@ def test_too_small_a_disk_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 48))
     with pytest.raises(PrismError, match="PRISM_CACHE"):
-        cached_decode(tmp_path / "a.npy", never, count=300, size=4)
+        cached_decode(tmp_path / "a.npy", never, count=300, size=4, what="images")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 50))
-    assert len(cached_decode(tmp_path / "a.npy", decode, count=300, size=4)) == 300
+    assert len(cached_decode(tmp_path / "a.npy", decode, count=300, size=4, what="images")) == 300
 
 
 def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
@@ -103,7 +105,7 @@ def test_a_disk_that_fills_up_on_the_way_is_an_error_and_no_file(
         raise OSError(28, "No space left on device")
 
     with pytest.raises(PrismError, match="No space left on device"):
-        cached_decode(tmp_path / "a.npy", full, count=300, size=4)
+        cached_decode(tmp_path / "a.npy", full, count=300, size=4, what="images")
     assert not list(tmp_path.glob("*.npy"))
     assert not list(tmp_path.glob(".*.part"))
 
@@ -112,14 +114,14 @@ def test_what_a_killed_process_has_left_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / ".a.npy.0123abcd.part"
     left.write_bytes(b"x" * 99)
     (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
-    cached_decode(tmp_path / "a.npy", decode, count=300, size=4)
+    cached_decode(tmp_path / "a.npy", decode, count=300, size=4, what="images")
     assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PrismError, match="PRISM_CACHE"):
-        cached_decode(tmp_path / "file" / "a.npy", never, count=300, size=4)
+        cached_decode(tmp_path / "file" / "a.npy", never, count=300, size=4, what="images")
 
 
 def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
@@ -133,7 +135,10 @@ def test_two_that_want_the_same_file_make_it_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as threads:
         found = list(
             threads.map(
-                lambda _: cached_decode(tmp_path / "a.npy", slowly, count=300, size=4), range(3)
+                lambda _: cached_decode(
+                    tmp_path / "a.npy", slowly, count=300, size=4, what="images"
+                ),
+                range(3),
             )
         )
     assert calls == [0, 256]
@@ -146,8 +151,8 @@ def test_held_out_images_are_those_of_the_files_by_size(tmp_path: Path, cache: P
     for size in (16, 9):
         dataset, wanted = open_tree(tree, size), [paths[i] for i in (3, 1, 1, 0)]
         few = dataset.images("val", [3, 1, 1, 0])
-        assert dataset.bytes_to_keep("val")  # a few are no reason to decode all
-        dataset.keep("val")
+        assert dataset.uncached_bytes("val")  # a few are no reason to decode all
+        dataset.cache("val")
         assert torch.equal(few, read_images(wanted, size))
         assert torch.equal(dataset.images("val", [3, 1, 1, 0]), few)
     assert len(list((cache / "decoded").glob("*.npy"))) == 2
@@ -163,7 +168,7 @@ def test_held_out_images_are_read_once_and_a_moved_tree_finds_them(tmp_path: Pat
         path.write_bytes(b"\0" * path.stat().st_size)
     tree.rename(tmp_path / "moved")
     moved = open_tree(tmp_path / "moved")
-    assert torch.equal(moved.canonical(moved.images("val", range(4))), first)
+    assert torch.equal(moved.normalize(moved.images("val", range(4))), first)
 
 
 def test_a_place_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -185,10 +190,10 @@ def test_training_images_are_decoded_once_if_asked_for_and_never_before(
     images = open_tree(make_tree(tmp_path / "t", train=4))
     before = images.images("train", [5, 0, 3])
     assert kept_files(cache) == []
-    assert images.bytes_to_keep("train") == 8 * 3 * 16 * 16
-    images.keep("train")
+    assert images.uncached_bytes("train") == 8 * 3 * 16 * 16
+    images.cache("train")
     assert kept_files(cache) == [8 * 3 * 16 * 16]
-    assert images.bytes_to_keep("train") == 0
+    assert images.uncached_bytes("train") == 0
     assert torch.equal(images.images("train", [5, 0, 3]), before)
 
 
@@ -197,7 +202,7 @@ def test_kept_training_images_need_no_files_in_another_process(
 ) -> None:
     tree = make_tree(tmp_path / "t")
     whole = open_tree(tree).images("train", range(6))
-    open_tree(tree).keep("train")
+    open_tree(tree).cache("train")
     again = open_tree(tree)
     monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
     assert torch.equal(again.images("train", range(6)), whole)
@@ -208,7 +213,7 @@ def test_damaged_training_images_are_named_and_nothing_is_kept(tmp_path: Path, c
     images = open_tree(tree)
     (tree / "train" / "bee" / "bee_1.png").write_bytes(b"no image")
     with pytest.raises(CorruptImageError, match=r"bee_1\.png"):
-        images.keep("train")
+        images.cache("train")
     assert kept_files(cache) == []
 
 
@@ -216,16 +221,16 @@ def test_too_small_a_disk_says_which_images(tmp_path: Path, monkeypatch: Any) ->
     images = open_tree(make_tree(tmp_path / "t"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=99))
     with pytest.raises(PrismError, match="decoded training images take .* PRISM_CACHE"):
-        images.keep("train")
+        images.cache("train")
 
 
 def test_the_bar_names_images_and_size_and_is_hidden_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = make_tree(tmp_path / "t")
-    ImageFolder(DatasetConfig("folder", 16, tree, progress=False)).keep("train")
+    ImageFolder(DatasetConfig("folder", 16, tree, progress=False)).cache("train")
     assert "decoding" not in capsys.readouterr().err
-    open_tree(tree, size=24).keep("train")
+    open_tree(tree, size=24).cache("train")
     assert "decoding 6 training images once, 0.00 GB in " in capsys.readouterr().err
 
 
@@ -264,20 +269,20 @@ def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
     held_out = tuning._places["val"].tolist()
     wanted = direct.images("train", held_out)
     assert torch.equal(tuning.images("val", range(4)), wanted)
-    tuning.keep("val")
+    tuning.cache("val")
     assert torch.equal(tuning.images("val", range(4)), wanted)
     assert kept_files(cache) == [4 * 3 * 16 * 16]
     again = ValidationHoldout(open_tree(tree))
     monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
-    again.keep("val")
+    again.cache("val")
     assert torch.equal(again.images("val", [3, 1]), wanted[[3, 1]])
 
 
 def test_a_tuning_split_reads_from_all_kept_training_images(tmp_path: Path, cache: Path) -> None:
     tuning = ValidationHoldout(open_tree(make_tree(tmp_path / "t", train=8)))
-    assert tuning.bytes_to_keep("train") == 16 * 3 * 16 * 16
-    tuning.keep("train")
-    assert tuning.bytes_to_keep("train") == tuning.bytes_to_keep("val") == 0
+    assert tuning.uncached_bytes("train") == 16 * 3 * 16 * 16
+    tuning.cache("train")
+    assert tuning.uncached_bytes("train") == tuning.uncached_bytes("val") == 0
     tuning.images("val", range(4))
     tuning.images("train", range(12))
     assert kept_files(cache) == [16 * 3 * 16 * 16]

@@ -55,12 +55,12 @@ def test_a_full_crop_is_the_image_itself() -> None:
 def test_cutmix_pastes_the_partners_view_into_the_box() -> None:
     images = torch.randn(8, 3, 16, 16)
     mixed = views_of(8)
-    plain = replace(mixed, box=torch.zeros_like(mixed.box))
+    plain = replace(mixed, mix_bbox=torch.zeros_like(mixed.mix_bbox))
     shown, own = (render(images, views, torch.arange(8)) for views in (mixed, plain))
     for row in range(8):
-        top, left, height, width = mixed.box[row].tolist()
+        top, left, height, width = mixed.mix_bbox[row].tolist()
         expected = own[row].clone()
-        other = own[int(mixed.partner[row])]
+        other = own[int(mixed.mix_index[row])]
         region = (slice(None), slice(top, top + height), slice(left, left + width))
         expected[region] = other[region]
         assert torch.equal(shown[row], expected)
@@ -90,29 +90,29 @@ def test_boxes_cover_half_of_the_image_at_most_clipped() -> None:
 def test_switches_of_the_views() -> None:
     assert not views_of(50, flip=False).flip.any()
     assert views_of(200).flip.float().mean().item() == pytest.approx(0.5, abs=0.15)
-    assert not views_of(50, mix="none").box.any()
-    assert sorted(views_of(50).partner.tolist()) == list(range(50))
+    assert not views_of(50, mix="none").mix_bbox.any()
+    assert sorted(views_of(50).mix_index.tolist()) == list(range(50))
 
 
 def test_mixup_blends_the_partners_view_in() -> None:
     images = torch.randn(8, 3, 16, 16)
     mixed = views_of(8, mix="mixup")
-    assert not mixed.box.any()
-    assert len(mixed.ratio.unique()) == 8
-    plain = replace(mixed, ratio=torch.zeros(8))
+    assert not mixed.mix_bbox.any()
+    assert len(mixed.mix_weight.unique()) == 8
+    plain = replace(mixed, mix_weight=torch.zeros(8))
     shown, own = (render(images, views, torch.arange(8)) for views in (mixed, plain))
     for row in range(8):
-        ratio, other = mixed.ratio[row].item(), own[int(mixed.partner[row])]
+        ratio, other = mixed.mix_weight[row].item(), own[int(mixed.mix_index[row])]
         expected = (1 - ratio) * own[row].double() + ratio * other.double()
         assert torch.allclose(shown[row].double(), expected, atol=1e-6)
 
 
 def test_the_share_of_the_partner_is_what_it_covers_or_its_weight() -> None:
     pasted, blended = views_of(40), views_of(40, mix="mixup")
-    covered = [h * w / 256 for _, _, h, w in pasted.box.tolist()]
-    assert torch.allclose(pasted.share(16), torch.tensor(covered))
-    assert torch.equal(blended.share(16), blended.ratio)
-    assert not views_of(5, mix="none").share(16).any()
+    covered = [h * w / 256 for _, _, h, w in pasted.mix_bbox.tolist()]
+    assert torch.allclose(pasted.mix_fraction(16), torch.tensor(covered))
+    assert torch.equal(blended.mix_fraction(16), blended.mix_weight)
+    assert not views_of(5, mix="none").mix_fraction(16).any()
 
 
 def test_plain_views_show_images_as_they_are() -> None:

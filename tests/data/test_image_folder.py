@@ -79,15 +79,17 @@ def test_a_class_list_chooses_and_orders(tree: Path) -> None:
     assert [info.folder for info in part.classes] == ["cat", "Ant"]
     old = {info.folder: info.index for info in whole.classes}
     for info in part.classes:
-        places = whole.of_class("val", old[info.folder]).tolist()
-        mine = part.images("val", part.of_class("val", info.index).tolist())
+        places = whole.class_indices("val", old[info.folder]).tolist()
+        mine = part.images("val", part.class_indices("val", info.index).tolist())
         assert (mine == whole.images("val", places)).all()
 
 
 def test_of_class_is_what_the_base_class_finds(tree: Path) -> None:
     dataset = ImageFolder(source(tree))
     for c in range(4):
-        assert (dataset.of_class("train", c) == ImageDataset.of_class(dataset, "train", c)).all()
+        assert (
+            dataset.class_indices("train", c) == ImageDataset.class_indices(dataset, "train", c)
+        ).all()
 
 
 def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
@@ -204,14 +206,16 @@ def test_skipped_damage_is_recorded_and_shifts_nothing_later(tree: Path) -> None
     first = ImageFolder(source(tree, skip=True))
     kept = ImageFolder(source(tree, skip=True))
     for dataset in (first, kept):
-        assert dataset.damaged == ("train/bee9/bee9_1.png",)
+        assert dataset.corrupt_files == ("train/bee9/bee9_1.png",)
         assert np.bincount(dataset.labels("train")).tolist() == [3, 3, 2, 3]
     assert len(first.labels("train")) == 11
     assert (kept.images("train", range(11)) == first.images("train", range(11))).all()
 
 
 def test_skipping_without_damage_is_the_same_dataset(tree: Path) -> None:
-    assert ImageFolder(source(tree, skip=True)).content == ImageFolder(source(tree)).content
+    assert (
+        ImageFolder(source(tree, skip=True)).content_hash == ImageFolder(source(tree)).content_hash
+    )
 
 
 # -- settings --------------------------------------------------------------------------------
@@ -253,11 +257,11 @@ def test_content_follows_the_files_and_not_their_place(tree: Path, tmp_path: Pat
 
 
 def test_content_follows_the_sizes_of_files(tree: Path) -> None:
-    before = ImageFolder(source(tree)).content
+    before = ImageFolder(source(tree)).content_hash
     path = tree / "train" / "cat" / "cat_0.png"
     path.unlink()
     picture(1, 33, 33).save(path)
-    assert ImageFolder(source(tree)).content != before
+    assert ImageFolder(source(tree)).content_hash != before
 
 
 def test_other_files_than_asked_for_are_refused(tree: Path, tmp_path: Path) -> None:
@@ -307,7 +311,7 @@ def test_the_index_is_kept_outside_and_read_again(
     again = ImageFolder(source(tree))
     assert (again.images("val", [3, 0]) == first.images("val", [3, 0])).all()
     assert again.class_records() == first.class_records()
-    assert again.content == first.content
+    assert again.content_hash == first.content_hash
 
 
 def test_a_tree_that_has_just_changed_is_not_kept(tree: Path, tmp_path: Path) -> None:
@@ -332,7 +336,7 @@ def test_what_is_added_removed_or_renamed_is_noticed(tree: Path, change: str) ->
         shutil.copytree(tree / "val", tree / "test")
         assert "val and test" in refusal(tree)
         return
-    assert ImageFolder(source(tree)).content != before.content
+    assert ImageFolder(source(tree)).content_hash != before.content_hash
 
 
 def test_names_in_any_script_or_encoding_survive(tree: Path) -> None:
@@ -343,7 +347,9 @@ def test_names_in_any_script_or_encoding_survive(tree: Path) -> None:
     age(tree)
     for _ in range(2):
         dataset = ImageFolder(source(tree))
-        paths = dataset._index.splits["train"].paths(tree, dataset.of_class("train", 3).tolist())
+        paths = dataset._index.splits["train"].paths(
+            tree, dataset.class_indices("train", 3).tolist()
+        )
         assert {os.fsencode(path.name) for path in paths} >= set(names)
         assert dataset.images("train", range(16)).shape == (16, 3, 16, 16)
 
@@ -384,5 +390,5 @@ def test_a_damaged_kept_index_is_made_again(tree: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for broken in (b"", b"nonsense", whole[: len(whole) // 2]):
         path.write_bytes(broken)
-        assert ImageFolder(source(tree)).content == before.content
+        assert ImageFolder(source(tree)).content_hash == before.content_hash
         assert path.read_bytes() == whole

@@ -28,7 +28,7 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data import imported
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.distilled import load_images
-from prism_nb.data.imported import ImageArchive, decode_pixels, list_images, open_archive
+from prism_nb.data.imported import ImageArchive, decode_image, list_images, open_archive
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
@@ -196,7 +196,7 @@ def test_fitting_keeps_the_proportions_and_cuts_at_the_centre() -> None:
     wide.paste((255, 255, 255), (8, 0, 24, 16))
     buffer = io.BytesIO()
     wide.save(buffer, format="PNG")
-    found = decode_pixels(buffer.getvalue(), name="wide", size=16, resize=True)
+    found = decode_image(buffer.getvalue(), name="wide", size=16, resize=True)
     assert torch.equal(found, torch.full((3, 16, 16), 255, dtype=torch.uint8))
 
 
@@ -422,7 +422,7 @@ def test_an_empty_folder_and_one_that_is_not_there_are_refused(tmp_path: Path) -
 )
 def test_what_is_no_whole_image_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=f"the-name {message}"):
-        decode_pixels(content, name="the-name", size=SIZE, resize=True)
+        decode_image(content, name="the-name", size=SIZE, resize=True)
 
 
 def png_that_claims(width: int, height: int) -> bytes:
@@ -441,7 +441,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 def test_decompression_bombs_are_refused_unopened(side: int) -> None:
     assert imported.MAX_PIXELS == 4_096**2
     with pytest.raises(UsageError, match="is a decompression bomb"):
-        decode_pixels(png_that_claims(side, side), name="bomb", size=SIZE, resize=True)
+        decode_image(png_that_claims(side, side), name="bomb", size=SIZE, resize=True)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_pixels_that_cannot_be_taken_over_as_they_are_are_refused(
     buffer = io.BytesIO()
     Image.new(mode, (SIZE, SIZE), fill).save(buffer, format="PNG")
     with pytest.raises(UsageError, match=message):
-        decode_pixels(buffer.getvalue(), name="odd", size=SIZE, resize=False)
+        decode_image(buffer.getvalue(), name="odd", size=SIZE, resize=False)
 
 
 def test_opaque_transparency_palettes_and_grey_become_rgb() -> None:
@@ -466,7 +466,7 @@ def test_opaque_transparency_palettes_and_grey_become_rgb() -> None:
     for image in (grey, grey.convert("RGBA"), grey.convert("P"), grey.convert("LA")):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        found = decode_pixels(buffer.getvalue(), name="grey", size=SIZE, resize=False)
+        found = decode_image(buffer.getvalue(), name="grey", size=SIZE, resize=False)
         assert torch.equal(found, torch.full((3, SIZE, SIZE), 77, dtype=torch.uint8))
 
 
@@ -475,7 +475,7 @@ def test_moving_pictures_are_refused() -> None:
     buffer = io.BytesIO()
     frames[0].save(buffer, format="PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(UsageError, match="is animated"):
-        decode_pixels(buffer.getvalue(), name="film", size=SIZE, resize=False)
+        decode_image(buffer.getvalue(), name="film", size=SIZE, resize=False)
 
 
 # -- archives --------------------------------------------------------------------------------

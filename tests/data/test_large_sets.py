@@ -11,7 +11,7 @@ import torch
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
 from prism_nb.data import distilled
-from prism_nb.data.distilled import is_decoded, load_images, load_reference
+from prism_nb.data.distilled import is_decoded, load_images
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import pipeline
 from tests.helpers.image_sets import begin_run
@@ -39,7 +39,7 @@ def test_large_sets_are_the_same_images_in_the_same_order(
     dataset = open_dataset(run.settings)
 
     def load() -> tuple[torch.Tensor, torch.Tensor]:
-        return load_reference(run, dataset) if name == "real" else load_images(run, name, dataset)
+        return load_images(run, name, dataset)
 
     held, classes = load()
     monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 0)

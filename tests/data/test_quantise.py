@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prism_nb.data.image_io import encode_png, quantise
+from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.small import Digits
 
 DIGITS = Digits(32)
@@ -25,14 +25,14 @@ def noisy() -> tuple[Tensor, np.ndarray]:
 
 def test_exact_pixels_are_rounded_to_the_nearest_level() -> None:
     images, levels = noisy()
-    stored = quantise(DIGITS, images, how="png")
+    stored = quantize(DIGITS, images, mode="png")
     assert stored.dtype == torch.uint8
     assert np.abs(stored.numpy() - np.clip(levels, 0, 255)).max() < 0.5 + 1e-4
 
 
 def test_published_pixels_are_cut_off_and_read_back_from_jpeg_of_quality_75() -> None:
     images, levels = noisy()
-    stored = quantise(DIGITS, images, how="jpeg75")
+    stored = quantize(DIGITS, images, mode="jpeg75")
     cut_off = np.floor(np.clip(levels, 0, 255)).astype(np.uint8)
     for image, whole in zip(stored, cut_off, strict=True):
         buffer = BytesIO()
@@ -44,8 +44,8 @@ def test_published_pixels_are_cut_off_and_read_back_from_jpeg_of_quality_75() ->
 
 
 def test_stored_files_hold_the_pixels_without_loss() -> None:
-    pixels = quantise(DIGITS, noisy()[0], how="jpeg75")
+    pixels = quantize(DIGITS, noisy()[0], mode="jpeg75")
     for image in pixels:
-        with Image.open(BytesIO(encode_png(image))) as read:
+        with Image.open(BytesIO(encode_image(image))) as read:
             assert (read.format, read.mode) == ("PNG", "RGB")
             assert (np.asarray(read) == image.permute(1, 2, 0).numpy()).all()

@@ -19,7 +19,7 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit, image_path
-from prism_nb.data.distilled import load_images_or_reference, load_reference
+from prism_nb.data.distilled import load_images
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import features as feature_module
@@ -78,7 +78,7 @@ def pairs(features: Tensor, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def test_the_reference_comes_first_and_is_not_among_the_others(tmp_path: Path) -> None:
     settings = load_settings("digits_quick", {"image_size": 8, "ipc": 3, "seed": 7})
-    reference, _ = load_reference(Run(tmp_path, settings), DIGITS)
+    reference, _ = load_images(Run(tmp_path, settings), "real", DIGITS)
     teacher = linear_teacher("net")
     real = real_features(DIGITS, teacher, reference=3, most=20, seed=7)
     first = np.concatenate([found.places[:3] for found in real]).tolist()
@@ -86,7 +86,7 @@ def test_the_reference_comes_first_and_is_not_among_the_others(tmp_path: Path) -
     for c, found in enumerate(real):
         assert len(set(found.places.tolist())) == len(found.places) == 23
         assert set(DIGITS.labels("train")[found.places]) == {c}
-        pixels = DIGITS.canonical(DIGITS.images("train", found.places.tolist()))
+        pixels = DIGITS.normalize(DIGITS.images("train", found.places.tolist()))
         torch.testing.assert_close(found.features, pixels.flatten(1))
         assert torch.equal(found.others, found.features[3:])
 
@@ -276,7 +276,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
     for c in range(10):
-        for image_index, place in enumerate(dataset.of_class("train", c)[10:12]):
+        for image_index, place in enumerate(dataset.class_indices("train", c)[10:12]):
             path = run.file(image_path("prism", c, image_index))
             path.parent.mkdir(parents=True, exist_ok=True)
             (pixels,) = dataset.images("train", [int(place)]).permute(0, 2, 3, 1).numpy()
@@ -318,7 +318,7 @@ def test_nearest_images_are_named_and_shown(measured: Run) -> None:
     for row in mine.to_dict("records"):
         assert (
             row["training image"]
-            == dataset.of_class("train", row["class"])[10 + row["image_index"]]
+            == dataset.class_indices("train", row["class"])[10 + row["image_index"]]
         )
         assert row["name"] == dataset.classes[row["class"]].name
     with pytest.raises(ValueError, match="no nearest training image is known for 'sre2l'"):
@@ -327,7 +327,7 @@ def test_nearest_images_are_named_and_shown(measured: Run) -> None:
 
 def test_a_picture_shows_each_image_above_its_copy(measured: Run) -> None:
     nearest = tables.nearest_table(measured, SPACE)
-    made, _ = load_images_or_reference(measured, "prism", open_dataset(measured.settings))
+    made, _ = load_images(measured, "prism", open_dataset(measured.settings))
     mine = nearest[nearest["method"] == "prism"].head(5)
     picture = near_duplicate_sheet(measured, "prism", nearest, most=5)
     sheet = np.array(Image.open(BytesIO(picture.content)))

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prism_nb.data.distilled import row_bytes
-from prism_nb.evaluation.label_store import decode, encode
+from prism_nb.evaluation.label_store import decode, encode, row_bytes
 
 KINDS = ("fp32", "fp16", "int8", "top_k")
 

@@ -49,8 +49,8 @@ def test_batches_hold_every_image_and_no_single_one() -> None:
 
 def material(*, hard: bool = False) -> StudentData:
     digits = Digits(32)
-    places = [int(p) for c in range(10) for p in digits.of_class("train", c)[:10]]
-    images = digits.canonical(digits.images("train", places))
+    places = [int(p) for c in range(10) for p in digits.class_indices("train", c)[:10]]
+    images = digits.normalize(digits.images("train", places))
     classes = torch.arange(10).repeat_interleave(10)
 
     def labels_of(epoch: int) -> EpochLabels:

@@ -14,8 +14,8 @@ from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
-from prism_nb.data.distilled import row_bytes
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, dataset_sizes
+from prism_nb.evaluation.label_store import row_bytes
 from prism_nb.execution.cost import CACHE, StepFlops, count_table, estimate_run
 from prism_nb.execution.forecast import NetworkCosts
 from prism_nb.synthesis.teacher_sampling import teacher_schedule

@@ -186,7 +186,7 @@ def test_a_few_images_are_of_32_classes_or_of_all() -> None:
 
 def test_a_few_classes_are_spread_without_a_rule_that_an_order_could_have() -> None:
     class Thousand(Digits):
-        def of_class(self, split: str, index: int) -> np.ndarray:
+        def class_indices(self, split: str, index: int) -> np.ndarray:
             return np.arange(50) + 50 * index
 
     dataset = Thousand(32)

@@ -28,6 +28,7 @@ from prism_nb.core.unit_plan import network_unit, squeeze_units, statistics_unit
 from prism_nb.core.units import is_pretrained_name, slug
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
+from prism_nb.data.index import imagenet_wnids
 from prism_nb.execution import pipeline
 from prism_nb.execution.backends import run_units
 from prism_nb.execution.cost import squeeze_seconds
@@ -40,7 +41,6 @@ from prism_nb.models.teacher import PreprocessConfig, Teacher
 from prism_nb.models.weights import (
     check_weights_present,
     download_weights,
-    imagenet_wnids,
     read_weights,
     resolve_weights,
     to_safetensors,
@@ -275,7 +275,7 @@ def test_a_lost_folder_is_not_taken_for_a_choice(torchvision_file: Path) -> None
     words = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
     with pytest.raises(UsageError, match=words):
         head_row_indices(resolve_weights(name), 1000, dataset)
-    dataset.chosen = True
+    dataset.has_class_list = True
     assert len(head_row_indices(resolve_weights(name), 1000, dataset)) == 998
     assert len(head_row_indices(resolve_weights(name), 1000, Noise(wnids[:899]))) == 899
 
@@ -358,7 +358,7 @@ def test_each_teacher_sees_its_own_pixels(way: str) -> None:
     network = build_network("test_resnet", classes=3, image_size=48)
     teacher = wrap_teacher("test_resnet", network, dataset, own, CPU)
     pixels = dataset.images("val", range(2))
-    seen = teacher.adapt(dataset.canonical(pixels))
+    seen = teacher.adapt(dataset.normalize(pixels))
     small = functional.interpolate(pixels.double() / 255, size=(48, 48), mode=way, antialias=True)
     for c in range(3):
         wanted = (small[:, c] - own.mean[c]) / own.std[c]

@@ -50,7 +50,7 @@ def test_the_network_sees_the_pixels_that_it_would_see_by_hand(tmp_path: Path) -
     twin = build_network("test_resnet", classes=3, image_size=48)
     twin.load_state_dict(torch.load(tmp_path / "mine.pth", weights_only=True))
     with torch.no_grad():
-        seen = teacher(FEW.canonical(pixels))
+        seen = teacher(FEW.normalize(pixels))
         assert torch.allclose(seen, twin.eval()(by_hand), atol=1e-4)
 
 

@@ -302,7 +302,7 @@ def test_few_images_stay_on_the_device_as_bytes() -> None:
     assert not isinstance(images, StreamedImages)
     assert images._pixels.dtype == torch.uint8
     rows = torch.tensor([7, 0, 99])
-    assert torch.equal(images[rows], few.canonical(few.images("train", [7, 0, 99])))
+    assert torch.equal(images[rows], few.normalize(few.images("train", [7, 0, 99])))
     assert (len(images), images.size, images.device) == (100, 16, CPU)
 
 
@@ -327,7 +327,7 @@ def test_the_next_part_alone_is_read_ahead_and_all_come_in_order() -> None:
     parts = list(torch.randperm(100, generator=torch.Generator().manual_seed(0)).split(10))
     for number, (part, shown) in enumerate(zip(parts, prefetch(images, parts), strict=True)):
         assert len(few.asked) <= number + 2
-        assert torch.equal(shown, few.canonical(few._pixels[part]))
+        assert torch.equal(shown, few.normalize(few._pixels[part]))
     assert few.asked == [10] * 10
 
 
@@ -351,7 +351,7 @@ def test_streamed_images_answer_as_a_tensor_does() -> None:
     twin = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     twin.load_state_dict(network.state_dict())
     labels, plan = torch.from_numpy(few.labels("train")), replace(PLAN, batch=8)
-    for each, shown in ((network, images), (twin, few.canonical(few._pixels))):
+    for each, shown in ((network, images), (twin, few.normalize(few._pixels))):
         with seeded(1, CPU):
             train_loop(each, shown, labels, plan, lambda _: None)
     assert same(network.state_dict(), twin.state_dict())

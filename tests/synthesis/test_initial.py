@@ -39,8 +39,10 @@ def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
 
 def test_real_images_come_in_file_order() -> None:
     images = start("real", ImageBatch((2, 4), (3, 5)))
-    places = [DIGITS.of_class("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)]
-    assert torch.equal(images, DIGITS.canonical(DIGITS.images("train", places)))
+    places = [
+        DIGITS.class_indices("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)
+    ]
+    assert torch.equal(images, DIGITS.normalize(DIGITS.images("train", places)))
 
 
 @pytest.mark.parametrize("kind", ["real", "real_random"])
@@ -89,8 +91,8 @@ def difficulty(scorer: Teacher, image: Tensor, class_index: int) -> float:
 
 
 def real(class_index: int) -> list[Tensor]:
-    places = DIGITS.of_class("train", class_index).tolist()
-    return list(DIGITS.canonical(DIGITS.images("train", places)))
+    places = DIGITS.class_indices("train", class_index).tolist()
+    return list(DIGITS.normalize(DIGITS.images("train", places)))
 
 
 def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
@@ -123,7 +125,7 @@ def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
     assert found < whole
     ranked = init.rank_by_median_loss(DIGITS, scorer, 4, 20, 0)
     assert len(ranked) == len(set(ranked)) == 20
-    assert set(ranked) < set(DIGITS.of_class("train", 4).tolist())
+    assert set(ranked) < set(DIGITS.class_indices("train", 4).tolist())
     again = scored(batch, scorer, init="real_median", max_scored_images=20)
     assert torch.equal(chosen, again)
     other = scored(batch, scorer, seed=1, init="real_median", max_scored_images=20)

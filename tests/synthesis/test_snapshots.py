@@ -130,7 +130,7 @@ def test_pictures_of_other_sizes_than_the_run_says_are_not_decoded(
 class Space:
     """A dataset whose canonical pixels are bytes already."""
 
-    def bytes_of(self, images: torch.Tensor) -> torch.Tensor:
+    def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
         return images.round().to(torch.uint8)
 
 

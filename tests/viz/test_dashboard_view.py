@@ -79,7 +79,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         for c in range(10):
             paths.append(image_path("prism", c, image_index))
             run.file(paths[-1]).parent.mkdir(parents=True, exist_ok=True)
-            place = int(dataset.of_class("train", c)[20 + image_index])
+            place = int(dataset.class_indices("train", c)[20 + image_index])
             (pixels,) = dataset.images("train", [place]).permute(0, 2, 3, 1).numpy()
             Image.fromarray(pixels).save(run.file(paths[-1]))
         run.finish(unit, paths=paths, record={"images": 10})
@@ -101,7 +101,7 @@ def view(what: str, **changes: Any) -> DashboardView:
 
 def unit_pixels(pixels: Tensor) -> np.ndarray:
     """What the network's features are: the pixels themselves, here at length 1."""
-    rows = DIGITS.canonical(pixels).flatten(1).double().numpy()
+    rows = DIGITS.normalize(pixels).flatten(1).double().numpy()
     return rows / np.sqrt((rows**2).sum(1, keepdims=True))
 
 

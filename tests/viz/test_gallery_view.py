@@ -19,8 +19,8 @@ from prism_nb.core.fileio import write_bytes
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import batch_of, diversity_unit, image_path, method_units
-from prism_nb.data.distilled import load_reference
-from prism_nb.data.image_io import encode_png
+from prism_nb.data.distilled import load_images
+from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import features as feature_module
@@ -85,7 +85,7 @@ def make(run: Run, unit: Any) -> None:
     paths = []
     for c, image_index in batch_of(unit).members():
         paths.append(image_path("sre2l", c, image_index))
-        write_bytes(run.file(paths[-1]), encode_png(picture_of(c, image_index)))
+        write_bytes(run.file(paths[-1]), encode_image(picture_of(c, image_index)))
     (image_index, _) = unit.params["image_indices"]
     losses = {"logit/test_resnet": 3.0 - image_index, "bn/test_resnet": 1.0, "bn/test_byobnet": 5.0}
     draws = {"resample_every": 0, "bn_teachers": [["test_resnet", "test_byobnet"]]}
@@ -126,7 +126,7 @@ def test_the_pixels_are_those_of_the_files(made: Run) -> None:
     mine, real = panels(made, view)
     expected = torch.stack([picture_of(c, image_index) for c in (4, 1) for image_index in range(3)])
     assert torch.equal(mine.images, expected)
-    every, _ = load_reference(made, open_dataset(made.settings))
+    every, _ = load_images(made, "real", open_dataset(made.settings))
     assert torch.equal(real.images, every[[12, 13, 14, 3, 4, 5]])
 
 
@@ -142,7 +142,7 @@ def test_by_the_loss_of_each_image(made: Run, teachers: dict[str, Teacher]) -> N
     losses = {}
     for c in range(10):
         for image_index in range(3):
-            logits = primary(DIGITS.canonical(picture_of(c, image_index))[None])[0].double()
+            logits = primary(DIGITS.normalize(picture_of(c, image_index))[None])[0].double()
             losses[c, image_index] = float(torch.logsumexp(logits, 0) - logits[c])
     assert shown(made, order="own_loss") == sorted(losses, key=losses.__getitem__)
     falling = sorted(losses, key=losses.__getitem__, reverse=True)
@@ -156,7 +156,7 @@ def test_by_the_agreement_of_the_teachers(made: Run, teachers: dict[str, Teacher
     for c in range(10):
         for image_index in range(3):
             seen = [
-                t(DIGITS.canonical(picture_of(c, image_index))[None])[0] for t in teachers.values()
+                t(DIGITS.normalize(picture_of(c, image_index))[None])[0] for t in teachers.values()
             ]
             named = [int(logits.argmax()) for logits in seen]
             pairs = [(a, b) for a in range(len(seen)) for b in range(a)]

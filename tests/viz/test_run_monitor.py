@@ -14,7 +14,7 @@ import torch
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.data.image_io import encode_png
+from prism_nb.data.image_io import encode_image
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.viz.monitor import STAGE, curves_svg, log_path, loss_terms_table
@@ -242,7 +242,7 @@ def film(run: Run, unit: str, *steps: int) -> None:
     )
     for step in steps:
         picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
-        fileio.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
+        fileio.write_bytes(folder / f"{step:06d}.png", encode_image(picture))
 
 
 def drawn(words: str) -> str:

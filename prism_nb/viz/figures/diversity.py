@@ -386,7 +386,7 @@ def _members(run: Run, name: str, classes: Sequence[int], behind: int) -> list[t
 
 
 def _real(dataset: ImageDataset, c: int, most: int) -> int:
-    return min(len(dataset.of_class("train", c)), most)
+    return min(len(dataset.class_indices("train", c)), most)
 
 
 def map_figure(

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from prism_nb.core.unit_plan import diversity_unit, method_units
 from prism_nb.data.augment import epoch_params, render
 from prism_nb.data.dataset import ClassInfo, ImageDataset
 from prism_nb.data.distilled import DeviceImages, load_images, load_subset
+from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution.pipeline import class_count
 from prism_nb.synthesis.init import initial_images_uint8
@@ -64,7 +64,7 @@ def views_sheet(run: Run, method: str, *, epoch: int) -> EncodedImage:
     pixels, _ = load_images(run, method, dataset)
     views = epoch_params(run.settings, len(pixels), epoch, torch.device("cpu"))
     rows = torch.tensor([c * ipc + image_index for c, image_index in _shown(run, dataset)])
-    return _sheet(run, dataset.bytes_of(render(DeviceImages(pixels, dataset), views, rows)))
+    return _sheet(run, dataset.to_uint8(render(DeviceImages(pixels, dataset), views, rows)))
 
 
 def _shown(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
@@ -476,9 +476,7 @@ def contact_sheet_png(panels: Sequence[Panel], view: GalleryView) -> EncodedImag
     for strip in strips:
         sheet.paste(strip, (0, top))
         top += strip.height
-    buffer = BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return EncodedImage(buffer.getvalue(), "png")
+    return EncodedImage(encode_image(sheet, optimize=True), "png")
 
 
 def _strip(panel: Panel, view: GalleryView, colour: str) -> Image.Image:
