@@ -1,4 +1,4 @@
-"""What a network makes of images, batch by batch."""
+"""Features and logits of images: extraction in batches, a cache, real images, teachers' scores."""
 
 from __future__ import annotations
 
@@ -17,227 +17,202 @@ from prism_nb.core.run import Run
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import REFERENCE_TAG, shuffled_indices
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.metrics import UNDEFINED, js_divergence, neighbour_radii, pairs_agree
+from prism_nb.diversity.metrics import js_divergence, neighbour_radii, pairs_agree
 from prism_nb.models.pool import load_teacher
 from prism_nb.models.teacher import Teacher
 
 _BATCH = 256
-_AT_ONCE = 4096  # images whose outputs are held at a time, in whole classes
-
-Extract = Callable[[Tensor], tuple[Tensor, ...]]
+_MAX_IMAGES = 4096  # whose outputs `iter_classes` holds at a time
+_CACHE_BYTES = 256 * 2**20
 
 
 def features_and_logits(
     network: Teacher, pixels: Tensor, dataset: ImageDataset
 ) -> tuple[Tensor, Tensor]:
-    """Return features and logits, as `features_of` and `logits_of`, in one pass."""
-    features, logits = _batched(network.look, network, pixels, dataset)
+    """Return penultimate features [N, d] and logits [N, classes], in one pass.
+
+    Args:
+        network: The network.
+        pixels: uint8 images [N, 3, S, S].
+        dataset: The dataset whose mean and std normalize the images.
+
+    Returns:
+        Both as float32 on the CPU.
+    """
+    features, logits = _in_batches(network.look, network, pixels, dataset)
     return features, logits
 
 
 def features_of(network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tensor:
-    """Return penultimate features, float32 [N, d] on the CPU, of uint8 images [N, 3, S, S]."""
-    return _batched(lambda images: (network.features(images),), network, pixels, dataset)[0]
+    """Return the features of `features_and_logits`."""
+    return features_and_logits(network, pixels, dataset)[0]
 
 
 def logits_of(network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tensor:
-    """Return logits, float32 [N, classes] on the CPU, of uint8 images [N, 3, S, S]."""
-    return _batched(lambda images: (network(images),), network, pixels, dataset)[0]
+    """Return the logits of `features_and_logits`, of a network that may have no linear head."""
+    return _in_batches(lambda images: (network(images),), network, pixels, dataset)[0]
 
 
-def iter_classes(see: Extract, pixels: Tensor, classes: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield what is seen in the images of each class, holding that of a few thousand at a time.
+@torch.no_grad()
+def _in_batches(
+    forward: Callable[[Tensor], tuple[Tensor, ...]],
+    network: Teacher,
+    pixels: Tensor,
+    dataset: ImageDataset,
+) -> tuple[Tensor, ...]:
+    device, whole = next(network.parameters()).device, tuple[Tensor, ...]()
+    for start in range(0, len(pixels), _BATCH):
+        rows = slice(start, start + _BATCH)
+        outputs = forward(dataset.normalize(pixels[rows].to(device)))
+        # Allocated once: concatenating batches would fragment the memory.
+        whole = whole or tuple(torch.empty(len(pixels), *out.shape[1:]) for out in outputs)
+        for tensor, out in zip(whole, outputs, strict=True):
+            tensor[rows] = out
+    return whole
+
+
+def iter_classes(
+    extract: Callable[[Tensor], tuple[Tensor, ...]], pixels: Tensor, classes: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the outputs for the images of each class, holding those of a few thousand at a time.
 
     Args:
-        see: Returns tensors with a row per image, of uint8 images.
-        pixels: uint8 [classes x n, 3, S, S], class by class.
+        extract: Function from uint8 images [n, 3, S, S] to tensors with a row per image.
+        pixels: uint8 [classes * n, 3, S, S], class by class.
         classes: Number of classes.
 
     Yields:
         For each class in order, the n rows of each tensor.
     """
     each = len(pixels) // classes
-    for part in pixels.split(max(1, _AT_ONCE // each) * each):
-        yield from zip(*(seen.split(each) for seen in see(part)), strict=True)
+    for chunk in pixels.split(max(1, _MAX_IMAGES // each) * each):
+        yield from zip(*(output.split(each) for output in extract(chunk)), strict=True)
 
 
-@torch.no_grad()
-def _batched(
-    see: Extract, network: Teacher, pixels: Tensor, dataset: ImageDataset
-) -> tuple[Tensor, ...]:
-    device, found = next(network.parameters()).device, tuple[Tensor, ...]()
-    for begin in range(0, len(pixels), _BATCH):
-        rows = slice(begin, begin + _BATCH)
-        seen = see(dataset.normalize(pixels[rows].to(device)))
-        # Room for all of it is taken once: parts would lie strewn among what the passes use, and
-        # the memory between two of them would be too small to be used again.
-        found = found or tuple(torch.empty(len(pixels), *each.shape[1:]) for each in seen)
-        for whole, each in zip(found, seen, strict=True):
-            whole[rows] = each
-    return found
-
-
-_MOST_BYTES = 256 * 2**20
-_KINDS: dict[str, Callable[[Teacher, Tensor, ImageDataset], Tensor]] = {
-    "features": features_of,
-    "logits": logits_of,
-}
+Extractor = Callable[[Teacher, Tensor, ImageDataset], Tensor]
 
 
 class FeatureCache:
-    """A store of tensors that forgets what was asked for longest ago.
+    """Features and logits in memory; the least recently used are dropped first.
 
     Args:
-        most: Bytes that are kept at most; what is larger than that is not kept.
+        max_bytes: Bytes kept at most.
     """
 
-    def __init__(self, most: int = _MOST_BYTES) -> None:
-        self._most, self._held = most, 0
-        self._kept: OrderedDict[tuple[Teacher, str, str], Tensor] = OrderedDict()
+    def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[tuple[Extractor, Teacher, str], Tensor] = OrderedDict()
 
-    def seen(
-        self, network: Teacher, pixels: Tensor, dataset: ImageDataset, *, kind: str = "features"
+    def get(
+        self, extract: Extractor, network: Teacher, pixels: Tensor, dataset: ImageDataset
     ) -> Tensor:
-        """Return what a network makes of images, from memory where they were seen before.
+        """Return `extract(network, pixels, dataset)`, computed once for the same pixels.
 
-        Args:
-            network: The network.
-            pixels: uint8 [N, 3, S, S]; their bytes decide whether they were seen before.
-            dataset: Whose pixel space is meant.
-            kind: `features` or `logits`.
-
-        Returns:
-            float32 [N, d] on the CPU; to be left unchanged.
+        The result is shared: do not change it.
         """
-        key = (network, kind, _digest(pixels))
-        if key not in self._kept:
-            self._keep(key, _KINDS[kind](network, pixels, dataset))
-        self._kept.move_to_end(key)
-        found = self._kept[key]
-        self._forget()
+        data = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        content = hashlib.sha256(data.tobytes() + repr(data.shape).encode()).hexdigest()
+        key = (extract, network, content)
+        if key not in self._entries:
+            self._entries[key] = extract(network, pixels, dataset)
+        self._entries.move_to_end(key)
+        found = self._entries[key]
+        while sum(tensor.nbytes for tensor in self._entries.values()) > self._max_bytes:
+            self._entries.popitem(last=False)
         return found
-
-    def _keep(self, key: tuple[Teacher, str, str], found: Tensor) -> None:
-        self._kept[key] = found
-        self._held += found.nbytes
-
-    def _forget(self) -> None:
-        while self._held > self._most:
-            self._held -= self._kept.popitem(last=False)[1].nbytes
 
 
 FEATURE_CACHE = FeatureCache()
 
 
-def _digest(pixels: Tensor) -> str:
-    plain = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return hashlib.sha256(plain.tobytes() + repr(plain.shape).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class RealFeatures:
-    """Real training images of one class: those of the reference first, then others.
+    """Features of real training images of one class: the reference first, then others.
 
     Attributes:
         reference: Number of images of the reference.
-        places: Where each image lies in the training split, int64 [m].
+        indices: Index of each image in the training split, int64 [m].
         features: Penultimate features [m, d].
-        radii: Of the others: distance to the k-th neighbour among them [m - reference].
+        radii: Result of `neighbour_radii` for `others` [m - reference].
     """
 
     reference: int
-    places: np.ndarray
+    indices: np.ndarray
     features: Tensor
     radii: Tensor
 
     @property
     def others(self) -> Tensor:
-        """The features of the images that are not the reference's."""
+        """Features of the images outside the reference [m - reference, d]."""
         return self.features[self.reference :]
 
 
-# Once per process and network, since every method is compared with the same.
+# Once per process and network, since all methods are compared with the same images.
 @lru_cache(maxsize=4)
 def real_features(
-    dataset: ImageDataset, network: Teacher, *, reference: int, most: int, seed: int
+    dataset: ImageDataset, network: Teacher, *, reference: int, others: int, seed: int
 ) -> tuple[RealFeatures, ...]:
-    """Look at the reference's images of each class and at others beside them.
+    """Return features of each class's reference images and of other training images.
 
-    The others are drawn by the same shuffle, so that the reference never meets itself.
+    One shuffle gives both, so that the reference is never compared with itself.
 
     Args:
         dataset: The real images.
-        network: What looks at them.
+        network: The feature network.
         reference: Images per class of the reference.
-        most: Others per class, at most; fewer where the class has fewer.
-        seed: The run's.
-
-    Returns:
-        One per class, in order.
+        others: Other images per class, at most; fewer where a class has fewer.
+        seed: The run's seed.
     """
-    return tuple(
-        _real_class(dataset, network, c, reference, reference + most, seed)
-        for c in range(len(dataset.classes))
-    )
+    classes = []
+    for c in range(len(dataset.classes)):
+        shuffled = shuffled_indices(dataset, c, seed=seed, tag=REFERENCE_TAG)
+        indices = shuffled[: reference + others]
+        features = features_of(network, dataset.images("train", indices.tolist()), dataset)
+        radii = neighbour_radii(features[reference:])
+        classes.append(RealFeatures(reference, indices, features, radii))
+    return tuple(classes)
 
 
-def _real_class(
-    dataset: ImageDataset, network: Teacher, c: int, reference: int, most: int, seed: int
-) -> RealFeatures:
-    places = shuffled_indices(dataset, c, seed=seed, tag=REFERENCE_TAG)[:most]
-    pixels = dataset.images("train", places.tolist())
-    features = features_of(network, pixels, dataset)
-    return RealFeatures(reference, places, features, neighbour_radii(features[reference:]))
+def real_set(classes: tuple[RealFeatures, ...], max_images: int) -> Tensor:
+    """Return features of real images outside the reference, equally many of each class."""
+    quota = per_class_quota(len(classes), max_images)
+    return torch.cat([real.others[:quota] for real in classes])
 
 
-def real_set(classes: tuple[RealFeatures, ...], most: int) -> Tensor:
-    """Return features of real images of all classes, equally many of each and at most `most`.
-
-    Those of the reference are not among them.
-    """
-    share = per_class_quota(len(classes), most)
-    return torch.cat([real.others[:share] for real in classes])
-
-
-def per_class_quota(classes: int, most: int) -> int:
-    """Return how many images of each class make a set of at most so many; one at least."""
-    return max(1, most // classes)
+def per_class_quota(classes: int, max_images: int) -> int:
+    """Return the images per class of a set of at most `max_images`; at least one."""
+    return max(1, max_images // classes)
 
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What the pool makes of n images.
+    """Scores of n images by the teachers of the pool.
 
     Attributes:
         loss: The primary's cross-entropy with the image's class, in nats, float64 [n].
-        agree: Share of pairs of teachers that name the same class, in [0, 1], float64 [n]; NaN
-            where there is one teacher.
-        apart: Jensen-Shannon divergence of two teachers, mean over pairs, in [0, log 2] nats,
-            float64 [n]; NaN likewise.
+        agreement: See `pairs_agree`, [n].
+        js_divergence: See `js_divergence`, [n].
     """
 
     loss: Tensor
-    agree: Tensor
-    apart: Tensor
+    agreement: Tensor
+    js_divergence: Tensor
 
 
 def teacher_scores(run: Run, pixels: Tensor, classes: Tensor) -> TeacherScores:
-    """Have the teachers of a run look at images.
+    """Score images by the teachers of a run.
 
     Args:
         run: The run.
         pixels: uint8 [n, 3, S, S].
-        classes: The images' classes, int64 [n].
+        classes: Class index of each image, int64 [n].
 
     Raises:
         PrismError: A teacher is not trained.
     """
     dataset, names = open_dataset(run.settings), run.settings.teachers
-    seen = [FEATURE_CACHE.seen(load_teacher(run, n), pixels, dataset, kind="logits") for n in names]
-    primary = seen[names.index(run.settings.primary)].double()
+    teachers = [load_teacher(run, name) for name in names]
+    logits = torch.stack([FEATURE_CACHE.get(logits_of, t, pixels, dataset) for t in teachers])
+    primary = logits[names.index(run.settings.primary)].double()
     loss = functional.cross_entropy(primary, classes, reduction="none")
-    if len(seen) < 2:
-        nothing = torch.full_like(loss, UNDEFINED)
-        return TeacherScores(loss, nothing, nothing)
-    logits = torch.stack(seen)
     return TeacherScores(loss, pairs_agree(logits), js_divergence(logits))

@@ -1,305 +1,98 @@
-"""Cosine similarity within a class."""
+"""Diversity and fidelity metrics: their functions, and the table `METRICS` at the end.
+
+To add a metric, write its function and a line in the table: the stage records it, and tables,
+figures and the report show it.
+
+`features` are penultimate features (inputs of a network's last linear layer) of the n images of
+one class [n, d]; `real` are those of real images [m, d]; `logits` are a network's [n, classes], or
+those of T networks [T, n, classes]. In formulas f is a feature and z = f / |f|.
+
+Values are computed in float64. They are NaN where they are undefined: for too few images or
+networks, for outputs that are not finite, and where a feature of zeros has no z.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-
-def intra_class_cosine(features: Tensor) -> float:
-    """Return the mean pairwise cosine similarity of a class; lower is more diverse.
-
-        2 / (n (n - 1)) * sum over i < j of z_i . z_j,  z normalised to length 1
-
-    (PRISM, arXiv 2511.09905, evaluation.) Features that are never negative, such as those after
-    a ReLU, have cosines of 0 and above.
-
-    Args:
-        features: Penultimate features of one class [n, d].
-
-    Returns:
-        A value in [-1/(n-1), 1]; NaN under two images, for which it is undefined.
-    """
-    z, n = normalize_rows(features), len(features)
-    if n < 2:
-        return UNDEFINED
-    # The sum over all pairs is |sum z|^2; the n pairs of an image with itself add |z_i|^2 each.
-    return float((z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1)))
-
-
-def centroid_cosine(features: Tensor) -> float:
-    """Return the mean cosine similarity to the class's centroid; lower is more diverse.
-
-        1 / n * sum of z_i . c / |c|,  c = 1 / n * sum of z_i
-
-    which is |c|. (DELT, arXiv 2411.19946, shows this one; it exceeds the pairwise mean.)
-
-    Args:
-        features: Penultimate features of one class [n, d].
-
-    Returns:
-        A value in [0, 1]; NaN under two images, which lie on their centroid.
-    """
-    if len(features) < 2:
-        return UNDEFINED
-    return float(normalize_rows(features).mean(0).norm())
-
-
-def vendi_score(features: Tensor) -> float:
-    """Return the effective number of different images of a class; higher is more diverse.
-
-        exp(-sum of e log e),  e the eigenvalues of Z Z^T / n,  0 log 0 = 0
-
-    (Friedman and Dieng, arXiv 2210.02410, with the cosine kernel.)
-
-    Args:
-        features: Penultimate features of one class [n, d].
-
-    Returns:
-        A value in [1, n]: 1 for equal directions, n for orthogonal ones; NaN under two images,
-        where it says nothing, and for features without direction.
-    """
-    z, n = normalize_rows(features), len(features)
-    if n < 2 or not torch.isfinite(z).all():
-        return UNDEFINED
-    # Z Z^T and Z^T Z have the same eigenvalues but for zeros: take the smaller.
-    gram = z @ z.T if n <= z.shape[1] else z.T @ z
-    spread = torch.linalg.eigvalsh(gram / n).clamp(min=0)
-    return float(torch.special.entr(spread).sum().exp())
-
-
-def mean_distance_to_centroid(features: Tensor) -> float:
-    """Return the mean distance of a class's features to their mean; 0 is collapse.
-
-        1 / n * sum of |f_i - 1 / n * sum of f_j|
-
-    Args:
-        features: Penultimate features of one class [n, d], of any length.
-
-    Returns:
-        A value of 0 or more, in the network's own unit: compare it with that of as many real
-        images. NaN under two images, whose spread is 0 whatever they are.
-    """
-    if len(features) < 2:
-        return UNDEFINED
-    rows = features.double()
-    return float((rows - rows.mean(0)).norm(dim=1).mean())
-
-
-def nearest_in_class(features: Tensor) -> float:
-    """Return the mean distance of a class's images to their nearest neighbour among themselves.
-
-        1 / n * sum over i of min over j != i of |z_i - z_j|,  z normalised to length 1
-
-    Higher is more diverse; 0 means that every image has a double.
-
-    Args:
-        features: Penultimate features of one class [n, d].
-
-    Returns:
-        A value in [0, 2]; NaN under two images.
-    """
-    if len(features) < 2:
-        return UNDEFINED
-    z = normalize_rows(features)
-    return float(distances(z, z).fill_diagonal_(float("inf")).amin(1).mean())
-
-
-def nearest_real(features: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Find each image's nearest neighbour among real ones, which shows near-copies.
-
-        min over j of |z_i - y_j|,  z and y normalised to length 1
-
-    Args:
-        features: Penultimate features of images [n, d].
-        real: Those of real images [m, d], m at least 1.
-
-    Returns:
-        Distances in [0, 2], float64 [n], NaN where a feature has no direction, and the places of
-        the neighbours among `real`, int64 [n].
-    """
-    nearest = distances(normalize_rows(features), normalize_rows(real)).min(1)
-    return nearest.values, nearest.indices
-
-
-NEIGHBOURS = 5  # k, as the paper chooses it
-# A copy of a training image that is a k-th neighbour lies on the rim of a neighbourhood: the
-# rounding of features in float32 must not decide whether that is outside.
-_RIM = 1e-5
-
-
-def neighbour_radii(real: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """Return each real image's distance to its k-th nearest neighbour, itself not counted.
-
-    Args:
-        real: Features of one class's real images [m, d].
-        k: Which neighbour.
-
-    Returns:
-        float64 [m]; NaN throughout where there are no k neighbours, that is for m <= k.
-    """
-    if len(real) <= k:
-        return torch.full((len(real),), torch.nan, dtype=torch.float64)
-    # The image itself is the nearest of all.
-    return distances(real, real).kthvalue(k + 1, dim=1).values
-
-
-def density_coverage(
-    features: Tensor, real: Tensor, radii: Tensor, k: int = NEIGHBOURS
-) -> tuple[float, float]:
-    """Return how densely real neighbourhoods hold the images, and how many hold one at all.
-
-        density  = 1 / (k n) * sum over j, i of [|f_j - r_i| < radius_i]
-        coverage = 1 / m * sum over i of [some j has |f_j - r_i| < radius_i]
-
-    (Naeem et al., ICML 2020, arXiv 2002.09797, with the strict inequality of its program: what
-    lies on the rim is outside.) Density rises with fidelity, coverage with diversity; coverage
-    also rises with n, so compare equal n.
-
-    Args:
-        features: Features of one class's images [n, d], not normalised.
-        real: Features of the class's real images [m, d].
-        radii: The result of `neighbour_radii` for `real` and `k`.
-        k: The neighbours that the radii reach to.
-
-    Returns:
-        Density, 0 or more, about 1 for other real images; coverage in [0, 1]. NaN where anything
-        is not finite: a comparison with NaN would count as outside.
-    """
-    apart = distances(features, real)
-    if not apart.numel() or not torch.isfinite(apart).all() or not torch.isfinite(radii).all():
-        return UNDEFINED, UNDEFINED
-    inside = apart < radii * (1 - _RIM)
-    return int(inside.sum()) / (k * len(features)), int(inside.any(0).sum()) / len(real)
-
-
-_ROWS = 1024  # of a kernel matrix at once
-
-
-def kid(a: Tensor, b: Tensor) -> float:
-    """Return the squared maximum mean discrepancy of two sets of features, without bias.
-
-        mean over i != j of k(a_i, a_j) + mean over i != j of k(b_i, b_j)
-        - 2 mean over i, j of k(a_i, b_j),  k(x, y) = (x . y / d + 1)^3
-
-    (KID: Binkowski et al., ICLR 2018, arXiv 1801.01401.) Unlike FID its expectation does not
-    depend on the number of images, so few will do; for the same reason it may fall below 0.
-
-    Args:
-        a: Features of one set [n, d], not normalised.
-        b: Features of the other [m, d].
-
-    Returns:
-        About 0 for sets of one distribution, more for others, in the network's own unit; NaN
-        where a set has under two images.
-    """
-    n, m = len(a), len(b)
-    if n < 2 or m < 2:
-        return UNDEFINED
-    a, b = a.double(), b.double()
-    within = (_total(a, a) - _itself(a)) / (n * (n - 1)) + (_total(b, b) - _itself(b)) / (
-        m * (m - 1)
-    )
-    return within - 2 * _total(a, b) / (n * m)
-
-
-def _total(a: Tensor, b: Tensor) -> float:
-    # One buffer for all parts: a sum that is kept behind each would part the freed memory, which
-    # then holds no further one.
-    kernel, total = a.new_empty(min(_ROWS, len(a)), len(b)), 0.0
-    for part in a.split(_ROWS):
-        rows = torch.mm(part, b.T, out=kernel[: len(part)])
-        total += float(rows.div_(a.shape[1]).add_(1).pow_(3).sum())
-    return total
-
-
-def _itself(a: Tensor) -> float:
-    return float((a.square().mean(1) + 1).pow(3).sum())
-
-
-def top1_hits(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return whether each image's top-1 is its class: 1 or 0, float64 [n].
-
-    Args:
-        logits: Of one network [n, classes].
-        classes: Class index of each image [n].
-    """
-    return (logits.argmax(1) == classes).double()
-
-
-def confidence(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return the softmax probability of each image's class, in [0, 1], float64 [n].
-
-    Args:
-        logits: Of one network [n, classes].
-        classes: Class index of each image [n].
-    """
-    return logits.double().softmax(1).gather(1, classes[:, None])[:, 0]
-
-
-def all_agree(logits: Tensor) -> Tensor:
-    """Return for each image whether all networks name the same class.
-
-    Args:
-        logits: Of T networks, T at least 2 [T, n, classes].
-
-    Returns:
-        1 or 0, float64 [n].
-    """
-    named = logits.argmax(-1)
-    return (named == named[0]).all(0).double()
-
-
-def pairs_agree(logits: Tensor) -> Tensor:
-    """Return for each image the share of pairs of networks that name the same class.
-
-    Args:
-        logits: Of T networks, T at least 2 [T, n, classes].
-
-    Returns:
-        Shares in [0, 1], float64 [n].
-    """
-    named = logits.argmax(-1)
-    return torch.stack([(named[a] == named[b]).double() for a, b in _pairs(logits)]).mean(0)
-
-
-def js_divergence(logits: Tensor) -> Tensor:
-    """Return for each image the Jensen-Shannon divergence of two networks, mean over the pairs.
-
-        H((p + q) / 2) - (H(p) + H(q)) / 2,  p and q softmax, H entropy in nats
-
-    (Lin, IEEE Transactions on Information Theory 37, 1991.)
-
-    Args:
-        logits: Of T networks, T at least 2 [T, n, classes].
-
-    Returns:
-        Values in [0, log 2] nats, float64 [n].
-    """
-    p = logits.double().softmax(-1)
-    apart = [_entropy((p[a] + p[b]) / 2) - _entropy(p[[a, b]]).mean(0) for a, b in _pairs(logits)]
-    # Rounding may leave equal networks a hair below 0.
-    return torch.stack(apart).mean(0).clamp(min=0)
-
-
-def _pairs(logits: Tensor) -> list[tuple[int, int]]:
-    return list(combinations(range(len(logits)), 2))
-
-
-def _entropy(p: Tensor) -> Tensor:
-    return torch.special.entr(p).sum(-1)
-
-
 UNDEFINED = float("nan")
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A metric as records, tables and figures know it.
+
+    Attributes:
+        name: Key in records.
+        title: Name in tables and figures.
+        compute: Function of what `scope` names. `class`: `ClassOutputs`. `set`: features of all
+            images [n, d] and of real ones [m, d]. `teachers`: logits of the pool for one class
+            [teachers, n, classes]. Values per image are averaged.
+        better: ↓ where lower is better, ↑ where higher; empty where the value is compared with
+            that of real images.
+        needs: The least data for which it is defined.
+        percent: Whether it is a share, shown in percent.
+        scope: `class`, `set` or `teachers`.
+    """
+
+    name: str
+    title: str
+    compute: Callable[..., float | Tensor]
+    better: Literal["↓", "↑", ""] = ""
+    needs: str = "1 image per class"
+    percent: bool = False
+    scope: Literal["class", "set", "teachers"] = "class"
+
+    @property
+    def heading(self) -> str:
+        """Title, unit and arrow, for the head of a table's column."""
+        return " ".join(filter(None, [self.title, "%" if self.percent else "", self.better]))
+
+    def value(self, *data: ClassOutputs | Tensor) -> float:
+        """Return the metric of what `compute` takes; NaN where it is undefined."""
+        return float(torch.as_tensor(self.compute(*data), dtype=torch.float64).mean())
+
+    @property
+    def why_undefined(self) -> str:
+        """What a defined value needs."""
+        return f"needs {self.needs}, and finite outputs that are not all zero"
+
+
+@dataclass(frozen=True)
+class ClassOutputs:
+    """A network's outputs for the images of one class, and the real images of that class.
+
+    Attributes:
+        label: Index of the class.
+        features: Penultimate features of the images [n, d].
+        logits: Logits of the images [n, classes].
+        real: Features of real training images besides the reference [m, d].
+        radii: Result of `neighbour_radii` for `real` [m].
+        nearest: Distance of each image to its nearest training image, see `nearest_real` [n].
+    """
+
+    label: int
+    features: Tensor
+    logits: Tensor
+    real: Tensor
+    radii: Tensor
+    nearest: Tensor
+
+    @cached_property
+    def density_coverage(self) -> tuple[float, float]:
+        """Density and coverage, which share their distances."""
+        return density_coverage(self.features, self.real, self.radii)
+
+
 def normalize_rows(features: Tensor) -> Tensor:
-    """Return rows [n, d] at length 1, float64; a row of zeros, which has none, becomes NaN."""
+    """Return rows [n, d] at length 1, float64; a row of zeros becomes NaN."""
     rows = features.double()
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
@@ -313,81 +106,266 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a.double(), b.double(), compute_mode=mode)
 
 
-def rows_normalizable(*sets: Tensor) -> bool:
-    """Return whether every row of every set is finite and not all zeros."""
-    return all(bool(torch.isfinite(normalize_rows(rows)).all()) for rows in sets)
+def intra_class_cosine(features: Tensor) -> float:
+    """Return the mean pairwise cosine similarity of a class; lower is more diverse.
 
+        2 / (n (n - 1)) * sum over i < j of z_i . z_j
 
-_WORDS = {
-    "images": "images per class",
-    "real": "real training images per class beside the reference",
-    "set": "images in all",
-    "real_set": "real training images in all beside the reference",
-    "teachers": "teachers in the pool",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One measure of a set of images.
-
-    Attributes:
-        name: Its name in records.
-        title: Its name in tables.
-        better: ↓ where lower is better, ↑ where higher; empty where it is read beside the real
-            images' value.
-        percent: Whether it is a share, shown in percent.
-        needs: How many there must be of what, for it to be defined.
+    (PRISM, arXiv 2511.09905, evaluation.) In [-1/(n-1), 1]; at least 0 for features that are
+    never negative, such as those after a ReLU. NaN under two images.
     """
-
-    name: str
-    title: str
-    better: Literal["↓", "↑", ""] = ""
-    percent: bool = False
-    needs: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def heading(self) -> str:
-        """Title, unit and arrow, for the head of a table's column."""
-        return " ".join(filter(None, [self.title, "%" if self.percent else "", self.better]))
-
-    def lacks(self, there: Mapping[str, int]) -> str:
-        """Say in words why the measure is undefined.
-
-        Args:
-            there: How many there are of what.
-        """
-        for what, least in self.needs.items():
-            if there[what] < least:
-                return f"needs {least} {_WORDS[what]}, and the number here is {there[what]}"
-        return "a network's outputs are not finite, or features are all zero"
+    z, n = normalize_rows(features), len(features)
+    if n < 2:
+        return UNDEFINED
+    # The sum over all pairs is |sum z|^2; the n pairs of an image with itself add |z_i|^2 each.
+    return float((z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1)))
 
 
-_PAIR = {"images": 2}
-_MANIFOLD = {"real": NEIGHBOURS + 1}
-_TEACHERS = {"teachers": 2}
+def centroid_cosine(features: Tensor) -> float:
+    """Return the mean cosine similarity to the class's centroid; lower is more diverse.
 
-_SPREAD = (
-    Metric("cosine", "intra-class cosine", "↓", needs=_PAIR),
-    Metric("centroid_cosine", "cosine to centroid", "↓", needs=_PAIR),
-    Metric("vendi", "Vendi score", "↑", needs=_PAIR),
-    Metric("vendi_per_image", "Vendi / n", "↑", needs=_PAIR),
-    Metric("radius", "radius", needs=_PAIR),
-    Metric("nearest_within", "nearest in class", "↑", needs=_PAIR),
-    Metric("density", "density", needs=_MANIFOLD),
-    Metric("coverage", "coverage", "↑", needs=_MANIFOLD),
-    Metric("nearest_real", "nearest training image", needs={"real": 1}),
+        1 / n * sum of z_i . c / |c|,  c = 1 / n * sum of z_i
+
+    which is |c|. (DELT, arXiv 2411.19946; it exceeds the pairwise mean.) In [0, 1]; NaN under two
+    images.
+    """
+    if len(features) < 2:
+        return UNDEFINED
+    return float(normalize_rows(features).mean(0).norm())
+
+
+def vendi_score(features: Tensor) -> float:
+    """Return the effective number of different images of a class; higher is more diverse.
+
+        exp(-sum of e log e),  e the eigenvalues of Z Z^T / n,  0 log 0 = 0
+
+    (Friedman and Dieng, arXiv 2210.02410, with the cosine kernel.) In [1, n]: 1 for equal
+    directions, n for orthogonal ones. NaN under two images.
+    """
+    z, n = normalize_rows(features), len(features)
+    if n < 2 or not torch.isfinite(z).all():
+        return UNDEFINED
+    # Z Z^T and Z^T Z have the same eigenvalues but for zeros: take the smaller.
+    gram = z @ z.T if n <= z.shape[1] else z.T @ z
+    eigenvalues = torch.linalg.eigvalsh(gram / n).clamp(min=0)
+    return float(torch.special.entr(eigenvalues).sum().exp())
+
+
+def mean_distance_to_centroid(features: Tensor) -> float:
+    """Return the mean distance of a class's features to their mean; 0 is collapse.
+
+        1 / n * sum of |f_i - 1 / n * sum of f_j|
+
+    At least 0, in the network's own unit: compare it with that of as many real images. NaN under
+    two images.
+    """
+    if len(features) < 2:
+        return UNDEFINED
+    rows = features.double()
+    return float((rows - rows.mean(0)).norm(dim=1).mean())
+
+
+def nearest_in_class(features: Tensor) -> float:
+    """Return the mean distance of images to their nearest neighbour in the class.
+
+        1 / n * sum over i of min over j != i of |z_i - z_j|
+
+    In [0, 2]; higher is more diverse, 0 means that every image has a duplicate. NaN under two
+    images.
+    """
+    if len(features) < 2:
+        return UNDEFINED
+    z = normalize_rows(features)
+    return float(distances(z, z).fill_diagonal_(float("inf")).amin(1).mean())
+
+
+def nearest_real(features: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's distance to its nearest real image, and which one that is.
+
+        min over j of |z_i - y_j|,  y the normalized features of real images
+
+    A distance near 0 reveals a copy.
+
+    Returns:
+        Distances in [0, 2], float64 [n], NaN for an image without z, and for all where m is 0 or
+        a real image has no z. Rows of `real`, int64 [n]; meaningless where the distance is NaN.
+    """
+    n = len(features)
+    if not len(real):
+        return torch.full((n,), UNDEFINED, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
+    nearest = distances(normalize_rows(features), normalize_rows(real)).min(1)
+    return nearest.values, nearest.indices
+
+
+NEIGHBOURS = 5  # k of density and coverage, as in their paper
+# A copy of a training image that is a k-th neighbour lies on the edge of a neighbourhood: the
+# rounding of features in float32 must not decide whether that is outside.
+_TOLERANCE = 1e-5
+
+
+def neighbour_radii(real: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """Return each real image's distance to its k-th nearest neighbour, itself not counted.
+
+    float64 [m]; NaN throughout for m <= k.
+    """
+    if len(real) <= k:
+        return torch.full((len(real),), UNDEFINED, dtype=torch.float64)
+    # The image itself is the nearest of all.
+    return distances(real, real).kthvalue(k + 1, dim=1).values
+
+
+def density_coverage(
+    features: Tensor, real: Tensor, radii: Tensor, k: int = NEIGHBOURS
+) -> tuple[float, float]:
+    """Return how densely real neighbourhoods hold the images, and how many hold one at all.
+
+        density  = 1 / (k n) * sum over j, i of [|f_j - r_i| < radius_i]
+        coverage = 1 / m * sum over i of [some j has |f_j - r_i| < radius_i]
+
+    (Naeem et al., ICML 2020, arXiv 2002.09797, with the strict inequality of their program.)
+    Density is at least 0, about 1 for other real images, and rises with fidelity. Coverage is in
+    [0, 1] and rises with diversity, and also with n, so compare equal n.
+    Both are NaN where a distance or radius is not finite.
+
+    Args:
+        features: Features of one class's images [n, d].
+        real: Features of the class's real images [m, d].
+        radii: Result of `neighbour_radii` for `real` and `k`.
+        k: The neighbour that the radii reach to.
+    """
+    apart = distances(features, real)
+    if not apart.numel() or not torch.isfinite(apart).all() or not torch.isfinite(radii).all():
+        return UNDEFINED, UNDEFINED
+    inside = apart < radii * (1 - _TOLERANCE)
+    return int(inside.sum()) / (k * len(features)), int(inside.any(0).sum()) / len(real)
+
+
+_ROWS = 1024  # of a kernel matrix at once
+
+
+def kid(a: Tensor, b: Tensor) -> float:
+    """Return the kernel inception distance: the unbiased squared MMD of two sets of features.
+
+        mean over i != j of k(a_i, a_j) + mean over i != j of k(b_i, b_j)
+        - 2 mean over i, j of k(a_i, b_j),  k(x, y) = (x . y / d + 1)^3
+
+    (Binkowski et al., ICLR 2018, arXiv 1801.01401.) About 0 for sets of one distribution, more
+    for others, in the network's own unit. Unlike FID its expectation does not depend on the
+    number of images; for the same reason it may fall below 0. NaN under two images in a set.
+    """
+    n, m = len(a), len(b)
+    if n < 2 or m < 2:
+        return UNDEFINED
+    a, b = a.double(), b.double()
+    within_a = (_kernel_sum(a, a) - _kernel_trace(a)) / (n * (n - 1))
+    within_b = (_kernel_sum(b, b) - _kernel_trace(b)) / (m * (m - 1))
+    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
+
+
+def _kernel_sum(a: Tensor, b: Tensor) -> float:
+    # One buffer for all chunks: freed ones of different sizes would fragment the memory.
+    buffer, total = a.new_empty(min(_ROWS, len(a)), len(b)), 0.0
+    for chunk in a.split(_ROWS):
+        kernel = torch.mm(chunk, b.T, out=buffer[: len(chunk)])
+        total += float(kernel.div_(a.shape[1]).add_(1).pow_(3).sum())
+    return total
+
+
+def _kernel_trace(a: Tensor) -> float:
+    return float((a.square().mean(1) + 1).pow(3).sum())
+
+
+def top1_hits(logits: Tensor, label: int) -> Tensor:
+    """Return whether each image's top-1 is the class `label`: 1 or 0, float64 [n]."""
+    return _where_finite((logits.argmax(1) == label).double(), logits)
+
+
+def confidence(logits: Tensor, label: int) -> Tensor:
+    """Return each image's softmax probability of the class `label`, in [0, 1], float64 [n]."""
+    return _where_finite(logits.double().softmax(1)[:, label], logits)
+
+
+def all_agree(logits: Tensor) -> Tensor:
+    """Return for each image whether all networks have the same top-1: 1 or 0, float64 [n]."""
+    top1 = logits.argmax(-1)
+    return _of_pool((top1 == top1[0]).all(0).double(), logits)
+
+
+def pairs_agree(logits: Tensor) -> Tensor:
+    """Return for each image the share of pairs of networks with the same top-1, float64 [n]."""
+    top1 = logits.argmax(-1)
+    same = [(top1[a] == top1[b]).double() for a, b in _pairs(logits)]
+    return _of_pool(torch.stack(same).mean(0), logits)
+
+
+def js_divergence(logits: Tensor) -> Tensor:
+    """Return for each image the Jensen-Shannon divergence of two networks, mean over the pairs.
+
+        H((p + q) / 2) - (H(p) + H(q)) / 2,  p and q softmax, H entropy in nats
+
+    (Lin, IEEE Transactions on Information Theory 37, 1991.) In [0, log 2] nats, float64 [n].
+    """
+    p = logits.double().softmax(-1)
+    apart = [_entropy((p[a] + p[b]) / 2) - _entropy(p[[a, b]]).mean(0) for a, b in _pairs(logits)]
+    # Rounding may leave equal networks a hair below 0.
+    return _of_pool(torch.stack(apart).mean(0).clamp(min=0), logits)
+
+
+def _pairs(logits: Tensor) -> list[tuple[int, int]]:
+    """Return all pairs of networks; of one network the pair with itself, which is left out."""
+    return list(combinations(range(len(logits)), 2)) or [(0, 0)]
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return torch.special.entr(p).sum(-1)
+
+
+def _of_pool(values: Tensor, logits: Tensor) -> Tensor:
+    """Return values per image [n], NaN for one network or logits that are not finite."""
+    defined = logits.isfinite().all(-1).all(0) & (len(logits) > 1)
+    return values.where(defined, UNDEFINED)
+
+
+def _where_finite(values: Tensor, logits: Tensor) -> Tensor:
+    return values.where(logits.isfinite().all(-1), UNDEFINED)
+
+
+_TWO = "2 images per class"
+_REAL = f"{NEIGHBOURS + 1} real training images per class besides the reference"
+_ONE_REAL = "1 real training image per class to compare with"
+_SETS = "2 images, and 2 real training images besides the reference"
+_POOL = "2 teachers in the pool"
+
+_TABLE = (
+    Metric("cosine", "intra-class cosine", lambda c: intra_class_cosine(c.features), "↓", _TWO),
+    Metric(
+        "centroid_cosine", "cosine to centroid", lambda c: centroid_cosine(c.features), "↓", _TWO
+    ),
+    Metric("vendi", "Vendi score", lambda c: vendi_score(c.features), "↑", _TWO),
+    Metric(
+        "vendi_per_image",
+        "Vendi / n",
+        lambda c: vendi_score(c.features) / len(c.features),
+        "↑",
+        _TWO,
+    ),
+    Metric("radius", "radius", lambda c: mean_distance_to_centroid(c.features), "", _TWO),
+    Metric(
+        "nearest_in_class", "nearest in class", lambda c: nearest_in_class(c.features), "↑", _TWO
+    ),
+    Metric("density", "density", lambda c: c.density_coverage[0], "", _REAL),
+    Metric("coverage", "coverage", lambda c: c.density_coverage[1], "↑", _REAL),
+    Metric("nearest_real", "nearest training image", lambda c: c.nearest, "", _ONE_REAL),
+    Metric("kid", "KID", kid, "↓", _SETS, scope="set"),
+    Metric("recognised", "recognised", lambda c: top1_hits(c.logits, c.label), "↑", percent=True),
+    Metric("confidence", "confidence", lambda c: confidence(c.logits, c.label), "↑", percent=True),
+    Metric("all_agree", "all teachers agree", all_agree, "", _POOL, percent=True, scope="teachers"),
+    Metric("pairs_agree", "pairs agree", pairs_agree, "", _POOL, percent=True, scope="teachers"),
+    Metric("js_divergence", "JS divergence (nats)", js_divergence, "", _POOL, scope="teachers"),
 )
-_FIDELITY = (
-    Metric("recognised", "recognised", "↑", percent=True),
-    Metric("confidence", "confidence", "↑", percent=True),
-)
-OF_TEACHERS = (
-    Metric("all_agree", "all teachers agree", percent=True, needs=_TEACHERS),
-    Metric("pairs_agree", "pairs agree", percent=True, needs=_TEACHERS),
-    Metric("divergence", "divergence (nats)", needs=_TEACHERS),
-)
-KID = Metric("kid", "KID", "↓", needs={"set": 2, "real_set": 2})
-OF_CLASSES = (*_SPREAD, *_FIDELITY)
-IN_SPACE = (*_SPREAD, KID, *_FIDELITY)
-METRICS = {measure.name: measure for measure in (*IN_SPACE, *OF_TEACHERS)}
+METRICS = {metric.name: metric for metric in _TABLE}
+
+
+def metrics_of(*scopes: str) -> tuple[Metric, ...]:
+    """Return the metrics of some scopes, in the table's order."""
+    return tuple(metric for metric in _TABLE if metric.scope in scopes)
