@@ -22,7 +22,7 @@ from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.features import teacher_scores
-from prism_nb.diversity.metrics import IN_SPACE, METRICS, OF_CLASSES, OF_TEACHERS, Metric
+from prism_nb.diversity.metrics import METRICS, Metric, metrics_of
 from prism_nb.evaluation.dd_ranking import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -183,7 +183,7 @@ def diversity_table(run: Run) -> pd.DataFrame:
     rows = []
     for unit in stage_units(run, "diversity"):
         for network, space in run.record(unit)["spaces"].items():
-            means = {name: found["mean"] for name, found in space["measures"].items()}
+            means = {name: found["mean"] for name, found in space["metrics"].items()}
             cosine, seen = means["cosine"], means["recognised"]
             rows.append(
                 {
@@ -323,10 +323,10 @@ def diversity_space_table(run: Run, network: str) -> pd.DataFrame:
     Shares are in percent; the radius is that of the real reference times so much. What is
     undefined is NaN; `undefined_table` says why.
     """
-    found = {name: record["spaces"][network]["measures"] for name, record in _records(run)}
+    found = {name: record["spaces"][network]["metrics"] for name, record in _records(run)}
     rows = {
         method_title(run, name): {
-            **_cells(measures, IN_SPACE),
+            **_cells(measures, metrics_of("class", "set")),
             METRICS["radius"].heading: _ratio(measures["radius"], found[REFERENCE]["radius"]),
         }
         for name, measures in found.items()
@@ -338,7 +338,7 @@ def diversity_space_table(run: Run, network: str) -> pd.DataFrame:
 def agreement_table(run: Run) -> pd.DataFrame:
     """Return whether the pool's teachers see the same in the images, a row per set of images."""
     rows = {
-        method_title(run, name): _cells(record["teachers"]["measures"], OF_TEACHERS)
+        method_title(run, name): _cells(record["teachers"]["metrics"], metrics_of("teachers"))
         for name, record in _records(run)
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("images")
@@ -350,7 +350,7 @@ def undefined_table(run: Run) -> pd.DataFrame:
     for name, record in _records(run):
         spaces = {**record["spaces"], "the teachers": record["teachers"]}
         for space, values in spaces.items():
-            for measure, summary in values["measures"].items():
+            for measure, summary in values["metrics"].items():
                 if summary["undefined"]:
                     key = (method_title(run, name), space, summary["undefined"])
                     rows.setdefault(key, []).append(METRICS[measure].title)
@@ -364,7 +364,7 @@ def diversity_per_class(run: Run) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=["method", "features", "class"])]
     for method, record in _records(run):
         for network, space in record["spaces"].items():
-            columns = {m.name: space["measures"][m.name]["per_class"] for m in OF_CLASSES}
+            columns = {m.name: space["metrics"][m.name]["per_class"] for m in metrics_of("class")}
             part = pd.DataFrame({"class": names, **columns}).astype(dict.fromkeys(columns, float))
             parts.append(part.assign(method=method, features=network))
     return pd.concat(parts[1:] or parts, ignore_index=True)
@@ -395,7 +395,7 @@ def nearest_table(run: Run, network: str) -> pd.DataFrame:
     names, rows = class_titles(open_dataset(run.settings).classes), []
     for method, record in _records(run):
         nearest = record["spaces"][network]["nearest_real"]
-        pairs = zip(nearest["place"], nearest["distance"], strict=True)
+        pairs = zip(nearest["index"], nearest["distance"], strict=True)
         for i, pair in enumerate(pairs):
             c, image_index = divmod(i, run.settings.ipc)
             rows.append((method, c, names[c], image_index, *pair))
@@ -672,7 +672,7 @@ def with_teacher_scores(table: pd.DataFrame, run: Run, method: str) -> pd.DataFr
         return table.assign(**dict.fromkeys(JUDGED, float("nan")))
     pixels = load_subset(run, method, open_dataset(run.settings), list(_members(made)))
     found = teacher_scores(run, pixels, torch.tensor(made["class"].to_list()))
-    columns = {"own loss": found.loss, "agree": 100 * found.agree, "apart": found.apart}
+    columns = {"own loss": found.loss, "agree": 100 * found.agreement, "apart": found.js_divergence}
     judged = pd.DataFrame({n: v.numpy() for n, v in columns.items()}, index=made.index)
     return table.join(judged)
 

@@ -28,7 +28,7 @@ from prism_nb.data.small import Digits
 from prism_nb.diversity import features as feature_module
 from prism_nb.diversity import stage
 from prism_nb.diversity.features import FeatureCache
-from prism_nb.diversity.metrics import OF_CLASSES
+from prism_nb.diversity.metrics import metrics_of
 from prism_nb.models.pool import dataset_preprocess
 from prism_nb.models.teacher import Teacher
 from prism_nb.viz import tables
@@ -126,7 +126,7 @@ def test_the_curve_is_sorted_for_each_method_by_itself(measured: Run) -> None:
     assert found.table.loc["PRISM", "most"] == pytest.approx(max(mine))
 
 
-@pytest.mark.parametrize("measure", [m.name for m in OF_CLASSES])
+@pytest.mark.parametrize("measure", [m.name for m in metrics_of("class")])
 def test_every_measure_has_a_curve(measured: Run, measure: str) -> None:
     assert len(drawn(render_view(measured, view("curve", measure=measure))).data) == 2
 
@@ -332,7 +332,7 @@ def test_an_undefined_measure_says_why(measured: Run) -> None:
     unit = diversity_unit(measured, "prism", 10)
     record = measured.record(unit)
     gone = {"mean": None, "per_class": [None] * 10, "undefined": "needs more"}
-    record["spaces"][SPACE]["measures"]["vendi"] = gone
+    record["spaces"][SPACE]["metrics"]["vendi"] = gone
     measured.finish(unit, paths=[], record=record)
     found = render_view(measured, view("curve", methods=("prism",), measure="vendi"))
     assert found.words == "Not shown: needs more"

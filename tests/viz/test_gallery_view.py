@@ -174,7 +174,7 @@ def test_by_the_agreement_of_the_teachers(made: Run, teachers: dict[str, Teacher
 def test_by_the_distance_that_the_diversity_stage_recorded(made: Run) -> None:
     distances = np.random.default_rng(0).permutation(30) / 30
     unit = diversity_unit(made, "sre2l", 10)
-    spaces = {SPACE: {"nearest_real": {"distance": distances.tolist(), "place": [0] * 30}}}
+    spaces = {SPACE: {"nearest_real": {"distance": distances.tolist(), "index": [0] * 30}}}
     made.finish(unit, paths=[], record={"spaces": spaces})
     order = [divmod(int(i), 3) for i in np.argsort(distances)]
     assert shown(made, order="distance") == order

@@ -26,7 +26,7 @@ from prism_nb.core.unit_plan import diversity_unit, method_units
 from prism_nb.data.dataset import ClassInfo, ImageDataset
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.features import FEATURE_CACHE
+from prism_nb.diversity.features import FEATURE_CACHE, features_of
 from prism_nb.diversity.metrics import METRICS, Metric, normalize_rows
 from prism_nb.execution.pipeline import class_count, stage_units
 from prism_nb.models.pool import load_teacher
@@ -117,7 +117,7 @@ def _distances(run: Run, view: DashboardView) -> FigureResult:
     else:
         frame = tables.diversity_per_class(found)
         frame = frame[frame["features"] == view.network].rename(
-            columns={"nearest_within": "distance"}
+            columns={"nearest_in_class": "distance"}
         )
         what = "the nearest other image of the class, mean of every class"
     mine = _of(frame, view).dropna(subset=["distance"])
@@ -316,7 +316,7 @@ def load_points(
     pixels = torch.cat([load_subset(run, n, dataset, members) for n, members in chosen.items()])
     rows = [(name, *member) for name, members in chosen.items() for member in members]
     table = pd.DataFrame(rows, columns=["method", "class", "image_index"])
-    features = FEATURE_CACHE.seen(load_teacher(run, network), pixels, dataset)
+    features = FEATURE_CACHE.get(features_of, load_teacher(run, network), pixels, dataset)
     return FeaturePoints(table, pixels, normalize_rows(features), sum(map(len, every.values())))
 
 

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.settings import REFERENCE
-from prism_nb.diversity.metrics import OF_CLASSES
+from prism_nb.diversity.metrics import metrics_of
 from prism_nb.viz.figures.diversity import (
     FIGURES,
     MAPS,
@@ -81,7 +81,7 @@ class DiversityDashboard(RunWidget):
         self.network = _dropdown("Features", [(name, name) for name in settings.feature_spaces])
 
     def _make_details(self) -> None:
-        self.measure = _dropdown("Measure", [(m.title, m.name) for m in OF_CLASSES])
+        self.measure = _dropdown("Measure", [(m.title, m.name) for m in metrics_of("class")])
         self.kind = _dropdown("Map by", [(title, name) for name, title in MAPS.items()])
         self.near = _dropdown("Nearest is", [(title, name) for name, title in NEAR.items()])
         labels = [class_label(info) for info in self._classes]
