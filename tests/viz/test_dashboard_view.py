@@ -25,9 +25,7 @@ from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit, image_path, method_units
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
-from prism_nb.diversity import features as feature_module
 from prism_nb.diversity import stage
-from prism_nb.diversity.features import FeatureCache
 from prism_nb.diversity.metrics import metrics_of
 from prism_nb.models.pool import dataset_preprocess
 from prism_nb.models.teacher import Teacher
@@ -177,7 +175,7 @@ def test_umap_is_the_same_every_time() -> None:
 
 def test_umap_leaves_the_number_of_threads_alone() -> None:
     program = (  # in a process where it has not worked yet
-        "import torch; from prism_nb.figures.cloud import project; torch.set_num_threads(1); "
+        "import torch; from prism_nb.viz.figures.diversity import project; torch.set_num_threads(1); "
         "before = torch.get_num_threads(); project(torch.randn(40, 6).double(), 'umap'); "
         "print(before, torch.get_num_threads())"
     )
@@ -260,28 +258,6 @@ def test_a_map_of_many_says_how_many_it_shows(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(load_points, "__kwdefaults__", {"most": 12, "behind": 50})
     figure = drawn(render_view(run, view("map")))
     assert "12 of 530 images" in figure.layout.title.text
-
-
-def test_the_same_pixels_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-
-    def look(network: Any, pixels: Tensor, dataset: Any) -> Tensor:
-        looked.append(len(pixels))
-        return pixels.flatten(1).float()
-
-    monkeypatch.setattr(feature_module, "_KINDS", {"features": look, "logits": look})
-    teacher, pixels = linear_teacher("net"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    one = 2 * 3 * 8 * 8 * 4
-    store = FeatureCache(most=2 * one)
-    for _ in range(3):
-        assert store.seen(teacher, pixels, DIGITS).shape == (2, 192)
-    assert looked == [2]
-    store.seen(teacher, pixels, DIGITS, kind="logits")
-    store.seen(linear_teacher("other"), pixels, DIGITS)
-    assert len(looked) == 3
-    store.seen(teacher, pixels, DIGITS)  # was forgotten, since room is for two
-    assert len(looked) == 4
-    assert store.seen(teacher, pixels + 1, DIGITS)[0, 0] == 1
 
 
 # -- what is missing is said -----------------------------------------------------------------

@@ -1,0 +1,365 @@
+"""Metrics against closed forms, float64 loops and scikit-learn, and what must not matter."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from prism_nb.diversity import metrics
+from prism_nb.diversity.metrics import (
+    all_agree,
+    centroid_cosine,
+    confidence,
+    density_coverage,
+    distances,
+    intra_class_cosine,
+    js_divergence,
+    kid,
+    mean_distance_to_centroid,
+    nearest_in_class,
+    nearest_real,
+    neighbour_radii,
+    normalize_rows,
+    pairs_agree,
+    top1_hits,
+    vendi_score,
+)
+
+Rows = list[list[float]]
+ClassMetric = Callable[[Tensor], float]
+
+SIZES = {"n": st.integers(2, 9), "d": st.integers(2, 6), "seed": st.integers(0, 999)}
+ORTHOGONAL = 3 * torch.eye(4)
+SAME = torch.tensor([[1.0, 2.0]]).repeat(4, 1) * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+CLUSTERS = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
+OPPOSITE = torch.tensor([[1.0, 1.0], [-2.0, -2.0]])
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+# -- within a class --------------------------------------------------------------------------
+
+
+def gap(a: list[float], b: list[float]) -> float:
+    return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def unit(row: list[float]) -> list[float]:
+    return [value / math.sqrt(dot(row, row)) for value in row]
+
+
+def mean_of(rows: Rows) -> list[float]:
+    return [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def literal_cosine(rows: Rows) -> float:
+    z, n = [unit(row) for row in rows], len(rows)
+    return 2 * math.fsum(dot(z[i], z[j]) for i in range(n) for j in range(i)) / (n * (n - 1))
+
+
+def literal_centroid(rows: Rows) -> float:
+    z = [unit(row) for row in rows]
+    centroid = unit(mean_of(z))
+    return math.fsum(dot(row, centroid) for row in z) / len(z)
+
+
+def literal_vendi(rows: Rows) -> float:
+    z = [unit(row) for row in rows]
+    kernel = np.array([[dot(a, b) for b in z] for a in z]) / len(z)
+    values = np.linalg.svd(kernel, compute_uv=False).tolist()
+    return math.exp(-math.fsum(e * math.log(e) for e in values if e > 1e-14))
+
+
+def literal_distance_to_centroid(rows: Rows) -> float:
+    return math.fsum(gap(row, mean_of(rows)) for row in rows) / len(rows)
+
+
+def literal_nearest(rows: Rows) -> float:
+    z = [unit(row) for row in rows]
+    nearest = [min(gap(a, b) for j, b in enumerate(z) if j != i) for i, a in enumerate(z)]
+    return math.fsum(nearest) / len(z)
+
+
+LITERAL: dict[ClassMetric, Callable[[Rows], float]] = {
+    intra_class_cosine: literal_cosine,
+    centroid_cosine: literal_centroid,
+    vendi_score: literal_vendi,
+    mean_distance_to_centroid: literal_distance_to_centroid,
+    nearest_in_class: literal_nearest,
+}
+of_classes = pytest.mark.parametrize("metric", LITERAL, ids=lambda metric: metric.__name__)
+of_directions = pytest.mark.parametrize(
+    "metric", [m for m in LITERAL if m is not mean_distance_to_centroid], ids=lambda m: m.__name__
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "features", "value"),
+    [
+        (intra_class_cosine, ORTHOGONAL, 0),
+        (intra_class_cosine, SAME, 1),
+        (intra_class_cosine, OPPOSITE, -1),
+        (intra_class_cosine, CLUSTERS, 6 / 15),  # 6 of the 15 pairs lie within a cluster
+        (centroid_cosine, ORTHOGONAL, 1 / 2),
+        (centroid_cosine, SAME, 1),
+        (centroid_cosine, CLUSTERS, math.sqrt(1 / 2)),
+        (vendi_score, ORTHOGONAL, 4),
+        (vendi_score, SAME, 1),
+        (vendi_score, CLUSTERS, 2),
+        (vendi_score, OPPOSITE, 1),
+        (mean_distance_to_centroid, ORTHOGONAL, 3 * math.sqrt(3) / 2),
+        (mean_distance_to_centroid, torch.ones(3, 2), 0),
+        (mean_distance_to_centroid, OPPOSITE, 1.5 * math.sqrt(2)),
+        (nearest_in_class, ORTHOGONAL, math.sqrt(2)),
+        (nearest_in_class, CLUSTERS, 0),
+        (nearest_in_class, OPPOSITE, 2),
+    ],
+)
+def test_closed_forms(metric: ClassMetric, features: Tensor, value: float) -> None:
+    assert metric(features) == pytest.approx(value, abs=1e-7)
+
+
+@of_classes
+@given(**SIZES)
+@settings(max_examples=40, deadline=None)
+def test_metrics_equal_their_loops_in_any_order(
+    metric: ClassMetric, n: int, d: int, seed: int
+) -> None:
+    features = normal(n, d, seed=seed)
+    expected = LITERAL[metric](features.tolist())
+    shuffled = features[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+    assert metric(features) == pytest.approx(expected, abs=1e-9)
+    assert metric(shuffled) == pytest.approx(expected, abs=1e-9)
+
+
+@of_directions
+@given(**SIZES)
+@settings(max_examples=25, deadline=None)
+def test_lengths_do_not_matter_to_directions(
+    metric: ClassMetric, n: int, d: int, seed: int
+) -> None:
+    features, lengths = normal(n, d, seed=seed), normal(n, 1, seed=seed + 1).abs() + 0.1
+    assert metric(features * lengths) == pytest.approx(metric(features), abs=1e-9)
+
+
+@given(**SIZES)
+@settings(max_examples=60, deadline=None)
+def test_ranges_and_the_order_of_both_cosines(n: int, d: int, seed: int) -> None:
+    features = normal(n, d, seed=seed)
+    assert 1 - 1e-9 <= vendi_score(features) <= min(n, d) + 1e-9
+    assert -1 / (n - 1) - 1e-9 <= intra_class_cosine(features) <= 1 + 1e-9
+    assert centroid_cosine(features) >= intra_class_cosine(features) - 1e-9
+
+
+def test_duplicates_leave_the_vendi_score_as_it_is() -> None:
+    features = normal(5, 7, seed=0)
+    assert vendi_score(features.repeat(3, 1)) == pytest.approx(vendi_score(features))
+
+
+@of_classes
+def test_one_image_and_infinite_features_are_undefined(metric: ClassMetric) -> None:
+    assert math.isnan(metric(torch.ones(1, 3)))
+    assert math.isnan(metric(torch.tensor([[1.0, 2.0], [math.nan, 1.0]])))
+
+
+@of_directions
+def test_a_feature_of_zeros_has_no_direction(metric: ClassMetric) -> None:
+    assert math.isnan(metric(torch.tensor([[1.0, 2.0], [0.0, 0.0]])))
+
+
+# -- among real images -----------------------------------------------------------------------
+
+
+def test_equal_rows_lie_at_distance_zero_exactly() -> None:
+    features = (1000 + normal(30, 64, seed=0)).float()
+    assert (distances(features, features).diagonal() == 0).all()
+
+
+@given(n=st.integers(1, 8), m=st.integers(1, 9), seed=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_nearest_images_are_those_of_scikit_learn(n: int, m: int, seed: int) -> None:
+    features, real = normal(n, 4, seed=seed), normal(m, 4, seed=seed + 1)
+    found, rows = nearest_real(features, real)
+    index = NearestNeighbors(n_neighbors=1).fit(normalize_rows(real).numpy())
+    expected, expected_rows = index.kneighbors(normalize_rows(features).numpy())
+    np.testing.assert_allclose(found.numpy(), expected[:, 0], atol=1e-9)
+    assert rows.tolist() == expected_rows[:, 0].tolist()
+
+
+def test_a_copy_is_found_at_distance_zero() -> None:
+    real = normal(20, 8, seed=0)
+    found, rows = nearest_real(real[[7, 3]], real)
+    assert found.tolist() == [0, 0]
+    assert rows.tolist() == [7, 3]
+
+
+def test_nearest_image_needs_a_real_image_and_a_direction() -> None:
+    real = normal(3, 2, seed=0)
+    assert nearest_real(real, real[:0])[0].isnan().all()
+    found, _ = nearest_real(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), real)
+    assert found.isnan().tolist() == [True, False]
+    assert nearest_real(real, torch.zeros(1, 2))[0].isnan().all()
+
+
+def literal_density_coverage(features: Rows, real: Rows, k: int) -> tuple[float, float]:
+    apart = [[gap(a, b) for j, b in enumerate(real) if j != i] for i, a in enumerate(real)]
+    radii = [sorted(row)[k - 1] for row in apart]
+    inside = [[gap(f, r) < radii[i] * (1 - 1e-5) for i, r in enumerate(real)] for f in features]
+    density = sum(map(sum, inside)) / (k * len(features))
+    return density, sum(any(column) for column in zip(*inside, strict=True)) / len(real)
+
+
+@given(n=st.integers(1, 8), m=st.integers(4, 10), k=st.integers(1, 3), seed=st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_density_and_coverage_equal_their_loops(n: int, m: int, k: int, seed: int) -> None:
+    features, real = normal(n, 3, seed=seed), normal(m, 3, seed=seed + 1)
+    found = density_coverage(features, real, neighbour_radii(real, k), k)
+    expected = literal_density_coverage(features.tolist(), real.tolist(), k)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_radii_are_those_of_scikit_learn() -> None:
+    real = normal(40, 6, seed=0)
+    index = NearestNeighbors(n_neighbors=6).fit(real.numpy())  # the image itself is the first
+    np.testing.assert_allclose(neighbour_radii(real).numpy(), index.kneighbors()[0][:, 4])
+
+
+def test_density_and_coverage_of_a_line() -> None:
+    real = torch.arange(7.0)[:, None]
+    radii = neighbour_radii(real)
+    assert radii.tolist() == [5, 4, 3, 3, 3, 4, 5]
+    # In the middle lie the neighbourhoods of all; at 100 that of none.
+    assert density_coverage(real[3:4], real, radii) == (7 / 5, 1)
+    assert density_coverage(torch.tensor([[100.0]]), real, radii) == (0, 0)
+    assert density_coverage(torch.tensor([[3.0], [100.0]]), real, radii) == (7 / 10, 1)
+
+
+def test_a_copy_on_the_edge_is_outside_however_it_is_rounded() -> None:
+    real = 10 + normal(40, 16, seed=0)
+    radii = neighbour_radii(real)
+    exact = density_coverage(real, real, radii)
+    assert exact[0] == pytest.approx(1)  # itself and the four neighbours inside
+    for seed in range(5):
+        rounded = real * (1 + 1e-7 * normal(40, 16, seed=seed))
+        assert density_coverage(rounded, real, radii) == exact
+
+
+def test_density_and_coverage_need_six_real_images() -> None:
+    five, six = normal(5, 2, seed=0), normal(6, 2, seed=0)
+    broken = torch.full((1, 2), math.nan)
+    assert neighbour_radii(six).isfinite().all()
+    for features, real in [(six, five), (broken, six), (six, six[:0])]:
+        assert all(map(math.isnan, density_coverage(features, real, neighbour_radii(real))))
+
+
+# -- KID -------------------------------------------------------------------------------------
+
+
+def kid_of_scikit_learn(a: np.ndarray, b: np.ndarray) -> float:
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return polynomial_kernel(x, y, degree=3, gamma=1 / x.shape[1], coef0=1)
+
+    def within(x: np.ndarray) -> float:
+        return float(kernel(x, x)[~np.eye(len(x), dtype=bool)].mean())
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+
+@given(n=st.integers(2, 9), m=st.integers(2, 9), rows=st.integers(1, 10), seed=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_kid_is_that_of_scikit_learn_in_any_chunks(n: int, m: int, rows: int, seed: int) -> None:
+    a, b = normal(n, 5, seed=seed), 1 + normal(m, 5, seed=seed + 1)
+    expected = kid_of_scikit_learn(a.numpy(), b.numpy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_ROWS", rows)  # else a test of chunks needs thousands of rows
+        assert kid(a, b) == pytest.approx(expected, abs=1e-9)
+        assert kid(b, a) == pytest.approx(expected, abs=1e-9)
+
+
+def test_kid_is_unbiased_and_grows_with_a_shift() -> None:
+    same = [kid(normal(20, 4, seed=s), normal(20, 4, seed=5000 + s)) for s in range(400)]
+    error = np.std(same) / math.sqrt(len(same))
+    assert min(same) < 0
+    assert abs(np.mean(same)) < 4 * error
+    shifted = [kid(normal(20, 4, seed=s), 1 + normal(20, 4, seed=5000 + s)) for s in range(20)]
+    assert np.mean(shifted) > 40 * error
+
+
+def test_kid_needs_two_finite_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert math.isnan(kid(torch.ones(1, 2), torch.ones(5, 2)))
+    assert math.isnan(kid(torch.ones(5, 2), torch.ones(1, 2)))
+    monkeypatch.setattr(metrics, "_ROWS", 1)  # so that infinities of both signs meet as sums
+    features = normal(4, 3, seed=0)
+    features[0], features[1] = math.inf, -math.inf
+    assert math.isnan(kid(features, normal(4, 3, seed=1)))
+
+
+# -- logits ----------------------------------------------------------------------------------
+
+
+def test_hits_and_confidence_by_hand() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0], [math.nan, 0.0]])
+    hits, sure = top1_hits(logits, 1), confidence(logits, 1)
+    assert hits[:2].tolist() == [1, 0]
+    assert sure[:2].tolist() == pytest.approx([3 / 4, 1 / 5])
+    assert hits.isnan().tolist() == sure.isnan().tolist() == [False, False, True]
+
+
+def test_agreement_by_hand() -> None:
+    top1 = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 2]])  # three networks, three images
+    logits = torch.nn.functional.one_hot(top1, 3).float()
+    assert all_agree(logits).tolist() == [1, 0, 0]
+    assert pairs_agree(logits).tolist() == pytest.approx([1, 1 / 3, 0])
+
+
+@pytest.mark.parametrize("metric", [all_agree, pairs_agree, js_divergence])
+def test_agreement_needs_two_networks_with_finite_logits(
+    metric: Callable[[Tensor], Tensor],
+) -> None:
+    logits = normal(2, 3, 4, seed=0)
+    assert metric(logits[:1]).isnan().all()
+    logits[0, 1, 2] = math.inf
+    assert metric(logits).isnan().tolist() == [False, True, False]
+
+
+def test_divergence_of_equal_and_of_opposite_networks() -> None:
+    logits = normal(1, 6, 4, seed=0)
+    assert js_divergence(logits.repeat(3, 1, 1)).tolist() == pytest.approx([0] * 6, abs=1e-12)
+    certain = torch.tensor([[[100.0, -100.0]], [[-100.0, 100.0]]])
+    assert js_divergence(certain).item() == pytest.approx(math.log(2))
+
+
+@given(networks=st.integers(2, 4), classes=st.integers(2, 5), seed=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_divergence_equals_the_mean_of_two_relative_entropies(
+    networks: int, classes: int, seed: int
+) -> None:
+    logits = 3 * normal(networks, 1, classes, seed=seed)
+    rows = [[math.exp(value) for value in row] for row in logits[:, 0].tolist()]
+    p = [[value / math.fsum(row) for value in row] for row in rows]
+
+    def relative_entropy(a: list[float], b: list[float]) -> float:
+        return math.fsum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+
+    apart = []
+    for i in range(networks):
+        for j in range(i):
+            middle = mean_of([p[i], p[j]])
+            apart.append((relative_entropy(p[i], middle) + relative_entropy(p[j], middle)) / 2)
+    found = js_divergence(logits).item()
+    assert found == pytest.approx(math.fsum(apart) / len(apart), abs=1e-12)
+    assert 0 <= found <= math.log(2)
