@@ -176,7 +176,8 @@ def test_umap_is_the_same_every_time() -> None:
 def test_umap_leaves_the_number_of_threads_alone() -> None:
     program = (  # in a process where it has not worked yet
         "import torch; from prism_nb.viz.figures.diversity import project; "
-        "torch.set_num_threads(1); before = torch.get_num_threads(); project(torch.randn(40, 6).double(), 'umap'); "
+        "torch.set_num_threads(1); before = torch.get_num_threads(); "
+        "project(torch.randn(40, 6).double(), 'umap'); "
         "print(before, torch.get_num_threads())"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
