@@ -29,7 +29,7 @@ def agreement_rows() -> list[dict[str, Any]]:
     torch.manual_seed(0)
     space = PreprocessConfig((0.5,) * 3, (0.25,) * 3, _SIZE)
     networks = {n: build_network(n, classes=10, image_size=_SIZE) for n in _NETWORKS}
-    teachers = [Teacher(n, net, own=space, canonical=space) for n, net in networks.items()]
+    teachers = [Teacher(n, net, native=space, dataset=space) for n, net in networks.items()]
     images = torch.randn(_COUNT, 3, _SIZE, _SIZE)
     last_bit = torch.finfo(images.dtype).eps * torch.sign(torch.randn(images.shape))
     eager = _losses(teachers, images)

@@ -26,7 +26,7 @@ def roofline(case: Case) -> dict[str, float]:
     """
     device = choose_device("auto")
     disable_malloc_trim()
-    teachers = [t for t in build_teachers(case, device) if t.bn_probes]
+    teachers = [t for t in build_teachers(case, device) if t.bn_layer_stats]
     images = torch.randn(case.count, 3, case.size, case.size, device=device)
     flops, touched = 0.0, 0.0
     for teacher in teachers:

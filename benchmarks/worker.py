@@ -57,7 +57,7 @@ def build_teachers(case: Case, device: torch.device) -> list[Teacher]:
     teachers = []
     for name in case.networks:
         network = build_network(name, classes=10, image_size=case.size)
-        teacher = Teacher(name, network, own=space, canonical=space)
+        teacher = Teacher(name, network, native=space, dataset=space)
         teachers.append(teacher.to(device).to(memory_format=_layout(case)))
     return teachers
 

@@ -45,16 +45,8 @@ set_option = click.option(
 @click.argument("words", nargs=-1)
 @click.option("--family", default="", help="Of one family only, e.g. resnet.")
 @click.option("--gflop", type=click.FloatRange(min=0), help="At most so many per image, forward.")
-@click.option(
-    "--rebuild", is_flag=True, help="Make it anew for the installed torchvision and timm."
-)
-def catalogue_command(
-    words: tuple[str, ...], family: str, gflop: float | None, rebuild: bool
-) -> None:
+def catalogue_command(words: tuple[str, ...], family: str, gflop: float | None) -> None:
     """List the networks with batch norm whose names hold all WORDS; what a pool can be made of."""
-    if rebuild:
-        _rebuild()
-        return
     from prism_nb.models.catalog import filtered, read_catalogue
 
     entries = read_catalogue()
@@ -70,19 +62,6 @@ def catalogue_command(
             f"{e.flops / 1e9:>9.2f}{e.input_size:>8}{accuracy:>9}  {' '.join(e.weights)}"
         )
     click.echo(f"\n{len(found)} of {len(entries)} networks with batch norm")
-
-
-def _rebuild() -> None:
-    from importlib import resources
-
-    from prism_nb.core import fileio
-    from prism_nb.models.catalog import CATALOG_FILE
-    from prism_nb.models.catalog_rebuild import rebuild
-
-    path = Path(str(resources.files("prism_nb.models"))) / CATALOG_FILE
-    content = rebuild(lambda line: click.echo(line, err=True))
-    fileio.write_text(path, content)
-    click.echo(f"{content.count(chr(10)) - 1} networks in {path}")
 
 
 _TERA = 1e12

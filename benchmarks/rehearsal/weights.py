@@ -11,8 +11,7 @@ import torch
 from prism_nb.core import fileio
 from prism_nb.core.device import seeded
 from prism_nb.data.imagenet import IMAGENET_CHANNELS
-from prism_nb.models.teacher import PreprocessConfig
-from prism_nb.models.weights import to_safetensors
+from prism_nb.models.weights import WeightsMetadata, to_safetensors
 from prism_nb.models.zoo import build_network
 
 
@@ -27,6 +26,9 @@ def write_random(path: Path, architecture: str, classes: Sequence[str], image_si
     """
     with seeded(0, torch.device("cpu")):
         network = build_network(architecture, classes=len(classes), image_size=image_size)
-    space = asdict(PreprocessConfig(*IMAGENET_CHANNELS, image_size))
-    content = to_safetensors(network.state_dict(), {"space": space, "classes": list(classes)})
+    mean, std = IMAGENET_CHANNELS
+    metadata = WeightsMetadata(
+        mean=mean, std=std, size=image_size, interpolation="bilinear", classes=tuple(classes)
+    )
+    content = to_safetensors(network.state_dict(), metadata)
     fileio.write_bytes(path, content)

@@ -39,7 +39,7 @@ def features_and_logits(
     Returns:
         Both as float32 on the CPU.
     """
-    features, logits = _in_batches(network.look, network, pixels, dataset)
+    features, logits = _in_batches(network.features_and_logits, network, pixels, dataset)
     return features, logits
 
 

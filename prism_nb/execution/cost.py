@@ -336,7 +336,7 @@ class StepTimer:
         if recipe.statistics == "bn_conv":
             with torch.no_grad():
                 probes = conv_layer_stats(teacher.network, recipe.conv_patch_size)
-                seen = teacher.statistics(images[:2], probes)
+                seen = teacher.stats_only(images[:2], probes)
             targets = {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
         return build_stat_matcher(
             teacher,

@@ -223,7 +223,7 @@ class NetworkCosts:
     def _measured(self, name: str, patch: int) -> float:
         teacher = self._teacher(name)
         with torch.no_grad():
-            seen = teacher.statistics(self._images(), conv_layer_stats(teacher.network, patch))
+            seen = teacher.stats_only(self._images(), conv_layer_stats(teacher.network, patch))
         return float(sum(value.nbytes for each in seen for value in each))
 
     def _learned(self, name: str) -> float:

@@ -185,7 +185,7 @@ def _check_given(name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv
     source = resolve_weights(name)
     if source.file.is_file():
         taken = open_pretrained(name, dataset)
-        network, size = taken.network, taken.space.size
+        network, size = taken.network, taken.preprocess.size
     else:
         head_row_indices(source, source.head or len(dataset.classes), dataset)
         network = untrained_teacher(name, dataset, torch.device("cpu")).network

@@ -1,4 +1,4 @@
-"""Entries of the catalogue, read from the data that the kit ships."""
+"""Catalogue of the architectures with batch norm in torchvision and timm, shipped as a CSV file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import torchvision
 
 from prism_nb.models.zoo import architecture_of, resolve_architecture
 
-CATALOG_FILE = "networks.csv"
-
 
 @dataclass(frozen=True)
 class Entry:
     """An architecture with batch norm, in numbers.
 
     Attributes:
-        name: As `build_network` takes it.
+        name: A name that `build_network` takes.
         library: `torchvision` or `timm`.
         family: See `family_of`.
-        bn_layers: BatchNorm2d layers.
-        bn_channels: Channels over all of them: values per statistic.
+        bn_layers: Number of BatchNorm2d layers.
+        bn_channels: Channels over all of them, which is the number of values per statistic.
         parameters: Trainable values, with a head of 1,000 classes.
         flops: Operations of one image's forward pass at `input_size`; a multiply-add is two.
         input_size: Side of the images that it is made for, in pixels.
@@ -58,15 +56,8 @@ class Entry:
             return f"{self.name}@{tag}"
         return f"{self.name.removeprefix('timm/')}.{tag}"
 
-    def row(self) -> dict[str, str]:
-        """Return the entry as a line of the file."""
-        tags = (tag if value is None else f"{tag}={value}" for tag, value in self.weights.items())
-        return {name: str(value) for name, value in vars(self).items()} | {
-            "weights": " ".join(tags)
-        }
 
-
-_Listed = TypeVar("_Listed", bound=Entry)
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "name": lambda entry: entry.name,
@@ -81,13 +72,8 @@ SORTS: dict[str, Callable[[Entry], Any]] = {
 @lru_cache(maxsize=1)
 def read_catalogue() -> tuple[Entry, ...]:
     """Return the catalogue in the file's order: torchvision's networks, then timm's, by name."""
-    text = resources.files("prism_nb.models").joinpath(CATALOG_FILE).read_text(encoding="utf-8")
+    text = resources.files("prism_nb.models").joinpath("networks.csv").read_text(encoding="utf-8")
     return tuple(map(_entry, csv.DictReader(text.splitlines())))
-
-
-@lru_cache(maxsize=1)
-def _by_name() -> dict[str, Entry]:
-    return {entry.name: entry for entry in read_catalogue()}
 
 
 def find_entry(architecture: str) -> Entry | None:
@@ -98,22 +84,22 @@ def find_entry(architecture: str) -> Entry | None:
 
 
 def filtered(
-    entries: Iterable[_Listed],
+    entries: Iterable[AnyEntry],
     *,
     words: str = "",
     family: str = "",
     library: str = "",
     gflop: float | None = None,
     sort: str = "",
-) -> list[_Listed]:
-    """Return the entries that fit every condition, sorted.
+) -> list[AnyEntry]:
+    """Return the entries that meet every condition, sorted.
 
     Args:
-        entries: Where to look.
+        entries: The entries to choose from.
         words: Parts of a name or family, each of which must occur; upper and lower case are one.
         family: A whole family; empty: any.
         library: `torchvision` or `timm`; empty: any.
-        gflop: The most that a forward pass may cost, in 10^9 operations; None: anything.
+        gflop: Upper limit of a forward pass, in 10^9 operations; None: none.
         sort: One of `SORTS`, unknown accuracies last; anything else keeps the order.
     """
     parts = words.lower().split()
@@ -126,6 +112,31 @@ def filtered(
         and (gflop is None or entry.flops <= gflop * 1e9)
     ]
     return sorted(kept, key=SORTS[sort]) if sort in SORTS else kept
+
+
+def family_of(name: str) -> str:
+    """Return the family of a network: the library's file that builds it, without a version.
+
+    So `resnet18`, `wide_resnet50_2` and timm's `resnetv2_50` are of one family, `resnet`.
+
+    Args:
+        name: A network of either library, with or without weights.
+
+    Raises:
+        UsageError: Neither library has it.
+    """
+    library, model = resolve_architecture(architecture_of(name))
+    for family in ("mobilenet", "mnasnet"):  # timm has them in files named after other families
+        if model.startswith(family):
+            return family
+    builders = torchvision.models.get_model_builder, timm.models.model_entrypoint
+    module = builders[library == "timm"](model).__module__.rpartition(".")[2]
+    return re.sub(r"_?v\d+$", "", module)
+
+
+@lru_cache(maxsize=1)
+def _by_name() -> dict[str, Entry]:
+    return {entry.name: entry for entry in read_catalogue()}
 
 
 def _entry(row: dict[str, str]) -> Entry:
@@ -142,27 +153,3 @@ def _entry(row: dict[str, str]) -> Entry:
         weights={tag: float(value) if value else None for tag, _, value in weights},
         licence=row["licence"],
     )
-
-
-# timm keeps these beside other families, in files named after those.
-_BY_NAME = ("mobilenet", "mnasnet")
-
-
-def family_of(name: str) -> str:
-    """Return the family of a network: the library's file that builds it, without a version.
-
-    So `resnet18`, `wide_resnet50_2` and timm's `resnetv2_50` are of one family, `resnet`.
-
-    Args:
-        name: A network of either library, with or without weights.
-
-    Raises:
-        UsageError: Neither library has it.
-    """
-    library, model = resolve_architecture(architecture_of(name))
-    for family in _BY_NAME:
-        if model.startswith(family):
-            return family
-    builders = torchvision.models.get_model_builder, timm.models.model_entrypoint
-    module = builders[library == "timm"](model).__module__.rpartition(".")[2]
-    return re.sub(r"_?v\d+$", "", module)

@@ -1,4 +1,4 @@
-"""Statistics of what a network's layers are given: where they are taken, and how."""
+"""Mean and variance of layer inputs: where they are taken, how they are computed and captured."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class MeanVar(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerStat:
-    """One statistic of one layer's input.
+    """The mean and variance of one layer's input, as a place to measure.
 
     Attributes:
-        name: The layer's dotted name in its network, and what is measured there.
+        name: The layer's dotted name in its network, and the kind of statistic.
         layer: The layer.
         patch: Side of square patches in pixels of the feature map; 0: statistics per channel.
     """
@@ -35,20 +35,20 @@ class LayerStat:
     layer: nn.Module
     patch: int = 0
 
-    def measure(self, values: Tensor) -> MeanVar:
-        """Measure a layer's input [N, C, H, W].
+    def measure(self, inputs: Tensor) -> MeanVar:
+        """Compute the statistics of the layer's input [N, C, H, W].
 
         Per channel: over batch and space. Per patch: over the batch, the channels and the
         patch's pixels, after the map is stretched to a multiple of the patch (G-VBSM, CVPR 2024,
         generalised statistical matching, and its code).
         """
         if self.patch:
-            return _patch_moments(values, self.patch)
-        return MeanVar(*channel_mean_var(values))
+            return patch_mean_var(inputs, self.patch)
+        return channel_mean_var(inputs)
 
 
 def bn_layer_stats(network: nn.Module) -> tuple[LayerStat, ...]:
-    """Return a probe for the input of every BatchNorm2d layer, in the network's order."""
+    """Return the statistics that BN keeps: one per BatchNorm2d layer, in the network's order."""
     return tuple(
         LayerStat(f"{name}.bn", layer)
         for name, layer in network.named_modules()
@@ -57,132 +57,129 @@ def bn_layer_stats(network: nn.Module) -> tuple[LayerStat, ...]:
 
 
 def conv_layer_stats(network: nn.Module, patch: int) -> tuple[LayerStat, ...]:
-    """Return two probes per Conv2d layer: its input's channels, and patches of its input."""
+    """Return two statistics per Conv2d layer: of its input's channels, and of its patches.
+
+    Args:
+        network: The network.
+        patch: Side of the square patches, in pixels of the feature map.
+    """
     return tuple(
-        probe
+        stat
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Conv2d)
-        for probe in (
+        for stat in (
             LayerStat(f"{name}.channels", layer),
             LayerStat(f"{name}.patches", layer, patch),
         )
     )
 
 
-class _SeenEnough(Exception):  # noqa: N818 (no error: it ends a pass that has done its work)
-    """Every probe has seen its layer's input, and nobody wants what comes after."""
+class _StopForward(Exception):  # noqa: N818 (not an error: it ends a pass that is no longer needed)
+    """All statistics are measured."""
 
 
 @contextmanager
 def capture_stats(
-    probes: Sequence[LayerStat], *, to_the_end: bool = True
+    stats: Sequence[LayerStat], *, stop_early: bool = False
 ) -> Iterator[dict[LayerStat, MeanVar]]:
-    """Fill a dict with what the probes see in forward passes inside; the last pass stays.
+    """Measure statistics during the forward passes of a `with` block.
+
+    The dict that the block gets is filled by each pass, so it ends with the last pass's values.
 
     Args:
-        probes: Where to measure.
-        to_the_end: Whether a pass goes on behind the last probe. If not, it ends the block there.
+        stats: What to measure.
+        stop_early: Whether the block ends as soon as all statistics are measured, which saves the
+            layers behind the last of them.
     """
-    seen: dict[LayerStat, MeanVar] = {}
+    measured: dict[LayerStat, MeanVar] = {}
 
-    def collect(probe: LayerStat, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[probe] = probe.measure(inputs[0])
-        if not to_the_end and len(seen) == len(probes):
-            raise _SeenEnough
+    def measure(stat: LayerStat, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        measured[stat] = stat.measure(inputs[0])
+        if stop_early and len(measured) == len(stats):
+            raise _StopForward
 
-    handles = [probe.layer.register_forward_pre_hook(partial(collect, probe)) for probe in probes]
+    hooks = [stat.layer.register_forward_pre_hook(partial(measure, stat)) for stat in stats]
     try:
-        with suppress(_SeenEnough):
-            yield seen
+        with suppress(_StopForward):
+            yield measured
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def running_stats(probes: Sequence[LayerStat]) -> list[MeanVar]:
-    """Return the stored statistics of BN probes."""
-    return [
-        MeanVar(_stored(probe, "running_mean"), _stored(probe, "running_var")) for probe in probes
-    ]
-
-
-def _stored(probe: LayerStat, name: str) -> Tensor:
-    value = getattr(probe.layer, name, None)
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{probe.name} has no {name}")
-    return value
-
-
-def _patch_moments(values: Tensor, patch: int) -> MeanVar:
-    """Measure the patches of maps [N, C, H, W], pixel by pixel and then pooled.
-
-    All pixels of a patch have equally many values, so the variance of them all is the mean of the
-    pixels' variances plus the variance of their means.
-    """
-    height, width = (-(-side // patch) * patch for side in values.shape[-2:])
-    if (height, width) != values.shape[-2:]:
-        values = functional.interpolate(values, size=(height, width), mode="bilinear")
-    mean, var = channel_mean_var(values.permute(0, 2, 3, 1).flatten(1, 2))
-    means, variances = (_tiles(each.view(height, width), patch) for each in (mean, var))
-    between, pooled = torch.var_mean(means, dim=1, correction=0)
-    return MeanVar(pooled, variances.mean(1) + between)
-
-
-def _tiles(pixels: Tensor, patch: int) -> Tensor:
-    """Cut a map [H, W] into patches: [patches, patch * patch]."""
-    tiles = pixels.unflatten(1, (-1, patch)).unflatten(0, (-1, patch))  # rows p columns p
-    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def channel_mean_var(values: Tensor) -> tuple[Tensor, Tensor]:
+def channel_mean_var(values: Tensor) -> MeanVar:
     """Return mean and biased variance over all dimensions but the second.
 
-    The gradient by an element x is dL/dmean / n + 2 (x - mean) dL/dvar / n, with n elements per
-    mean: a multiple of x and a constant, so that one fused product gives it. Autograd would take
-    half a dozen passes over what is the largest tensor of a step.
+    The gradient with respect to an element x is dL/dmean / n + 2 (x - mean) dL/dvar / n, with n
+    elements per mean: a multiple of x plus a constant, which is one fused product. Autograd would
+    take half a dozen passes over the largest tensor of a step.
 
     Args:
-        values: [N, C, ...], channels last for speed.
+        values: [N, C, ...]; channels-last is fastest.
 
     Returns:
-        Mean and variance, each [C], in float32 or, of float64, in float64.
+        Mean and variance, each [C], in float32, or in float64 for float64 values.
     """
-    mean, var = _Moments.apply(values)
-    return mean, var
+    return MeanVar(*_ChannelMeanVar.apply(values))
 
 
-class _Moments(torch.autograd.Function):
+class _ChannelMeanVar(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = _measure(values)
+        mean, var = _mean_var(values)
         ctx.save_for_backward(values, mean)
         return mean, var
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, by_mean: Tensor, by_var: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
         values, mean = ctx.saved_tensors  # type: ignore[attr-defined]
         count = values.numel() // values.shape[1]
-        slope = 2 / count * by_var
-        constant = by_mean / count - mean * slope
+        factor = 2 / count * grad_var
+        constant = grad_mean / count - mean * factor
         shape = (1, -1, *[1] * (values.ndim - 2))
         return torch.addcmul(
-            constant.to(values.dtype).view(shape), values, slope.to(values.dtype).view(shape)
+            constant.to(values.dtype).view(shape), values, factor.to(values.dtype).view(shape)
         )
 
 
-def _measure(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance in full precision."""
+def _mean_var(values: Tensor) -> tuple[Tensor, Tensor]:
+    is_half = values.dtype in {torch.bfloat16, torch.float16}
     if values.device.type != "cpu":
-        full = values.float() if _is_half(values) else values
+        full = values.float() if is_half else values
         var, mean = torch.var_mean(full, [0, *range(2, values.ndim)], correction=0)
         return mean, var
-    # var_mean reduces channels-last tensors twenty times slower than batch norm's own kernel
-    mean_kept = var_kept = None
-    if _is_half(values):  # it answers in the precision of the running statistics it is given
-        mean_kept, var_kept = values.new_zeros(2, values.shape[1], dtype=torch.float32)
-    return torch.batch_norm_update_stats(values, mean_kept, var_kept, 0.0)
+    # On a CPU, var_mean reduces channels-last tensors twenty times slower than the kernel of batch
+    # norm, whose results have the precision of the running statistics that it is given.
+    running_mean = running_var = None
+    if is_half:
+        running_mean, running_var = values.new_zeros(2, values.shape[1], dtype=torch.float32)
+    return torch.batch_norm_update_stats(values, running_mean, running_var, 0.0)
 
 
-def _is_half(values: Tensor) -> bool:
-    return values.dtype in {torch.bfloat16, torch.float16}
+def patch_mean_var(values: Tensor, patch: int) -> MeanVar:
+    """Return mean and biased variance of each square patch of maps, over batch and channels too.
+
+    They are computed per pixel and then pooled. All pixels of a patch have equally many values,
+    so the patch's variance is the mean of its pixels' variances plus the variance of their means.
+
+    Args:
+        values: [N, C, H, W].
+        patch: Side of a patch in pixels; maps are stretched to a multiple of it.
+
+    Returns:
+        Mean and variance, each [patches].
+    """
+    height, width = (-(-side // patch) * patch for side in values.shape[-2:])
+    if (height, width) != values.shape[-2:]:
+        values = functional.interpolate(values, size=(height, width), mode="bilinear")
+    pixels = channel_mean_var(values.permute(0, 2, 3, 1).flatten(1, 2))
+    means, variances = (_tiles(each.view(height, width), patch) for each in pixels)
+    var_of_means, mean = torch.var_mean(means, dim=1, correction=0)
+    return MeanVar(mean, variances.mean(1) + var_of_means)
+
+
+def _tiles(pixels: Tensor, patch: int) -> Tensor:
+    """Cut a map [H, W] into patches: [patches, patch * patch]."""
+    tiles = pixels.unflatten(1, (-1, patch)).unflatten(0, (-1, patch))  # rows, p, columns, p
+    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)

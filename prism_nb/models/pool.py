@@ -1,4 +1,4 @@
-"""The networks of a run, loaded once per process."""
+"""The networks of a run as frozen teachers, loaded once per process."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.layer_stats import MeanVar
 from prism_nb.models.pretrained import native_preprocess
-from prism_nb.models.teacher import PreprocessConfig, Teacher
-from prism_nb.models.weights import preprocess_from_dict
+from prism_nb.models.teacher import PreprocessConfig, Teacher, dataset_preprocess
 from prism_nb.models.zoo import architecture_of, build_network, load_weights
 
 
@@ -31,101 +30,107 @@ def load_teacher(run: Run, name: str) -> Teacher:
         PrismError: The network is not trained, or its weights are damaged.
     """
     unit = network_unit(run.settings, name)
-    path, content = _made(run, unit, "weights")
+    path, content_hash = _finished_file(run, unit, "weights")
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
-    own = (
-        preprocess_from_dict(run.record(unit)["space"])
+    native = (
+        PreprocessConfig.from_dict(run.record(unit)["preprocess"])
         if is_pretrained_name(name)
         else dataset_preprocess(dataset)
     )
-    return _load(name, str(path), content, dataset, own, device)
+    return _load_teacher(name, path, content_hash, dataset, native, device)
 
 
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
-    """Return the real data's statistics of a network's convolutions, by `conv_probes`' names.
+    """Return the real data's statistics of a network's convolutions.
+
+    Args:
+        run: The run.
+        name: The network's name.
+        patch: Side of the square patches, in pixels of the feature map.
+
+    Returns:
+        The statistics by their names in `conv_layer_stats`.
 
     Raises:
         PrismError: They are not measured, or their file is damaged.
     """
-    path, content = _made(run, statistics_unit(run.settings, name, patch), "statistics")
-    return _load_statistics(str(path), content, choose_device(run.settings.device))
-
-
-def _made(run: Run, unit: Unit, file: str) -> tuple[Path, str]:
-    """Return the file of a finished unit and its hash."""
-    state = run.inspect(unit)
-    if state.state != "done":
-        raise PrismError(
-            f"teacher {unit.name!r} of run {run.name} is {state.state}"
-            f"{f' ({state.reason})' if state.reason else ''}; run the teachers stage first"
-        )
-    marker = run.marker(unit) or {"files": {unit.params[file]: ""}}
-    return run.file(unit.params[file]), marker["files"][unit.params[file]]
-
-
-@lru_cache(maxsize=32)
-def _load_statistics(path: str, content: str, device: torch.device) -> dict[str, MeanVar]:
-    """Read statistics; `content`, their hash, keeps the cache from serving an older file."""
-    try:
-        tensors = safetensors.torch.load_file(path, device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise PrismError(
-            f"statistics {path} cannot be read: {error}; run the teachers stage again"
-        ) from None
-    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
-    return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
-
-
-def dataset_preprocess(dataset: ImageDataset) -> PreprocessConfig:
-    """Return the pixel space in which a dataset's images are optimised and stored."""
-    return PreprocessConfig(dataset.mean, dataset.std, dataset.image_size)
+    unit = statistics_unit(run.settings, name, patch)
+    return _load_stats(*_finished_file(run, unit, "statistics"), choose_device(run.settings.device))
 
 
 def untrained_teacher(name: str, dataset: ImageDataset, device: torch.device) -> Teacher:
-    """Return a network with fresh weights, which costs what a trained one costs."""
-    own = (
-        native_preprocess(name, dataset)
-        if is_pretrained_name(name)
-        else dataset_preprocess(dataset)
-    )
-    return wrap_teacher(name, _empty(name, dataset, own), dataset, own, device)
+    """Return a teacher with fresh weights, which costs as much to run as a trained one."""
+    native = native_preprocess(name, dataset)
+    return wrap_teacher(name, _build(name, dataset, native), dataset, native, device)
 
 
 def wrap_teacher(
     name: str,
     network: nn.Module,
     dataset: ImageDataset,
-    own: PreprocessConfig,
+    native: PreprocessConfig,
     device: torch.device,
 ) -> Teacher:
-    """Return a network as a teacher that is given a dataset's canonical images."""
-    teacher = Teacher(name, network, own=own, canonical=dataset_preprocess(dataset))
+    """Return a network as a frozen teacher for a dataset's images.
+
+    Args:
+        name: The network's name.
+        network: The trained network.
+        dataset: The dataset whose images the teacher is given.
+        native: The preprocessing that the network was trained with.
+        device: Where the teacher runs.
+    """
+    teacher = Teacher(name, network, native=native, dataset=dataset_preprocess(dataset))
     return teacher.to(device).to(memory_format=torch.channels_last)
 
 
+def _finished_file(run: Run, unit: Unit, param: str) -> tuple[Path, str]:
+    """Return the file that a finished unit's parameter names, and its content hash."""
+    found = run.inspect(unit)
+    if found.state != "done":
+        reason = f" ({found.reason})" if found.reason else ""
+        raise PrismError(
+            f"teacher {unit.name!r} of run {run.name} is {found.state}{reason}; run the squeeze "
+            "stage first"
+        )
+    file, marker = unit.params[param], run.marker(unit)
+    return run.file(file), marker["files"][file] if marker else ""
+
+
 @lru_cache(maxsize=32)
-def _load(
+def _load_teacher(
     name: str,
-    path: str,
-    content: str,
+    path: Path,
+    content_hash: str,  # part of the cache's key, so that a changed file is read again
     dataset: ImageDataset,
-    own: PreprocessConfig,
+    native: PreprocessConfig,
     device: torch.device,
 ) -> Teacher:
-    """Load weights; `content`, their hash, keeps the cache from serving an older file."""
-    network = _empty(name, dataset, own)
+    network = _build(name, dataset, native)
     try:
         load_weights(network, safetensors.torch.load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         raise PrismError(
-            f"weights {path} do not fit {name!r}: {error}; delete the file and run the teachers "
+            f"weights {path} do not fit {name!r}: {error}; delete the file and run the squeeze "
             "stage again"
         ) from None
-    return wrap_teacher(name, network, dataset, own, device)
+    return wrap_teacher(name, network, dataset, native, device)
 
 
-def _empty(name: str, dataset: ImageDataset, own: PreprocessConfig) -> nn.Module:
+@lru_cache(maxsize=32)
+def _load_stats(path: Path, content_hash: str, device: torch.device) -> dict[str, MeanVar]:
+    try:
+        tensors = safetensors.torch.load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise PrismError(
+            f"statistics {path} cannot be read: {error}; run the squeeze stage again"
+        ) from None
+    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
+    return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
+
+
+def _build(name: str, dataset: ImageDataset, native: PreprocessConfig) -> nn.Module:
     with seeded(0, torch.device("cpu")):
         return build_network(
-            architecture_of(name), classes=len(dataset.classes), image_size=own.size
+            architecture_of(name), classes=len(dataset.classes), image_size=native.size
         )

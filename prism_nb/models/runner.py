@@ -1,7 +1,7 @@
-"""How a step looks at images through a frozen network: eagerly or compiled, in some precision.
+"""Forward passes of teachers that return layer statistics: eager or compiled, in a precision.
 
-The eager way is the reference. A compiled network measures the same statistics with the same
-formulas in other kernels, so that its results agree to rounding and not to the bit.
+The eager pass is the reference. A compiled one computes the same formulas with other kernels, so
+its results are equal to rounding and not bit for bit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,18 +20,18 @@ from prism_nb.core.device import half_precision, is_out_of_memory
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 
-# All networks share the code of one forward, and PyTorch by default keeps no more than eight
-# graphs of it; versions before this option stop compiling behind the eighth.
-_OPTION = "isolate_recompiles"
-_APART: dict[str, Any] = (
-    {_OPTION: True} if _OPTION in inspect.signature(torch.compile).parameters else {}
+# All compiled networks share the code of one `forward`, and PyTorch by default keeps at most eight
+# graphs per code object; older versions lack this option and run the others eagerly.
+_ISOLATE = "isolate_recompiles"
+_COMPILE_OPTIONS: dict[str, Any] = (
+    {_ISOLATE: True} if _ISOLATE in inspect.signature(torch.compile).parameters else {}
 )
 
-LayerKey = tuple[nn.Module, int]  # a layer and a side of patches: what a probe measures
+StatKey = tuple[nn.Module, int]  # a layer and the side of patches, which identify a `LayerStat`
 
 
 class TeacherRunner:
-    """Runs a network eagerly, each layer as written.
+    """Eager passes of one network.
 
     Args:
         teacher: The network.
@@ -41,80 +41,84 @@ class TeacherRunner:
     def __init__(self, teacher: Teacher, precision: str = "fp32") -> None:
         self.teacher, self._precision = teacher, precision
 
-    def observe(self, images: Tensor, probes: Sequence[LayerStat]) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits and what probes see, as `Teacher.observe`."""
+    def forward_with_stats(
+        self, images: Tensor, stats: Sequence[LayerStat]
+    ) -> tuple[Tensor, list[MeanVar]]:
+        """Return logits and layer statistics, as `Teacher.forward_with_stats`."""
         with half_precision(self._precision, images.device):
-            logits, seen = self.teacher.observe(images, probes)
-        return _full(logits), seen
+            logits, measured = self.teacher.forward_with_stats(images, stats)
+        return _at_least_fp32(logits), measured
 
-    def statistics(self, images: Tensor, probes: Sequence[LayerStat]) -> list[MeanVar]:
-        """Return what probes see, as `Teacher.statistics`."""
+    def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
+        """Return layer statistics, as `Teacher.stats_only`."""
         with half_precision(self._precision, images.device):
-            return self.teacher.statistics(images, probes)
+            return self.teacher.stats_only(images, stats)
 
 
 class CompiledTeacherRunner(TeacherRunner):
-    """Runs a network compiled; eagerly, after one warning, if it cannot be compiled.
+    """Compiled passes of one network; eager ones, after one warning, if it cannot be compiled.
 
     Args:
         teacher: The network.
-        probes: All probes that are ever asked for. Each pass measures all of them, so that
-            nothing is compiled again when some are left out.
-        precision: As of `Sight`.
+        stats: All statistics that are ever asked for. Each pass measures all of them, so that
+            nothing is compiled again when a call asks for fewer.
+        precision: As of `TeacherRunner`.
     """
 
     def __init__(
-        self, teacher: Teacher, probes: Sequence[LayerStat], precision: str = "fp32"
+        self, teacher: Teacher, stats: Sequence[LayerStat], precision: str = "fp32"
     ) -> None:
         super().__init__(teacher, precision)
-        self._places = tuple(_place(probe) for probe in probes)
+        self._keys = tuple(_key(stat) for stat in stats)
 
-    def observe(self, images: Tensor, probes: Sequence[LayerStat]) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits and what probes see, as `Teacher.observe`."""
-        look = self._look(to_the_end=True)
-        if not look.works_on(images):
-            return super().observe(images, probes)
-        logits, seen = look(images)
-        return logits, self._asked(probes, seen)
+    def forward_with_stats(
+        self, images: Tensor, stats: Sequence[LayerStat]
+    ) -> tuple[Tensor, list[MeanVar]]:
+        """Return logits and layer statistics, as `Teacher.forward_with_stats`."""
+        compiled = self._compiled(with_logits=True)
+        if not compiled.compiles_for(images):
+            return super().forward_with_stats(images, stats)
+        logits, measured = compiled(images)
+        return logits, self._select(stats, measured)
 
-    def statistics(self, images: Tensor, probes: Sequence[LayerStat]) -> list[MeanVar]:
-        """Return what probes see; the compiler leaves out what comes after the last of them."""
-        look = self._look(to_the_end=False)
-        if not probes or not look.works_on(images):
-            return super().statistics(images, probes)
-        return self._asked(probes, look(images)[1])
+    def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
+        """Return layer statistics; the compiler drops the layers behind the last of them."""
+        compiled = self._compiled(with_logits=False)
+        if not stats or not compiled.compiles_for(images):
+            return super().stats_only(images, stats)
+        return self._select(stats, compiled(images)[1])
 
-    def _look(self, *, to_the_end: bool) -> _Compiled:
-        return _compiled(self.teacher, self._places, self._precision, to_the_end)
+    def _compiled(self, *, with_logits: bool) -> _CompiledForward:
+        return _compiled_forward(self.teacher, self._keys, self._precision, with_logits)
 
-    def _asked(self, probes: Sequence[LayerStat], seen: list[MeanVar]) -> list[MeanVar]:
-        by_place = dict(zip(self._places, seen, strict=True))
-        return [by_place[_place(probe)] for probe in probes]
+    def _select(self, stats: Sequence[LayerStat], measured: list[MeanVar]) -> list[MeanVar]:
+        by_key = dict(zip(self._keys, measured, strict=True))
+        return [by_key[_key(stat)] for stat in stats]
 
 
 @lru_cache(maxsize=64)
-def _compiled(
-    teacher: Teacher, places: tuple[LayerKey, ...], precision: str, to_the_end: bool
-) -> _Compiled:
-    """Return a compiled network; one per process, since units share their networks."""
-    return _Compiled(_Observer(teacher, places, precision, to_the_end=to_the_end))
+def _compiled_forward(
+    teacher: Teacher, keys: tuple[StatKey, ...], precision: str, with_logits: bool
+) -> _CompiledForward:
+    """Return a compiled network, one per process, since units share their networks."""
+    return _CompiledForward(_HookedTeacher(teacher, keys, precision, with_logits=with_logits))
 
 
-class _Compiled:
-    """A compiled holdout_network that has been tried out before it is relied upon."""
+class _CompiledForward:
+    """A compiled network, and for which kinds of images its compilation works."""
 
-    def __init__(self, holdout_network: _Observer) -> None:
-        self._name = holdout_network.twin.name
-        self._look: Callable[[Tensor], tuple[Tensor, list[MeanVar]]] = torch.compile(
-            holdout_network, dynamic=False, **_APART
+    def __init__(self, hooked: _HookedTeacher) -> None:
+        self._name = hooked.twin.name
+        self._forward: Callable[[Tensor], tuple[Tensor, list[MeanVar]]] = torch.compile(
+            hooked, dynamic=False, **_COMPILE_OPTIONS
         )
         self._works: dict[tuple[object, ...], bool] = {}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[MeanVar]]:
-        return self._look(images)
+        return self._forward(images)
 
-    def works_on(self, images: Tensor) -> bool:
-        """Return whether the network can be compiled for such images; tried once for each kind."""
+    def compiles_for(self, images: Tensor) -> bool:
+        """Return whether the network compiles for such images; tried once for each kind."""
         kind = (images.shape, images.stride(), torch.is_grad_enabled() and images.requires_grad)
         if kind not in self._works:
             try:
@@ -133,54 +137,50 @@ class _Compiled:
         return self._works[kind]
 
     def _try(self, images: Tensor) -> None:
-        logits, seen = self._look(images.detach().clone().requires_grad_(images.requires_grad))
-        total = torch.stack([logits.sum(), *(part.sum() for s in seen for part in s)]).sum()
+        logits, measured = self(images.detach().clone().requires_grad_(images.requires_grad))
+        total = torch.stack([logits.sum(), *(part.sum() for pair in measured for part in pair)])
         if total.requires_grad:
-            total.backward()
+            total.sum().backward()
 
 
-class _Observer(nn.Module):
-    """A network that returns what its probes see: a form without passing hooks, to be compiled.
+class _HookedTeacher(nn.Module):
+    """A copy of a teacher's modules around the same weights, with permanent hooks.
 
-    It is a twin of the teacher's modules around the same weights, so that its hooks concern nobody
-    else.
+    The compiler cannot follow hooks that come and go; on a copy they affect no other user.
     """
 
     def __init__(
-        self, teacher: Teacher, places: Sequence[LayerKey], precision: str, *, to_the_end: bool
+        self, teacher: Teacher, keys: Sequence[StatKey], precision: str, *, with_logits: bool
     ) -> None:
         super().__init__()
-        tensors = [*teacher.parameters(), *teacher.buffers()]
-        self.twin = copy.deepcopy(teacher, {id(tensor): tensor for tensor in tensors})
-        self._precision, self._to_the_end = precision, to_the_end
-        self._order = list(range(len(places)))
-        self._seen: dict[int, MeanVar] = {}
+        shared = {id(tensor): tensor for tensor in [*teacher.parameters(), *teacher.buffers()]}
+        self.twin = copy.deepcopy(teacher, shared)
+        self._precision, self._with_logits = precision, with_logits
+        self._count = len(keys)
+        self._measured: dict[int, MeanVar] = {}
         twins = dict(zip(teacher.modules(), self.twin.modules(), strict=True))
-        for number, (layer, patch) in enumerate(places):
-            probe = LayerStat("", twins[layer], patch)
-            twins[layer].register_forward_pre_hook(self._hook(number, probe))
+        for index, (layer, patch) in enumerate(keys):
+            stat = LayerStat("", twins[layer], patch)
+            stat.layer.register_forward_pre_hook(partial(self._measure, index, stat))
 
-    def _hook(
-        self, number: int, probe: LayerStat
-    ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._seen[number] = probe.measure(inputs[0])
-
-        return collect
+    def _measure(
+        self, index: int, stat: LayerStat, _: nn.Module, inputs: tuple[Tensor, ...]
+    ) -> None:
+        self._measured[index] = stat.measure(inputs[0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits, or nothing in their place, and statistics in the order of the places."""
-        self._seen = {}
+        """Return logits, or a zero in their place, and the statistics in the order of the keys."""
+        self._measured = {}
         with half_precision(self._precision, images.device):
             logits = self.twin(images)
-        seen = [self._seen[number] for number in self._order]
-        self._seen = {}
-        return _full(logits) if self._to_the_end else images.new_zeros(()), seen
+        measured = [self._measured[index] for index in range(self._count)]
+        self._measured = {}
+        return _at_least_fp32(logits) if self._with_logits else images.new_zeros(()), measured
 
 
-def _place(probe: LayerStat) -> LayerKey:
-    return probe.layer, probe.patch
+def _key(stat: LayerStat) -> StatKey:
+    return stat.layer, stat.patch
 
 
-def _full(logits: Tensor) -> Tensor:
+def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()

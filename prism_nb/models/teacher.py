@@ -1,61 +1,68 @@
-"""A frozen network that understands the run's pixel space and reports its statistics."""
+"""A frozen network with its own preprocessing, which also returns layer statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.core.errors import UsageError
-from prism_nb.models.layer_stats import (
-    LayerStat,
-    MeanVar,
-    bn_layer_stats,
-    capture_stats,
-    running_stats,
-)
-
+from prism_nb.data.dataset import Channels, ImageDataset
+from prism_nb.models.layer_stats import LayerStat, MeanVar, bn_layer_stats, capture_stats
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How pixels are presented to a network.
+    """Normalisation and size of a network's input.
 
     Attributes:
-        mean: What is taken from each channel of [0, 1] values.
-        std: What each channel is divided by then.
+        mean: Subtracted from each channel of [0, 1] values.
+        std: Divisor of each channel after that.
         size: Side of the square image, in pixels.
-        interpolation: `bilinear` or `bicubic`: how images of other sizes are brought to it.
+        interpolation: Resampling of images of other sizes, `bilinear` or `bicubic`.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     size: int
     interpolation: str = "bilinear"
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read a config from plain values, as a marker or a weights file holds them."""
+        (r, g, b), (sr, sg, sb) = values["mean"], values["std"]
+        return cls((r, g, b), (sr, sg, sb), values["size"], values["interpolation"])
+
+
+def dataset_preprocess(dataset: ImageDataset) -> PreprocessConfig:
+    """Return the pixel space in which a dataset's images are optimised and stored."""
+    return PreprocessConfig(dataset.mean, dataset.std, dataset.image_size)
+
 
 class Teacher(nn.Module):
-    """A frozen network in evaluation mode, for good.
+    """A network that stays frozen and in evaluation mode.
+
+    All its inputs are images [N, 3, H, W] normalised as the dataset's.
 
     Args:
         name: The network's name.
         network: The trained network; it is frozen in place.
-        own: The pixel space that it was trained in.
-        canonical: The pixel space of the images it will be given.
+        native: The preprocessing that the network was trained with.
+        dataset: The preprocessing of the images that it is given.
     """
 
     def __init__(
-        self, name: str, network: nn.Module, *, own: PreprocessConfig, canonical: PreprocessConfig
+        self, name: str, network: nn.Module, *, native: PreprocessConfig, dataset: PreprocessConfig
     ) -> None:
         super().__init__()
         self.name = name
         self.network = network.requires_grad_(False)
-        self._own = own
-        self._canonical = canonical
-        self.bn_probes = bn_layer_stats(network)
+        self.bn_layer_stats = bn_layer_stats(network)
+        self._native = native
+        self._dataset = dataset
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -63,44 +70,56 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, classes] of canonical images [N, 3, H, W]."""
-        logits: Tensor = self.network(self.adapt(images))
+        """Return logits [N, classes]."""
+        logits: Tensor = self.network(self.preprocess(images))
         return logits
 
-    def observe(
-        self, images: Tensor, probes: Sequence[LayerStat] | None = None
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Convert the dataset's images to the network's size, mean and std; identity if equal."""
+        native, dataset = self._native, self._dataset
+        if native.size != dataset.size:
+            images = functional.interpolate(
+                images, size=(native.size, native.size), mode=native.interpolation, antialias=True
+            )
+        if (native.mean, native.std) == (dataset.mean, dataset.std):
+            return images
+        pixels = images * _channels(dataset.std, images) + _channels(dataset.mean, images)
+        return (pixels - _channels(native.mean, images)) / _channels(native.std, images)
+
+    def forward_with_stats(
+        self, images: Tensor, stats: Sequence[LayerStat] | None = None
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits, and the batch statistics that probes see, in one pass.
+        """Return logits [N, classes] and layer statistics of the batch, from one pass.
 
         Args:
-            images: Canonical images [N, 3, H, W].
-            probes: Where to measure; at the input of every BN layer where None.
+            images: The batch.
+            stats: What to measure; the input of every BN layer if None.
 
         Returns:
-            Logits [N, classes], and statistics in the order of the probes, which carry gradients
-            to the images.
+            Logits, and the statistics in the order of `stats`, differentiable by the images.
         """
-        wanted = self.bn_probes if probes is None else probes
-        with capture_stats(wanted) as seen:
+        wanted = self.bn_layer_stats if stats is None else stats
+        with capture_stats(wanted) as measured:
             logits = self(images)
-        return logits, [seen[probe] for probe in wanted]
+        return logits, [measured[stat] for stat in wanted]
 
-    def statistics(self, images: Tensor, probes: Sequence[LayerStat]) -> list[MeanVar]:
-        """Return what probes see, as `observe`, in a pass that ends behind the last of them."""
-        if not probes:
+    def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
+        """Return layer statistics as `forward_with_stats`, without the layers behind them."""
+        if not stats:
             return []
-        with capture_stats(probes, to_the_end=False) as seen:
+        with capture_stats(stats, stop_early=True) as measured:
             self(images)
-        return [seen[probe] for probe in probes]
+        return [measured[stat] for stat in stats]
 
-    def running(self) -> list[MeanVar]:
-        """Return the stored statistics of the real data, in the order of `bn_probes`."""
-        return running_stats(self.bn_probes)
+    def running_stats(self) -> list[MeanVar]:
+        """Return the running statistics of the BN layers, in the order of `bn_layer_stats`."""
+        layers = [stat.layer for stat in self.bn_layer_stats]
+        return [MeanVar(*map(layer.get_buffer, ("running_mean", "running_var"))) for layer in layers]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return penultimate features [N, d] and logits [N, classes], in one pass.
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return penultimate features [N, d] and logits [N, classes], from one pass.
 
-        The features are what the linear head is given.
+        The features are the input of the linear head.
 
         Raises:
             UsageError: The network has no linear head.
@@ -108,29 +127,13 @@ class Teacher(nn.Module):
         head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1:]
         if not head:
             raise UsageError(f"network {self.name!r} has no linear head, so it gives no features")
-        seen: list[Tensor] = []
-        handle = head[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        captured: list[Tensor] = []
+        hook = head[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
         try:
             logits = self(images)
         finally:
-            handle.remove()
-        return seen[0].flatten(1), logits
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate features [N, d], as `look`."""
-        return self.look(images)[0]
-
-    def adapt(self, images: Tensor) -> Tensor:
-        """Convert canonical images to the network's own mean, std and size; identity if equal."""
-        own, canonical = self._own, self._canonical
-        if own.size != canonical.size:
-            images = functional.interpolate(
-                images, size=(own.size, own.size), mode=own.interpolation, antialias=True
-            )
-        if (own.mean, own.std) == (canonical.mean, canonical.std):
-            return images
-        pixels = images * _channels(canonical.std, images) + _channels(canonical.mean, images)
-        return (pixels - _channels(own.mean, images)) / _channels(own.std, images)
+            hook.remove()
+        return captured[0].flatten(1), logits
 
 
 def check_bn(name: str, network: nn.Module) -> None:
@@ -148,17 +151,17 @@ def check_bn(name: str, network: nn.Module) -> None:
 
 
 def check_conv(name: str, network: nn.Module) -> None:
-    """Check that a network has convolutions whose inputs can be aligned.
+    """Check that the inputs of a network's convolutions can be matched.
 
     Raises:
         UsageError: It has no Conv2d layer.
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
         raise UsageError(
-            f"network {name!r} has no convolutions, so their statistics cannot be aligned; take it "
+            f"network {name!r} has no convolutions, so their statistics cannot be matched; take it "
             "out of `teachers`, or use a method whose statistics are bn"
         )
 
 
-def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def _channels(values: Channels, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)

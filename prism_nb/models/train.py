@@ -90,7 +90,7 @@ def collect_conv_stats(
         batches = torch.randperm(len(labels)).split(batch)[: len(labels) // batch]
         for places in batches:
             images = dataset.normalize(dataset.images("train", places.tolist()).to(device))
-            _, seen = teacher.observe(plan.augment(images), probes)
+            _, seen = teacher.forward_with_stats(plan.augment(images), probes)
             for probe, measured in zip(probes, seen, strict=True):
                 total = sums.setdefault(probe.name, [torch.zeros_like(m) for m in measured])
                 for part, value in zip(total, measured, strict=True):

@@ -175,12 +175,12 @@ def backward_micro_batched(
     for images, classes in zip(leaf.split(size), labels.split(size), strict=True):
         share = len(images) / len(leaf)
         if term.gives_logits:
-            logits, values = runner.observe(images, tuple(pooled))
+            logits, values = runner.forward_with_stats(images, tuple(pooled))
             entropy = functional.cross_entropy(logits, classes)
             losses[term.logit_name] = losses.get(term.logit_name, 0) + share * entropy.detach()
             surrogate = [weights[term.logit_name] * entropy]
         else:
-            values, surrogate = runner.statistics(images, tuple(pooled)), []
+            values, surrogate = runner.stats_only(images, tuple(pooled)), []
         surrogate += [_surrogate_loss(*pair) for pair in zip(pooled.values(), values, strict=True)]
         (share * torch.stack(surrogate).sum()).backward()
     return losses
@@ -195,7 +195,7 @@ def _pool_stats(
         return {}
     micro_batches = images.split(size)
     shares = [len(each) / len(images) for each in micro_batches]
-    values = [matcher.runner.statistics(each, stats) for each in micro_batches]
+    values = [matcher.runner.stats_only(each, stats) for each in micro_batches]
     return {
         stat: _merge_stats(shares, [each[index] for each in values])
         for index, stat in enumerate(stats)

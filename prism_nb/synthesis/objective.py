@@ -172,7 +172,7 @@ def build_stat_matcher(
         precision: `fp32`, `tf32` or `bf16` of the network's layers.
         compiled: Whether the network runs compiled.
     """
-    real_stats = dict(zip(teacher.bn_probes, teacher.running(), strict=True))
+    real_stats = dict(zip(teacher.bn_layer_stats, teacher.running_stats(), strict=True))
     if conv_stats is not None:
         convolutions = conv_layer_stats(teacher.network, recipe.conv_patch_size)
         real_stats |= {stat: conv_stats[stat.name] for stat in convolutions}
@@ -232,10 +232,10 @@ class TeacherTerm:
         runner, losses = self.matcher.runner, dict[str, Tensor]()
         stats = self.matcher.sample_layers() if self.matches_stats else ()
         if self.gives_logits:
-            logits, values = runner.observe(images, stats)
+            logits, values = runner.forward_with_stats(images, stats)
             losses[self.logit_name] = functional.cross_entropy(logits, labels)
         else:
-            values = runner.statistics(images, stats)
+            values = runner.stats_only(images, stats)
         if self.matches_stats:
             batch_stats = dict(zip(stats, values, strict=True))
             zero = images.new_zeros(())
@@ -408,7 +408,7 @@ def _num_channels(matcher: StatMatcher) -> int:
 
 
 def _loss_on(matcher: StatMatcher, images: Tensor) -> float:
-    _, batch_stats = matcher.runner.observe(images, tuple(matcher.real_stats))
+    _, batch_stats = matcher.runner.forward_with_stats(images, tuple(matcher.real_stats))
     weights = list(matcher.weights.values())
     return float(bn_stats_loss(batch_stats, list(matcher.real_stats.values()), weights))
 

@@ -40,9 +40,9 @@ class FirstPixels(nn.Module):
         self.passes: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.look(images)[1]
+        return self.features_and_logits(images)[1]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self.passes.append(len(images))
         values = images.flatten(1).half() * self.weight
         return values[:, :3], values[:, 3:7]

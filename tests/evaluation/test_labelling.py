@@ -257,7 +257,7 @@ def test_batch_statistics_are_put_back_after_a_failure() -> None:
 
     with pytest.raises(RuntimeError):
         fail()
-    assert all(probe.layer.running_mean is not None for probe in teacher.bn_probes)
+    assert all(probe.layer.running_mean is not None for probe in teacher.bn_layer_stats)
 
 
 def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prism_nb.data.small import Digits
-from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.teacher import Teacher
 
 DIGITS = Digits(8)
@@ -17,4 +17,4 @@ def linear_teacher(name: str) -> Teacher:
     torch.manual_seed(sum(name.encode()))
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     space = dataset_preprocess(DIGITS)
-    return Teacher(name, network, own=space, canonical=space)
+    return Teacher(name, network, native=space, dataset=space)

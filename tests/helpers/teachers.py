@@ -23,7 +23,7 @@ def teacher_of(name: str, *, size: int = 32, double: bool = False) -> Teacher:
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
     preprocess = PreprocessConfig(MEAN, STD, size)
-    teacher = Teacher(name, network, own=preprocess, canonical=preprocess)
+    teacher = Teacher(name, network, native=preprocess, dataset=preprocess)
     return teacher.double() if double else teacher
 
 

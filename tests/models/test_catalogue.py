@@ -6,8 +6,8 @@ from click.testing import CliRunner
 from prism_nb.cli import cli
 from prism_nb.core.errors import UsageError
 from prism_nb.models.catalog import SORTS, family_of, filtered, find_entry, read_catalogue
-from prism_nb.models.catalog_rebuild import architectures, inspect_architecture, rebuild
 from prism_nb.models.weights import resolve_weights
+from prism_nb.models.zoo import resolve_architecture
 
 ENTRIES = read_catalogue()
 
@@ -15,13 +15,8 @@ ENTRIES = read_catalogue()
 def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-    assert set(names) <= set(architectures())
+    assert all(resolve_architecture(name)[0] == entry.library for name, entry in zip(names, ENTRIES, strict=True))
     assert all(entry.bn_layers and entry.bn_channels and entry.flops for entry in ENTRIES)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "timm/resnet18", "mnasnet0_5"])
-def test_a_rebuild_gives_the_same_numbers(name: str) -> None:
-    assert inspect_architecture(name) == find_entry(name)
 
 
 # As published with the networks (torchvision's table of models, the papers).
@@ -46,20 +41,7 @@ def test_known_networks_have_their_known_numbers(
 
 
 def test_networks_without_batch_norm_are_not_in_it() -> None:
-    assert inspect_architecture("alexnet") is None
     assert all(find_entry(name) is None for name in ("alexnet", "vit_b_16", "test_convnext"))
-
-
-def test_what_does_not_give_plain_logits_is_left_out_and_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    names = ["alexnet", "googlenet", "resnet18"]
-    monkeypatch.setattr("prism_nb.models.catalog_rebuild.architectures", lambda: names)
-    said: list[str] = []
-    content = rebuild(said.append)
-    assert [line.partition(",")[0] for line in content.splitlines()] == ["name", "resnet18"]
-    assert len(said) == 1
-    assert "googlenet" in said[0]
 
 
 def test_weights_have_names_that_the_kit_takes() -> None:

@@ -149,13 +149,13 @@ def test_a_network_is_compiled_once_for_all_units_and_teams(
 @pytest.mark.usefixtures("captured")
 def test_dropped_probes_are_not_compiled_anew() -> None:
     teacher = teacher_of("resnet18")
-    probes = [*teacher.bn_probes, *conv_layer_stats(teacher.network, 4)]
+    probes = [*teacher.bn_layer_stats, *conv_layer_stats(teacher.network, 4)]
     compiled = runner.CompiledTeacherRunner(teacher, probes)
     torch.manual_seed(0)
     images = torch.randn(2, 3, 32, 32, requires_grad=True)
     for asked in (probes, probes[3:9], probes[::-1]):
-        _, seen = compiled.observe(images, asked)
-        _, expected = teacher.observe(images, asked)
+        _, seen = compiled.forward_with_stats(images, asked)
+        _, expected = teacher.forward_with_stats(images, asked)
         for mine, theirs in zip(seen, expected, strict=True):
             torch.testing.assert_close(mine, theirs)
 
@@ -183,16 +183,16 @@ def test_other_sizes_of_a_batch_are_compiled_and_agree(monkeypatch: pytest.Monke
     monkeypatch.setattr(runner.torch, "compile", partial(torch.compile, backend="aot_eager"))
     runner._compiled.cache_clear()
     teacher = teacher_of("test_resnet")
-    compiled = runner.CompiledTeacherRunner(teacher, teacher.bn_probes)
+    compiled = runner.CompiledTeacherRunner(teacher, teacher.bn_layer_stats)
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for size in (6, 4, 1):
             images = torch.randn(size, 3, 32, 32, requires_grad=True)
             with torch.no_grad():
-                expected = teacher.statistics(images, teacher.bn_probes)
+                expected = teacher.stats_only(images, teacher.bn_layer_stats)
             for given in (images, images.detach()):
-                seen = compiled.statistics(given, teacher.bn_probes)
+                seen = compiled.stats_only(given, teacher.bn_layer_stats)
                 for mine, theirs in zip(seen, expected, strict=True):
                     torch.testing.assert_close(tuple(mine), tuple(theirs))
 
@@ -204,15 +204,15 @@ def test_the_real_compiler_gives_the_same_gradient() -> None:
         nn.Linear(6, 4),
     )  # fmt: skip
     space = PreprocessConfig((0.5,) * 3, (0.25,) * 3, 16)
-    teacher = Teacher("small", network, own=space, canonical=space)
+    teacher = Teacher("small", network, native=space, dataset=space)
     images = torch.randn(5, 3, 16, 16)
     gradients = []
     for look in (
         runner.TeacherRunner(teacher),
-        runner.CompiledTeacherRunner(teacher, teacher.bn_probes),
+        runner.CompiledTeacherRunner(teacher, teacher.bn_layer_stats),
     ):
         leaf = images.clone().requires_grad_()
-        logits, seen = look.observe(leaf, teacher.bn_probes)
+        logits, seen = look.forward_with_stats(leaf, teacher.bn_layer_stats)
         (logits.square().sum() + seen[0].mean.norm() + seen[0].var.norm()).backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)
@@ -242,8 +242,8 @@ def test_bf16_answers_in_full_precision_and_nearly_the_same() -> None:
     images = torch.randn(8, 3, 32, 32)
     kinds: list[torch.dtype] = []
     teacher.network.layer1.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
-    half = runner.TeacherRunner(teacher, "bf16").observe(images, teacher.bn_probes)
-    full = runner.TeacherRunner(teacher).observe(images, teacher.bn_probes)
+    half = runner.TeacherRunner(teacher, "bf16").forward_with_stats(images, teacher.bn_layer_stats)
+    full = runner.TeacherRunner(teacher).forward_with_stats(images, teacher.bn_layer_stats)
     assert kinds == [torch.bfloat16, torch.float32]
     assert half[0].dtype == torch.float32
     assert 0 < (half[0] - full[0]).norm() < 0.05 * full[0].norm()

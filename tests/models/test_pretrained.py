@@ -28,19 +28,19 @@ from prism_nb.core.unit_plan import network_unit, squeeze_units, statistics_unit
 from prism_nb.core.units import is_pretrained_name, slug
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
-from prism_nb.data.index import imagenet_wnids
 from prism_nb.execution import pipeline
 from prism_nb.execution.backends import run_units
 from prism_nb.execution.cost import squeeze_seconds
 from prism_nb.execution.open_run import open_run, preflight
 from prism_nb.models import pretrained, squeeze
-from prism_nb.models.pool import dataset_preprocess, load_teacher, wrap_teacher
+from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import head_row_indices, open_pretrained
 from prism_nb.models.squeeze import ensure_weights, import_pretrained
 from prism_nb.models.teacher import PreprocessConfig, Teacher
 from prism_nb.models.weights import (
     check_weights_present,
     download_weights,
+    imagenet_wnids,
     read_weights,
     resolve_weights,
     to_safetensors,
@@ -275,7 +275,7 @@ def test_a_lost_folder_is_not_taken_for_a_choice(torchvision_file: Path) -> None
     words = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
     with pytest.raises(UsageError, match=words):
         head_row_indices(resolve_weights(name), 1000, dataset)
-    dataset.has_class_list = True
+    dataset.chosen = True
     assert len(head_row_indices(resolve_weights(name), 1000, dataset)) == 998
     assert len(head_row_indices(resolve_weights(name), 1000, Noise(wnids[:899]))) == 899
 
@@ -358,7 +358,7 @@ def test_each_teacher_sees_its_own_pixels(way: str) -> None:
     network = build_network("test_resnet", classes=3, image_size=48)
     teacher = wrap_teacher("test_resnet", network, dataset, own, CPU)
     pixels = dataset.images("val", range(2))
-    seen = teacher.adapt(dataset.normalize(pixels))
+    seen = teacher.preprocess(dataset.canonical(pixels))
     small = functional.interpolate(pixels.double() / 255, size=(48, 48), mode=way, antialias=True)
     for c in range(3):
         wanted = (small[:, c] - own.mean[c]) / own.std[c]
@@ -414,7 +414,7 @@ def test_it_is_given_its_own_pixels_at_another_image_size(trained: Run, tmp_path
     changes = teachers_from(weights_of(trained), weights_of(trained, "test_mambaout"))
     run = squeezed(tmp_path, "r", image_size=48, **changes)
     teacher = load_teacher(run, run.settings.primary)
-    assert teacher.adapt(torch.randn(1, 3, 48, 48)).shape[-1] == 32
+    assert teacher.preprocess(torch.randn(1, 3, 48, 48)).shape[-1] == 32
     record = run.record(network_unit(run.settings, run.settings.primary))
     assert record["space"]["size"] == 32
     assert record["accuracy"] > 0.5
@@ -515,8 +515,8 @@ def test_statistics_stay_those_of_the_weights(trained: Run, tmp_path: Path) -> N
     stored = read_weights(weights_of(trained))
     layers = [n for n, m in teacher.network.named_modules() if isinstance(m, nn.BatchNorm2d)]
     means = [stored[f"{layer}.running_mean"] for layer in layers]
-    assert len(means) == len(teacher.running()) > 5
-    for mine, mean in zip(teacher.running(), means, strict=True):
+    assert len(means) == len(teacher.running_stats()) > 5
+    for mine, mean in zip(teacher.running_stats(), means, strict=True):
         assert torch.equal(mine.mean, mean)
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
-from prism_nb.models.pool import dataset_preprocess, wrap_teacher
+from prism_nb.models.pool import wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
-from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.weights import weights_metadata
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.weights import resolve_weights, to_safetensors
 from prism_nb.models.zoo import build_network

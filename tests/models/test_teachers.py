@@ -25,7 +25,7 @@ GREY = PreprocessConfig(MEAN, STD, 32)
 def test_statistics_are_the_mean_and_biased_variance_of_every_bn_input(name: str) -> None:
     teacher = teacher_of(name, double=True)
     images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
-    _, observed = teacher.observe(images)
+    _, observed = teacher.forward_with_stats(images)
     inputs = bn_inputs(teacher.network, images)
     assert len(observed) == len(inputs) > 10
     for statistics, values in zip(observed, inputs, strict=True):
@@ -43,7 +43,7 @@ def test_running_statistics_stay_bit_identical(name: str) -> None:
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     images = torch.randn(4, 3, 32, 32, requires_grad=True)
     teacher.train()
-    logits, observed = teacher.observe(images)
+    logits, observed = teacher.forward_with_stats(images)
     (logits.sum() + observed[-1].var.sum()).backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
@@ -56,29 +56,29 @@ def test_logits_and_statistics_come_from_one_pass() -> None:
     passes: list[int] = []
     teacher.network.register_forward_hook(lambda *_: passes.append(1))
     images = torch.randn(4, 3, 32, 32)
-    logits, _ = teacher.observe(images)
+    logits, _ = teacher.forward_with_stats(images)
     assert len(passes) == 1
     assert torch.equal(logits, teacher(images))
 
 
 def test_no_hook_stays_behind() -> None:
     teacher = teacher_of("test_resnet")
-    teacher.observe(torch.randn(2, 3, 32, 32))
-    teacher.features(torch.randn(2, 3, 32, 32))
+    teacher.forward_with_stats(torch.randn(2, 3, 32, 32))
+    teacher.features_and_logits(torch.randn(2, 3, 32, 32))
     assert not any(module._forward_pre_hooks for module in teacher.modules())
 
 
 def test_the_same_pixel_space_is_the_identity() -> None:
     images = torch.randn(2, 3, 32, 32)
-    assert teacher_of("test_resnet").adapt(images) is images
+    assert teacher_of("test_resnet").preprocess(images) is images
 
 
 def test_another_pixel_space_is_converted_from_the_canonical_one() -> None:
     own = PreprocessConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32)
     network = build_network("test_resnet", classes=10, image_size=32)
-    teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
+    teacher = Teacher("test_resnet", network, native=own, dataset=GREY)
     pixels = torch.rand(2, 3, 32, 32)
-    adapted = teacher.adapt((pixels - 0.5) / 0.25)
+    adapted = teacher.preprocess((pixels - 0.5) / 0.25)
     for channel in range(3):
         expected = (pixels[:, channel] - own.mean[channel]) / own.std[channel]
         assert torch.allclose(adapted[:, channel], expected, atol=1e-5)
@@ -87,8 +87,8 @@ def test_another_pixel_space_is_converted_from_the_canonical_one() -> None:
 def test_another_size_is_resized() -> None:
     own = PreprocessConfig(GREY.mean, GREY.std, 48)
     network = build_network("test_resnet", classes=10, image_size=48)
-    teacher = Teacher("test_resnet", network, own=own, canonical=GREY)
-    assert teacher.adapt(torch.randn(2, 3, 32, 32)).shape == (2, 3, 48, 48)
+    teacher = Teacher("test_resnet", network, native=own, dataset=GREY)
+    assert teacher.preprocess(torch.randn(2, 3, 32, 32)).shape == (2, 3, 48, 48)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "resnet18", "test_mambaout"])
@@ -96,7 +96,7 @@ def test_the_head_turns_features_into_logits(name: str) -> None:
     teacher = teacher_of(name)
     images = torch.randn(3, 3, 32, 32)
     head = [m for m in teacher.network.modules() if isinstance(m, nn.Linear)][-1]
-    assert torch.allclose(head(teacher.features(images)), teacher(images), atol=1e-5)
+    assert torch.allclose(head(teacher.features_and_logits(images)[0]), teacher(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "alexnet"])

@@ -26,7 +26,7 @@ def objective_of(recipe: Recipe, names: list[str], *, double: bool) -> Objective
         targets = None
         if recipe.statistics == "bn_conv":
             probes = conv_layer_stats(teacher.network, recipe.conv_patch_size)
-            seen = teacher.observe(images_of(double=double), probes)[1]
+            seen = teacher.forward_with_stats(images_of(double=double), probes)[1]
             targets = {
                 p.name: MeanVar(s.mean.detach() + 0.1, 2 * s.var.detach())
                 for p, s in zip(probes, seen, strict=True)

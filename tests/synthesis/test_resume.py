@@ -86,7 +86,7 @@ def _targets(name: str, patch: int) -> dict[str, MeanVar]:
     network = _teacher(name)
     probes = conv_layer_stats(network.network, patch)
     with torch.no_grad():
-        seen = network.statistics(images, probes)
+        seen = network.stats_only(images, probes)
     return {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
 
 

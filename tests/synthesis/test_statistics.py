@@ -53,7 +53,7 @@ def conv_targets_of(teacher: Teacher, size: int = 24) -> dict[str, MeanVar]:
     torch.manual_seed(7)
     images = torch.randn(3, 3, size, size, dtype=next(teacher.parameters()).dtype)
     probes = conv_layer_stats(teacher.network, PATCH)
-    _, seen = teacher.observe(images, probes)
+    _, seen = teacher.forward_with_stats(images, probes)
     return {p.name: MeanVar(s.mean + 0.1, s.var * 1.5) for p, s in zip(probes, seen, strict=True)}
 
 
@@ -275,7 +275,7 @@ def test_smoothed_statistics_have_the_value_of_the_mean_and_the_gradient_of_now(
         objective = Objective(recipe, {teacher.name: smoothed})
         losses = objective.terms(images, images, LABELS, **alone(teacher))
         (gradient,) = torch.autograd.grad(losses[f"bn/{teacher.name}"], images)
-        _, seen = teacher.observe(images, probes)
+        _, seen = teacher.forward_with_stats(images, probes)
         now = [[s.mean.detach(), s.var.detach()] for s in seen]
         if step == 0:
             means = now
@@ -314,7 +314,7 @@ def test_the_running_mean_of_a_dropped_convolution_waits() -> None:
 def test_without_momentum_nothing_is_smoothed() -> None:
     teacher = teacher_of("test_resnet", size=24)
     here = watch_of(teacher, gvbsm())
-    _, seen = teacher.observe(torch.randn(2, 3, 24, 24), tuple(here.targets))
+    _, seen = teacher.forward_with_stats(torch.randn(2, 3, 24, 24), tuple(here.targets))
     assert here.smooth(tuple(here.targets), seen) is seen
 
 
@@ -327,7 +327,7 @@ def test_convolutions_are_dropped_whole_and_as_often_as_asked() -> None:
         probes = here.sample_layers()
         assert list(probes) == [probe for probe in here.targets if probe in set(probes)]
         kept = Counter(probe.layer for probe in probes)
-        assert set(teacher.bn_probes) <= set(probes)
+        assert set(teacher.bn_layer_stats) <= set(probes)
         assert all(kept[layer] in {0, 2} for layer in convolutions)
         gone = [layer for layer in convolutions if not kept[layer]]
         dropped.update(gone)
@@ -355,14 +355,14 @@ def test_what_is_dropped_follows_the_units_generator() -> None:
 def test_batch_norm_alone_drops_nothing() -> None:
     teacher = teacher_of("test_resnet", size=24)
     here = build_stat_matcher(teacher, gvbsm(conv_drop_prob=0.9, statistics="bn"))
-    assert here.sample_layers() == teacher.bn_probes
+    assert here.sample_layers() == teacher.bn_layer_stats
 
 
 def test_a_step_without_dropped_convolutions_is_the_rest_of_the_sum() -> None:
     teacher = teacher_of("test_resnet", size=24, double=True)
     images = torch.randn(4, 3, 24, 24, dtype=torch.float64)
     whole = watch_of(teacher, gvbsm())
-    _, seen = teacher.observe(images, tuple(whole.targets))
+    _, seen = teacher.forward_with_stats(images, tuple(whole.targets))
     terms = {
         probe: whole.weights[probe] * sum((a - b).norm() for a, b in zip(s, t, strict=True))
         for (probe, t), s in zip(whole.targets.items(), seen, strict=True)
@@ -509,7 +509,7 @@ def test_measuring_targets_leaves_the_global_generator_alone() -> None:
     teacher, plan = teacher_of("test_byobnet", size=24), SqueezeConfig(1, 64, 1e-3, 1, 0)
     state = torch.random.get_rng_state()
     few = FewDigits(5)  # fewer than a batch: one batch of all of them
-    first = collect_conv_stats(teacher, teacher.bn_probes, few, plan, torch.device("cpu"))
+    first = collect_conv_stats(teacher, teacher.bn_layer_stats, few, plan, torch.device("cpu"))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.isfinite(value).all() for pair in first.values() for value in pair)
     assert all(pair.var.sum() > 0 for pair in first.values())
@@ -578,9 +578,9 @@ def test_a_pass_for_statistics_alone_sees_the_same_and_ends_behind_the_last_laye
     reached: list[str] = []
     head = [m for m in teacher.network.modules() if isinstance(m, nn.Linear)][-1]
     head.register_forward_hook(lambda *_: reached.append("head"))
-    whole = teacher.observe(images)[1]
+    whole = teacher.forward_with_stats(images)[1]
     assert reached == ["head"]
-    alone = teacher.statistics(images, teacher.bn_probes)
+    alone = teacher.stats_only(images, teacher.bn_layer_stats)
     assert reached == ["head"]
     for one, other in zip(whole, alone, strict=True):
         assert torch.equal(one.mean, other.mean)

@@ -138,9 +138,9 @@ def test_each_network_runs_once_and_terms_carry_names() -> None:
 def test_matching_statistics_cost_nothing() -> None:
     teacher = teacher_of("test_resnet", double=True)
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-    for index, probe in enumerate(teacher.bn_probes):
+    for index, probe in enumerate(teacher.bn_layer_stats):
         # Layer by layer from the input up: the next layers' inputs change with it.
-        seen = teacher.observe(images)[1][index]
+        seen = teacher.forward_with_stats(images)[1][index]
         probe.layer.running_mean.copy_(seen.mean)
         probe.layer.running_var.copy_(seen.var)
     losses = losses_of(images, teacher, [teacher])

@@ -27,7 +27,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import stage
 from prism_nb.diversity.metrics import metrics_of
-from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.teacher import Teacher
 from prism_nb.viz import tables
 from prism_nb.viz.figures import diversity as clouds
@@ -55,7 +55,7 @@ def linear_teacher(name: str) -> Teacher:
     torch.manual_seed(sum(name.encode()))
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     space = dataset_preprocess(DIGITS)
-    return Teacher(name, network, own=space, canonical=space)
+    return Teacher(name, network, native=space, dataset=space)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import features as feature_module
-from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.init import initial_images_uint8
 from prism_nb.viz.figures.gallery import (
@@ -50,7 +50,7 @@ def linear_teacher(name: str) -> Teacher:
     torch.manual_seed(sum(name.encode()))
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     space = dataset_preprocess(DIGITS)
-    return Teacher(name, network, own=space, canonical=space)
+    return Teacher(name, network, native=space, dataset=space)
 
 
 def picture_of(c: int, image_index: int) -> Tensor:

@@ -27,7 +27,12 @@ from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, find_entr
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.similarity import Comparison, compare_networks
 from prism_nb.models.teacher import check_bn
-from prism_nb.models.weights import check_weights_present, read_metadata, resolve_weights
+from prism_nb.models.weights import (
+    WeightsMetadata,
+    check_weights_present,
+    read_metadata,
+    resolve_weights,
+)
 from prism_nb.models.zoo import (
     WEIGHT_FILES,
     NetworkInfo,
@@ -379,21 +384,21 @@ def _made(run: Run, folder: Path) -> Iterator[Candidate]:
         note = _note(file)
         if folder == run.path:
             yield _candidate(run, name, name, HERE, record, note)
-        elif note.get("classes") == [info["folder"] for info in run.read_classes() or []]:
+        elif note and note.classes == tuple(info["folder"] for info in run.read_classes() or []):
             given = f"{architecture_of(name)}@{file}"
             yield _candidate(run, given, name, f"run {folder.name}", record, note)
 
 
-def _note(file: Path) -> dict[str, Any]:
-    """Return what a run noted in a weights file; nothing where it cannot be read."""
+def _note(file: Path) -> WeightsMetadata | None:
+    """Return the metadata in a weights file of a run; None where it cannot be read."""
     try:
         return read_metadata(file)
     except PrismError:
-        return {}
+        return None
 
 
 def _candidate(
-    run: Run, name: str, network: str, origin: str, record: dict[str, Any], note: dict[str, Any]
+    run: Run, name: str, network: str, origin: str, record: dict[str, Any], note: WeightsMetadata | None
 ) -> Candidate:
     return Candidate(
         name=name,
@@ -403,7 +408,7 @@ def _candidate(
         bn_channels=record["bn_channels"],
         parameters=record["parameters"],
         flops=record["flops"],
-        input_size=note.get("space", {}).get("size", 0),
+        input_size=note.size if note else 0,
         weights={"measured": 100 * record["accuracy"]},
         licence="",
         measured_on=_data_of(run.settings),
@@ -601,7 +606,7 @@ def check_can_join_pool(name: str, dataset: ImageDataset) -> None:
     if is_pretrained_name(name):
         check_weights_present([name])
         taken = open_pretrained(name, dataset)
-        network, size = taken.network, taken.space.size
+        network, size = taken.network, taken.preprocess.size
     else:
         network = build_on_meta(name, classes=classes, image_size=size)
     check_bn(name, network)
@@ -666,10 +671,10 @@ def _local_candidate(path: Path, entry: Entry) -> Candidate:
 def _size_of(name: str) -> int:
     """Return the side of the images that a file's network was trained on, in pixels; 0: unknown."""
     try:
-        space = resolve_weights(name).space
+        preprocess = resolve_weights(name).preprocess
     except PrismError:  # damaged: said when it joins a pool
         return 0
-    return space.size if space else 0
+    return preprocess.size if preprocess else 0
 
 
 def network_facts(name: str, *, classes: int, image_size: int) -> NetworkInfo:
@@ -683,8 +688,8 @@ def network_facts(name: str, *, classes: int, image_size: int) -> NetworkInfo:
     Raises:
         UsageError: No such network.
     """
-    space = resolve_weights(name).space if is_pretrained_name(name) else None
-    return _counted(architecture_of(name), classes, space.size if space else image_size)
+    preprocess = resolve_weights(name).preprocess if is_pretrained_name(name) else None
+    return _counted(architecture_of(name), classes, preprocess.size if preprocess else image_size)
 
 
 @lru_cache(maxsize=512)
