@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 

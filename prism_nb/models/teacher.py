@@ -14,6 +14,7 @@ from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import Channels, ImageDataset
 from prism_nb.models.layer_stats import LayerStat, MeanVar, bn_layer_stats, capture_stats
 
+
 @dataclass(frozen=True)
 class PreprocessConfig:
     """Normalisation and size of a network's input.
@@ -114,7 +115,9 @@ class Teacher(nn.Module):
     def running_stats(self) -> list[MeanVar]:
         """Return the running statistics of the BN layers, in the order of `bn_layer_stats`."""
         layers = [stat.layer for stat in self.bn_layer_stats]
-        return [MeanVar(*map(layer.get_buffer, ("running_mean", "running_var"))) for layer in layers]
+        return [
+            MeanVar(*map(layer.get_buffer, ("running_mean", "running_var"))) for layer in layers
+        ]
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return penultimate features [N, d] and logits [N, classes], from one pass.

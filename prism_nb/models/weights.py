@@ -348,9 +348,7 @@ _PREFIX = "module."  # added by torch's data parallelism
 _FORBIDDEN_GLOBAL = re.compile(r"GLOBAL:? (\S+)")  # in the message of torch's restricted reader
 
 
-def to_safetensors(
-    tensors: Mapping[str, Tensor], metadata: WeightsMetadata | None = None
-) -> bytes:
+def to_safetensors(tensors: Mapping[str, Tensor], metadata: WeightsMetadata | None = None) -> bytes:
     """Return the content of a .safetensors file."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {_HEADER_KEY: metadata.model_dump_json()} if metadata else None

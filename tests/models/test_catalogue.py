@@ -15,7 +15,10 @@ ENTRIES = read_catalogue()
 def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-    assert all(resolve_architecture(name)[0] == entry.library for name, entry in zip(names, ENTRIES, strict=True))
+    assert all(
+        resolve_architecture(name)[0] == entry.library
+        for name, entry in zip(names, ENTRIES, strict=True)
+    )
     assert all(entry.bn_layers and entry.bn_channels and entry.flops for entry in ENTRIES)
 
 

@@ -10,10 +10,9 @@ import torch
 from prism_nb.core.presets import pool_names, read_pool
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
 from prism_nb.models.checkpoint import TrainerState
-from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.pretrained import open_pretrained
-from prism_nb.models.weights import weights_metadata
-from prism_nb.models.weights import to_safetensors
+from prism_nb.models.teacher import dataset_preprocess
+from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import architecture_of, build_network, check_forward, load_weights
 
 CPU = torch.device("cpu")

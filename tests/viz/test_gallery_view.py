@@ -24,8 +24,7 @@ from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import features as feature_module
-from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.teacher import Teacher
+from prism_nb.models.teacher import Teacher, dataset_preprocess
 from prism_nb.synthesis.init import initial_images_uint8
 from prism_nb.viz.figures.gallery import (
     GAP,

@@ -9,8 +9,7 @@ from prism_nb.core import fileio
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import weights_metadata
-from prism_nb.models.weights import to_safetensors
+from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network
 from prism_nb.viz.widgets.teacher_picker import TeacherPicker, candidates, local_weights, named_in
 

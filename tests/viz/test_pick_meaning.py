@@ -13,10 +13,9 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.data.registry import open_dataset
-from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.similarity import Comparison
-from prism_nb.models.weights import weights_metadata
-from prism_nb.models.weights import to_safetensors
+from prism_nb.models.teacher import dataset_preprocess
+from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network, network_info
 from prism_nb.synthesis.teacher_sampling import selection_probs
 from prism_nb.viz.widgets.teacher_picker import (

@@ -398,7 +398,12 @@ def _note(file: Path) -> WeightsMetadata | None:
 
 
 def _candidate(
-    run: Run, name: str, network: str, origin: str, record: dict[str, Any], note: WeightsMetadata | None
+    run: Run,
+    name: str,
+    network: str,
+    origin: str,
+    record: dict[str, Any],
+    note: WeightsMetadata | None,
 ) -> Candidate:
     return Candidate(
         name=name,
