@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from prism_nb.data.small import Digits
-from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.teacher import Teacher
+from prism_nb.models.teacher import Teacher, dataset_preprocess
 
 DIGITS = Digits(8)
 

@@ -27,8 +27,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.diversity import stage
 from prism_nb.diversity.metrics import metrics_of
-from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.teacher import Teacher
+from prism_nb.models.teacher import Teacher, dataset_preprocess
 from prism_nb.viz import tables
 from prism_nb.viz.figures import diversity as clouds
 from prism_nb.viz.figures.diversity import (
