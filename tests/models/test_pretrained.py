@@ -36,7 +36,7 @@ from prism_nb.models import pretrained, squeeze
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import head_row_indices, open_pretrained
 from prism_nb.models.squeeze import ensure_weights, import_pretrained
-from prism_nb.models.teacher import PreprocessConfig, Teacher
+from prism_nb.models.teacher import PreprocessConfig, Teacher, dataset_preprocess
 from prism_nb.models.weights import (
     check_weights_present,
     download_weights,

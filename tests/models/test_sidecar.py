@@ -13,7 +13,7 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
 from prism_nb.models.pool import wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
-from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import resolve_weights, to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network
 
