@@ -327,14 +327,12 @@ def study_command(
     execute_study(folder, workers=side_by_side, say=click.echo)
     folder = folder.fresh()
     from prism_nb.headless import STUDY, execute_study_notebook
-    from prism_nb.viz.study_report import study_answer_table, study_tables, verdicts
+    from prism_nb.viz.study_report import answer, study_legend
 
     execute_study_notebook(folder, study)
-    tables = study_tables(folder)
-    answer = study_answer_table(folder, tables["summary"], tables["pairs"])
-    click.echo(f"\n{answer.to_string()}\n")
-    for sentence in verdicts(folder, tables["summary"], tables["pairs"]):
-        click.echo(sentence)
+    found = answer(folder)
+    table = found.table.rename(index=study_legend(folder).titles)
+    click.echo(f"\n{table.to_string()}\n\n{found.note}")
     click.echo(f"\npage       {folder.path / 'study.html'}")
     click.echo(f"notebook   {folder.path / 'notebooks' / STUDY}.ipynb")
     click.echo(f"wall time  {time.monotonic() - begin:.0f} s")
@@ -401,7 +399,8 @@ def run(
         run_notebooks(opened, say=click.echo, redo_notebooks=redo_notebooks)
     from prism_nb.viz import tables
 
-    click.echo("\n" + tables.summary_table(opened).to_string() + "\n")
+    summary = tables.summary_table(opened).rename(index=tables.method_titles(opened))
+    click.echo(f"\n{summary.to_string()}\n")
     click.echo(f"report     {opened.path / 'figures' / 'report.html'}")
     click.echo(f"notebooks  {notebook_path(opened, '06_report').parent}")
     click.echo(f"wall time  {time.monotonic() - begin:.0f} s")

@@ -1,45 +1,58 @@
-"""What the notebooks call: parameters in, one resumable call, figures and tables out."""
+"""Functions of the notebooks: open a run, do a stage, show results by name."""
 
 from __future__ import annotations
 
 import ast
 import html
+import inspect
 import os
 import time
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
-import pandas as pd
-import plotly.graph_objects as go
+import ipywidgets as widgets
 from IPython.display import HTML, Image, display
 
 from prism_nb.core.config import preset_names
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.run import Run
-from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import write_yaml
+from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.study import StudyFolder, default_workers, execute_study, study_names
-from prism_nb.viz import tables
-from prism_nb.viz.figures.diversity import FIGURES, DashboardView, render_view
-from prism_nb.viz.html import (
-    EncodedImage,
-    HasPath,
-    LabelMap,
-    rename_labels,
-    save_figure,
-    save_picture,
-    table_html,
+from prism_nb.execution.study import (
+    StudyFolder,
+    default_workers,
+    execute_study,
+    plan_table,
+    study_names,
 )
-from prism_nb.viz.study_report import study_labels
-from prism_nb.viz.style import PLOTLY_CSS
+from prism_nb.viz import tables
+from prism_nb.viz.html import HasPath, LabelMap, Result, save_figure, save_picture, table_html
+from prism_nb.viz.report import write_report
+from prism_nb.viz.results import RUN_PICTURES, RUN_RESULTS, run_labels
+from prism_nb.viz.study_report import STUDY_RESULTS, study_labels, write_study_page
+from prism_nb.viz.widgets.base import KeyboardBox
+from prism_nb.viz.widgets.dashboard import DiversityDashboard
+from prism_nb.viz.widgets.gallery import Gallery
+from prism_nb.viz.widgets.run_monitor import RunMonitor
+from prism_nb.viz.widgets.teacher_picker import TeacherPicker
+
+__all__ = [
+    *("open_run", "open_study", "plan", "run_stage", "run_study", "check"),
+    *("table", "figure", "pictures", "report"),
+    *("choose", "picker", "monitor", "gallery", "dashboard"),
+]
+
+# The widgets of a run; `display` shows them, `value` has what was chosen.
+picker, monitor, gallery, dashboard = TeacherPicker, RunMonitor, Gallery, DiversityDashboard
 
 _PLOTLY = "application/vnd.plotly.v1+json"
-_LOOK = f"<style>{PLOTLY_CSS}</style>"  # for all figures of the notebook
-_PLACES = ("run_name", "preset", "runs_dir")
-_STUDY_PLACES = ("study", "name", "runs_dir", "workers")
+_RUN_PARAMETERS = ("run_name", "preset", "runs_dir")
+_STUDY_PARAMETERS = ("study", "name", "runs_dir", "workers")
 
 
 def open_run(namespace: dict[str, Any]) -> Run:
@@ -55,172 +68,256 @@ def open_run(namespace: dict[str, Any]) -> Run:
         UsageError: A parameter that does not exist, a value of the wrong type, or settings that
             would mix results.
     """
-    _refuse_unknown(namespace, valid={*Settings.model_fields, *_PLACES})
+    _check_parameters(namespace, valid={*Settings.model_fields, *_RUN_PARAMETERS})
     changes = {n: namespace[n] for n in Settings.model_fields if namespace.get(n) is not None}
-    run_name, preset, runs_dir = (_text(namespace, place) for place in _PLACES)
+    run_name, preset, runs_dir = (_text(namespace, name) for name in _RUN_PARAMETERS)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = open_run_module.open_run(
         run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes
     )
-    display(HTML(f"{_LOOK}<b>Run</b> <code>{html.escape(str(run.path))}</code>"))
-    table = table_html(tables.settings_table(run))
-    display(HTML(f"<details><summary>All settings</summary>{table}</details>"))
+    _show(f"<b>Run</b> <code>{html.escape(str(run.path))}</code>")
+    settings = table_html(tables.settings_table(run))
+    _show(f"<details><summary>All settings</summary>{settings}</details>")
     return run
 
 
 def open_study(namespace: dict[str, Any]) -> StudyFolder:
-    """Open the study that a notebook's parameters name, and show what it consists of.
+    """Open the study that a notebook's parameters name, and show its definition.
 
     Args:
         namespace: The notebook's `globals()`.
 
     Raises:
         UsageError: A parameter that does not exist, a value of the wrong type, or a study that
-            cannot be.
+            cannot be carried out.
     """
-    _refuse_unknown(namespace, valid=_STUDY_PLACES)
-    study, name, runs_dir = (_text(namespace, place) for place in ("study", "name", "runs_dir"))
+    _check_parameters(namespace, valid=_STUDY_PARAMETERS)
+    study, name, runs_dir = (_text(namespace, n) for n in ("study", "name", "runs_dir"))
     if study is None:
         raise UsageError(f"study: name one of {', '.join(study_names())}, or a YAML file")
     folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    display(HTML(f"{_LOOK}<b>Study</b> <code>{html.escape(str(folder.path))}</code>"))
-    spec = html.escape(write_yaml(folder.study.plain()))
-    display(HTML(f"<details><summary>The study</summary><pre>{spec}</pre></details>"))
+    _show(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>")
+    definition = html.escape(write_yaml(folder.study.plain()))
+    _show(f"<details><summary>Definition</summary><pre>{definition}</pre></details>")
     return folder
 
 
-def run_study(folder: StudyFolder, workers: int | None = None) -> StudyFolder:
-    """Do what is left of a study, a line per finished run; call it again after interruptions.
-
-    Returns:
-        The folder with what has been done.
-    """
-    lines = display(HTML(""), display_id=True)
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line)
-        lines.update(HTML(f"<pre>{html.escape(chr(10).join(said[-8:]))}</pre>"))
-
-    execute_study(folder, workers=workers or default_workers(), say=say)
-    return folder.fresh()
-
-
-def show_plan(run: Run, stage: str) -> None:
-    """Show what is done and what is left of a stage, and what that takes by a few real steps."""
-    show_table(tables.plan_table(pipeline.plan(run, stage, measure=True)))
-
-
-def show_table(table: pd.DataFrame, of: HasPath | None = None) -> None:
-    """Show a table, numbers to three digits and missing values as a dash.
+def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) -> None:
+    """Show what is done and what is left of a stage or a study, and what that takes.
 
     Args:
-        table: The table.
-        of: The run or study whose methods it names, so that they are shown by their titles.
+        place: A run or a study.
+        stage: The run's stage; a few real steps of it are timed.
+        workers: Parallel runs of a study; one per core where None.
     """
-    display(HTML(table_html(rename_labels(table, _words(of)))))
-
-
-def show_scores(run: Run) -> None:
-    """Show DD-Ranking's scores, or what the run would need for all of them."""
-    show_table(tables.score_table(run))
-    missing = tables.missing_for_scores(run)
-    if missing:
-        wanted = ", ".join(f"<code>{html.escape(setting)}</code>" for setting in missing)
-        display(HTML(f"For all four scores this run lacks: {wanted}"))
+    if isinstance(place, StudyFolder):
+        found = plan_table(place, workers or default_workers())
+    else:
+        found = tables.plan_table(pipeline.plan(place, stage, measure=True))
+    _show(table_html(found))
 
 
 def run_stage(run: Run, stage: str) -> None:
     """Do what is left of a stage, with a progress bar; call it again after any interruption."""
     units = len(pipeline.stage_units(run, stage))
-    bar = _Bar(stage) if run.settings.progress else None
+    bar = _ProgressBar(stage) if run.settings.progress else None
     outcome = pipeline.execute(run, stage, StageProgress(units, bar) if bar else None)
     if bar:
         bar.close()
-    done = f"{outcome.made} units made, {outcome.kept} were there already, {outcome.seconds:.1f} s"
-    display(HTML(f"<b>{stage}</b>: {done}"))
+    done = f"{outcome.made} units made, {outcome.kept} done before, {outcome.seconds:.1f} s"
+    _show(f"<b>{stage}</b>: {done}")
 
 
-def check_stage(run: Run, stage: str) -> None:
-    """Check that a stage is complete and whole, and say so."""
-    found = pipeline.check(run, stage)
-    display(HTML(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole"))
+def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:
+    """Do what is left of a study, a line per finished run; call it again after interruptions.
+
+    Returns:
+        The study with its results.
+    """
+    output = display(HTML(""), display_id=True)
+    lines: list[str] = []
+
+    def show_line(line: str) -> None:
+        lines.append(line)
+        output.update(HTML(f"<pre>{html.escape(chr(10).join(lines[-8:]))}</pre>"))
+
+    execute_study(study, workers=workers or default_workers(), say=show_line)
+    return study.fresh()
 
 
-def show_figure(run: HasPath, name: str, figure: go.Figure, table: pd.DataFrame) -> None:
-    """Show a figure, the same numbers as a table, and where both are saved, if they can be."""
-    saved = _saved(run, lambda: save_figure(run, name, figure, table, _words(run)))
-    # The bare MIME bundle: the renderers of plotly.io take seconds to load and add nothing here.
-    display({_PLOTLY: figure.to_plotly_json(), "text/plain": name}, raw=True)
-    if len(table):
-        show_table(table, run)
-    display(HTML(saved))
+def check(run: Run, *stages: str) -> None:
+    """Check that stages, by default all, are complete and undamaged.
+
+    Raises:
+        PrismError: One is not.
+    """
+    for stage in stages or pipeline.STAGES:
+        found = pipeline.check(run, stage)
+        _show(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole")
 
 
-def show_view(run: Run, view: DashboardView) -> None:
-    """Show a figure of the diversity dashboard, or say in words why there is none."""
-    found = render_view(run, view)
-    if found.figure is None or found.table is None:
-        display(HTML(f"<b>{FIGURES[view.what].title}</b>: {html.escape(found.words)}"))
-        return
-    show_figure(run, f"diversity_{view.what}", found.figure, found.table)
+def table(place: Run | StudyFolder, name: str, **options: Any) -> None:
+    """Show a result as a table with a note on how to read it.
+
+    Args:
+        place: A run or a study.
+        name: The result's name, in `viz.results` or `viz.study_report`.
+        options: Its options, such as `network`.
+    """
+    _show_numbers(place, _result(place, name, options))
 
 
-def show_picture(run: Run, name: str, picture: EncodedImage, *, caption: str) -> None:
-    """Show a picture under its caption, and where it is saved, if it can be."""
-    saved = _saved(run, lambda: save_picture(run, name, picture))
-    display(HTML(f"<b>{caption}</b>"), Image(picture.content, format=picture.kind), HTML(saved))
+def figure(place: Run | StudyFolder, name: str, **options: Any) -> None:
+    """Show a result as a figure and a table, and save both in `figures/`.
+
+    Args:
+        place: A run or a study.
+        name: The result's name, in `viz.results` or `viz.study_report`.
+        options: Its options, such as `student`.
+    """
+    result = _result(place, name, options)
+    drawn = result.figure
+    if drawn is not None:
+        # The bare MIME bundle: plotly's own renderers take seconds to load.
+        display({_PLOTLY: drawn.to_plotly_json(), "text/plain": name}, raw=True)
+    _show_numbers(place, result)
+    if drawn is not None:
+        _save(place, partial(save_figure, place, name, drawn, result.table))
 
 
-def _saved(place: HasPath, save: Callable[[], str]) -> str:
-    """Save something, and say where; a folder that is for reading alone may be looked at."""
-    figures = place.path / "figures"
-    if not os.access(figures if figures.exists() else place.path, os.W_OK):
-        return "not saved: the folder is for reading alone"
-    return f"saved as <code>{save()}</code>"
+def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **options: Any) -> None:
+    """Show a contact sheet per method, and save it in `figures/`.
+
+    Args:
+        run: The run.
+        name: `images`, `views` or `near_duplicates`.
+        methods: The methods; where None all, and for `images` and `near_duplicates` the real ones.
+        options: The sheet's options: `epoch` of the views, `network` of the near-duplicates.
+    """
+    titles = tables.method_titles(run)
+    sheet = _named(RUN_PICTURES, name, "picture", options)
+    for method in methods or (run.settings.methods if name == "views" else titles):
+        picture = sheet(run, method, **options)
+        _show(f"<b>{html.escape(titles[method])}</b>")
+        display(Image(picture.content, format=picture.kind))
+        _save(run, partial(save_picture, run, f"{name}_{method}", picture))
 
 
-def method_titles(run: Run) -> dict[str, str]:
-    """Return how each method, and the real reference, is called in figures."""
-    names = (REFERENCE, *run.settings.methods)
-    return {name: tables.method_title(run, name) for name in names}
+def report(place: Run | StudyFolder) -> None:
+    """Write the page with all results of a run or a study, and link to it."""
+    write: Callable[[Any], str] = (
+        write_study_page if isinstance(place, StudyFolder) else write_report
+    )
+    path = html.escape(str(place.path / write(place)))
+    _show(f"Report: <a href='file://{path}'><code>{path}</code></a>")
 
 
-def _words(place: HasPath | None) -> LabelMap:
-    if isinstance(place, Run):
-        return {"method": method_titles(place)}
-    return study_labels(place).words if isinstance(place, StudyFolder) else {}
+class Choice(KeyboardBox):
+    """A labelled dropdown; `value` is the chosen option, the default until touched."""
+
+    def __init__(self, label: str, options: Iterable[Any], value: str) -> None:
+        self._dropdown = widgets.Dropdown(options=options, value=value, description=label)
+        super().__init__([self._dropdown])
+
+    @property
+    def value(self) -> str:
+        """The chosen option."""
+        return str(self._dropdown.value)
 
 
-class _Bar:
-    """A bar that is drawn over itself, at most once a second, so that the last state stays."""
+def choose(run: Run, what: str) -> Choice:
+    """Return a dropdown for an option of results.
+
+    Args:
+        run: The run.
+        what: `student`, `method`, `baseline`, `network` (of features) or `measure`.
+    """
+    titles = tables.method_titles(run)
+    methods = [(titles[name], name) for name in run.settings.methods]
+    students, networks = run.settings.students, run.settings.feature_spaces
+    known: dict[str, tuple[str, Sequence[Any], str]] = {
+        "student": ("Student", students, students[0]),
+        "method": ("Images of", methods, methods[0][1]),
+        "baseline": ("Baseline", methods, tables.default_baseline(run.settings.methods)),
+        "network": ("Features", networks, networks[0]),
+        "measure": ("Measure", [(m.title, m.name) for m in metrics_of("class")], "cosine"),
+    }
+    if what not in known:
+        raise UsageError(f"nothing to choose is called {what!r}; {suggest(what, known)}")
+    return Choice(*known[what])
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _result(place: Run | StudyFolder, name: str, options: dict[str, Any]) -> Result:
+    known = STUDY_RESULTS if isinstance(place, StudyFolder) else RUN_RESULTS
+    return _named(known, name, "result", options)(place, **options)
+
+
+def _named(
+    functions: Mapping[str, Function], name: str, kind: str, options: dict[str, Any]
+) -> Function:
+    """Return a function by its name, if it takes these options."""
+    if name not in functions:
+        raise UsageError(f"no {kind} is called {name!r}; {suggest(name, functions)}")
+    valid = list(inspect.signature(functions[name]).parameters)[1:]
+    for option in options:
+        if option not in valid:
+            raise UsageError(f"{name} has no option {option!r}; {suggest(option, valid)}")
+    return functions[name]
+
+
+def _show(text: str) -> None:
+    display(HTML(text))
+
+
+def _show_numbers(place: Run | StudyFolder, result: Result) -> None:
+    labels: LabelMap = study_labels(place) if isinstance(place, StudyFolder) else run_labels(place)
+    if len(result.table):
+        _show(table_html(result.table, labels))
+    if result.note:
+        _show(f"<p>{html.escape(result.note)}</p>")
+
+
+def _save(place: HasPath, save: Callable[[], str]) -> None:
+    """Save a figure and show where; in a read-only folder, show that it is not saved."""
+    folder = place.path / "figures"
+    if os.access(folder if folder.exists() else place.path, os.W_OK):
+        _show(f"saved as <code>{html.escape(save())}</code>")
+    else:
+        _show("not saved: the folder is read-only")
+
+
+class _ProgressBar:
+    """A progress bar that is redrawn at most once a second."""
 
     def __init__(self, stage: str) -> None:
-        self._stage, self._begin, self._drawn = stage, time.monotonic(), 0.0
-        self._handle = display(HTML(self._html(0.0, "")), display_id=True)
+        self._stage, self._start, self._drawn = stage, time.monotonic(), 0.0
+        self._output = display(HTML(self._html(0.0, "")), display_id=True)
 
     def __call__(self, share: float, unit: str) -> None:
         if time.monotonic() - self._drawn >= 1.0:
             self._drawn = time.monotonic()
-            self._handle.update(HTML(self._html(share, unit)))
+            self._output.update(HTML(self._html(share, unit)))
 
     def close(self) -> None:
-        """Take the bar away; a line with the outcome follows."""
-        self._handle.update(HTML(""))
+        """Remove the bar."""
+        self._output.update(HTML(""))
 
     def _html(self, share: float, unit: str) -> str:
-        label = f"{self._stage} {share:.0%}, {time.monotonic() - self._begin:.0f} s {unit}"
+        label = f"{self._stage} {share:.0%}, {time.monotonic() - self._start:.0f} s {unit}"
         return (
             f"<progress value='{share:.3f}' max='1' aria-label='{self._stage}' "
             f"style='width:20em'></progress> {html.escape(label)}"
         )
 
 
-def _text(namespace: dict[str, Any], place: str) -> str | None:
-    value = namespace.get(place)
+def _text(namespace: dict[str, Any], name: str) -> str | None:
+    value = namespace.get(name)
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"{place}: text is needed, got {value!r}; put it in quotes")
+        raise UsageError(f"{name}: text is needed, got {value!r}; put it in quotes")
     return value
 
 
@@ -232,7 +329,7 @@ def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     return True
 
 
-def _refuse_unknown(namespace: dict[str, Any], *, valid: Collection[str]) -> None:
+def _check_parameters(namespace: dict[str, Any], *, valid: Collection[str]) -> None:
     """Check every name that a parameters cell assigns.
 
     Papermill only warns of a parameter that a notebook does not have. The cells that it injects
@@ -240,16 +337,10 @@ def _refuse_unknown(namespace: dict[str, Any], *, valid: Collection[str]) -> Non
     """
     for source in namespace.get("In", []):
         if source.startswith("# Parameters"):
-            for name in _assigned(source):
-                if name not in valid:
-                    raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")
-
-
-def _assigned(source: str) -> list[str]:
-    names: list[str] = []
-    for statement in ast.parse(source).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        if isinstance(statement, ast.AnnAssign):
-            targets = [statement.target]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+            for statement in ast.parse(source).body:
+                targets = statement.targets if isinstance(statement, ast.Assign) else []
+                if isinstance(statement, ast.AnnAssign):
+                    targets = [statement.target]
+                for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+                    if name not in valid:
+                        raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")

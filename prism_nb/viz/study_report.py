@@ -1,7 +1,8 @@
-"""The page of a study: accuracy with intervals, diversity, cost, and who beats whom."""
+"""A study's results: records, paired t-tests, named results, and the page with all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -13,28 +14,31 @@ from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment
 from prism_nb.core.presets import protocol_sentence
-from prism_nb.core.settings import EvaluationSettings, LabelSettings, Settings
+from prism_nb.core.settings import REFERENCE
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.execution.pipeline import stage_units, student_table
 from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
 from prism_nb.viz import tables
-from prism_nb.viz.figures.gallery import gallery
-from prism_nb.viz.figures.study import (
-    StudyLabels,
-    accuracy_facets,
-    cost_figure,
-    fidelity_figure,
-    pair_facets,
-)
-from prism_nb.viz.report import Section, image_markup, render_page, section, table_markup
+from prism_nb.viz.figures import study as figures
+from prism_nb.viz.figures.gallery import image_sheet
+from prism_nb.viz.html import LabelMap, Result, render_page, table_html
+from prism_nb.viz.report import Section, page_style, result_section
+from prism_nb.viz.style import Legend
 
 PAGE = "study.html"
-# Label and student settings that say what is measured, not how students are taught.
-_NO_WAY = {"students", "student_seeds", "eval_variants", "train_on_real", "evaluate_every"}
+LEVEL = 0.05  # of significance
+RECORD_COLUMNS = ["scenario", "replicate", "method", "student", "top1"]
+PAIR_COLUMNS = [
+    *("scenario", "a", "b", "difference", "low", "high"),
+    *("p", "p_holm", "replicates", "winner"),
+]
 
 
-def study_tables(folder: StudyFolder) -> dict[str, pd.DataFrame]:
-    """Return a study's results: students, images, pairs, summary and search.
+def write_study_page(folder: StudyFolder) -> str:
+    """Write a study's page, and its tables as CSV files.
+
+    Returns:
+        The page's path, relative to the study's folder. It works offline.
 
     Raises:
         PrismError: No run of a scenario is finished.
@@ -42,197 +46,92 @@ def study_tables(folder: StudyFolder) -> dict[str, pd.DataFrame]:
     records = accuracy_records(folder)
     if not len(records):
         raise PrismError(f"no scenario of {folder.path} is finished; run `prism-nb study` first")
-    return {
+    csv = {
         "students": records,
         "images": image_records(folder),
         "pairs": compare_pairs(records),
-        "summary": summary(records),
+        "summary": summarize(records),
         "search": search_records(folder),
     }
-
-
-def study_labels(folder: StudyFolder) -> StudyLabels:
-    """Return what the study's methods and scenarios are called."""
-    scenarios = {name: scenario.title for name, scenario in folder.study.scenarios.items()}
-    return StudyLabels(study_titles(folder), scenarios)
-
-
-def write_study_page(folder: StudyFolder) -> str:
-    """Write a study's page, and its tables as CSV files.
-
-    Returns:
-        The page's path, relative to the study's folder. It needs nothing beside it.
-
-    Raises:
-        PrismError: No run of a scenario is finished.
-    """
-    tables = study_tables(folder)
-    for name, table in tables.items():
+    for name, table in csv.items():
         fileio.write_text(folder.path / f"{name}.csv", table.to_csv(index=False))
-    fileio.write_text(folder.path / PAGE, render_page("study.html", **_content(folder, tables)))
+    fileio.write_text(folder.path / PAGE, render_page("study.html", **_content(folder)))
     return PAGE
 
 
-def study_answer_table(
-    folder: StudyFolder, means: pd.DataFrame, pairs: pd.DataFrame
-) -> pd.DataFrame:
-    """Return one row per method and one column per scenario; leaders and their equals bear ●."""
-    titles, columns = study_titles(folder), {}
-    for name, scenario in folder.study.scenarios.items():
-        part = means[means["scenario"] == name].set_index("method")
-        if len(part):
-            leading = _leading(part, pairs[pairs["scenario"] == name])
-            columns[scenario.title] = {
-                method: _cell(row["mean"], row["std"], marked=method in leading)
-                for method, row in part.iterrows()
-            }
-    methods = list(dict.fromkeys(means["method"]))
-    table = pd.DataFrame(columns).reindex(methods).fillna("–")
-    table.index = pd.Index([titles.get(m, m) for m in methods], name="method")
-    return table
+# --- Records ---
 
 
-def verdicts(folder: StudyFolder, means: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Say of each scenario who leads and whom the replicates do not tell apart from it."""
-    titles, sentences = study_titles(folder), []
-    for name, scenario in folder.study.scenarios.items():
-        part = means[means["scenario"] == name].set_index("method")
-        if not len(part):
-            continue
-        leading = _leading(part, pairs[pairs["scenario"] == name])
-        first, *equals = [titles.get(method, method) for method in leading]
-        sentence = f"{scenario.title}: {first} leads with {part.loc[leading[0], 'mean']:.1f} %"
-        if equals:
-            sentence += f"; not told apart from it: {', '.join(equals)}"
-        if folder.scenarios[name, 0].settings.recipe_of(leading[0]).image_source == "initial":
-            sentence += ". A control that optimises nothing leads"
-        sentences.append(sentence + ".")
-    return sentences
+def accuracy_records(folder: StudyFolder) -> pd.DataFrame:
+    """Return one row per trained student: `RECORD_COLUMNS`, top1 in percent at the last epoch.
+
+    Students of several seeds in one replicate are averaged, since they share their images.
+    """
+    parts = [pd.DataFrame(columns=RECORD_COLUMNS)]
+    for (scenario, replicate), cell in folder.finished.items():
+        students = student_table(folder.run(cell))
+        mean = students.groupby(["method", "student"], sort=False)["last"].mean().reset_index()
+        mean = mean.assign(scenario=scenario, replicate=replicate, top1=100 * mean["last"])
+        parts.append(mean[RECORD_COLUMNS])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return the method of the best mean, then those that do not differ from it."""
-    best = str(part["mean"].idxmax())
-    mine = pairs[(pairs["a"] == best) | (pairs["b"] == best)]
-    open_pairs = mine[mine["verdict"] == "open"]
-    equals = {*open_pairs["a"], *open_pairs["b"]} - {best}
-    ranked = part["mean"].sort_values(ascending=False).index
-    return [best, *(str(method) for method in ranked if method in equals)]
+def image_records(folder: StudyFolder) -> pd.DataFrame:
+    """Return one row per scenario, replicate and method: diversity, fidelity and cost of images.
+
+    Columns: cosine (intra-class) and recognised %, means over feature networks; the same two of
+    as many real images; seconds of synthesis per image.
+    """
+    rows = []
+    for (scenario, replicate), cell in folder.finished.items():
+        run = folder.run(cell)
+        diversity = tables.diversity_table(run).groupby("method")
+        means = diversity[["intra-class cosine", "recognised %"]].mean()
+        units = [(u.params["method"], run.record(u)) for u in stage_units(run, "synthesis")]
+        for method in cell.settings.methods:
+            records = [record for name, record in units if name == method]
+            seconds = sum(record["seconds"] for record in records)
+            rows.append(
+                {
+                    "scenario": scenario,
+                    "replicate": replicate,
+                    "method": method,
+                    "cosine": means.loc[method, "intra-class cosine"],
+                    "recognised %": means.loc[method, "recognised %"],
+                    "real cosine": means.loc[REFERENCE, "intra-class cosine"],
+                    "real recognised %": means.loc[REFERENCE, "recognised %"],
+                    "seconds per image": seconds / sum(record["images"] for record in records),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def _cell(mean: float, std: float, *, marked: bool) -> str:
-    text = f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
-    return f"{text} ●" if marked else text
+def search_records(folder: StudyFolder) -> pd.DataFrame:
+    """Return one row per search, method and combination: its values, top1 in percent, chosen."""
+    rows = []
+    for (search, method), best in folder.choice.items():
+        accuracies = folder.search_table(search, method)
+        for name, values in grid_points(folder.study, search, method).items():
+            result = {"top1": 100 * accuracies[name], "chosen": "✓" if values == best else ""}
+            rows.append({"search": search, "method": method, **values, **result})
+    return pd.DataFrame(rows)
 
 
-def _content(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    study = folder.study
-    means, pairs = tables["summary"], tables["pairs"]
-    shown, cell = _pictured(folder)
-    titles = study_titles(folder)
-    return {
-        "title": _title(folder),
-        "question": study.question,
-        "source": folder.source or folder.path.name,
-        "answer": table_markup(study_answer_table(folder, means, pairs)),
-        "replicates": study.replicates,
-        "protocols": _protocols(folder),
-        "verdicts": verdicts(folder, means, pairs),
-        "pictured": study.scenarios[shown].title,
-        "pictures": [
-            image_markup(titles[method], gallery(folder.run(cell), method))
-            for method in cell.settings.methods
-        ],
-        "sections": _sections(folder, tables),
-        "environment": environment(cell.settings),
-        "runs": f"{len(folder.finished)} of {len(folder.scenarios)} finished, "
-        f"and {len(folder.searches)} searched in",
-        "spec": write_yaml(study.plain()),
-    }
+# --- Statistics ---
 
 
-def _protocols(folder: StudyFolder) -> list[str]:
-    """Say by whose protocol each scenario teaches; once, where all do alike."""
-    found = {
-        folder.study.scenarios[name].title: protocol_sentence(cell.settings.plain())
-        for (name, _), cell in folder.scenarios.items()
-    }
-    alike = set(found.values())
-    return list(alike) if len(alike) == 1 else [f"{name}: {said}" for name, said in found.items()]
-
-
-def _title(folder: StudyFolder) -> str:
-    """Return the study's title; it says so where scenarios label or teach in different ways."""
-    ways = [_way(cell.settings) for cell in folder.scenarios.values()]
-    mixed = any(way != ways[0] for way in ways)
-    return f"{folder.study.title} (protocols differ)" if mixed else folder.study.title
-
-
-def _way(settings: Settings) -> dict[str, Any]:
-    """Return what decides how images are labelled and students are taught."""
-    values = settings.section(LabelSettings, EvaluationSettings)
-    primary = settings.primary if settings.label_ensemble == "primary_half" else None
-    ways = {name: value for name, value in values.items() if name not in _NO_WAY}
-    return {**ways, "label_teachers": settings.label_teachers_used, "primary": primary}
-
-
-def _pictured(folder: StudyFolder) -> tuple[str, StudyRun]:
-    """Return the finished scenario with the most images per class, and its first finished run."""
-    done: dict[str, StudyRun] = {}
-    for (name, _), cell in folder.finished.items():
-        done.setdefault(name, cell)
-    shown = max(done, key=lambda name: done[name].settings.ipc)
-    return shown, done[shown]
-
-
-def _sections(folder: StudyFolder, tables: dict[str, pd.DataFrame]) -> list[Section]:
-    names = study_labels(folder)
-    means, images, pairs = tables["summary"], tables["images"], tables["pairs"]
-    sections = [
-        section("Accuracy", accuracy_facets(means, names), means, words=names.words),
-        section("Who beats whom", pair_facets(pairs, names), pairs, words=names.words),
-        section(
-            "Diversity beside fidelity",
-            fidelity_figure(images, names),
-            images,
-            "Images that are still noise look diverse: low is good only far to the right.",
-            names.words,
-        ),
-        section("Cost", cost_figure(images, means, names), None),
-    ]
-    ceilings = study_ceilings(folder)
-    if ceilings:
-        ceiling = pd.DataFrame({"student": list(ceilings), "top-1 %": list(ceilings.values())})
-        note = "The same networks trained on all real training images with hard labels (one seed)."
-        sections.append(section("The ceiling", None, ceiling, note))
-    if len(tables["search"]):
-        note = (
-            "The same values for every method that optimises, scored on a quarter of the training "
-            "images that nothing learned from; never on the test images."
-        )
-        sections.append(section("The search", None, tables["search"], note, names.words))
-    return sections
-
-
-_LEVEL = 0.05
-PAIR_COLUMNS = [
-    *("scenario", "a", "b", "difference", "low", "high"),
-    *("p", "p_holm", "replicates", "verdict"),
-]
-
-
-def summary(records: pd.DataFrame) -> pd.DataFrame:
+def summarize(records: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy with its 95 % interval, per scenario and method.
 
     A replicate counts once, as the mean over its students, because students of one replicate
     learn from the same images. The interval is Student's t over replicates.
 
     Args:
-        records: The result of `results.accuracy_records`.
+        records: The result of `accuracy_records`.
 
     Returns:
-        Columns scenario, method, mean, low, high, std, replicates, and one mean per student; low
-        and high are NaN where there is one replicate only.
+        Columns scenario, method, mean, low, high, std, replicates, and one mean per student; low,
+        high and std are NaN where there is one replicate only.
     """
     rows = []
     for (scenario, method), group in records.groupby(["scenario", "method"], sort=False):
@@ -261,155 +160,239 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
     (Holm 1979).
 
     Args:
-        records: The result of `results.accuracy_records`.
+        records: The result of `accuracy_records`.
 
     Returns:
         `PAIR_COLUMNS`, one row per scenario and unordered pair: difference is a - b in points, low
-        and high its 95 % interval, verdict the better of the two, or `open` where the difference
-        does not exceed the spread. Without a spread, as with one replicate, p is NaN and the
-        verdict open.
+        and high its 95 % interval, winner the better of the two, or `none` where the difference is
+        not significant. Without a spread, as with one replicate, p is NaN and the winner none.
     """
-    parts = [_compare(scenario, group) for scenario, group in records.groupby("scenario")]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PAIR_COLUMNS)
+    parts = [pd.DataFrame(columns=PAIR_COLUMNS)]
+    for scenario, group in records.groupby("scenario"):
+        means = group.groupby(["replicate", "method"])["top1"].mean().unstack("method")
+        methods = list(dict.fromkeys(group["method"]))
+        pairs = pd.DataFrame([_compare(means, a, b) for a, b in combinations(methods, 2)])
+        if len(pairs):
+            pairs["scenario"] = scenario
+            pairs["p_holm"] = _holm(pairs["p"].to_numpy(float))
+            leader = pairs["a"].where(pairs["difference"] > 0, pairs["b"])
+            pairs["winner"] = leader.where(pairs["p_holm"] < LEVEL, "none")
+            parts.append(pairs[PAIR_COLUMNS])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def _compare(scenario: object, records: pd.DataFrame) -> pd.DataFrame:
-    means = records.groupby(["replicate", "method"])["top1"].mean().unstack("method")
-    methods = list(dict.fromkeys(records["method"]))
-    rows = [_pair(means, a, b) for a, b in combinations(methods, 2)]
-    if not rows:
-        return pd.DataFrame(columns=PAIR_COLUMNS)
-    frame = pd.DataFrame(rows)
-    frame.insert(0, "scenario", scenario)
-    frame["p_holm"] = _holm(frame["p"].to_numpy(float))
-    leader = frame["a"].where(frame["difference"] > 0, frame["b"])
-    frame["verdict"] = leader.where(frame["p_holm"] < _LEVEL, "open")
-    return frame[PAIR_COLUMNS]
-
-
-def _pair(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
+def _compare(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
     both = means[[a, b]].dropna()
     differences = (both[a] - both[b]).to_numpy(float)
     low, high = _interval(differences)
+    # Without a spread there is no test: accuracies move in steps of one image, and tie.
+    tested = len(differences) > 1 and differences.std() > 0
     return {
         "a": a,
         "b": b,
         "difference": differences.mean() if len(differences) else np.nan,
         "low": low,
         "high": high,
-        "p": _p_value(differences),
+        "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if tested else np.nan,
         "replicates": len(differences),
     }
-
-
-def _p_value(differences: np.ndarray) -> float:
-    if len(differences) < 2:
-        return float("nan")
-    if not differences.std():  # no spread to compare with: accuracies move in steps, and tie
-        return float("nan")
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """Return Student's 95 % interval of the mean."""
     if len(values) < 2:
-        return float("nan"), float("nan")
-    half = stats.t.ppf(1 - _LEVEL / 2, len(values) - 1) * stats.sem(values)
+        return np.nan, np.nan
+    half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half)
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
     """Correct p-values step down: the smallest times n, the next times n - 1, never falling."""
     order = np.argsort(p)
-    factors = np.arange(len(p), 0, -1)
-    stepped = np.maximum.accumulate(np.minimum(p[order] * factors, 1.0))
+    stepped = np.minimum(p[order] * np.arange(len(p), 0, -1), 1.0)
     corrected = np.empty_like(stepped)
-    corrected[order] = stepped
+    corrected[order] = np.maximum.accumulate(stepped)
     return corrected
 
 
-COLUMNS = ("scenario", "replicate", "method", "student", "top1")
+# --- Named results ---
 
 
-def accuracy_records(folder: StudyFolder) -> pd.DataFrame:
-    """Return one row per trained student: `COLUMNS`, top1 in percent at the last epoch.
-
-    Students of several seeds in one replicate are averaged, since they share their images.
-    """
-    parts = [pd.DataFrame(columns=list(COLUMNS))]
-    for (scenario, replicate), cell in folder.finished.items():
-        frame = student_table(folder.run(cell))
-        mean = frame.groupby(["method", "student"], sort=False)["last"].mean().reset_index()
-        mean = mean.assign(scenario=scenario, replicate=replicate, top1=100 * mean["last"])
-        parts.append(mean[list(COLUMNS)])
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
-def image_records(folder: StudyFolder) -> pd.DataFrame:
-    """Return one row per scenario, replicate and method: what the images are like and cost.
-
-    Columns: cosine (intra-class, mean over feature networks), recognised % (by networks that took
-    no part), the same two of as many real images, and seconds of synthesis per image.
-    """
-    rows = []
-    for (scenario, replicate), cell in folder.finished.items():
-        run = folder.run(cell)
-        diversity = (
-            tables.diversity_table(run)
-            .groupby("method")[["intra-class cosine", "recognised %"]]
-            .mean()
-        )
-        units = [
-            (unit.params["method"], run.record(unit)) for unit in stage_units(run, "synthesis")
-        ]
-        for method in cell.settings.methods:
-            mine = [record for name, record in units if name == method]
-            rows.append(
-                {
-                    "scenario": scenario,
-                    "replicate": replicate,
-                    "method": method,
-                    "cosine": diversity.loc[method, "intra-class cosine"],
-                    "recognised %": diversity.loc[method, "recognised %"],
-                    "real cosine": diversity.loc["real", "intra-class cosine"],
-                    "real recognised %": diversity.loc["real", "recognised %"],
-                    "seconds per image": sum(record["seconds"] for record in mine)
-                    / sum(record["images"] for record in mine),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def study_ceilings(folder: StudyFolder) -> dict[str, float]:
-    """Return what each student reaches when squeezed on all real images, in percent.
-
-    Known for the students that are also teachers or holdout networks of the study's runs.
-    """
-    found: dict[str, float] = {}
-    for cell in folder.finished.values():
-        accuracy = tables.teacher_table(folder.run(cell))["accuracy %"]
-        found |= {s: float(accuracy[s]) for s in cell.settings.students if s in accuracy}
-    return found
-
-
-def study_titles(folder: StudyFolder) -> dict[str, str]:
-    """Return how each method of the study is called in figures."""
-    return {
+def study_legend(folder: StudyFolder) -> Legend:
+    """Return titles and styles of a study's methods and of the real images."""
+    titles = {
         method: cell.settings.recipe_of(method).title
         for cell in folder.scenarios.values()
         for method in cell.settings.methods
     }
+    return Legend({REFERENCE: "Real images", **titles})
 
 
-def search_records(folder: StudyFolder) -> pd.DataFrame:
-    """Return one row per search, method and combination: its values, top1 in percent, chosen."""
-    choice, rows = folder.choice, []
-    for search, method in choice:
-        scores = folder.search_table(search, method)
-        for name, values in grid_points(folder.study, search, method).items():
-            chosen = values == choice[search, method]
-            rows.append(
-                {"search": search, "method": method, **values, "top1": 100 * scores[name]}
-                | {"chosen": "✓" if chosen else ""}
-            )
-    return pd.DataFrame(rows)
+def scenario_titles(folder: StudyFolder) -> dict[str, str]:
+    """Return the titles of a study's scenarios, in its order."""
+    return {name: scenario.title for name, scenario in folder.study.scenarios.items()}
+
+
+def study_labels(folder: StudyFolder) -> LabelMap:
+    """Return the titles of names in a study's tables, see `html.rename_labels`."""
+    methods = dict.fromkeys(("method", "a", "b", "winner"), study_legend(folder).titles)
+    return {**methods, "scenario": scenario_titles(folder)}
+
+
+def answer(folder: StudyFolder) -> Result:
+    """Accuracy by method and scenario, the best and its equals marked ●; and who leads."""
+    records = accuracy_records(folder)
+    summary, pairs = summarize(records), compare_pairs(records)
+    columns: dict[str, dict[str, str]] = {}
+    for name, title in scenario_titles(folder).items():
+        part = summary[summary["scenario"] == name].set_index("method")
+        leading = _leading(part, pairs[pairs["scenario"] == name]) if len(part) else []
+        cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
+        if cells:
+            columns[title] = {m: f"{c} ●" if m in leading else c for m, c in cells.items()}
+    methods = list(dict.fromkeys(summary["method"]))
+    table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
+    return Result(table, note=" ".join(leaders(folder, summary, pairs)))
+
+
+def leaders(folder: StudyFolder, summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Return a sentence per scenario: who leads, and who is not significantly worse."""
+    titles, sentences = study_legend(folder).titles, []
+    for name, title in scenario_titles(folder).items():
+        part = summary[summary["scenario"] == name].set_index("method")
+        if not len(part):
+            continue
+        first, *equals = _leading(part, pairs[pairs["scenario"] == name])
+        sentence = f"{title}: {titles[first]} leads with {part.loc[first, 'mean']:.1f} %"
+        if equals:
+            names = ", ".join(titles[method] for method in equals)
+            sentence += f"; not significantly worse: {names}"
+        if folder.scenarios[name, 0].settings.recipe_of(first).image_source == "initial":
+            sentence += ". A control that optimises nothing leads"
+        sentences.append(f"{sentence}.")
+    return sentences
+
+
+def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Return the method of the best mean, then those that do not differ significantly from it."""
+    best = str(part["mean"].idxmax())
+    undecided = pairs[((pairs["a"] == best) | (pairs["b"] == best)) & (pairs["winner"] == "none")]
+    equals = {*undecided["a"], *undecided["b"]} - {best}
+    ranked = part["mean"].sort_values(ascending=False).index
+    return [best, *(str(method) for method in ranked if method in equals)]
+
+
+def accuracy(folder: StudyFolder) -> Result:
+    """Mean accuracy with its 95 % interval, per scenario and method."""
+    table = summarize(accuracy_records(folder))
+    legend, scenarios = study_legend(folder), scenario_titles(folder)
+    return Result(table, figures.accuracy_facets(table, legend, scenarios))
+
+
+def pairs(folder: StudyFolder) -> Result:
+    """Differences between every two methods, and which are significant."""
+    table = compare_pairs(accuracy_records(folder))
+    if not len(table):
+        return Result(note="One method has nothing to be compared with.")
+    return Result(table, figures.pair_facets(table, study_legend(folder), scenario_titles(folder)))
+
+
+def fidelity(folder: StudyFolder) -> Result:
+    """Diversity and fidelity of the images."""
+    table = image_records(folder)
+    note = "Noise is diverse too: a low cosine counts only where the images are recognised."
+    figure = figures.fidelity_figure(table, study_legend(folder), scenario_titles(folder))
+    return Result(table, figure, note)
+
+
+def cost(folder: StudyFolder) -> Result:
+    """Accuracy against seconds of synthesis per image."""
+    images, summary = image_records(folder), summarize(accuracy_records(folder))
+    legend, scenarios = study_legend(folder), scenario_titles(folder)
+    columns = ["scenario", "replicate", "method", "seconds per image"]
+    return Result(images[columns], figures.cost_figure(images, summary, legend, scenarios))
+
+
+def full_data(folder: StudyFolder) -> Result:
+    """Accuracy of the students' architectures trained on all real images, where known."""
+    found: dict[str, float] = {}
+    for cell in folder.finished.values():
+        accuracies = tables.teacher_table(folder.run(cell))["accuracy %"]
+        found |= {s: float(accuracies[s]) for s in cell.settings.students if s in accuracies}
+    table = pd.DataFrame({"student": list(found), "top-1 %": list(found.values())})
+    return Result(table, note="The runs' own teachers and holdout networks: hard labels, one seed.")
+
+
+def search(folder: StudyFolder) -> Result:
+    """Settings that were searched for, and which were chosen."""
+    note = (
+        "The same values for every method that optimises, scored on a quarter of the training "
+        "images that nothing learned from; never on the test images."
+    )
+    return Result(search_records(folder), note=note)
+
+
+STUDY_RESULTS: dict[str, Callable[..., Result]] = {
+    function.__name__: function
+    for function in (answer, accuracy, pairs, fidelity, cost, full_data, search)
+}
+_SECTIONS = {
+    "Accuracy": accuracy,
+    "Pairwise comparisons": pairs,
+    "Diversity and fidelity": fidelity,
+    "Cost": cost,
+    "Trained on all real images": full_data,
+    "Search": search,
+}
+
+
+# --- The page ---
+
+
+def _content(folder: StudyFolder) -> dict[str, Any]:
+    study, shown = folder.study, _pictured(folder)
+    labels, found = study_labels(folder), answer(folder)
+    titles = study_legend(folder).titles
+    return {
+        **page_style(),
+        "title": study.title,
+        "question": study.question,
+        "source": folder.source or folder.path.name,
+        "answer": table_html(found.table, labels),
+        "leaders": found.note,
+        "protocols": _protocols(folder),
+        "replicates": study.replicates,
+        "pictures": {
+            titles[method]: image_sheet(folder.run(shown), method).data_uri
+            for method in shown.settings.methods
+        },
+        "sections": _page_sections(folder, labels),
+        "environment": environment(shown.settings),
+        "runs": f"{len(folder.finished)} of {len(folder.scenarios)} finished, "
+        f"and {len(folder.searches)} searched in",
+        "spec": write_yaml(study.plain()),
+    }
+
+
+def _page_sections(folder: StudyFolder, labels: LabelMap) -> list[Section]:
+    results = {title: function(folder) for title, function in _SECTIONS.items()}
+    return [
+        result_section(title, result, labels)
+        for title, result in results.items()
+        if len(result.table) or result.figure is not None
+    ]
+
+
+def _protocols(folder: StudyFolder) -> list[str]:
+    """Return the protocol of each scenario; one sentence where all have the same."""
+    found = {
+        folder.study.scenarios[name].title: protocol_sentence(cell.settings.plain())
+        for (name, _), cell in folder.scenarios.items()
+    }
+    same = set(found.values())
+    return list(same) if len(same) == 1 else [f"{name}: {text}" for name, text in found.items()]
+
+
+def _pictured(folder: StudyFolder) -> StudyRun:
+    """Return the first finished run of the scenario with the most images per class."""
+    return max(folder.finished.values(), key=lambda cell: cell.settings.ipc)

@@ -1,23 +1,26 @@
-"""One look for all figures: quiet axes on the page's own paper, light or dark."""
+"""Common style of figures and pages: method colours, axes, CSS."""
 
 from __future__ import annotations
 
 import html
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from zlib import crc32
+from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-TEXT_COLOR = "#767b80"  # read on white and on black; pages with `theme.RULES` draw in their own ink
+TEXT_COLOR = "#767b80"  # readable on white and on black
 _CLEAR = "rgba(0,0,0,0)"
-GRID_COLOR = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
-_AXIS = {**GRID_COLOR, "automargin": True, "title": {"standoff": 12}, "tickcolor": TEXT_COLOR}
-_BAR = {"outlinewidth": 0, "title": {"side": "right"}}  # beside its numbers, not on them
-_SPREAD = {"color": TEXT_COLOR}
-_HATCHING = {"fillmode": "overlay", "solidity": 0.15, "size": 10}
+_AXIS = {
+    "gridcolor": "rgba(128,128,128,0.25)",
+    "zeroline": False,
+    "automargin": True,
+    "title": {"standoff": 12},
+    "tickcolor": TEXT_COLOR,
+}
+_BAR = {"outlinewidth": 0, "title": {"side": "right"}}
+_ERROR_BAR = {"color": TEXT_COLOR}
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": TEXT_COLOR},
@@ -28,72 +31,24 @@ _TEMPLATE = go.layout.Template(
         "coloraxis": {"colorbar": _BAR},
         "legend": {"title": None},
         # plotly's own button uploads the figure to a server.
-        "modebar": {
-            "bgcolor": _CLEAR,
-            "color": TEXT_COLOR,
-            "activecolor": "#4477AA",
-            "remove": ["sendChartToCloud"],
-        },
+        "modebar": {"bgcolor": _CLEAR, "color": TEXT_COLOR, "remove": ["sendChartToCloud"]},
     },
     data={
-        "bar": [{"error_x": _SPREAD, "error_y": _SPREAD, "marker": {"pattern": _HATCHING}}],
-        "scatter": [{"error_x": _SPREAD, "error_y": _SPREAD}],
+        "bar": [
+            {
+                "error_x": _ERROR_BAR,
+                "error_y": _ERROR_BAR,
+                "marker": {"pattern": {"fillmode": "overlay", "solidity": 0.15, "size": 10}},
+            }
+        ],
+        "scatter": [{"error_x": _ERROR_BAR, "error_y": _ERROR_BAR}],
         "heatmap": [{"colorbar": _BAR}],
     },
 )
-_MOST_NAMED = 40  # classes that have room for their names
+_MAX_CLASS_NAMES = 40  # class names that fit on an axis
 
-
-def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:
-    """Give a figure its title, axis titles with units, and the common look."""
-    return figure.update_layout(
-        title={"text": title, "x": 0.01, "font": {"size": 17}},
-        template=_TEMPLATE,
-        height=height,
-        margin={"l": 70, "r": 20, "t": 60, "b": 60},
-        xaxis={"title": {"text": x}},
-        yaxis={"title": {"text": y}},
-    )
-
-
-def empty_figure(sentence: str) -> go.Figure:
-    """Return a figure that says why there is nothing to draw."""
-    figure = apply_style(go.Figure(), title=sentence, x="", y="", height=120)
-    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
-
-
-def by_class(figure: go.Figure, classes: int) -> go.Figure:
-    """Give a figure with a class per place its axis; too many to be named there are on hover."""
-    if classes <= _MOST_NAMED:
-        return figure
-    title = f"{classes} classes, in order (hover for a name)"
-    return figure.update_xaxes(showticklabels=False, title={"text": title})
-
-
-# Of a page that stands alone; within JupyterLab, the lab's own colours rule.
-PAGE_CSS = """
-:root { color-scheme: light dark;
-  --paper: #fdfdfb; --ink: #23282e; --soft: #68717b; --line: #d9dde1; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #16191d; --ink: #e4e7ea; --soft: #98a2ac; --line: #343b43; } }
-body { background: var(--paper); color: var(--ink); }
-"""
-
-# plotly writes its colours into every element. These rules come before them, so that titles,
-# numbers, spreads and tools follow the text around the figure; values on bars, squares and in
-# hover labels keep the colour that suits what they stand on.
-PLOTLY_CSS = """
-.js-plotly-plot .infolayer text, .js-plotly-plot .cartesianlayer [class$="tick"] text,
-.js-plotly-plot .textpoint text, .js-plotly-plot .bartext-outside
-  { fill: currentColor !important; }
-.js-plotly-plot .xerror, .js-plotly-plot .yerror { stroke: currentColor !important; }
-.js-plotly-plot .modebar-btn .icon path { fill: currentColor !important; fill-opacity: .55; }
-.js-plotly-plot .modebar-btn:hover .icon path, .js-plotly-plot .modebar-btn.active .icon path
-  { fill-opacity: 1; }
-.js-plotly-plot .modebar-btn.active { outline: 1px solid currentColor; border-radius: 3px; }
-"""
-
-_OWNED = {
+# The colours stay distinguishable to colour-blind eyes; tests check that.
+METHOD_COLOURS = {
     "prism": "#4477AA",
     "prism_intra": "#55BBEE",
     "prism_all": "#444499",
@@ -109,11 +64,11 @@ _OWNED = {
     "random_real": "#228833",
     "real": "#777777",
 }
-_SPARE = (
+_OWN_METHODS = (
     *("#AABB66", "#FF8855", "#AA88CC", "#00CC99", "#888800", "#228899", "#774422"),
     *("#FF88BB", "#66AAFF", "#66AA99", "#DD5544", "#883355", "#339966"),
 )
-_OTHER = (
+_NETWORKS = (
     *("#0066CC", "#EE9988", "#886622", "#336677"),
     *("#BB5555", "#88BBDD", "#119999", "#BB9966"),
 )
@@ -123,84 +78,91 @@ _PATTERNS = ("", "/", "\\", "x", "-", "|", "+", ".")
 
 
 @dataclass(frozen=True)
-class MethodStyle:
-    """How a method looks.
+class Legend:
+    """Titles, colours and marks of methods that are shown together.
+
+    The kit's own methods have fixed colours. Others take the remaining colours in alphabetical
+    order, hatched in bars where there are more methods than colours.
 
     Attributes:
-        colour: Hex.
-        cue: 0; where colours have run out, the number of methods before it of the same colour.
+        titles: The methods' titles by name, in the order in which they are shown.
     """
 
-    colour: str
-    cue: int = 0
+    titles: Mapping[str, str]
 
-    @property
-    def fill(self) -> dict[str, object]:
-        """The `marker` of its bars: its colour, hatched where that is not its own alone."""
-        return {"color": self.colour, "pattern": {"shape": pattern_of(self.cue)}}
+    def colour(self, method: str) -> str:
+        """Return a method's colour, hex."""
+        if method in METHOD_COLOURS:
+            return METHOD_COLOURS[method]
+        return _OWN_METHODS[self._rank(method) % len(_OWN_METHODS)]
 
+    def bar(self, method: str) -> dict[str, Any]:
+        """Return the `marker` of a method's bars."""
+        repeats = 0 if method in METHOD_COLOURS else self._rank(method) // len(_OWN_METHODS)
+        return {"color": self.colour(method), "pattern": {"shape": pattern_of(repeats)}}
 
-def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
-    """Return how each of some methods looks that are shown together; no two look alike.
+    def line(self, method: str) -> dict[str, Any]:
+        """Return the `line` of a method's curve."""
+        return {"color": self.colour(method), "dash": dash_of(list(self.titles).index(method))}
 
-    Recipes of the kit have colours of their own. Any other method has the spare colour that its
-    name falls on, or the next free one, names in alphabetical order: so the order of the methods
-    is of no account, and a part of them nearly always looks as the whole does.
+    def symbol(self, method: str) -> str:
+        """Return the symbol of a method's points."""
+        return symbol_of(list(self.titles).index(method))
 
-    Args:
-        methods: Their names, repetitions allowed.
-    """
-    names = sorted(set(methods))
-    looks = {name: MethodStyle(_OWNED[name]) for name in names if name in _OWNED}
-    free: list[str] = []
-    rounds: Counter[str] = Counter()
-    for name in names:
-        if name not in looks:
-            free = free or list(_SPARE)
-            colour = _next_free(free, crc32(name.encode()) % len(_SPARE))
-            free.remove(colour)
-            looks[name] = MethodStyle(colour, rounds[colour])
-            rounds[colour] += 1
-    return looks
+    def _rank(self, method: str) -> int:
+        return sorted(set(self.titles) - set(METHOD_COLOURS)).index(method)
 
 
-def colour_of(method: str) -> str:
-    """Return the colour of a method by itself; of those shown together, see `looks_of`."""
-    return method_styles([method])[method].colour
+def colour_at(index: int) -> str:
+    """Return a colour that no method of the kit has, by its place in a list, e.g. of networks."""
+    return _NETWORKS[index % len(_NETWORKS)]
 
 
-def colour_at(place: int) -> str:
-    """Return the colour of what is no method, such as a network, by its place in a list."""
-    return _OTHER[place % len(_OTHER)]
+def dash_of(index: int) -> str:
+    """Return the dashes of a line by its place in a list, for plotly and SVG; all differ."""
+    if index < len(_DASHES):
+        return _DASHES[index]
+    return "10px,3px" + ",2px,3px" * (index - len(_DASHES) + 2)
 
 
-def dash_of(place: int) -> str:
-    """Return a line's dashes by its place in a list, as plotly and SVG read them; all differ."""
-    if place < len(_DASHES):
-        return _DASHES[place]
-    return "10px,3px" + ",2px,3px" * (place - len(_DASHES) + 2)
+def symbol_of(index: int) -> str:
+    """Return a marker symbol by its place in a list."""
+    return _SYMBOLS[index % len(_SYMBOLS)]
 
 
-def symbol_of(place: int) -> str:
-    """Return a mark by its place in a list."""
-    return _SYMBOLS[place % len(_SYMBOLS)]
-
-
-def pattern_of(place: int) -> str:
+def pattern_of(index: int) -> str:
     """Return the hatching of an area by its place in a list; the first has none."""
-    return _PATTERNS[place % len(_PATTERNS)]
+    return _PATTERNS[index % len(_PATTERNS)]
 
 
-def with_alpha(colour: str, opacity: float) -> str:
-    """Return a hex colour with an opacity in [0, 1]."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
+def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:
+    """Set a figure's title, axis titles (with units) and the common template."""
+    return figure.update_layout(
+        title={"text": title, "x": 0.01, "font": {"size": 17}},
+        template=_TEMPLATE,
+        height=height,
+        margin={"l": 70, "r": 20, "t": 60, "b": 60},
+        xaxis={"title": {"text": x}},
+        yaxis={"title": {"text": y}},
+    )
 
 
-def _next_free(free: list[str], wanted: int) -> str:
-    turned = (*_SPARE[wanted:], *_SPARE[:wanted])
-    return next(colour for colour in turned if colour in free)
+def style_class_axis(figure: go.Figure, classes: int) -> go.Figure:
+    """Hide the class names of an x axis where there are too many; they are on hover."""
+    if classes <= _MAX_CLASS_NAMES:
+        return figure
+    title = f"{classes} classes, in order (hover for a name)"
+    return figure.update_xaxes(showticklabels=False, title={"text": title})
 
+
+# Light and dark pages; within JupyterLab, its own theme applies.
+PAGE_CSS = """
+:root { color-scheme: light dark;
+  --paper: #fdfdfb; --ink: #23282e; --soft: #68717b; --line: #d9dde1; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16191d; --ink: #e4e7ea; --soft: #98a2ac; --line: #343b43; } }
+body { background: var(--paper); color: var(--ink); }
+"""
 
 _RULES = """
 .prism-picker {max-width: 860px}

@@ -13,13 +13,13 @@ from prism_nb.viz.figures.gallery import (
     ORDERS,
     GalleryView,
     Panel,
-    contact_sheet_png,
     gallery_html,
+    gallery_sheet,
     panels,
     per_page,
 )
 from prism_nb.viz.html import save_picture
-from prism_nb.viz.tables import ALL_CLASSES, class_label, method_title, parse_class_selection
+from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles, parse_class_selection
 from prism_nb.viz.widgets.base import RunWidget
 
 _SIDES = (32, 48, 64, 96, 128, 224, 448, 672)
@@ -65,7 +65,7 @@ class Gallery(RunWidget):
         style = {"description_width": "90px"}
         names = (REFERENCE, *run.settings.methods)
         self.methods = widgets.SelectMultiple(
-            options=[(method_title(run, name), name) for name in names],
+            options=[(title, name) for name, title in method_titles(run).items()],
             value=names[: 1 + _AT_FIRST],
             description="Images",
             rows=min(6, len(names)),
@@ -152,7 +152,7 @@ class Gallery(RunWidget):
             return
         name = sheet_name(replace(view, page=self._page), len(self._classes))
         try:
-            path = save_picture(self._run, name, contact_sheet_png(self._shown, view))
+            path = save_picture(self._run, name, gallery_sheet(self._shown, view))
         except PrismError as error:
             self.status.value = f"<p>Not saved: {html.escape(str(error))}</p>"
             return

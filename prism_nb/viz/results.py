@@ -1,0 +1,371 @@
+"""Named results of a run: what notebooks show and the report prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prism_nb.core.errors import UsageError
+from prism_nb.core.presets import protocol_sentence
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE
+from prism_nb.core.unit_plan import diversity_unit, method_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.diversity.metrics import METRICS
+from prism_nb.execution.pipeline import class_count, stage_units
+from prism_nb.viz import tables
+from prism_nb.viz.figures import diversity
+from prism_nb.viz.figures import run as figures
+from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
+from prism_nb.viz.html import EncodedImage, LabelMap, Result
+from prism_nb.viz.style import Legend
+
+
+def method_legend(run: Run) -> Legend:
+    """Return titles and styles of a run's methods and of the real images."""
+    return Legend(tables.method_titles(run))
+
+
+def run_labels(run: Run) -> LabelMap:
+    """Return the titles of names in a run's tables, see `html.rename_labels`."""
+    return {"method": tables.method_titles(run)}
+
+
+# --- Teachers and synthesis ---
+
+
+def settings(run: Run) -> Result:
+    """Every setting with its meaning."""
+    return Result(tables.settings_table(run))
+
+
+def teachers(run: Run) -> Result:
+    """Accuracy, size and role of every network."""
+    table = tables.teacher_table(run)
+    return Result(table, figures.teacher_figure(table))
+
+
+def bn_teachers(run: Run) -> Result:
+    """BN teachers of every synthesis unit."""
+    usage = tables.bn_teacher_usage_table(run)
+    figure = figures.teacher_usage_figure(usage) if len(usage) else None
+    return Result(tables.unit_table(run), figure)
+
+
+def bn_shares(run: Run) -> Result:
+    """Share of each network in each method's BN loss."""
+    table = tables.bn_loss_share_table(run)
+    figure = figures.bn_share_figure(table, method_legend(run)) if len(table) else None
+    return Result(table, figure)
+
+
+def losses(run: Run) -> Result:
+    """Loss curves by term; the table has the last values."""
+    curves = tables.loss_table(run)
+    last = curves.groupby(["method", "unit", "term"]).last()
+    figure = figures.loss_figure(curves, method_legend(run)) if len(curves) else None
+    return Result(last, figure)
+
+
+# --- Diversity ---
+
+
+def metrics(run: Run, network: str | None = None) -> Result:
+    """Every metric in the features of a network."""
+    note = (
+        "Means over the classes. ↑ and ↓: higher or lower is better; metrics without an arrow are "
+        "compared with the column of the real images, as many as of each method. Noise is diverse "
+        "too: density, KID and recognised tell it from images. A distance of 0 to the nearest "
+        "training image is a copy."
+    )
+    return Result(tables.metric_table(run, network or _first_network(run)), note=note)
+
+
+def curve(
+    run: Run,
+    network: str | None = None,
+    methods: Sequence[str] | None = None,
+    measure: str = "cosine",
+) -> Result:
+    """A metric of every class, sorted for each method by itself; the table is class by class."""
+    network, methods = network or _first_network(run), methods or _all_methods(run)
+    measured, note = _measured(run, methods)
+    per_class = tables.diversity_per_class(measured)
+    mine = per_class[(per_class["features"] == network) & per_class["method"].isin(methods)]
+    if not mine[measure].notna().any():
+        return Result(note=_why_undefined(measured, METRICS[measure].title))
+    table = mine.pivot_table(measure, "class", "method", sort=False)
+    figure = diversity.curve_figure(mine, method_legend(run), METRICS[measure])
+    return Result(table, figure, note)
+
+
+def nearest(run: Run, network: str | None = None, methods: Sequence[str] | None = None) -> Result:
+    """Distances to the nearest training image; the table has the nearest three of each method."""
+    network, methods = network or _first_network(run), methods or _all_methods(run)
+    measured, note = _measured(run, methods)
+    table = tables.nearest_table(measured, network)
+    mine = table[table["method"].isin(methods)]
+    if not len(mine):
+        return Result(note=_why_undefined(measured, METRICS["nearest_real"].title))
+    in_order = mine.sort_values("method", key=lambda m: m.map(list(methods).index), kind="stable")
+    figure = diversity.nearest_figure(in_order, method_legend(run))
+    return Result(in_order.groupby("method", sort=False).head(3).set_index("method"), figure, note)
+
+
+def similarity(
+    run: Run,
+    network: str | None = None,
+    methods: Sequence[str] | None = None,
+    classes: Sequence[int] = (0,),
+) -> Result:
+    """Cosines of all pairs of images of one class."""
+    if len(classes) != 1:
+        return Result(note="A similarity matrix is of one class; choose one")
+    network, methods = network or _first_network(run), methods or _all_methods(run)
+    most = diversity.MAX_IN_MATRIX * len(methods)
+    points = diversity.load_points(run, network, methods, classes, most=most, min_real=0)
+    label = tables.class_label(open_dataset(run.settings).classes[classes[0]])
+    title = f"Cosine of all pairs, class {label}, {points.count}, features of {network}"
+    figure = diversity.similarity_figure(points, method_legend(run), title)
+    return Result(
+        diversity.similarity_table(points),
+        figure,
+        _images_missing(run, methods, points),
+        points.pixels,
+        _image_names(run, points),
+    )
+
+
+def image_map(
+    run: Run,
+    network: str | None = None,
+    methods: Sequence[str] | None = None,
+    classes: Sequence[int] | None = None,
+    kind: str = "pca",
+) -> Result:
+    """Images as points of a PCA or UMAP of their features."""
+    network, methods = network or _first_network(run), methods or _all_methods(run)
+    points = diversity.load_points(run, network, methods, classes or range(class_count(run)))
+    names = _image_names(run, points)
+    try:
+        coordinates = diversity.project(points.features, kind)
+    except UsageError as error:
+        return Result(note=str(error))
+    figure = diversity.map_figure(points, coordinates, kind, method_legend(run), names)
+    note = _images_missing(run, methods, points)
+    return Result(diversity.map_table(points, coordinates), figure, note, points.pixels, names)
+
+
+def agreement(run: Run) -> Result:
+    """How far the teachers agree on the images."""
+    note = (
+        "Shares of the images on which all teachers, or two of them on average, predict one class; "
+        "and the Jensen-Shannon divergence of two teachers' probabilities, 0 to 0.69 nats."
+    )
+    return Result(tables.agreement_table(run), note=note)
+
+
+def undefined(run: Run) -> Result:
+    """Metrics that are undefined, and why."""
+    table = tables.undefined_table(run)
+    return Result(table, note="" if len(table) else "Every metric is defined.")
+
+
+def _first_network(run: Run) -> str:
+    return str(run.settings.feature_spaces[0])
+
+
+def _all_methods(run: Run) -> tuple[str, ...]:
+    return (REFERENCE, *run.settings.methods)
+
+
+def _measured(run: Run, methods: Sequence[str]) -> tuple[Run, str]:
+    """Return the run limited to measured methods, and which of the wanted ones are not."""
+    measured, classes = tables.only_measured(run), class_count(run)
+    done = {unit.name for unit in stage_units(measured, "diversity")}
+    never = "not measured yet: run notebook 03"
+    reasons = {
+        name: tables.missing_reason(run, [diversity_unit(run, name, classes)], never)
+        for name in methods
+        if name not in done
+    }
+    return measured, _left_out(run, reasons)
+
+
+def _images_missing(run: Run, methods: Sequence[str], points: diversity.FeaturePoints) -> str:
+    there, classes = set(points.table["method"]), class_count(run)
+    never = "no images yet: run notebook 02"
+    reasons = {
+        name: tables.missing_reason(run, method_units(run, name, classes), never)
+        for name in methods
+        if name not in there
+    }
+    return _left_out(run, reasons)
+
+
+def _left_out(run: Run, reasons: dict[str, str]) -> str:
+    titles = tables.method_titles(run)
+    return "; ".join(f"Left out: {titles[name]} ({why})" for name, why in reasons.items())
+
+
+def _image_names(run: Run, points: diversity.FeaturePoints) -> tuple[str, ...]:
+    classes, titles = open_dataset(run.settings).classes, tables.method_titles(run)
+    return tuple(
+        f"{titles[method]}, {tables.class_label(classes[c])}, image {index}"
+        for method, c, index in points.table.itertuples(index=False)
+    )
+
+
+def _why_undefined(run: Run, title: str) -> str:
+    table = tables.undefined_table(run)
+    reasons = table[table["measures"].str.contains(title, regex=False)]["undefined because"]
+    return f"{title}: {reasons.iloc[0] if len(reasons) else 'no value is defined'}"
+
+
+# --- Labels and students ---
+
+
+def labels(run: Run) -> Result:
+    """Accuracy of the teachers and their ensemble on the images."""
+    return Result(tables.label_table(run))
+
+
+def accuracy(run: Run) -> Result:
+    """Accuracy of each student by method."""
+    table = tables.accuracy_table(run)
+    figure = figures.accuracy_figure(table, method_legend(run))
+    return Result(table, figure, protocol_sentence(run.settings.plain()))
+
+
+def learning(run: Run, student: str | None = None) -> Result:
+    """Learning curves, of one student or all; the table has top-1 in percent by epoch."""
+    curves = tables.learning_table(run)
+    if student is not None:
+        curves = curves[curves["student"] == student]
+    wide = curves.pivot_table("top1", ["method", "student"], "epoch", sort=False).mul(100)
+    table = wide.rename(columns="epoch {}".format)
+    return Result(table, figures.learning_figure(curves, method_legend(run)))
+
+
+def transfer(run: Run) -> Result:
+    """Accuracy of each method's images by student."""
+    accuracies = tables.accuracy_table(run)
+    figure = figures.transfer_figure(accuracies, method_legend(run))
+    return Result(tables.transfer_table(accuracies), figure)
+
+
+def classes(run: Run) -> Result:
+    """Accuracy of every class."""
+    table = tables.class_accuracy_table(run)
+    return Result(table, figures.class_accuracy_figure(table, method_legend(run)))
+
+
+def class_gains(run: Run, baseline: str | None = None) -> Result:
+    """Gain of each method over a baseline, class by class."""
+    baseline = baseline or tables.default_baseline(run.settings.methods)
+    if len(run.settings.methods) == 1:
+        return Result(note="One method has nothing to be compared with.")
+    table = tables.class_gain_table(tables.class_accuracy_table(run), baseline)
+    return Result(table, figures.class_gain_figure(table, method_legend(run), baseline))
+
+
+def confusions(run: Run, method: str | None = None, student: str | None = None) -> Result:
+    """Confusion matrix of a student of a method's images; the table has the top mistakes."""
+    method, student = method or run.settings.methods[0], student or run.settings.students[0]
+    shares = tables.confusion_matrix(run, method, student)
+    title = f"Confusions of {student}, trained on {tables.method_titles(run)[method]}"
+    return Result(tables.top_confusions(shares), figures.confusion_figure(shares, title=title))
+
+
+def eval_variants(run: Run) -> Result:
+    """Accuracy without soft labels and without augmentation."""
+    return Result(tables.eval_variant_table(run))
+
+
+def scores(run: Run) -> Result:
+    """DD-Ranking's scores."""
+    note = (
+        "Accuracies as fractions. HLR: loss against all real images, both with hard labels; IOR: "
+        "gain over as many random real images; LRS and ARS combine them."
+    )
+    missing = tables.missing_for_scores(run)
+    if missing:
+        note += f" For all four scores this run lacks: {', '.join(missing)}."
+    return Result(tables.score_table(run), note=note)
+
+
+# --- The whole run ---
+
+
+def summary(run: Run) -> Result:
+    """Accuracy, diversity and fidelity by method, and which method leads."""
+    return Result(tables.summary_table(run), note=summary_sentence(run))
+
+
+def summary_sentence(run: Run) -> str:
+    """Return which method leads in accuracy, controls included, and by how much."""
+    accuracies, titles = tables.accuracy_table(run), tables.method_titles(run)
+    ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
+    means = ", ".join(f"{titles[str(m)]} {value:.1f} %" for m, value in ranked.items())
+    sentence, spread = f"Top-1 averaged over students: {means}.", float(accuracies["std"].max())
+    if len(ranked) > 1 and spread != spread:
+        return f"{sentence} With one seed each, no difference is significant."
+    if len(ranked) > 1 and ranked.iloc[0] - ranked.iloc[1] <= spread:
+        return (
+            f"{sentence} The first two differ by no more than the largest standard deviation over "
+            f"seeds ({spread:.1f}): this run does not separate them."
+        )
+    if run.settings.recipe_of(str(ranked.index[0])).image_source == "initial":
+        return (
+            f"{sentence} The control leads: real images with the same soft labels teach more here "
+            "than any optimised ones."
+        )
+    return sentence
+
+
+def tradeoff(run: Run) -> Result:
+    """Accuracy against diversity."""
+    table = tables.tradeoff_table(run)
+    if table["intra-class cosine"].isna().all():
+        return Result(table, note="Not drawn: with one image per class there is no cosine.")
+    return Result(table, figures.tradeoff_figure(table, method_legend(run)))
+
+
+def published(run: Run) -> Result:
+    """Accuracies of the run and published ones of the same dataset, student and IPC."""
+    table, config = tables.published_table(run), run.settings
+    if config.eval_split != "test":
+        return Result(note="Not compared: this run scores on part of the training images.")
+    if not len(table):
+        return Result(
+            note=f"No published result on record (data/published_results.csv) is of "
+            f"{config.dataset} with {' or '.join(config.students)} at IPC {config.ipc}."
+        )
+    note = (
+        "Grey bars are numbers as their authors, or later repositories, print them. Nothing of "
+        "them was measured here, and each has a protocol of its own: only the coloured bars are "
+        "compared under one protocol."
+    )
+    if config.dataset == "imagenet1k" and config.image_size != 224:
+        note += f" Published images have 224 pixels a side, those of this run {config.image_size}."
+    return Result(table, figures.published_figure(table, method_legend(run)), note)
+
+
+def protocols(run: Run) -> Result:
+    """How students are trained in this run and in the papers of published results."""
+    return Result(tables.protocol_table(run))
+
+
+RUN_RESULTS: dict[str, Callable[..., Result]] = {
+    function.__name__: function
+    for function in (
+        *(settings, teachers, bn_teachers, bn_shares, losses),
+        *(metrics, curve, nearest, similarity, image_map, agreement, undefined),
+        *(labels, accuracy, learning, transfer, classes, class_gains, confusions),
+        *(eval_variants, scores, summary, tradeoff, published, protocols),
+    )
+}
+RUN_PICTURES: dict[str, Callable[..., EncodedImage]] = {
+    "images": image_sheet,
+    "views": view_sheet,
+    "near_duplicates": near_duplicate_sheet,
+}
