@@ -127,7 +127,7 @@ def _exa(flop: float) -> str:
 
 
 def _forms(settings: Settings, classes: int) -> str:
-    forms = [settings.model_copy(update={"label_format": f}) for f in ("fp16", "int8", "top_k")]
+    forms = [settings.replace(label_format=f) for f in ("fp16", "int8", "top_k")]
     images = classes * settings.ipc
     return " / ".join(f"{label_bytes(form, images, classes) / 1e9:,.1f}" for form in forms)
 

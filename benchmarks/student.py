@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ from torchvision.transforms.v2 import functional as transforms
 
 from benchmarks.common import ROOT
 from prism_nb.core.device import choose_device, disable_malloc_trim
+from prism_nb.core.settings import Student
 from prism_nb.data.augment import BatchAugParams, sample_epoch_params
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import DeviceImages
 from prism_nb.data.small import Digits
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.student import (
-    StudentConfig,
     StudentTrainer,
     mse_gt_loss,
     parameter_groups,
@@ -41,20 +40,7 @@ from prism_nb.models.zoo import build_network
 _SIZE, _COUNT, _BATCH, _ROUNDS, _EPOCHS = 224, 100, 50, 2, 2
 # Precision of the kit's loops; the other one works as most programs of the field do.
 _LOOPS = {"PIL files, DataLoader": None, "kit": "fp32", "kit bf16": "bf16"}
-_PLAN = StudentConfig(
-    epochs=1,
-    batch=_BATCH,
-    optimizer="adamw",
-    lr=1e-3,
-    weight_decay=0.01,
-    schedule="cosine_then_linear",
-    loss="mse_gt",
-    ce_weight=0.1,
-    temperature=20.0,
-    ema=0.0,
-    evaluate_every=1,
-    seed=0,
-)
+_PLAN = Student(epochs=1, batch=_BATCH, evaluate_every=1)
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -144,7 +130,7 @@ def _resident(
     precision: str,
 ) -> Callable[[], object]:
     disable_malloc_trim()
-    plan = replace(_PLAN, precision=precision)
+    plan = _PLAN.model_copy(update={"precision": precision})
     pupil = StudentTrainer("resnet18", dataset, plan, device)
     images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
     on_device = EpochLabels(labels.views.to(device), labels.logits.to(device))

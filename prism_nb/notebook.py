@@ -68,8 +68,8 @@ def open_run(namespace: dict[str, Any]) -> Run:
         UsageError: A parameter that does not exist, a value of the wrong type, or settings that
             would mix results.
     """
-    _check_parameters(namespace, valid={*Settings.model_fields, *_RUN_PARAMETERS})
-    changes = {n: namespace[n] for n in Settings.model_fields if namespace.get(n) is not None}
+    _check_parameters(namespace, valid={*Settings.fields(), *_RUN_PARAMETERS})
+    changes = {n: namespace[n] for n in Settings.fields() if namespace.get(n) is not None}
     run_name, preset, runs_dir = (_text(namespace, name) for name in _RUN_PARAMETERS)
     if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
         preset = run_name

@@ -45,7 +45,7 @@ def test_parameters_are_annotated_known_and_explained(path: Path) -> None:
     (cell,) = [cell for cell in code_of(path) if "parameters" in tags_of(cell)]
     source = "".join(cell["source"])
     assert source.startswith("# Parameters")
-    valid = {*Settings.model_fields, "run_name", "preset", "runs_dir"}
+    valid = {*Settings.fields(), "run_name", "preset", "runs_dir"}
     if path.stem == STUDY:
         valid = {"study", "name", "runs_dir", "workers"}
     for line, statement in zip(source.splitlines()[1:], ast.parse(source).body, strict=True):

@@ -16,18 +16,8 @@ from typing import Any
 from prism_nb import __version__
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
-from prism_nb.core.settings import (
-    DataSettings,
-    EvaluationSettings,
-    LabelSettings,
-    MachineSettings,
-    PoolSettings,
-    Settings,
-    SqueezeSettings,
-    SynthesisSettings,
-)
+from prism_nb.core.settings import MACHINE, Settings, extends, group_of
 from prism_nb.core.units import Unit
-from prism_nb.core.yaml_io import StrictModel
 
 
 @dataclass(frozen=True)
@@ -88,29 +78,6 @@ def find_corruption(folder: Path, listed: dict[str, str], *, deep: bool) -> str:
     return ""
 
 
-STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report")
-
-# The stages whose results a group of settings decides; what is not listed decides none.
-_DECIDES: dict[type[StrictModel], tuple[str, ...]] = {
-    DataSettings: STAGES,
-    SqueezeSettings: STAGES,
-    PoolSettings: ("synthesis", "diversity", "relabel", "evaluation", "report"),
-    SynthesisSettings: ("synthesis", "diversity", "relabel", "evaluation", "report"),
-    LabelSettings: ("relabel", "evaluation", "report"),
-    EvaluationSettings: ("evaluation", "report"),
-}
-# More may be asked of a run at any time: these add units, or, for the two that name networks to
-# measure with, have the quick diversity units made again. Recipes are compared method by method.
-_EXTENDS = {
-    "methods",
-    "students",
-    "student_seeds",
-    "eval_variants",
-    "train_on_real",
-    "holdout_networks",
-    "feature_networks",
-    "recipes",
-}
 _RESULTS = {
     "squeeze": "teachers/units/*.json",
     "synthesis": "synthesis/*/units/*.json",
@@ -146,11 +113,10 @@ def conflicting_settings(folder: Path, recorded: Settings, asked: Settings) -> l
         mine, theirs = (_binding_recipe(values, method) for values in (new, old))
         if mine != theirs and _has_results_of(folder, method):
             found.append(_in_words(f"recipes.{method}", theirs, mine))
-    free = _EXTENDS | (
-        {"label_teachers"} if recorded.label_teachers_used == asked.label_teachers_used else set()
-    )
+    if recorded.label_teachers_used == asked.label_teachers_used:
+        old["label_teachers"] = new["label_teachers"]
     for name in old:
-        if old[name] != new[name] and name not in free and _has_decided(folder, name):
+        if old[name] != new[name] and not extends(name) and _has_decided(folder, name):
             found.append(_in_words(name, old[name], new[name]))
     return found
 
@@ -166,8 +132,8 @@ def _has_results_of(folder: Path, method: str) -> bool:
 
 def _has_decided(folder: Path, name: str) -> bool:
     """Return whether there are results that a setting has decided."""
-    stages = next((s for group, s in _DECIDES.items() if name in group.model_fields), ())
-    return any(has_results(folder, stage) for stage in stages)
+    group = group_of(name)
+    return group is not None and any(has_results(folder, stage) for stage in group.stages)
 
 
 def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
@@ -192,7 +158,7 @@ def environment(settings: Settings) -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "machine": machine(),
-        "settings": settings.section(MachineSettings),
+        "settings": settings.group_values(MACHINE),
         "commit": _git_commit(),
     }
 

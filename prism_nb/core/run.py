@@ -15,7 +15,6 @@ from prism_nb.core.errors import PrismError, UsageError, first_difference, sugge
 from prism_nb.core.events import is_valid_event, valid_stage_record
 from prism_nb.core.lock import Lease, LeaseHeldError, Owner, is_alive
 from prism_nb.core.manifest import (
-    STAGES,
     UnitState,
     conflicting_settings,
     environment,
@@ -25,7 +24,7 @@ from prism_nb.core.manifest import (
     newer_version_message,
     with_checksum,
 )
-from prism_nb.core.settings import FOLDER_NAME, Settings
+from prism_nb.core.settings import FOLDER_NAME, STAGES, Settings
 from prism_nb.core.units import Unit, slug
 from prism_nb.core.yaml_io import write_yaml
 

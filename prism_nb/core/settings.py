@@ -1,387 +1,358 @@
-"""Settings of a run: one flat set of names, strict types, grouped by the stage they bind."""
+"""Settings of a run: sections inside, one flat list of names for YAML, CLI and notebooks."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
-from prism_nb.core.errors import suggest
+from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import protocol_values
 from prism_nb.core.recipe import Names, Recipe, make_recipe
 from prism_nb.core.units import is_pretrained_name, unit_seed
 from prism_nb.core.yaml_io import StrictModel
 
-REFERENCE = "real"  # names the real images that stand beside every method
+REFERENCE = "real"  # the "method" whose images are the real ones
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
+STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report")
+EVAL_VARIANTS = ("protocol", "no_aug", "hard_labels", "hard_labels_no_aug")
 Precision = Literal["fp32", "tf32", "bf16"]
-_NAME_LISTS = (
-    "teachers",
-    "holdout_networks",
-    "methods",
-    "students",
-    "label_teachers",
-    "feature_networks",
-    "eval_variants",
-    "class_list",
-)
-EVAL_VARIANTS = (
-    "protocol",
-    "no_aug",
-    "hard_labels",
-    "hard_labels_no_aug",
-)  # ways a student is taught
 
 
-class DataSettings(StrictModel):
-    """What is distilled."""
+@dataclass(frozen=True)
+class Group:
+    """Settings that decide the results of the same stages; fields carry it as an annotation.
 
-    dataset: str = Field("digits", description="name of the dataset")
-    image_size: int = Field(32, ge=8, le=2048, description="side of the square images, in pixels")
-    eval_split: Literal["test", "tuning"] = Field(
-        "test",
-        description="held-out images, or a quarter of the training images that nothing then "
-        "learns from: for choosing settings without a look at the test images",
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the run; every unit derives its own")
-    dataset_hash: str | None = Field(
-        None,
-        description="digest of the dataset's classes and files; filled in when a run begins, which "
-        "then refuses other files. None for embedded data",
-    )
-
-
-class SourceSettings(StrictModel):
-    """Where the real images come from.
-
-    They bind no result by themselves: a dataset may move to another disk. What they lead to is
-    digested into `dataset_hash`, which binds.
+    Attributes:
+        name: Name for `Settings.group_values`.
+        stages: The stages whose results these settings decide.
     """
 
-    data_dir: str | None = Field(
-        None, description="the dataset's folder, from the working directory; None if embedded"
-    )
-    class_list: Names = Field(
-        (),
-        description="folder names of the classes to take, in this order, or a text file with one "
-        "per line; none: all classes, sorted",
-    )
-    skip_corrupt: bool = Field(
-        False, description="decode every image once at indexing, and leave out what is damaged"
-    )
-    download: bool = Field(False, description="fetch a dataset that torchvision can fetch")
+    name: str
+    stages: tuple[str, ...] = ()
 
 
-class SqueezeSettings(StrictModel):
-    """How networks are trained on the real data (squeeze)."""
+DATA = Group("data", STAGES)
+SOURCE = Group("source")  # where the data are; what they are is hashed into `dataset_hash`
+SQUEEZE = Group("squeeze", STAGES)
+SYNTHESIS = Group("synthesis", STAGES[1:])
+RELABEL = Group("relabel", STAGES[3:])
+DIVERSITY = Group("diversity")  # its quick units are measured again when these change
+EVALUATION = Group("evaluation", STAGES[4:])
+MACHINE = Group("machine")  # decides nothing but rounding
 
-    holdout_networks: Names = Field(
-        (), description="networks kept out of synthesis, to measure with"
-    )
-    squeeze_epochs: int = Field(10, ge=1, le=10_000, description="epochs of training per network")
-    squeeze_batch: int = Field(64, ge=2, description="images per training step")
-    squeeze_optimizer: Literal["adamw", "sgd"] = Field(
-        "adamw", description="sgd: with Nesterov momentum 0.9"
-    )
-    squeeze_lr: float = Field(3e-3, gt=0, description="peak step size")
-    squeeze_schedule: Literal["one_cycle", "cosine"] = Field(
-        "one_cycle", description="of the step size over the steps; cosine: from its peak to 0"
-    )
-    squeeze_weight_decay: float = Field(0.05, ge=0, description="of all parameters")
-    squeeze_label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the true class that all classes get"
-    )
-    squeeze_max_shift: int = Field(3, ge=0, le=256, description="largest random shift, in pixels")
-    squeeze_crop_min: float = Field(
-        1.0, gt=0, le=1, description="smallest random crop, by area; 1: no crops"
-    )
-    squeeze_flip: bool = Field(False, description="mirror half of the training images")
-    squeeze_views: Literal["per_batch", "per_image"] = Field(
-        "per_batch", description="for what each shift, crop and flip is drawn"
-    )
-    squeeze_precision: Precision = Field(
-        "fp32", description="of the layers of networks in training; they are judged in fp32"
-    )
+# Marks of single fields. EXTENDS: may change at any time, since it adds units or has quick ones
+# measured again. BATCHES: decides the training batches that convolution statistics come from.
+EXTENDS = "extends"
+BATCHES = "batches"
 
 
-class PoolSettings(StrictModel):
-    """Which of the trained networks steer the synthesis."""
+class Squeeze(StrictModel):
+    """Training of the networks on the real data; flat names begin with `squeeze_`."""
 
-    teachers: Names = Field(
-        description="the pool: networks that label and may give BN statistics; with weights: "
-        "resnet18@IMAGENET1K_V1, resnet50.a1_in1k, resnet18@FILE",
+    epochs: int = Field(10, ge=1, le=10_000, description="epochs of training per network")
+    batch: Annotated[int, BATCHES] = Field(64, ge=2, description="images per training step")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="optimizer; sgd has Nesterov momentum 0.9"
     )
-    primary: str = Field(description="the member of the pool that gives the logits")
-
-
-class SynthesisSettings(StrictModel):
-    """Which methods run, and how many images they make."""
-
-    methods: Names = Field(("prism",), description="recipes to run")
-    ipc: int = Field(10, ge=1, le=10_000, description="images per class")
-    batch_size: int = Field(100, ge=1, description="images optimised together (one unit)")
-    recipe: dict[str, Any] = Field({}, description="changes to every optimising method's recipe")
-    recipes: dict[str, dict[str, Any]] = Field(
-        {}, description="changes to one method's recipe, or a recipe of your own (or its file)"
+    lr: float = Field(3e-3, gt=0, description="peak learning rate")
+    schedule: Literal["one_cycle", "cosine"] = Field(
+        "one_cycle", description="learning rate schedule over the steps; cosine decays to 0"
+    )
+    weight_decay: float = Field(0.05, ge=0, description="weight decay of all parameters")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+    max_shift: Annotated[int, BATCHES] = Field(
+        3, ge=0, le=256, description="largest random shift, in pixels"
+    )
+    crop_min: Annotated[float, BATCHES] = Field(
+        1.0, gt=0, le=1, description="smallest random crop, as a share of the area; 1: no crops"
+    )
+    flip: Annotated[bool, BATCHES] = Field(False, description="mirror half of the images")
+    views: Annotated[Literal["per_batch", "per_image"], BATCHES] = Field(
+        "per_batch", description="whether a batch or each image has its own shift, crop and flip"
     )
     precision: Precision = Field(
-        "fp32", description="of the networks' layers; statistics and losses are always fp32"
-    )
-    replicate: int = Field(
-        0, ge=0, description="repetition: other images, views and students of the same teachers"
+        "fp32", description="precision of the layers in training; evaluation is in fp32"
     )
 
 
-class LabelSettings(StrictModel):
-    """How the teachers label augmented views of the images (relabel)."""
+class Label(StrictModel):
+    """Soft labels of augmented views of the images; flat names begin with `label_`."""
 
-    labels: Literal["stored", "online", "hard"] = Field(
-        "stored",
-        description="stored: labelled once, for all students; online: by the teachers while a "
-        "student learns; hard: the true classes",
+    teachers: Names = Field((), description="networks that label; empty: the pool")
+    ensemble: Literal["norm_balanced", "primary_half", "mean", "accuracy"] = Field(
+        "norm_balanced", description="how the logits of several networks are combined"
     )
-    label_teachers: Names = Field((), description="networks that label; none named: the pool")
-    label_ensemble: Literal["norm_balanced", "primary_half", "mean", "accuracy"] = Field(
-        "norm_balanced", description="how several networks' logits become one label"
+    statistics: Literal["running", "batch"] = Field(
+        "running", description="batch norm statistics of the labelling networks; batch: train mode"
     )
-    label_statistics: Literal["running", "batch"] = Field(
-        "running", description="what the labelling networks normalise by; batch: train mode"
+    batch: int = Field(256, ge=2, le=65_536, description="views per forward pass")
+    epochs: int = Field(300, ge=1, le=9_999, description="epochs of views and labels to store")
+    format: Literal["fp32", "fp16", "int8", "top_k"] = Field(
+        "fp16", description="storage format of the logits"
     )
-    label_batch: int = Field(256, ge=2, le=65_536, description="views that are labelled together")
-    label_epochs: int = Field(
-        300, ge=1, le=9_999, description="epochs of views and labels to store"
+    top_k: int = Field(10, ge=1, le=10_000, description="logits stored per view by `top_k`")
+    crop_min: float = Field(
+        0.25, gt=0, le=1, description="smallest random crop, as a share of the area"
     )
-    label_format: Literal["fp32", "fp16", "int8", "top_k"] = Field(
-        "fp16", description="how logits are stored"
-    )
-    label_top_k: int = Field(10, ge=1, le=10_000, description="logits kept per view by top_k")
-    label_crop_min: float = Field(0.25, gt=0, le=1, description="smallest crop of a view, by area")
-    label_flip: bool = Field(True, description="mirror half of the views")
-    label_mix: Literal["cutmix", "mixup", "none"] = Field(
-        "cutmix", description="mixing of two views"
-    )
-    label_precision: Precision = Field("fp32", description="of the labelling networks' layers")
+    flip: bool = Field(True, description="mirror half of the views")
+    mix: Literal["cutmix", "mixup", "none"] = Field("cutmix", description="mixing of two views")
+    precision: Precision = Field("fp32", description="precision of the labelling networks' layers")
 
 
-class DiversitySettings(StrictModel):
-    """In whose feature space diversity is measured, and beside how many real images."""
+class Student(StrictModel):
+    """Training of the students; flat names begin with `student_`, or are the field's alias."""
 
-    feature_networks: Names = Field((), description="none named: the holdout networks")
-    real_per_class: int = Field(
-        500, ge=1, le=100_000, description="real training images to compare with, drawn at random"
+    seeds: Annotated[int, EXTENDS] = Field(
+        3, ge=1, le=1000, description="runs per student, with seeds 0, 1, ..."
     )
-
-
-class EvaluationSettings(StrictModel):
-    """Which students learn from the images, and how."""
-
-    students: Names = Field(description="networks trained from scratch")
-    student_seeds: int = Field(3, ge=1, le=1000, description="runs per student: seeds 0, 1, ...")
-    student_epochs: int | None = Field(
+    epochs: int | None = Field(
         None, ge=1, le=9_999, description="epochs of training; None: label_epochs"
     )
     cycle_labels: bool = Field(
-        False, description="let students that train for longer go over the stored epochs again"
+        False,
+        alias="cycle_labels",
+        description="reuse the stored labels from the first epoch on where students train longer",
     )
-    student_batch: int = Field(50, ge=2, description="images per training step")
-    student_optimizer: Literal["adamw", "sgd"] = Field(
-        "adamw", description="sgd: with momentum 0.9"
+    batch: int = Field(50, ge=2, description="images per training step")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="optimizer; sgd has Nesterov momentum 0.9"
     )
-    student_lr: float = Field(1e-3, gt=0, description="initial step size")
-    student_weight_decay: float = Field(0.01, ge=0, description="none on vectors and scalars")
-    student_schedule: Literal["cosine_then_linear", "cosine", "cosine_eta2", "constant"] = Field(
-        "cosine_then_linear", description="of the step size over the epochs"
+    lr: float = Field(1e-3, gt=0, description="initial learning rate")
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay, except of biases and normalisation layers"
     )
-    student_loss: Literal["mse_gt", "kl", "ce"] = Field(
+    schedule: Literal["cosine_then_linear", "cosine", "cosine_eta2", "constant"] = Field(
+        "cosine_then_linear", description="learning rate schedule over the epochs"
+    )
+    loss: Literal["mse_gt", "kl", "ce"] = Field(
         "mse_gt",
-        description="mse_gt: of logits, and ce_weight x cross-entropy; kl: of softened "
-        "probabilities; ce: cross-entropy with the true classes, mixed as the views are",
+        description="mse_gt: MSE of logits plus ce_weight x cross-entropy; kl: KL divergence at "
+        "student_temperature; ce: cross-entropy with the true classes, for hard labels",
     )
     ce_weight: float = Field(
-        0.1, ge=0, description="weight of the true class beside the soft label, in mse_gt"
+        0.1,
+        ge=0,
+        alias="ce_weight",
+        description="weight of the cross-entropy with the true classes in `mse_gt`",
     )
-    student_temperature: float = Field(20.0, gt=0, description="that kl softens by")
-    student_ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of an averaged copy, which is judged; 0: none"
+    temperature: float = Field(20.0, gt=0, description="distillation temperature of the `kl` loss")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of an averaged copy, which is evaluated; 0: none"
     )
-    eval_variants: Names = Field(
+    evaluate_every: int = Field(
+        10, ge=1, alias="evaluate_every", description="epochs between two evaluations"
+    )
+    precision: Precision = Field(
+        "fp32", description="precision of the layers in training; evaluation is in fp32"
+    )
+
+
+class Settings(StrictModel):
+    """Everything a run depends on.
+
+    Users write flat names: a section's name, `_` and the field's name, e.g. `squeeze_epochs`.
+    A new setting is one field here or in a section: its annotation says which results it decides.
+    """
+
+    dataset: Annotated[str, DATA] = Field("digits", description="name of the dataset")
+    image_size: Annotated[int, DATA] = Field(
+        32, ge=8, le=2048, description="side of the square images, in pixels"
+    )
+    eval_split: Annotated[Literal["test", "tuning"], DATA] = Field(
+        "test",
+        description="images to evaluate on; tuning: a quarter of the training images, which are "
+        "then not trained on, to choose settings without the test images",
+    )
+    seed: Annotated[int, DATA] = Field(
+        0, ge=0, lt=2**63, description="seed of the run; every unit derives its own from it"
+    )
+    dataset_hash: Annotated[str | None, DATA] = Field(
+        None,
+        description="hash of the dataset's classes and files; recorded when a run begins, which "
+        "then refuses other files. None for embedded datasets",
+    )
+
+    data_dir: Annotated[str | None, SOURCE] = Field(
+        None, description="the dataset's folder, relative to the working directory"
+    )
+    class_list: Annotated[Names, SOURCE] = Field(
+        (),
+        description="folder names of the classes to use, in this order, or a text file with one "
+        "per line; empty: all classes, sorted",
+    )
+    skip_corrupt: Annotated[bool, SOURCE] = Field(
+        False, description="decode every image when the dataset is indexed, and skip corrupt ones"
+    )
+    download: Annotated[bool, SOURCE] = Field(
+        False, description="download a dataset that torchvision provides"
+    )
+
+    holdout_networks: Annotated[Names, SQUEEZE, EXTENDS] = Field(
+        (), description="networks that take no part in the synthesis, to measure with"
+    )
+    squeeze: Annotated[Squeeze, SQUEEZE] = Squeeze.model_validate({})
+
+    teachers: Annotated[Names, SYNTHESIS] = Field(
+        description="the pool: networks that label and may give BN statistics; with weights: "
+        "resnet18@IMAGENET1K_V1, resnet50.a1_in1k, resnet18@FILE",
+    )
+    primary: Annotated[str, SYNTHESIS] = Field(
+        description="the network of the pool that gives the logits"
+    )
+    methods: Annotated[Names, SYNTHESIS, EXTENDS] = Field(
+        ("prism",), description="methods to run, by the names of their recipes"
+    )
+    ipc: Annotated[int, SYNTHESIS] = Field(10, ge=1, le=10_000, description="images per class")
+    batch_size: Annotated[int, SYNTHESIS] = Field(
+        100, ge=1, description="images optimised together (one unit)"
+    )
+    recipe: Annotated[dict[str, Any], SYNTHESIS] = Field(
+        {}, description="changes to the recipe of every method that optimises"
+    )
+    recipes: Annotated[dict[str, dict[str, Any]], SYNTHESIS, EXTENDS] = Field(
+        {}, description="changes to one method's recipe, or a new recipe (values or a file)"
+    )
+    precision: Annotated[Precision, SYNTHESIS] = Field(
+        "fp32", description="precision of the layers; statistics and losses are always fp32"
+    )
+    replicate: Annotated[int, SYNTHESIS] = Field(
+        0,
+        ge=0,
+        description="number of the repetition: new images, views and students, same teachers",
+    )
+
+    labels: Annotated[Literal["stored", "online", "hard"], RELABEL] = Field(
+        "stored",
+        description="stored: soft labels made once for all students; online: soft labels made "
+        "while a student trains; hard: the true classes",
+    )
+    label: Annotated[Label, RELABEL] = Label.model_validate({})
+
+    feature_networks: Annotated[Names, DIVERSITY] = Field(
+        (), description="networks whose features measure diversity; empty: the holdout networks"
+    )
+    real_per_class: Annotated[int, DIVERSITY] = Field(
+        500, ge=1, le=100_000, description="random real training images per class to compare with"
+    )
+
+    students: Annotated[Names, EVALUATION, EXTENDS] = Field(
+        description="networks trained from scratch on the images"
+    )
+    student: Annotated[Student, EVALUATION] = Student.model_validate({})
+    eval_variants: Annotated[Names, EVALUATION, EXTENDS] = Field(
         ("protocol",),
-        description="ways each student is taught: protocol (as set above), plain (its labels of "
-        "the images as they are), hard (true classes), hard_labels_no_aug (both)",
+        description="ways to train each student: protocol (as set), no_aug (images without "
+        "augmentation), hard_labels (true classes), hard_labels_no_aug (both)",
     )
-    train_on_real: bool = Field(
-        False, description="train each student on all real training images as well, hard labels"
+    train_on_real: Annotated[bool, EVALUATION, EXTENDS] = Field(
+        False, description="also train each student on all real training images, with hard labels"
     )
-    evaluate_every: int = Field(10, ge=1, description="epochs between two evaluations")
-    student_precision: Precision = Field(
-        "fp32", description="of the students' layers in training; they are judged in fp32"
-    )
-
-
-class ProtocolSettings(StrictModel):
-    """Whose way of labelling and training it is; the name alone decides nothing."""
-
     protocol: str = Field(
-        "fair", description="named values of the label and student settings, below one's own"
+        "fair",
+        description="named values of the label and student settings; settings written out override "
+        "them",
     )
 
-
-class MachineSettings(StrictModel):
-    """Where and how visibly a run works; free to change, since it decides nothing but rounding."""
-
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    compile: Literal["auto", "never", "always"] = Field(
-        "auto", description="how networks are run; auto: compiled where a run is long enough"
+    device: Annotated[str, MACHINE] = Field("auto", description="auto, cpu, cuda or cuda:N")
+    compile: Annotated[Literal["auto", "never", "always"], MACHINE] = Field(
+        "auto", description="use of torch.compile; auto: where it pays for its compilation"
     )
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    micro_batch_size: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], MACHINE] = Field(
         "auto",
-        description="images that a network sees at once in the synthesis; auto: the whole batch, "
-        "halved when memory runs out. The gradient is that of the whole batch, to rounding",
+        description="images per forward pass in the synthesis; auto: the whole batch, halved when "
+        "memory runs out. The gradient is that of the whole batch, to rounding",
     )
-    backend: Literal["process", "ray", "slurm"] = Field(
+    backend: Annotated[Literal["process", "ray", "slurm"], MACHINE] = Field(
         "process",
-        description="who does the units: this process, one after the other; ray: several workers, "
-        "on this machine or a cluster; slurm: jobs of a queue",
+        description="where units run: in this process one by one, in Ray workers, or in SLURM jobs",
     )
-    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+    workers: Annotated[Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"], MACHINE] = Field(
         "auto", description="units at a time, with ray or slurm; auto: one per GPU, or per core"
     )
-    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], MACHINE] = Field(
         "auto",
-        description="CPU threads of whoever does a unit; auto: every core in this process, one in "
-        "a worker. On CPUs, other numbers round otherwise",
+        description="CPU threads per unit; auto: every core in this process, one in a worker. "
+        "Results on CPUs depend on it by rounding",
     )
-    gpus_per_worker: float = Field(
-        1.0, ge=0, le=64, description="GPUs of a worker, or a share of one; without GPUs: none"
+    gpus_per_worker: Annotated[float, MACHINE] = Field(
+        1.0, ge=0, le=64, description="GPUs of a worker, also a fraction; ignored without GPUs"
     )
-    ray_address: str | None = Field(
-        None, description="a Ray cluster's address, or auto for one found; None: this machine"
+    ray_address: Annotated[str | None, MACHINE] = Field(
+        None, description="address of a Ray cluster, or auto to find one; None: this machine"
     )
-    slurm: dict[str, Any] = Field(
-        {}, description="of SLURM's jobs, as submitit calls them, e.g. {slurm_partition: gpu}"
+    slurm: Annotated[dict[str, Any], MACHINE] = Field(
+        {}, description="SLURM job options by submitit's names, e.g. {slurm_partition: gpu}"
     )
-    checkpoint_interval_min: float = Field(
+    checkpoint_interval_min: Annotated[float, MACHINE] = Field(
         10.0,
         ge=0,
-        description="minutes between two snapshots of a unit's synthesis, from which it goes on "
-        "when it was interrupted; 0: none",
+        description="minutes between checkpoints of a unit's synthesis; 0 disables",
     )
-    fetch_weights: bool = Field(
-        False, description="fetch weights that networks are named with and that are not here yet"
+    fetch_weights: Annotated[bool, MACHINE] = Field(
+        False, description="download missing pretrained weights"
     )
-    progress: bool = Field(True, description="show a progress bar")
-    preview_every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    progress: Annotated[bool, MACHINE] = Field(True, description="show a progress bar")
+    preview_every: Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], MACHINE] = Field(
         "auto",
-        description="steps between two small pictures of the batch at work, for the run monitor; "
-        "auto: twelve per unit; 0: none",
+        description="steps between previews of a unit's images, for the run monitor; auto: twelve "
+        "per unit; 0: none",
     )
 
-    @field_validator("device")
+    # -- flat names --------------------------------------------------------------------------
+
     @classmethod
-    def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
-            raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
-        return device
+    def fields(cls) -> dict[str, FieldInfo]:
+        """Return every setting by its flat name."""
+        return {name: _field_at(path) for name, path in _paths().items()}
 
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str) -> Self:
+        """Build settings from plain values by flat name; see `StrictModel.parse`."""
+        paths = _paths()
+        unknown = [name for name in values if name not in paths]
+        if unknown:
+            lines = [f"unknown setting {name!r}; {suggest(name, paths)}" for name in unknown]
+            raise UsageError(f"{where}: " + "; ".join(lines))
+        nested: dict[str, Any] = {}
+        for name, value in values.items():
+            *section, field = paths[name]
+            (nested.setdefault(section[0], {}) if section else nested)[field] = value
+        return super().parse(nested, where=where)
 
-class Settings(
-    MachineSettings,
-    ProtocolSettings,
-    EvaluationSettings,
-    DiversitySettings,
-    LabelSettings,
-    SynthesisSettings,
-    PoolSettings,
-    SqueezeSettings,
-    SourceSettings,
-    DataSettings,
-):
-    """Everything a run depends on, by flat names."""
+    @classmethod
+    def location(cls, loc: tuple[str | int, ...]) -> str:
+        """Return the flat name of a place in the nested values, for messages."""
+        flat: dict[tuple[str | int, ...], str] = {path: name for name, path in _paths().items()}
+        head = next((n for n in (2, 1) if loc[:n] in flat), 0)
+        return ".".join([flat.get(loc[:head], ""), *map(str, loc[head:])]).strip(".")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name in _NAME_LISTS:
-            _refuse_doubles(name, getattr(self, name))
-        for name in ("teachers", "methods", "students"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: name at least one")
-        _refuse_weights(self.students)
-        if self.primary not in self.teachers:
-            raise ValueError(
-                f"primary: {self.primary!r} is not in the pool; "
-                f"{suggest(self.primary, self.teachers)}"
-            )
-        shared = set(self.teachers) & set(self.holdout_networks)
-        if shared:
-            raise ValueError(
-                f"holdout_networks: {', '.join(sorted(shared))} is also a teacher; a "
-                "holdout network takes no part in the synthesis, so take it out of one of the two"
-            )
-        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
-            raise ValueError(
-                f"micro_batch_size: {self.micro_batch_size} is more than batch_size "
-                f"{self.batch_size}; a "
-                "network never sees more images at once than there are, so leave it at auto"
-            )
-        if not self.feature_spaces:
-            raise ValueError(
-                "holdout_networks: name at least one network to measure diversity with, or name "
-                "a teacher in feature_networks"
-            )
-        for name in ("label_teachers", "feature_networks"):
-            self._refuse_untrained(name)
-        self._require_labels()
-        _refuse_strangers("recipes", self.recipes, self.methods)
-        _refuse_unfit_names(self.methods)
-        return self
+    def plain(self) -> dict[str, Any]:
+        """Return the plain values by flat name."""
+        values = self.model_dump(mode="json")
+        return {name: _value_at(values, path) for name, path in _paths().items()}
 
-    def _refuse_untrained(self, name: str) -> None:
-        trained = self.networks
-        for network in getattr(self, name):
-            if network not in trained:
-                raise ValueError(
-                    f"{name}: {network!r} is neither teacher nor holdout network, so it is not "
-                    f"trained; "
-                    f"{suggest(network, trained)}"
-                )
+    def replace(self, **changes: Any) -> Settings:
+        """Return a validated copy with some values changed, by flat name."""
+        return Settings.parse({**self.plain(), **changes}, where="settings")
 
-    def _require_labels(self) -> None:
-        """Refuse labels that a student's loss, length or eval_variants cannot do with."""
-        protocol_values(self.protocol)
-        if (self.labels == "hard") != (self.student_loss == "ce"):
-            raise ValueError(
-                f"student_loss: {self.student_loss!r} does not go with labels {self.labels!r}; "
-                "hard labels take ce, and ce takes nothing else"
-            )
-        if self.labels == "stored" and self.epochs > self.label_epochs and not self.cycle_labels:
-            raise ValueError(
-                f"student_epochs: {self.epochs} is more than the {self.label_epochs} epochs of "
-                "labels; raise label_epochs, or let cycle_labels go over them again"
-            )
-        if self.label_ensemble == "primary_half" and self.primary not in self.label_teachers_used:
-            raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
-        self._require_treatments()
+    def group_values(self, *groups: Group) -> dict[str, Any]:
+        """Return the plain values of some groups, by flat name, without those that only extend."""
+        values = self.plain()
+        return {
+            name: values[name] for name in values if group_of(name) in groups and not extends(name)
+        }
 
-    def _require_treatments(self) -> None:
-        for name in self.eval_variants:
-            if name not in EVAL_VARIANTS:
-                raise ValueError(f"eval_variants: {name!r} is none; {suggest(name, EVAL_VARIANTS)}")
-        if "protocol" not in self.eval_variants:
-            raise ValueError(
-                "eval_variants: protocol must be among them, since methods are compared by it"
-            )
-        if self.labels == "hard" and any(name.startswith("hard") for name in self.eval_variants):
-            raise ValueError(
-                "eval_variants: labels are hard already, so hard_labels variants would train "
-                "the same "
-                "students again; take them out"
-            )
+    # -- values with their defaults filled in ------------------------------------------------
 
     @property
     def epochs(self) -> int:
         """Epochs that a student is trained for."""
-        return self.student_epochs or self.label_epochs
+        return self.student.epochs or self.label.epochs
 
     @property
     def networks(self) -> Names:
@@ -391,19 +362,12 @@ class Settings(
     @property
     def label_teachers_used(self) -> Names:
         """The networks whose logits become the soft labels."""
-        return self.label_teachers or self.teachers
+        return self.label.teachers or self.teachers
 
     @property
     def feature_spaces(self) -> Names:
         """The networks whose features measure diversity."""
         return self.feature_networks or self.holdout_networks
-
-    def recipe_of(self, method: str) -> Recipe:
-        """Return a method's recipe with this run's changes laid over it.
-
-        A method of one's own has an entry in `recipes`; see `recipes.make_recipe`.
-        """
-        return make_recipe(method, self.recipes.get(method, {}), self.recipe)
 
     @property
     def replicate_seed(self) -> int:
@@ -412,40 +376,155 @@ class Settings(
 
     @property
     def part(self) -> int:
-        """Images that a network sees at once in the synthesis; 0: the whole batch."""
+        """Images per forward pass in the synthesis; 0: the whole batch."""
         return 0 if self.micro_batch_size == "auto" else self.micro_batch_size
 
-    def section(self, *groups: type[StrictModel]) -> dict[str, Any]:
-        """Return the plain values of some groups, e.g. `section(DataSettings)`."""
-        names = {name for group in groups for name in group.model_fields}
-        return {name: value for name, value in self.plain().items() if name in names}
+    def recipe_of(self, method: str) -> Recipe:
+        """Return a method's recipe with this run's changes applied; see `make_recipe`."""
+        return make_recipe(method, self.recipes.get(method, {}), self.recipe)
 
+    # -- checks ------------------------------------------------------------------------------
 
-def _refuse_doubles(name: str, values: Names) -> None:
-    doubled = sorted({value for value in values if values.count(value) > 1})
-    if doubled:
-        raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
+            raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
+        return device
 
-
-def _refuse_weights(students: Names) -> None:
-    for name in students:
-        if is_pretrained_name(name):
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._check_lists()
+        self._check_networks()
+        self._check_labels()
+        self._check_variants()
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
             raise ValueError(
-                f"students: {name!r} names weights, but a student starts untrained; name the "
-                "architecture alone, without @ or a tag"
+                f"micro_batch_size: {self.micro_batch_size} is more than batch_size "
+                f"{self.batch_size}; leave it at auto for the whole batch"
+            )
+        return self
+
+    def _check_lists(self) -> None:
+        for name, field in Settings.fields().items():
+            if field.annotation == Names:
+                values = _value_at(self, _paths()[name])
+                doubled = sorted({value for value in values if values.count(value) > 1})
+                if doubled:
+                    raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
+        for name in ("teachers", "methods", "students"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: name at least one")
+        for name in self.recipes:
+            if name not in self.methods:
+                raise ValueError(
+                    f"recipes: {name!r} is not among the methods; {suggest(name, self.methods)}"
+                )
+        for name in self.methods:
+            if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
+                raise ValueError(
+                    f"methods: {name!r} cannot name a folder of results; use letters, digits, dot, "
+                    f"dash and underscore, and not {REFERENCE!r}; a `title` may say anything"
+                )
+
+    def _check_networks(self) -> None:
+        for name in self.students:
+            if is_pretrained_name(name):
+                raise ValueError(
+                    f"students: {name!r} names weights, but a student starts untrained; name the "
+                    "architecture alone, without @ or a tag"
+                )
+        if self.primary not in self.teachers:
+            raise ValueError(
+                f"primary: {self.primary!r} is not in the pool; "
+                f"{suggest(self.primary, self.teachers)}"
+            )
+        shared = sorted(set(self.teachers) & set(self.holdout_networks))
+        if shared:
+            raise ValueError(
+                f"holdout_networks: {', '.join(shared)} is also a teacher, but a holdout network "
+                "takes no part in the synthesis; remove it from one of the two"
+            )
+        if not self.feature_spaces:
+            raise ValueError(
+                "holdout_networks: name at least one network to measure diversity with, or name "
+                "a teacher in feature_networks"
+            )
+        named = {"label_teachers": self.label.teachers, "feature_networks": self.feature_networks}
+        for setting, networks in named.items():
+            for name in networks:
+                if name not in self.networks:
+                    raise ValueError(
+                        f"{setting}: {name!r} is neither teacher nor holdout network, so it is not "
+                        f"trained; {suggest(name, self.networks)}"
+                    )
+
+    def _check_labels(self) -> None:
+        protocol_values(self.protocol)  # refuses an unknown name
+        if (self.labels == "hard") != (self.student.loss == "ce"):
+            raise ValueError(
+                f"student_loss: {self.student.loss!r} does not go with labels {self.labels!r}; "
+                "hard labels take ce, and ce takes nothing else"
+            )
+        longer = self.labels == "stored" and self.epochs > self.label.epochs
+        if longer and not self.student.cycle_labels:
+            raise ValueError(
+                f"student_epochs: {self.epochs} is more than the {self.label.epochs} epochs of "
+                "labels; raise label_epochs, or set cycle_labels to reuse them"
+            )
+        if self.label.ensemble == "primary_half" and self.primary not in self.label_teachers_used:
+            raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
+
+    def _check_variants(self) -> None:
+        for name in self.eval_variants:
+            if name not in EVAL_VARIANTS:
+                raise ValueError(f"eval_variants: {name!r} is none; {suggest(name, EVAL_VARIANTS)}")
+        if "protocol" not in self.eval_variants:
+            raise ValueError(
+                "eval_variants: protocol must be among them, since methods are compared by it"
+            )
+        if self.labels == "hard" and any(name.startswith("hard") for name in self.eval_variants):
+            raise ValueError(
+                "eval_variants: labels are hard already, so hard_labels variants would train the "
+                "same students again; take them out"
             )
 
 
-def _refuse_strangers(name: str, values: dict[str, Any], valid: Names) -> None:
-    for value in values:
-        if value not in valid:
-            raise ValueError(f"{name}: {value!r} is not among the methods; {suggest(value, valid)}")
+def group_of(name: str) -> Group | None:
+    """Return the group of a setting, by flat name; None for one that decides nothing."""
+    field = Settings.model_fields[_paths()[name][0]]
+    return next((mark for mark in field.metadata if isinstance(mark, Group)), None)
 
 
-def _refuse_unfit_names(methods: Names) -> None:
-    for name in methods:
-        if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
-            raise ValueError(
-                f"methods: {name!r} cannot name a folder of results; use letters, digits, dot, "
-                f"dash and underscore, and not {REFERENCE!r}; a `title` may say anything"
-            )
+def extends(name: str) -> bool:
+    """Return whether a setting, by flat name, may change at any time."""
+    return EXTENDS in Settings.fields()[name].metadata
+
+
+@cache
+def _paths() -> dict[str, tuple[str, ...]]:
+    """Return where each setting is, by flat name: (field,) or (section, field)."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, StrictModel):
+            for inner, within in section.model_fields.items():
+                found[within.alias or f"{name}_{inner}"] = (name, inner)
+        else:
+            found[name] = (name,)
+    return found
+
+
+def _field_at(path: tuple[str, ...]) -> FieldInfo:
+    field = Settings.model_fields[path[0]]
+    if len(path) == 1:
+        return field
+    section: Any = field.annotation
+    within: FieldInfo = section.model_fields[path[1]]
+    return within
+
+
+def _value_at(values: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        values = values[name] if isinstance(values, dict) else getattr(values, name)
+    return values

@@ -9,12 +9,14 @@ from prism_nb.core.config import short_hash
 from prism_nb.core.recipe import IMPORT_ONLY_FIELDS
 from prism_nb.core.run import Run
 from prism_nb.core.settings import (
+    BATCHES,
+    DATA,
+    EVALUATION,
     REFERENCE,
-    DataSettings,
-    EvaluationSettings,
-    LabelSettings,
+    RELABEL,
+    SQUEEZE,
     Settings,
-    SqueezeSettings,
+    Squeeze,
 )
 from prism_nb.core.units import (
     ImageBatch,
@@ -24,14 +26,6 @@ from prism_nb.core.units import (
     cross_class,
     is_pretrained_name,
     slug,
-)
-
-_BATCHES = (
-    "squeeze_batch",
-    "squeeze_max_shift",
-    "squeeze_crop_min",
-    "squeeze_flip",
-    "squeeze_views",
 )
 
 
@@ -58,14 +52,12 @@ def network_unit(settings: Settings, name: str) -> Unit:
     Of a network with weights it takes them, and depends on nothing that training does.
     """
     stem = slug(name)
-    groups = (DataSettings,) if is_pretrained_name(name) else (DataSettings, SqueezeSettings)
-    fingerprint = settings.section(*groups)
-    fingerprint.pop("holdout_networks", None)
+    groups = (DATA,) if is_pretrained_name(name) else (DATA, SQUEEZE)
     return Unit(
         stage="squeeze",
         name=name,
         marker=f"teachers/units/{stem}.json",
-        fingerprint=short_hash({**fingerprint, "network": name}),
+        fingerprint=short_hash({**settings.group_values(*groups), "network": name}),
         params={"network": name, "weights": f"teachers/{stem}.safetensors"},
     )
 
@@ -75,7 +67,9 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     network = network_unit(settings, name)
     how: dict[str, object] = {"network": network.fingerprint, "patch": patch}
     if is_pretrained_name(name):  # it depends on the squeeze by its batches alone
-        how["squeeze"] = {name: getattr(settings, name) for name in _BATCHES}
+        fields = Squeeze.model_fields.items()
+        names = {field for field, info in fields if BATCHES in info.metadata}
+        how["squeeze"] = settings.squeeze.model_dump(mode="json", include=names)
     stem = f"{slug(name)}.conv{patch}"
     return Unit(
         stage="squeeze",
@@ -175,7 +169,7 @@ def method_fingerprint(settings: Settings, method: str) -> str:
         {
             "method": method,
             "recipe": {k: v for k, v in recipe.plain().items() if k not in silent},
-            "data": settings.section(DataSettings),
+            "data": settings.group_values(DATA),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
             "precision": settings.precision,
             "roles": recipe.roles(settings.primary, settings.teachers),
@@ -242,28 +236,25 @@ def label_path(method: str, epoch: int) -> str:
 
 def label_paths(settings: Settings, method: str) -> list[str]:
     """Return every label file of a method; none, where labels are not stored."""
-    epochs = settings.label_epochs if settings.labels == "stored" else 0
+    epochs = settings.label.epochs if settings.labels == "stored" else 0
     return [label_path(method, epoch) for epoch in range(epochs)]
 
 
 def label_fingerprint(settings: Settings, method: str, count: int) -> str:
     """Digest what the labels of a method's images, so many, depend on."""
-    values = settings.section(LabelSettings)
+    values = settings.group_values(RELABEL)
     del values["label_teachers"]
-    if settings.label_format != "top_k":
+    if settings.label.format != "top_k":
         del values["label_top_k"]
     bound: dict[str, Any] = {
         "images": method_fingerprint(settings, method),
         "settings": values,
-        "primary": settings.primary if settings.label_ensemble == "primary_half" else None,
+        "primary": settings.primary if settings.label.ensemble == "primary_half" else None,
         "networks": [
             network_unit(settings, name).fingerprint for name in settings.label_teachers_used
         ],
     }
     return short_hash({**bound, "block": SHARD_EPOCHS} if count > SHARD_EPOCHS else bound)
-
-
-_ASKED = ("students", "student_seeds", "eval_variants", "train_on_real")  # which units, not how
 
 
 def is_hard(settings: Settings, variant: str) -> bool:
@@ -285,7 +276,7 @@ def student_units(run: Run, classes: int) -> list[Unit]:
         student_unit(run, method, variant, student, seed, classes)
         for method, variant in pairs
         for student in settings.students
-        for seed in range(settings.student_seeds)
+        for seed in range(settings.student.seeds)
     ]
 
 
@@ -297,11 +288,12 @@ def student_unit(
     name = f"{method}/{slug(student)}{way}-seed{seed}"
     key = {"method": method, "variant": variant, "student": student, "seed": seed}
     source, inputs = _source(run, method, classes)
+    how = run.settings.group_values(EVALUATION)
     return Unit(
         stage="evaluation",
         name=name,
         marker=f"evaluation/{name}/unit.json",
-        fingerprint=short_hash({**key, "settings": _how(run.settings), "source": source}),
+        fingerprint=short_hash({**key, "settings": how, "source": source}),
         params={**key, "folder": f"evaluation/{name}"},
         inputs=inputs,
     )
@@ -310,15 +302,10 @@ def student_unit(
 def _source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
     """Return what a student's images and labels depend on, and the markers of what it reads."""
     if method == REFERENCE:
-        views = run.settings.section(DataSettings, LabelSettings)
+        views = run.settings.group_values(DATA, RELABEL)
         return [views, run.settings.replicate], ()
     labels = label_unit(run, method, classes)
     return labels.fingerprint, (labels.marker, *labels.inputs)
-
-
-def _how(settings: Settings) -> dict[str, Any]:
-    values = settings.section(EvaluationSettings)
-    return {name: value for name, value in values.items() if name not in _ASKED}
 
 
 def diversity_units(run: Run, classes: int) -> list[Unit]:
@@ -334,9 +321,7 @@ def diversity_unit(run: Run, name: str, classes: int) -> Unit:
     real = name == REFERENCE
     images = [] if real else method_units(run, name, classes)
     source = (
-        [settings.section(DataSettings), settings.ipc]
-        if real
-        else method_fingerprint(settings, name)
+        [settings.group_values(DATA), settings.ipc] if real else method_fingerprint(settings, name)
     )
     return Unit(
         stage="diversity",

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,29 +43,31 @@ class StrictModel(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            lines = [_explain(cls, problem) for problem in error.errors()]
+            lines = [cls._explain(problem) for problem in error.errors()]
             raise UsageError(f"{where}: " + "; ".join(lines)) from None
 
     def plain(self) -> dict[str, Any]:
         """Return the values as JSON would hold them."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def location(cls, loc: tuple[str | int, ...]) -> str:
+        """Return the name of a place in the values, for messages."""
+        return ".".join(map(str, loc))
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _explain(model: type[_Model], problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"]) or "settings"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; {suggest(name, model.model_fields)}"
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-        whole, place = name.rsplit(".", 1)
-        return f"{whole}: value {int(place) + 1} is missing"
-    message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
-    message = message.replace("an object", "a mapping of names")
-    if problem["type"] in {"missing", "value_error"}:
-        return f"{name}: {message}" if problem["loc"] else message
-    return f"{name}: {message}, got {_brief(repr(problem['input']))}"
+    @classmethod
+    def _explain(cls, problem: Any) -> str:
+        name = cls.location(problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            return f"unknown setting {name!r}; {suggest(name, cls.model_fields)}"
+        if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+            whole, place = name.rsplit(".", 1)
+            return f"{whole}: value {int(place) + 1} is missing"
+        message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
+        message = message.replace("an object", "a mapping of names")
+        if problem["type"] in {"missing", "value_error"}:
+            return f"{name}: {message}" if name else message
+        return f"{name or 'values'}: {message}, got {_brief(repr(problem['input']))}"
 
 
 def _brief(text: str) -> str:

@@ -100,9 +100,9 @@ def epoch_params(
     params = sample_epoch_params(
         count,
         settings.image_size,
-        crop_min=settings.label_crop_min,
-        flip=settings.label_flip,
-        mix=settings.label_mix,
+        crop_min=settings.label.crop_min,
+        flip=settings.label.flip,
+        mix=settings.label.mix,
         generator=generator,
     )
     return params.to(device)

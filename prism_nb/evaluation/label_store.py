@@ -70,7 +70,7 @@ class LabelStore:
         tensors = {name: value.cpu().contiguous() for name, value in views.to_tensors().items()}
         settings = self._run.settings
         for rows, logits in labels:
-            fields = encode(logits, settings.label_format, top_k=settings.label_top_k)
+            fields = encode(logits, settings.label.format, top_k=settings.label.top_k)
             for name, value in fields.items():
                 if name not in tensors:
                     shape = len(views.crop), *value.shape[1:]
@@ -210,8 +210,8 @@ def label_bytes(settings: Settings, images: int, classes: int) -> float:
     """Return the bytes of all epochs of labels of so many images; 0 where none are stored."""
     if settings.labels != "stored":
         return 0.0
-    row = row_bytes(settings.label_format, classes, top_k=settings.label_top_k)
-    return images * settings.label_epochs * (_PARAMS_BYTES + row)
+    row = row_bytes(settings.label.format, classes, top_k=settings.label.top_k)
+    return images * settings.label.epochs * (_PARAMS_BYTES + row)
 
 
 def row_bytes(kind: str, classes: int, *, top_k: int) -> int:

@@ -53,7 +53,7 @@ def _store(
     run: Run, unit: Unit, images: DeviceImages, labeler: EnsembleLabeler, on_event: OnEvent
 ) -> None:
     settings, store = run.settings, LabelStore(run, unit.params["method"])
-    epochs = range(*unit.params.get("epochs", (0, settings.label_epochs)))
+    epochs = range(*unit.params.get("epochs", (0, settings.label.epochs)))
     for done, epoch in enumerate(epochs, start=1):
         # An interrupted unit has epochs but no marker; each file says what it is made from.
         if not store.has(epoch):

@@ -16,11 +16,9 @@ from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device
 from prism_nb.core.run import Run
-from prism_nb.core.settings import Settings
-from prism_nb.core.unit_plan import is_hard
 from prism_nb.core.units import OnEvent, Unit, unit_seed
 from prism_nb.data.registry import open_dataset
-from prism_nb.evaluation.student import StudentConfig, load_student_data, train_student
+from prism_nb.evaluation.student import load_student_data, train_student
 from prism_nb.models.checkpoint import Checkpoint
 
 _GUESSES = ("class", "guess", "images")  # columns of `guesses.csv`, the last epoch's
@@ -36,9 +34,11 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         unit.params["student"],
         open_dataset(settings),
         load_student_data(run, unit.params["method"], variant, device),
-        student_config(settings, unit.params["seed"], variant),
+        settings.student,
         lambda values: on_event({"event": "step", "unit": unit.name, **values}),
         checkpoint,
+        epochs=settings.epochs,
+        seed=unit_seed(settings.replicate_seed, "student", unit.params["seed"]),
     )
     summary = {
         "last": verdict.top1,
@@ -60,25 +60,6 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         fileio.write_bytes(run.file(f"{folder}/{name}"), content)
     run.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
     checkpoint.clear()
-
-
-def student_config(settings: Settings, seed: int, variant: str = "protocol") -> StudentConfig:
-    """Return how a run trains the student of one seed; it is the same for every method."""
-    return StudentConfig(
-        epochs=settings.epochs,
-        batch=settings.student_batch,
-        optimizer=settings.student_optimizer,
-        lr=settings.student_lr,
-        weight_decay=settings.student_weight_decay,
-        schedule=settings.student_schedule,
-        loss="ce" if is_hard(settings, variant) else settings.student_loss,
-        ce_weight=settings.ce_weight,
-        temperature=settings.student_temperature,
-        ema=settings.student_ema,
-        evaluate_every=settings.evaluate_every,
-        seed=unit_seed(settings.replicate_seed, "student", seed),
-        precision=settings.student_precision,
-    )
 
 
 def _source(run: Run, unit: Unit) -> str:

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from prism_nb.core.device import half_precision, seeded, tf32_mode
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.settings import REFERENCE, Settings, Student
 from prism_nb.core.unit_plan import is_hard, is_plain
 from prism_nb.data.augment import (
     BatchAugParams,
@@ -38,41 +38,6 @@ from prism_nb.models.zoo import build_network
 Row = dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig:
-    """How to train a student.
-
-    Attributes:
-        epochs: Passes over the images.
-        batch: Images per step; the last batch of an epoch may be smaller, but not a single one.
-        optimizer: `adamw` or `sgd`.
-        lr: Initial step size.
-        weight_decay: On matrices and kernels.
-        schedule: Of the step size, see `learning_rate_factor`.
-        loss: `mse_gt`, `kl` or `ce`; the last learns from the true classes alone.
-        ce_weight: Weight of the true class beside the soft label, in `mse_gt`.
-        temperature: That `kl` softens by.
-        ema: Decay of the averaged copy that is judged in the student's place; 0: none.
-        evaluate_every: Epochs between two evaluations; the last epoch is always evaluated.
-        seed: Seed of the weights and of the order of images.
-        precision: Of the student's layers; weights, loss and evaluation are fp32.
-    """
-
-    epochs: int
-    batch: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    schedule: str
-    loss: str
-    ce_weight: float
-    temperature: float
-    ema: float
-    evaluate_every: int
-    seed: int
-    precision: str = "fp32"
-
-
 class StudentTrainer:
     """A student, its optimizer, and its averaged copy where there is one.
 
@@ -84,7 +49,7 @@ class StudentTrainer:
     """
 
     def __init__(
-        self, name: str, dataset: ImageDataset, plan: StudentConfig, device: torch.device
+        self, name: str, dataset: ImageDataset, plan: Student, device: torch.device
     ) -> None:
         network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
         self.student = network.to(device).to(memory_format=torch.channels_last)
@@ -124,9 +89,12 @@ def train_student(
     name: str,
     dataset: ImageDataset,
     material: StudentData,
-    plan: StudentConfig,
+    plan: Student,
     on_epoch: Callable[[dict[str, Any]], None],
     checkpoint: Checkpoint | None = None,
+    *,
+    epochs: int,
+    seed: int,
 ) -> tuple[nn.Module, list[Row], EvalResult]:
     """Train a student from scratch, or from where a checkpoint of this training stands.
 
@@ -137,6 +105,8 @@ def train_student(
         plan: How to train.
         on_epoch: Told of each epoch.
         checkpoint: Where the training goes on after an interruption; None: nowhere.
+        epochs: Passes over the images.
+        seed: Seed of the weights and of the order of images.
 
     Returns:
         The student in evaluation mode; one row per evaluation: epoch (1-based), lr, mean training
@@ -146,17 +116,17 @@ def train_student(
         PrismError: The loss is no longer finite.
     """
     device = material.classes.device
-    with seeded(plan.seed, device), tf32_mode(plan.precision, device):
+    with seeded(seed, device), tf32_mode(plan.precision, device):
         pupil = StudentTrainer(name, dataset, plan, device)
         training, rows = pupil.training(device), list[Row]()
         found = checkpoint.restore(training) if checkpoint else None
         begun, rows = (found["epoch"], found["rows"]) if found else (0, rows)
-        for epoch in range(begun, plan.epochs):
-            row, verdict = _teach(pupil, name, dataset, material, plan, epoch)
-            on_epoch({"step": epoch + 1, "steps": plan.epochs, "losses": {"student": row["loss"]}})
+        for epoch in range(begun, epochs):
+            row, verdict = _teach(pupil, name, dataset, material, plan, epoch, epochs)
+            on_epoch({"step": epoch + 1, "steps": epochs, "losses": {"student": row["loss"]}})
             if verdict is not None:
                 rows.append(row | {"top1": verdict.top1, "top5": verdict.top5})
-            if checkpoint and epoch + 1 < plan.epochs:
+            if checkpoint and epoch + 1 < epochs:
                 checkpoint.maybe_save(training, {"epoch": epoch + 1, "rows": rows})
     assert verdict is not None  # noqa: S101 (the last epoch is always evaluated)
     return pupil.judged.eval(), rows, verdict
@@ -167,18 +137,19 @@ def _teach(
     name: str,
     dataset: ImageDataset,
     material: StudentData,
-    plan: StudentConfig,
+    plan: Student,
     epoch: int,
+    epochs: int,
 ) -> tuple[Row, EvalResult | None]:
     """Train for one epoch, and judge the student if it is time to."""
-    lr = plan.lr * learning_rate_factor(plan.schedule, epoch, plan.epochs)
+    lr = plan.lr * learning_rate_factor(plan.schedule, epoch, epochs)
     for group in pupil.optimizer.param_groups:
         group["lr"] = lr
     loss = train_epoch(pupil, material.images, material.classes, material.labels_of(epoch), plan)
     if not math.isfinite(loss):
         raise PrismError(f"student {name} diverged in epoch {epoch + 1}; lower student_lr")
     row = {"epoch": epoch + 1, "lr": lr, "loss": loss}
-    if (epoch + 1) % plan.evaluate_every and epoch + 1 < plan.epochs:
+    if (epoch + 1) % plan.evaluate_every and epoch + 1 < epochs:
         return row, None
     device = material.classes.device
     with tf32_mode("fp32", device):
@@ -190,7 +161,7 @@ def train_epoch(
     images: ImageSet,
     classes: Tensor,
     labels: EpochLabels,
-    plan: StudentConfig,
+    plan: Student,
 ) -> float:
     """Train a student for one epoch, in a fresh order, and return the mean loss."""
     pupil.student.train()
@@ -212,7 +183,7 @@ def _loss(
     labels: EpochLabels,
     rows: Tensor,
     classes: Tensor,
-    plan: StudentConfig,
+    plan: Student,
     size: int,
 ) -> Tensor:
     if labels.logits is None:
@@ -304,7 +275,7 @@ def _views(
 
 def _kept(settings: Settings, epoch: int) -> int:
     """Return the epoch whose views are shown: one that came before, where they are used again."""
-    return epoch % settings.label_epochs if settings.cycle_labels else epoch
+    return epoch % settings.label.epochs if settings.student.cycle_labels else epoch
 
 
 _MOMENTUM = 0.9

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -38,7 +38,6 @@ from prism_nb.data.distilled import MAX_RESIDENT_BYTES, set_bytes
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
-from prism_nb.evaluation.stage import student_config
 from prism_nb.evaluation.student import StudentTrainer, train_epoch
 from prism_nb.execution import pipeline
 from prism_nb.execution.forecast import (
@@ -54,7 +53,7 @@ from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.teacher import Teacher
-from prism_nb.models.train import squeeze_config, train_loop
+from prism_nb.models.train import train_loop
 from prism_nb.models.zoo import META, architecture_of, build_network
 from prism_nb.synthesis.loop import sample_augmentations
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
@@ -95,7 +94,7 @@ def _only_passes(unit: Unit) -> bool:
 def _times(run: Run, unit: Unit) -> int:
     """Return how many of what was timed a unit does: epochs, or images that are looked at."""
     if not _only_passes(unit):
-        return run.settings.squeeze_epochs
+        return run.settings.squeeze.epochs
     return len(open_dataset(run.settings).labels("train" if "patch" in unit.params else "val"))
 
 
@@ -103,9 +102,9 @@ def _epoch_seconds(run: Run, name: str) -> float:
     settings, dataset = run.settings, open_dataset(run.settings)
     device, size = choose_device(settings.device), dataset.image_size
     count = len(dataset.labels("train"))
-    batch = min(settings.squeeze_batch, count)
+    batch = min(settings.squeeze.batch, count)
     shown = timing_batch_size(device, _STEPS * batch, size=size)
-    plan = replace(squeeze_config(settings, name), epochs=1, batch=min(batch, shown))
+    plan = settings.squeeze.model_copy(update={"epochs": 1, "batch": min(batch, shown)})
     with seeded(0, device), tf32_mode(plan.precision, device):
         network = build_network(
             architecture_of(name), classes=len(dataset.classes), image_size=size
@@ -142,7 +141,7 @@ def _flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
     judged = val * arithmetic.forward(name)
     if is_pretrained_name(name):
         return judged
-    return judged + settings.squeeze_epochs * train * arithmetic.learning(name)
+    return judged + settings.squeeze.epochs * train * arithmetic.learning(name)
 
 
 def squeeze_peak_bytes(
@@ -150,7 +149,7 @@ def squeeze_peak_bytes(
 ) -> float:
     """Return what the largest training of some units takes of a device; 0 where none is trained."""
     trained = {unit.params["network"] for unit in units if "patch" not in unit.params}
-    batch, kind = settings.squeeze_batch, settings.squeeze_optimizer
+    batch, kind = settings.squeeze.batch, settings.squeeze.optimizer
     needs = [
         training_bytes(arithmetic, n, batch, kind) for n in trained if not is_pretrained_name(n)
     ]
@@ -545,7 +544,7 @@ def _student_seconds(run: Run, unit: Unit, label: float, train: float, judge: fl
     settings, dataset = run.settings, open_dataset(run.settings)
     real = unit.params["method"] == REFERENCE
     count = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
-    evaluations = -(-settings.epochs // settings.evaluate_every)
+    evaluations = -(-settings.epochs // settings.student.evaluate_every)
     if unit.params["variant"] == "protocol":
         train += label
     return train * count * settings.epochs + judge * len(dataset.labels("val")) * evaluations
@@ -554,7 +553,7 @@ def _student_seconds(run: Run, unit: Unit, label: float, train: float, judge: fl
 def _student_costs(run: Run, name: str) -> tuple[float, float]:
     """Return the seconds that a student takes to learn from an image, and to judge one."""
     settings, dataset = run.settings, open_dataset(run.settings)
-    device, plan = choose_device(settings.device), student_config(run.settings, 0)
+    device, plan = choose_device(settings.device), settings.student
     size, classes = dataset.image_size, len(dataset.classes)
     count = classes * settings.ipc
     with seeded(0, device), tf32_mode(plan.precision, device):
@@ -595,9 +594,9 @@ def _bytes(settings: Settings, arithmetic: NetworkCosts, method: str, student: s
     made = len(dataset.classes) * settings.ipc
     real = method == REFERENCE
     held = resident_image_bytes(arithmetic) if real else 3.0 * dataset.image_size**2 * made
-    batch = min(settings.student_batch, len(dataset.labels("train")) if real else made)
-    averaged = arithmetic.weight_bytes(student) if settings.student_ema else 0.0
-    kind = settings.student_optimizer
+    batch = min(settings.student.batch, len(dataset.labels("train")) if real else made)
+    averaged = arithmetic.weight_bytes(student) if settings.student.ema else 0.0
+    kind = settings.student.optimizer
     return held + averaged + training_bytes(arithmetic, student, batch, kind)
 
 
@@ -605,7 +604,7 @@ def _student_flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> f
     name, dataset = unit.params["student"], arithmetic.dataset
     real = unit.params["method"] == REFERENCE
     images = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
-    judged = -(-settings.epochs // settings.evaluate_every) * len(dataset.labels("val"))
+    judged = -(-settings.epochs // settings.student.evaluate_every) * len(dataset.labels("val"))
     labelled = _labelled(settings, unit.params["variant"]) * images
     return (
         settings.epochs * images * arithmetic.learning(name)
@@ -628,7 +627,7 @@ def relabel_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
     settings = run.settings
     if settings.labels != "stored":
         return [0.0] * len(units)
-    views = len(open_dataset(settings).classes) * settings.ipc * settings.label_epochs
+    views = len(open_dataset(settings).classes) * settings.ipc * settings.label.epochs
     return [view_seconds(run) * views] * len(units)
 
 
@@ -636,7 +635,7 @@ def relabel_flop(
     settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
 ) -> list[float]:
     """Return the operations of each unit: every stored epoch, and the images as they are."""
-    epochs = settings.label_epochs if settings.labels == "stored" else 0
+    epochs = settings.label.epochs if settings.labels == "stored" else 0
     images = len(arithmetic.dataset.classes) * settings.ipc
     return [(epochs + 1) * images * labelling_flop(settings, arithmetic)] * len(units)
 
@@ -804,7 +803,7 @@ def _files(settings: Settings, unit: Unit) -> int:
     """Return how many files a unit leaves beside its marker."""
     if unit.stage == "synthesis":
         return len(batch_of(unit).members())
-    stored = settings.label_epochs if settings.labels == "stored" else 0
+    stored = settings.label.epochs if settings.labels == "stored" else 0
     return {"squeeze": 1, "relabel": stored, "evaluation": 3}.get(unit.stage, 0)
 
 

@@ -123,8 +123,8 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """
     check_backend(settings)
     device = choose_device(settings.device)
-    for name in ("precision", "label_precision", "student_precision", "squeeze_precision"):
-        check_precision(getattr(settings, name), device)
+    for part in (settings, settings.squeeze, settings.label, settings.student):
+        check_precision(part.precision, device)
     if settings.compile == "always":
         check_compiler(device)
     dataset = open_dataset(settings)
@@ -247,8 +247,8 @@ def _check_counts(settings: Settings, dataset: ImageDataset) -> None:
     images = len(dataset.classes) * settings.ipc
     if images < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")
-    if settings.squeeze_batch > len(dataset.labels("train")):
+    if settings.squeeze.batch > len(dataset.labels("train")):
         raise UsageError(
-            f"squeeze_batch is {settings.squeeze_batch}, but {dataset.name} has only "
+            f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only "
             f"{len(dataset.labels('train'))} training images"
         )

@@ -25,9 +25,9 @@ from prism_nb.core.config import (
     short_hash,
 )
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.recipe import make_recipe
+from prism_nb.core.recipe import Names, make_recipe
 from prism_nb.core.run import Run, check_name
-from prism_nb.core.settings import Settings, SynthesisSettings
+from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.registry import open_dataset, with_dataset_hash
@@ -265,11 +265,17 @@ def _searched(study: Study, name: str) -> list[str]:
     return list(methods)
 
 
+class _Methods(StrictModel):
+    methods: Names = ("prism",)
+    recipe: dict[str, Any] = Field({})
+    recipes: dict[str, dict[str, Any]] = Field({})
+
+
 def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, Any]:
     """Lay settings over the study's, checked as far as what follows relies on their types."""
     values = merge(merge(read_preset(study.preset), study.settings), settings)
-    about_methods = {k: v for k, v in values.items() if k in SynthesisSettings.model_fields}
-    parsed = SynthesisSettings.parse(about_methods, where=where)
+    about_methods = {k: v for k, v in values.items() if k in _Methods.model_fields}
+    parsed = _Methods.parse(about_methods, where=where)
     return {**values, "methods": list(parsed.methods)}
 
 

@@ -162,7 +162,7 @@ def _labels(run: Run) -> Iterator[Finding]:
         if run.inspect(unit, deep=False).state != "done":
             continue
         try:
-            for epoch in {0, run.settings.label_epochs - 1}:
+            for epoch in {0, run.settings.label.epochs - 1}:
                 LabelStore(run, method).load(epoch, torch.device("cpu"), count=count)
         except PrismError as error:
             yield Finding(

@@ -127,7 +127,7 @@ class EnsembleLabeler:
         settings = self._settings
         primary = settings.primary in settings.label_teachers_used
         return combine_logits(
-            settings.label_ensemble,
+            settings.label.ensemble,
             logits,
             primary=settings.label_teachers_used.index(settings.primary) if primary else 0,
             accuracies=self._accuracies,
@@ -152,15 +152,15 @@ class EnsembleLabeler:
 
     @torch.no_grad()
     def _logits(self, images: ImageSet, views: BatchAugParams, block: Tensor) -> list[Tensor]:
-        device, precision = views.crop.device, self._settings.label_precision
+        device, precision = views.crop.device, self._settings.label.precision
         seen: list[list[Tensor]] = []
         with ExitStack() as stack:
             stack.enter_context(tf32_mode(precision, device))
             stack.enter_context(half_precision(precision, device))
-            if self._settings.label_statistics == "batch":
+            if self._settings.label.statistics == "batch":
                 for teacher in self.teachers:
                     stack.enter_context(batch_statistics(teacher))
-            for rows in block.tensor_split(-(-len(block) // self._settings.label_batch)):
+            for rows in block.tensor_split(-(-len(block) // self._settings.label.batch)):
                 shown = render(images, views, rows)
                 seen.append([teacher(shown).float() for teacher in self.teachers])
         return [torch.cat(said) for said in zip(*seen, strict=True)]
@@ -171,7 +171,7 @@ class EnsembleLabeler:
         Statistics of a batch want many classes in it, so the order is then that of the partners,
         which a permutation has been drawn for; else it is the images' own.
         """
-        if self._settings.label_statistics == "batch":
+        if self._settings.label.statistics == "batch":
             return views.mix_index.long()
         return torch.arange(len(views.crop), device=views.crop.device)
 

@@ -18,7 +18,7 @@ from prism_nb.core.device import choose_device
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.core.units import OnEvent, Unit, is_pretrained_name
+from prism_nb.core.units import OnEvent, Unit, is_pretrained_name, unit_seed
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from prism_nb.models.metrics import accuracy, accuracy_score, predict
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.train import collect_conv_stats, squeeze_config, train_network
+from prism_nb.models.train import collect_conv_stats, train_network
 from prism_nb.models.weights import (
     check_weights_present,
     download_weights,
@@ -186,10 +186,11 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
     network = train_network(
         name,
         dataset,
-        squeeze_config(settings, name),
+        settings.squeeze,
         device,
         lambda progress: on_event({"event": "step", "unit": unit.name, **progress}),
         _checkpoint(run, unit),
+        seed=unit_seed(settings.seed, "squeeze", name),
     )
     info = network_info(name, network, image_size=dataset.image_size)
     metadata = weights_metadata(dataset, dataset_preprocess(dataset))
@@ -204,8 +205,9 @@ def _conv_stats(run: Run, unit: Unit) -> Result:
         teacher,
         conv_layer_stats(teacher.network, unit.params["patch"]),
         open_dataset(settings),
-        squeeze_config(settings, name),
+        settings.squeeze,
         choose_device(settings.device),
+        seed=unit_seed(settings.seed, "squeeze", name),
     )
     tensors = {
         f"{name}/{part}": value

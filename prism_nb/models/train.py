@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from prism_nb.core.device import half_precision, seeded, tf32_mode
 from prism_nb.core.errors import PrismError
-from prism_nb.core.settings import Settings
-from prism_nb.core.units import unit_seed
+from prism_nb.core.settings import Squeeze
 from prism_nb.data.augment import ImageSet, TrainAugmentation
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import open_train_images, prefetch
@@ -30,10 +28,12 @@ OnStep = Callable[[dict[str, Any]], None]
 def train_network(
     name: str,
     dataset: ImageDataset,
-    plan: SqueezeConfig,
+    plan: Squeeze,
     device: torch.device,
     on_step: OnStep,
     checkpoint: Checkpoint | None = None,
+    *,
+    seed: int,
 ) -> nn.Module:
     """Train a network from scratch on a dataset's training images, or go on where it stood.
 
@@ -47,13 +47,14 @@ def train_network(
         device: Where to train.
         on_step: Told of progress, about fifty times.
         checkpoint: Where the training goes on after an interruption; None: nowhere.
+        seed: Seed of the weights, the order of images, their views and any dropout.
 
     Returns:
         The trained network, in evaluation mode, on `device`.
     """
     images = open_train_images(dataset, device)
     labels = torch.from_numpy(dataset.labels("train")).to(device)
-    with seeded(plan.seed, device), tf32_mode(plan.precision, device):
+    with seeded(seed, device), tf32_mode(plan.precision, device):
         network = build_network(
             name, classes=len(dataset.classes), image_size=dataset.image_size
         ).to(device)
@@ -67,8 +68,10 @@ def collect_conv_stats(
     teacher: Teacher,
     probes: Sequence[LayerStat],
     dataset: ImageDataset,
-    plan: SqueezeConfig,
+    plan: Squeeze,
     device: torch.device,
+    *,
+    seed: int,
 ) -> dict[str, MeanVar]:
     """Measure what probes see of the training images, in one pass augmented as in training.
 
@@ -76,8 +79,9 @@ def collect_conv_stats(
         teacher: The trained network.
         probes: Where to measure.
         dataset: The real images.
-        plan: How the network was trained; batch, views and seed are used.
+        plan: How the network was trained; its batches and views are used.
         device: Where the teacher lives.
+        seed: Seed of the order of images and their views.
 
     Returns:
         By the probe's name, the mean over batches of each batch's mean and biased variance, as
@@ -85,12 +89,12 @@ def collect_conv_stats(
     """
     sums: dict[str, list[Tensor]] = {}
     labels = dataset.labels("train")
-    batch = min(plan.batch, len(labels))
-    with seeded(plan.seed, device):
+    batch, augment = min(plan.batch, len(labels)), train_augmentation(plan)
+    with seeded(seed, device):
         batches = torch.randperm(len(labels)).split(batch)[: len(labels) // batch]
         for places in batches:
             images = dataset.normalize(dataset.images("train", places.tolist()).to(device))
-            _, seen = teacher.forward_with_stats(plan.augment(images), probes)
+            _, seen = teacher.forward_with_stats(augment(images), probes)
             for probe, measured in zip(probes, seen, strict=True):
                 total = sums.setdefault(probe.name, [torch.zeros_like(m) for m in measured])
                 for part, value in zip(total, measured, strict=True):
@@ -102,12 +106,12 @@ def train_loop(
     network: nn.Module,
     images: ImageSet,
     labels: Tensor,
-    plan: SqueezeConfig,
+    plan: Squeeze,
     on_step: OnStep,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train a network in place, as `train_network` does with a new one."""
-    batch = min(plan.batch, len(images))
+    batch, augment = min(plan.batch, len(images)), train_augmentation(plan)
     per_epoch = len(images) // batch
     course = Trainer(network, plan, per_epoch * plan.epochs, labels.device)
     begun = course.restore(checkpoint) if checkpoint else 0
@@ -117,17 +121,17 @@ def train_loop(
         for step, (rows, shown) in enumerate(
             zip(parts, prefetch(images, parts), strict=True), epoch * per_epoch
         ):
-            loss = _loss(network, plan.augment(shown), labels[rows], plan)
+            loss = _loss(network, augment(shown), labels[rows], plan)
             course.step(loss)
             _report(loss, step, course.steps, on_step)
         if checkpoint and epoch + 1 < plan.epochs:
             course.offer(checkpoint, epoch + 1)
 
 
-def _loss(network: nn.Module, images: Tensor, labels: Tensor, plan: SqueezeConfig) -> Tensor:
+def _loss(network: nn.Module, images: Tensor, labels: Tensor, plan: Squeeze) -> Tensor:
     with half_precision(plan.precision, labels.device):
         logits: Tensor = network(images)
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=plan.smoothing)
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
 
 
 def _report(loss: Tensor, step: int, total: int, on_step: OnStep) -> None:
@@ -144,62 +148,10 @@ def _report(loss: Tensor, step: int, total: int, on_step: OnStep) -> None:
     on_step({"step": step + 1, "steps": total, "losses": {"train": value}})
 
 
-@dataclass(frozen=True)
-class SqueezeConfig:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch: Images per step; the last, smaller batch of an epoch is left out.
-        lr: Peak step size.
-        shift: Largest random shift per axis, in pixels.
-        seed: Seed of the weights, the order, the views and any dropout.
-        optimizer: `adamw`, or `sgd` with Nesterov momentum.
-        schedule: `one_cycle` (Smith and Topin 2018) or `cosine`, over the steps.
-        weight_decay: Of all parameters.
-        smoothing: Share of the true class that all classes get.
-        crop_min: Smallest random crop, by area in (0, 1]; 1: none.
-        flip: Whether half of the images are mirrored.
-        per_image: Whether views are drawn for each image, or for a batch.
-        precision: Of the network's layers; weights and loss are fp32.
-    """
-
-    epochs: int
-    batch: int
-    lr: float
-    shift: int
-    seed: int
-    optimizer: str = "adamw"
-    schedule: str = "one_cycle"
-    weight_decay: float = 0.05
-    smoothing: float = 0.0
-    crop_min: float = 1.0
-    flip: bool = False
-    per_image: bool = False
-    precision: str = "fp32"
-
-    @property
-    def augment(self) -> TrainAugmentation:
-        """What shows the training images through random views."""
-        return TrainAugmentation(self.shift, self.crop_min, self.flip, self.per_image)
-
-
-def squeeze_config(settings: Settings, name: str) -> SqueezeConfig:
-    """Return how a run trains one of its networks."""
-    return SqueezeConfig(
-        epochs=settings.squeeze_epochs,
-        batch=settings.squeeze_batch,
-        lr=settings.squeeze_lr,
-        shift=settings.squeeze_max_shift,
-        seed=unit_seed(settings.seed, "squeeze", name),
-        optimizer=settings.squeeze_optimizer,
-        schedule=settings.squeeze_schedule,
-        weight_decay=settings.squeeze_weight_decay,
-        smoothing=settings.squeeze_label_smoothing,
-        crop_min=settings.squeeze_crop_min,
-        flip=settings.squeeze_flip,
-        per_image=settings.squeeze_views == "per_image",
-        precision=settings.squeeze_precision,
+def train_augmentation(squeeze: Squeeze) -> TrainAugmentation:
+    """Return the augmentation of the training images."""
+    return TrainAugmentation(
+        squeeze.max_shift, squeeze.crop_min, squeeze.flip, squeeze.views == "per_image"
     )
 
 
@@ -216,9 +168,7 @@ class Trainer:
         device: Where it is.
     """
 
-    def __init__(
-        self, network: nn.Module, plan: SqueezeConfig, steps: int, device: torch.device
-    ) -> None:
+    def __init__(self, network: nn.Module, plan: Squeeze, steps: int, device: torch.device) -> None:
         self.steps = steps
         self._optimizer = _new_optimiser(network, plan)
         self._schedule: LRScheduler = (
@@ -252,7 +202,7 @@ class Trainer:
         return int(found["epoch"])
 
 
-def _new_optimiser(network: nn.Module, plan: SqueezeConfig) -> torch.optim.Optimizer:
+def _new_optimiser(network: nn.Module, plan: Squeeze) -> torch.optim.Optimizer:
     parameters, lr, decay = network.parameters(), plan.lr, plan.weight_decay
     if plan.optimizer == "sgd":
         return torch.optim.SGD(

@@ -50,7 +50,7 @@ def method_titles(run: Run) -> dict[str, str]:
 
 def settings_table(run: Run) -> pd.DataFrame:
     """Return every setting with its value and its meaning."""
-    fields = type(run.settings).model_fields
+    fields = run.settings.fields()
     rows = [
         {"setting": name, "value": format_value(value), "meaning": fields[name].description or ""}
         for name, value in run.settings.plain().items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +25,11 @@ from prism_nb.core.presets import (
     protocol_overrides,
     protocol_values,
 )
-from prism_nb.core.settings import (
-    DataSettings,
-    DiversitySettings,
-    EvaluationSettings,
-    LabelSettings,
-    MachineSettings,
-    PoolSettings,
-    ProtocolSettings,
-    Settings,
-    SourceSettings,
-    SqueezeSettings,
-    SynthesisSettings,
-)
-from prism_nb.core.yaml_io import StrictModel, read_yaml, write_yaml
+from prism_nb.core.settings import DATA, EVALUATION, SQUEEZE, Settings, group_of
+from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 _CLONE = Path(__file__).resolve().parents[2]
 _PRESETS = sorted(path.stem for path in (_CLONE / "notebooks" / "presets").glob("*.yaml"))
-_GROUPS: tuple[type[StrictModel], ...] = (
-    DataSettings,
-    SourceSettings,
-    SqueezeSettings,
-    PoolSettings,
-    SynthesisSettings,
-    LabelSettings,
-    DiversitySettings,
-    EvaluationSettings,
-    ProtocolSettings,
-    MachineSettings,
-)
 
 
 def refusal(changes: dict[str, Any]) -> str:
@@ -310,20 +285,15 @@ def test_change_to_one_methods_recipe_lies_over_the_change_to_all() -> None:
 # -- groups and digests ----------------------------------------------------------------------
 
 
-def test_groups_hold_every_setting_exactly_once() -> None:
-    found = Counter(name for group in _GROUPS for name in group.model_fields)
-    assert set(found) == set(Settings.model_fields)
-    assert set(found.values()) == {1}
+def test_every_setting_but_the_protocols_name_has_a_group() -> None:
+    assert [name for name in Settings.fields() if group_of(name) is None] == ["protocol"]
 
 
-@pytest.mark.parametrize("group", _GROUPS)
-def test_section_holds_a_groups_values(group: type[StrictModel], settings: Settings) -> None:
-    plain = settings.plain()
-    assert settings.section(group) == {name: plain[name] for name in group.model_fields}
-
-
-def test_section_of_all_groups_is_all_values(settings: Settings) -> None:
-    assert settings.section(*_GROUPS) == settings.plain()
+def test_group_values_leave_out_what_only_extends(settings: Settings) -> None:
+    assert settings.group_values(DATA)["dataset"] == "digits"
+    assert settings.group_values(SQUEEZE)["squeeze_epochs"] == 3
+    assert "holdout_networks" not in settings.group_values(SQUEEZE)
+    assert settings.group_values(EVALUATION).keys().isdisjoint({"students", "student_seeds"})
 
 
 _PLAIN = st.recursive(
@@ -636,6 +606,6 @@ def test_protocols_differ_where_the_papers_do() -> None:
 
 def test_the_defaults_are_the_fair_protocol() -> None:
     plain = load_settings("digits_quick").plain()
-    fields = Settings.model_fields
+    fields = Settings.fields()
     assert plain["protocol"] == "fair"
     assert all(fields[name].default == value for name, value in protocol_values("fair").items())

@@ -48,7 +48,7 @@ def test_a_pools_name_stands_for_its_networks() -> None:
     settings = load_settings("digits_quick", changes)
     assert settings.teachers == read_pool("imagenet1k_wide").teachers
     assert settings.holdout_networks == load_settings("digits_quick").holdout_networks
-    assert settings.label_teachers == ()
+    assert settings.label.teachers == ()
     assert load_settings("digits_quick", {"teachers": ["test_resnet"]}).teachers == ("test_resnet",)
 
 
@@ -99,4 +99,4 @@ def test_imagenets_presets_hold_the_published_pool_and_settings(ipc: int) -> Non
     assert settings.teachers == read_pool("imagenet1k").teachers
     assert {*settings.holdout_networks} > {*read_pool("imagenet1k").label_only}
     assert settings.recipe_of("prism").iterations == 4000
-    assert (settings.label_epochs, settings.student_batch) == (300, 50)
+    assert (settings.label.epochs, settings.student.batch) == (300, 50)

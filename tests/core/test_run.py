@@ -19,9 +19,9 @@ from prism_nb.core import fileio
 from prism_nb.core.config import load_settings, short_hash
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.lock import LeaseLostError, Owner
-from prism_nb.core.manifest import STAGES, UnitState, has_results
+from prism_nb.core.manifest import UnitState, has_results
 from prism_nb.core.run import Run
-from prism_nb.core.settings import Settings
+from prism_nb.core.settings import STAGES, Settings
 from prism_nb.core.units import Unit
 
 _RESULTS = {

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from prism_nb.core.manifest import STAGES
+from prism_nb.core.settings import STAGES
 from prism_nb.core.units import slug, unit_seed
 
 _SEEDS = st.integers(0, 2**63 - 1)

@@ -159,7 +159,7 @@ def test_labels_do_not_depend_on_what_is_labelled_together(runs_dir: Path, batch
     images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     labels, whole = (
         EnsembleLabeler(
-            run.settings.model_copy(update={"label_batch": size}),
+            run.settings.replace(**{"label_batch": size}),
             load_labeler(run).teachers,
             [1.0, 1.0],
         )(images, views)
@@ -189,7 +189,7 @@ def test_blocks_have_every_image_once_and_all_classes_alike(
 ) -> None:
     monkeypatch.setattr(labeller_module, "SHARD_EPOCHS", 12)
     run = begin(runs_dir, "first")
-    asked = run.settings.model_copy(update={"label_statistics": statistics})
+    asked = run.settings.replace(**{"label_statistics": statistics})
     labeler = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
     images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     blocks = list(labeler.blocks(images, views))
@@ -206,7 +206,7 @@ def test_labels_of_blocks_are_those_of_the_whole_where_rows_stand_alone(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(runs_dir, "first")
-    asked = run.settings.model_copy(update={"label_ensemble": "mean"})
+    asked = run.settings.replace(label_ensemble="mean")
     labeler = EnsembleLabeler(asked, load_labeler(run).teachers, [1.0, 1.0])
     images, views = image_set(run), epoch_params(run.settings, 20, 0, CPU)
     whole = labeler(images, views)
@@ -226,7 +226,7 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace(settings: Set
     images = torch.randn(20, 3, 32, 32)
     views = identity_params(20, 32, CPU)
     changes = {"label_statistics": "batch", "label_batch": 20, "label_teachers": ("test_resnet",)}
-    labeler = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
+    labeler = EnsembleLabeler(settings.replace(**changes), [teacher], [1.0])
     ((rows, (said,)),) = labeler.blocks(images, views)
     found = said[rows.argsort()]
     after = teacher.state_dict()
@@ -243,7 +243,7 @@ def test_batch_statistics_are_never_those_of_a_small_rest(settings: Settings) ->
     teacher, sizes = teacher_of("test_resnet"), list[int]()
     teacher.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     changes = {"label_statistics": "batch", "label_batch": 8, "label_teachers": ("test_resnet",)}
-    labeler = EnsembleLabeler(settings.model_copy(update=changes), [teacher], [1.0])
+    labeler = EnsembleLabeler(settings.replace(**changes), [teacher], [1.0])
     labeler(torch.randn(18, 3, 32, 32), identity_params(18, 32, CPU))
     assert sizes == [6, 6, 6]
 
@@ -269,9 +269,7 @@ def test_labels_of_half_precision_differ_a_little_and_are_kept_in_full(
     torch.manual_seed(0)
     images, views = torch.randn(6, 3, 32, 32), epoch_params(settings, 6, 0, CPU)
     full, half = (
-        EnsembleLabeler(settings.model_copy(update={"label_precision": p}), [teacher], [1.0])(
-            images, views
-        )
+        EnsembleLabeler(settings.replace(**{"label_precision": p}), [teacher], [1.0])(images, views)
         for p in ("fp32", "bf16")
     )
     assert kinds == [torch.float32, torch.bfloat16]

@@ -112,7 +112,7 @@ def test_a_run_shows_the_memory_of_its_stages(tmp_path: Path) -> None:
     weights = known.weight_bytes("test_resnet")
     student = 3 * weights + known.learning_bytes("test_resnet", 20) + 20 * 3 * 32**2
     assert counts["evaluation", "sre2l"] == student
-    batch = run.settings.squeeze_batch
+    batch = run.settings.squeeze.batch
     trained = [
         teachers.training_bytes(known, name, batch, "adamw") for name in run.settings.networks
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.nn import functional
 from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.core.settings import SqueezeSettings
+from prism_nb.core.settings import Settings, Squeeze
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.data import distilled as training_images
 from prism_nb.data.augment import TrainAugmentation
@@ -30,10 +29,16 @@ from prism_nb.execution import pipeline
 from prism_nb.models import squeeze
 from prism_nb.models import train as training_module
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.train import SqueezeConfig, Trainer, squeeze_config, train_loop, train_network
+from prism_nb.models.train import Trainer, train_loop, train_network
 
 CPU = torch.device("cpu")
-PLAN = SqueezeConfig(epochs=3, batch=32, lr=3e-3, shift=2, seed=5)
+PLAN = Squeeze.model_validate({"epochs": 3, "batch": 32, "max_shift": 2})
+
+
+def replace(plan: Squeeze, **changes: Any) -> Squeeze:
+    return plan.model_copy(update=changes)
+
+
 SGD = replace(PLAN, optimizer="sgd", lr=0.05, weight_decay=5e-4)
 VIEWS = {"crop_min": 0.5, "flip": True, "per_image": True}
 
@@ -64,13 +69,15 @@ class Few(ImageDataset):
 
 
 def train(
-    plan: SqueezeConfig,
+    plan: Squeeze,
     dataset: ImageDataset | None = None,
     *,
     on_step: Callable[[dict[str, Any]], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Tensor]:
-    network = train_network("test_byobnet", dataset or Few(), plan, CPU, on_step, checkpoint)
+    network = train_network(
+        "test_byobnet", dataset or Few(), plan, CPU, on_step, checkpoint, seed=5
+    )
     return network.state_dict()
 
 
@@ -87,12 +94,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         PLAN,
         replace(PLAN, schedule="cosine", **VIEWS),
         SGD,
-        replace(SGD, schedule="cosine", smoothing=0.1, **VIEWS),
+        replace(SGD, schedule="cosine", label_smoothing=0.1, **VIEWS),
         replace(SGD, schedule="cosine", crop_min=0.5, flip=True),
     ],
 )
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
-    plan: SqueezeConfig, tmp_path: Path
+    plan: Squeeze, tmp_path: Path
 ) -> None:
     path, per_epoch = tmp_path / "c", 100 // 32
 
@@ -271,7 +278,7 @@ def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
 
 def test_label_smoothing_shares_the_true_class_with_all() -> None:
     logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, 0])
-    plan = replace(PLAN, smoothing=0.2)
+    plan = replace(PLAN, label_smoothing=0.2)
     found = training_module._loss(nn.Identity(), logits, labels, plan).item()
     logs = logits.double().log_softmax(1)
     wanted = [
@@ -308,7 +315,7 @@ def test_few_images_stay_on_the_device_as_bytes() -> None:
 
 @pytest.mark.parametrize("plan", [PLAN, replace(SGD, **VIEWS)])
 def test_many_images_are_read_a_batch_at_a_time_with_the_same_result(
-    plan: SqueezeConfig, monkeypatch: pytest.MonkeyPatch
+    plan: Squeeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = train(plan)
     monkeypatch.setattr(training_images, "MAX_RESIDENT_BYTES", 3 * 100 * 16 * 16 - 1)
@@ -376,9 +383,8 @@ def test_every_setting_of_the_squeeze_decides_the_weights(tmp_path: Path) -> Non
         "squeeze_views": "per_image",
         "squeeze_precision": "bf16",
     }
-    assert {"holdout_networks", *others} == set(SqueezeSettings.model_fields)
-    unit, plan = network_unit(settings, "test_resnet"), squeeze_config(settings, "test_resnet")
+    assert set(others) == {name for name in Settings.fields() if name.startswith("squeeze_")}
+    unit = network_unit(settings, "test_resnet")
     for name, value in others.items():
-        changed = settings.model_copy(update={name: value})
+        changed = settings.replace(**{name: value})
         assert network_unit(changed, "test_resnet").fingerprint != unit.fingerprint, name
-        assert squeeze_config(changed, "test_resnet") != plan, name

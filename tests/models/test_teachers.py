@@ -10,10 +10,11 @@ from torch import nn
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.recipe import check_pool, load_recipe
+from prism_nb.core.settings import Squeeze
 from prism_nb.data.small import Digits
 from prism_nb.models.metrics import accuracy
 from prism_nb.models.teacher import PreprocessConfig, Teacher, check_bn
-from prism_nb.models.train import SqueezeConfig, train_network
+from prism_nb.models.train import train_network
 from prism_nb.models.zoo import build_network, check_forward, count_flops, network_info, source_of
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule, sample_schedule
 from tests.helpers.teachers import ARCHITECTURES, MEAN, STD, bn_inputs, teacher_of
@@ -343,7 +344,7 @@ def test_a_recipe_that_the_pool_cannot_serve_is_refused(
         check_pool("mine", load_recipe("prism", changes), "a", POOL)
 
 
-PLAN = SqueezeConfig(epochs=4, batch=64, lr=3e-3, shift=2, seed=5)
+PLAN = Squeeze.model_validate({"epochs": 4, "batch": 64, "max_shift": 2})
 
 
 def test_training_learns_repeats_and_leaves_the_global_generator_alone() -> None:
@@ -351,10 +352,12 @@ def test_training_learns_repeats_and_leaves_the_global_generator_alone() -> None
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     steps: list[int] = []
-    first = train_network("test_byobnet", digits, PLAN, device, lambda e: steps.append(e["step"]))
+    first = train_network(
+        "test_byobnet", digits, PLAN, device, lambda e: steps.append(e["step"]), seed=5
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert steps[-1] == 4 * (1257 // 64)
     assert accuracy(first, digits, "val", device) > 0.5
-    second = train_network("test_byobnet", digits, PLAN, device, lambda e: None)
+    second = train_network("test_byobnet", digits, PLAN, device, lambda e: None, seed=5)
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -128,7 +128,7 @@ def test_interrupted_labels_keep_the_epochs_that_are_whole(undisturbed: Run) -> 
     assert len(files) == 4
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     pipeline.execute(run, "relabel")
-    assert len(sorted(run.path.glob("labels/prism/*.safetensors"))) == run.settings.label_epochs
+    assert len(sorted(run.path.glob("labels/prism/*.safetensors"))) == run.settings.label.epochs
     for path, (changed, content) in before.items():
         assert (path.stat().st_mtime_ns, path.read_bytes()) == (changed, content)
 

@@ -11,11 +11,12 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError
 from prism_nb.core.recipe import load_recipe, recipe_names
 from prism_nb.core.run import Run
+from prism_nb.core.units import unit_seed
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze as teachers_work
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.pool import load_conv_targets, load_teacher
-from prism_nb.models.train import collect_conv_stats, squeeze_config
+from prism_nb.models.train import collect_conv_stats
 from prism_nb.synthesis import stage as synthesis_work
 
 PATCH = 4
@@ -94,9 +95,9 @@ def test_records_hold_who_steered_a_unit(run: Run) -> None:
 def test_stored_targets_are_what_the_trained_network_sees(run: Run) -> None:
     name, cpu = "test_byobnet", torch.device("cpu")
     teacher, stored = load_teacher(run, name), load_conv_targets(run, name, PATCH)
-    plan = squeeze_config(run.settings, name)
+    plan, seed = run.settings.squeeze, unit_seed(run.settings.seed, "squeeze", name)
     probes = conv_layer_stats(teacher.network, PATCH)
-    measured = collect_conv_stats(teacher, probes, open_dataset(run.settings), plan, cpu)
+    measured = collect_conv_stats(teacher, probes, open_dataset(run.settings), plan, cpu, seed=seed)
     assert set(stored) == set(measured) == {probe.name for probe in probes}
     for probe in measured:
         assert torch.equal(stored[probe].mean, measured[probe].mean)

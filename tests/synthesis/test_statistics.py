@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from prism_nb.core.device import seeded
 from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.core.settings import Squeeze
 from prism_nb.data.dataset import ImageDataset, Split
 from prism_nb.data.small import Digits
 from prism_nb.models.layer_stats import LayerStat, MeanVar, capture_stats, conv_layer_stats
 from prism_nb.models.runner import TeacherRunner
 from prism_nb.models.teacher import Teacher
-from prism_nb.models.train import SqueezeConfig, collect_conv_stats
+from prism_nb.models.train import collect_conv_stats
 from prism_nb.synthesis.objective import (
     Objective,
     StatMatcher,
@@ -474,12 +475,12 @@ class FewDigits(ImageDataset):
 def test_targets_are_the_mean_over_batches_augmented_as_in_training(shift: int) -> None:
     few = FewDigits(22)
     teacher = teacher_of("test_byobnet", size=24).double()
-    plan = SqueezeConfig(epochs=1, batch=8, lr=1e-3, shift=shift, seed=11)
+    plan = Squeeze.model_validate({"epochs": 1, "batch": 8, "max_shift": shift})
     probes = conv_layer_stats(teacher.network, PATCH)
     device = torch.device("cpu")
     single = teacher_of("test_byobnet", size=24)
     measured = collect_conv_stats(
-        single, conv_layer_stats(single.network, PATCH), few, plan, device
+        single, conv_layer_stats(single.network, PATCH), few, plan, device, seed=11
     )
     assert list(measured) == [probe.name for probe in probes]
 
@@ -506,7 +507,7 @@ def test_targets_are_the_mean_over_batches_augmented_as_in_training(shift: int) 
 
 
 def test_measuring_targets_leaves_the_global_generator_alone() -> None:
-    teacher, plan = teacher_of("test_byobnet", size=24), SqueezeConfig(1, 64, 1e-3, 1, 0)
+    teacher, plan = teacher_of("test_byobnet", size=24), Squeeze.model_validate({"max_shift": 1})
     state = torch.random.get_rng_state()
     few = FewDigits(5)  # fewer than a batch: one batch of all of them
     first = collect_conv_stats(teacher, teacher.bn_layer_stats, few, plan, torch.device("cpu"))
