@@ -1,4 +1,4 @@
-"""Opening a run: which settings it has, and whether they can work here."""
+"""Opening a run: its settings, and checks that they can work on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prism_nb.core.unit_plan import method_batches, network_unit, stat_networks
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.imported import imported_set
-from prism_nb.data.registry import open_dataset
+from prism_nb.data.registry import open_dataset, with_dataset_hash
 from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
@@ -43,7 +43,7 @@ def open_run(
     runs_dir: str | Path | None = None,
     changes: dict[str, Any] | None = None,
 ) -> Run:
-    """Open a run, or begin it, and make sure that its settings can work here.
+    """Open a run, or begin it, and check that its settings can work here.
 
     Args:
         run_name: Folder under `runs_dir`; the preset's name where None.
@@ -52,21 +52,17 @@ def open_run(
         changes: Settings to change, by flat name.
 
     Raises:
-        UsageError: Anything that cannot work, found before any work begins.
+        UsageError: The first setting that cannot work, found before any work begins.
     """
-    from prism_nb.data.registry import open_dataset
-
     run = load_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
     run.require_unmixed()
     passed = short_hash(run.settings.plain())
     if run.manifest().get("preflight") != passed:
-        pass
-
         preflight(run.settings, run)
     run = Run.create(run.path, run.settings)
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
-    run.update_manifest(preflight=passed, images_left_out=list(dataset.corrupt_files))
+    run.update_manifest(preflight=passed, images_left_out=list(dataset.damaged))
     return run
 
 
@@ -88,7 +84,9 @@ def load_run(
     check_name(name)
     path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
     if preset is not None:
-        return Run(path, _bound(load_settings(preset, changes)))
+        settings = load_settings(preset, changes)
+        # An unknown dataset is refused by the preflight.
+        return Run(path, settings if settings.data_dir is None else with_dataset_hash(settings))
     run = Run.open(path)
     changes = dict(changes or {})
     if changes.get("protocol") == run.settings.protocol:
@@ -99,125 +97,116 @@ def load_run(
     return Run(path, build_settings(values, where=f"run {name}"))
 
 
-def _bound(settings: Settings) -> Settings:
-    """Return settings that say which images they mean; unknown datasets fail at the preflight."""
-    if settings.data_dir is None:
-        return settings
-    from prism_nb.data.registry import with_dataset_hash
-
-    return with_dataset_hash(settings)
-
-
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
-    """Try out dataset, networks and counts of a run without training anything.
+    """Check a run's dataset, networks, methods and machine without training anything.
 
     Args:
         settings: The run's.
-        run: The run, which may hold images and weights that are no longer where they came from.
+        run: The run, if it exists; its own images and weights need no source any more.
 
     Returns:
         The run's dataset.
 
     Raises:
-        UsageError: The first thing that cannot work, and what to do about it.
+        UsageError: The first setting that cannot work, and the remedy.
     """
-    check_backend(settings)
+    _check_machine(settings)
+    dataset = open_dataset(settings)
+    _check_networks(settings, dataset, run)
+    finished = finished_methods(run) if run else []
+    for method in settings.methods:
+        _check_method(settings, method, dataset)
+        if settings.recipe_of(method).image_source == "imported" and method not in finished:
+            imported_set(settings, method, dataset)
+    _check_image_counts(settings, dataset)
+    return dataset
+
+
+def _check_machine(settings: Settings) -> None:
+    if settings.backend == "ray":
+        require_ray(settings)
+    if settings.backend == "slurm":
+        require_slurm(settings)
     device = choose_device(settings.device)
     for part in (settings, settings.squeeze, settings.label, settings.student):
         check_precision(part.precision, device)
     if settings.compile == "always":
         check_compiler(device)
-    dataset = open_dataset(settings)
-    needs_bn = {n for method in settings.methods for n in _must_have_bn(settings, method)}
-    needs_conv = {n for method in settings.methods for n in _must_have_conv(settings, method)}
+
+
+def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) -> None:
+    """Check that networks exist, fit the images, and have the layers that their use needs."""
     if not settings.fetch_weights:
         check_weights_present(
-            [name for name in settings.networks if _is_wanting(settings, run, name)]
+            [
+                name
+                for name in settings.networks
+                if is_pretrained_name(name) and not _has_network(settings, run, name)
+            ]
         )
+    bn, conv = (_networks_with_statistics(settings, kind) for kind in ("bn", "conv"))
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        wanted = {"needs_bn": name in needs_bn, "needs_conv": name in needs_conv}
+        needs = {"needs_bn": name in bn, "needs_conv": name in conv}
         if is_pretrained_name(name):
-            _check_given(name, dataset, **wanted)
+            _check_pretrained(name, dataset, **needs)
         else:
-            _check_network(name, len(dataset.classes), dataset.image_size, **wanted)
-    made = finished_methods(run) if run else []
+            _check_untrained(name, len(dataset.classes), dataset.image_size, **needs)
+
+
+def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
+    unit = network_unit(settings, name)
+    return run is not None and run.inspect(unit, deep=False).state == "done"
+
+
+def _networks_with_statistics(settings: Settings, kind: str) -> set[str]:
+    """Return the networks whose statistics of a kind, `bn` or `conv`, some method aligns."""
+    found: set[str] = set()
     for method in settings.methods:
-        _check_method(settings, method, dataset)
-        if settings.recipe_of(method).image_source == "imported" and method not in made:
-            imported_set(settings, method, dataset)
-    dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
-    _check_counts(settings, dataset)
-    return dataset
+        recipe = settings.recipe_of(method)
+        networks = set(stat_networks(settings, method))
+        if recipe.statistics == "bn_conv":
+            found |= networks if kind == "conv" else set()
+        elif kind == "bn" and recipe.image_source == "optimized":
+            found |= networks & {settings.primary} if recipe.no_bn_policy == "zero" else networks
+    return found
 
 
-def check_backend(settings: Settings) -> None:
-    """Check that whoever is to do the units can be had from here; starts nothing.
-
-    Raises:
-        PrismError: What is missing, and what to do about it.
-    """
-    if settings.backend == "ray":
-        require_ray(settings)
-    if settings.backend == "slurm":
-        require_slurm(settings)
-
-
-def _is_wanting(settings: Settings, run: Run | None, name: str) -> bool:
-    """Return whether a network's weights are still to be taken from elsewhere."""
-    if not is_pretrained_name(name):
-        return False
-    return run is None or run.inspect(network_unit(settings, name), deep=False).state != "done"
-
-
+# Cached, since the runs of a study ask for the same networks.
 @lru_cache(maxsize=256)
-def _check_network(
+def _check_untrained(
     name: str, classes: int, image_size: int, *, needs_bn: bool, needs_conv: bool
 ) -> None:
-    """Build a network and try it out; once per process, since a study asks again and again."""
     network = build_network(name, classes=classes, image_size=image_size)
     check_forward(name, network, classes=classes, image_size=image_size)
-    _require_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
+    _check_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
 
 
 @lru_cache(maxsize=256)
-def _check_given(name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool) -> None:
-    """Read a network's weights, or build it where they are still to be fetched, and try it out."""
-    source = resolve_weights(name)
-    if source.file.is_file():
-        taken = open_pretrained(name, dataset)
-        network, size = taken.network, taken.preprocess.size
+def _check_pretrained(
+    name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool
+) -> None:
+    """Check a network with its weights, or without them if they are still to be downloaded."""
+    weights = resolve_weights(name)
+    if weights.file.is_file():
+        pretrained = open_pretrained(name, dataset)
+        network, size = pretrained.network, pretrained.space.size
     else:
-        head_row_indices(source, source.head or len(dataset.classes), dataset)
+        head_row_indices(weights, weights.head or len(dataset.classes), dataset)
         network = untrained_teacher(name, dataset, torch.device("cpu")).network
         size = native_preprocess(name, dataset).size
     check_forward(name, network, classes=len(dataset.classes), image_size=size)
-    _require_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
+    _check_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
 
 
-def _require_layers(name: str, network: nn.Module, *, needs_bn: bool, needs_conv: bool) -> None:
+def _check_layers(name: str, network: nn.Module, *, needs_bn: bool, needs_conv: bool) -> None:
     if needs_bn:
         check_bn(name, network)
     if needs_conv:
         check_conv(name, network)
 
 
-def _must_have_bn(settings: Settings, method: str) -> set[str]:
-    recipe = settings.recipe_of(method)
-    if recipe.image_source != "optimized" or recipe.statistics == "bn_conv":
-        return set()
-    networks = set(stat_networks(settings, method))
-    if recipe.no_bn_policy == "zero":
-        networks &= {settings.primary}
-    return networks
-
-
-def _must_have_conv(settings: Settings, method: str) -> set[str]:
-    if settings.recipe_of(method).statistics != "bn_conv":
-        return set()
-    return set(stat_networks(settings, method))
-
-
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
+    """Check a method's batches, and that there are real images enough to start from."""
     recipe = settings.recipe_of(method)
     batches = method_batches(settings, method, len(dataset.classes))
     if recipe.image_source == "optimized" and any(len(batch.members()) < 2 for batch in batches):
@@ -226,14 +215,13 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
             "aligning; raise batch_size or ipc, or use other batches"
         )
     each = recipe.real_per_image(dataset.image_size)
-    needed = settings.ipc * each
     if each:
         dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
+    needed = settings.ipc * each
     if recipe.needs_scorer and recipe.max_scored_images < needed:
         raise UsageError(
-            f"method {method}: max_scored_images is {recipe.max_scored_images}, but "
-            f"{needed} per class "
-            "are to be chosen; raise it"
+            f"method {method}: max_scored_images is {recipe.max_scored_images}, but {needed} "
+            "images per class are to be chosen; raise it"
         )
     grid = recipe.grid(dataset.image_size)
     if recipe.init == "patches" and dataset.image_size % grid:
@@ -243,12 +231,13 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
         )
 
 
-def _check_counts(settings: Settings, dataset: ImageDataset) -> None:
-    images = len(dataset.classes) * settings.ipc
-    if images < 2:
+def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
+    dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
+    if len(dataset.classes) * settings.ipc < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")
-    if settings.squeeze.batch > len(dataset.labels("train")):
+    images = len(dataset.labels("train"))
+    if settings.squeeze.batch > images:
         raise UsageError(
-            f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only "
-            f"{len(dataset.labels('train'))} training images"
+            f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only {images} "
+            "training images"
         )

@@ -1,4 +1,4 @@
-"""Tasks side by side in processes of their own."""
+"""Calls side by side in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class Call:
     """A call to make in a worker.
 
     Attributes:
-        name: What people call it.
+        name: Name of the call's result.
         function: `module:function`.
         arguments: Its arguments; they and the result are pickled between processes of one machine.
     """
@@ -30,30 +30,30 @@ class Call:
     arguments: tuple[Any, ...]
 
 
-def run_calls(tasks: Sequence[Call], *, workers: int) -> Iterator[tuple[str, Any]]:
-    """Carry tasks out, at most so many at once, each in a process with one CPU thread.
+def run_calls(calls: Sequence[Call], *, workers: int) -> Iterator[tuple[str, Any]]:
+    """Make calls in processes with one CPU thread each.
 
     Args:
-        tasks: What to do, in the order in which it is begun.
-        workers: Processes, at least 1.
+        calls: The calls, in the order in which they start.
+        workers: Number of processes, at least 1.
 
     Yields:
-        A task's name and result, as soon as it is done.
+        Name and result of each call, as soon as it has ended.
 
     Raises:
-        PrismError: A task failed; those that are under way are ended, later ones not begun. Also
-            where a worker was killed, as happens when memory runs out.
+        PrismError: A call failed, or a worker was killed, as happens when memory runs out. Running
+            calls are ended, and later ones not started.
     """
-    if not tasks:
+    if not calls:
         return
     context = multiprocessing.get_context("spawn")  # a forked torch would hang
     executor = ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=_begin_worker
+        min(workers, len(calls)), mp_context=context, initializer=_begin_worker
     )
-    futures: dict[Future[Any], Call] = {executor.submit(_do, task): task for task in tasks}
+    names = {executor.submit(_make, call): call.name for call in calls}
     try:
-        for future in as_completed(futures):
-            yield futures[future].name, future.result()
+        for future in as_completed(names):
+            yield names[future], future.result()
         executor.shutdown()
     except BrokenProcessPool:
         raise PrismError(
@@ -70,16 +70,16 @@ def _begin_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """End a worker whose parent was killed, instead of waiting for tasks that never come."""
+def _exit_with_parent() -> None:
+    """End a worker whose parent was killed, instead of waiting for calls that never come."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _do(task: Call) -> Any:
-    return import_function(task.function)(*task.arguments)
+def _make(call: Call) -> Any:
+    return import_function(call.function)(*call.arguments)

@@ -40,7 +40,7 @@ _MAX_JOBS = 64  # of an array, if the settings leave the number of workers open
 _TIMEOUT_MIN = 240  # a job that needs more time is queued again
 _MAX_TIMEOUTS = 50  # by which a job that makes no progress ends
 _POLL_SECONDS = 1.0
-_NFS_SECONDS = 60.0  # for files of another machine to appear on this one
+_NFS_SECONDS = 20.0  # for files of another machine to appear on this one
 _NAMED_JOBS = 5  # the most that a message names
 
 
@@ -160,49 +160,48 @@ def _wait(run: Run, stage: str, jobs: Sequence[_StageJob]) -> None:
 
 
 def _require_done(run: Run, units: Sequence[Unit], jobs: Sequence[_StageJob]) -> None:
-    """Check that all units are done.
+    """Check that all units are done, and wait for files that appear late on a network disk.
 
     Raises:
         PrismError: Some are not; jobs are named with their logs.
     """
-    if not _missing(run, units):
-        return
-    reasons = {job.id: _failure(job) for job in jobs}
-    deadline = time.monotonic() + (0 if any(reasons.values()) else _NFS_SECONDS)
-    while missing := _missing(run, units):
-        if time.monotonic() >= deadline:
+    deadline, missing = time.monotonic() + _NFS_SECONDS, _missing(run, units)
+    while missing:
+        failed = [job for job in jobs if any(map(job.covers, missing))]
+        if time.monotonic() >= deadline or any(map(_reported_error, failed)):
             break
         time.sleep(_POLL_SECONDS)
+        missing = _missing(run, missing)
     else:
         return
-    failed = []
-    for job in jobs:
-        names = [unit.name for unit in missing if job.covers(unit)]
-        if names:
-            rest = f" (and {len(names) - 1} after it)" if names[1:] else ""
-            reason = reasons[job.id] or "it ended, but its files are not here"
-            failed.append(f"{names[0]}{rest} in job {job.id}: {reason} ({job.job.paths.stderr})")
-    more = f"; and {len(failed) - _NAMED_JOBS} more jobs" if failed[_NAMED_JOBS:] else ""
-    raise PrismError(
-        f"{len(missing)} of {len(units)} units of stage {units[0].stage} were not done: "
-        f"{'; '.join(failed[:_NAMED_JOBS])}{more}. Finished units stay; run the same command to "
-        "try again"
-    )
-
-
-def _failure(job: _StageJob) -> str:
-    """Return the message of a job's failure; empty if it succeeded."""
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    try:
-        return job.job.result().error
-    except UncompletedJobError:
-        return (
+    reasons = []
+    for job in failed[:_NAMED_JOBS]:
+        first, *others = [unit.name for unit in missing if job.covers(unit)]
+        rest = f" (and {len(others)} after it)" if others else ""
+        reason = _reported_error(job) or (
             f"it ended without a result (state {job.job.state}), as when memory or time runs out, "
             "or it is cancelled"
         )
-    except FailedJobError:
-        return "it failed outside of the kit"
+        reasons.append(f"{first}{rest} in job {job.id}: {reason} ({job.job.paths.stderr})")
+    more = f"; and {len(failed) - _NAMED_JOBS} more jobs" if failed[_NAMED_JOBS:] else ""
+    raise PrismError(
+        f"{len(missing)} of {len(units)} units of stage {units[0].stage} were not done: "
+        f"{'; '.join(reasons)}{more}. Finished units stay; run the same command to try again"
+    )
+
+
+def _reported_error(job: _StageJob) -> str:
+    """Return the message of a job that failed; empty if it succeeded or left no result."""
+    from submitit import DebugJob
+    from submitit.core.utils import FailedJobError
+
+    # submitit waits for a result that is not there, and keeps a debug job's in memory.
+    if not job.job.paths.result_pickle.exists() and not isinstance(job.job, DebugJob):
+        return ""
+    try:
+        return job.job.result().error
+    except FailedJobError as error:
+        return _one_line(error)
 
 
 def _missing(run: Run, units: Sequence[Unit]) -> list[Unit]:

@@ -1,5 +1,8 @@
-"""Settings that are well formed but cannot work are refused before any work, by name."""
+"""Settings that cannot work are refused before any work; a finished run opens without a write."""
 
+from __future__ import annotations
+
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,11 @@ from torch import nn
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.execution import open_run as preflight_module
-from prism_nb.execution.open_run import preflight
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.execution.open_run import open_run, preflight
 from prism_nb.models.zoo import build_network
 
 MEDIAN = {"init": "real_median", "delt_start_gap": 1}  # over what the preset sets for all methods
@@ -20,7 +26,7 @@ def test_the_presets_pass() -> None:
     assert preflight(load_settings("digits")).name == "digits"
 
 
-def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
+def test_prism_reference_takes_a_teacher_without_bn() -> None:
     changes = {"teachers": ["test_resnet", "test_convnext"], "methods": ["prism_reference"]}
     preflight(load_settings("digits_quick", changes))
     with pytest.raises(UsageError, match="'test_convnext' has no BN layers"):
@@ -28,7 +34,7 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"dataset": "digit"}, "unknown dataset 'digit'; did you mean 'digits'"),
         ({"teachers": ["test_resnet", "resnet81"]}, "unknown network 'resnet81'; did you mean"),
@@ -67,9 +73,9 @@ def test_the_published_program_takes_a_pool_with_a_network_without_bn() -> None:
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     settings = load_settings("digits_quick", changes)
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         preflight(settings)
 
 
@@ -91,7 +97,7 @@ def dense_networks(name: str, *, classes: int, image_size: int) -> nn.Module:
 
 
 def test_statistics_of_convolutions_need_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
+    monkeypatch.setattr(open_run_module, "build_network", dense_networks)
     teachers = {"teachers": ["test_resnet", "mixer_b16_224"], "methods": ["gvbsm"]}
     with pytest.raises(UsageError, match="'mixer_b16_224' has no convolutions"):
         preflight(load_settings("digits_quick", teachers))
@@ -110,10 +116,10 @@ def test_statistics_of_convolutions_do_without_batch_norm() -> None:
         )
 
 
-def test_the_network_that_others_are_scaled_to_needs_what_is_aligned(
+def test_the_primary_of_scaled_losses_needs_the_aligned_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
+    monkeypatch.setattr(open_run_module, "build_network", dense_networks)
     own = {"selection": "fixed", "bn_fixed": ["test_resnet"], "primary_in_bn": "never"}
     pool = {"teachers": ["test_resnet", "mixer_b16_224"], "primary": "mixer_b16_224"}
     for method, kind in (("prism", "BN layers"), ("gvbsm", "convolutions")):
@@ -146,9 +152,76 @@ def test_a_unit_of_a_single_image_is_refused(recipe: dict[str, Any], ipc: int, b
     preflight(load_settings("digits_quick", {**changes, "methods": ["random_real"]}))
 
 
-def test_backend_that_cannot_submit_is_refused_before_any_work(
+def test_a_backend_that_cannot_submit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="sbatch, which is not on the PATH"):
+    with pytest.raises(UsageError, match="sbatch and srun, which are not on the PATH"):
         preflight(load_settings("digits_quick", {"backend": "slurm"}))
+
+
+# -- a finished run, whose folder may be read-only --------------------------------------------
+
+FINISHED: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "holdout_networks": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["random_real"],
+    "ipc": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs")
+    run = open_run(run_name="r", preset="digits_quick", runs_dir=folder, changes=FINISHED)
+    for stage in ("squeeze", "synthesis"):
+        pipeline.execute(run, stage)
+    return run
+
+
+@pytest.fixture
+def finished(made: Run, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(made.path, tmp_path / "r"))
+
+
+def times(run: Run) -> dict[Path, int]:
+    """When each file and folder of a run was changed."""
+    return {path: path.stat().st_mtime_ns for path in (run.path, *run.path.rglob("*"))}
+
+
+def reopened(run: Run) -> Run:
+    return open_run(run_name=run.name, runs_dir=run.path.parent)
+
+
+def test_a_finished_run_is_opened_and_executed_without_a_write(finished: Run) -> None:
+    before = times(finished)
+    again = reopened(finished)
+    for stage in ("squeeze", "synthesis"):
+        outcome = pipeline.execute(again, stage)
+        assert (outcome.made, outcome.kept) == (0, len(pipeline.stage_units(again, stage)))
+    assert times(finished) == before
+
+
+def test_a_damaged_file_of_a_finished_run_is_made_again(finished: Run) -> None:
+    path = finished.file(image_path("random_real", 3, 0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert pipeline.execute(reopened(finished), "synthesis").made == 1
+    assert path.read_bytes() == whole
+
+
+def test_a_driver_at_work_does_not_keep_a_finished_stage_from_opening(finished: Run) -> None:
+    with finished.lock("synthesis"):
+        assert pipeline.execute(reopened(finished), "synthesis").made == 0
+
+
+def test_the_preflight_is_repeated_for_other_settings_alone(finished: Run) -> None:
+    finished.update_manifest(preflight="other")
+    reopened(finished)
+    passed = finished.manifest()["preflight"]
+    assert passed != "other"
+    before = times(finished)
+    reopened(finished)
+    assert times(finished) == before
