@@ -62,7 +62,7 @@ def open_run(
     run = Run.create(run.path, run.settings)
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
-    run.update_manifest(preflight=passed, images_left_out=list(dataset.damaged))
+    run.update_manifest(preflight=passed, images_left_out=list(dataset.corrupt_files))
     return run
 
 
@@ -189,7 +189,7 @@ def _check_pretrained(
     weights = resolve_weights(name)
     if weights.file.is_file():
         pretrained = open_pretrained(name, dataset)
-        network, size = pretrained.network, pretrained.space.size
+        network, size = pretrained.network, pretrained.preprocess.size
     else:
         head_row_indices(weights, weights.head or len(dataset.classes), dataset)
         network = untrained_teacher(name, dataset, torch.device("cpu")).network
