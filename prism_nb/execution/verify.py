@@ -132,13 +132,8 @@ def _check_labels(run: Run) -> Iterator[Finding]:
             continue
         store = LabelStore(run, method)
         try:
-<<<<<<< HEAD
-            for epoch in {0, run.settings.label.epochs - 1}:
-                LabelStore(run, method).load(epoch, torch.device("cpu"), count=count)
-=======
             for epoch in {0, run.settings.label.epochs - 1}:
                 store.load(epoch, torch.device("cpu"), count=classes * run.settings.ipc)
->>>>>>> 6de03d7 (Open, verify and call in plain words; tests mirror the modules)
         except PrismError as error:
             remedy = f"delete {unit.marker} and run prism-nb run --run {run.name}"
             yield Finding("damaged", f"labels unit {method}", str(error), remedy)
