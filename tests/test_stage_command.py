@@ -9,13 +9,13 @@ import pytest
 from prism_nb.core.run import Run
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
-from prism_nb.viz.monitor import last_log_line, running_driver, start_stage
+from prism_nb.viz.monitor import last_log_line, start_stage
 from prism_nb.viz.widgets.run_monitor import RunMonitor
+from tests.helpers.synthesis_run import refresh_until
 from tests.synthesis.test_snapshots import SMALL, hashes
 from tests.test_cli_errors import call
-from tests.viz.test_run_monitor import refreshed_until
 
-LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 120}}
+LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 30}}
 
 
 def ready(folder: Path, name: str) -> Run:
@@ -36,19 +36,19 @@ def test_a_stopped_run_is_resumed_to_the_same_images(tmp_path: Path) -> None:
 
     monitor = RunMonitor(run, every=0, start=launch)
     monitor.start.click()
-    refreshed_until(monitor, "on this machine")
+    refresh_until(monitor, "on this machine")
     while "step " not in monitor.numbers.value:
         monitor.refresh()
     RunMonitor(run.path, every=0).stop.click()  # as from another kernel
-    refreshed_until(monitor, "Stopped. Finished units are kept")
+    refresh_until(monitor, "Stopped. Finished units are kept")
     assert children[0].wait(60) == 130
     assert "the same command continues" in last_log_line(run)
     assert pipeline.plan(run, "synthesis").counts["damaged"] == 0
 
     monitor.start.click()
-    refreshed_until(monitor, "Complete")
+    refresh_until(monitor, "Finished")
     assert children[1].wait(60) == 0
-    assert running_driver(run) is None
+    assert run.driver("synthesis") is None
     pipeline.check(run, "synthesis")
     pipeline.execute(undisturbed, "synthesis")
     assert len(hashes(run)) == 20

@@ -6,7 +6,7 @@ import shutil
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -846,75 +846,3 @@ def _is_one_disk(one: Path, other: Path) -> bool:
 def _there(folder: Path) -> Path:
     """Return a folder, or the nearest above it that exists."""
     return next(place for place in (folder, *folder.parents) if place.is_dir())
-
-
-@dataclass(frozen=True)
-class UnitCost:
-    """What a unit is, as far as its time is concerned.
-
-    Attributes:
-        method: Its method.
-        work: Images times steps; images alone where they are not optimised.
-        images: Number of its images.
-    """
-
-    method: str
-    work: float
-    images: int
-
-
-def unit_cost(run: Run, unit: Unit) -> UnitCost:
-    """Return what a unit takes, in images times steps."""
-    recipe = run.settings.recipe_of(unit.params["method"]).for_image_index(
-        unit.params["image_indices"][0]
-    )
-    images = len(batch_of(unit).members())
-    steps = recipe.iterations if recipe.image_source == "optimized" else 1
-    return UnitCost(unit.params["method"], float(images * steps), images)
-
-
-def monitor_seconds_left(
-    costs: Mapping[str, UnitCost],
-    done: Collection[str],
-    taken: Mapping[str, tuple[float, float]],
-) -> float | None:
-    """Estimate the time that units which are not done will take.
-
-    Each method is scaled by its own units, since networks differ in what they take; one that
-    nothing is known of by all units together.
-
-    Args:
-        costs: Every unit's cost, by name.
-        done: The units that are done.
-        taken: Of units that are done or at work: the share that is done, and the seconds so far.
-
-    Returns:
-        Seconds, or None where nothing has been measured.
-    """
-    seconds: dict[str, float] = {}
-    work: dict[str, float] = {}
-    for name, (share, spent) in taken.items():
-        for key in (costs[name].method, ""):
-            seconds[key] = seconds.get(key, 0.0) + spent
-            work[key] = work.get(key, 0.0) + share * costs[name].work
-    if not work.get(""):
-        return None if len(done) < len(costs) else 0.0
-    left = 0.0
-    for name, cost in costs.items():
-        if name not in done:
-            key = cost.method if work.get(cost.method) else ""
-            share = 1 - taken.get(name, (0.0, 0.0))[0]
-            left += share * cost.work * seconds[key] / work[key]
-    return left
-
-
-def images_per_minute(
-    costs: Mapping[str, UnitCost],
-    made: Collection[str],
-    shares: Mapping[str, float],
-    seconds: float,
-) -> float | None:
-    """Return the throughput since the driver began; units at work count by their share."""
-    whole = sum(costs[name].images for name in made)
-    images = whole + sum(share * costs[name].images for name, share in shares.items())
-    return 60 * images / seconds if images and seconds > 0 else None

@@ -218,8 +218,3 @@ def notice(text: str) -> str:
     """Return plain text that stands above a widget; it brings its look along."""
     look = "border-left:3px solid #DDAA33;padding-left:8px;margin:2px 0"
     return f'<p role="status" style="{look}">{html.escape(text)}</p>'
-
-
-def nbsp_pad(text: str) -> str:
-    """Keep runs of spaces in the options of a list, where a browser would join them."""
-    return text.replace(" ", "\u00a0")

@@ -372,11 +372,11 @@ def test_the_widget_turns_pages_sorts_and_saves(made: Run) -> None:
     gallery.methods.value = ("sre2l",)
     gallery.classes.value = "all classes"
     gallery.per_page.value = 20
-    assert gallery.page_words.value == "page 1 of 2"
+    assert gallery.page_number.value == "page 1 of 2"
     assert gallery.back.disabled
-    gallery.on.click()
-    assert gallery.page_words.value == "page 2 of 2"
-    assert gallery.on.disabled
+    gallery.forward.click()
+    assert gallery.page_number.value == "page 2 of 2"
+    assert gallery.forward.disabled
     assert gallery.picture.value.count("<figure") == 10
     gallery.order.value = "unit_loss"
     assert gallery.value.page == 0

@@ -1,21 +1,27 @@
-"""Keys that reach a widget: JupyterLab would take arrows and Enter for its own commands."""
+"""Common base of the widgets over a run: keyboard use, a notice, and controls of one look."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import Javascript, display
 
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.manifest import newer_version_message
 from prism_nb.core.run import Run
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.registry import open_dataset
-from prism_nb.viz.monitor import RunOrPath, open_for_viewing, version_warning
 from prism_nb.viz.style import notice
+from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
 
-# JupyterLab matches shortcuts from the focused element upwards, and stops at this attribute. A
-# listener, since widgets are drawn after their output, and drawn again in other views.
+RunOrPath = Run | Path | str  # a run, or its folder
+
+# JupyterLab would take arrows and Enter for its own commands. It matches shortcuts from the
+# focused element upwards, and stops at this attribute. A listener sets it, since widgets are drawn
+# after their output, and drawn again in other views.
 _KEEP_KEYS = """
 document.addEventListener("focusin", (event) => {
   if (event.target.closest(".prism-keys"))
@@ -34,7 +40,7 @@ class KeyboardBox(widgets.VBox):
 
 
 class RunWidget(KeyboardBox):
-    """A widget over a run; a notice on top says what is the matter with the run, if anything is.
+    """A widget over a run, with a notice on top if the run cannot be shown, or not as a whole.
 
     Args:
         place: The run, or its folder.
@@ -46,9 +52,11 @@ class RunWidget(KeyboardBox):
         self.notice = widgets.HTML(layout={"display": "none"})
         parts: Sequence[widgets.Widget] = ()
         try:
-            self._opened = open_for_viewing(place)
+            self._opened = _open(place)
             parts = self._build()
-            self._look_for_oddities()
+            newer = newer_version_message(self._opened.manifest())
+            if newer:
+                self._notify(f"{newer[0].upper()}{newer[1:]}; update the kit to see all of it.")
         except PrismError as error:
             self._opened, self._refusal = None, str(error)
             self._notify(f"Nothing to show: {error}")
@@ -59,7 +67,7 @@ class RunWidget(KeyboardBox):
         """The run.
 
         Raises:
-            UsageError: There is none that can be looked at.
+            UsageError: There is none that can be shown.
         """
         if self._opened is None:
             raise UsageError(self._refusal)
@@ -71,16 +79,90 @@ class RunWidget(KeyboardBox):
         return open_dataset(self._run.settings).classes
 
     def _build(self) -> Sequence[widgets.Widget]:
-        """Make what is shown of the run, from top to bottom.
+        """Make the widgets of the run, from top to bottom.
 
         Raises:
             PrismError: The run cannot be shown at all.
         """
         raise NotImplementedError
 
-    def _look_for_oddities(self) -> None:
-        self._notify(version_warning(self._run))
+    def _notify(self, text: str) -> None:
+        self.notice.value, self.notice.layout.display = notice(text), ""
 
-    def _notify(self, words: str) -> None:
-        self.notice.value = notice(words) if words else ""
-        self.notice.layout.display = "" if words else "none"
+
+def _open(place: RunOrPath) -> Run:
+    """Return the run to show.
+
+    Raises:
+        UsageError: There is no run that this version of the kit can read.
+    """
+    if isinstance(place, Run):
+        return place
+    path = Path(place).absolute()
+    if not path.is_dir():
+        raise UsageError(f"no folder {path}; name a run's folder, under runs_dir")
+    if (path / "study.json").exists():
+        raise UsageError(f"{path} is a study's folder; name one of the runs in it")
+    if not (path / "config.yaml").is_file():
+        raise UsageError(
+            f"no run has begun in {path}: it has no config.yaml; open a notebook on it"
+        )
+    return Run.open(path)
+
+
+def look(width: int = 400, label: int = 90) -> dict[str, Any]:
+    """Return the `layout` and `style` of a control, for both widths in pixels."""
+    return {"layout": {"width": f"{width}px"}, "style": {"description_width": f"{label}px"}}
+
+
+def dropdown(
+    title: str, options: Sequence[Any], value: Any = None, *, width: int = 400, label: int = 90
+) -> widgets.Dropdown:
+    """Return a list of options to choose one of, at first the given value, or the first."""
+    chosen = {} if value is None else {"value": value}
+    return widgets.Dropdown(options=options, description=title, **chosen, **look(width, label))
+
+
+def method_choice(run: Run, chosen: int | None = None) -> widgets.SelectMultiple:
+    """Return a list of a run's methods and the real images, the first of them chosen."""
+    titles = method_titles(run)
+    return widgets.SelectMultiple(
+        options=[(title, name) for name, title in titles.items()],
+        value=[*titles][:chosen],
+        description="Images",
+        rows=min(6, len(titles)) + 1,
+        **look(),
+    )
+
+
+def class_choice(classes: Sequence[ClassInfo]) -> widgets.Combobox:
+    """Return a text field for classes, the first of them chosen."""
+    labels = [class_label(info) for info in classes]
+    return widgets.Combobox(
+        options=[ALL_CLASSES, *labels],
+        value=labels[0],
+        placeholder="a name, a number, 3-7, or several",
+        description="Classes",
+        continuous_update=False,
+        **look(),
+    )
+
+
+def set_options(control: Any, options: Sequence[Any]) -> None:
+    """Change what can be chosen; what was chosen stays chosen if it can be.
+
+    Args:
+        control: A selection widget, of one option or of several.
+        options: Values, or pairs of label and value.
+    """
+    values = [option[1] if isinstance(option, tuple) else option for option in options]
+    if isinstance(control, widgets.SelectMultiple):
+        kept = [value for value in control.value if value in values]
+        control.value = ()  # a browser would look for the old selection among the new options
+        control.options = options
+        control.value = kept
+    elif list(control.options) != list(options):
+        chosen = control.value
+        control.options = options
+        if chosen in values:
+            control.value = chosen

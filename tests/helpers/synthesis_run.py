@@ -1,0 +1,43 @@
+"""Runs whose synthesis is pretended: markers and events without any image."""
+
+import socket
+import time
+
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.execution import pipeline
+from prism_nb.viz.monitor import STAGE
+from prism_nb.viz.widgets.run_monitor import RunMonitor
+
+
+def unit_names(run: Run) -> list[str]:
+    return [unit.name for unit in pipeline.stage_units(run, STAGE)]
+
+
+def finish_units(run: Run, count: int) -> None:
+    """Write the markers of all teachers and of the first units, with a file each."""
+    for stage, limit in (("squeeze", None), (STAGE, count)):
+        for unit in pipeline.stage_units(run, stage)[:limit]:
+            path = f"{stage}/{unit.name}.bin"
+            fileio.write_bytes(run.file(path), b"content")
+            run.finish(unit, paths=[path], record={"seconds": 3.0})
+
+
+def begin_unit(run: Run, unit: str) -> None:
+    """Write the events of a driver that has done 5 of 20 steps of a unit."""
+    run.event(STAGE, event="start", process=1, host=socket.gethostname())
+    run.event(STAGE, event="unit_start", unit=unit)
+    report_step(run, unit, 5, 2.0)
+
+
+def report_step(run: Run, unit: str, step: int, loss: float) -> None:
+    run.event(STAGE, event="step", unit=unit, step=step, steps=20, losses={"bn/net": loss})
+
+
+def refresh_until(monitor: RunMonitor, text: str) -> None:
+    """Refresh a monitor until its message holds a text."""
+    deadline = time.monotonic() + 240
+    while text not in monitor.message.value:
+        assert time.monotonic() < deadline, monitor.message.value
+        time.sleep(0.05)
+        monitor.refresh()

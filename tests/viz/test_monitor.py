@@ -1,0 +1,292 @@
+"""The state of a synthesis as markers and events tell it, and the previews of its images."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from prism_nb.core import fileio
+from prism_nb.core.lock import Owner
+from prism_nb.core.run import Run
+from prism_nb.execution import pipeline
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from prism_nb.viz.monitor import (
+    STAGE,
+    PreviewSequence,
+    RunState,
+    RunTracker,
+    can_be_stopped,
+    last_log_line,
+    load_previews,
+    log_path,
+    stop_process,
+)
+from tests.helpers.synthesis_run import begin_unit, finish_units, report_step, unit_names
+
+KERNEL = Owner.here()
+OTHER = replace(KERNEL, process=KERNEL.process + 1)
+REMOTE = replace(KERNEL, space="another machine", host="far", process=7)
+
+
+@pytest.fixture
+def driven(run: Run) -> Iterator[Run]:
+    """A run whose synthesis another thread of this process drives."""
+    ready, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with run.lock(STAGE):
+            ready.set()
+            over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert ready.wait(10)
+    yield run
+    over.set()
+    thread.join()
+
+
+def test_a_new_run_is_idle(run: Run) -> None:
+    state = RunTracker(run).read()
+    assert (state.status, state.done, state.missing) == ("idle", 0, len(unit_names(run)))
+    assert "No units yet: press Start" in state.message
+    assert state.seconds_left is None
+    assert state.losses == {}
+
+
+def test_a_driver_is_known_by_its_lock(driven: Run) -> None:
+    unit = unit_names(driven)[0]
+    begin_unit(driven, unit)
+    state = RunTracker(driven).read()
+    assert state.driver is not None
+    assert (state.status, state.driver.process) == ("running", os.getpid())
+    assert (state.unit, state.step, state.steps) == (unit, 5, 20)
+    assert "this notebook's kernel" in state.message
+    assert not can_be_stopped(state.driver)
+
+
+def test_a_driver_waits_until_something_moves(driven: Run) -> None:
+    driven.event(STAGE, event="waiting", why="squeue has not answered since 12:00")
+    tracker = RunTracker(driven)
+    state = tracker.read()
+    assert state.status == "waiting"
+    assert "Waiting: squeue has not answered since 12:00." in state.message
+    begin_unit(driven, unit_names(driven)[0])
+    assert tracker.read().status == "running"
+
+
+def test_reading_does_not_keep_a_driver_from_starting(run: Run) -> None:
+    over = threading.Event()
+
+    def read() -> None:
+        tracker = RunTracker(run)
+        while not over.is_set():
+            tracker.read()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(20):
+            with run.lock(STAGE):
+                assert RunTracker(run).read().driver is not None
+    finally:
+        over.set()
+        thread.join()
+    assert RunTracker(run).read().driver is None
+
+
+@pytest.mark.parametrize("ended", ["stopped", "failed", "complete"])
+def test_the_end_of_a_driver(run: Run, ended: str) -> None:
+    begin_unit(run, unit_names(run)[0])
+    run.event(STAGE, event=ended, reason="no disk")
+    tracker = RunTracker(run)
+    state = tracker.read()
+    assert state.status == {"complete": "idle"}.get(ended, ended)
+    assert ("no disk" in state.message) == (ended == "failed")
+    run.event(STAGE, event="start", process=1, host="here")
+    assert tracker.read().status == "idle"
+
+
+def test_a_driver_without_an_end_has_failed(run: Run) -> None:
+    begin_unit(run, unit_names(run)[0])
+    state = RunTracker(run).read()
+    assert state.status == "failed"
+    assert "ended without a message: killed, or out of memory" in state.message
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (RunState(2, 0, driver=OTHER), "on this machine."),
+        (RunState(2, 0, driver=REMOTE), "process 7 on far; it can be stopped only there"),
+        (RunState(2, 2, ended="failed"), "all 2 units are done"),
+        (RunState(2, 1, ended="stopped"), "Stopped. Finished units are kept; Resume"),
+        (RunState(2, 1), "Not running."),
+    ],
+)
+def test_messages(state: RunState, message: str) -> None:
+    assert message in state.message
+
+
+def test_only_other_processes_of_this_machine_can_be_stopped() -> None:
+    assert [can_be_stopped(owner) for owner in (None, KERNEL, OTHER, REMOTE)] == [
+        *(False, False, True, False)
+    ]
+    stop_process(replace(KERNEL, process=2**22 + 1))  # it has ended
+
+
+def test_done_units_are_known_by_markers_then_events(run: Run) -> None:
+    finish_units(run, 1)
+    tracker, second = RunTracker(run), unit_names(run)[1]
+    assert tracker.read().done == 1
+    begin_unit(run, second)
+    assert tracker.read().done == 1
+    run.event(STAGE, event="unit_end", unit=second, seconds=4.0)
+    assert tracker.read().done == 2
+    run.event(STAGE, event="unit_start", unit=second)
+    assert tracker.read().done == 1
+    run.event(STAGE, event="unit_skipped", unit=second)
+    assert tracker.read().done == 2
+
+
+def test_damaged_units_are_missing_as_in_the_plan(run: Run) -> None:
+    units = pipeline.stage_units(run, STAGE)
+    finish_units(run, len(units))
+    assert RunTracker(run).read().status == "finished"
+    run.file(units[0].marker).unlink()
+    run.file(units[1].marker).write_bytes(b"garbage")
+    run.file(f"{STAGE}/{units[2].name}.bin").unlink()
+    state = RunTracker(run).read()
+    assert state.missing == pipeline.plan(run, STAGE).missing == 3
+
+
+def test_markers_are_read_again_when_a_driver_comes(run: Run) -> None:
+    finish_units(run, 2)
+    tracker = RunTracker(run)
+    assert tracker.read().done == 2
+    run.file(pipeline.stage_units(run, STAGE)[0].marker).unlink()
+    with run.lock(STAGE):
+        assert tracker.read().done == 1
+
+
+def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
+    first, second = unit_names(driven)[:2]
+    begin_unit(driven, first)
+    tracker = RunTracker(driven)
+    assert tracker.read().losses == {"bn/net": [(5, 2.0)]}
+    driven.event(STAGE, event="unit_start", unit=second)
+    state = tracker.read()
+    assert (state.unit, state.losses_of) == (second, first)
+    for step in (6, 7):
+        report_step(driven, second, step, 4.0)
+        report_step(driven, first, step, 1.0)
+    state = tracker.read()
+    assert (state.losses_of, state.losses) == (second, {"bn/net": [(6, 4.0), (7, 4.0)]})
+    driven.event(STAGE, event="unit_start", unit=second)
+    report_step(driven, second, 1, 9.0)
+    assert tracker.read().losses == {"bn/net": [(1, 9.0)]}
+
+
+def test_workers_that_outlive_their_driver_count(run: Run) -> None:
+    unit = unit_names(run)[0]
+    begin_unit(run, unit)
+    run.event(STAGE, event="stopped")
+    report_step(run, unit, 6, 1.0)
+    state = RunTracker(run).read()
+    assert (state.status, state.step) == ("stopped", 6)
+
+
+def test_a_half_written_line_is_read_once_it_is_whole(driven: Run) -> None:
+    unit = unit_names(driven)[0]
+    begin_unit(driven, unit)
+    tracker = RunTracker(driven)
+    tracker.read()
+    event = {"time": time.time(), "event": "step", "unit": unit, "step": 9, "steps": 20}
+    line = json.dumps({**event, "losses": {"bn/net": 1.5}}) + "\n"
+    with (driven.path / "events" / f"{STAGE}.jsonl").open("a") as log:
+        log.write(line[:20])
+        log.flush()
+        assert tracker.read().step == 5
+        log.write(line[20:])
+    assert tracker.read().losses == {"bn/net": [(5, 2.0), (9, 1.5)]}
+
+
+def test_units_of_other_settings_are_ignored(run: Run) -> None:
+    run.event(STAGE, event="unit_end", unit="gvbsm/images000-000_classes000-009", seconds=1.0)
+    run.event(STAGE, event="unit_start", unit="gvbsm/images000-000_classes000-009")
+    state = RunTracker(run).read()
+    assert (state.done, state.unit, state.status) == (0, "", "idle")
+
+
+_values = st.none() | st.integers(-5, 5) | st.floats() | st.sampled_from("ab") | st.just({"bn": 1})
+_kinds = st.sampled_from(["start", "unit_start", "step", "unit_end", "failed", "waiting"])
+_keys = st.sampled_from(["time", "step", "steps", "losses", "seconds", "why", "reason"])
+
+
+@given(st.lists(st.tuples(_kinds, st.dictionaries(_keys, _values)), max_size=8))
+@hypothesis_settings(
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_no_event_stops_the_monitor(run: Run, events: list[tuple[str, dict[str, object]]]) -> None:
+    unit, log = unit_names(run)[0], run.path / "events" / f"{STAGE}.jsonl"
+    log.unlink(missing_ok=True)
+    for kind, values in events:
+        run.event(STAGE, event=kind, unit=unit, **{"time": 1.0, **values})
+    state = RunTracker(run).read()
+    assert state.done in {0, 1}
+    assert state.message
+
+
+# 20 steps of 10 images: prism's unit took 10 s, half of sre2l's took 4 s.
+def test_time_left_goes_by_the_pace_of_each_method(driven: Run) -> None:
+    units = {name.partition("/")[0]: name for name in unit_names(driven)}
+    log = driven.path / "events" / f"{STAGE}.jsonl"
+    events = [
+        {"time": 1.0, "event": "unit_start", "unit": units["prism"]},
+        {"time": 11.0, "event": "unit_end", "unit": units["prism"], "seconds": 10.0},
+        {"time": 11.0, "event": "unit_start", "unit": units["sre2l"]},
+        {"time": 15.0, "event": "step", "unit": units["sre2l"], "step": 10, "steps": 20},
+    ]
+    tracker = RunTracker(driven)
+    assert tracker.read().seconds_left is None
+    fileio.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
+    # random_real is not optimised: a unit of it counts a twentieth at the pace of all units
+    assert tracker.read().seconds_left == pytest.approx(4.0 + 14.0 / 1.5 / 20)
+
+
+def test_the_last_line_of_a_log(run: Run) -> None:
+    assert last_log_line(run) == ""
+    fileio.write_bytes(log_path(run), b"line\nerror: no disk \xff\n\n")
+    assert last_log_line(run).startswith("error: no disk")
+
+
+# -- previews --------------------------------------------------------------------------------
+
+
+def test_a_picture_is_cut_into_images(tmp_path: Path) -> None:
+    schedule = TeacherSchedule(10, (("a",), ("b",)), ("c",))
+    sequence = PreviewSequence(tmp_path, "u", 20, ((0, 0), (1, 0)), schedule, (4,))
+    Image.new("RGB", (16, 8), "red").save(tmp_path / "000004.png")
+    assert len(sequence.tiles(4)) == 2
+    (tmp_path / "000004.png").write_bytes(b"no picture")
+    assert sequence.tiles(4) == []
+    assert sequence.tiles(5) == []
+    assert [sequence.teachers_at(step) for step in (0, 10, 11)] == [("a",), ("a",), ("b",)]
+    assert sequence.logit_teachers_at(10) == ("c",)
+
+
+@pytest.mark.parametrize("about", [b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1]}'])
+def test_damaged_sequences_are_left_out(run: Run, about: bytes) -> None:
+    folder = run.file("previews/prism/u")
+    fileio.write_bytes(folder / "about.json", about)
+    fileio.write_bytes(folder / "000000.png", b"")
+    assert load_previews(run) == []

@@ -1,0 +1,248 @@
+"""The run monitor without a browser: its buttons, what it shows, and when it ends."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.data.image_io import encode_png
+from prism_nb.data.registry import open_dataset
+from prism_nb.viz.monitor import STAGE, RunState, RunTracker, log_path
+from prism_nb.viz.widgets.run_monitor import RunMonitor, curves_svg, losses_html
+from tests.helpers.synthesis_run import begin_unit, finish_units, refresh_until, unit_names
+
+Launch = Callable[[Run], "subprocess.Popen[bytes]"]
+
+# A process that holds the stage, begins a unit, and ends as a driver does when interrupted.
+DRIVER = """
+import sys, time
+from pathlib import Path
+from prism_nb.core.run import Run
+run = Run.open(Path(sys.argv[1]))
+with run.lock("synthesis"):
+    run.event("synthesis", event="start", process=1, host="here")
+    run.event("synthesis", event="unit_start", unit=sys.argv[2])
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        run.event("synthesis", event="stopped")
+        sys.exit(130)
+"""
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    """A start of a stand-in for the synthesis, which ends with the test at the latest."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(run: Run) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", DRIVER, str(run.path), unit_names(run)[0]]
+        children.append(subprocess.Popen(command))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def ending(code: int) -> Launch:
+    """A start of a process that ends at once, with a line in the log."""
+
+    def start(run: Run) -> "subprocess.Popen[bytes]":
+        fileio.write_bytes(log_path(run), b"error: stage <squeeze> is not complete\n")
+        child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+        child.wait()
+        return child
+
+    return start
+
+
+def buttons(monitor: RunMonitor) -> tuple[str, bool, bool]:
+    """The first button's name, and which of the two can be pressed."""
+    return monitor.start.description, not monitor.start.disabled, not monitor.stop.disabled
+
+
+def test_start_and_stop_from_any_monitor(run: Run, launch: Launch) -> None:
+    finish_units(run, 1)
+    monitor = RunMonitor(run, every=0, start=launch)
+    assert buttons(monitor) == ("Resume", True, False)
+    monitor.start.click()
+    assert "Starting" in monitor.message.value
+    assert buttons(monitor)[1:] == (False, False)
+    refresh_until(monitor, "on this machine")
+    assert buttons(monitor)[1:] == (False, True)
+    second = RunMonitor(run.path, every=0)
+    second.stop.click()
+    assert second.stop.disabled
+    refresh_until(second, "Stopped. Finished units are kept")
+    refresh_until(monitor, "Stopped.")
+    assert buttons(monitor)[1:] == (True, False)
+
+
+def test_a_killed_driver_has_failed(run: Run, launch: Launch) -> None:
+    children = []
+    monitor = RunMonitor(run, every=0, start=lambda r: children.append(launch(r)) or children[0])
+    monitor.start.click()
+    refresh_until(monitor, "on this machine")
+    children[0].kill()
+    refresh_until(monitor, "ended without a message")
+    assert not monitor.start.disabled
+
+
+def test_a_failed_start_shows_the_last_line_of_the_log(run: Run) -> None:
+    monitor = RunMonitor(run, every=0, start=ending(1))
+    assert buttons(monitor) == ("Start", True, False)
+    monitor.start.click()
+    assert "ended with code 1: error: stage &lt;squeeze&gt; is" in monitor.message.value
+    assert not monitor.start.disabled
+
+
+def test_a_run_that_cannot_be_written_to(run: Run) -> None:
+    def refuse(run: Run) -> "subprocess.Popen[bytes]":
+        raise PrismError("cannot start: Read-only file system")
+
+    monitor = RunMonitor(run, every=0, start=refuse)
+    monitor.start.click()
+    assert "Read-only file system" in monitor.message.value
+
+
+def test_a_kernel_cannot_stop_itself_by_a_button(run: Run) -> None:
+    with run.lock(STAGE):
+        assert buttons(RunMonitor(run, every=0))[1:] == (False, False)
+
+
+def test_a_finished_run_leaves_no_thread(run: Run) -> None:
+    finish_units(run, len(unit_names(run)))
+    before = threading.active_count()
+    monitor = RunMonitor(run, every=0.01)
+    assert "Finished" in monitor.message.value
+    assert buttons(monitor)[1:] == (False, False)
+    wait_for_threads(before)
+
+
+def test_it_refreshes_until_it_is_closed_or_replaced(run: Run) -> None:
+    before = threading.active_count()
+    first = RunMonitor(run, every=0.01)
+    second = RunMonitor(run, every=0.01)
+    wait_for_threads(before + 1)
+    begin_unit(run, unit_names(run)[0])
+    deadline = time.monotonic() + 120
+    while "bn/net" not in second.losses.value:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "bn/net" not in first.losses.value
+    second.close()
+    wait_for_threads(before)
+
+
+def wait_for_threads(count: int) -> None:
+    deadline = time.monotonic() + 120
+    while threading.active_count() > count:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.02)
+
+
+def test_numbers_and_losses(run: Run) -> None:
+    finish_units(run, 1)
+    with run.lock(STAGE):
+        begin_unit(run, unit_names(run)[1])
+        monitor = RunMonitor(run, every=0)
+    count = len(unit_names(run))
+    assert f"1 of {count} units done, {count - 1} missing" in monitor.numbers.value
+    assert f'value="{1.25 / count:.4f}"' in monitor.numbers.value
+    assert "step 5 of 20" in monitor.numbers.value
+    assert "time left: " in monitor.numbers.value
+    assert "bn/net" in monitor.losses.value
+    assert "No pictures yet" in monitor.previews.sheet.value
+
+
+def test_unreadable_files_are_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = RunMonitor(run, every=0)
+
+    def fail(*_: object) -> None:
+        raise PrismError("the disk is gone")
+
+    monkeypatch.setattr(RunTracker, "read", fail)
+    monitor.refresh()
+    assert "The run cannot be read: the disk is gone" in monitor.message.value
+
+
+# -- previews --------------------------------------------------------------------------------
+
+
+def write_previews(run: Run, unit: str, *steps: int) -> None:
+    """Write pictures of two images each."""
+    folder = run.file(f"previews/{unit}")
+    about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "resample_every": 10}
+    fileio.write_json(
+        folder / "about.json", {**about, "bn_teachers": [["a"], ["b<"]], "logit_teachers": ["a"]}
+    )
+    for step in steps:
+        picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
+        fileio.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
+
+
+def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
+    run.write_classes(open_dataset(run.settings).class_records())
+    unit = "prism/images000-000_classes000-009"
+    write_previews(run, unit, 0, 5)
+    previews = RunMonitor(run, every=0).previews
+    assert ", step 5 of 20" in previews.sheet.value
+    assert "BN statistics of a; logits of a." in previews.sheet.value
+    assert 'alt="three, image 0"' in previews.sheet.value
+    assert 'alt="four, image 1"' in previews.sheet.value
+    write_previews(run, unit, 15)
+    previews.refresh()
+    assert ", step 15 of 20" in previews.sheet.value
+    assert "BN statistics of b&lt;; logits of a." in previews.sheet.value
+    previews.step.value = 5
+    write_previews(run, unit, 20)
+    previews.refresh()
+    assert ", step 5 of 20" in previews.sheet.value
+
+
+def test_previews_of_the_next_unit_follow(run: Run) -> None:
+    first, second = (f"prism/images00{k}-00{k}_classes000-009" for k in (0, 1))
+    write_previews(run, first, 0)
+    previews = RunMonitor(run, every=0).previews
+    previews.unit.value = first
+    for path in run.file(f"previews/{first}").iterdir():
+        path.unlink()
+    previews.refresh()
+    assert "No pictures yet" in previews.sheet.value
+    write_previews(run, second, 5, 10)
+    previews.refresh()
+    assert f"<b>{second}</b>, step 10 of 20" in previews.sheet.value
+
+
+def test_without_previews_the_setting_is_named(run: Run) -> None:
+    quiet = run.with_settings(run.settings.model_copy(update={"preview_every": 0}))
+    assert "preview_every" in RunMonitor(quiet, every=0).previews.sheet.value
+
+
+# -- curves ----------------------------------------------------------------------------------
+
+
+def test_curves_have_a_logarithmic_axis() -> None:
+    svg = curves_svg({"bn": [(0, 1.0), (50, 10.0), (100, 100.0)]}, steps=100)
+    (path,) = re.findall(r'polyline points="([^"]+)"', svg)
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in path.split())
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    assert y0 > y1 > y2
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")])
+def test_no_value_breaks_the_curves(value: float) -> None:
+    state = RunState(1, 0, losses={"<b>": [(1, value), (2, 1.0)], "none": [(1, 0.0)]})
+    assert "&lt;b&gt;" in losses_html(state)
+    assert "nan," not in losses_html(state)

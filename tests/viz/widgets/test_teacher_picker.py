@@ -1,0 +1,361 @@
+"""The teacher picker without a browser: what a click does to its value, and what a pick means."""
+
+import html
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prism_nb.core import fileio
+from prism_nb.core.config import build_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import load_recipe
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import network_unit
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution.pipeline import stage_units
+from prism_nb.models.pool import dataset_preprocess
+from prism_nb.models.similarity import Comparison
+from prism_nb.models.squeeze import weights_metadata
+from prism_nb.models.weights import to_safetensors
+from prism_nb.models.zoo import build_network, network_info
+from prism_nb.viz.widgets.teacher_picker import (
+    TeacherPicker,
+    candidates,
+    comparison_html,
+    named_in,
+    pool_warnings,
+    sample_steps,
+)
+
+
+@pytest.fixture
+def picker(run: Run) -> TeacherPicker:
+    return TeacherPicker(run)
+
+
+def listed(picker: TeacherPicker) -> list[str]:
+    return [name for _, name in picker.candidates.list.options]
+
+
+def take_out(picker: TeacherPicker, *names: str) -> None:
+    picker.pool.members.value = names
+    picker.pool.remove.click()
+
+
+def add(picker: TeacherPicker, name: str) -> None:
+    picker.name.value = name
+    picker.add.click()
+
+
+# -- the pool --------------------------------------------------------------------------------
+
+
+def test_untouched_it_returns_the_settings(picker: TeacherPicker, settings: Settings) -> None:
+    assert picker.value == settings
+    assert "Ready" in picker.status.value
+
+
+def test_a_smaller_pool_and_another_primary(picker: TeacherPicker) -> None:
+    take_out(picker, "test_resnet", "test_efficientnet")
+    picker.pool.choice.value = "test_coatnet"
+    assert picker.value.teachers == ("test_byobnet", "test_coatnet")
+    assert picker.value.primary == "test_coatnet"
+    assert "primary: test_coatnet" in picker.status.value
+
+
+def test_a_primary_that_leaves_the_pool_is_not_replaced(
+    picker: TeacherPicker, settings: Settings
+) -> None:
+    take_out(picker, "test_resnet")
+    assert "no primary: test_resnet has left the pool" in picker.status.value
+    with pytest.raises(UsageError, match="choose another one"):
+        _ = picker.value
+    add(picker, "test_resnet")
+    assert picker.value.primary == "test_resnet"
+    take_out(picker, *settings.teachers)
+    assert "Not usable: the pool is empty" in picker.status.value
+    assert picker.preview.value == ""
+
+
+def test_a_pick_that_would_mix_results_is_not_ready(run: Run) -> None:
+    for unit in stage_units(run, "squeeze"):
+        run.finish(unit, paths=[], record={})
+    run.finish(stage_units(run, "synthesis")[0], paths=[], record={})
+    picker = TeacherPicker(run)
+    assert "Ready" in picker.status.value
+    picker.pool.choice.value = "test_byobnet"
+    with pytest.raises(UsageError) as refused:
+        run.with_settings(picker.value)
+    assert html.escape(f"Not usable in this run: {refused.value}") in picker.status.value
+    assert "Ready" not in picker.status.value
+    assert "BN statistics in" in picker.preview.value
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_convnext", "no BN layers"),
+        ("<b>", "unknown network"),
+        ("inception_v3", "cannot take 32-pixel images"),
+        ("resnet18@IMAGENET1K_V1", "weights are missing"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_not_added(
+    picker: TeacherPicker, settings: Settings, name: str, reason: str
+) -> None:
+    add(picker, name)
+    assert "Not added: " in picker.message.value
+    assert reason in picker.message.value
+    assert "<b>" not in picker.message.value
+    assert picker.value == settings
+
+
+# -- candidates ------------------------------------------------------------------------------
+
+
+def test_candidates_are_filtered_and_added(picker: TeacherPicker) -> None:
+    picker.candidates.text.value = "MobileNetV3 050"
+    assert "mobilenetv3_small_050" in listed(picker)
+    assert all("mobilenetv3" in name and "050" in name for name in listed(picker))
+    assert picker.join.disabled
+    picker.candidates.list.value = ("mobilenetv3_small_050",)
+    picker.join.click()
+    assert picker.value.teachers[-1] == "mobilenetv3_small_050"
+    assert "Added" in picker.message.value
+    picker.candidates.text.value = "no such network"
+    assert listed(picker) == []
+    assert "No network fits" in picker.candidates.count.value
+    assert picker.join.disabled
+
+
+def test_family_origin_cost_and_order(picker: TeacherPicker) -> None:
+    picker.candidates.family.value = "resnet"
+    picker.candidates.origin.value = "torchvision"
+    picker.candidates.gflop.value = 10.0
+    picker.candidates.sort.value = "fewest GFLOP"
+    names = listed(picker)
+    assert names[0] == "resnet18"
+    assert "resnet50" in names
+    assert "resnet152" not in names
+    assert picker.candidates.list.options[0][0].split()[-1] == "69.8"
+
+
+def test_published_weights_are_offered(picker: TeacherPicker) -> None:
+    picker.candidates.list.value = ("resnet18",)
+    assert [tag for _, tag in picker.weights.options] == ["", "IMAGENET1K_V1"]
+    picker.weights.value = "IMAGENET1K_V1"
+    picker.join.click()
+    assert "resnet18@IMAGENET1K_V1" in picker.message.value
+
+
+def train(run: Run, name: str) -> None:
+    """Write what the squeeze leaves of a network."""
+    dataset, unit = open_dataset(run.settings), network_unit(run.settings, name)
+    network = build_network(name, classes=10, image_size=32)
+    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    file = unit.params["weights"]
+    fileio.write_bytes(run.file(file), to_safetensors(network.state_dict(), metadata))
+    record = {**vars(network_info(name, network, image_size=32)), "accuracy": 0.5, "seconds": 1.0}
+    run.finish(unit, paths=[file], record=record)
+    run.write_classes(dataset.class_records())
+
+
+def test_trained_networks_come_first_then_neighbours(run: Run) -> None:
+    train(run, "test_resnet")
+    train(run, "test_convnext")  # without batch norm
+    shutil.copytree(run.path, run.path.parent / "neighbour")
+    first, second, third = candidates(run)[:3]
+    assert (first.name, first.library, first.family) == ("test_resnet", "this run", "resnet")
+    assert (first.accuracy, first.input_size) == (50, 32)
+    file = run.path.parent / "neighbour" / "teachers" / "test_resnet.safetensors"
+    assert (second.name, second.library) == (f"test_resnet@{file}", "run neighbour")
+    assert third.library == "torchvision"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"record": {"bn_layers": 3}}'])
+def test_damaged_neighbours_are_not_offered(run: Run, damage: str) -> None:
+    train(run, "test_resnet")
+    neighbour = run.path.parent / "neighbour"
+    shutil.copytree(run.path, neighbour)
+    (neighbour / "teachers" / "units" / "test_resnet.json").write_text(damage)
+    assert candidates(run)[1].library == "torchvision"
+
+
+def test_neighbours_of_other_classes_are_not_offered(run: Run) -> None:
+    train(run, "test_resnet")
+    shutil.copytree(run.path, run.path.parent / "neighbour")
+    fileio.write_json(run.path / "classes.json", (run.read_classes() or [])[:1])
+    assert candidates(run)[1].library == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("stem", "network"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet18-5c106cde", "resnet18"),
+        ("wide_resnet50_2.best", "wide_resnet50_2"),
+        ("mobilenet_v2_run_3", "mobilenet_v2"),
+        ("resnet18@IMAGENET1K_V1", "resnet18"),
+        ("resnet181", None),
+        ("my_resnet18", None),
+        ("vit_b_16-c867db91", None),  # it has no batch norm
+        ("", None),
+    ],
+)
+def test_a_files_name_begins_with_its_network(stem: str, network: str | None) -> None:
+    found = named_in(stem)
+    assert (found and found.name) == network
+
+
+def test_local_files_are_offered(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clone" / "notebooks" / "presets").mkdir(parents=True)
+    monkeypatch.setenv("PRISM_HOME", str(tmp_path / "clone"))
+    folder = tmp_path / "clone" / "weights"
+    folder.mkdir()
+    network = build_network("test_resnet", classes=10, image_size=32)
+    torch.save(network.state_dict(), folder / "test_resnet-mine.pth")
+    torch.save(network.state_dict(), folder / "best.pth")
+    (folder / "resnet18_damaged.safetensors").write_bytes(b"no weights")
+    (folder / "resnet18.txt").write_bytes(b"")
+    picker = TeacherPicker(run)
+    picker.candidates.origin.value = "local file"
+    mine = "test_resnet@weights/test_resnet-mine.pth"
+    damaged = "resnet18@weights/resnet18_damaged.safetensors"
+    assert listed(picker) == [damaged, mine]
+    picker.candidates.list.value = (mine,)
+    assert [tag for _, tag in picker.weights.options] == [""]
+    picker.join.click()
+    assert picker.value.teachers[-1] == mine
+    add(picker, "test_resnet@weights/best.pth")
+    assert picker.value.teachers[-1] == "test_resnet@weights/best.pth"
+    add(picker, damaged)
+    assert "damaged" in picker.message.value
+
+
+# -- the draw --------------------------------------------------------------------------------
+
+
+def test_the_draw_goes_to_the_method_and_back(picker: TeacherPicker, settings: Settings) -> None:
+    fields = picker.draw.fields
+    assert list(picker.draw.method.options) == ["prism"]
+    fields["selection"].value = "intra"
+    fields["resample_every"].value = 5
+    fields["bn_slot_prob"].value = 0.25
+    changes = {"selection": "intra", "resample_every": 5, "bn_slot_prob": 0.25}
+    assert picker.value.recipes == {"prism": changes}
+    assert picker.value.recipe_of("sre2l") == settings.recipe_of("sre2l")
+    assert "resample_every: 5" in picker.status.value
+    fields["selection"].value = "pre"
+    fields["resample_every"].value = settings.recipe_of("prism").resample_every
+    fields["bn_slot_prob"].value = 0.5
+    assert picker.value == settings
+    fields["bn_subset_size"].value = 2
+    assert fields["num_bn_slots"].layout.display == "none"
+    assert picker.value.recipe_of("prism").bn_subset_size == 2
+
+
+def test_fixed_teachers_leave_with_the_pool(picker: TeacherPicker) -> None:
+    fields = picker.draw.fields
+    fields["selection"].value = "fixed"
+    assert fields["bn_fixed"].layout.display == ""
+    assert fields["num_bn_slots"].layout.display == "none"
+    fields["bn_fixed"].value = ("test_byobnet", "test_coatnet")
+    assert picker.value.recipe_of("prism").bn_fixed == ("test_byobnet", "test_coatnet")
+    take_out(picker, "test_byobnet")
+    assert picker.value.recipe_of("prism").bn_fixed == ("test_coatnet",)
+
+
+def test_an_impossible_draw_is_refused(picker: TeacherPicker) -> None:
+    picker.draw.fields["primary_in_bn"].value = "never"
+    picker.draw.fields["num_bn_slots"].value = 0
+    assert "method prism has no BN teacher" in picker.status.value
+    assert picker.preview.value == ""
+
+
+def test_without_a_method_that_draws(tmp_path: Path, settings: Settings) -> None:
+    own = settings.model_copy(update={"methods": ("sre2l",)})
+    picker = TeacherPicker(Run.create(tmp_path / "other", own))
+    (text,) = picker.draw.children
+    assert "Nothing to set: no method of this run draws BN teachers" in text.value
+    assert picker.value == own
+    assert "methods of this run (sre2l)" in picker.preview.value
+
+
+# -- what a pick means -----------------------------------------------------------------------
+
+POOL = ("a", "b", "c", "d", "e")
+
+
+def test_sampled_steps_have_the_published_draw() -> None:
+    steps = sample_steps(load_recipe("prism"), "a", POOL)
+    shares = {name: np.mean([name in bn for bn, _ in steps]) for name in POOL}
+    assert shares["a"] == 1
+    # Three slots, each filled with probability 1/2: 1.5 of the 4 others on average.
+    assert all(abs(shares[name] - 1.5 / 4) < 0.05 for name in "bcde")
+    assert {logits for _, logits in steps} == {("a",)}
+
+
+def test_networks_in_turn_come_equally_often() -> None:
+    changes = {"selection": "round_robin", "logits": "round_robin", "iterations": 60}
+    steps = sample_steps(load_recipe("prism", changes), "a", POOL)
+    assert {np.mean([name in logits for _, logits in steps]) for name in POOL} == {0.2}
+    assert {np.mean([name in bn for bn, _ in steps]) for name in POOL} == {0.25, 1.0}
+
+
+def test_the_preview_describes_a_step(picker: TeacherPicker, settings: Settings) -> None:
+    assert "draws about 2.5 BN teachers" in picker.preview.value
+    picker.draw.fields["selection"].value = "all"
+    assert "draws about 4.0 BN teachers (4 in 100%" in picker.preview.value
+    flops = [
+        network_info(n, build_network(n, classes=10, image_size=32), image_size=32).flops
+        for n in settings.teachers
+    ]
+    assert f"costs about {sum(flops) / flops[0]:.1f} times a step" in picker.preview.value
+
+
+def test_a_network_without_bn_costs_only_as_a_logit_teacher(run: Run) -> None:
+    changes = {"teachers": ["test_resnet", "alexnet"], "image_size": 64}
+    recipes = {"prism": {"no_bn_policy": "zero", "selection": "all"}}
+    own = build_settings({**run.settings.plain(), **changes, "recipes": recipes}, where="a test")
+    preview = TeacherPicker(Run(run.path, own)).preview.value
+    assert "costs about 1.0 times a step" in preview
+    assert "2 in 100%" in preview
+
+
+def warnings(settings: Settings, **changes: object) -> list[str]:
+    own = build_settings({**settings.plain(), **changes}, where="a test")
+    return pool_warnings(own, {name: 0 if name == "alexnet" else 1 for name in own.teachers})
+
+
+def test_warnings(settings: Settings) -> None:
+    assert warnings(settings) == []
+    (bare,) = warnings(settings, teachers=["test_resnet", "alexnet"])
+    assert bare.startswith("alexnet has no BN layers")
+    (some,) = warnings(settings, teachers=["test_resnet", "resnet18", "vgg11_bn"])
+    assert "of the primary's family (resnet)" in some
+    assert some.endswith(": resnet18.")
+    (only,) = warnings(settings, teachers=["test_resnet", "resnet18"])
+    assert "no other family is in the pool" in only
+    (alone,) = warnings(settings, teachers=["test_resnet"])
+    assert alone.startswith("The primary is alone")
+    (inside,) = warnings(settings, feature_networks=["test_byobnet", "test_mambaout"])
+    assert inside.startswith("test_byobnet measures diversity and is in the pool")
+    (same,) = warnings(settings, holdout_networks=["test_byobnet@weights/mine.pth"])
+    assert "has the architecture of test_byobnet" in same
+
+
+def test_a_comparison_names_what_is_missing(picker: TeacherPicker) -> None:
+    values = np.array([[1.0, 0.25], [0.25, np.nan]])
+    shown = comparison_html(Comparison(("a<b", "c"), {"d": "not trained"}, 200, values, values))
+    assert "200 real held-out images" in shown
+    assert shown.count(">0.25<") == 4
+    assert "a&lt;b" in shown
+    assert "Not compared: d: not trained" in shown
+    one = np.ones((1, 1))
+    assert "needs two networks" in comparison_html(Comparison(("a",), {}, 200, one, one))
+    picker.compare.click()
+    assert "Train them with the cell below" in picker.similarity.value
