@@ -1,6 +1,8 @@
-"""Initial images: noise, real ones, and those that a network picks by how hard it finds them."""
+"""Initial images: noise, real images, and those ranked by a teacher's loss."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,16 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from prism_nb.core.config import load_settings
 from prism_nb.core.recipe import load_recipe
-from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import batch_of, method_units
+from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class, unit_seed
 from prism_nb.data.augment import Box, sample_crop
 from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis import init
-from prism_nb.synthesis.init import initial_images
+from prism_nb.synthesis.init import initial_images, initial_images_uint8, prepare_unit
 from tests.helpers.teachers import teacher_of
 
 DIGITS = Digits(32)
+DIGITS_8 = Digits(8)
 
 
 def start(kind: str, batch: ImageBatch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
@@ -106,14 +112,6 @@ def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
             expected += [easier.pop(), harder.pop(0)]
         found = scored(ImageBatch((0, len(images)), (c, c + 1)), scorer, init="real_median")
         assert torch.equal(found, torch.stack(expected))
-
-
-def test_the_first_median_images_are_ordinary_ones(scorer: Teacher) -> None:
-    losses = sorted(difficulty(scorer, image, 5) for image in real(5))
-    chosen = scored(ImageBatch((0, 9), (5, 6)), scorer, init="real_median")
-    middle = len(losses) // 2
-    for loss in (difficulty(scorer, image, 5) for image in chosen):
-        assert losses[middle - 5] - 1e-4 <= loss <= losses[middle + 5] + 1e-4
 
 
 def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
@@ -206,13 +204,6 @@ def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
     assert load_recipe("sre2l").real_per_image(224) == 0
 
 
-def test_crops_follow_the_seed_and_repeat(scorer: Teacher) -> None:
-    batch = ImageBatch((0, 5), (0, 2))
-    images = scored(batch, scorer, init="patches", crops_per_image=2)
-    assert torch.equal(images, scored(batch, scorer, init="patches", crops_per_image=2))
-    assert not torch.equal(images, scored(batch, scorer, seed=1, init="patches", crops_per_image=2))
-
-
 def test_scored_images_need_a_scorer() -> None:
     recipe = load_recipe("delt")
     with pytest.raises(ValueError, match="'real_median' needs a network"):
@@ -264,3 +255,40 @@ def test_no_two_slots_of_a_class_are_the_same_image(
     kind: str, whole: dict[str, dict[tuple[int, int], Tensor]]
 ) -> None:
     assert len({image.numpy().tobytes() for image in whole[kind].values()}) == _CLASSES * _MOST
+
+
+# -- units -------------------------------------------------------------------------------------
+
+
+def digits_run(folder: Path, init_kind: str, **changes: Any) -> Run:
+    recipe = {"init": init_kind, "iterations": 4}
+    wanted = {"image_size": 8, "methods": ["sre2l"], "ipc": 3, "batch_size": 20, "recipe": recipe}
+    return Run.create(folder / "r", load_settings("digits_quick", {**wanted, **changes}))
+
+
+@pytest.mark.parametrize("kind", ["noise", "real", "real_random"])
+def test_initial_images_can_be_made_again_one_by_one(tmp_path: Path, kind: str) -> None:
+    run = digits_run(tmp_path, kind)
+    dataset = DIGITS_8
+    whole: dict[tuple[int, int], Tensor] = {}
+    for unit in method_units(run, "sre2l", 10):
+        whole |= dict(zip(batch_of(unit).members(), prepare_unit(run, unit).images, strict=True))
+    assert len(whole) == 30
+    wanted = [(7, 2), (0, 0), (7, 1), (3, 2)]  # across units, and not in their order
+    shown = initial_images_uint8(run, "sre2l", wanted)
+    for pixels, member in zip(shown, wanted, strict=True):
+        std = torch.tensor(dataset.std).view(3, 1, 1)
+        levels = whole[member] * std + torch.tensor(dataset.mean).view(3, 1, 1)
+        assert torch.equal(pixels.float(), (levels * 255).round().clamp(0, 255))
+
+
+def test_noise_comes_from_the_units_seed_and_its_generator_goes_on(tmp_path: Path) -> None:
+    run = digits_run(tmp_path, "noise")
+    (first, *_) = method_units(run, "sre2l", 10)
+    batch, found = batch_of(first), prepare_unit(run, first)
+    key = (*batch.image_indices, *batch.classes)
+    assert found.seed == unit_seed(run.settings.replicate_seed, "synthesis", "sre2l", *key)
+    generator = torch.Generator().manual_seed(found.seed)
+    drawn = torch.randn(len(batch.members()), 3, 8, 8, generator=generator)
+    assert torch.equal(found.images, drawn)
+    assert torch.equal(torch.rand(5, generator=found.generator), torch.rand(5, generator=generator))

@@ -1,0 +1,197 @@
+"""The optimization of images against a literal loop."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.core.units import class_major, cross_class
+from prism_nb.data.augment import augment, sample_augmentation
+from prism_nb.synthesis.loop import ImageOptimizer, min_crop_area, recover
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import image_priors
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism, step_of
+from tests.helpers.teachers import teacher_of
+
+NAMES = ("test_resnet", "test_byobnet")
+BOTH = TeacherSchedule(100, (NAMES,), NAMES[:1])
+BOUND = 1.5
+BOUNDS = (torch.full((3, 1, 1), -BOUND), torch.full((3, 1, 1), BOUND))
+
+
+def optimizer_of(
+    recipe: Recipe,
+    initial: Tensor,
+    *,
+    schedule: TeacherSchedule = BOTH,
+    start_steps: list[int] | None = None,
+) -> ImageOptimizer:
+    teachers = [teacher_of(name, double=initial.dtype == torch.float64) for name in NAMES]
+    return ImageOptimizer(
+        initial,
+        LABELS[: len(initial)],
+        backward=MicroBatchedBackward(objective_of(recipe, *teachers)),
+        schedule=schedule,
+        recipe=recipe,
+        pixel_bounds=BOUNDS,
+        generator=torch.Generator().manual_seed(0),
+        start_steps=start_steps,
+    )
+
+
+def initial_of(*, double: bool = True) -> Tensor:
+    torch.manual_seed(2)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
+    return images if double else images.float()
+
+
+def literal_recover(initial: Tensor, start_steps: list[int], recipe: Recipe) -> Tensor:
+    """Optimize image by image: an Adam for each, one cosine for all."""
+    primary, other = (teacher_of(name, double=True) for name in NAMES)
+    generator = torch.Generator().manual_seed(0)
+    images = [image.clone() for image in initial]
+    first: list[Tensor | float] = [0.0] * len(images)
+    second: list[Tensor | float] = [0.0] * len(images)
+    for step in range(recipe.iterations):
+        present = [n for n, start in enumerate(start_steps) if start <= step]
+        batch = torch.stack([images[n] for n in present]).requires_grad_()
+
+        def augmented(x: Tensor) -> Tensor:
+            params = sample_augmentation(32, crop_min=0.3, flip=True, jitter=4, generator=generator)
+            return augment(x, [params])
+
+        if recipe.views == "per_batch":
+            seen = augmented(batch)
+        else:
+            seen = torch.cat([augmented(batch[n : n + 1]) for n in range(len(present))])
+        value = literal_objective(seen, primary, [primary, other], 0.3)
+        (gradient,) = torch.autograd.grad(value, batch)
+        lr = recipe.lr * (1 + math.cos(math.pi * step / recipe.iterations)) / 2
+        for index, n in enumerate(present):
+            age = step - start_steps[n] + 1
+            first[n] = 0.5 * first[n] + 0.5 * gradient[index]
+            second[n] = 0.9 * second[n] + 0.1 * gradient[index] ** 2
+            root = (second[n] / (1 - 0.9**age)).sqrt() + 1e-8
+            moved = images[n] - lr * first[n] / (1 - 0.5**age) / root
+            images[n] = moved.clamp(-BOUND, BOUND)
+    return torch.stack(images)
+
+
+@pytest.mark.parametrize("views", ["per_batch", "per_image"])
+@pytest.mark.parametrize("start_steps", [[0, 0, 0, 0], [0, 0, 2, 3], [0, 1, 2, 3]])
+def test_recover_is_adam_with_a_cosine_and_a_clamp(views: str, start_steps: list[int]) -> None:
+    recipe = prism(iterations=5, crop_min=0.3, flip=True, jitter=4, views=views)
+    images = recover(optimizer_of(recipe, initial_of(), start_steps=start_steps))
+    assert torch.allclose(images, literal_recover(initial_of(), start_steps, recipe), atol=1e-8)
+
+
+def test_initial_images_stay_and_every_image_changes() -> None:
+    initial = initial_of(double=False)
+    images = recover(optimizer_of(prism(), initial))
+    assert torch.equal(initial, initial_of(double=False))
+    assert ((images - initial).abs().flatten(1).amax(1) > 0).all()
+    assert not images.requires_grad
+
+
+def test_images_before_their_first_step_stay_as_they_are() -> None:
+    initial = initial_of(double=False)
+    optimizer = optimizer_of(prism(iterations=8), initial, start_steps=[0, 0, 3, 8])
+    moved: list[list[bool]] = []
+
+    def record(found: ImageOptimizer, losses: dict[str, Tensor]) -> None:
+        moved.append(((found.images - initial).flatten(1).abs().amax(1) > 0).tolist())
+
+    recover(optimizer, [record])
+    assert moved == [[True, True, step > 3, False] for step in range(1, 9)]
+
+
+def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
+    optimizer = optimizer_of(prism(iterations=4), initial_of(), start_steps=[2] * 4)
+    steps: list[int] = []
+    recover(optimizer, [lambda found, losses: steps.append(found.step)])
+    assert steps == [3, 4]
+
+
+def test_images_stay_within_the_pixel_bounds() -> None:
+    images = recover(optimizer_of(prism(lr=5.0), initial_of(double=False)))
+    assert (images.min(), images.max()) == (-BOUND, BOUND)
+
+
+def test_recover_lowers_the_loss_and_priors_smooth() -> None:
+    initial = initial_of(double=False)
+    plain = recover(optimizer_of(prism(iterations=30), initial))
+    smooth = recover(optimizer_of(prism(iterations=30, tv_l1=100.0), initial))
+    objective = objective_of(prism(), *(teacher_of(name) for name in NAMES))
+
+    def loss(images: Tensor) -> float:
+        return step_of(objective, images, NAMES[:1], NAMES).value
+
+    assert loss(plain) < 0.95 * loss(initial)
+    assert image_priors(smooth)["tv/images"] < image_priors(plain)["tv/images"]
+
+
+def test_groups_of_teachers_take_turns() -> None:
+    schedule = TeacherSchedule(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
+    optimizer = optimizer_of(prism(iterations=6), initial_of(double=False), schedule=schedule)
+    seen: list[set[str]] = []
+    recover(optimizer, [lambda _, losses: seen.append({n for n in losses if n[:3] == "bn/"})])
+    assert seen == [{"bn/test_resnet"}] * 2 + [{"bn/test_byobnet"}] * 2 + [{"bn/test_resnet"}] * 2
+
+
+def test_state_dict_resumes_bit_for_bit() -> None:
+    recipe = prism(iterations=6, crop_min=0.3, flip=True, jitter=4, stats_ema=0.4)
+    first = optimizer_of(recipe, initial_of(double=False), start_steps=[0, 0, 2, 4])
+    for _ in range(3):
+        first.take_step()
+    state = first.state_dict()
+    second = optimizer_of(recipe, torch.zeros(4, 3, 32, 32), start_steps=[0, 0, 2, 4])
+    second.load_state_dict(state)
+    assert torch.equal(recover(first), recover(second))
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "curriculum"])
+def test_crop_curriculum_falls_from_one_to_the_floor(schedule: str) -> None:
+    recipe = prism(iterations=4000, crop_min=0.08, crop_schedule=schedule)
+    for step in (0, 1, 1000, 2000, 3999):
+        falling = 0.08 + 0.92 * (1 + math.cos(math.pi * step / 4000)) / 2
+        expected = 0.08 if schedule == "fixed" else falling
+        assert min_crop_area(recipe, step) == pytest.approx(expected)
+
+
+def test_delt_groups_start_every_500_steps() -> None:
+    recipe = load_recipe("delt")
+    assert (recipe.iterations, recipe.early_late_step) == (4000, 0)
+    assert [recipe.start_step(index, 8) for index in range(8)] == [500 * g for g in range(8)]
+    starts = [recipe.start_step(index, 16) for index in (0, 1, 2, 14, 15)]
+    assert starts == [0, 0, 500, 3500, 3500]
+    assert [load_recipe("prism").start_step(index, 10) for index in (0, 9)] == [0, 0]
+
+
+@given(st.integers(1, 200), st.integers(1, 12), st.integers(1, 50))
+@settings(max_examples=100, deadline=None)
+def test_delt_groups_are_in_order_and_of_equal_size(ipc: int, groups: int, gap: int) -> None:
+    recipe = load_recipe("delt", {"delt_groups": groups, "delt_start_gap": gap})
+    starts = [recipe.start_step(index, ipc) for index in range(ipc)]
+    assert starts == sorted(starts)
+    assert starts[0] == 0
+    sizes = Counter(starts).values()
+    assert len(sizes) == min(groups, ipc)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 12), st.integers(1, 20), st.integers(1, 60))
+@settings(max_examples=100, deadline=None)
+def test_images_of_a_batch_are_in_the_order_of_their_start(
+    classes: int, ipc: int, batch_size: int
+) -> None:
+    recipe = load_recipe("delt")
+    for form in (class_major, cross_class):
+        for batch in form(classes, ipc, batch_size):
+            starts = [recipe.start_step(index, ipc) for _, index in batch.members()]
+            assert starts == sorted(starts)

@@ -1,0 +1,384 @@
+"""The loss and its gradient against literal float64 formulas, by the path that optimizes images."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prism_nb.core.recipe import load_recipe
+from prism_nb.data.augment import AugParams, augment
+from prism_nb.models.layer_stats import MeanVar
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.objective import (
+    Objective,
+    bn_loss_scales,
+    bn_stats_loss,
+    build_stat_matcher,
+    data_densification_loss,
+    image_priors,
+    term_weights,
+    weighted_sum,
+)
+from tests.helpers.objectives import (
+    LABELS,
+    StepResult,
+    conv_stats_of,
+    gvbsm,
+    literal_objective,
+    literal_terms,
+    matcher_of,
+    objective_of,
+    prism,
+    relative_error,
+    step_of,
+)
+from tests.helpers.teachers import ARCHITECTURES, teacher_of
+
+
+def noise(size: int = 32, count: int = 4) -> Tensor:
+    return torch.randn(
+        count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def gradient_of(function: Callable[[Tensor], Tensor], images: Tensor) -> tuple[float, Tensor]:
+    leaf = images.clone().requires_grad_()
+    value = function(leaf)
+    return value.item(), torch.autograd.grad(value, leaf)[0]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("primary_in_bn", [True, False])
+def test_loss_and_gradient_equal_the_formula(name: str, primary_in_bn: bool) -> None:
+    primary, other = teacher_of("test_resnet", double=True), teacher_of(name, double=True)
+    bn = [primary, other] if primary_in_bn else [other]
+    step = step_of(
+        objective_of(prism(), primary, other), noise(), [primary.name], [t.name for t in bn]
+    )
+    value, gradient = gradient_of(lambda x: literal_objective(x, primary, bn, 0.3), noise())
+    assert step.value == pytest.approx(value, rel=1e-10)
+    assert relative_error(step.gradient, gradient) < 1e-7
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gvbsm_equals_the_formula(name: str) -> None:
+    teacher = teacher_of(name, size=24, double=True)
+    step = step_of(objective_of(gvbsm(), teacher), noise(24), [name], [name])
+    assert set(step.losses) == {f"logit/{name}", f"bn/{name}"}
+
+    def literal(x: Tensor) -> Tensor:
+        entropy, distance = literal_terms(x, teacher, conv_stats=conv_stats_of(teacher))
+        return entropy + 0.3 * distance
+
+    value, gradient = gradient_of(literal, noise(24))
+    assert step.value == pytest.approx(value, rel=1e-10)
+    assert relative_error(step.gradient, gradient) < 1e-7
+
+
+def test_coupled_teachers_are_averaged_and_scaled() -> None:
+    teachers = [teacher_of(n, size=24, double=True) for n in ("test_resnet", "test_byobnet")]
+    names = [t.name for t in teachers]
+    matchers = {t.name: matcher_of(t, gvbsm()) for t in teachers}
+    step = step_of(Objective(gvbsm(), matchers, {names[1]: 2.0}), noise(24), names, names)
+    one, two = (literal_terms(noise(24), t, conv_stats=conv_stats_of(t)) for t in teachers)
+    expected = (one[0] + two[0]) / 2 + 0.3 * (one[1] + 2 * two[1]) / 2
+    assert step.value == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_gradient_agrees_with_finite_differences() -> None:
+    primary = teacher_of("test_resnet", double=True)
+    objective, images = objective_of(prism(r_bn=0.01), primary), noise()
+    direction, h = torch.randn_like(images), 1e-6
+
+    def value(x: Tensor) -> float:
+        return step_of(objective, x, [primary.name], [primary.name]).value
+
+    slope = (value(images + h * direction) - value(images - h * direction)) / (2 * h)
+    gradient = step_of(objective, images, [primary.name], [primary.name]).gradient
+    assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_each_network_runs_once_per_step() -> None:
+    primary, other = teacher_of("test_resnet"), teacher_of("test_byobnet")
+    passes: list[str] = []
+    for teacher in (primary, other):
+        teacher.network.register_forward_pre_hook(lambda *_, name=teacher.name: passes.append(name))
+    objective = objective_of(prism(), primary, other)
+    step = step_of(objective, noise().float(), [primary.name], [primary.name, other.name])
+    assert sorted(passes) == ["test_byobnet", "test_resnet"]
+    assert set(step.losses) == {"logit/test_resnet", "bn/test_resnet", "bn/test_byobnet"}
+
+
+def test_equal_statistics_cost_nothing() -> None:
+    teacher = teacher_of("test_resnet", double=True)
+    for index, stat in enumerate(teacher.bn_probes):
+        # Layer by layer from the input up: a layer's running statistics change the next inputs.
+        batch = teacher.observe(noise())[1][index]
+        stat.layer.running_mean.copy_(batch.mean)
+        stat.layer.running_var.copy_(batch.var)
+    step = step_of(objective_of(prism(), teacher), noise(), [teacher.name], [teacher.name])
+    assert step.losses["bn/test_resnet"].item() == pytest.approx(0, abs=1e-9)
+
+
+def test_norms_are_not_squared() -> None:
+    batch = [MeanVar(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]))]
+    real = [MeanVar(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0]))]
+    assert bn_stats_loss(batch, real, [10.0]).item() == pytest.approx(10 * (5 + 2))
+
+
+def test_a_network_without_bn_counts_in_the_divisor_and_is_not_run() -> None:
+    primary, bare = teacher_of("test_resnet"), teacher_of("test_convnext")
+    bare.network.register_forward_hook(lambda *_: pytest.fail("the network was run"))
+    images = noise().float()
+    both = step_of(
+        objective_of(prism(r_bn=0.4), primary, bare),
+        images,
+        [primary.name],
+        [primary.name, bare.name],
+    )
+    alone = step_of(objective_of(prism(r_bn=0.2), primary), images, [primary.name], [primary.name])
+    assert both.value == pytest.approx(alone.value)
+
+
+@pytest.mark.parametrize("statistics", ["bn", "bn_conv"])
+def test_the_first_layer_weighs_more(statistics: str) -> None:
+    matcher = matcher_of(
+        teacher_of("resnet18", size=24), gvbsm(statistics=statistics, first_bn_multiplier=3.0)
+    )
+    heavy = [stat.name for stat, weight in matcher.weights.items() if weight == 3.0]
+    assert heavy == (["bn1.bn"] if statistics == "bn" else ["conv1.channels", "conv1.patches"])
+    assert set(matcher.weights.values()) == {1.0, 3.0}
+    assert list(matcher.weights) == list(matcher.real_stats)
+
+
+# -- running means and dropped convolutions ------------------------------------------------------
+
+
+def test_smoothed_statistics_have_the_mean_and_the_present_gradient() -> None:
+    teacher = teacher_of("test_resnet", size=24, double=True)
+    smoothed, plain = gvbsm(stats_ema=0.4), matcher_of(teacher, gvbsm())
+    stats, weights = tuple(plain.real_stats), list(plain.weights.values())
+    backward = MicroBatchedBackward(objective_of(smoothed, teacher))
+    means: list[list[Tensor]] = []
+    torch.manual_seed(3)
+    for step in range(4):
+        images = torch.randn(4, 3, 24, 24, dtype=torch.float64, requires_grad=True)
+        found = StepResult(backward, images, [], [teacher.name])
+        _, batch = teacher.observe(images, stats)
+        now = [[b.mean.detach(), b.var.detach()] for b in batch]
+        means = [
+            [0.4 * m + 0.6 * x if step else x for m, x in zip(*pair, strict=True)]
+            for pair in zip(means or now, now, strict=True)
+        ]
+        value, slope = 0.0, torch.zeros((), dtype=torch.float64)
+        rows = zip(batch, means, plain.real_stats.values(), weights, strict=True)
+        for values, mean, real, weight in rows:
+            for x, m, target in zip(values, mean, real, strict=True):
+                gap = m - target
+                value += weight * gap.norm().item()
+                slope = slope + weight * (gap / gap.norm() * x).sum()
+        (gradient,) = torch.autograd.grad(slope, images)
+        assert found.losses["bn/test_resnet"].item() == pytest.approx(value, rel=1e-10)
+        assert relative_error(found.gradient, 0.3 * gradient) < 1e-9
+
+
+def test_running_means_survive_a_round_trip_and_a_roll_back() -> None:
+    teacher = teacher_of("test_resnet", size=24, double=True)
+    recipe = gvbsm(stats_ema=0.8, conv_drop_prob=0.5)
+
+    def losses(objective: Objective, steps: int) -> list[float]:
+        backward = MicroBatchedBackward(objective)
+        return [
+            StepResult(backward, noise(24) * (k + 1), [], [teacher.name]).value
+            for k in range(steps)
+        ]
+
+    whole = losses(objective_of(recipe, teacher), 4)
+    first = objective_of(recipe, teacher)
+    losses(first, 2)
+    state, matcher = first.matchers[0].state_dict(), first.matchers[0]
+    random = matcher.generator.get_state()
+    second = objective_of(recipe, teacher)
+    second.matchers[0].load_state_dict(state)
+    second.matchers[0].generator.set_state(random)
+    backward = MicroBatchedBackward(second)
+    roll_back = second.matchers[0].save_state()
+    StepResult(backward, noise(24), [], [teacher.name])
+    roll_back()
+    again = [StepResult(backward, noise(24) * (k + 1), [], [teacher.name]).value for k in (2, 3)]
+    assert again == whole[2:]
+
+
+def test_convolutions_are_dropped_whole_and_as_often_as_asked() -> None:
+    teacher = teacher_of("test_resnet", size=24)
+    matcher = matcher_of(teacher, gvbsm(conv_drop_prob=0.4))
+    convolutions = [m for m in teacher.network.modules() if isinstance(m, nn.Conv2d)]
+    steps, dropped = 1000, Counter[nn.Module]()
+    for _ in range(steps):
+        stats = matcher.sample_layers()
+        kept = Counter(stat.layer for stat in stats)
+        assert list(stats) == [stat for stat in matcher.real_stats if stat in set(stats)]
+        assert set(teacher.bn_probes) <= set(stats)
+        assert all(kept[layer] in {0, 2} for layer in convolutions)
+        dropped.update(layer for layer in convolutions if not kept[layer])
+    # Five standard deviations of a binomial.
+    assert all(abs(dropped[c] - 400) < 5 * math.sqrt(240) for c in convolutions)
+
+
+def test_dropped_convolutions_leave_the_rest_of_the_sum() -> None:
+    teacher = teacher_of("test_resnet", size=24, double=True)
+    whole = matcher_of(teacher, gvbsm())
+    _, batch = teacher.observe(noise(24), tuple(whole.real_stats))
+    terms = {
+        stat.name: float(
+            whole.weights[stat] * sum((a - b).norm() for a, b in zip(v, r, strict=True))
+        )
+        for (stat, r), v in zip(whole.real_stats.items(), batch, strict=True)
+    }
+    recipe = gvbsm(conv_drop_prob=0.5)
+    kept = [stat.name for stat in matcher_of(teacher, recipe, seed=3).sample_layers()]
+    assert len(kept) < len(terms)
+    step = step_of(objective_of(recipe, teacher, seed=3), noise(24), [], [teacher.name])
+    expected = sum(terms[name] for name in kept)
+    assert step.losses["bn/test_resnet"].item() == pytest.approx(expected, rel=1e-10)
+
+
+# -- priors and weights ------------------------------------------------------------------------
+
+
+def test_image_priors_equal_the_loops() -> None:
+    images = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    x = images.tolist()
+    vertical = [
+        abs(x[n][c][i + 1][j] - x[n][c][i][j])
+        for n in range(2)
+        for c in range(3)
+        for i in range(3)
+        for j in range(5)
+    ]
+    horizontal = [
+        abs(x[n][c][i][j + 1] - x[n][c][i][j])
+        for n in range(2)
+        for c in range(3)
+        for i in range(4)
+        for j in range(4)
+    ]
+    norms = [math.sqrt(sum(v * v for ch in x[n] for row in ch for v in row)) for n in range(2)]
+    priors = image_priors(images)
+    expected = sum(vertical) / 90 + sum(horizontal) / 96
+    assert priors["tv/images"].item() == pytest.approx(expected)
+    assert priors["l2/images"].item() == pytest.approx(sum(norms) / 2)
+
+
+def test_terms_are_weighed_by_kind_scale_and_count() -> None:
+    losses = {"logit/a": 1.0, "bn/a": 2.0, "bn/b": 4.0, "tv/images": 5.0, "density/images": 7.0}
+    tensors = {name: torch.tensor(value) for name, value in losses.items()}
+    recipe = prism(r_bn=0.5, tv_l1=0.1, densification_weight=0.2)
+    total = weighted_sum(tensors, term_weights(tensors, recipe, {"b": 3.0}))
+    assert total.item() == pytest.approx(1 + 0.5 * (2 + 12) / 2 + 0.5 + 1.4)
+
+
+def test_priors_reach_the_images_and_densification_the_augmented_ones() -> None:
+    teacher = teacher_of("test_resnet", size=24, double=True)
+    recipe = gvbsm(densification_weight=0.5, tv_l1=0.7)
+    backward = MicroBatchedBackward(objective_of(recipe, teacher))
+    images, aug = 0.1 * noise(24), AugParams((3, 2, 15, 17), flip=True, shift=(1, 4))
+    found = StepResult(backward, images, [teacher.name], [teacher.name], aug_params=aug)
+
+    def literal(x: Tensor) -> Tensor:
+        seen = augment(x, [aug])
+        entropy, distance = literal_terms(seen, teacher, conv_stats=conv_stats_of(teacher))
+        crowding = data_densification_loss(seen, LABELS)
+        assert crowding > 1e-3
+        return entropy + 0.3 * distance + 0.5 * crowding + 0.7 * image_priors(x)["tv/images"]
+
+    value, gradient = gradient_of(literal, images)
+    assert found.value == pytest.approx(value, rel=1e-10)
+    assert relative_error(found.gradient, gradient) < 1e-7
+
+
+def literal_eigenvalues(images: np.ndarray) -> np.ndarray:
+    """Return the spectrum of the Gram matrix of images [n, 3, S, S], S a multiple of 32."""
+    n, side = len(images), images.shape[-1] // 32
+    pooled = images.reshape(n, 3, 32, side, 32, side).mean((3, 5)).reshape(n, -1)
+    return np.linalg.eigvalsh(pooled @ pooled.T)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    shifted = np.exp(values - values.max())
+    return shifted / shifted.sum()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_densification_equals_the_divergence_of_each_class(size: int) -> None:
+    torch.manual_seed(0)
+    images = size / 1000 * torch.randn(6, 3, size, size, dtype=torch.float64)
+    labels = torch.tensor([5, 2, 5, 9, 2, 5])
+    expected = []
+    for c in (5, 2, 9):
+        e = literal_eigenvalues(images[labels == c].numpy())
+        p, q = softmax(e / 4), softmax(e)
+        expected.append((p * (np.log(p) - np.log(q))).sum())
+    assert min(expected[:2]) > 1e-4
+    assert expected[2] == 0
+    assert data_densification_loss(images, labels).item() == pytest.approx(sum(expected), rel=1e-9)
+
+
+def test_densification_holds_its_target_fixed() -> None:
+    torch.manual_seed(0)
+    images = 0.03 * torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    labels = torch.tensor([1, 1, 0, 1])
+    _, gradient = gradient_of(lambda x: data_densification_loss(x, labels), images)
+    together = images[labels == 1].numpy()
+    p = softmax(literal_eigenvalues(together) / 4)
+    h, direction = 1e-6, np.random.default_rng(0).standard_normal(together.shape)
+
+    def value(x: np.ndarray) -> float:
+        return float((p * (np.log(p) - np.log(softmax(literal_eigenvalues(x))))).sum())
+
+    slope = (value(together + h * direction) - value(together - h * direction)) / (2 * h)
+    assert (gradient[labels == 1].numpy() * direction).sum() == pytest.approx(slope, rel=1e-5)
+    assert (gradient[2] == 0).all()
+
+
+# -- scales ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["none", "layers", "channels", "real"])
+def test_normalization_brings_networks_to_the_primarys_scale(kind: str) -> None:
+    recipe = gvbsm(bn_normalize=kind, bn_weights={"test_byobnet": 2.0})
+    one, two = (teacher_of(n, size=24, double=True) for n in ("test_resnet", "test_byobnet"))
+    matchers = [matcher_of(teacher, recipe) for teacher in (one, two)]
+    asked: list[int] = []
+
+    def real_images() -> Tensor:
+        asked.append(1)
+        return noise(24)
+
+    def size(teacher: Teacher) -> float:
+        conv = conv_stats_of(teacher)
+        layers = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        if kind == "layers":
+            return len(layers) + len(conv)
+        if kind == "channels":
+            channels = sum(layer.num_features for layer in layers)
+            return channels + sum(len(target.mean) for target in conv.values())
+        return literal_terms(noise(24), teacher, conv_stats=conv)[1].item()
+
+    factor = 1.0 if kind == "none" else size(one) / size(two)
+    scales = bn_loss_scales(recipe, matchers[0], matchers, real_images)
+    assert scales == pytest.approx({"test_resnet": 1.0, "test_byobnet": 2 * factor}, rel=1e-9)
+    assert len(asked) == (kind == "real")
+    assert abs(factor - 1) > 0.01 or kind == "none"
+
+
+def test_a_network_without_statistics_has_no_scale() -> None:
+    recipe = load_recipe("prism_reference", {"bn_normalize": "layers"})
+    matchers = [build_stat_matcher(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
+    scales = bn_loss_scales(recipe, matchers[0], matchers, lambda: torch.zeros(0))
+    assert scales == {"test_resnet": 1.0}

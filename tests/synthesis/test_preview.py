@@ -1,0 +1,183 @@
+"""Previews: which steps are kept, and that no image depends on them."""
+
+import hashlib
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import image_path
+from prism_nb.execution import open_run as open_run_module
+from prism_nb.execution import pipeline
+from prism_nb.synthesis.preview import PreviewWriter
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from prism_nb.viz.monitor import PreviewSequence, load_previews
+
+SMALL: dict[str, Any] = {
+    "teachers": ["test_resnet", "test_byobnet"],
+    "holdout_networks": [],
+    "feature_networks": ["test_byobnet"],
+    "squeeze_epochs": 1,
+    "methods": ["prism_intra", "random_real"],
+    "ipc": 2,
+    "batch_size": 10,
+    "recipe": {"iterations": 9, "resample_every": 3},
+}
+
+
+def made(folder: Path, name: str, **changes: Any) -> Run:
+    """Make a run's images; its teachers are taken over from the runs beside it."""
+    run = open_run_module.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
+    )
+    pipeline.execute(run, "squeeze")
+    pipeline.execute(run, "synthesis")
+    return run
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(tmp_path_factory.mktemp("runs"), "watched", preview_every=4)
+
+
+def hashes(run: Run) -> dict[str, str]:
+    found = sorted(run.path.glob("synthesis/*/images/*/*.png"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
+    alone = made(watched.path.parent, "alone", preview_every=0)
+    assert not (alone.path / "previews").exists()
+    assert len(hashes(watched)) == 20
+    assert hashes(alone) == hashes(watched)
+
+
+def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
+    (film,) = load_previews(watched)
+    assert film.unit == "prism_intra/images001-001_classes000-009"
+    assert film.taken == (0, 4, 8, 9)
+    assert film.images == tuple((c, 1) for c in range(10))
+
+
+def test_the_last_picture_shows_the_images_that_are_stored(watched: Run) -> None:
+    (film,) = load_previews(watched)
+    tiles = film.tiles(9)
+    assert len(tiles) == 10
+    for tile, (class_index, image_index) in zip(tiles, film.images, strict=True):
+        path = watched.file(image_path("prism_intra", class_index, image_index))
+        assert pixels(tile) == pixels(path.read_bytes())
+
+
+def pixels(png: bytes) -> bytes:
+    with Image.open(BytesIO(png)) as image:
+        return image.convert("RGB").tobytes()
+
+
+def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> None:
+    (film,) = load_previews(watched)
+    (unit,) = [u for u in pipeline.stage_units(watched, "synthesis") if u.name == film.unit]
+    bn_teachers = [
+        tuple(bn_teachers) for bn_teachers in watched.record(unit)["draws"]["bn_teachers"]
+    ]
+    assert len(bn_teachers) == 3
+    # steps 1-3 by the first draw, 4-6 by the second, 7-9 by the third
+    assert [film.teachers_at(step) for step in (0, 3, 4, 6, 7, 9)] == [
+        *(
+            bn_teachers[0],
+            bn_teachers[0],
+            bn_teachers[1],
+            bn_teachers[1],
+            bn_teachers[2],
+            bn_teachers[2],
+        )
+    ]
+
+
+def test_damaged_pictures_are_left_out(watched: Run) -> None:
+    (film,) = load_previews(watched)
+    (film.folder / "000004.png").write_bytes(b"no picture")
+    assert film.tiles(4) == []
+    assert film.tiles(5) == []
+    (film.folder / "notes.png").write_bytes(b"")
+    assert load_previews(watched)[0].taken == film.taken
+    for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "resample_every": 1}'):
+        fileio.write_bytes(film.folder / "about.json", about)
+        assert load_previews(watched) == []
+
+
+@pytest.mark.parametrize("size", [(32, 16), (16 * 3, 16), (33 * 2, 33), (20_000, 10_000)])
+def test_pictures_of_other_sizes_than_the_run_says_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    film = PreviewSequence(
+        tmp_path, "u", 9, ((0, 0), (1, 0)), TeacherSchedule(1, (("a",),), ()), (4,), 32
+    )
+    Image.new("1", size).save(tmp_path / "000004.png")
+    if size == (32, 16):
+        assert len(film.tiles(4)) == 2
+        return
+    monkeypatch.setattr(Image.Image, "crop", None)
+    assert film.tiles(4) == []
+
+
+class Writer:
+    """Runs everything at once."""
+
+    def submit(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
+
+
+class Still:
+    """Images that are not optimized."""
+
+    def __init__(self, groups: list[torch.Tensor], steps: int = 12) -> None:
+        self.images, self.step, self.total_steps = torch.cat(groups), 0, steps
+
+
+def writer_of(watched: Run, still: Still, every: int = 5) -> PreviewWriter:
+    run = Run(
+        watched.path.parent / "other", load_settings("digits_quick", {"preview_every": every})
+    )
+    (unit, *_) = pipeline.stage_units(watched, "synthesis")
+    return PreviewWriter(run, unit, TeacherSchedule(1, (("a",),), ()), still, Writer())  # type: ignore[arg-type]
+
+
+def names_of(watched: Run) -> list[str]:
+    return sorted(p.stem for p in (watched.path.parent / "other").rglob("*.png"))
+
+
+def test_previews_are_of_the_first_every_nth_and_last_step(watched: Run) -> None:
+    still = Still([torch.zeros(3, 3, 8, 8)])
+    preview = writer_of(watched, still)
+    for still.step in range(1, 13):
+        preview(still, {})  # type: ignore[arg-type]
+    assert names_of(watched) == ["000000", "000005", "000010", "000012"]
+
+
+def test_large_batches_and_images_are_shrunk(watched: Run) -> None:
+    writer_of(watched, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
+    (path,) = (watched.path.parent / "other").rglob("000000.png")
+    with Image.open(path) as strip:
+        shown = np.asarray(strip)
+    assert shown.shape == (96, 20 * 96, 3)
+    assert (shown[:, : 15 * 96] == 0).all()
+    assert (shown[:, 15 * 96 :] == 255).all()
+
+
+def test_a_full_disk_costs_the_preview_alone(watched: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise PrismError("cannot write")
+
+    monkeypatch.setattr(fileio, "write_bytes", full)
+    shutil.rmtree(watched.path.parent / "other", ignore_errors=True)
+    writer_of(watched, Still([torch.zeros(3, 3, 8, 8)]))
+    assert names_of(watched) == []
