@@ -37,7 +37,7 @@ def conv_stats_of(teacher: Teacher, size: int = 24) -> dict[str, MeanVar]:
     torch.manual_seed(7)
     images = torch.randn(3, 3, size, size, dtype=next(teacher.parameters()).dtype)
     stats = conv_layer_stats(teacher.network, PATCH)
-    _, values = teacher.observe(images, stats)
+    _, values = teacher.forward_with_stats(images, stats)
     return {s.name: MeanVar(v.mean + 0.1, v.var * 1.5) for s, v in zip(stats, values, strict=True)}
 
 

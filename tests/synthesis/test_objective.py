@@ -116,9 +116,9 @@ def test_each_network_runs_once_per_step() -> None:
 
 def test_equal_statistics_cost_nothing() -> None:
     teacher = teacher_of("test_resnet", double=True)
-    for index, stat in enumerate(teacher.bn_probes):
+    for index, stat in enumerate(teacher.bn_layer_stats):
         # Layer by layer from the input up: a layer's running statistics change the next inputs.
-        batch = teacher.observe(noise())[1][index]
+        batch = teacher.forward_with_stats(noise())[1][index]
         stat.layer.running_mean.copy_(batch.mean)
         stat.layer.running_var.copy_(batch.var)
     step = step_of(objective_of(prism(), teacher), noise(), [teacher.name], [teacher.name])
@@ -169,7 +169,7 @@ def test_smoothed_statistics_have_the_mean_and_the_present_gradient() -> None:
     for step in range(4):
         images = torch.randn(4, 3, 24, 24, dtype=torch.float64, requires_grad=True)
         found = StepResult(backward, images, [], [teacher.name])
-        _, batch = teacher.observe(images, stats)
+        _, batch = teacher.forward_with_stats(images, stats)
         now = [[b.mean.detach(), b.var.detach()] for b in batch]
         means = [
             [0.4 * m + 0.6 * x if step else x for m, x in zip(*pair, strict=True)]
@@ -223,7 +223,7 @@ def test_convolutions_are_dropped_whole_and_as_often_as_asked() -> None:
         stats = matcher.sample_layers()
         kept = Counter(stat.layer for stat in stats)
         assert list(stats) == [stat for stat in matcher.real_stats if stat in set(stats)]
-        assert set(teacher.bn_probes) <= set(stats)
+        assert set(teacher.bn_layer_stats) <= set(stats)
         assert all(kept[layer] in {0, 2} for layer in convolutions)
         dropped.update(layer for layer in convolutions if not kept[layer])
     # Five standard deviations of a binomial.
@@ -233,7 +233,7 @@ def test_convolutions_are_dropped_whole_and_as_often_as_asked() -> None:
 def test_dropped_convolutions_leave_the_rest_of_the_sum() -> None:
     teacher = teacher_of("test_resnet", size=24, double=True)
     whole = matcher_of(teacher, gvbsm())
-    _, batch = teacher.observe(noise(24), tuple(whole.real_stats))
+    _, batch = teacher.forward_with_stats(noise(24), tuple(whole.real_stats))
     terms = {
         stat.name: float(
             whole.weights[stat] * sum((a - b).norm() for a, b in zip(v, r, strict=True))

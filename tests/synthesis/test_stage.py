@@ -1,4 +1,4 @@
-"""A unit that was interrupted goes on, and its images are those of an undisturbed one."""
+"""The synthesis stage: every method, its records and losses, and units that are interrupted."""
 
 from __future__ import annotations
 
@@ -12,64 +12,176 @@ import torch
 from prism_nb.core import fileio, unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.device import seeded
+from prism_nb.core.errors import PrismError
+from prism_nb.core.recipe import load_recipe, recipe_names
 from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.data.registry import open_dataset
+from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis import micro_batch as gradient_module
-from prism_nb.synthesis import stage as synthesis_work
+from prism_nb.synthesis import stage
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.stage import LossLogger
 
 CPU = torch.device("cpu")
-STEPS = 5
-SHORT = {"iterations": STEPS, "conv_patch_size": 4, "crop_min": 0.5, "jitter": 2, "flip": True}
-METHODS: dict[str, dict[str, Any]] = {
-    "prism": {"beta1": 0.5, "views": "per_image"},
-    "prism_intra": {"resample_every": 2, "bn_slot_prob": 0.5},
-    "cda": {},
-    "delt": {"delt_start_gap": 2, "delt_groups": 2, "init": "noise"},
-    "gvbsm": {"conv_drop_prob": 0.4},
-    "edc": {"init": "noise"},
-}
-SETTINGS: dict[str, Any] = {
-    "methods": list(METHODS),
+PATCH = 4
+SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "holdout_networks": ["test_mambaout"],
     "squeeze_epochs": 1,
     "squeeze_batch": 256,
     "image_size": 16,
-    "batch_size": 8,
     "ipc": 2,
     "device": "cpu",
-    "recipe": SHORT,
-    "recipes": METHODS,
+}
+
+# -- every method ------------------------------------------------------------------------------
+
+RECIPES = {name: load_recipe(name) for name in recipe_names()}
+NAMES = [
+    name
+    for name, recipe in RECIPES.items()
+    if recipe.batches != "class_wise" and recipe.image_source != "imported"
+]
+OWN = {
+    "delt": {"delt_start_gap": 1, "delt_groups": 2, "init": "real_median"},
+    "cvdd": {"init": "patches"},
+    "edc": {"init": "patches"},
+    "rded": {"crop_min": 0.5},
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of all methods whose networks are trained a little."""
+    shared = {"iterations": 3, "conv_patch_size": PATCH}
+    changes = {"methods": NAMES, "batch_size": 30, "recipe": shared, "recipes": OWN}
+    settings = load_settings("digits_quick", {**SMALL, **changes})
+    made = Run.create(tmp_path_factory.mktemp("runs") / "all", settings)
+    for unit in unit_plan.squeeze_units(made, 10):
+        squeeze.run_unit(made, unit, lambda event: None)
+    return made
+
+
+def images_of(run: Run, method: str, *, again: bool = False) -> dict[str, bytes]:
+    """Return the files of a method's images by path, after making them where needed."""
+    for unit in unit_plan.method_units(run, method, 10):
+        if again or run.inspect(unit).state != "done":
+            stage.run_unit(run, unit, lambda event: None)()
+        assert run.inspect(unit).state == "done"
+    folder = run.path / "synthesis" / method / "images"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_method_makes_every_image_and_the_same_ones_again(trained: Run, method: str) -> None:
+    images = images_of(trained, method)
+    assert list(images) == [f"{c:05d}/{c:05d}_{k:04d}.png" for c in range(10) for k in range(2)]
+    assert len(set(images.values())) == 20
+    assert images_of(trained, method, again=True) == images
+
+
+def test_methods_make_different_images(trained: Run) -> None:
+    made = {method: tuple(images_of(trained, method).values()) for method in NAMES}
+    assert len(set(made.values())) == len(NAMES)
+
+
+def test_records_hold_the_teachers_of_a_unit(trained: Run) -> None:
+    images_of(trained, "gvbsm")
+    for unit in unit_plan.method_units(trained, "gvbsm", 10):
+        record = trained.record(unit)
+        assert record["draws"]["resample_every"] == 1
+        assert record["draws"]["bn_teachers"] == [["test_resnet"], ["test_byobnet"]]
+        assert {n for n in record["losses"] if n.startswith("logit/")} == {"logit/test_resnet"}
+        assert "density/images" in record["losses"]
+        assert sum(record["bn_loss_shares"].values()) == pytest.approx(1)
+    images_of(trained, "rded")
+    for unit in unit_plan.method_units(trained, "rded", 10):
+        assert "losses" not in trained.record(unit)
+
+
+# -- losses ------------------------------------------------------------------------------------
+
+UNIT = Unit(stage="synthesis", name="m/u", marker="m", fingerprint="b")
+
+
+class Step:
+    """The step counter of an optimizer."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.step, self.total_steps = 0, total_steps
+
+
+def logged(steps: int, *, restart_at: int | None = None) -> tuple[LossLogger, list[dict[str, Any]]]:
+    """Let four networks take turns; network k has loss k + 1 at every step."""
+    events: list[dict[str, Any]] = []
+    logger, optimizer = LossLogger(UNIT, events.append), Step(steps)
+    for step in range(steps):
+        if step == restart_at:
+            state = logger.state_dict()
+            logger = LossLogger(UNIT, events.append)
+            logger.load_state_dict(state)
+        optimizer.step = step + 1
+        loss = torch.tensor(float(1 + step % 4), requires_grad=True)
+        logger(optimizer, {f"bn/{'abcd'[step % 4]}": loss})  # type: ignore[arg-type]
+    return logger, events
+
+
+@pytest.mark.parametrize("restart_at", [None, 3, 402])
+def test_losses_are_means_over_all_steps(restart_at: int | None) -> None:
+    logger, events = logged(800, restart_at=restart_at)  # every eighth step is logged
+    assert len(events) == 100
+    assert events[0]["losses"] == {"bn/a": 1.0, "bn/b": 2.0, "bn/c": 3.0, "bn/d": 4.0}
+    expected = {f"bn/{n}": 200.0 * (i + 1) for i, n in enumerate("abcd")}
+    assert logger.sums == pytest.approx(expected)
+    shares = logger.bn_loss_shares({"a": 4.0, "b": 1.0, "c": 1.0, "d": 0.0})
+    assert shares == pytest.approx({"a": 4 / 9, "b": 2 / 9, "c": 3 / 9, "d": 0.0})
+
+
+def test_the_last_step_is_always_logged() -> None:
+    _, events = logged(250)
+    assert [events[-1]["step"], events[-1]["losses"]] == [250, {"bn/a": 1.0, "bn/b": 2.0}]
+
+
+def test_a_loss_that_is_not_finite_ends_the_unit() -> None:
+    optimizer = Step(10)
+    optimizer.step = 1
+    with pytest.raises(PrismError, match=r"unit m/u diverged: bn/a is nan at step 1; lower lr"):
+        LossLogger(UNIT, lambda _: None)(optimizer, {"bn/a": torch.tensor(float("nan"))})  # type: ignore[arg-type]
+
+
+# -- interrupted units -------------------------------------------------------------------------
+
+STEPS = 5
+METHODS: dict[str, dict[str, Any]] = {
+    "prism": {"beta1": 0.5, "views": "per_image"},
+    "prism_intra": {"resample_every": 2, "bn_slot_prob": 0.5},
+    "delt": {"delt_start_gap": 2, "delt_groups": 2, "init": "noise"},
+    "gvbsm": {"conv_drop_prob": 0.4},
+}
+SHORT = {"iterations": STEPS, "conv_patch_size": 4, "crop_min": 0.5, "jitter": 2, "flip": True}
+SETTINGS = {**SMALL, "methods": list(METHODS), "batch_size": 8, "recipe": SHORT, "recipes": METHODS}
+
+
 class KilledError(Exception):
-    """Stands for whatever ends a process."""
+    """Ends a process."""
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run of several methods; its networks are made up."""
-    return Run.create(tmp_path / "all", load_settings("digits_quick", SETTINGS))
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the state at every step."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of several methods, with untrained networks and a checkpoint at every step."""
     honest = Checkpoint.__init__
 
     def impatient(self: Checkpoint, path: Path, fingerprint: str, *, every: float) -> None:
         honest(self, path, fingerprint, every=0.0)
 
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
-    monkeypatch.setattr(synthesis_work, "load_teacher", lambda run, name: _teacher(name))
-    monkeypatch.setattr(synthesis_work, "load_conv_targets", lambda run, *which: _targets(*which))
+    monkeypatch.setattr(stage, "load_teacher", lambda run, name: _teacher(name))
+    monkeypatch.setattr(stage, "load_conv_targets", lambda run, *which: _targets(*which))
+    return Run.create(tmp_path / "all", load_settings("digits_quick", SETTINGS))
 
 
 @cache
@@ -107,7 +219,7 @@ def make(run: Run, unit: Unit, *, dies_at: int | None = None) -> list[int]:
             raise KilledError
         steps.append(event["step"])
 
-    synthesis_work.run_unit(run, unit, listen)()
+    stage.run_unit(run, unit, listen)()
     return steps
 
 
@@ -149,7 +261,7 @@ def test_unit_that_is_killed_again_and_again_equals_an_undisturbed_one(run: Run)
 def test_state_that_is_torn_or_of_other_work_is_not_gone_on_from(
     run: Run, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit, other = unit_of(run, "prism"), unit_of(run, "cda")
+    unit, other = unit_of(run, "prism"), unit_of(run, "prism_intra")
     with pytest.raises(KilledError):
         make(run, unit, dies_at=4)
     path = kept(run, unit)
@@ -171,7 +283,7 @@ def test_state_that_is_torn_or_of_other_work_is_not_gone_on_from(
 def test_no_state_is_kept_where_none_is_wanted(run: Run) -> None:
     plain = {**run.settings.plain(), "checkpoint_interval_min": 0}
     unkept = Run(run.path, type(run.settings).parse(plain, where="test"))
-    unit = unit_of(run, "cda")
+    unit = unit_of(run, "prism_intra")
     with pytest.raises(KilledError):
         make(unkept, unit, dies_at=4)
     assert not kept(run, unit).exists()
@@ -181,18 +293,16 @@ def test_no_state_is_kept_where_none_is_wanted(run: Run) -> None:
 def test_unit_that_has_run_out_of_memory_goes_on_in_the_same_parts(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit, honest = unit_of(run, "prism"), MicroBatchedBackward._try
+    unit, honest = unit_of(run, "prism"), MicroBatchedBackward._forward_backward
     tight = {"after": 3, "calls": 0}
 
-    def cramped(
-        self: MicroBatchedBackward, groups: Any, views: Any, labels: Any, *names: Any
-    ) -> Any:
+    def cramped(self: MicroBatchedBackward, groups: Any, aug: Any, labels: Any, *names: Any) -> Any:
         tight["calls"] += 1
-        if tight["calls"] > tight["after"] and not self.part:
+        if tight["calls"] > tight["after"] and not self.micro_batch_size:
             raise torch.OutOfMemoryError("out of memory")
-        return honest(self, groups, views, labels, *names)
+        return honest(self, groups, aug, labels, *names)
 
-    monkeypatch.setattr(gradient_module.MicroBatchedBackward, "_try", cramped)
+    monkeypatch.setattr(MicroBatchedBackward, "_forward_backward", cramped)
     make(run, unit)
     expected = results(run, unit)
     assert expected[1]["micro_batch_size"] == 3  # half of five images
