@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.synthesis.test_snapshots import SMALL, hashes
 
 from prism_nb.core.run import Run
 from prism_nb.execution import open_run as open_run_module
@@ -12,7 +13,6 @@ from prism_nb.execution import pipeline
 from prism_nb.viz.monitor import last_log_line, start_stage
 from prism_nb.viz.widgets.run_monitor import RunMonitor
 from tests.helpers.synthesis_run import refresh_until
-from tests.synthesis.test_snapshots import SMALL, hashes
 from tests.test_cli_errors import call
 
 LONG: dict[str, Any] = {**SMALL, "methods": ["prism"], "recipe": {"iterations": 30}}
