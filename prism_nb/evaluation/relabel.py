@@ -1,4 +1,4 @@
-"""The work of the relabelling: label every epoch's views of one method's images."""
+"""Relabel stage: soft labels of every epoch's views of one method's images."""
 
 from __future__ import annotations
 
@@ -21,57 +21,62 @@ from prism_nb.models.ensemble import EnsembleLabeler, load_labeler
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Label one method's images; epochs that are already labelled from them are kept.
+    """Label one method's images, and record the accuracy of the teachers on them.
 
-    Nothing is stored where labels are made during the training, or are the true classes; how well
-    the teachers know the images is recorded all the same.
+    Epochs that are already labelled are kept. None are stored where `labels` is `online` or
+    `hard`.
     """
-    settings, method = run.settings, unit.params["method"]
-    start = time.monotonic()
-    pixels, classes = load_images(run, method, open_dataset(settings))
-    images = DeviceImages(pixels.to(choose_device(settings.device)), open_dataset(settings))
-    labeler, paths = load_labeler(run), label_paths(settings, method)
+    method, start = unit.params["method"], time.monotonic()
+    images, classes = _load(run, method)
+    labeler, paths = load_labeler(run), label_paths(run.settings, method)
     if paths:
-        _store(run, unit, images, labeler, on_event)
-    known = _known(labeler, images, classes)
+        _store_epochs(run, unit, images, labeler, on_event)
+    accuracy = _teacher_accuracy(labeler, images, classes)
     seconds = round(time.monotonic() - start, 3)
-    run.finish(unit, paths=paths, record={"seconds": seconds, **known})
+    run.finish(unit, paths=paths, record={"seconds": seconds, **accuracy})
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
 
 
 def label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Label some epochs of one method's images; the method's own unit finds them there."""
-    settings, method = run.settings, unit.params["method"]
-    pixels, _ = load_images(run, method, open_dataset(settings))
-    images = DeviceImages(pixels.to(choose_device(settings.device)), open_dataset(settings))
-    _store(run, unit, images, load_labeler(run), on_event)
-    paths = label_paths(settings, method)[slice(*unit.params["epochs"])]
+    """Label some epochs of one method's images, which the method's own unit then keeps."""
+    method = unit.params["method"]
+    images, _ = _load(run, method)
+    _store_epochs(run, unit, images, load_labeler(run), on_event)
+    paths = label_paths(run.settings, method)[slice(*unit.params["epochs"])]
     run.finish(unit, paths=paths, record={})
 
 
-def _store(
+def _load(run: Run, method: str) -> tuple[DeviceImages, Tensor]:
+    dataset = open_dataset(run.settings)
+    pixels, classes = load_images(run, method, dataset)
+    return DeviceImages(pixels.to(choose_device(run.settings.device)), dataset), classes
+
+
+def _store_epochs(
     run: Run, unit: Unit, images: DeviceImages, labeler: EnsembleLabeler, on_event: OnEvent
 ) -> None:
     settings, store = run.settings, LabelStore(run, unit.params["method"])
     epochs = range(*unit.params.get("epochs", (0, settings.label.epochs)))
     for done, epoch in enumerate(epochs, start=1):
-        # An interrupted unit has epochs but no marker; each file says what it is made from.
+        # An interrupted unit left files but no marker; each file proves what it was made from.
         if not store.has(epoch):
-            views = epoch_params(settings, len(images), epoch, images.device)
-            store.save(epoch, views, labeler.labels(images, views))
+            params = epoch_params(settings, len(images), epoch, images.device)
+            store.save(epoch, params, labeler.labels(images, params))
         on_event({"event": "step", "unit": unit.name, "step": done, "steps": len(epochs)})
 
 
-def _known(labeler: EnsembleLabeler, images: DeviceImages, classes: Tensor) -> dict[str, Any]:
-    """Return the shares of the images whose class the teachers know, apart and together."""
-    views = identity_params(len(images), images.size, images.device)
-    known = torch.zeros(len(labeler.teachers) + 1, dtype=torch.int64)
-    for rows, logits in labeler.blocks(images, views):
-        named = torch.stack([said.argmax(1) for said in [*logits, labeler.combine(logits)]])
-        known += (named.cpu() == classes[rows.cpu()]).sum(1)
-    *each, together = (known.double() / len(images)).tolist()
+def _teacher_accuracy(
+    labeler: EnsembleLabeler, images: DeviceImages, classes: Tensor
+) -> dict[str, Any]:
+    """Return the accuracy of each teacher and of the ensemble on the images as they are."""
+    params = identity_params(len(images), images.size, images.device)
+    hits = torch.zeros(len(labeler.teachers) + 1, dtype=torch.int64)
+    for rows, logits in labeler.blocks(images, params):
+        top1 = torch.stack([each.argmax(1) for each in [*logits, labeler.combine(logits)]])
+        hits += (top1.cpu() == classes[rows.cpu()]).sum(1)
+    *each, ensemble = (hits.double() / len(images)).tolist()
     return {
         "teachers": [teacher.name for teacher in labeler.teachers],
         "teacher_accuracy": each,
-        "ensemble_accuracy": together,
+        "ensemble_accuracy": ensemble,
     }

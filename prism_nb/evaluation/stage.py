@@ -1,4 +1,4 @@
-"""The work of the evaluation: train one student and write down what it learned."""
+"""Evaluation stage: one student's training, its scores and its files."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.student import load_student_data, train_student
 from prism_nb.models.checkpoint import Checkpoint
 
-_GUESSES = ("class", "guess", "images")  # columns of `guesses.csv`, the last epoch's
-
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Train one student from one seed on one method's images, in one of the eval_variants."""
-    settings, variant, folder = run.settings, unit.params["variant"], unit.params["folder"]
+    """Train one student from one seed on one method's images, and write its scores."""
+    settings, folder = run.settings, unit.params["folder"]
     device = choose_device(settings.device)
     start = time.monotonic()
-    checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _source(run, unit))
-    student, rows, verdict = train_student(
+    checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _fingerprint(run, unit))
+    student, rows, result = train_student(
         unit.params["student"],
         open_dataset(settings),
-        load_student_data(run, unit.params["method"], variant, device),
+        load_student_data(run, unit.params["method"], unit.params["variant"], device),
         settings.student,
-        lambda values: on_event({"event": "step", "unit": unit.name, **values}),
-        checkpoint,
         epochs=settings.epochs,
+        # Equal for all methods, which are thus compared from the same initial weights.
         seed=unit_seed(settings.replicate_seed, "student", unit.params["seed"]),
+        on_epoch=lambda values: on_event({"event": "step", "unit": unit.name, **values}),
+        checkpoint=checkpoint,
     )
     summary = {
-        "last": verdict.top1,
+        "last": result.top1,
         "best": max(row["top1"] for row in rows),
-        "top5": verdict.top5,
-        "per_class": verdict.per_class,
+        "top5": result.top5,
+        "per_class": result.per_class,
         "seconds": round(time.monotonic() - start, 3),
         "device": str(device),
     }
+    columns = ("class", "predicted", "images")
+    confusions = [dict(zip(columns, values, strict=True)) for values in result.confusions]
+    weights = {
+        name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()
+    }
     contents = {
-        "metrics.csv": _csv(rows).encode(),
-        "guesses.csv": _csv(
-            [dict(zip(_GUESSES, row, strict=True)) for row in verdict.guesses]
-        ).encode(),
+        "metrics.csv": _csv(rows),
+        "confusion.csv": _csv(confusions),
         "summary.json": fileio.json_bytes(summary),
-        "last.safetensors": safetensors.torch.save(_weights(student)),
+        "last.safetensors": safetensors.torch.save(weights),
     }
     for name, content in contents.items():
         fileio.write_bytes(run.file(f"{folder}/{name}"), content)
@@ -62,20 +64,16 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     checkpoint.clear()
 
 
-def _source(run: Run, unit: Unit) -> str:
-    """Return what a training depends on: its settings, images, labels and where it is done."""
+def _fingerprint(run: Run, unit: Unit) -> str:
+    """Return a hash of what decides a training: settings, images, labels, device, versions."""
     device = choose_device(run.settings.device).type
     versions = [torch.__version__, torchvision.__version__, timm.__version__]
     return short_hash([unit.fingerprint, run.content(unit.inputs), device, versions])
 
 
-def _weights(student: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()}
-
-
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()

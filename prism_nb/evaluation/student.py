@@ -1,11 +1,10 @@
-"""Training of one student, by whatever protocol, from one seed."""
+"""Students: training from scratch by a protocol, its data and losses, and the evaluation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,149 +30,103 @@ from prism_nb.data.distilled import DeviceImages, StreamedImages, load_images, o
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels, LabelStore
 from prism_nb.models.checkpoint import Checkpoint, TrainerState
-from prism_nb.models.ensemble import EnsembleLabeler, load_labeler
+from prism_nb.models.ensemble import load_labeler
 from prism_nb.models.metrics import batches
 from prism_nb.models.zoo import build_network
 
 Row = dict[str, float]
 
+_MOMENTUM = 0.9
 
-class StudentTrainer:
-    """A student, its optimizer, and its averaged copy where there is one.
 
-    Args:
-        name: An architecture of `build_network`; weights come from torch's global generators.
-        dataset: Whose classes and image size it is for.
-        plan: How it will be trained.
-        device: Where.
+@dataclass(frozen=True)
+class StudentData:
+    """Training data of a student, on its device.
+
+    Attributes:
+        images: The images, N of them.
+        classes: Their classes, int64 [N].
+        labels_of: Function from an epoch to its views and labels.
     """
 
-    def __init__(
-        self, name: str, dataset: ImageDataset, plan: Student, device: torch.device
-    ) -> None:
-        network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
-        self.student = network.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = new_optimizer(
-            self.student, plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay
-        )
-        self._average = (
-            AveragedModel(
-                self.student, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True
-            )
-            if plan.ema
-            else None
-        )
-
-    @property
-    def judged(self) -> nn.Module:
-        """The network that is evaluated and kept."""
-        return self.student if self._average is None else self._average.module
-
-    def step(self, loss: Tensor) -> None:
-        """Learn from one batch."""
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self.student)
-
-    def training(self, device: torch.device) -> TrainerState:
-        """Return all that decides how the training goes on."""
-        networks: dict[str, nn.Module] = {"student": self.student}
-        if self._average is not None:
-            networks["average"] = self._average
-        return TrainerState(networks, self.optimizer, device)
+    images: ImageSet
+    classes: Tensor
+    labels_of: Callable[[int], EpochLabels]
 
 
 def train_student(
     name: str,
     dataset: ImageDataset,
-    material: StudentData,
-    plan: Student,
-    on_epoch: Callable[[dict[str, Any]], None],
-    checkpoint: Checkpoint | None = None,
+    data: StudentData,
+    config: Student,
     *,
     epochs: int,
     seed: int,
+    on_epoch: Callable[[dict[str, Any]], None],
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[nn.Module, list[Row], EvalResult]:
-    """Train a student from scratch, or from where a checkpoint of this training stands.
+    """Train a student from scratch, or from a checkpoint of the same training.
 
     Args:
         name: An architecture of `build_network`.
-        dataset: The real images to be evaluated on (its held-out split).
-        material: What it is taught from.
-        plan: How to train.
-        on_epoch: Told of each epoch.
-        checkpoint: Where the training goes on after an interruption; None: nowhere.
+        dataset: Gives the classes, the image size and the held-out images to evaluate on.
+        data: The training data.
+        config: The training settings.
         epochs: Passes over the images.
         seed: Seed of the weights and of the order of images.
+        on_epoch: Called after each epoch with `step`, `steps` and `losses` by name.
+        checkpoint: Where the training is saved and resumed; None: nowhere.
 
     Returns:
-        The student in evaluation mode; one row per evaluation: epoch (1-based), lr, mean training
-        loss, top1 and top5 on the held-out real images in [0, 1]; and the last verdict.
+        The student in evaluation mode; a row per evaluation, with epoch (from 1), lr, mean
+        training loss, top1 and top5; and the last evaluation.
 
     Raises:
         PrismError: The loss is no longer finite.
     """
-    device = material.classes.device
-    with seeded(seed, device), tf32_mode(plan.precision, device):
-        pupil = StudentTrainer(name, dataset, plan, device)
-        training, rows = pupil.training(device), list[Row]()
-        found = checkpoint.restore(training) if checkpoint else None
-        begun, rows = (found["epoch"], found["rows"]) if found else (0, rows)
-        for epoch in range(begun, epochs):
-            row, verdict = _teach(pupil, name, dataset, material, plan, epoch, epochs)
-            on_epoch({"step": epoch + 1, "steps": epochs, "losses": {"student": row["loss"]}})
-            if verdict is not None:
-                rows.append(row | {"top1": verdict.top1, "top5": verdict.top5})
+    device, rows = data.classes.device, list[Row]()
+    with seeded(seed, device), tf32_mode(config.precision, device):
+        trainer = StudentTrainer(name, dataset, config, device)
+        state = trainer.state(device)
+        saved = checkpoint.restore(state) if checkpoint else None
+        first, rows = (saved["epoch"], saved["rows"]) if saved else (0, rows)
+        for epoch in range(first, epochs):
+            lr = config.lr * learning_rate_factor(config.schedule, epoch, epochs)
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = lr
+            labels = data.labels_of(epoch)
+            loss = train_epoch(trainer, data.images, data.classes, labels, config)
+            if not math.isfinite(loss):
+                raise PrismError(f"student {name} diverged in epoch {epoch + 1}; lower student_lr")
+            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == epochs:
+                with tf32_mode("fp32", device):
+                    result = evaluate(trainer.eval_model.eval(), dataset, device)
+                scores = {"top1": result.top1, "top5": result.top5}
+                rows.append({"epoch": epoch + 1, "lr": lr, "loss": loss, **scores})
+            on_epoch({"step": epoch + 1, "steps": epochs, "losses": {"student": loss}})
             if checkpoint and epoch + 1 < epochs:
-                checkpoint.maybe_save(training, {"epoch": epoch + 1, "rows": rows})
-    assert verdict is not None  # noqa: S101 (the last epoch is always evaluated)
-    return pupil.judged.eval(), rows, verdict
-
-
-def _teach(
-    pupil: StudentTrainer,
-    name: str,
-    dataset: ImageDataset,
-    material: StudentData,
-    plan: Student,
-    epoch: int,
-    epochs: int,
-) -> tuple[Row, EvalResult | None]:
-    """Train for one epoch, and judge the student if it is time to."""
-    lr = plan.lr * learning_rate_factor(plan.schedule, epoch, epochs)
-    for group in pupil.optimizer.param_groups:
-        group["lr"] = lr
-    loss = train_epoch(pupil, material.images, material.classes, material.labels_of(epoch), plan)
-    if not math.isfinite(loss):
-        raise PrismError(f"student {name} diverged in epoch {epoch + 1}; lower student_lr")
-    row = {"epoch": epoch + 1, "lr": lr, "loss": loss}
-    if (epoch + 1) % plan.evaluate_every and epoch + 1 < epochs:
-        return row, None
-    device = material.classes.device
-    with tf32_mode("fp32", device):
-        return row, evaluate(pupil.judged.eval(), dataset, device)
+                checkpoint.offer(state, {"epoch": epoch + 1, "rows": rows})
+    return trainer.eval_model.eval(), rows, result
 
 
 def train_epoch(
-    pupil: StudentTrainer,
+    trainer: StudentTrainer,
     images: ImageSet,
     classes: Tensor,
     labels: EpochLabels,
-    plan: Student,
+    config: Student,
 ) -> float:
-    """Train a student for one epoch, in a fresh order, and return the mean loss."""
-    pupil.student.train()
+    """Train a student for one epoch, in a random order, and return the mean loss."""
+    trainer.student.train()
     total = torch.zeros((), device=classes.device)
-    steps = render_batches(torch.randperm(len(images)), plan.batch)
+    steps = render_batches(torch.randperm(len(images)), config.batch)
     for rows in steps:
         rows = rows.to(classes.device)
-        view = render(images, labels.views, rows)
-        with half_precision(plan.precision, classes.device):
-            logits = pupil.student(view)
-        loss = _loss(logits.float(), labels, rows, classes, plan, view.shape[-1])
-        pupil.step(loss)
+        view = render(images, labels.params, rows)
+        with half_precision(config.precision, classes.device):
+            logits = trainer.student(view)
+        loss = _loss(logits.float(), labels, rows, classes, config, view.shape[-1])
+        trainer.step(loss)
         total += loss.detach()
     return total.item() / len(steps)
 
@@ -183,110 +136,125 @@ def _loss(
     labels: EpochLabels,
     rows: Tensor,
     classes: Tensor,
-    plan: Student,
+    config: Student,
     size: int,
 ) -> Tensor:
     if labels.logits is None:
-        views = labels.views.select(rows)
-        other = classes[views.mix_index.long()]
-        return cutmix_cross_entropy(logits, classes[rows], other, views.mix_fraction(size))
+        params = labels.params.select(rows)
+        other = classes[params.mix_index.long()]
+        return cutmix_cross_entropy(logits, classes[rows], other, params.mix_fraction(size))
     soft = labels.logits[rows].float()
-    if plan.loss == "kl":
-        return kd_kl_loss(logits, soft, temperature=plan.temperature)
-    return mse_gt_loss(logits, soft, classes[rows], ce_weight=plan.ce_weight)
+    if config.loss == "kl":
+        return kd_kl_loss(logits, soft, temperature=config.temperature)
+    return mse_gt_loss(logits, soft, classes[rows], ce_weight=config.ce_weight)
 
 
-@dataclass(frozen=True)
-class StudentData:
-    """What a student is taught from.
+class StudentTrainer:
+    """A student with its optimizer, and its moving average if the settings ask for one.
 
-    Attributes:
-        images: Images, N of them, on the device to train on.
-        classes: Their classes, int64 [N], there too.
-        labels_of: Returns the views and labels of an epoch, there too.
+    Args:
+        name: An architecture of `build_network`; weights come from torch's global generators.
+        dataset: Gives the classes and the image size.
+        config: The training settings.
+        device: The device to train on.
     """
 
-    images: ImageSet
-    classes: Tensor
-    labels_of: Callable[[int], EpochLabels]
+    def __init__(
+        self, name: str, dataset: ImageDataset, config: Student, device: torch.device
+    ) -> None:
+        network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
+        self.student = network.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = new_optimizer(
+            self.student, config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+        )
+        self._average: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self._average = AveragedModel(self.student, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The network to evaluate and store: the moving average if there is one."""
+        return self.student if self._average is None else self._average.module
+
+    def step(self, loss: Tensor) -> None:
+        """Update the student by the gradient of a loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.student)
+
+    def state(self, device: torch.device) -> TrainerState:
+        """Return the state that a checkpoint stores."""
+        networks: dict[str, nn.Module] = {"student": self.student}
+        if self._average is not None:
+            networks["average"] = self._average
+        return TrainerState(networks, self.optimizer, device)
 
 
 def load_student_data(run: Run, method: str, variant: str, device: torch.device) -> StudentData:
-    """Return a method's images, or all real ones under `REFERENCE`, and the labels to learn from.
+    """Return a method's images, or all real training images under `REFERENCE`, with their labels.
 
     Args:
         run: The run.
         method: The method, or `REFERENCE`.
-        variant: One of `settings.TREATMENTS`.
-        device: Where to.
+        variant: One of `EVAL_VARIANTS`.
+        device: The device to train on.
     """
     dataset = open_dataset(run.settings)
     images: DeviceImages | StreamedImages
     if method == REFERENCE:
-        images, classes = (
-            open_train_images(dataset, device),
-            torch.from_numpy(dataset.labels("train")),
-        )
+        images = open_train_images(dataset, device)
+        classes = torch.from_numpy(dataset.labels("train"))
     else:
         pixels, classes = load_images(run, method, dataset)
         images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
-    return StudentData(images, classes.to(device), _labels(run, method, variant, images))
+    return StudentData(images, classes.to(device), _epoch_labels(run, method, variant, images))
 
 
-def _labels(
+def _epoch_labels(
     run: Run, method: str, variant: str, images: DeviceImages | StreamedImages
 ) -> Callable[[int], EpochLabels]:
-    """Return where an epoch's views and labels come from."""
-    settings, plain = run.settings, is_plain(variant)
-    views_of = partial(_views, settings, images, plain=plain)
+    """Return the function from an epoch to its views and labels."""
+    settings, no_aug = run.settings, is_plain(variant)
+
+    def params_of(epoch: int) -> BatchAugParams:
+        if no_aug:
+            return identity_params(len(images), images.size, images.device)
+        return epoch_params(settings, len(images), _label_epoch(settings, epoch), images.device)
+
     if is_hard(settings, variant):
-        return lambda epoch: EpochLabels(views_of(epoch), None)
-    if plain:
-        views = views_of(0)
-        same = EpochLabels(views, load_labeler(run)(images, views))
+        return lambda epoch: EpochLabels(params_of(epoch), None)
+    if no_aug:
+        params = params_of(0)
+        same = EpochLabels(params, load_labeler(run)(images, params))
         return lambda epoch: same
-    if settings.labels == "online":
-        return _spoken(load_labeler(run), images, views_of)
-    store, count = LabelStore(run, method), len(images)
-    return lambda epoch: store.load(_kept(settings, epoch), images.device, count=count)
+    if settings.labels == "stored":
+        store = LabelStore(run, method)
+        return lambda epoch: store.load(
+            _label_epoch(settings, epoch), images.device, count=len(images)
+        )
+    labeler = load_labeler(run)
+
+    def online(epoch: int) -> EpochLabels:
+        params = params_of(epoch)
+        return EpochLabels(params, labeler(images, params))
+
+    return online
 
 
-def _spoken(
-    labeler: EnsembleLabeler,
-    images: DeviceImages | StreamedImages,
-    views_of: Callable[[int], BatchAugParams],
-) -> Callable[[int], EpochLabels]:
-    """Have teachers label an epoch when it is asked for."""
-
-    def labels_of(epoch: int) -> EpochLabels:
-        views = views_of(epoch)
-        return EpochLabels(views, labeler(images, views))
-
-    return labels_of
-
-
-def _views(
-    settings: Settings, images: DeviceImages | StreamedImages, epoch: int, *, plain: bool
-) -> BatchAugParams:
-    if plain:
-        return identity_params(len(images), images.size, images.device)
-    return epoch_params(settings, len(images), _kept(settings, epoch), images.device)
-
-
-def _kept(settings: Settings, epoch: int) -> int:
-    """Return the epoch whose views are shown: one that came before, where they are used again."""
+def _label_epoch(settings: Settings, epoch: int) -> int:
+    """Return the epoch of labels that an epoch of training uses."""
     return epoch % settings.label.epochs if settings.student.cycle_labels else epoch
 
 
-_MOMENTUM = 0.9
-
-
 def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """Return the factor of the initial step size in an epoch.
+    """Return the factor of the initial learning rate in an epoch.
 
     `cosine_then_linear` is PRISM's: a slow cosine for five sixths of the epochs, down to
     0.75; then a drop to a sixth of that and a line to zero. `cosine` goes to zero (SRe2L, CDA,
-    EDC, G-VBSM), `cosine_eta2` to one half of it (RDED), `constant` nowhere.
+    EDC, G-VBSM), `cosine_eta2` to one half (RDED), `constant` stays at one.
 
     Args:
         schedule: One of these.
@@ -307,9 +275,9 @@ def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, ce_weight: flo
     PRISM and G-VBSM with a weight of 0.1, EDC with 0.025 (their published codes).
 
     Args:
-        logits: The student's, [n, C].
-        soft: The ensemble's logits for the same views, [n, C].
-        classes: Class of each un-mixed image, [n].
+        logits: The student's logits [n, C].
+        soft: Soft label logits of the same views [n, C].
+        classes: Class of each image before mixing [n].
         ce_weight: At least 0.
     """
     hard = functional.cross_entropy(logits, classes)
@@ -322,26 +290,26 @@ def kd_kl_loss(logits: Tensor, soft: Tensor, *, temperature: float) -> Tensor:
     Without the factor T^2 of Hinton et al. (2015), as in SRe2L and its descendants.
 
     Args:
-        logits: The student's, [n, C].
-        soft: The ensemble's logits for the same views, [n, C].
+        logits: The student's logits [n, C].
+        soft: Soft label logits of the same views [n, C].
         temperature: T; 20 in the published code.
     """
-    mine = functional.log_softmax(logits / temperature, dim=1)
-    theirs = functional.log_softmax(soft / temperature, dim=1)
-    return functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+    student = functional.log_softmax(logits / temperature, dim=1)
+    teacher = functional.log_softmax(soft / temperature, dim=1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: Tensor) -> Tensor:
     """Return the cross-entropy with the true classes, mixed as the views are (Yun et al. 2019).
 
     Args:
-        logits: The student's, [n, C].
-        own: Class of each image, [n].
-        other: Class of its partner, [n].
-        share: How much of the view is the partner's, [n] in [0, 1].
+        logits: The student's logits [n, C].
+        own: Class of each image [n].
+        other: Class of the image mixed in [n].
+        fraction: Fraction of each view that is mixed in [n], in [0, 1].
     """
-    mine, theirs = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
-    return torch.lerp(mine, theirs, share.to(mine.dtype)).mean()
+    first, second = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
+    return torch.lerp(first, second, fraction.to(first.dtype)).mean()
 
 
 def new_optimizer(
@@ -363,44 +331,41 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[st
     ]
 
 
-_MOST = 5  # guesses that the second score allows
-
-
 @dataclass(frozen=True)
 class EvalResult:
-    """What a student makes of the held-out real images; shares are in [0, 1].
+    """Scores of a student on the held-out real images, in [0, 1].
 
     Attributes:
-        top1: Share whose class is the student's first guess.
-        top5: Share whose class is among its first five; of fewer classes, all are.
-        per_class: `top1` of each class, in order; None of a class without images.
-        guesses: (class, first guess, number of images) of every pair that occurs, in order.
+        top1: Share of images whose class is predicted.
+        top5: Share of images whose class is among the five largest logits; 1 for fewer classes.
+        per_class: `top1` of each class, in order; None for a class without images.
+        confusions: (class, predicted class, number of images) of every pair that occurs, in order.
     """
 
     top1: float
     top5: float
     per_class: tuple[float | None, ...]
-    guesses: tuple[tuple[int, int, int], ...]
+    confusions: tuple[tuple[int, int, int], ...]
 
 
 @torch.no_grad()
 def evaluate(student: nn.Module, dataset: ImageDataset, device: torch.device) -> EvalResult:
-    """Judge a student, in evaluation mode, by the dataset's held-out split."""
+    """Evaluate a student, in evaluation mode, on the dataset's held-out split."""
     count = len(dataset.classes)
-    among, pairs = torch.zeros((), dtype=torch.int64, device=device), []
+    top5_hits, pairs = torch.zeros((), dtype=torch.int64, device=device), []
     for images, labels in batches(dataset, "val", device):
-        guesses = student(images).topk(min(_MOST, count), dim=1).indices
-        among += (guesses == labels[:, None]).any(1).sum()
-        pairs.append(labels * count + guesses[:, 0])  # one number per pair of classes
-    kinds, numbers = torch.cat(pairs).unique(return_counts=True)
-    found = torch.stack([kinds // count, kinds % count, numbers], dim=1).tolist()
-    seen, right = [0] * count, [0] * count
-    for true, guess, number in found:
-        seen[true] += number
-        right[true] += number * (true == guess)
+        top5 = student(images).topk(min(5, count), dim=1).indices
+        top5_hits += (top5 == labels[:, None]).any(1).sum()
+        pairs.append(labels * count + top5[:, 0])  # one number per pair of classes
+    pair, images_of = torch.cat(pairs).unique(return_counts=True)
+    confusions = torch.stack([pair // count, pair % count, images_of], dim=1).tolist()
+    total, hits = [0] * count, [0] * count
+    for label, predicted, number in confusions:
+        total[label] += number
+        hits[label] += number * (label == predicted)
     return EvalResult(
-        top1=sum(right) / sum(seen),
-        top5=int(among) / sum(seen),
-        per_class=tuple(r / s if s else None for r, s in zip(right, seen, strict=True)),
-        guesses=tuple((true, guess, number) for true, guess, number in found),
+        top1=sum(hits) / sum(total),
+        top5=int(top5_hits) / sum(total),
+        per_class=tuple(h / t if t else None for h, t in zip(hits, total, strict=True)),
+        confusions=tuple((label, predicted, number) for label, predicted, number in confusions),
     )

@@ -1,0 +1,313 @@
+"""Students: every protocol learns and resumes exactly; losses, schedules and scores by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Student
+from prism_nb.data.augment import sample_epoch_params
+from prism_nb.data.registry import open_dataset
+from prism_nb.data.small import Digits
+from prism_nb.evaluation import student as student_module
+from prism_nb.evaluation.label_store import EpochLabels
+from prism_nb.evaluation.student import (
+    EvalResult,
+    Row,
+    StudentData,
+    StudentTrainer,
+    cutmix_cross_entropy,
+    evaluate,
+    kd_kl_loss,
+    learning_rate_factor,
+    mse_gt_loss,
+    new_optimizer,
+    parameter_groups,
+    train_student,
+)
+from prism_nb.models.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+DIGITS = Digits(32)
+CONFIG = {"batch": 25, "lr": 5e-3, "temperature": 2.0, "evaluate_every": 4}
+SGD = {"optimizer": "sgd", "lr": 0.05, "loss": "ce"}
+
+
+def config_of(**changes: Any) -> Student:
+    return Student.model_validate({**CONFIG, **changes})
+
+
+def student_data(*, hard: bool = False) -> StudentData:
+    """Return ten real images per class, with one-hot or hard labels."""
+    indices = [int(i) for c in range(10) for i in DIGITS.class_indices("train", c)[:10]]
+    images = DIGITS.normalize(DIGITS.images("train", indices))
+    classes = torch.arange(10).repeat_interleave(10)
+
+    def labels_of(epoch: int) -> EpochLabels:
+        generator = torch.Generator().manual_seed(epoch)
+        params = sample_epoch_params(
+            100, 32, crop_min=0.8, flip=False, mix="none", generator=generator
+        )
+        return EpochLabels(params, None if hard else torch.eye(10)[classes] * 8)
+
+    return StudentData(images, classes, labels_of)
+
+
+def train(
+    *,
+    epochs: int = 12,
+    seed: int = 1,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda values: None,
+    **changes: Any,
+) -> tuple[nn.Module, list[Row]]:
+    student, rows, result = train_student(
+        "test_byobnet",
+        DIGITS,
+        student_data(hard=changes.get("loss") == "ce"),
+        config_of(**changes),
+        epochs=epochs,
+        seed=seed,
+        on_epoch=on_epoch,
+        checkpoint=checkpoint,
+    )
+    assert result.top1 == rows[-1]["top1"] <= result.top5 == rows[-1]["top5"]
+    return student, rows
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+# -- training --------------------------------------------------------------------------------
+
+
+def test_a_student_learns_and_repeats_from_its_seed() -> None:
+    state = torch.random.get_rng_state()
+    first, rows = train()
+    again, rows_again = train()
+    _, other = train(seed=2)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert [row["epoch"] for row in rows] == [4, 8, 12]
+    assert rows[-1]["top1"] > 0.5
+    assert rows == rows_again != other
+    assert equal(first, again)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "kl"}, {"loss": "ce"}, SGD, {"ema": 0.8}, {"precision": "bf16"}],
+    ids=str,
+)
+def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
+    student, rows = train(**changes)
+    assert all(weight.dtype == torch.float32 for weight in student.parameters())
+    assert rows[-1]["top1"] > 0.3  # chance is 0.1
+    assert rows != train()[1]
+
+
+class _KilledError(Exception):
+    """The end of a process by a signal."""
+
+
+def interrupt(path: Path, *, after: int, **changes: Any) -> None:
+    """Train for `after` epochs, and be killed in the next."""
+
+    def die(values: dict[str, Any]) -> None:
+        if values["step"] > after:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train(checkpoint=Checkpoint(path, "same", every=0), on_epoch=die, **changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, SGD], ids=str)
+def test_a_resumed_training_ends_as_an_undisturbed_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path, steps = tmp_path / "checkpoint.safetensors", list[int]()
+    undisturbed, rows = train(**changes)
+    for after in (3, 9):
+        interrupt(path, after=after, **changes)
+    student, found = train(
+        checkpoint=Checkpoint(path, "same", every=0),
+        on_epoch=lambda values: steps.append(values["step"]),
+        **changes,
+    )
+    assert steps == [10, 11, 12]
+    assert found == rows
+    assert equal(student, undisturbed)
+
+
+def test_the_moving_average_follows_its_decay() -> None:
+    torch.manual_seed(0)
+    trainer = StudentTrainer("test_byobnet", DIGITS, config_of(ema=0.9), CPU)
+    images = torch.randn(8, 3, 32, 32)
+    expected: dict[str, Tensor] = {}
+    for step in range(3):
+        trainer.step(trainer.student(images).square().mean())
+        for name, value in trainer.student.named_parameters():
+            new = value.detach().double()
+            expected[name] = new if step == 0 else 0.9 * expected[name] + 0.1 * new
+    for name, value in trainer.eval_model.named_parameters():
+        assert torch.allclose(value.double(), expected[name], atol=1e-5)
+    assert not equal(trainer.eval_model, trainer.student)
+
+
+def test_a_diverging_student_is_an_error() -> None:
+    with pytest.raises(PrismError, match="test_byobnet diverged in epoch 1; lower student_lr"):
+        train(optimizer="sgd", lr=1e30)
+
+
+# -- schedules, losses, optimizers -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"),
+    [(0, 1.0), (100, 0.957), (200, 0.835), (250, 0.750), (251, 0.1225), (299, 0.0025)],
+)
+def test_cosine_then_linear_has_the_published_values(epoch: int, factor: float) -> None:
+    assert learning_rate_factor("cosine_then_linear", epoch, 300) == pytest.approx(factor, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"),
+    [
+        ("cosine", 0.5, 0.0),
+        ("cosine_eta2", (1 + math.cos(math.pi / 4)) / 2, 0.5),
+        ("constant", 1.0, 1.0),
+    ],
+)
+def test_other_schedules_at_their_middle_and_end(schedule: str, middle: float, end: float) -> None:
+    found = [learning_rate_factor(schedule, epoch, 10_000) for epoch in (0, 5_000, 9_999)]
+    assert found == pytest.approx([1.0, middle, end], abs=1e-3)
+
+
+@given(st.sampled_from(["cosine_then_linear", "cosine", "cosine_eta2"]), st.integers(1, 400))
+@settings(max_examples=50, deadline=None)
+def test_learning_rates_fall_and_stay_positive(schedule: str, epochs: int) -> None:
+    factors = [learning_rate_factor(schedule, epoch, epochs) for epoch in range(epochs)]
+    assert factors[0] == 1
+    assert all(a > b > 0 for a, b in pairwise(factors))
+
+
+CLASSES = torch.tensor([2, 0, 3])
+
+
+def random_logits(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(3, 4, dtype=torch.float64, generator=generator)).requires_grad_()
+
+
+def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
+    raw = [math.exp(value / temperature) for value in row]
+    return [value / sum(raw) for value in raw]
+
+
+def cross_entropy(row: list[float], c: int) -> float:
+    return -math.log(softmax(row)[c])
+
+
+def test_mse_gt_is_the_square_error_and_cross_entropy() -> None:
+    logits, soft = random_logits(), random_logits(1).detach()
+    rows, targets = logits.tolist(), soft.tolist()
+    mse = sum(
+        (a - b) ** 2 for r, t in zip(rows, targets, strict=True) for a, b in zip(r, t, strict=True)
+    )
+    ce = sum(cross_entropy(r, c) for r, c in zip(rows, CLASSES.tolist(), strict=True))
+    loss = mse_gt_loss(logits, soft, CLASSES, ce_weight=0.1)
+    assert loss.item() == pytest.approx(mse / 12 + 0.1 * ce / 3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    one_hot = torch.eye(4, dtype=torch.float64)[CLASSES]
+    expected = 2 * (logits - soft) / 12 + 0.1 * (logits.softmax(1) - one_hot) / 3
+    assert torch.allclose(gradient, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_kl_is_the_divergence_of_softened_probabilities(temperature: float) -> None:
+    logits, soft = random_logits(), random_logits(1).detach()
+    total = 0.0
+    for student, teacher in zip(logits.tolist(), soft.tolist(), strict=True):
+        p, q = softmax(teacher, temperature), softmax(student, temperature)
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    loss = kd_kl_loss(logits, soft, temperature=temperature)
+    assert loss.item() == pytest.approx(total / 3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    difference = (logits / temperature).softmax(1) - (soft / temperature).softmax(1)
+    assert torch.allclose(gradient, difference / temperature / 3)
+
+
+def test_cutmix_shares_the_cross_entropy() -> None:
+    logits, other = random_logits(), torch.tensor([1, 0, 2])
+    fraction = torch.tensor([0.0, 0.3, 1.0])
+    rows = zip(logits.tolist(), CLASSES.tolist(), other.tolist(), fraction.tolist(), strict=True)
+    expected = sum(
+        (1 - f) * cross_entropy(row, a) + f * cross_entropy(row, b) for row, a, b, f in rows
+    )
+    loss = cutmix_cross_entropy(logits, CLASSES, other, fraction)
+    assert loss.item() == pytest.approx(expected / 3, rel=1e-6)
+
+
+def test_vectors_do_not_decay() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decaying, other = parameter_groups(network, weight_decay=0.01)
+    assert (decaying["weight_decay"], other["weight_decay"]) == (0.01, 0.0)
+    assert [p.ndim for p in decaying["params"]] == [4, 2]
+    assert [p.ndim for p in other["params"]] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("kind", "cls"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_optimizers_are_those_of_their_names(kind: str, cls: type[torch.optim.Optimizer]) -> None:
+    optimizer = new_optimizer(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
+    assert type(optimizer) is cls
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+
+
+# -- evaluation ------------------------------------------------------------------------------
+
+
+def evaluate_logits(
+    run: Run, monkeypatch: pytest.MonkeyPatch, logits: Tensor, labels: Tensor
+) -> EvalResult:
+    """Evaluate a student whose logits for the held-out images are given."""
+
+    def given_batches(*_: object) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(logits.split(64), labels.split(64), strict=True)
+
+    monkeypatch.setattr(student_module, "batches", given_batches)
+    return evaluate(nn.Identity(), open_dataset(run.settings), CPU)
+
+
+def test_scores_are_counted_image_by_image(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(200, 10, generator=generator)
+    labels = torch.randint(0, 9, (200,), generator=generator)  # class 9 has no images
+    result = evaluate_logits(run, monkeypatch, logits, labels)
+
+    counts: dict[tuple[int, int], int] = {}
+    top1, top5 = 0, 0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        ranked = sorted(range(10), key=lambda c, row=row: -row[c])
+        counts[label, ranked[0]] = counts.get((label, ranked[0]), 0) + 1
+        top1 += ranked[0] == label
+        top5 += label in ranked[:5]
+    assert (result.top1, result.top5) == (top1 / 200, top5 / 200)
+    assert {(label, predicted): n for label, predicted, n in result.confusions} == counts
+    assert list(result.confusions) == sorted(result.confusions)
+    assert result.per_class[9] is None
+    for c in range(9):
+        total = sum(n for (label, _), n in counts.items() if label == c)
+        assert result.per_class[c] == counts.get((c, c), 0) / total
