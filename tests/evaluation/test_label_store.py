@@ -189,7 +189,9 @@ def other_images(run: Run) -> None:
 
 
 @pytest.mark.parametrize("change", [other_class_order, other_images])
-def test_labels_of_something_else_are_refused(tmp_path: Path, change: Callable[[Run], None]) -> None:
+def test_labels_of_something_else_are_refused(
+    tmp_path: Path, change: Callable[[Run], None]
+) -> None:
     run = begin(tmp_path / "a")
     save(run)
     change(run)

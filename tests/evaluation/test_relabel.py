@@ -35,7 +35,9 @@ def _networks_of_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begin(folder: Path, name: str, **changes: Any) -> Run:
     """Begin a run that has images and needs no trained networks."""
-    return begin_run(folder, name, teachers=["test_resnet", "test_byobnet"], **{**LABELS, **changes})
+    return begin_run(
+        folder, name, teachers=["test_resnet", "test_byobnet"], **{**LABELS, **changes}
+    )
 
 
 def execute(run: Run) -> list[dict[str, Any]]:

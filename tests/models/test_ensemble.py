@@ -1,12 +1,17 @@
 """Ensembles against a slow version in plain numbers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from prism_nb.models.ensemble import combine_logits
+from prism_nb.core.config import load_settings
+from prism_nb.data.augment import BatchAugParams, epoch_params, render
+from prism_nb.models import ensemble
+from prism_nb.models.ensemble import EnsembleLabeler, batch_statistics, combine_logits
+from tests.helpers.teachers import teacher_of
 
 KINDS = ("norm_balanced", "primary_half", "mean", "accuracy")
 ACCURACIES = (0.95, 0.9, 0.7)
@@ -67,3 +72,90 @@ def test_one_network_alone_is_left_as_it_is(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_that_say_nothing_are_no_division_by_zero(kind: str) -> None:
     assert torch.equal(together(kind, [torch.zeros(3, 4)] * 3), torch.zeros(3, 4))
+
+
+# -- the labeler -----------------------------------------------------------------------------
+
+POOL = ("test_resnet", "test_byobnet")
+
+
+def labeler_of(names: tuple[str, ...] = POOL, **changes: Any) -> EnsembleLabeler:
+    settings = load_settings("digits_quick", {"teachers": POOL, "label_teachers": names, **changes})
+    return EnsembleLabeler(settings, [teacher_of(name) for name in names], [1.0] * len(names))
+
+
+def views_of(count: int = 20) -> tuple[Tensor, BatchAugParams]:
+    """Return random images, two per class, and an epoch of views of them."""
+    images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return images, epoch_params(load_settings("digits_quick"), count, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("batch", [2, 5, 256])
+def test_labels_do_not_depend_on_the_batch_size(batch: int) -> None:
+    labels, whole = (labeler_of(label_batch=size)(*views_of()) for size in (batch, 20))
+    assert torch.allclose(labels, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_blocks_have_every_image_once_and_all_classes(
+    statistics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "SHARD_EPOCHS", 12)
+    labeler = labeler_of(label_statistics=statistics)
+    blocks = list(labeler.blocks(*views_of()))
+    assert [len(rows) for rows, _ in blocks] == [10, 10]
+    assert sorted(int(row) for rows, _ in blocks for row in rows) == list(range(20))
+    if statistics == "running":
+        assert all((rows // 2).tolist() == list(range(10)) for rows, _ in blocks)
+    labels = labeler(*views_of())
+    for rows, logits in blocks:
+        assert torch.equal(labels[rows], labeler.combine(logits))
+
+
+def test_blocks_change_no_mean_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    labeler = labeler_of(label_ensemble="mean")
+    whole = labeler(*views_of())
+    monkeypatch.setattr(ensemble, "SHARD_EPOCHS", 3)
+    assert torch.allclose(labeler(*views_of()), whole, atol=1e-4)
+
+
+def test_batch_statistics_are_those_of_training_and_leave_no_trace() -> None:
+    labeler = labeler_of(("test_resnet",), label_statistics="batch", label_batch=20)
+    (teacher,) = labeler.teachers
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    images, params = views_of()
+    ((rows, (logits,)),) = labeler.blocks(images, params)
+    found = torch.empty_like(logits).index_copy(0, rows, logits)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    torch.nn.Module.train(teacher.network, True)
+    expected = teacher.network(render(images, params, torch.arange(20)))
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_batch_statistics_are_never_those_of_a_small_rest() -> None:
+    labeler, sizes = labeler_of(("test_resnet",), label_statistics="batch", label_batch=8), []
+    labeler.teachers[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    labeler(*views_of(18))
+    assert sizes == [6, 6, 6]
+
+
+def test_batch_statistics_end_with_a_failure() -> None:
+    teacher = teacher_of("test_resnet")
+
+    def fail() -> None:
+        with batch_statistics(teacher):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    layers = [m for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(layer.running_mean is not None for layer in layers)
+
+
+def test_labels_in_half_precision_differ_a_little() -> None:
+    full, half = (
+        labeler_of(("test_resnet",), label_precision=precision)(*views_of(6))
+        for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).norm() < 0.05 * full.norm()
