@@ -133,7 +133,7 @@ def _resident(
     plan = _PLAN.model_copy(update={"precision": precision})
     pupil = StudentTrainer("resnet18", dataset, plan, device)
     images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
-    on_device = EpochLabels(labels.views.to(device), labels.logits.to(device))
+    on_device = EpochLabels(labels.params.to(device), labels.logits.to(device))
     targets = classes.to(device)
     return lambda: train_epoch(pupil, images, targets, on_device, plan)
 
@@ -151,7 +151,7 @@ def _from_files(
 
     def epoch() -> None:
         for images, rows in loader:
-            top, left, height, width = labels.views.mix_bbox[rows[0]].tolist()
+            top, left, height, width = labels.params.mix_bbox[rows[0]].tolist()
             images[..., top : top + height, left : left + width] = images.flip(0)[
                 ..., top : top + height, left : left + width
             ]

@@ -105,7 +105,7 @@ def train_student(
                 rows.append({"epoch": epoch + 1, "lr": lr, "loss": loss, **scores})
             on_epoch({"step": epoch + 1, "steps": epochs, "losses": {"student": loss}})
             if checkpoint and epoch + 1 < epochs:
-                checkpoint.offer(state, {"epoch": epoch + 1, "rows": rows})
+                checkpoint.maybe_save(state, {"epoch": epoch + 1, "rows": rows})
     return trainer.eval_model.eval(), rows, result
 
 

@@ -567,7 +567,7 @@ def _student_costs(run: Run, name: str) -> tuple[float, float]:
         targets = torch.zeros(len(images), dtype=torch.int64, device=device)
         pupil = StudentTrainer(name, dataset, plan, device)
         train = benchmark(device, lambda: train_epoch(pupil, images, targets, labels, plan))
-        student = pupil.judged.eval()
+        student = pupil.eval_model.eval()
         some = images[:_JUDGED]
         with torch.no_grad():
             judge = benchmark(device, lambda: student(some))

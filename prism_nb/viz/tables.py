@@ -549,8 +549,8 @@ def confusion_matrix(run: Run, method: str, student: str) -> pd.DataFrame:
     counts = np.zeros((len(names), len(names)))
     for unit in protocol_units(run):
         if (unit.params["method"], unit.params["student"]) == (method, student):
-            found = pd.read_csv(run.file(f"{unit.params['folder']}/guesses.csv"))
-            counts[found["class"], found["guess"]] += found["images"]
+            found = pd.read_csv(run.file(f"{unit.params['folder']}/confusion.csv"))
+            counts[found["class"], found["predicted"]] += found["images"]
     with np.errstate(invalid="ignore"):  # a class without held-out images
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     return pd.DataFrame(shares, index=names, columns=names).rename_axis("class")

@@ -15,7 +15,6 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, dataset_sizes
-from prism_nb.evaluation.label_store import row_bytes
 from prism_nb.execution.cost import CACHE, StepFlops, count_table, estimate_run
 from prism_nb.execution.forecast import NetworkCosts
 from prism_nb.synthesis.teacher_sampling import teacher_schedule
@@ -145,7 +144,7 @@ def test_a_run_is_counted_as_its_stages_work(tmp_path: Path, fifty: NetworkCosts
 
     assert found["synthesis", "prism"].files == images + found["synthesis", "prism"].units == 159
     assert found["relabel", "prism"].files == 8
-    row = row_bytes("fp16", 50, top_k=10)
+    row = 2 * 50  # bytes of fp16
     assert found["relabel", "prism"].bytes == images * 7 * (row + 25)
     assert found["evaluation", "prism"].files == 2 * 4
     assert found[CACHE, ""].bytes == (val + train) * 3 * 224 * 224

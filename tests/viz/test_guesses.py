@@ -2,56 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import Tensor, nn
 
-from prism_nb.core.run import Run
-from prism_nb.data.registry import open_dataset
-from prism_nb.evaluation import student as judging
 from prism_nb.viz import tables
 from prism_nb.viz.figures.run import confusion_figure, gain_figure, learning_figure, tradeoff_figure
-
-CPU = torch.device("cpu")
-
-
-class Told(nn.Module):
-    """Gives the logits that it is shown."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images
-
-
-def test_verdict_is_counted_image_by_image(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(200, 10, generator=generator)
-    labels = torch.randint(0, 9, (200,), generator=generator)  # class 9 has no images
-
-    def shown(*_: object) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(logits.split(64), labels.split(64), strict=True)
-
-    monkeypatch.setattr(judging, "batches", shown)
-    verdict = judging.evaluate(Told(), open_dataset(run.settings), CPU)
-
-    counts: dict[tuple[int, int], int] = {}
-    first, among = 0, 0
-    for row, true in zip(logits.tolist(), labels.tolist(), strict=True):
-        ranked = sorted(range(10), key=lambda c, row=row: -row[c])
-        counts[true, ranked[0]] = counts.get((true, ranked[0]), 0) + 1
-        first += ranked[0] == true
-        among += true in ranked[:5]
-    assert verdict.top1 == first / 200
-    assert verdict.top5 == among / 200
-    assert {(t, g): n for t, g, n in verdict.guesses} == counts
-    assert list(verdict.guesses) == sorted(verdict.guesses)
-    assert verdict.per_class[9] is None
-    for c in range(9):
-        seen = sum(n for (true, _), n in counts.items() if true == c)
-        assert verdict.per_class[c] == counts.get((c, c), 0) / seen
 
 
 def guesses_of(shares: list[list[float]], names: list[str]) -> pd.DataFrame:
