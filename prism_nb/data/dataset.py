@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prism_nb.core.errors import UsageError
+from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 
 Split = Literal["train", "val"]
@@ -184,3 +184,23 @@ class DatasetConfig:
                 f"dataset {self.name}"
             )
         return self.data_dir
+
+
+def choose_classes(
+    available: Sequence[str], class_list: Sequence[str], *, where: Path
+) -> tuple[str, ...]:
+    """Return the classes of `class_list`, or all that are available if it is empty.
+
+    Raises:
+        UsageError: A listed class is not available, or there is none at all.
+    """
+    if not available:
+        raise UsageError(f"{where} holds no folder; each class needs one, with its images")
+    known = set(available)
+    unknown = [name for name in class_list if name not in known]
+    if unknown:
+        raise UsageError(
+            f"class_list: {len(unknown)} of {len(class_list)} names are no folder of {where}, "
+            f"e.g. {unknown[0]!r}; {suggest(unknown[0], available)}"
+        )
+    return tuple(class_list or available)

@@ -1,4 +1,4 @@
-"""Where a dataset comes from, as the settings say it."""
+"""Index of an image tree: classes, files and labels, cached on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,12 +20,31 @@ from tqdm import tqdm
 
 from prism_nb.core import fileio
 from prism_nb.core.config import default_cache_dir, short_hash
-from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import ClassInfo, DatasetConfig, Split
 from prism_nb.data.image_io import CorruptImageError, read_image
 
-TRAIN = "train"
-_HELD_OUT = ("val", "validation", "test")
+SPLITS: tuple[Split, Split] = ("train", "val")
+_ARRAYS = ("files", "labels", "sizes")  # of a `SplitIndex`
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+_FORMAT = 2  # of the cached index; another number makes all of them anew
+_SETTLED = 2.0  # seconds: a folder changed later may change again within one tick of its mtime
+_LIST_THREADS = 8  # listing waits for the disk or the network, not for the processor
+_CHUNK = 10_000  # images decoded per batch of threads; futures of a million take gigabytes
+
+
+@dataclass(frozen=True)
+class ImageDir:
+    """A folder of images.
+
+    Attributes:
+        folder: Its path, relative to the dataset.
+        label: The class of all its images, or of each by file name; -1: left out.
+    """
+
+    folder: str
+    label: int | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -34,240 +53,16 @@ class DatasetLayout:
 
     Attributes:
         classes: Folder names of the classes, in order.
-        places: Folders of images of each split.
-        read_from: Folders and files that decided all this, from the dataset's folder.
+        dirs: Folders of images of each split.
+        read_from: Folders and files, relative to the dataset, that the layout was read from.
     """
 
     classes: tuple[str, ...]
-    places: dict[Split, tuple[ImageDir, ...]]
+    dirs: dict[Split, tuple[ImageDir, ...]]
     read_from: tuple[str, ...]
 
 
-def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
-    """Read `train/<class>/*` and `val/<class>/*`, where val may be called validation or test.
-
-    Raises:
-        UsageError: A folder is missing, a class is in one split only, or a wanted one in none.
-    """
-    check_train(root)
-    held_out = held_out_folder(root)
-    here, there = class_folders(root / TRAIN), class_folders(root / held_out)
-    classes = choose_classes(here, class_list, where=root / TRAIN)
-    check_folders(classes, there, root / held_out)
-    if not class_list:
-        check_folders(there, here, root / TRAIN)
-    return DatasetLayout(
-        classes=classes,
-        places={"train": class_dirs(TRAIN, classes), "val": class_dirs(held_out, classes)},
-        read_from=(".", TRAIN, held_out),
-    )
-
-
-def class_dirs(folder: str, classes: Sequence[str], inner: str = "") -> tuple[ImageDir, ...]:
-    """Return a place per class; `inner` is a folder within each that holds the images."""
-    end = f"/{inner}" if inner else ""
-    return tuple(ImageDir(f"{folder}/{name}{end}", label) for label, name in enumerate(classes))
-
-
-def check_train(root: Path) -> None:
-    """Refuse a folder without `train/`."""
-    if not (root / TRAIN).is_dir():
-        raise UsageError(
-            f"{root} has no folder {TRAIN!r}; data_dir must hold {TRAIN}/<class>/<image> and "
-            "val/<class>/<image>"
-        )
-
-
-def held_out_folder(root: Path) -> str:
-    """Return the name of the folder of held-out images.
-
-    Raises:
-        UsageError: There is none, or more than one.
-    """
-    found = [name for name in _HELD_OUT if (root / name).is_dir()]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise UsageError(
-            f"{root} has no folder of held-out images; name it val, validation or test"
-        )
-    raise UsageError(
-        f"{root} has {' and '.join(found)}; which one is held out? Move the others out of data_dir"
-    )
-
-
-def choose_classes(
-    available: Sequence[str], class_list: Sequence[str], *, where: Path
-) -> tuple[str, ...]:
-    """Return the wanted classes in the wanted order; all that are available where none is named.
-
-    Raises:
-        UsageError: A wanted class is not there, or there is none at all.
-    """
-    if not available:
-        raise UsageError(f"{where} holds no folder; each class needs one, with its images")
-    known = set(available)
-    unknown = [name for name in class_list if name not in known]
-    if unknown:
-        raise UsageError(
-            f"class_list: {len(unknown)} of {len(class_list)} names are no folder of {where}, "
-            f"e.g. {unknown[0]!r}; {suggest(unknown[0], available)}"
-        )
-    return tuple(class_list or available)
-
-
-def check_folders(wanted: Sequence[str], available: Sequence[str], where: Path) -> None:
-    """Refuse classes without a folder."""
-    lacking = sorted(set(wanted) - set(available))
-    if lacking:
-        raise UsageError(
-            f"{len(lacking)} classes have no folder in {where}, e.g. {lacking[0]!r}; a class must "
-            "be in both splits: add the folder, or choose classes by class_list"
-        )
-
-
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_JUNK = frozenset({"thumbs.db", "desktop.ini"})
-_THREADS = 8  # listing waits for the disk or the network, not for the processor
-
-
-@dataclass(frozen=True)
-class ImageDir:
-    """A folder of images.
-
-    Attributes:
-        folder: Where it is, from the dataset's folder.
-        label: The class of all its images, or of each by name; -1 for those not wanted.
-    """
-
-    folder: str
-    label: int | Mapping[str, int]
-
-    def label_of(self, name: str) -> int | None:
-        """Return an image's class, or None where nothing says it."""
-        return self.label if isinstance(self.label, int) else self.label.get(name)
-
-
-@dataclass(frozen=True)
-class DirListing:
-    """What lies in a folder.
-
-    Attributes:
-        images: Names and sizes in bytes of image files, sorted by name.
-        strangers: Names of all else, but for known junk.
-    """
-
-    images: list[tuple[str, int]]
-    strangers: list[str]
-
-
-def is_ignored(name: str) -> bool:
-    """Return whether a file may be overlooked: hidden files, thumbnails, notes."""
-    return name.startswith(".") or name.lower() in _JUNK or name.lower().endswith(".txt")
-
-
-def list_folder(folder: Path) -> DirListing:
-    """List a folder of images."""
-    images, strangers = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_ignored(entry.name):
-                continue
-            if _is_image(entry.name) and entry.is_file():
-                images.append((entry.name, entry.stat().st_size))
-            else:
-                strangers.append(entry.name)
-    return DirListing(sorted(images), sorted(strangers))
-
-
-def list_image_dirs(root: Path, places: Sequence[ImageDir]) -> list[DirListing]:
-    """List many folders, in their order.
-
-    Raises:
-        UsageError: Something there is no image, or has no class; all are counted, some named.
-    """
-    with ThreadPoolExecutor(_THREADS) as threads:
-        listed = list(threads.map(lambda place: list_folder(root / place.folder), places))
-    strangers = [
-        root / place.folder / name
-        for place, found in zip(places, listed, strict=True)
-        for name in found.strangers
-    ]
-    if strangers:
-        shown = ", ".join(str(path) for path in strangers[:3])
-        raise UsageError(
-            f"{len(strangers)} entries under {root} are no .jpg, .jpeg, .png or .webp file: "
-            f"{shown}{' ...' if strangers[3:] else ''}; move them away (only hidden files, "
-            "Thumbs.db, desktop.ini and *.txt are overlooked)"
-        )
-    return listed
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted; hidden ones are left out.
-
-    Raises:
-        UsageError: Images lie beside the folders, so that nothing says their class; one is named.
-    """
-    folders, loose = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif _is_image(entry.name):
-                loose.append(entry.name)
-    if folders and loose:
-        raise UsageError(
-            f"{len(loose)} images lie beside the class folders of {folder}, e.g. {min(loose)}; "
-            "move each into the folder of its class, or away"
-        )
-    return sorted(folders)
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 (a Path each takes longer than the scan)
-
-
-_WNID = re.compile(r"n\d{8}")
-
-
-def class_infos(folders: Sequence[str]) -> tuple[ClassInfo, ...]:
-    """Return the classes of some folders, in order.
-
-    A folder that is a WordNet id gets ImageNet's name, as timm lists them, where there is one;
-    any other is called what it is.
-    """
-    return tuple(ClassInfo(i, folder, _name(folder)) for i, folder in enumerate(folders))
-
-
-@lru_cache(maxsize=1)
-def imagenet_wnids() -> tuple[str, ...]:
-    """Return ImageNet-1K's thousand WordNet ids in the order of every published head."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
-
-
-def _name(folder: str) -> str:
-    return _wordnet_names().get(folder, folder) if _WNID.fullmatch(folder) else folder
-
-
-@lru_cache(maxsize=1)
-def _wordnet_names() -> dict[str, str]:
-    # Only where wnids occur: timm takes seconds to import.
-    from timm.data.imagenet_info import ImageNetInfo
-
-    names: dict[str, str] = {}
-    for subset in ("imagenet-22k", "imagenet-1k"):  # the latter's words win
-        info = ImageNetInfo(subset)
-        for index, wnid in enumerate(info.label_names()):
-            names[wnid] = info.index_to_description(index)
-    return names
-
-
-SPLITS: tuple[Split, Split] = ("train", "val")
+ReadLayout = Callable[[Path, Sequence[str]], DatasetLayout]  # (data_dir, class_list)
 
 
 @dataclass(frozen=True)
@@ -275,28 +70,18 @@ class SplitIndex:
     """The images of a split.
 
     Attributes:
-        folders: Folders of images, from the dataset's folder.
-        at: In which of them each image lies, int32 [N].
-        names: File names, as bytes of fixed width, in order [N].
+        files: Paths relative to the dataset, as bytes of fixed width, in order [N].
         labels: Class of each, int64 [N].
         sizes: Bytes of each, int64 [N].
     """
 
-    folders: tuple[str, ...]
-    at: np.ndarray
-    names: np.ndarray
+    files: np.ndarray
     labels: np.ndarray
     sizes: np.ndarray
 
-    def paths(self, root: Path, indices: Sequence[int]) -> list[Path]:
+    def paths(self, root: Path, indices: Iterable[int]) -> list[Path]:
         """Return the files of some images."""
-        return [root / self.folders[self.at[i]] / os.fsdecode(self.names[i]) for i in indices]
-
-    def without(self, places: Sequence[int]) -> SplitIndex:
-        """Return the split without some images."""
-        kept = np.delete(np.arange(len(self.names)), places)
-        parts = (self.at, self.names, self.labels, self.sizes)
-        return SplitIndex(self.folders, *(part[kept] for part in parts))
+        return [root / os.fsdecode(self.files[i]) for i in indices]
 
 
 @dataclass(frozen=True)
@@ -306,212 +91,248 @@ class Index:
     Attributes:
         classes: Folder names of the classes, in order.
         splits: The images of each split.
-        damaged: Files left out because they cannot be decoded, from the dataset's folder.
-        content: Digest of the classes and of every file's name, class and size. It does not
-            depend on where the dataset lies, and does not see what files of equal size hold.
+        corrupt_files: Files left out because they cannot be decoded, relative to the dataset.
     """
 
     classes: tuple[str, ...]
     splits: dict[Split, SplitIndex]
-    damaged: tuple[str, ...]
-    content: str
+    corrupt_files: tuple[str, ...]
+
+    def content_hash(self) -> str:
+        """Return a digest of the classes and of every file's path, class and size.
+
+        It depends neither on where the dataset lies nor on what files of equal size hold.
+        """
+        digest = hashlib.sha256(json.dumps(list(self.classes)).encode())
+        for split in SPLITS:
+            for array in vars(self.splits[split]).values():
+                digest.update(f"{split} {array.dtype.str} {len(array)} ".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
 
 
-def make_index(
-    classes: Sequence[str], splits: dict[Split, SplitIndex], damaged: Sequence[str] = ()
-) -> Index:
-    """Put an index together and digest it.
+def open_index(config: DatasetConfig, read_layout: ReadLayout) -> Index:
+    """Return the index of a dataset's folder: the cached one if it still holds, else a new one.
 
-    Raises:
-        UsageError: A class has no image in a split; it is named.
-    """
-    for split, part in splits.items():
-        counts = np.bincount(part.labels, minlength=len(classes))
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        if empty:
-            raise UsageError(
-                f"{len(empty)} of {len(classes)} classes have no {split} image, e.g. {empty[0]!r} "
-                f"(in {_folder_of(part, empty[0])}); add images, or leave the class out by "
-                "class_list"
-            )
-    content = _digest(classes, splits, ("names", "labels", "sizes"))
-    return Index(tuple(classes), splits, tuple(damaged), content)
-
-
-def _folder_of(part: SplitIndex, name: str) -> str:
-    """Return the folder of a class; of images that lie flat, the one folder of all."""
-    return next((folder for folder in part.folders if name in Path(folder).parts), part.folders[0])
-
-
-def index_dirs(root: Path, places: Sequence[ImageDir], found: Sequence[DirListing]) -> SplitIndex:
-    """Give every image found its class.
-
-    Raises:
-        UsageError: Nothing says the class of an image, or one that is listed is not there.
-    """
-    rows: list[tuple[int, str, int, int]] = []
-    for at, (place, listed) in enumerate(zip(places, found, strict=True)):
-        _require_listed(root, place, listed)
-        for name, size in listed.images:
-            label = place.label_of(name)
-            if label is None:
-                raise UsageError(
-                    f"nothing says the class of {root / place.folder / name}; complete the list "
-                    "of classes, or move the file away"
-                )
-            if label >= 0:
-                rows.append((at, name, label, size))
-    return SplitIndex(
-        folders=tuple(place.folder for place in places),
-        at=np.array([row[0] for row in rows], dtype=np.int32),
-        names=np.array([os.fsencode(row[1]) for row in rows], dtype=np.bytes_),
-        labels=np.array([row[2] for row in rows], dtype=np.int64),
-        sizes=np.array([row[3] for row in rows], dtype=np.int64),
-    )
-
-
-def _require_listed(root: Path, place: ImageDir, listed: DirListing) -> None:
-    if isinstance(place.label, int):
-        return
-    there = {name for name, _ in listed.images}
-    gone = [name for name, label in place.label.items() if label >= 0 and name not in there]
-    if gone:
-        raise UsageError(
-            f"{len(gone)} images that the list of classes names are not in {root / place.folder}, "
-            f"e.g. {gone[0]}; unpack them again, or shorten the list"
-        )
-
-
-def save_index(path: Path, index: Index, stat_networks: dict[str, int]) -> None:
-    """Keep an index with the times of the folders that it was made from."""
-    meta = {
-        "classes": index.classes,
-        "damaged": index.damaged,
-        "content": index.content,
-        "watched": stat_networks,
-        "folders": {split: part.folders for split, part in index.splits.items()},
-    }
-    arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
-    for split, part in index.splits.items():
-        for name in ("at", "names", "labels", "sizes"):
-            arrays[f"{split}.{name}"] = getattr(part, name)
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
-    fileio.write_bytes(path, content.getvalue())
-
-
-def load_index(path: Path) -> tuple[Index, dict[str, int]] | None:
-    """Return a kept index and its folders' times, or None where it is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            meta = json.loads(arrays["meta"].tobytes())
-            splits = {split: _load_split(arrays, split, meta["folders"][split]) for split in SPLITS}
-            damaged, content = tuple(meta["damaged"]), meta["content"]
-            return Index(tuple(meta["classes"]), splits, damaged, content), meta["watched"]
-    except Exception:  # a damaged archive fails in as many ways as it has parts
-        return None
-
-
-def _load_split(arrays: np.lib.npyio.NpzFile, split: Split, folders: list[str]) -> SplitIndex:
-    parts = (arrays[f"{split}.{name}"] for name in ("at", "names", "labels", "sizes"))
-    return SplitIndex(tuple(folders), *parts)
-
-
-def _digest(classes: Sequence[str], splits: dict[Split, SplitIndex], parts: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
-    for split in SPLITS:
-        for array in (getattr(splits[split], part) for part in parts):
-            digest.update(f"{split} {array.dtype.str} {len(array)} ".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-_FORMAT = 1  # of the kept index; another number makes all of them anew
-_SETTLED = 2.0  # seconds: a folder changed more lately may change again within one tick of its time
-_AT_ONCE = 10_000  # images whose decoding is waited for; a million waiting ones take gigabytes
-LayoutOf = Callable[[Path, Sequence[str]], DatasetLayout]
-
-
-def open_index(source: DatasetConfig, layout_of: LayoutOf) -> Index:
-    """Return the index of a dataset's folder: the kept one where it still holds, else a new one.
-
-    It is kept in `<cache>/index`, outside of the dataset. It holds as long as no folder that it
-    was made from has another modification time, which any file added, removed or renamed gives
-    its folder. A file that is overwritten in place goes unnoticed, and so does whatever sets
-    the times back; delete the cache after that.
+    A cached index holds while the modification times of all folders it was made from are
+    unchanged; adding, removing or renaming a file changes the time of its folder. Overwriting a
+    file in place does not; delete the cache after that.
 
     Args:
-        source: What is asked for.
-        layout_of: Reads the dataset's layout from its folder, given a class list.
+        config: The dataset.
+        read_layout: Reads the layout of its folder.
 
     Raises:
-        UsageError: The tree is not as it must be.
+        UsageError: The tree is not in order.
     """
-    root, path = source.folder(), _kept_at(source)
-    kept = load_index(path)
-    if kept is not None and _times(root, kept[1]) == kept[1]:
-        return kept[0]
-    begin = time.time()
-    layout = layout_of(root, source.class_list)
-    places = [place.folder for part in layout.places.values() for place in part]
-    times = _times(root, (*layout.read_from, *places))
-    index = _scan(root, layout, check=source.skip_corrupt)
-    if max(times.values()) < (begin - _SETTLED) * 1e9:
-        save_index(path, index, times)
+    root, path = config.folder(), _index_path(config)
+    cached = _load(path)
+    if cached is not None and _mtimes(root, cached[1]) == cached[1]:
+        return cached[0]
+    started = time.time()
+    layout = read_layout(root, config.class_list)
+    folders = [place.folder for dirs in layout.dirs.values() for place in dirs]
+    mtimes = _mtimes(root, (*layout.read_from, *folders))
+    index = _scan(root, layout, config)
+    if max(mtimes.values()) < (started - _SETTLED) * 1e9:
+        _save(path, index, mtimes)
     return index
 
 
-def _kept_at(source: DatasetConfig) -> Path:
-    asked = replace(source, image_size=0, download=False, progress=False)
-    key = short_hash([_FORMAT, *(str(value) for value in vars(asked).values())])
+# -- scanning --------------------------------------------------------------------------------
+
+
+def _scan(root: Path, layout: DatasetLayout, config: DatasetConfig) -> Index:
+    splits: dict[Split, SplitIndex] = {}
+    corrupt: list[str] = []
+    for split, dirs in layout.dirs.items():
+        part = _label_images(root, dirs, _list_dirs(root, dirs))
+        if config.skip_corrupt:
+            bad = _find_corrupt(root, part, progress=config.progress)
+            corrupt += map(os.fsdecode, part.files[bad])
+            part = SplitIndex(*(np.delete(array, bad) for array in vars(part).values()))
+        counts = np.bincount(part.labels, minlength=len(layout.classes))
+        empty = [name for name, count in zip(layout.classes, counts, strict=True) if not count]
+        if empty:
+            raise UsageError(
+                f"{len(empty)} of {len(layout.classes)} classes have no {split} image under "
+                f"{root}, e.g. {empty[0]!r}; add images, or leave the class out by class_list"
+            )
+        splits[split] = part
+    return Index(layout.classes, splits, tuple(corrupt))
+
+
+_Listing = list[tuple[str, int]]  # names and sizes of image files, sorted by name
+
+
+def _list_dirs(root: Path, dirs: Sequence[ImageDir]) -> list[_Listing]:
+    """List many folders, in their order; refuse entries that are neither images nor ignored."""
+    with ThreadPoolExecutor(_LIST_THREADS) as threads:
+        listed = list(threads.map(lambda place: _list_dir(root / place.folder), dirs))
+    unexpected = [path for _, paths in listed for path in paths]
+    if unexpected:
+        examples = ", ".join(str(path) for path in unexpected[:3])
+        raise UsageError(
+            f"{len(unexpected)} entries under {root} are no .jpg, .jpeg, .png or .webp file: "
+            f"{examples}{' ...' if unexpected[3:] else ''}; move them away (only hidden files, "
+            "Thumbs.db, desktop.ini and *.txt are ignored)"
+        )
+    return [images for images, _ in listed]
+
+
+def _list_dir(folder: Path) -> tuple[_Listing, list[str]]:
+    """Return the images of a folder, and the paths of all unexpected entries."""
+    images, unexpected = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            lower = entry.name.lower()
+            if lower.startswith(".") or lower in _IGNORED or lower.endswith(".txt"):
+                continue
+            if is_image_name(entry.name) and entry.is_file():
+                images.append((entry.name, entry.stat().st_size))
+            else:
+                unexpected.append(entry.path)
+    return sorted(images), sorted(unexpected)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has the suffix of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a Path each takes longer than the scan)
+
+
+def _label_images(root: Path, dirs: Sequence[ImageDir], listings: Sequence[_Listing]) -> SplitIndex:
+    """Give every image its class."""
+    rows: list[tuple[str, int, int]] = []
+    for place, images in zip(dirs, listings, strict=True):
+        if not isinstance(place.label, int):
+            _check_listed(root / place.folder, place.label, [name for name, _ in images])
+        for name, size in images:
+            label = place.label if isinstance(place.label, int) else place.label[name]
+            if label >= 0:
+                rows.append((f"{place.folder}/{name}", label, size))
+    return SplitIndex(
+        files=np.array([os.fsencode(row[0]) for row in rows], dtype=np.bytes_),
+        labels=np.array([row[1] for row in rows], dtype=np.int64),
+        sizes=np.array([row[2] for row in rows], dtype=np.int64),
+    )
+
+
+def _check_listed(folder: Path, labels: Mapping[str, int], names: Sequence[str]) -> None:
+    """Check that a list of classes names the images of a folder, and no others."""
+    unlisted = [name for name in names if name not in labels]
+    if unlisted:
+        raise UsageError(
+            f"the class of {folder / unlisted[0]} is not known; complete the list of classes, or "
+            "move the file away"
+        )
+    missing = sorted({name for name, label in labels.items() if label >= 0} - set(names))
+    if missing:
+        raise UsageError(
+            f"{len(missing)} images in the list of classes are not in {folder}, "
+            f"e.g. {missing[0]}; unpack them again, or shorten the list"
+        )
+
+
+def _find_corrupt(root: Path, part: SplitIndex, *, progress: bool) -> list[int]:
+    """Return the indices of images that cannot be decoded, by decoding all."""
+
+    def is_corrupt(index: int) -> bool:
+        try:
+            read_image(part.paths(root, [index])[0], 8)
+        except CorruptImageError:
+            return True
+        return False
+
+    count, found = len(part.files), []
+    title = f"decoding {count} images once to find damaged ones"
+    with (
+        ThreadPoolExecutor(torch.get_num_threads()) as threads,
+        tqdm(desc=title, total=count, mininterval=2, leave=False, disable=not progress) as bar,
+    ):
+        for start in range(0, count, _CHUNK):
+            indices = range(start, min(start + _CHUNK, count))
+            flags = threads.map(is_corrupt, indices)
+            found += [index for index, flag in zip(indices, flags, strict=True) if flag]
+            bar.update(len(indices))
+    return found
+
+
+# -- the cached index ------------------------------------------------------------------------
+
+
+def _index_path(config: DatasetConfig) -> Path:
+    relevant = replace(config, image_size=0, download=False, progress=False)
+    key = short_hash([_FORMAT, *(str(value) for value in vars(relevant).values())])
     return default_cache_dir() / "index" / f"{key}.npz"
 
 
-def _times(root: Path, names: Sequence[str] | dict[str, int]) -> dict[str, int]:
-    """Return when folders and files were changed last, in ns; 0 for those that are gone."""
-    return {name: _time(root / name) for name in names}
+def _mtimes(root: Path, names: Iterable[str]) -> dict[str, int]:
+    """Return the modification times of folders and files in ns; 0 if missing."""
+    return {name: _mtime(root / name) for name in names}
 
 
-def _time(path: Path) -> int:
+def _mtime(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _scan(root: Path, layout: DatasetLayout, *, check: bool) -> Index:
-    splits: dict[Split, SplitIndex] = {}
-    damaged: list[str] = []
-    for split in SPLITS:
-        places = layout.places[split]
-        part = index_dirs(root, places, list_image_dirs(root, places))
-        bad = _damaged(root, part) if check else []
-        damaged += [str(path.relative_to(root)) for path in part.paths(root, bad)]
-        splits[split] = part.without(bad)
-    return make_index(layout.classes, splits, damaged)
+def _save(path: Path, index: Index, mtimes: dict[str, int]) -> None:
+    meta = {"classes": index.classes, "corrupt_files": index.corrupt_files, "mtimes": mtimes}
+    arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
+    for split, part in index.splits.items():
+        arrays |= {f"{split}.{name}": array for name, array in vars(part).items()}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    fileio.write_bytes(path, content.getvalue())
 
 
-def _damaged(root: Path, part: SplitIndex) -> list[int]:
-    """Return the places of images that cannot be decoded, by decoding all."""
+def _load(path: Path) -> tuple[Index, dict[str, int]] | None:
+    """Return a cached index and its modification times; None if missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            meta = json.loads(stored["meta"].tobytes())
+            splits = {
+                split: SplitIndex(*(stored[f"{split}.{name}"] for name in _ARRAYS))
+                for split in SPLITS
+            }
+            index = Index(tuple(meta["classes"]), splits, tuple(meta["corrupt_files"]))
+            return index, meta["mtimes"]
+    except Exception:  # a damaged archive raises almost anything
+        return None
 
-    def fails(place: int) -> bool:
-        try:
-            read_image(part.paths(root, [place])[0], 8)
-        except CorruptImageError:
-            return True
-        return False
 
-    count = len(part.names)
-    title = f"decoding {count} images once to find damaged ones"
-    bad: list[int] = []
-    with (
-        ThreadPoolExecutor(torch.get_num_threads()) as threads,
-        tqdm(desc=title, total=count, mininterval=2, leave=False) as bar,
-    ):
-        for start in range(0, count, _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, count))
-            bad += [
-                p for p, failed in zip(places, threads.map(fails, places), strict=True) if failed
-            ]
-            bar.update(len(places))
-    return bad
+# -- class names -----------------------------------------------------------------------------
+
+
+def class_infos(folders: Sequence[str]) -> tuple[ClassInfo, ...]:
+    """Return the classes of some folders, in order.
+
+    A WordNet id gets ImageNet's name for it; any other folder is its own name.
+    """
+    wnids = [folder for folder in folders if re.fullmatch(r"n\d{8}", folder)]
+    names = _wordnet_names() if wnids else {}  # timm takes seconds to import
+    return tuple(
+        ClassInfo(i, folder, names.get(folder, folder)) for i, folder in enumerate(folders)
+    )
+
+
+@lru_cache(maxsize=1)
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return ImageNet-1K's WordNet ids in the class order of published heads: sorted."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+@lru_cache(maxsize=1)
+def _wordnet_names() -> dict[str, str]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    names: dict[str, str] = {}
+    for subset in ("imagenet-22k", "imagenet-1k"):  # the latter's names win
+        info = ImageNetInfo(subset)
+        for index, wnid in enumerate(info.label_names()):
+            names[wnid] = info.index_to_description(index)
+    return names

@@ -1,4 +1,8 @@
-"""Datasets by name."""
+"""Datasets by name.
+
+To add one, write a function or class from `DatasetConfig` to `ImageDataset`, and enter it in
+`_DATASETS`.
+"""
 
 from __future__ import annotations
 
@@ -19,55 +23,65 @@ from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
 from prism_nb.data.small import Cifar, Digits
 
 
-def _digits(source: DatasetConfig) -> ImageDataset:
-    if source.data_dir or source.class_list:
+@dataclass(frozen=True)
+class DatasetSizes:
+    """Size of a dataset.
+
+    Attributes:
+        classes: Number of classes.
+        train: Number of training images.
+        val: Number of held-out images.
+    """
+
+    classes: int
+    train: int
+    val: int
+
+
+def _digits(config: DatasetConfig) -> ImageDataset:
+    if config.data_dir or config.class_list:
         raise UsageError(
-            "dataset digits is embedded, so data_dir and class_list say nothing to it; leave them "
-            "out, or ask for dataset folder"
+            "dataset digits comes with the kit and ignores data_dir and class_list; leave them "
+            "out, or use dataset folder"
         )
-    return Digits(source.image_size)
+    return Digits(config.image_size)
 
 
-_DATASETS: dict[str, Callable[[DatasetConfig], ImageDataset]] = {
-    "cifar10": Cifar,
-    "cifar100": Cifar,
-    "digits": _digits,
-    "folder": ImageFolder,
-    "imagenet1k": imagenet1k,
-    "tiny_imagenet": tiny_imagenet,
+# How each is opened, and its size for planning without images if it is published.
+_DATASETS: dict[str, tuple[Callable[[DatasetConfig], ImageDataset], DatasetSizes | None]] = {
+    "cifar10": (Cifar, DatasetSizes(10, 50_000, 10_000)),
+    "cifar100": (Cifar, DatasetSizes(100, 50_000, 10_000)),
+    "digits": (_digits, None),
+    "folder": (ImageFolder, None),
+    "imagenet1k": (imagenet1k, DatasetSizes(1000, 1_281_167, 50_000)),
+    "tiny_imagenet": (tiny_imagenet, DatasetSizes(200, 100_000, 10_000)),
 }
 
 
-def dataset_names() -> list[str]:
-    """Return the names that `open_dataset` knows."""
-    return sorted(_DATASETS)
-
-
 def open_dataset(settings: Settings) -> ImageDataset:
-    """Open the dataset of a run; it is kept for the rest of the process.
+    """Open the dataset of a run; it stays open for the rest of the process.
 
     Raises:
-        UsageError: Unknown dataset, one that is not as it must be, or not the one that
+        UsageError: Unknown dataset, one that is not in order, or other images than
             `dataset_hash` names.
     """
     if settings.dataset not in _DATASETS:
         raise UsageError(
             f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, _DATASETS)}"
         )
-    whole = _open(DatasetConfig.of(settings))
-    if settings.dataset_hash not in {None, whole.content_hash}:
+    dataset = _open(DatasetConfig.of(settings))
+    if settings.dataset_hash not in {None, dataset.content_hash}:
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
-            f"for: their hash is {whole.content_hash}, but dataset_hash is "
-            f"{settings.dataset_hash}. Restore the files, class_list and "
-            "skip_corrupt that the run began with, or choose "
-            "another run name"
+            f"for: their hash is {dataset.content_hash}, but dataset_hash is "
+            f"{settings.dataset_hash}. Restore the files, class_list and skip_corrupt that the run "
+            "began with, or choose another run name"
         )
-    return _tuning(whole) if settings.eval_split == "tuning" else whole
+    return _holdout(dataset) if settings.eval_split == "tuning" else dataset
 
 
 def with_dataset_hash(settings: Settings) -> Settings:
-    """Return settings that say which images they mean, so that results are bound to them.
+    """Return settings that name their images by hash, so that results of others never mix.
 
     Raises:
         UsageError: As `open_dataset`.
@@ -78,110 +92,29 @@ def with_dataset_hash(settings: Settings) -> Settings:
 
 
 @lru_cache(maxsize=2)
-def _open(source: DatasetConfig) -> ImageDataset:
-    return _DATASETS[source.name](source)
+def _open(config: DatasetConfig) -> ImageDataset:
+    return _DATASETS[config.name][0](config)
 
 
 @lru_cache(maxsize=2)
-def _tuning(dataset: ImageDataset) -> ImageDataset:
+def _holdout(dataset: ImageDataset) -> ImageDataset:
     return ValidationHoldout(dataset)
 
 
-_GREY = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class DatasetSizes:
-    """How large a dataset is.
-
-    Attributes:
-        classes: Number of classes.
-        train: Training images.
-        val: Held-out images.
-    """
-
-    classes: int
-    train: int
-    val: int
-
-
-_PUBLISHED = {
-    "cifar10": DatasetSizes(10, 50_000, 10_000),
-    "cifar100": DatasetSizes(100, 50_000, 10_000),
-    "tiny_imagenet": DatasetSizes(200, 100_000, 10_000),
-    "imagenet1k": DatasetSizes(1000, 1_281_167, 50_000),
-}
-
-
-class ShapeOnlyDataset(ImageDataset):
-    """Stands in for real images where nothing but their number matters.
-
-    Args:
-        name: The dataset's name.
-        numbers: How large it is; all classes are taken to have equally many images.
-        image_size: Side of its images, in pixels.
-    """
-
-    def __init__(self, name: str, numbers: DatasetSizes, image_size: int) -> None:
-        self.name, self.image_size, self.mean, self.std = name, image_size, _GREY, _GREY
-        self.classes = tuple(ClassInfo(i, f"{i:05d}", f"{i}") for i in range(numbers.classes))
-        self._counts: dict[Split, int] = {"train": numbers.train, "val": numbers.val}
-
-    def labels(self, split: Split) -> np.ndarray:
-        """See `ImageDataset.labels`."""
-        return np.arange(self._counts[split], dtype=np.int64) % len(self.classes)
-
-    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-        """Refuse: there are none."""
-        raise ValueError(f"{self.name} is described by numbers; it has no images to show")
-
-
-def dataset_sizes(settings: Settings, numbers: DatasetSizes | None = None) -> ImageDataset:
-    """Return a run's dataset: itself where it is at hand, else its published numbers.
-
-    Args:
-        settings: The run's.
-        numbers: Stand in for the dataset, whatever is known of it.
-
-    Raises:
-        UsageError: Nothing is known of it, or what is at hand is not as it must be.
-    """
-    name = settings.dataset
-    if numbers is None and (settings.data_dir or name not in _PUBLISHED):
-        if name == "folder" and not settings.data_dir:
-            raise UsageError(
-                "dataset folder has no data_dir, so its size is not known; set data_dir, or say "
-                "how large it is, e.g. --size 100,50000,10000 (classes, training and held-out "
-                "images)"
-            )
-        return open_dataset(settings)
-    numbers = numbers or _chosen(_PUBLISHED[name], len(settings.class_list))
-    whole = ShapeOnlyDataset(name, numbers, settings.image_size)
-    return ValidationHoldout(whole) if settings.eval_split == "tuning" else whole
-
-
-def _chosen(whole: DatasetSizes, classes: int) -> DatasetSizes:
-    """Return the numbers of so many of the classes; of all of them where none is named."""
-    share = min(classes or whole.classes, whole.classes) / whole.classes
-    return DatasetSizes(
-        round(share * whole.classes), round(share * whole.train), round(share * whole.val)
-    )
-
-
-_HELD_OUT = 0.25
+_HOLDOUT_FRACTION = 0.25
 
 
 class ValidationHoldout(ImageDataset):
-    """The training images of a dataset, cut in two; its own held-out images are never opened.
+    """The training images of a dataset, split in two; its held-out images are never opened.
 
-    A quarter of each class is held out, the same for all time. Channel means and deviations are
-    those of the whole training split, so that pixels mean the same in a search and after it.
+    A fixed quarter of each class is held out. Channel means and deviations are those of all
+    training images, so that the pixel space is the same in a search and after it.
 
     Args:
         dataset: The dataset whose test images must stay unseen.
 
     Raises:
-        UsageError: A class has too few training images to be cut in two.
+        UsageError: A class has too few training images to be split.
     """
 
     def __init__(self, dataset: ImageDataset) -> None:
@@ -191,45 +124,103 @@ class ValidationHoldout(ImageDataset):
         self.content_hash, self.corrupt_files = dataset.content_hash, dataset.corrupt_files
         self.has_class_list = dataset.has_class_list
         self._dataset = dataset
-        self._kept: np.ndarray | None = None  # the held-out quarter
+        self._cached_val: np.ndarray | None = None
         labels = dataset.labels("train")
-        _require_enough(labels, dataset)
+        _check_splittable(labels, dataset)
         train, val = train_test_split(
-            np.arange(len(labels)), test_size=_HELD_OUT, stratify=labels, random_state=0
+            np.arange(len(labels)), test_size=_HOLDOUT_FRACTION, stratify=labels, random_state=0
         )
-        self._places: dict[Split, np.ndarray] = {"train": np.sort(train), "val": np.sort(val)}
+        self._indices: dict[Split, np.ndarray] = {"train": np.sort(train), "val": np.sort(val)}
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""
-        labels: np.ndarray = self._dataset.labels("train")[self._places[split]]
+        labels: np.ndarray = self._dataset.labels("train")[self._indices[split]]
         return labels
 
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """See `ImageDataset.images`."""
-        if split == "val" and self._kept is not None:
-            return gather(self._kept, indices)
-        places = self._places[split][np.asarray(indices, dtype=np.int64)]
-        return self._dataset.images("train", places.tolist())
+        if split == "val" and self._cached_val is not None:
+            return gather(self._cached_val, indices)
+        rows = self._indices[split][np.asarray(indices, dtype=np.int64)]
+        return self._dataset.images("train", rows.tolist())
 
     def cache(self, split: Split) -> None:
         """See `ImageDataset.cache`."""
         if split == "train":
             self._dataset.cache("train")
-        elif self._dataset.uncached_bytes("train"):  # else the whole split is kept or in memory
-            self._kept = self._dataset.cache_subset("train", self._places["val"], "tuning images")
+        elif self._dataset.uncached_bytes("train"):  # else all training images are cached already
+            indices = self._indices["val"]
+            self._cached_val = self._dataset.cache_subset("train", indices, "tuning images")
 
     def uncached_bytes(self, split: Split) -> int:
         """See `ImageDataset.uncached_bytes`."""
         whole = self._dataset.uncached_bytes("train")
-        return whole if split == "train" else round(whole * _HELD_OUT)
+        return whole if split == "train" else round(whole * _HOLDOUT_FRACTION)
 
 
-def _require_enough(labels: np.ndarray, dataset: ImageDataset) -> None:
+def _check_splittable(labels: np.ndarray, dataset: ImageDataset) -> None:
     counts = np.bincount(labels, minlength=len(dataset.classes))
-    few = int(counts.argmin())
-    if counts[few] * _HELD_OUT < 1:
+    smallest = int(counts.argmin())
+    if counts[smallest] * _HOLDOUT_FRACTION < 1:
         raise UsageError(
             f"eval_split tuning holds a quarter of the training images out, but class "
-            f"{dataset.classes[few].folder!r} of {dataset.name} has {counts[few]}; leave it out "
-            "with class_list, or use eval_split test"
+            f"{dataset.classes[smallest].folder!r} of {dataset.name} has {counts[smallest]}; leave "
+            "it out with class_list, or use eval_split test"
         )
+
+
+def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> ImageDataset:
+    """Return a run's dataset for planning: itself if it is there, else one of published size.
+
+    Args:
+        settings: The run's.
+        sizes: Sizes to plan with in place of the dataset's.
+
+    Raises:
+        UsageError: Its size is not known, or the dataset is not in order.
+    """
+    name = settings.dataset
+    if sizes is None and name in _DATASETS and not settings.data_dir:
+        published = _DATASETS[name][1]
+        sizes = _selected(published, len(settings.class_list)) if published else None
+    if sizes is None and name == "folder" and not settings.data_dir:
+        raise UsageError(
+            "dataset folder has no data_dir, so its size is not known; set data_dir, or give the "
+            "size, e.g. --size 100,50000,10000 (classes, training and held-out images)"
+        )
+    if sizes is None:
+        return open_dataset(settings)
+    dataset = ShapeOnlyDataset(name, sizes, settings.image_size)
+    return ValidationHoldout(dataset) if settings.eval_split == "tuning" else dataset
+
+
+def _selected(sizes: DatasetSizes, classes: int) -> DatasetSizes:
+    """Return the expected size of a selection of classes; 0: all."""
+    fraction = min(classes or sizes.classes, sizes.classes) / sizes.classes
+    return DatasetSizes(
+        *(round(fraction * count) for count in (sizes.classes, sizes.train, sizes.val))
+    )
+
+
+class ShapeOnlyDataset(ImageDataset):
+    """Stand-in for real images where only their number matters.
+
+    Args:
+        name: Name of the dataset.
+        sizes: Its size; all classes have equally many images.
+        image_size: Side of its images, in pixels.
+    """
+
+    def __init__(self, name: str, sizes: DatasetSizes, image_size: int) -> None:
+        self.name, self.image_size = name, image_size
+        self.mean = self.std = (0.5, 0.5, 0.5)
+        self.classes = tuple(ClassInfo(i, f"{i:05d}", f"{i}") for i in range(sizes.classes))
+        self._counts: dict[Split, int] = {"train": sizes.train, "val": sizes.val}
+
+    def labels(self, split: Split) -> np.ndarray:
+        """See `ImageDataset.labels`."""
+        return np.arange(self._counts[split], dtype=np.int64) % len(self.classes)
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        """Refuse: there are none."""
+        raise ValueError(f"{self.name} is known by its size alone; it has no images")

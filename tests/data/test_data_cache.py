@@ -204,7 +204,7 @@ def test_kept_training_images_need_no_files_in_another_process(
     whole = open_tree(tree).images("train", range(6))
     open_tree(tree).cache("train")
     again = open_tree(tree)
-    monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(ImageFolder, "_decode", lambda *_: pytest.fail("decoded again"))
     assert torch.equal(again.images("train", range(6)), whole)
 
 
@@ -266,14 +266,14 @@ def test_a_tuning_quarter_is_decoded_once_into_a_file_of_its_own(
     tree = make_tree(tmp_path / "t", train=8)
     direct = open_tree(tree)
     tuning = ValidationHoldout(open_tree(tree))
-    held_out = tuning._places["val"].tolist()
+    held_out = tuning._indices["val"].tolist()
     wanted = direct.images("train", held_out)
     assert torch.equal(tuning.images("val", range(4)), wanted)
     tuning.cache("val")
     assert torch.equal(tuning.images("val", range(4)), wanted)
     assert kept_files(cache) == [4 * 3 * 16 * 16]
     again = ValidationHoldout(open_tree(tree))
-    monkeypatch.setattr(ImageFolder, "_decoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(ImageFolder, "_decode", lambda *_: pytest.fail("decoded again"))
     again.cache("val")
     assert torch.equal(again.images("val", [3, 1]), wanted[[3, 1]])
 

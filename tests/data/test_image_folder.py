@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchvision.datasets import ImageFolder as Torchvision
 
 from prism_nb.core.config import load_settings
@@ -19,12 +17,6 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.index import (
     DatasetConfig,
-    DirListing,
-    ImageDir,
-    index_dirs,
-    load_index,
-    make_index,
-    save_index,
 )
 from prism_nb.data.registry import open_dataset, with_dataset_hash
 from tests.helpers.image_trees import age, make_tree, picture
@@ -307,7 +299,7 @@ def test_the_index_is_kept_outside_and_read_again(
 ) -> None:
     first = ImageFolder(source(tree))
     assert len(kept_files(tmp_path)) == 1
-    monkeypatch.setattr("prism_nb.data.index.list_image_dirs", None)
+    monkeypatch.setattr("prism_nb.data.index._scan", None)
     again = ImageFolder(source(tree))
     assert (again.images("val", [3, 0]) == first.images("val", [3, 0])).all()
     assert again.class_records() == first.class_records()
@@ -352,36 +344,6 @@ def test_names_in_any_script_or_encoding_survive(tree: Path) -> None:
         )
         assert {os.fsencode(path.name) for path in paths} >= set(names)
         assert dataset.images("train", range(16)).shape == (16, 3, 16, 16)
-
-
-@given(
-    st.dictionaries(
-        st.text(
-            st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=9
-        ).filter(lambda name: name not in {".", ".."}),
-        st.tuples(st.integers(0, 2), st.integers(0, 2**40)),
-        min_size=3,
-    )
-)
-@settings(max_examples=50, deadline=None)
-def test_an_index_is_read_back_as_it_was_kept(
-    tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[int, int]]
-) -> None:
-    labels = {name: i if i < 3 else c for i, (name, (c, _)) in enumerate(rows.items())}
-    listed = [DirListing([(name, size) for name, (_, size) in sorted(rows.items())], [])]
-    part = index_dirs(Path(), [ImageDir("all", labels)], listed)
-    index = make_index(["x", "y", "z"], {"train": part, "val": part}, ["a/b"])
-    path = tmp_path_factory.getbasetemp() / "index.npz"
-    save_index(path, index, {".": 2**62})
-    loaded = load_index(path)
-    assert loaded is not None
-    assert loaded[1] == {".": 2**62}
-    assert (loaded[0].classes, loaded[0].damaged) == (index.classes, index.damaged)
-    assert loaded[0].content == make_index(index.classes, loaded[0].splits).content
-    found = loaded[0].splits["val"]
-    paths = found.paths(Path("/r"), range(len(rows)))
-    assert [str(path) for path in paths] == [f"/r/all/{name}" for name in sorted(rows)]
-    assert found.labels.tolist() == [labels[name] for name in sorted(rows)]
 
 
 def test_a_damaged_kept_index_is_made_again(tree: Path, tmp_path: Path) -> None:
