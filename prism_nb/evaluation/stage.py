@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import safetensors.torch
 import timm
 import torch
@@ -16,6 +17,7 @@ from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device
 from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import student_units
 from prism_nb.core.units import OnEvent, Unit, unit_seed
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.student import load_student_data, train_student
@@ -77,3 +79,23 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def student_table(run: Run) -> pd.DataFrame:
+    """Return one row per student trained by the run's protocol.
+
+    Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
+    """
+    frame = student_records(run)
+    return frame[frame["variant"] == "protocol"].drop(columns="variant").reset_index(drop=True)
+
+
+def student_records(run: Run) -> pd.DataFrame:
+    """Return the columns of `student_table`, and the variant, for every trained student."""
+    classes = len(run.read_classes() or open_dataset(run.settings).classes)
+    rows = []
+    for unit in student_units(run, classes):
+        record = run.record(unit)
+        key = {name: unit.params[name] for name in ("method", "variant", "student", "seed")}
+        rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
+    return pd.DataFrame(rows)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import pandas as pd
-
 from prism_nb.core import unit_plan
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import UnitState
@@ -337,22 +335,3 @@ def _require_disk(run: Run, stage: str) -> None:
             f"stage {stage} needs about {needed / 1e9:.1f} GB at {run.path}, but "
             f"{free / 1e9:.1f} GB are free; free some space or choose another runs_dir"
         )
-
-
-def student_table(run: Run) -> pd.DataFrame:
-    """Return one row per student trained by the run's protocol.
-
-    Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
-    """
-    frame = student_records(run)
-    return frame[frame["variant"] == "protocol"].drop(columns="variant").reset_index(drop=True)
-
-
-def student_records(run: Run) -> pd.DataFrame:
-    """Return the columns of `student_table`, and the variant, for every trained student."""
-    rows = []
-    for unit in stage_units(run, "evaluation"):
-        record = run.record(unit)
-        key = {name: unit.params[name] for name in ("method", "variant", "student", "seed")}
-        rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
-    return pd.DataFrame(rows)

@@ -31,9 +31,9 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.registry import open_dataset, with_dataset_hash
+from prism_nb.evaluation.stage import student_table
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import preflight
-from prism_nb.execution.pipeline import student_table
 from prism_nb.execution.process_pool import Call, run_calls
 
 Value = bool | int | float | str

@@ -16,7 +16,8 @@ from prism_nb.core.manifest import environment
 from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.yaml_io import write_yaml
-from prism_nb.execution.pipeline import stage_units, student_table
+from prism_nb.evaluation.stage import student_table
+from prism_nb.execution.pipeline import stage_units
 from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
 from prism_nb.viz import tables
 from prism_nb.viz.figures import study as figures

@@ -27,13 +27,12 @@ from prism_nb.evaluation.dd_ranking import (
     improvement_over_random,
     label_robust_score,
 )
+from prism_nb.evaluation.stage import student_records, student_table
 from prism_nb.execution.pipeline import (
     STAGES,
     StagePlan,
     class_count,
     stage_units,
-    student_records,
-    student_table,
 )
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
