@@ -1,0 +1,87 @@
+"""Tables, saved figures and contact sheets hold what they are given."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+from PIL import Image
+
+from prism_nb.core.run import Run
+from prism_nb.viz.html import contact_sheet, render_page, save_figure, table_html, thumbnails
+
+FRAME = pd.DataFrame({"method": ["prism", "sre2l"], "student": "a", "mean": [90.0, 70.0]})
+
+
+def test_tables_escape_names_and_dash_missing_numbers() -> None:
+    index = pd.Index(["<b>", "y", "z"], name="name")
+    html = table_html(pd.DataFrame({"value": [1234.56, 0.12345, float("nan")]}, index=index))
+    assert "<b>" not in html
+    assert all(text in html for text in ("&lt;b&gt;", "1234.6", "0.123", "–"))
+
+
+def test_tables_show_titles_of_names_on_every_axis() -> None:
+    wide = FRAME.pivot_table("mean", "student", "method")
+    for table in (FRAME, wide, wide.T):
+        html = table_html(table, {"method": {"prism": "PRISM"}})
+        assert "PRISM<" in html
+        assert ">prism<" not in html
+    assert table_html(wide).count("<th>") == 3
+    assert wide.columns.name == "method"
+
+
+def test_tables_keep_named_rows_and_drop_counts() -> None:
+    assert "search" in table_html(pd.DataFrame({"cells": [3, 4]}, index=["search", "scenarios"]))
+    assert table_html(pd.DataFrame({"cells": [30, 40, 50]}).iloc[1:]).count("<td>") == 2
+    assert ">yes<" in table_html(pd.DataFrame({"chosen": [True, False]}))
+
+
+def test_a_saved_figure_works_offline(run: Run) -> None:
+    path = save_figure(run, "accuracy", go.Figure(go.Bar(x=["a"], y=[1])), FRAME)
+    page = run.file(path).read_text()
+    assert 'src="plotly.min.js"' in page
+    assert "//cdn" not in page
+    assert '"showSendToCloud": false' in page
+    assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
+    assert pd.read_csv(run.file("figures/accuracy.csv"))["mean"].tolist() == [90.0, 70.0]
+
+
+def test_a_template_with_a_missing_value_is_an_error() -> None:
+    with pytest.raises(Exception, match="undefined"):
+        render_page("gallery.html", side=4, columns=1)
+
+
+@pytest.mark.parametrize(("columns", "zoom"), [(2, 4), (40, 3), (120, 1)])
+def test_a_contact_sheet_shows_every_pixel_in_its_place(columns: int, zoom: int) -> None:
+    images = torch.randint(0, 256, (2 * columns + 1, 3, 7, 7), dtype=torch.uint8)
+    found = contact_sheet(images, columns=columns)
+    assert found.kind == "png"
+    sheet = Image.open(io.BytesIO(found.content))
+    assert sheet.size == ((columns * 9 - 2) * zoom, (3 * 9 - 2) * zoom)
+    pixels = torch.from_numpy(np.array(sheet))[::zoom, ::zoom].permute(2, 0, 1)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * 9, (index % columns) * 9
+        assert torch.equal(pixels[:, top : top + 7, left : left + 7], image)
+
+
+def test_a_contact_sheet_of_large_images_stays_small() -> None:
+    grey = torch.arange(0, 200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 224, 224)
+    images = (grey + torch.randint(-40, 41, grey.shape)).clamp(0, 255).to(torch.uint8)
+    found = contact_sheet(images, columns=10)
+    assert found.kind == "jpeg"
+    assert len(found.content) < 2_000_000  # five of them leave a report below 20 MB
+    sheet = torch.tensor(np.array(Image.open(io.BytesIO(found.content)))).float()
+    assert sheet.shape == (20 * 92 - 2, 10 * 92 - 2, 3)
+    for index in (60, 111, 150):  # where no noise is clamped
+        top, left = (index // 10) * 92, (index % 10) * 92
+        tile = sheet[top + 8 : top + 82, left + 8 : left + 82]
+        assert tile.mean().item() == pytest.approx(float(images[index].float().mean()), abs=1.5)
+
+
+def test_thumbnails_are_means_of_pixels() -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    for small, image in zip(thumbnails(images, 4), images.double(), strict=True):
+        means = image.reshape(3, 4, 2, 4, 2).mean((2, 4)).permute(1, 2, 0).numpy()
+        assert np.abs(np.asarray(small) - means).max() <= 1  # rounded in each direction

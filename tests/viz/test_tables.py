@@ -1,0 +1,301 @@
+"""Tables of a run, from records written by hand; classes by the words that people give."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.presets import protocol_metadata, protocol_names
+from prism_nb.core.run import Run
+from prism_nb.data.dataset import ClassInfo
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.dd_ranking import augmentation_robust_score, label_robust_score
+from prism_nb.viz import tables
+from prism_nb.viz.tables import class_label, class_titles, parse_class_selection
+from tests.helpers.evaluated_run import evaluated_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Run:
+    return evaluated_run(tmp_path)
+
+
+# --- Students ---
+
+
+def test_accuracies_are_those_of_the_protocol(evaluated: Run) -> None:
+    table = tables.accuracy_table(evaluated)
+    assert list(table["method"]) == ["prism", "random_real"]
+    assert list(table["mean"]) == pytest.approx([82.0, 90.0])
+    assert list(table["top-5"]) == pytest.approx([99.0, 99.0])
+    assert list(table["seeds"]) == [2, 2]
+    assert tables.transfer_table(table).loc["prism", "test_resnet"] == "82.0 ± 2.8"
+    assert tables.class_accuracy_table(evaluated)["prism"].to_numpy() == pytest.approx([82.0] * 10)
+
+
+def test_variants_are_columns_and_real_images_the_last_row(evaluated: Run) -> None:
+    table = tables.eval_variant_table(evaluated)
+    assert list(table.columns) == ["protocol", "no_aug", "hard_labels"]
+    assert [images for images, _ in table.index] == ["prism", "random_real", "All real images"]
+    assert list(table.loc[("prism", "test_resnet")]) == ["82.0 ± 2.8", "62.0 ± 2.8", "42.0 ± 2.8"]
+    assert list(table.loc[("All real images", "test_resnet")]) == ["–", "–", "98.0 ± 0.0"]
+
+
+def test_scores_are_of_fractions_and_of_the_right_students(evaluated: Run) -> None:
+    table = tables.score_table(evaluated)
+    row = table.loc[("prism", "test_resnet")]
+    assert row["HLR"] == pytest.approx(0.98 - 0.42)
+    assert row["IOR"] == pytest.approx(0.82 - 0.90)
+    assert row["LRS"] == pytest.approx(label_robust_score(0.56, -0.08))
+    assert row["ARS"] == pytest.approx(augmentation_robust_score(-0.08, 0.12))
+    assert table.loc[("random_real", "test_resnet"), "IOR"] == 0
+    assert tables.missing_for_scores(evaluated) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost", "missing"),
+    [
+        ({"train_on_real": False}, {"HLR", "LRS"}, "train_on_real: true"),
+        ({"methods": ["prism"]}, {"IOR", "LRS", "ARS"}, "methods: [..., random_real]"),
+        (
+            {"eval_variants": ["protocol", "hard_labels"]},
+            {"ARS"},
+            "eval_variants: [protocol, no_aug, hard_labels]",
+        ),
+    ],
+)
+def test_a_score_that_lacks_something_is_undefined(
+    tmp_path: Path, changes: dict[str, Any], lost: set[str], missing: str
+) -> None:
+    run = evaluated_run(tmp_path, **changes)
+    row = tables.score_table(run).iloc[0]
+    assert {name for name, value in row.items() if math.isnan(value)} == lost
+    assert tables.missing_for_scores(run) == [missing]
+
+
+def test_gains_are_differences_to_the_baseline_in_ascending_order() -> None:
+    classes = pd.DataFrame(
+        {"prism": [50.0, 60.0, 70.0], "sre2l": [55.0, 40.0, 70.0]}, index=["a", "b", "c"]
+    )
+    gains = tables.class_gain_table(classes, "sre2l")
+    assert gains["prism"].to_dict() == {"a": -5.0, "c": 0.0, "b": 20.0}
+    assert list(gains.index) == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "baseline"),
+    [(["prism", "sre2l"], "sre2l"), (["prism", "random_real"], "random_real"), (["x"], "x")],
+)
+def test_default_baseline(methods: list[str], baseline: str) -> None:
+    assert tables.default_baseline(methods) == baseline
+
+
+def test_mistakes_are_ranked_without_right_predictions() -> None:
+    names = ["ape", "bee", "cat"]
+    shares = [[90, 10, 0], [5, 70, 25], [np.nan] * 3]  # no held-out image of a cat
+    found = tables.top_confusions(pd.DataFrame(shares, index=names, columns=names), most=5)
+    rows = [["bee", "cat", 25.0], ["ape", "bee", 10.0], ["bee", "ape", 5.0]]
+    assert found.rename_axis("class").reset_index().to_numpy().tolist() == rows
+
+
+def test_a_confusion_matrix_adds_the_seeds_up(evaluated: Run) -> None:
+    for unit in tables.protocol_units(evaluated):
+        path = evaluated.file(f"{unit.params['folder']}/guesses.csv")
+        path.write_text(f"class,guess,images\n3,3,1\n3,5,{unit.params['seed']}\n")
+    shares = tables.confusion_matrix(evaluated, "prism", "test_resnet")
+    assert shares.loc["three", "five"] == pytest.approx(100 / 3)
+    assert shares.loc["three"].sum() == pytest.approx(100)
+
+
+def test_settings_are_shown_as_words(evaluated: Run) -> None:
+    values = tables.settings_table(evaluated)["value"]
+    assert values["train_on_real"] == "yes"
+    assert not set(values) & {"None", "True", "False"}
+
+
+# --- Synthesis ---
+
+
+def test_usage_counts_the_steps_of_every_draw(run: Run) -> None:
+    draws = {
+        "resample_every": 10,
+        "bn_teachers": [["test_resnet"], ["test_byobnet", "test_resnet"]],
+    }
+    for unit in unit_plan.synthesis_units(run, 10):
+        optimised = unit.params["method"] != "random_real"
+        record = {"draws": draws, "images": 20} if optimised else {"images": 20}
+        run.finish(unit, paths=[], record=record)
+    run.write_classes(open_dataset(run.settings).class_records())
+    table = tables.bn_teacher_usage_table(run)
+    assert list(table.columns) == ["test_resnet", "test_byobnet"]
+    assert table["test_resnet"].tolist() == [100.0, 100.0]
+    assert table["test_byobnet"].tolist() == [50.0, 50.0]  # ten of twenty steps
+
+
+def test_loss_curves_are_those_of_the_latest_attempt(run: Run) -> None:
+    unit = "prism/images000-001_classes000-009"
+    for values in ((5.0, 4.0), (3.0, 2.0)):
+        run.event("synthesis", event="unit_start", unit=unit)
+        for step, value in enumerate(values):
+            run.event("synthesis", event="step", unit=unit, step=step, losses={"logit/a": value})
+    table = tables.loss_table(run)
+    assert table["value"].tolist() == [3.0, 2.0]
+    assert set(table["method"]) == {"prism"}
+
+
+# --- Published results ---
+
+
+def published_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
+    """Return a run with made-up accuracies of 10, 11, ... percent."""
+    values = {
+        "dataset": "imagenet1k",
+        "image_size": 224,
+        "ipc": 10,
+        "methods": ["prism"],
+        "students": ["mobilenet_v2", "torchvision/resnet18", "test_resnet"],
+        **changes,
+    }
+    settings = load_settings("digits_quick", values)
+    rows = [
+        {"method": "prism", "student": student, "mean": 10.0 + i, "std": 0.5}
+        for i, student in enumerate(settings.students)
+    ]
+    monkeypatch.setattr(tables, "accuracy_table", lambda run: pd.DataFrame(rows))
+    return Run(tmp_path / "r", settings)
+
+
+def published_by_hand(student: str, ipc: int) -> list[tuple[str, float]]:
+    """Read the published rows without pandas and without the kit, best first."""
+    lines = (ROOT / "data" / "published_results.csv").read_text().splitlines()[1:]
+    cells = [line.split(",") for line in lines]
+    found = [(c[0], float(c[4])) for c in cells if c[1:4] == ["imagenet1k", student, str(ipc)]]
+    return sorted(found, key=lambda row: -row[1])
+
+
+def test_published_results_are_plausible() -> None:
+    frame = tables.published_results()
+    assert not frame.duplicated(["method", "dataset", "student", "ipc"]).any()
+    assert not frame.drop(columns="std").isna().any().any()
+    assert frame["top1"].between(0, 100).all()
+    assert len(frame) == 73
+    groups = frame.sort_values("ipc").groupby(["method", "student"])
+    assert all(group["top1"].is_monotonic_increasing for _, group in groups)
+
+
+def test_protocols_have_the_names_of_published_methods() -> None:
+    titles = {protocol_metadata(name)["title"] for name in protocol_names()}
+    known = set(tables.published_results()["method"])
+    assert titles - known == {"PRISM", "the kit's fair protocol"}
+
+
+def test_published_rows_are_of_the_same_dataset_student_and_ipc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tables.published_table(published_run(tmp_path, monkeypatch))
+    assert list(dict.fromkeys(table["student"])) == ["mobilenet_v2", "torchvision/resnet18"]
+    assert set(table["ipc"]) == {10}
+    for i, student in enumerate(["mobilenet_v2", "torchvision/resnet18"]):
+        own, *theirs = table[table["student"] == student].itertuples(index=False)
+        assert (own.title, own.mean, own.source) == ("PRISM", 10.0 + i, tables.THIS_RUN)
+        expected = published_by_hand(student.removeprefix("torchvision/"), 10)
+        assert [(row.method, row.mean) for row in theirs] == expected
+        assert all(row.title == f"{row.method} (published)" for row in theirs)
+
+
+@pytest.mark.parametrize("changes", [{"dataset": "digits"}, {"ipc": 7}, {"eval_split": "tuning"}])
+def test_without_published_rows_the_table_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    assert not len(tables.published_table(published_run(tmp_path, monkeypatch, **changes)))
+
+
+def test_the_protocol_table_has_the_runs_values_first(run: Run) -> None:
+    table = tables.protocol_table(run)
+    assert table.index[0] == tables.THIS_RUN
+    assert table.loc["this run", "batch"] == run.settings.plain()["student_batch"]
+    assert table.loc["SRe2L", ["batch", "loss"]].tolist() == [1024, "kl"]
+    assert "PRISM" not in table.index
+
+
+@pytest.mark.parametrize("content", [None, "", "method,top1\nSRe2L,3\n"])
+def test_a_damaged_table_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    (tmp_path / "data").mkdir()
+    if content is not None:
+        (tmp_path / "data" / "published_results.csv").write_text(content)
+    monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
+    with pytest.raises(PrismError, match=r"published_results.csv .*restore it with git"):
+        tables.published_results()
+
+
+# --- Classes and missing units ---
+
+CLASSES = (
+    ClassInfo(0, "n01440764", "tench, Tinca tinca"),
+    ClassInfo(1, "n02012849", "crane"),
+    ClassInfo(2, "n03126707", "crane"),
+    ClassInfo(3, "n02123045", "tabby, tabby cat"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (0, 1, 2, 3)),
+        ("  All classes ", (0, 1, 2, 3)),
+        ("2", (2,)),
+        ("1-3", (1, 2, 3)),
+        ("3, 0, 3", (3, 0)),
+        ("0 · tench", (0,)),
+        ("Tench", (0,)),
+        ("tench, Tinca tinca", (0,)),
+        ("tinca tinca", (0,)),
+        ("n03126707", (2,)),
+        ("tabby cat, 1", (3, 1)),
+    ],
+)
+def test_classes_are_named_in_many_ways(text: str, expected: tuple[int, ...]) -> None:
+    assert parse_class_selection(text, CLASSES) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4", "numbered from 0 to 3"),
+        ("3-1", "numbered from 0 to 3"),
+        ("crane", r"several classes; give a number: \[1, 2\]"),
+        ("tabbi", "no class 'tabbi'; did you mean"),
+    ],
+)
+def test_what_names_no_class_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_class_selection(text, CLASSES)
+
+
+def test_class_titles_are_unique_and_labels_lead_back() -> None:
+    titles = class_titles(CLASSES)
+    assert titles[:3] == ["tench, Tinca tinca", "crane (n02012849)", "crane (n03126707)"]
+    for info in CLASSES:
+        assert parse_class_selection(class_label(info), CLASSES) == (info.index,)
+
+
+def test_missing_units_are_distinguished_from_damaged_ones(evaluated: Run) -> None:
+    units = tables.protocol_units(evaluated)
+    assert tables.missing_reason(evaluated, units, "never made") == "never made"
+    evaluated.file(units[0].marker).write_text(json.dumps({"files": {}})[:-1])
+    reason = tables.missing_reason(evaluated, units, "never made")
+    assert reason.startswith(f"1 of {len(units)} units not usable, first damaged: ")
+    assert reason.endswith("run notebook 05 again to repair it")
