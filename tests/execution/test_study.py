@@ -1,16 +1,11 @@
-"""Studies: which runs they take, what a search chooses, and when a difference counts."""
+"""Studies: which runs they take, and what a search chooses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
 from prism_nb.core.config import load_settings, read_preset
 from prism_nb.core.errors import UsageError
@@ -27,7 +22,6 @@ from prism_nb.execution.study import (
     search_runs,
     study_names,
 )
-from prism_nb.viz.study_report import PAIR_COLUMNS, compare_pairs, summary
 
 SPEC: dict[str, Any] = {
     "title": "A test",
@@ -264,86 +258,3 @@ def test_a_folder_does_not_mix_two_studies_but_takes_more_replicates(tmp_path: P
     file.write_text(write_yaml({**SPEC, "preset": "digits"}))
     with pytest.raises(UsageError, match=r"holds another study \(preset differ"):
         StudyFolder.open(str(file), runs_dir=tmp_path)
-
-
-def records_of(values: dict[str, list[list[float]]]) -> pd.DataFrame:
-    """Build records from method -> replicate -> student."""
-    return pd.DataFrame(
-        [
-            {"scenario": "s", "replicate": r, "method": m, "student": f"n{k}", "top1": value}
-            for m, replicates in values.items()
-            for r, students in enumerate(replicates)
-            for k, value in enumerate(students)
-        ]
-    )
-
-
-def test_a_replicate_counts_once_however_many_students_it_has() -> None:
-    few = summary(records_of({"a": [[10.0, 30.0], [20.0, 60.0], [30.0, 90.0]]})).iloc[0]
-    means = np.array([20.0, 40.0, 60.0])
-    half = stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
-    assert (few["mean"], few["replicates"]) == (40.0, 3)
-    assert few["std"] == pytest.approx(20.0)
-    assert (few["low"], few["high"]) == pytest.approx((40 - half, 40 + half))
-    assert (few["n0"], few["n1"]) == pytest.approx((20.0, 60.0))
-
-
-def test_one_replicate_has_no_interval_and_decides_nothing() -> None:
-    records = records_of({"a": [[10.0]], "b": [[90.0]]})
-    assert summary(records)[["low", "high", "std"]].isna().all(axis=None)
-    pair = compare_pairs(records).iloc[0]
-    assert np.isnan(pair["p"])
-    assert pair["verdict"] == "open"
-
-
-def test_the_pairs_are_those_of_scipys_paired_test_with_holms_correction() -> None:
-    rng = np.random.default_rng(0)
-    values = {m: (rng.normal(50 + 3 * i, 1, (5, 2))).tolist() for i, m in enumerate("abc")}
-    pairs = compare_pairs(records_of(values)).set_index(["a", "b"])
-    raw = {}
-    for a, b in [("a", "b"), ("a", "c"), ("b", "c")]:
-        x, y = (np.mean(values[m], axis=1) for m in (a, b))
-        test = stats.ttest_rel(x, y)
-        interval = test.confidence_interval(0.95)
-        row = pairs.loc[(a, b)]
-        assert row["difference"] == pytest.approx((x - y).mean())
-        assert row["p"] == pytest.approx(test.pvalue)
-        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
-        raw[a, b] = test.pvalue
-    ordered = sorted(raw, key=lambda pair: raw[pair])
-    least = 0.0
-    for place, pair in enumerate(ordered):  # Holm's step-down, literally
-        least = max(least, min(1.0, raw[pair] * (3 - place)))
-        assert pairs.loc[pair]["p_holm"] == pytest.approx(least)
-        better = pair[0] if pairs.loc[pair]["difference"] > 0 else pair[1]
-        assert pairs.loc[pair]["verdict"] == (better if least < 0.05 else "open")
-
-
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(-40, 40))
-def test_what_both_methods_share_cancels(shared: list[float], lead: float) -> None:
-    noise = np.linspace(-0.1, 0.1, len(shared))
-    records = records_of(
-        {
-            "a": [[value + lead + e] for value, e in zip(shared, noise, strict=True)],
-            "b": [[value] for value in shared],
-        }
-    )
-    pair = compare_pairs(records).iloc[0]
-    half = stats.t.ppf(0.975, len(shared) - 1) * stats.sem(noise)
-    assert pair["difference"] == pytest.approx(lead, abs=1e-6)
-    assert pair["high"] - pair["low"] == pytest.approx(2 * half, abs=1e-6)
-
-
-@pytest.mark.parametrize("lead", [0.0, 2.0])
-def test_differences_without_a_spread_decide_nothing(lead: float) -> None:
-    """Accuracies move in steps of one test image, so that ties are ordinary."""
-    pair = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[10.0 + lead]] * 3})).iloc[0]
-    assert pair["difference"] == -lead
-    assert np.isnan(pair["p"])
-    assert pair["verdict"] == "open"
-
-
-def test_one_method_has_no_pairs() -> None:
-    pairs = compare_pairs(records_of({"a": [[10.0], [20.0]]}))
-    assert list(pairs.columns) == PAIR_COLUMNS
-    assert len(pairs) == 0

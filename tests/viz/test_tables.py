@@ -148,7 +148,8 @@ def test_loss_curves_are_those_of_the_latest_attempt(run: Run) -> None:
     for values in ((5.0, 4.0), (3.0, 2.0)):
         run.event("synthesis", event="unit_start", unit=unit)
         for step, value in enumerate(values):
-            run.event("synthesis", event="step", unit=unit, step=step, losses={"logit/a": value})
+            event = {"event": "step", "unit": unit, "step": step, "steps": 2}
+            run.event("synthesis", **event, losses={"logit/a": value})
     table = tables.loss_table(run)
     assert table["value"].tolist() == [3.0, 2.0]
     assert set(table["method"]) == {"prism"}

@@ -1,0 +1,120 @@
+"""Figures of a run draw the numbers of their tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prism_nb.viz.figures import run as figures
+from prism_nb.viz.style import METHOD_COLOURS, Legend
+
+LEGEND = Legend({"real": "Real images", "prism": "PRISM", "sre2l": "SRe2L"})
+ACCURACIES = pd.DataFrame(
+    {"method": ["prism", "sre2l"], "student": "a", "mean": [90.0, 70.0], "std": [1.5, np.nan]}
+)
+CURVES = pd.DataFrame(
+    {"method": "prism", "student": "a", "epoch": [1, 1, 2, 2], "top1": [0.2, 0.4, 0.5, 0.5]}
+)
+
+
+def test_bars_carry_means_spreads_and_colours() -> None:
+    bars = figures.accuracy_figure(ACCURACIES, LEGEND).data
+    assert [bar.name for bar in bars] == ["PRISM", "SRe2L"]
+    assert [bar.y[0] for bar in bars] == [90.0, 70.0]
+    assert [bar.error_y.array[0] for bar in bars] == [1.5, 0.0]
+    assert bars[0].marker.color == METHOD_COLOURS["prism"]
+
+
+def test_losses_are_averaged_over_units() -> None:
+    rows = [
+        ("prism", unit, step, term, float(step * factor))
+        for term in ("bn/x", "logit/x")
+        for unit, factor in (("u", 1), ("v", 3))
+        for step in (1, 2)
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "unit", "step", "term", "value"])
+    curves = figures.loss_figure(frame, LEGEND).data
+    assert [curve.name for curve in curves] == ["PRISM: bn/x", "PRISM: logit/x"]
+    assert len({curve.line.dash for curve in curves}) == 2
+    assert (list(curves[0].x), list(curves[0].y)) == ([1, 2], [2.0, 4.0])
+
+
+def test_networks_have_other_colours_than_methods() -> None:
+    shares = pd.DataFrame({"method": "prism", "network": list("abcdefgh"), "share %": 12.5})
+    colours = {bar.marker.color for bar in figures.bn_share_figure(shares, LEGEND).data}
+    assert len(colours) == 8
+    assert not colours & set(METHOD_COLOURS.values())
+
+
+def test_learning_curves_have_a_band_of_the_seeds_spread() -> None:
+    band, line = figures.learning_figure(CURVES, LEGEND).data
+    assert list(line.y) == pytest.approx([30.0, 50.0])
+    half = 100 * np.std([0.2, 0.4], ddof=1)
+    assert list(band.y) == pytest.approx([30 + half, 50.0, 50.0, 30 - half])
+    assert (band.fill, band.mode) == ("toself", "lines")
+
+
+def test_the_transfer_matrix_is_methods_by_students() -> None:
+    frame = pd.concat([ACCURACIES, ACCURACIES.assign(student="b", mean=[80.0, 60.0])])
+    (heat,) = figures.transfer_figure(frame, LEGEND).data
+    assert (list(heat.x), list(heat.y)) == (["a", "b"], ["PRISM", "SRe2L"])
+    assert heat.z.tolist() == [[90.0, 80.0], [70.0, 60.0]]
+
+
+def test_classes_and_gains_are_drawn_in_the_tables_order() -> None:
+    table = pd.DataFrame({"prism": [50.0, -5.0]}, index=["b", "a"])
+    for figure in (
+        figures.class_accuracy_figure(table, LEGEND),
+        figures.class_gain_figure(table, LEGEND, "sre2l"),
+    ):
+        (trace,) = figure.data
+        assert (list(trace.x), list(trace.y)) == (["b", "a"], [50.0, -5.0])
+
+
+def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
+    right = np.linspace(100, 1, 100)
+    shares = np.diag(right)
+    shares[:, 0] += 100 - right
+    shares[0, 0] = 100
+    names = ["crane"] * 2 + [f"c{n}" for n in range(98)]  # a name that two classes share
+    frame = pd.DataFrame(shares, index=names, columns=names)
+    figure = figures.confusion_figure(frame, title="x")
+    assert [name.split()[0] for name in figure.data[0].y] == [str(n) for n in range(60, 100)]
+    assert "the 40 of 100 classes with most mistakes" in figure.layout.title.text
+
+
+def test_the_tradeoff_has_a_point_per_method_with_a_cosine() -> None:
+    table = pd.DataFrame(
+        {"top-1 %": [80.0, 70.0], "intra-class cosine": [0.5, np.nan], "recognised %": 90.0},
+        index=pd.Index(["prism", "sre2l"], name="method"),
+    )
+    (point,) = figures.tradeoff_figure(table, LEGEND).data
+    assert (point.x[0], point.y[0], point.text[0]) == (0.5, 80.0, "PRISM")
+
+
+def test_published_results_are_grey_and_without_unknown_spreads() -> None:
+    rows = [
+        ("prism", "PRISM", "a", 10, 40.0, 0.5, "this run"),
+        ("SRe2L", "SRe2L (published)", "a", 10, 21.3, 0.6, "a table"),
+        ("CDA", "CDA (published)", "a", 10, 33.6, np.nan, "a table"),
+    ]
+    columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
+    known, unknown = figures.published_figure(pd.DataFrame(rows, columns=columns), LEGEND).data
+    assert list(known.y) == ["PRISM", "SRe2L (published)"]
+    assert known.marker.color == (METHOD_COLOURS["prism"], figures.PUBLISHED_COLOUR)
+    assert (list(unknown.x), unknown.error_x.array) == ([33.6], None)
+
+
+def test_teachers_are_drawn_by_role() -> None:
+    table = pd.DataFrame(
+        {"role": ["primary", "holdout"], "MFLOPs": [10.0, 100.0], "accuracy %": [90.0, 80.0]},
+        index=pd.Index(["a", "b"], name="network"),
+    )
+    primary, holdout = figures.teacher_figure(table).data
+    assert (primary.name, list(primary.y), list(holdout.text)) == ("primary", [90.0], ["b"])
+
+
+def test_usage_is_drawn_in_percent_of_the_steps() -> None:
+    usage = pd.DataFrame({"a": [100.0], "b": [50.0]}, index=["prism/unit"])
+    (heat,) = figures.teacher_usage_figure(usage).data
+    assert heat.z.tolist() == [[100.0, 50.0]]
+    assert (heat.zmin, heat.zmax) == (0, 100)

@@ -1,0 +1,44 @@
+"""The report has a section per result, works offline, and shows titles rather than names."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prism_nb.execution import pipeline
+from prism_nb.viz import report, tables
+from prism_nb.viz.html import EncodedImage, Result
+from tests.helpers.evaluated_run import evaluated_run
+
+
+def test_a_report_has_all_results_and_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated_run(tmp_path)
+    known = {"accuracy", "learning", "transfer", "scores", "eval_variants"}
+    other = Result(pd.DataFrame({"method": ["random_real"]}), note="<as recorded>")
+    results = {
+        name: function if name in known else lambda run, **_: other
+        for name, function in report.RUN_RESULTS.items()
+    }
+    monkeypatch.setattr(report, "RUN_RESULTS", results)
+    monkeypatch.setattr(report, "image_sheet", lambda run, method: EncodedImage(b"", "png"))
+    monkeypatch.setattr(pipeline, "check", lambda run, stage: None)
+    monkeypatch.setattr(report, "_seconds", lambda run, stage: 1.0)  # no other stage has units
+    page = run.file(report.write_report(run)).read_text()
+    for title in ("Accuracy", "Learning curves", "DD-Ranking&#39;s scores", "Teachers"):
+        assert f"<h2>{title}</h2>" in page
+    assert "82.0 ± 2.8" in page
+    assert "epoch 2" in page
+    assert ">random_real<" not in page
+    assert "&lt;as recorded&gt;" in page
+    assert '"showSendToCloud": false' in page
+    assert "prefers-color-scheme: dark" in page
+    assert 'src="http' not in page
+
+
+def test_results_without_numbers_have_no_section(tmp_path: Path) -> None:
+    run = evaluated_run(tmp_path, eval_variants=["protocol"], train_on_real=False)
+    titles = [title for title, _, _ in report._sections(run)]
+    assert "DD-Ranking's scores" not in titles
+    assert not len(tables.published_table(run))
