@@ -182,6 +182,12 @@ def read_settings(path: Path) -> Settings:
     values = read_yaml(read_text(path, where=str(path)), where=str(path))
     if not isinstance(values, dict):
         raise UsageError(f"{path} is damaged: it must hold lines of `name: value`")
+    unknown = [name for name in values if name not in Settings.fields()]
+    if unknown:
+        raise UsageError(
+            f"{path} has settings that this version of the kit does not know "
+            f"({', '.join(unknown)}): the run was made by an older version; begin a new run"
+        )
     return build_settings(values, where=str(path))
 
 

@@ -1,73 +1,77 @@
-"""What logs and manifests say, without what a crash, a disk or a hand has spoilt in them."""
+"""The event log of a run: one JSON line per event, one file per stage."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import json
+import time
+from pathlib import Path
 from typing import Any
 
-_LARGEST = sys.float_info.max
-_LATEST = 253_402_300_799  # the last second that calendars can write, of the year 9999
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prism_nb.core import fileio
+
+_NEEDED = {"unit_start": {"unit"}, "step": {"unit", "step", "steps"}, "waiting": {"why"}}
+_YEAR_9999 = 253_402_300_799  # its last second, the latest that calendars can write
 
 
-def is_valid_event(event: dict[str, Any]) -> bool:
-    """Return whether an event has the values that its kind needs, and none of another type.
+class EventLog:
+    """The events of a run's stages, in `events/<stage>.jsonl`.
 
-    Kinds and values that this version of the kit does not know are whatever they like.
+    Args:
+        folder: The run's `events` folder.
     """
-    kind = event.get("event")
-    needed = _NEEDED.get(kind, ()) if isinstance(kind, str) else ("event",)
-    return all(name in event for name in needed) and len(_whole(event)) == len(event)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, stage: str, **values: Any) -> None:
+        """Append an event of a stage, with the time."""
+        line = json.dumps({"time": round(time.time(), 3), **values})
+        fileio.append_line(self._path(stage), line)
+
+    def read(self, stage: str) -> list[dict[str, Any]]:
+        """Return a stage's events in order, without damaged lines and an unfinished last one."""
+        return self.read_after(stage, 0)[0]
+
+    def read_after(self, stage: str, position: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the whole events after a byte position of a stage's log, and the new position."""
+        path = self._path(stage)
+        if not path.is_file():
+            return [], position
+        with path.open("rb") as file:
+            file.seek(position)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        events = [_parse(line) for line in whole.splitlines()]
+        return [event for event in events if event is not None], position + len(whole)
+
+    def _path(self, stage: str) -> Path:
+        return self._folder / f"{stage}.jsonl"
 
 
-def valid_stage_record(record: Any) -> dict[str, Any]:
-    """Return what a manifest says of a stage, without values of another type than the kit's."""
-    return _whole(record) if isinstance(record, dict) else {}
+class _Event(BaseModel):
+    """The types of the values that readers rely on; other values are kept as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    event: str
+    time: float = Field(0, ge=0, le=_YEAR_9999)
+    unit: str = ""
+    why: str = ""
+    step: int = Field(0, ge=0)
+    steps: int = Field(1, gt=0)
+    losses: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
+    seconds: float = Field(0, ge=0)
+    units_made: int = Field(0, ge=0)
+    peak_memory_bytes: int = Field(0, ge=0)
 
 
-def _whole(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if _KINDS.get(name, _is_any)(value)}
-
-
-def _is_any(_: Any) -> bool:
-    return True
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and -_LARGEST <= value <= _LARGEST  # which NaN and infinity are not
-
-
-def _is_amount(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_amount(value)
-
-
-def _is_moment(value: Any) -> bool:
-    return _is_amount(value) and value <= _LATEST
-
-
-def _are_losses(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(loss) for loss in value.values())
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "event": _is_text,
-    "unit": _is_text,
-    "why": _is_text,
-    "time": _is_moment,
-    "step": _is_count,
-    "steps": lambda value: _is_count(value) and value > 0,
-    "losses": _are_losses,
-    "seconds": _is_amount,
-    "units_made": _is_count,
-    "peak_memory_bytes": _is_count,
-}
-_NEEDED = {"begin": ("unit",), "step": ("unit", "step", "steps"), "waiting": ("why",)}
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Read one line of a log, or return None where a crash or an edit has damaged it."""
+    try:
+        value = json.loads(line)
+        event = _Event.model_validate(value).event
+    except (ValueError, RecursionError, ValidationError):
+        return None
+    return value if _NEEDED.get(event, set()) <= value.keys() else None

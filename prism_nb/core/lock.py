@@ -1,10 +1,8 @@
-"""Who works on what: a file that says so for as long as its owner lives.
+"""Leases: files that show who works on what, for as long as the owner lives.
 
-A lease is a file with its owner's host and process, whose time of change a thread moves on. It
-holds on network shares, where the locks of one machine's kernel say nothing to another, and one
-whose owner has died is taken over: at once on the owner's own machine, where that can be seen, and
-from elsewhere once the file has stood still for a minute. An owner that only seemed dead finds out
-before it writes anything.
+filelock's `SoftFileLease` is not used: it has no public way to read the owner of a lease that is
+not acquired, and a contender must watch a dead remote owner's file for a minute of its own clock,
+whereas the time of change of the file shows its age at once.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,22 +24,79 @@ import psutil
 
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
+from prism_nb.core.events import EventLog
 
-_BEAT = 10.0  # seconds between two signs of life
-_STALE = 60.0  # seconds without one after which an owner elsewhere counts as dead
+_HEARTBEAT = 10.0  # seconds between two updates of a lease's time of change
+_STALE = 60.0  # seconds without an update after which an owner elsewhere counts as dead
+
+
+class Locks:
+    """The leases of a run: one for each stage in progress, and one for each unit.
+
+    They work on network shares, where the kernel's locks of one machine mean nothing to another.
+
+    Args:
+        folder: The run's `locks` folder.
+        events: The run's events; taking over a dead owner's lease is recorded there.
+    """
+
+    def __init__(self, folder: Path, events: EventLog) -> None:
+        self._folder, self._events = folder, events
+
+    def lease(self, name: str, stage: str) -> Lease:
+        """Return the lease of a name, as a context; a takeover is an event of the stage."""
+
+        def on_takeover(before: Owner | None) -> None:
+            self._events.append(stage, event="lease_takeover", what=name, owner=str(before))
+
+        return Lease(self._folder / name, on_takeover)
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Hold a stage, so that no second process runs it; a dead owner's lease is taken over.
+
+        Raises:
+            PrismError: Another process holds it.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.lease(f"{stage}.json", stage))
+            except LeaseHeldError as error:
+                raise self._is_run_by(stage, error.owner) from None
+            yield
+
+    def check_free(self, stage: str) -> None:
+        """Check that no process runs a stage.
+
+        Raises:
+            PrismError: One does.
+        """
+        owner = self.driver(stage)
+        if owner is not None:
+            raise self._is_run_by(stage, owner)
+
+    def driver(self, stage: str) -> Owner | None:
+        """Return the process that runs a stage now, or None."""
+        path = self._folder / f"{stage}.json"
+        return Owner.read(path) if path.exists() and is_alive(path) else None
+
+    def _is_run_by(self, stage: str, owner: Owner | None) -> PrismError:
+        return PrismError(
+            f"stage {stage} of {self._folder.parent} is being run by {owner or 'another process'}; "
+            "wait for it or stop it"
+        )
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease.
+    """The holder of a lease.
 
     Attributes:
-        host: Name of the machine, for people.
-        space: Where the process's number means something: one machine until it is started anew,
-            or one container of it.
-        process: Number of the process there.
-        begun: When that process was started, so that a number given out anew is told apart.
-        token: Tells this lease from every other.
+        host: Name of the machine.
+        space: Id of the process namespace: a machine since its last start, or a container.
+        process: Process number in that namespace.
+        begun: Start time of the process, which tells it from later ones of the same number.
+        token: Random id of the lease.
     """
 
     host: str
@@ -53,30 +109,25 @@ class Owner:
     def here(cls) -> Owner:
         """Return this process as the owner of a new lease."""
         me = os.getpid()
-        return cls(
-            socket.gethostname(),
-            pid_namespace_id(),
-            me,
-            process_start_time(me) or "",
-            secrets.token_hex(8),
-        )
+        begun = process_start_time(me) or ""
+        return cls(socket.gethostname(), pid_namespace_id(), me, begun, secrets.token_hex(8))
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """Return who holds the lease at a path; None where nobody does, or the file is torn.
+        """Return the owner recorded in a lease's file; None where it is missing or damaged.
 
         Raises:
-            PrismError: The disk does not say.
+            PrismError: The file cannot be read.
         """
         record = fileio.read_record(path)
-        kinds = {each.name: int if each.name == "process" else str for each in fields(cls)}
-        if {name: type(value) for name, value in record.items()} != kinds:
+        types = {each.name: int if each.name == "process" else str for each in fields(cls)}
+        if {name: type(value) for name, value in record.items()} != types:
             return None
         return cls(**record)
 
     @property
     def is_here(self) -> bool:
-        """Whether its process can be seen from this one."""
+        """Whether the process is in this process's namespace."""
         return self.space == pid_namespace_id()
 
     def __str__(self) -> str:
@@ -84,10 +135,10 @@ class Owner:
 
 
 class LeaseHeldError(PrismError):
-    """Somebody else holds the lease.
+    """The lease is held by a living process.
 
     Args:
-        owner: Who; None where the file does not say.
+        owner: That process; None where the file is damaged.
     """
 
     def __init__(self, owner: Owner | None) -> None:
@@ -96,18 +147,21 @@ class LeaseHeldError(PrismError):
 
 
 class LeaseLostError(PrismError):
-    """Somebody else has taken a lease over, since its owner gave no sign of life for so long."""
+    """The lease was taken over, because its owner did not update it for too long."""
 
 
 class Lease:
-    """The right to work on something, held as a context.
+    """The exclusive right to work on something, held as a context.
+
+    A thread updates the file's time of change. A dead owner's file is replaced: at once where its
+    process namespace is this one, else when the file has not changed for a minute.
 
     Args:
-        path: The file that stands for it.
-        on_takeover: Told who held it before and has died.
+        path: The lease's file.
+        on_takeover: Called with the dead owner that was replaced.
 
     Raises:
-        HeldError: On entering, where somebody holds it who is alive.
+        LeaseHeldError: On entering, where a living process holds it.
         PrismError: On entering, where the folder cannot be written.
     """
 
@@ -115,7 +169,7 @@ class Lease:
         self._path, self._on_takeover = path, on_takeover
         self._owner = Owner.here()
         self._released = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True, name=f"lease {path.name}")
+        self._heartbeat = threading.Thread(target=self._update, daemon=True)
 
     def __enter__(self) -> Self:
         try:
@@ -124,46 +178,42 @@ class Lease:
         except OSError as error:
             what = error.strerror or error
             raise PrismError(f"cannot write to {self._path.parent}: {what}") from error
-        self._heart.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._released.set()
-        self._heart.join()
-        # A disk that does not answer leaves the file standing still, which gives it up as well.
+        self._heartbeat.join()
+        # If the disk is away, the file is no longer updated, which gives it up as well.
         with contextlib.suppress(OSError, PrismError):
             if self.is_mine:
                 self._path.unlink(missing_ok=True)
 
     @property
     def is_mine(self) -> bool:
-        """Whether it still is this owner's: one that was thought dead may find it taken over.
-
-        Raises:
-            PrismError: The disk does not say.
-        """
+        """Whether the lease has not been taken over."""
         return Owner.read(self._path) == self._owner
 
-    def require(self) -> None:
-        """Make sure that it still is this owner's, before something is written in its name.
+    def check(self) -> None:
+        """Check that the lease has not been taken over, before a result is written.
 
         Raises:
-            LostError: It is not.
-            PrismError: The disk does not say.
+            LeaseLostError: It has.
+            PrismError: The file cannot be read.
         """
         owner = Owner.read(self._path)
         if owner != self._owner:
             raise LeaseLostError(
-                f"{self._path.stem} was taken over by {owner or 'somebody who has finished since'}"
-                f", since this process gave no sign of life for {_STALE:.0f} s (was it stopped, or "
-                "the disk away?). It is not finished here; run the same command again to go on"
+                f"{self._path.stem} was taken over by {owner or 'a process that has ended since'}, "
+                f"because this process did not update its lease for {_STALE:.0f} s (was it "
+                "suspended, or the disk away?); run the same command again to go on"
             )
 
     def _create(self) -> bool:
         return fileio.create_exclusive(self._path, fileio.json_bytes(asdict(self._owner)))
 
     def _take_over(self) -> None:
-        """Replace a dead owner's file; of several that try, one succeeds."""
+        """Replace a dead owner's file; of several processes that try, one succeeds."""
         with fileio.exclusive_lock(self._path.with_name(".takeover")):
             before = Owner.read(self._path)
             if self._path.exists() and is_alive(self._path):
@@ -174,17 +224,16 @@ class Lease:
         if self._on_takeover is not None:
             self._on_takeover(before)
 
-    def _beat(self) -> None:
-        while not self._released.wait(_BEAT):
-            # A share that is gone for a while may come back.
-            with contextlib.suppress(OSError, PrismError):
+    def _update(self) -> None:
+        while not self._released.wait(_HEARTBEAT):
+            with contextlib.suppress(OSError, PrismError):  # a share may come back
                 if not self.is_mine:
                     return
                 os.utime(self._path)
 
 
 def is_alive(path: Path) -> bool:
-    """Return whether the owner of a lease's file shows signs of life."""
+    """Return whether the owner of a lease's file lives, as far as can be known from here."""
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
         return process_start_time(owner.process) == owner.begun
@@ -192,7 +241,7 @@ def is_alive(path: Path) -> bool:
 
 
 def seconds_since_heartbeat(path: Path) -> float:
-    """Return for how many seconds a file has stood still, by the clock of the disk it is on."""
+    """Return the age of a file's last change, by the clock of the disk that it is on."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
         probe.touch()
@@ -206,46 +255,28 @@ def seconds_since_heartbeat(path: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-_PROC = Path("/proc")
-
-
 @cache
 def pid_namespace_id() -> str:
-    """Return what tells where this process's number means something.
-
-    On Linux the machine's present start and the namespace of processes, which containers on one
-    machine do not share; else the machine's name.
-    """
+    """Return an id of the namespace of process numbers; the host's name where there is none."""
     try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{(_PROC / 'self/ns/pid').stat().st_ino}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return socket.gethostname()
 
 
 def process_start_time(process: int) -> str | None:
-    """Return when a process of this space was started; None where it has ended.
-
-    On Linux in ticks since the machine's start, which stay as they are when its clock is set.
-
-    Args:
-        process: Its number.
-    """
-    if not (_PROC / "self/stat").exists():
-        return _start_by_clock(process)
-    try:
-        text = (_PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The second field, the command in brackets, may hold blanks and brackets itself.
-    state, *others = text.rpartition(")")[2].split()
-    return None if state in {"Z", "X"} else others[18]
-
-
-def _start_by_clock(process: int) -> str | None:
+    """Return the start time of a process of this namespace; None where it has ended."""
     try:
         found = psutil.Process(process)
-        ended = found.status() == psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
+        if found.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+            return None
+        stat = Path(f"/proc/{process}/stat")
+        if not stat.exists():
+            return f"{found.create_time():.0f}"
+        # In ticks since boot, which do not change when the clock is set. The second field, the
+        # command in brackets, may hold blanks and brackets itself.
+        text = stat.read_text(encoding="utf-8", errors="replace")
+    except (psutil.Error, OSError, ValueError, OverflowError):
         return None
-    return None if ended else f"{found.create_time():.0f}"
+    return text.rpartition(")")[2].split()[19]
