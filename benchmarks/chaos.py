@@ -107,7 +107,7 @@ def chaos(
     for stage in pipeline.STAGES:
         pipeline.execute(plain, stage)
     wanted, toll, chance = contents(plain), Toll(), random.Random(seed)  # noqa: S311 (no secret)
-    pause = statistics.mean(plain.record(unit)["seconds"] for unit in finished_units(plain))
+    pause = statistics.mean(plain.units.record(unit)["seconds"] for unit in finished_units(plain))
     asked = {"backend": "ray", "ray_address": address, "workers": workers}
     while toll.kills < kills:
         run = _new_run(folder / str(toll.runs), ipc=image_indices, **asked)
@@ -191,14 +191,14 @@ def _files(run: Run) -> dict[str, str]:
     """Return the hash of every file of every unit that is done, as the markers have it."""
     found: dict[str, str] = {}
     for unit in finished_units(run):
-        found |= (run.marker(unit) or {}).get("files", {})
+        found |= (run.units.marker(unit) or {}).get("files", {})
     return found
 
 
 def _count(run: Run, toll: Toll) -> None:
     """Add a finished run's units to the toll, and those that were begun more than once."""
     for stage in pipeline.STAGES:
-        begun = [event["unit"] for event in run.events(stage) if event["event"] == "begin"]
+        begun = [event["unit"] for event in run.events.read(stage) if event["event"] == "begin"]
         toll.units += len(set(begun))
         toll.redone += len(begun) - len(set(begun))
 

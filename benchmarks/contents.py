@@ -17,7 +17,7 @@ def finished_units(run: Run) -> Iterator[Unit]:
     """Yield the units of all stages that are done and whole."""
     for stage in pipeline.STAGES:
         for unit in pipeline.stage_units(run, stage):
-            if run.inspect(unit).state == "done":
+            if run.units.is_done(unit):
                 yield unit
 
 
@@ -29,8 +29,8 @@ def contents(run: Run) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for unit in finished_units(run):
-        found[f"{unit.stage} {unit.name}"] = run.record(unit)
-        found |= {path: _content(run.file(path)) for path in run.files_of(unit)}
+        found[f"{unit.stage} {unit.name}"] = run.units.record(unit)
+        found |= {path: _content(run.file(path)) for path in run.units.files(unit)}
     for each in found.values():
         if isinstance(each, dict):
             each.pop("seconds", None)

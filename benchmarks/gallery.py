@@ -63,7 +63,7 @@ def _filled(path: Path, size: int) -> Run:
         for c, image_index in batch_of(unit).members():
             paths.append(image_path(_METHOD, c, image_index))
             fileio.write_bytes(run.file(paths[-1]), _picture(size, c * _IPC + image_index))
-        run.finish(unit, paths=paths, record={"images": len(paths)})
+        run.units.finish(unit, paths=paths, record={"images": len(paths)})
     return run
 
 

@@ -101,10 +101,12 @@ def _take(
     """Make a unit's images and return the seconds that took, by the clock and the processor."""
     begin, cpu = time.perf_counter(), time.process_time()
     if stat_networks:
-        run.event("synthesis", event="unit_start", unit=unit.name)
-        progress = _Progress(unit, _CASE.steps, lambda event: run.event("synthesis", **event))
+        run.events.append("synthesis", event="unit_start", unit=unit.name)
+        progress = _Progress(
+            unit, _CASE.steps, lambda event: run.events.append("synthesis", **event)
+        )
         draws = TeacherSchedule(_CASE.steps, (_CASE.networks,), _CASE.networks[:1])
-        with run.lock("synthesis"), preview_writer(run, unit, draws, _CASE.steps) as look:
+        with run.locks.stage("synthesis"), preview_writer(run, unit, draws, _CASE.steps) as look:
             _recover(unit, teachers, progress, look)
     else:
         _recover(unit, teachers, lambda *_: None, None)

@@ -59,4 +59,4 @@ def _give_fresh_weights(run: Run) -> None:
         network = untrained_teacher(unit.params["network"], dataset, device).network
         tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
         fileio.write_bytes(run.file(unit.params["weights"]), safetensors.torch.save(tensors))
-        run.finish(unit, paths=[unit.params["weights"]], record={"seconds": 0.0})
+        run.units.finish(unit, paths=[unit.params["weights"]], record={"seconds": 0.0})

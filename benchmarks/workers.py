@@ -53,10 +53,10 @@ def _stage(folder: Path, name: str, address: str, workers: int) -> tuple[float, 
         Run(run.path, run.settings.model_copy(update={"backend": "process"})), "teachers"
     )
     pipeline.execute(run, "synthesis")
-    events = list(run.events("synthesis"))
+    events = list(run.events.read("synthesis"))
     times = [event["time"] for event in events if event["event"] in {"begin", "end"}]
     units = pipeline.stage_units(run, "synthesis")
-    return max(times) - min(times), sum(run.record(unit)["seconds"] for unit in units)
+    return max(times) - min(times), sum(run.units.record(unit)["seconds"] for unit in units)
 
 
 def _row(workers: int, spans: list[tuple[float, float]], reference: float) -> dict[str, Any]:

@@ -446,7 +446,7 @@ def plan(
     if at or size:
         raise click.UsageError("--at and --size go with --count")
     check_images(found.settings)
-    found.require_unmixed()
+    found.check_settings()
     from prism_nb.execution.open_run import preflight
 
     preflight(found.settings, found)
@@ -464,7 +464,7 @@ def status(run_name: str, runs_dir: Path | None) -> None:
     found = open_run_module.load_run(run_name=run_name, runs_dir=runs_dir)
     _print_plans(found)
     for stage in pipeline.STAGES:
-        for last in deque(found.events(stage), maxlen=1):
+        for last in deque(found.events.read(stage), maxlen=1):
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
             click.echo(f"{stage:<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
 

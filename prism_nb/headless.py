@@ -39,7 +39,7 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
         if not states.missing and _is_current(run, stage.notebook) and not redo_notebooks:
             say(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
             continue
-        run.require_free(stage.name)  # before the driver's own notebook is overwritten
+        run.locks.check_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
         with progress_bar(run, stage.name, len(states.states)):
             execute_notebook(run, stage.notebook)
@@ -138,7 +138,7 @@ def _content_of(run: Run, notebook: str) -> str:
     """Digest what an executed notebook shows: its stage's units, or all units for the report."""
     stages = [s.name for s in pipeline.STAGES.values() if notebook in {s.notebook, REPORT}]
     units = [unit for stage in stages for unit in pipeline.stage_units(run, stage)]
-    return short_hash([(run.marker(unit) or {}).get("digest") for unit in units])
+    return short_hash([(run.units.marker(unit) or {}).get("digest") for unit in units])
 
 
 def _is_current(run: Run, notebook: str) -> bool:
@@ -149,11 +149,11 @@ def _is_current(run: Run, notebook: str) -> bool:
 
 
 def _stamp(run: Run, notebook: str) -> None:
-    run.amend_manifest("notebooks", notebook, _content_of(run, notebook))
+    run.manifest.amend("notebooks", notebook, _content_of(run, notebook))
 
 
 def _stamps(run: Run) -> dict[str, Any]:
-    stamps = run.manifest().get("notebooks")
+    stamps = run.manifest.read().get("notebooks")
     return stamps if isinstance(stamps, dict) else {}
 
 

@@ -289,7 +289,7 @@ def test_status_passes_over_damaged_events(
 ) -> None:
     run = Run.create(tmp_path / "demo", load_settings("digits_quick"))
     run.write_classes(open_dataset(run.settings).class_records())
-    run.event("squeeze", event="unit_start", unit="test_resnet")
+    run.events.append("squeeze", event="unit_start", unit="test_resnet")
     fileio.append_line(run.path / "events" / "teachers.jsonl", f'{{"event": "unit_end", {line}}}')
     monkeypatch.setattr(cli, "_print_plans", lambda run: None)
     monkeypatch.setattr(sys, "argv", ["prism-nb", "status", "demo", "--runs-dir", str(tmp_path)])

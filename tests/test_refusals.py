@@ -253,7 +253,7 @@ def _(folder: Path) -> object:
 @case("run folder", "a stage that another process drives", "is being run by process")
 def _(folder: Path) -> object:
     run = Run.create(folder / "run", load_settings("digits_quick"))
-    with run.lock("squeeze"):
+    with run.locks.stage("squeeze"):
         return pipeline.execute(run, "squeeze")
 
 

@@ -48,12 +48,12 @@ def test_a_stopped_run_is_resumed_to_the_same_images(tmp_path: Path) -> None:
     monitor.start.click()
     refresh_until(monitor, "Finished")
     assert children[1].wait(60) == 0
-    assert run.driver("synthesis") is None
+    assert run.locks.driver("synthesis") is None
     pipeline.check(run, "synthesis")
     pipeline.execute(undisturbed, "synthesis")
     assert len(hashes(run)) == 20
     assert hashes(run) == hashes(undisturbed)
-    kinds = [event["event"] for event in run.events("synthesis")]
+    kinds = [event["event"] for event in run.events.read("synthesis")]
     assert kinds.count("start") == 2
     assert kinds.count("stopped") == 1
     assert kinds[-1] == "complete"
@@ -87,6 +87,6 @@ def test_a_failure_is_told_in_the_event_log(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pipeline, "run_units", broken)
     with pytest.raises(ValueError, match="no such luck"):
         pipeline.execute_units(run, "squeeze", pipeline.stage_units(run, "squeeze"))
-    kinds = {event["event"]: event for event in run.events("squeeze")}
+    kinds = {event["event"]: event for event in run.events.read("squeeze")}
     assert list(kinds) == ["start", "failed"]
     assert kinds["failed"]["reason"] == "no such luck"

@@ -115,7 +115,7 @@ def amid_synthesis(place: Place) -> bool:
     if not (place.run / "events" / "synthesis.jsonl").is_file():
         return False
     ended, last = 0, {}
-    for last in Run.open(place.run).events("synthesis"):
+    for last in Run.open(place.run).events.read("synthesis"):
         ended += last["event"] == "end"
     return ended >= _UNITS_FIRST and last["event"] == "step" and last["step"] < last["steps"]
 
@@ -127,7 +127,7 @@ def note_the_kill(found: Rehearsal) -> None:
     for stage in ("squeeze", "synthesis"):
         for state in pipeline.plan(run, stage).states:
             if state.state == "done":
-                for path in (state.unit.marker, *run.files_of(state.unit)):
+                for path in (state.unit.marker, *run.units.files(state.unit)):
                     found.kept[path] = run.file(path).stat().st_mtime_ns
 
 

@@ -177,7 +177,7 @@ def plan(found: Rehearsal) -> Iterator[Fact]:
     nothing = Run(run.path.with_name("nothing"), run.settings)
     for stage in _NOT_FORESEEN:
         foreseen = pipeline.plan(nothing, stage).disk_bytes or 0
-        made = [path for unit in pipeline.stage_units(run, stage) for path in run.files_of(unit)]
+        made = [path for unit in pipeline.stage_units(run, stage) for path in run.units.files(unit)]
         there = [path for path in map(run.file, made) if path.is_file()]
         taken = sum(path.stat().st_size for path in there)
         yield Fact(

@@ -61,7 +61,7 @@ class _Event(BaseModel):
     why: str = ""
     step: int = Field(0, ge=0)
     steps: int = Field(1, gt=0)
-    losses: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
+    losses: dict[str, float] = {}
     seconds: float = Field(0, ge=0)
     units_made: int = Field(0, ge=0)
     peak_memory_bytes: int = Field(0, ge=0)

@@ -19,7 +19,7 @@ from prism_nb.core import fileio
 from prism_nb.core.settings import MACHINE, Settings
 
 _PACKAGES = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
-_DECISIVE = ("torch", "torchvision", "timm")  # packages whose versions may change results
+DECISIVE_PACKAGES = ("torch", "torchvision", "timm")  # packages whose versions may change results
 
 
 class Manifest:
@@ -88,7 +88,7 @@ def environment_key(device: torch.device) -> dict[str, str]:
     Args:
         device: The device that the unit is computed on.
     """
-    return {"device": device.type, **{name: package_version(name) for name in _DECISIVE}}
+    return {"device": device.type, **{name: package_version(name) for name in DECISIVE_PACKAGES}}
 
 
 def package_version(package: str) -> str:
@@ -102,8 +102,9 @@ def package_version(package: str) -> str:
 def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the environment in a manifest; today's where it is missing or damaged."""
     today, recorded = environment(settings), manifest.get("environment")
-    whole = isinstance(recorded, dict) and recorded.keys() == today.keys()
-    return recorded if whole and isinstance(recorded["versions"], dict) else today
+    if isinstance(recorded, dict) and recorded.keys() == today.keys():
+        return recorded if isinstance(recorded["versions"], dict) else today
+    return today
 
 
 def newer_version_message(manifest: dict[str, Any]) -> str | None:

@@ -143,7 +143,7 @@ def chosen_compile(run: Run) -> str:
     """Return the engine of a run: as set, else as decided, else `eager`."""
     if run.settings.compile != "auto":
         return {"always": "compiled", "never": "eager"}[run.settings.compile]
-    decided = run.manifest().get("compile")
+    decided = run.manifest.read().get("compile")
     choice = decided.get("choice") if isinstance(decided, dict) else None
     return "compiled" if choice == "compiled" else "eager"
 

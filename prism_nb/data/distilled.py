@@ -105,7 +105,7 @@ def _cache_path(run: Run, name: str, dataset: ImageDataset) -> Path:
     classes = len(dataset.classes)
     inputs: object = [dataset.name, dataset.content_hash, run.settings.seed, REFERENCE_TAG]
     if name != REFERENCE:
-        inputs = run.content(tuple(u.marker for u in method_units(run, name, classes)))
+        inputs = run.units.inputs_hash(tuple(u.marker for u in method_units(run, name, classes)))
     key = short_hash([name, inputs, classes * run.settings.ipc, dataset.image_size])
     return default_cache_dir() / "sets" / f"{key}.npy"
 

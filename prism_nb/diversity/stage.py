@@ -48,7 +48,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         agreement = teacher_agreement(_teacher_logits(run, pixels, dataset))
     record = {"spaces": spaces, "teachers": {"metrics": agreement}}
     seconds = round(time.monotonic() - start, 3)
-    run.finish(unit, paths=[], record={**record, "seconds": seconds})
+    run.units.finish(unit, paths=[], record={**record, "seconds": seconds})
 
 
 def _measure_space(

@@ -56,7 +56,9 @@ class LabelStore:
         order = run.read_classes()
         self._classes = len(order or open_dataset(run.settings).classes)
         unit = label_unit(run, method, self._classes)
-        self._fingerprint = short_hash([unit.fingerprint, run.content(unit.inputs), order])
+        self._fingerprint = short_hash(
+            [unit.fingerprint, run.units.inputs_hash(unit.inputs), order]
+        )
 
     def save(
         self, epoch: int, params: BatchAugParams, labels: Iterable[tuple[Tensor, Tensor]]

@@ -33,7 +33,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         _store_epochs(run, unit, images, labeler, on_event)
     accuracy = _teacher_accuracy(labeler, images, classes)
     seconds = round(time.monotonic() - start, 3)
-    run.finish(unit, paths=paths, record={"seconds": seconds, **accuracy})
+    run.units.finish(unit, paths=paths, record={"seconds": seconds, **accuracy})
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
 
 
@@ -43,7 +43,7 @@ def label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
     images, _ = _load(run, method)
     _store_epochs(run, unit, images, load_labeler(run), on_event)
     paths = label_paths(run.settings, method)[slice(*unit.params["epochs"])]
-    run.finish(unit, paths=paths, record={})
+    run.units.finish(unit, paths=paths, record={})
 
 
 def _load(run: Run, method: str) -> tuple[DeviceImages, Tensor]:

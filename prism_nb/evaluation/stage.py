@@ -62,7 +62,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     }
     for name, content in contents.items():
         fileio.write_bytes(run.file(f"{folder}/{name}"), content)
-    run.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
+    run.units.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
     checkpoint.clear()
 
 
@@ -70,7 +70,7 @@ def _fingerprint(run: Run, unit: Unit) -> str:
     """Return a hash of what decides a training: settings, images, labels, device, versions."""
     device = choose_device(run.settings.device).type
     versions = [torch.__version__, torchvision.__version__, timm.__version__]
-    return short_hash([unit.fingerprint, run.content(unit.inputs), device, versions])
+    return short_hash([unit.fingerprint, run.units.inputs_hash(unit.inputs), device, versions])
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
@@ -95,7 +95,7 @@ def student_records(run: Run) -> pd.DataFrame:
     classes = len(run.read_classes() or open_dataset(run.settings).classes)
     rows = []
     for unit in student_units(run, classes):
-        record = run.record(unit)
+        record = run.units.record(unit)
         key = {name: unit.params[name] for name in ("method", "variant", "student", "seed")}
         rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
     return pd.DataFrame(rows)

@@ -69,7 +69,7 @@ def run_backend_process(
     """Do the units of a stage in this process, as `run_units` does."""
 
     def log_event(event: dict[str, Any]) -> None:
-        run.event(units[0].stage, **event)
+        run.events.append(units[0].stage, **event)
         on_event(event)
 
     threads = run.settings.threads
@@ -79,7 +79,7 @@ def run_backend_process(
 
 def _split_units(run: Run, units: Sequence[Unit], splitter: UnitSplitter) -> list[Unit]:
     """Split the units that are not done into about as many shards as there are workers."""
-    missing = [unit for unit in units if run.inspect(unit).state != "done"]
+    missing = [unit for unit in units if not run.units.is_done(unit)]
     workers = _DEFAULT_SHARDS if run.settings.workers == "auto" else run.settings.workers
     number = -(-workers // max(1, len(missing)))
     split = import_function(splitter.split)

@@ -488,13 +488,13 @@ def choose_engine(run: Run, units: Sequence[Unit]) -> None:
     A run with too few steps for a compiler to pay is left eager, without a word in its manifest:
     it may still grow.
     """
-    if run.settings.compile != "auto" or "compile" in run.manifest():
+    if run.settings.compile != "auto" or "compile" in run.manifest.read():
         return
     left = _to_recover(run, units)
     steps = sum(run.settings.recipe_of(unit.params["method"]).iterations for unit in left)
     if steps >= _FEWEST_STEPS:
         choice, why = _decide(run, left)
-        run.update_manifest(engine={"choice": choice, "why": why})
+        run.manifest.update(engine={"choice": choice, "why": why})
 
 
 def _decide(run: Run, units: Sequence[Unit]) -> tuple[str, str]:
@@ -524,7 +524,7 @@ def _to_recover(run: Run, units: Sequence[Unit]) -> list[Unit]:
         unit
         for unit in units
         if run.settings.recipe_of(unit.params["method"]).image_source == "optimized"
-        and run.inspect(unit, deep=False).state != "done"
+        and not run.units.is_done(unit, verify_hashes=False)
     ]
 
 

@@ -138,7 +138,7 @@ def _pictures(run: Run, method: str, dataset: ImageDataset) -> list[ExportImage]
             f"run {run.name} has no method {method!r}; {suggest(method, run.settings.methods)}"
         )
     for unit in method_units(run, method, len(dataset.classes)):
-        state = run.inspect(unit)
+        state = run.units.state(unit)
         if state.state != "done":
             raise PrismError(
                 f"the images of {method} in run {run.name} are not complete: {unit.name} is "
@@ -160,9 +160,9 @@ def _label_files(run: Run, method: str, dataset: ImageDataset) -> list[str]:
     """Return a method's label files, relative to the run; none unless all are there and whole."""
     units = label_plan.relabel_units(run, len(dataset.classes))
     mine = [unit for unit in units if unit.params["method"] == method]
-    if any(run.inspect(unit).state != "done" for unit in mine):
+    if any(not run.units.is_done(unit) for unit in mine):
         return []
-    paths = [path for unit in mine for path in run.files_of(unit)]
+    paths = [path for unit in mine for path in run.units.files(unit)]
     return [path for path in paths if path.endswith(".safetensors")]
 
 
@@ -398,7 +398,7 @@ def _labels(run: Run, contents: ExportSummary) -> str:
 
 def _versions(run: Run) -> dict[str, str]:
     """Return the library versions that the run records; empty where it records none."""
-    environment = run.manifest().get("environment")
+    environment = run.manifest.read().get("environment")
     versions = environment.get("versions") if isinstance(environment, dict) else None
     return versions if isinstance(versions, dict) else {}
 

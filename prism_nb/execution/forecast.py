@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from prism_nb.core.manifest import UnitState
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.unit_plan import batch_of
+from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import image_bytes, is_decoded, set_bytes
@@ -55,7 +55,7 @@ def seconds_left(
     for state, cost in zip(states, costs, strict=True):
         method = state.unit.params.get("method", "") if known else ""
         if state.state == "done":
-            seconds = run.record(state.unit).get("seconds", 0.0)
+            seconds = run.units.record(state.unit).get("seconds", 0.0)
             taken[method] = taken.get(method, 0.0) + seconds
             foreseen[method] = foreseen.get(method, 0.0) + cost
         else:

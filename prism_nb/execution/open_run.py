@@ -55,14 +55,14 @@ def open_run(
         UsageError: The first setting that cannot work, found before any work begins.
     """
     run = load_run(run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes)
-    run.require_unmixed()
+    run.check_settings()
     passed = short_hash(run.settings.plain())
-    if run.manifest().get("preflight") != passed:
+    if run.manifest.read().get("preflight") != passed:
         preflight(run.settings, run)
     run = Run.create(run.path, run.settings)
     dataset = open_dataset(run.settings)
     run.write_classes(dataset.class_records())
-    run.update_manifest(preflight=passed, images_left_out=list(dataset.corrupt_files))
+    run.manifest.update(preflight=passed, images_left_out=list(dataset.corrupt_files))
     return run
 
 
@@ -155,7 +155,7 @@ def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) 
 
 def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
     unit = network_unit(settings, name)
-    return run is not None and run.inspect(unit, deep=False).state == "done"
+    return run is not None and run.units.is_done(unit, verify_hashes=False)
 
 
 def _networks_with_statistics(settings: Settings, kind: str) -> set[str]:

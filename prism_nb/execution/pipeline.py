@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from prism_nb.core import unit_plan
 from prism_nb.core.errors import PrismError, UsageError, suggest
-from prism_nb.core.manifest import UnitState
 from prism_nb.core.run import Run
+from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
 from prism_nb.execution.backends import UnitSplitter, run_units
 from prism_nb.execution.worker import Outcome, import_function
@@ -151,7 +151,7 @@ def finished_methods(run: Run) -> list[str]:
         method
         for method in run.settings.methods
         if all(
-            run.inspect(unit, deep=False).state == "done"
+            run.units.is_done(unit, verify_hashes=False)
             for unit in unit_plan.method_units(run, method, classes)
         )
     ]
@@ -175,9 +175,9 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
     """
     from prism_nb.execution.forecast import cache_bytes, disk_bytes, seconds_left  # imports torch
 
-    states = tuple(run.inspect(unit, deep=deep) for unit in stage_units(run, stage))
+    states = tuple(run.units.state(unit, verify_hashes=deep) for unit in stage_units(run, stage))
     missing = sum(state.state != "done" for state in states)
-    memory = run.stage_record(stage).get("peak_memory_bytes")
+    memory = run.manifest.stage(stage).get("peak_memory_bytes")
     measurable, costs = _stage(stage).costs, None
     if measure and missing and measurable is not None:
         _keep_freed_memory()
@@ -233,14 +233,14 @@ def execute_units(
     if _all_done(run, units):
         return Outcome(kept=len(units), made=0, seconds=time.monotonic() - begin)
     how = _stage(stage)
-    with run.lock(stage), _told(run, stage):
+    with run.locks.stage(stage), _told(run, stage):
         _require_disk(run, stage)
         _keep_freed_memory()
         if how.prepare is not None:
             import_function(how.prepare)(run, units)
         outcome = run_units(run, units, how.run_unit, on_event or _ignore, how.splitter)
         if outcome.made:
-            run.record_stage(
+            run.manifest.record_stage(
                 stage,
                 units_made=outcome.made,
                 seconds=round(outcome.seconds, 3),
@@ -252,7 +252,7 @@ def execute_units(
 def _all_done(run: Run, units: Sequence[Unit]) -> bool:
     """Return whether all units are done and whole; files are hashed only if none is missing."""
     return all(
-        run.inspect(unit, deep=deep).state == "done" for deep in (False, True) for unit in units
+        run.units.is_done(unit, verify_hashes=deep) for deep in (False, True) for unit in units
     )
 
 
@@ -263,18 +263,18 @@ def _ignore(_: object) -> None:
 @contextmanager
 def _told(run: Run, stage: str) -> Iterator[None]:
     """Note in a stage's event log who drives it and how that ended, for whoever follows it."""
-    run.event(stage, event="start", process=os.getpid(), host=socket.gethostname())
+    run.events.append(stage, event="start", process=os.getpid(), host=socket.gethostname())
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         with suppress(PrismError):  # a full disk, say, which is not what is to be raised
             if stopped:
-                run.event(stage, event="stopped")
+                run.events.append(stage, event="stopped")
             else:
-                run.event(stage, event="failed", reason=str(error) or type(error).__name__)
+                run.events.append(stage, event="failed", reason=str(error) or type(error).__name__)
         raise
-    run.event(stage, event="complete")
+    run.events.append(stage, event="complete")
 
 
 def check(run: Run, stage: str) -> StagePlan:
@@ -322,7 +322,7 @@ def _begun_bytes(run: Run, stage: str) -> int:
     """Return the size of what unfinished units have written already."""
     if stage != "relabel":
         return 0
-    begun = [u.params["method"] for u in stage_units(run, stage) if run.marker(u) is None]
+    begun = [u.params["method"] for u in stage_units(run, stage) if run.units.marker(u) is None]
     written = [p for method in begun for p in run.file(f"labels/{method}").glob("epoch_*")]
     return sum(path.stat().st_size for path in written)
 

@@ -27,12 +27,12 @@ def follow_events(run: Run, stage: str, on_event: OnEvent) -> Iterator[None]:
         stage: Name of the stage.
         on_event: Called as `on_event(event)` from a thread, for each event in the log's order.
     """
-    position = run.events_after(stage, 0)[1]
+    position = run.events.read_after(stage, 0)[1]
     stop = threading.Event()
 
     def pass_on() -> None:
         nonlocal position
-        events, position = run.events_after(stage, position)
+        events, position = run.events.read_after(stage, position)
         for event in events:
             on_event(event)
 

@@ -46,7 +46,7 @@ def run_backend_ray(run: Run, units: Sequence[Unit], run_unit: str, on_event: On
     """
     start, missing, started = time.monotonic(), list[Unit](), set[str]()
     for unit in units:
-        if run.inspect(unit).state == "done":
+        if run.units.is_done(unit):
             on_event({"event": "unit_skipped", **unit.event_fields})
         else:
             missing.append(unit)
@@ -135,7 +135,7 @@ class _RayTasks:
 
     def _on_death(self, unit: Unit, why: str) -> int:
         """Give the unit of a dead worker to the next one, unless too many have died at it."""
-        self._run.event(unit.stage, event="worker_lost", unit=unit.name, why=why)
+        self._run.events.append(unit.stage, event="worker_lost", unit=unit.name, why=why)
         self._deaths[unit.name] += 1
         if self._deaths[unit.name] < _MAX_DEATHS:
             self._waiting.appendleft(unit)
@@ -150,7 +150,7 @@ class _RayTasks:
 
     def _fail(self, unit: Unit, why: str) -> None:
         """Start no further unit; the first failure is the stage's."""
-        self._run.event(unit.stage, event="failed", unit=unit.name, why=why)
+        self._run.events.append(unit.stage, event="failed", unit=unit.name, why=why)
         self._failure = self._failure or PrismError(why)
 
     def _report_waiting(self, stage: str) -> None:
@@ -167,7 +167,7 @@ class _RayTasks:
             f"waiting for room on the Ray cluster: a worker needs {needed:g} {kind}s, {free:g} of "
             f"{total:g} are free"
         )
-        self._run.event(stage, event="waiting", why=why)
+        self._run.events.append(stage, event="waiting", why=why)
 
 
 def _run_in_worker(task: WorkerTask, log: str) -> TaskResult:

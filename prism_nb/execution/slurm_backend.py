@@ -59,16 +59,16 @@ def run_backend_slurm(run: Run, units: Sequence[Unit], run_unit: str, on_event: 
     with follow_events(run, stage, on_event):
         for unit in units:
             if unit.name not in names:
-                run.event(stage, event="unit_skipped", **unit.event_fields)
+                run.events.append(stage, event="unit_skipped", **unit.event_fields)
         if missing:
             jobs = _resume(run, stage, missing)
             if jobs:
-                run.event(stage, event="jobs_resumed", jobs=[job.id for job in jobs])
+                run.events.append(stage, event="jobs_resumed", jobs=[job.id for job in jobs])
             covered = {unit.name for job in jobs for unit in missing if job.covers(unit)}
             uncovered = [unit for unit in missing if unit.name not in covered]
             if uncovered:
                 new = _submit(run, stage, uncovered, run_unit)
-                run.event(stage, event="submitted", jobs=[job.id for job in new])
+                run.events.append(stage, event="submitted", jobs=[job.id for job in new])
                 jobs += new
             _record(run, stage, jobs)
             _wait(run, stage, jobs)
@@ -155,7 +155,7 @@ def _wait(run: Run, stage: str, jobs: Sequence[_StageJob]) -> None:
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         ids = [job.id for job in running]
-        run.event(stage, event="driver_detached", jobs=ids)
+        run.events.append(stage, event="driver_detached", jobs=ids)
         raise KeyboardInterrupt(_running_message(ids)) from None
 
 
@@ -205,7 +205,7 @@ def _reported_error(job: _StageJob) -> str:
 
 
 def _missing(run: Run, units: Sequence[Unit]) -> list[Unit]:
-    return [unit for unit in units if run.inspect(unit).state != "done"]
+    return [unit for unit in units if not run.units.is_done(unit)]
 
 
 # -- jobs of earlier calls --------------------------------------------------------------------

@@ -450,7 +450,7 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     folder = folder.fresh()
     chosen = list(folder.scenarios.values())
     for cell in chosen:
-        folder.run(cell).require_unmixed()
+        folder.run(cell).check_settings()
     _carry_out(folder, _Round("scenario", chosen), workers, say)
 
 
@@ -461,7 +461,7 @@ def check_study(folder: StudyFolder) -> None:
         UsageError: The first thing that cannot work; which run it is about stands before it.
     """
     for cell in folder.searches.values():
-        folder.run(cell).require_unmixed()
+        folder.run(cell).check_settings()
     for cell in [*folder.searches.values(), *folder.scenarios.values()]:
         try:
             preflight(cell.settings, folder.run(cell))
@@ -495,7 +495,7 @@ def _seconds(folder: StudyFolder, cells: Sequence[StudyRun]) -> float:
     for cell in cells:
         run = folder.run(cell)
         units = [u for s in cell.stages[1:] for u in pipeline.stage_units(run, s)]
-        total += sum(run.record(unit)["seconds"] for unit in units)
+        total += sum(run.units.record(unit)["seconds"] for unit in units)
     return total
 
 

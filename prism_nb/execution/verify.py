@@ -10,9 +10,9 @@ import torch
 
 from prism_nb.core.errors import PrismError, first_difference
 from prism_nb.core.lock import Owner, is_alive, seconds_since_heartbeat
-from prism_nb.core.manifest import UnitState
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_unit
+from prism_nb.core.unit_store import UnitState
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import LabelStore
 from prism_nb.execution import pipeline
@@ -128,7 +128,7 @@ def _check_labels(run: Run) -> Iterator[Finding]:
     classes = pipeline.class_count(run)
     for method in run.settings.methods:
         unit = label_unit(run, method, classes)
-        if run.inspect(unit, deep=False).state != "done":
+        if not run.units.is_done(unit, verify_hashes=False):
             continue
         store = LabelStore(run, method)
         try:

@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 from prism_nb.core.errors import PrismError
 from prism_nb.core.lock import LeaseHeldError
+from prism_nb.core.manifest import DECISIVE_PACKAGES, package_version
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import OnEvent, Unit, WriteResult, slug
@@ -96,7 +96,7 @@ class _SequentialWorker:
         self._writer.raise_failure()
         with ExitStack() as lease:
             try:
-                lease.enter_context(self._run.hold(unit))
+                lease.enter_context(self._run.units.hold(unit))
             except LeaseHeldError as error:
                 self._report_held(unit, error)
                 return False
@@ -111,7 +111,7 @@ class _SequentialWorker:
         return True
 
     def _is_done(self, unit: Unit) -> bool:
-        done = self._run.inspect(unit).state == "done"
+        done = self._run.units.is_done(unit)
         if done:
             self._on_event({"event": "unit_skipped", **unit.event_fields})
         return done
@@ -121,9 +121,9 @@ class _SequentialWorker:
     ) -> None:
         with lease:
             if write is not None:
-                self._run.require_held(unit)
+                self._run.units.check_held(unit)
                 write()
-            if self._run.marker(unit) is None:
+            if self._run.units.marker(unit) is None:
                 raise PrismError(f"the work on unit {unit.name} left no marker")
         seconds = time.monotonic() - start
         self._on_event({"event": "unit_end", **unit.event_fields, "seconds": seconds})
@@ -218,7 +218,7 @@ def run_task(task: WorkerTask) -> TaskResult:
 
         def log_event(event: dict[str, Any]) -> None:
             if event["event"] != "unit_skipped":  # which the driver logs
-                run.event(task.units[0].stage, **event)
+                run.events.append(task.units[0].stage, **event)
 
         return TaskResult(run_units_sequentially(run, task.units, task.run_unit, log_event).made)
     except PrismError as error:
@@ -277,12 +277,11 @@ def _flush() -> None:
 # -- versions ---------------------------------------------------------------------------------
 
 _PACKAGE = Path(__file__).parents[1]
-_LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def worker_versions() -> dict[str, str]:
     """Return the versions that decide results: the kit's source, Python and libraries."""
-    libraries = {package: _version(package) for package in _LIBRARIES}
+    libraries = {name: package_version(name) for name in DECISIVE_PACKAGES}
     return {"prism-nb": _source_hash(), "python": platform.python_version(), **libraries}
 
 
@@ -317,11 +316,4 @@ def _source_hash() -> str:
         content = path.read_bytes()
         name = path.relative_to(_PACKAGE).as_posix()
         digest.update(f"{name}\n{len(content)}\n".encode() + content)
-    return f"{_version('prism-nb')} (source {digest.hexdigest()[:12]})"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "none"
+    return f"{package_version('prism-nb')} (source {digest.hexdigest()[:12]})"

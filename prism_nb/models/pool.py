@@ -33,7 +33,7 @@ def load_teacher(run: Run, name: str) -> Teacher:
     path, content_hash = _finished_file(run, unit, "weights")
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
     native = (
-        PreprocessConfig.from_dict(run.record(unit)["preprocess"])
+        PreprocessConfig.from_dict(run.units.record(unit)["preprocess"])
         if is_pretrained_name(name)
         else dataset_preprocess(dataset)
     )
@@ -86,14 +86,14 @@ def wrap_teacher(
 
 def _finished_file(run: Run, unit: Unit, param: str) -> tuple[Path, str]:
     """Return the file that a finished unit's parameter names, and its content hash."""
-    found = run.inspect(unit)
+    found = run.units.state(unit)
     if found.state != "done":
         reason = f" ({found.reason})" if found.reason else ""
         raise PrismError(
             f"teacher {unit.name!r} of run {run.name} is {found.state}{reason}; run the squeeze "
             "stage first"
         )
-    file, marker = unit.params[param], run.marker(unit)
+    file, marker = unit.params[param], run.units.marker(unit)
     return run.file(file), marker["files"][file] if marker else ""
 
 

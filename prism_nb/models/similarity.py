@@ -102,7 +102,7 @@ def prediction_agreement(x: Tensor, y: Tensor) -> float:
 
 
 def _teacher(run: Run, name: str, dataset: ImageDataset) -> Teacher:
-    if run.marker(network_unit(run.settings, name)) is not None:
+    if run.units.marker(network_unit(run.settings, name)) is not None:
         return load_teacher(run, name)
     if not is_pretrained_name(name) or not resolve_weights(name).file.is_file():
         raise PrismError("not trained or fetched yet")

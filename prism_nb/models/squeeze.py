@@ -9,13 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device
 from prism_nb.core.errors import PrismError
+from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import OnEvent, Unit, is_pretrained_name, unit_seed
@@ -53,14 +53,14 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     donor = _find_reusable_run(run, unit)
     if donor is not None:
         content = donor.file(file).read_bytes()
-        record = {**donor.record(unit), "reused_from": donor.name}
+        record = {**donor.units.record(unit), "reused_from": donor.name}
     else:
         start = time.monotonic()
         content, record = _compute(run, unit, on_event)
         record |= {"seconds": round(time.monotonic() - start, 3), "reused_from": None}
         record |= _environment(run.settings, unit)
     fileio.write_bytes(run.file(file), content)
-    run.finish(unit, paths=[file], record=record)
+    run.units.finish(unit, paths=[file], record=record)
     _checkpoint(run, unit).clear()
 
 
@@ -225,10 +225,8 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
 def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
     """Return what may change a unit's result beside the settings."""
     environment: dict[str, object] = {
-        "device": choose_device(settings.device).type,
+        **environment_key(choose_device(settings.device)),
         "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
     }
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
@@ -241,13 +239,13 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
 
 def _find_reusable_run(run: Run, unit: Unit) -> Run | None:
     """Return another run in the same folder that has finished the same unit from equal inputs."""
-    environment, inputs_hash = _environment(run.settings, unit), run.content(unit.inputs)
+    environment, inputs_hash = _environment(run.settings, unit), run.units.inputs_hash(unit.inputs)
     for marker in sorted(run.path.parent.glob(f"*/{glob.escape(unit.marker)}")):
         other = Run(marker.parents[2], run.settings)
-        if other.path == run.path or other.inspect(unit).state != "done":
+        if other.path == run.path or not other.units.is_done(unit):
             continue
-        record = other.record(unit)
+        record = other.units.record(unit)
         is_same = all(record.get(key) == value for key, value in environment.items())
-        if is_same and other.content(unit.inputs) == inputs_hash:
+        if is_same and other.units.inputs_hash(unit.inputs) == inputs_hash:
             return other
     return None

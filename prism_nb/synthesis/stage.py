@@ -6,15 +6,14 @@ import math
 import time
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device, tf32_mode
 from prism_nb.core.errors import PrismError
+from prism_nb.core.manifest import environment_key
 from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, chosen_compile, image_path
@@ -48,7 +47,9 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> WriteResult:
     record |= {"seconds": round(time.monotonic() - start, 3), "images": len(pixels)}
 
     def write() -> None:
-        run.finish(unit, paths=_write_images(run, method, batch_of(unit), pixels), record=record)
+        run.units.finish(
+            unit, paths=_write_images(run, method, batch_of(unit), pixels), record=record
+        )
         _checkpoint(run, unit).clear()
 
     return write
@@ -141,13 +142,11 @@ def _build_matchers(
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     """Return the unit's checkpoint, keyed by everything that affects the result."""
-    device = choose_device(run.settings.device).type
-    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    key = environment_key(choose_device(run.settings.device))
+    inputs_hash = run.units.inputs_hash(unit.inputs)
     return Checkpoint(
         run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
-        short_hash(
-            [unit.fingerprint, run.content(unit.inputs), device, chosen_compile(run), *versions]
-        ),
+        short_hash([unit.fingerprint, inputs_hash, key, chosen_compile(run)]),
         every=60 * run.settings.checkpoint_interval_min,
     )
 

@@ -146,8 +146,8 @@ class RunTracker:
             units = {unit.name: unit for unit in pipeline.stage_units(self._run, STAGE)}
             self._work = {name: _work(self._run, unit) for name, unit in units.items()}
             self._units = units
-        driver = self._run.driver(STAGE)  # before its events: the last ones are never missed
-        events, self._position = self._run.events_after(STAGE, self._position)
+        driver = self._run.locks.driver(STAGE)  # before its events: the last ones are never missed
+        events, self._position = self._run.events.read_after(STAGE, self._position)
         for event in events:
             self._add(event)
         if first or driver != self._driver:
@@ -172,7 +172,7 @@ class RunTracker:
         )
 
     def _finished_units(self) -> set[str]:
-        states = (self._run.inspect(unit, deep=False) for unit in self._units.values())
+        states = (self._run.units.state(unit, verify_hashes=False) for unit in self._units.values())
         return {state.unit.name for state in states if state.state == "done"}
 
     def _add(self, event: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def _content(run: Run) -> dict[str, Any]:
             if len((result := RUN_RESULTS[name](run, **options)).table)
         ],
         "settings": table_html(tables.settings_table(run)),
-        "environment": recorded_environment(run.manifest(), run.settings),
+        "environment": recorded_environment(run.manifest.read(), run.settings),
         "seconds": {stage: _seconds(run, stage) for stage in pipeline.STAGES},
     }
 
@@ -108,7 +108,7 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
 
 def _seconds(run: Run, stage: str) -> float:
     """Return the seconds that a stage's units took; reused ones took none."""
-    records = [run.record(unit) for unit in pipeline.stage_units(run, stage)]
+    records = [run.units.record(unit) for unit in pipeline.stage_units(run, stage)]
     return float(sum(r["seconds"] for r in records if not r.get("reused_from")))
 
 

@@ -88,7 +88,7 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
         run = folder.run(cell)
         diversity = tables.diversity_table(run).groupby("method")
         means = diversity[["intra-class cosine", "recognised %"]].mean()
-        units = [(u.params["method"], run.record(u)) for u in stage_units(run, "synthesis")]
+        units = [(u.params["method"], run.units.record(u)) for u in stage_units(run, "synthesis")]
         for method in cell.settings.methods:
             records = [record for name, record in units if name == method]
             seconds = sum(record["seconds"] for record in records)

@@ -87,7 +87,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
     checked = {None: "trained here", True: "yes", False: "no"}
     rows = []
     for unit in network_units(run.settings):
-        record = run.record(unit)
+        record = run.units.record(unit)
         published = record.get("published_accuracy")
         rows.append(
             {
@@ -124,7 +124,7 @@ def unit_table(run: Run) -> pd.DataFrame:
     """Return one row per synthesis unit: its BN teachers, last logit loss and seconds."""
     rows = []
     for unit in stage_units(run, "synthesis"):
-        record = run.record(unit)
+        record = run.units.record(unit)
         logit_loss, _ = _last_losses(record)
         rows.append(
             {
@@ -159,7 +159,7 @@ def bn_loss_share_table(run: Run) -> pd.DataFrame:
     count = Counter(unit.params["method"] for unit in units)
     total: Counter[tuple[str, str]] = Counter()
     for unit in units:
-        for network, share in run.record(unit).get("bn_loss_shares", {}).items():
+        for network, share in run.units.record(unit).get("bn_loss_shares", {}).items():
             total[unit.params["method"], network] += share
     rows = [
         {"method": method, "network": network, "share %": 100 * share / count[method]}
@@ -172,7 +172,7 @@ def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
     """Return for how many % of its steps each unit used each network as BN teacher."""
     rows = {}
     for unit in stage_units(run, "synthesis"):
-        draws = run.record(unit).get("draws")
+        draws = run.units.record(unit).get("draws")
         if draws is not None:
             recipe = run.settings.recipe_of(unit.params["method"])
             steps = recipe.for_image_index(unit.params["image_indices"][0]).iterations
@@ -190,7 +190,7 @@ def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
 def loss_table(run: Run) -> pd.DataFrame:
     """Return the loss curves (method, unit, step, term, value) of each unit's latest attempt."""
     curves: dict[str, list[dict[str, Any]]] = {}
-    for event in run.events("synthesis"):
+    for event in run.events.read("synthesis"):
         if event.get("event") == "unit_start":
             curves[event["unit"]] = []
         elif event.get("event") == "step":
@@ -231,7 +231,7 @@ def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
 
 
 def _unit_details(run: Run, unit: Unit) -> tuple[bool, str, str, float, float]:
-    marker = run.marker(unit)
+    marker = run.units.marker(unit)
     if marker is None:
         return False, unit.name, "", NAN, NAN
     draws = marker["record"].get("draws", {}).get("bn_teachers", [])
@@ -249,7 +249,7 @@ def image_keys(table: pd.DataFrame) -> list[tuple[int, int]]:
 
 def _diversity_records(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     for unit in stage_units(run, "diversity"):
-        yield unit.name, run.record(unit)
+        yield unit.name, run.units.record(unit)
 
 
 def diversity_table(run: Run) -> pd.DataFrame:
@@ -358,7 +358,9 @@ def only_measured(run: Run) -> Run:
     Raises:
         UsageError: The real reference is not measured.
     """
-    done = [unit.name for unit in stage_units(run, "diversity") if run.marker(unit) is not None]
+    done = [
+        unit.name for unit in stage_units(run, "diversity") if run.units.marker(unit) is not None
+    ]
     if REFERENCE not in done:
         real = diversity_unit(run, REFERENCE, class_count(run))
         raise UsageError(missing_reason(run, [real], "not measured yet: run notebook 03"))
@@ -373,14 +375,14 @@ def label_table(run: Run) -> pd.DataFrame:
     """Return the accuracy of teachers and ensemble on the images, a row per method."""
     rows = []
     for unit in stage_units(run, "relabel"):
-        record = run.record(unit)
+        record = run.units.record(unit)
         teachers = zip(record["teachers"], record["teacher_accuracy"], strict=True)
         rows.append(
             {
                 "method": unit.name,
                 "ensemble %": 100 * record["ensemble_accuracy"],
                 **{f"{name} %": 100 * value for name, value in teachers},
-                "MB": sum(run.file(p).stat().st_size for p in run.files_of(unit)) / 1e6,
+                "MB": sum(run.file(p).stat().st_size for p in run.units.files(unit)) / 1e6,
                 "seconds": record["seconds"],
             }
         )
@@ -517,7 +519,7 @@ def class_accuracy_table(run: Run) -> pd.DataFrame:
     names, columns = class_titles(open_dataset(run.settings).classes), {}
     for method in run.settings.methods:
         units = [unit for unit in protocol_units(run) if unit.params["method"] == method]
-        shares = [run.record(unit)["per_class"] for unit in units]
+        shares = [run.units.record(unit)["per_class"] for unit in units]
         columns[method] = 100 * pd.DataFrame(shares, columns=names, dtype=float).mean()
     return pd.DataFrame(columns).rename_axis(index="class", columns="method")
 
@@ -711,7 +713,7 @@ def missing_reason(run: Run, units: Sequence[Unit], never_made: str) -> str:
         units: At least one unit.
         never_made: The reason where none of them was ever made.
     """
-    states = [run.inspect(unit, deep=False) for unit in units]
+    states = [run.units.state(unit, verify_hashes=False) for unit in units]
     unusable = [state for state in states if state.state not in {"done", "missing"}]
     if not unusable:
         return never_made

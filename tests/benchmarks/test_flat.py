@@ -25,7 +25,7 @@ def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.Monk
     def work(run: Run, unit: Unit, _: Any) -> Any:
         path = f"labels/{unit.name}/file"
         fileio.write_bytes(run.file(path), b"x")
-        return lambda: run.finish(unit, paths=[path], record={})
+        return lambda: run.units.finish(unit, paths=[path], record={})
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
     run_units(run, units[:20], "somewhere:work", lambda _: None)
@@ -35,4 +35,4 @@ def test_hundreds_of_units_leave_nothing_open(run: Run, monkeypatch: pytest.Monk
     assert me.num_fds() - fds < FEW
     assert me.num_threads() - threads < FEW
     assert not list(run.path.glob("locks/labels/*.json"))
-    assert all(run.inspect(unit).state == "done" for unit in units)
+    assert all(run.units.is_done(unit) for unit in units)

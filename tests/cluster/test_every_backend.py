@@ -50,17 +50,19 @@ def contents(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage in pipeline.STAGES:
         for unit in pipeline.stage_units(run, stage):
-            record = run.record(unit)
+            record = run.units.record(unit)
             record.pop("seconds", None)
             found[f"{stage} {unit.name}"] = record
-            for path in run.files_of(unit):
+            for path in run.units.files(unit):
                 if not path.endswith(".json"):  # which repeat the record
                     found[path] = fileio.sha256(run.file(path))
     return found
 
 
 def started(run: Run, stage: str) -> list[str]:
-    return sorted(event["unit"] for event in run.events(stage) if event["event"] == "unit_start")
+    return sorted(
+        event["unit"] for event in run.events.read(stage) if event["event"] == "unit_start"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,5 +90,7 @@ def test_two_jobs_make_the_same_files(expected: dict[str, Any], tmp_path: Path) 
     assert contents(run) == expected
     assert started(run, "relabel") == SHARDS
     for stage in pipeline.STAGES:
-        arrays = [event["jobs"] for event in run.events(stage) if event["event"] == "submitted"]
+        arrays = [
+            event["jobs"] for event in run.events.read(stage) if event["event"] == "submitted"
+        ]
         assert [len(array) for array in arrays] == ([2, 1] if stage == "relabel" else [2])

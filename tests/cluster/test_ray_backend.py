@@ -74,18 +74,18 @@ def hashes(run: Run) -> dict[str, str]:
     """The files of every unit of the synthesis with their hashes."""
     found: dict[str, str] = {}
     for unit in pipeline.stage_units(run, "synthesis"):
-        assert run.inspect(unit).state == "done"
-        found |= (run.marker(unit) or {})["files"]
+        assert run.units.is_done(unit)
+        found |= (run.units.marker(unit) or {})["files"]
     return found
 
 
 def events(run: Run, kind: str) -> list[str]:
-    return [event["unit"] for event in run.events("synthesis") if event["event"] == kind]
+    return [event["unit"] for event in run.events.read("synthesis") if event["event"] == kind]
 
 
 def is_under_way(run: Run, *, most: float = 1) -> bool:
     """Whether a unit is done and another has made some steps, but less than a share of them."""
-    steps = [event for event in run.events("synthesis") if event["event"] == "step"]
+    steps = [event for event in run.events.read("synthesis") if event["event"] == "step"]
     return bool(events(run, "unit_end") and steps and steps[-1]["step"] < most * steps[-1]["steps"])
 
 

@@ -48,7 +48,7 @@ def started(run: Run) -> Counter[str]:
 def test_a_preempted_job_goes_on_and_finished_units_stay(tmp_path: Path) -> None:
     run, gate = run_with(tmp_path, LOCAL), tmp_path / "gate"
     units = [*units_of(2), *units_of(3, {"gate": str(gate)})[2:]]
-    run.finish(units[0], paths=[], record={})
+    run.units.finish(units[0], paths=[], record={})
     heard: list[dict[str, Any]] = []
 
     def listen(event: dict[str, Any]) -> None:
@@ -63,13 +63,13 @@ def test_a_preempted_job_goes_on_and_finished_units_stay(tmp_path: Path) -> None
 
     outcome = carry_out(run, units, listen=listen)
     assert (outcome.kept, outcome.made) == (1, 2)
-    assert {run.inspect(unit).state for unit in units} == {"done"}
+    assert {run.units.state(unit).state for unit in units} == {"done"}
     assert started(run) == {"u1": 1, "u2": 2}
     counts = Counter((event["event"], event.get("unit")) for event in heard)
     assert counts["unit_skipped", "u0"] == counts["submitted", None] == 1
     assert [counts[kind, "u1"] for kind in ("unit_start", "step", "unit_end")] == [1, 1, 1]
     assert [counts[kind, "u2"] for kind in ("unit_start", "step", "unit_end")] == [2, 2, 1]
-    assert list(run.events("relabel")) == heard
+    assert list(run.events.read("relabel")) == heard
 
 
 def test_a_killed_job_is_named_and_its_unit_done_by_the_next_call(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_failed_unit_is_named_with_its_reason_and_log(tmp_path: Path) -> None:
     log = re.search(r"\((/\S+_log\.err)\)", message)
     assert log is not None
     assert Path(log[1]).is_file()
-    assert [run.inspect(unit).state for unit in units] == ["done", "missing", "missing"]
+    assert [run.units.state(unit).state for unit in units] == ["done", "missing", "missing"]
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finish(run: Run, units: list[Any], slurm: Path) -> None:
     """Do what the jobs of units would do."""
     for unit in units:
-        if run.marker(unit) is None:
-            run.finish(unit, paths=[], record={})
+        if run.units.marker(unit) is None:
+            run.units.finish(unit, paths=[], record={})
     (slurm / "state").write_text("COMPLETED")
 
 

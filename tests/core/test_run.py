@@ -19,9 +19,9 @@ from prism_nb.core import fileio
 from prism_nb.core.config import load_settings, short_hash
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.lock import LeaseLostError, Owner
-from prism_nb.core.manifest import UnitState, has_results
-from prism_nb.core.run import Run
+from prism_nb.core.run import Run, has_results
 from prism_nb.core.settings import STAGES, Settings
+from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import Unit
 
 _RESULTS = {
@@ -52,8 +52,8 @@ def pretend_results(run: Run, *stages: str) -> None:
 def finish(run: Run, content: str = "weights") -> UnitState:
     """Finish the unit with one file, and return its state."""
     fileio.write_text(run.path / _WEIGHTS, content)
-    run.finish(_UNIT, paths=[_WEIGHTS], record={"seconds": 1.5})
-    return run.inspect(_UNIT)
+    run.units.finish(_UNIT, paths=[_WEIGHTS], record={"seconds": 1.5})
+    return run.units.state(_UNIT)
 
 
 def rewrite_marker(run: Run, **changes: Any) -> None:
@@ -221,7 +221,7 @@ def test_results_are_seen_in_their_own_stage_alone(run: Run, stage: str) -> None
 
 def test_unit_without_marker_is_missing(run: Run) -> None:
     fileio.write_text(run.path / _WEIGHTS, "weights")
-    assert run.inspect(_UNIT).state == "missing"
+    assert run.units.state(_UNIT).state == "missing"
 
 
 def test_finished_unit_is_done(run: Run) -> None:
@@ -230,21 +230,21 @@ def test_finished_unit_is_done(run: Run) -> None:
 
 def test_finished_unit_tells_its_record_and_files(run: Run) -> None:
     finish(run)
-    assert run.record(_UNIT) == {"seconds": 1.5}
-    assert run.files_of(_UNIT) == [_WEIGHTS]
+    assert run.units.record(_UNIT) == {"seconds": 1.5}
+    assert run.units.files(_UNIT) == [_WEIGHTS]
 
 
 def test_unfinished_unit_has_no_record(run: Run) -> None:
     with pytest.raises(PrismError, match="teachers unit net is not done; run that stage first"):
-        run.record(_UNIT)
-    assert run.files_of(_UNIT) == []
+        run.units.record(_UNIT)
+    assert run.units.files(_UNIT) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '"done"'])
 def test_marker_that_is_no_marker_is_damaged(run: Run, content: str) -> None:
     finish(run)
     (run.path / _UNIT.marker).write_text(content, encoding="utf-8")
-    found = run.inspect(_UNIT)
+    found = run.units.state(_UNIT)
     assert (found.state, found.reason) == ("damaged", _NO_MARKER)
 
 
@@ -262,19 +262,19 @@ def test_marker_that_is_no_marker_is_damaged(run: Run, content: str) -> None:
 def test_marker_of_the_wrong_shape_is_damaged(run: Run, changes: dict[str, Any]) -> None:
     finish(run)
     rewrite_marker(run, **changes)
-    assert run.inspect(_UNIT).state == "damaged"
-    assert run.marker(_UNIT) is None
+    assert run.units.state(_UNIT).state == "damaged"
+    assert run.units.marker(_UNIT) is None
 
 
 def test_unit_whose_file_was_never_written_is_not_done(run: Run) -> None:
-    run.finish(_UNIT, paths=[_WEIGHTS], record={})
-    assert run.inspect(_UNIT).state == "damaged"
+    run.units.finish(_UNIT, paths=[_WEIGHTS], record={})
+    assert run.units.state(_UNIT).state == "damaged"
 
 
 def test_unit_whose_file_has_changed_is_damaged(run: Run) -> None:
     finish(run)
     (run.path / _WEIGHTS).write_text("weighty")
-    found = run.inspect(_UNIT)
+    found = run.units.state(_UNIT)
     assert (found.state, found.reason) == (
         "damaged",
         "teachers/net.bin has changed since it was written",
@@ -284,14 +284,14 @@ def test_unit_whose_file_has_changed_is_damaged(run: Run) -> None:
 def test_shallow_look_does_not_hash(run: Run) -> None:
     finish(run)
     (run.path / _WEIGHTS).write_text("weighty")
-    assert run.inspect(_UNIT, deep=False).state == "done"
+    assert run.units.is_done(_UNIT, verify_hashes=False)
 
 
 @pytest.mark.parametrize("deep", [True, False])
 def test_unit_whose_file_is_gone_is_damaged(run: Run, deep: bool) -> None:
     finish(run)
     (run.path / _WEIGHTS).unlink()
-    found = run.inspect(_UNIT, deep=deep)
+    found = run.units.state(_UNIT, verify_hashes=deep)
     assert (found.state, found.reason) == ("damaged", "teachers/net.bin is gone")
 
 
@@ -300,7 +300,7 @@ def test_unit_that_lists_a_file_outside_the_run_is_damaged(run: Run) -> None:
     outside = run.path.parent / "outside.bin"
     outside.write_text("weights")
     rewrite_marker(run, files={"../outside.bin": fileio.sha256(outside)})
-    found = run.inspect(_UNIT)
+    found = run.units.state(_UNIT)
     assert (found.state, found.reason) == ("damaged", "../outside.bin leaves the run")
 
 
@@ -309,44 +309,44 @@ def test_unit_whose_file_links_outside_the_run_is_damaged(run: Run) -> None:
     outside = run.path.parent / "outside.bin"
     (run.path / _WEIGHTS).rename(outside)
     (run.path / _WEIGHTS).symlink_to(outside)
-    found = run.inspect(_UNIT)
+    found = run.units.state(_UNIT)
     assert (found.state, found.reason) == ("damaged", "teachers/net.bin leaves the run")
 
 
 def test_unit_of_another_binding_is_of_other_settings(run: Run) -> None:
     finish(run)
     other = Unit(_UNIT.stage, _UNIT.name, _UNIT.marker, "changed")
-    assert run.inspect(other).state == "other settings"
-    assert run.marker(other) is None
+    assert run.units.state(other).state == "other settings"
+    assert run.units.marker(other) is None
 
 
 def test_unit_whose_inputs_are_the_same_is_done(run: Run) -> None:
     finish(run)
-    run.finish(_USER, paths=[], record={})
+    run.units.finish(_USER, paths=[], record={})
     finish(run)
-    assert run.inspect(_USER).state == "done"
+    assert run.units.is_done(_USER)
 
 
 def test_unit_whose_inputs_were_made_anew_is_stale(run: Run) -> None:
     finish(run)
-    run.finish(_USER, paths=[], record={})
+    run.units.finish(_USER, paths=[], record={})
     finish(run, "other weights")
-    found = run.inspect(_USER)
+    found = run.units.state(_USER)
     assert (found.state, found.reason) == ("stale", "prism was made from files that have changed")
 
 
 def test_unit_whose_input_is_gone_is_stale(run: Run) -> None:
     finish(run)
-    run.finish(_USER, paths=[], record={})
+    run.units.finish(_USER, paths=[], record={})
     (run.path / _UNIT.marker).unlink()
-    assert run.inspect(_USER).state == "stale"
+    assert run.units.state(_USER).state == "stale"
 
 
 def test_content_of_inputs_does_not_depend_on_what_they_recorded(run: Run) -> None:
     finish(run)
-    before = run.content((_UNIT.marker,))
+    before = run.units.inputs_hash((_UNIT.marker,))
     rewrite_marker(run, record={"seconds": 99})
-    assert run.content((_UNIT.marker,)) == before
+    assert run.units.inputs_hash((_UNIT.marker,)) == before
 
 
 # -- paths -----------------------------------------------------------------------------------
@@ -393,8 +393,8 @@ def test_a_changed_record_is_damage(run: Run) -> None:
     marker = fileio.read_json(path)
     marker["record"] = {"last": 0.999}
     fileio.write_json(path, marker)
-    assert run.inspect(_UNIT).state == "damaged"
-    assert run.marker(_UNIT) is None
+    assert run.units.state(_UNIT).state == "damaged"
+    assert run.units.marker(_UNIT) is None
 
 
 def test_recorded_classes_pass_again(run: Run) -> None:
@@ -422,10 +422,10 @@ def test_other_number_of_classes_is_refused(run: Run, classes: list[dict[str, An
 
 
 def test_manifest_keeps_what_other_stages_recorded(run: Run) -> None:
-    run.record_stage("squeeze", seconds=1)
-    run.record_stage("relabel", seconds=2)
-    run.record_stage("squeeze", units_made=3)
-    assert run.manifest()["stages"] == {
+    run.manifest.record_stage("squeeze", seconds=1)
+    run.manifest.record_stage("relabel", seconds=2)
+    run.manifest.record_stage("squeeze", units_made=3)
+    assert run.manifest.read()["stages"] == {
         "squeeze": {"seconds": 1, "units_made": 3},
         "relabel": {"seconds": 2},
     }
@@ -434,80 +434,84 @@ def test_manifest_keeps_what_other_stages_recorded(run: Run) -> None:
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_damaged_manifest_counts_as_none(run: Run, content: str) -> None:
     (run.path / "manifest.json").write_text(content, encoding="utf-8")
-    assert run.manifest() == {}
+    assert run.manifest.read() == {}
 
 
 # -- events ----------------------------------------------------------------------------------
 
 
 def test_events_come_back_in_order(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
-    run.event("relabel", event="unit_end")
-    assert [event["event"] for event in run.events("relabel")] == ["begin", "end"]
+    run.events.append("relabel", event="unit_start", unit="u")
+    run.events.append("relabel", event="unit_end")
+    assert [event["event"] for event in run.events.read("relabel")] == ["begin", "end"]
 
 
 def test_events_of_a_stage_that_never_ran_are_none(run: Run) -> None:
-    assert list(run.events("relabel")) == []
+    assert list(run.events.read("relabel")) == []
 
 
 def test_stages_have_logs_of_their_own(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
-    assert list(run.events("squeeze")) == []
+    run.events.append("relabel", event="unit_start", unit="u")
+    assert list(run.events.read("squeeze")) == []
 
 
 def test_unfinished_last_event_is_left_out(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
+    run.events.append("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
-    assert [event["event"] for event in run.events("relabel")] == ["begin"]
+    assert [event["event"] for event in run.events.read("relabel")] == ["begin"]
 
 
 def test_event_after_an_unfinished_one_is_kept(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
+    run.events.append("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_text(log.read_text() + '{"event": "e', encoding="utf-8")
-    run.event("relabel", event="jobs_resumed")
-    assert [event["event"] for event in run.events("relabel")] == ["begin", "resumed"]
+    run.events.append("relabel", event="jobs_resumed")
+    assert [event["event"] for event in run.events.read("relabel")] == ["begin", "resumed"]
 
 
 def test_event_that_is_no_text_is_left_out(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
+    run.events.append("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_bytes(log.read_bytes() + b"\xff\xfe\n")
-    assert [event["event"] for event in run.events("relabel")] == ["begin"]
+    assert [event["event"] for event in run.events.read("relabel")] == ["begin"]
 
 
 def test_event_that_is_nested_without_end_is_left_out(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
+    run.events.append("relabel", event="unit_start", unit="u")
     log = run.path / "events" / "labels.jsonl"
     log.write_bytes(log.read_bytes() + b'{"event": ' + b"[" * 100_000 + b"\n")
-    assert [event["event"] for event in run.events("relabel")] == ["begin"]
+    assert [event["event"] for event in run.events.read("relabel")] == ["begin"]
 
 
 def test_events_can_be_followed_from_where_the_last_look_ended(run: Run) -> None:
-    run.event("relabel", event="unit_start", unit="u")
-    first, position = run.events_after("relabel", 0)
-    run.event("relabel", event="unit_end")
-    then, end = run.events_after("relabel", position)
+    run.events.append("relabel", event="unit_start", unit="u")
+    first, position = run.events.read_after("relabel", 0)
+    run.events.append("relabel", event="unit_end")
+    then, end = run.events.read_after("relabel", position)
     assert [event["event"] for event in first] == ["begin"]
     assert [event["event"] for event in then] == ["end"]
-    assert run.events_after("relabel", end) == ([], end)
+    assert run.events.read_after("relabel", end) == ([], end)
 
 
 def test_event_that_was_half_written_at_the_last_look_is_seen_at_the_next(run: Run) -> None:
     log = run.path / "events" / "labels.jsonl"
     fileio.write_text(log, '{"event": "st')
-    nothing, position = run.events_after("relabel", 0)
+    nothing, position = run.events.read_after("relabel", 0)
     log.write_text(log.read_text() + 'art"}\n', encoding="utf-8")
     assert nothing == []
-    assert run.events_after("relabel", position)[0] == [{"event": "start"}]
+    assert run.events.read_after("relabel", position)[0] == [{"event": "start"}]
 
 
 # -- locks -----------------------------------------------------------------------------------
 
 
 def test_second_lock_of_a_stage_is_refused_with_the_holder(run: Run) -> None:
-    with run.lock("relabel"), pytest.raises(PrismError) as caught, run.lock("relabel"):
+    with (
+        run.locks.stage("relabel"),
+        pytest.raises(PrismError) as caught,
+        run.locks.stage("relabel"),
+    ):
         pass
     message = str(caught.value)
     assert "stage relabel" in message
@@ -516,22 +520,22 @@ def test_second_lock_of_a_stage_is_refused_with_the_holder(run: Run) -> None:
 
 
 def test_refused_lock_leaves_the_holder_in_possession(run: Run) -> None:
-    with run.lock("relabel"):
+    with run.locks.stage("relabel"):
         for _ in range(2):
-            with pytest.raises(PrismError), run.lock("relabel"):
+            with pytest.raises(PrismError), run.locks.stage("relabel"):
                 pass
 
 
 def test_another_stage_may_be_locked_meanwhile(run: Run) -> None:
-    with run.lock("relabel"), run.lock("diversity"):
+    with run.locks.stage("relabel"), run.locks.stage("diversity"):
         assert json.loads((run.path / "locks" / "diversity.json").read_text())["process"]
 
 
 def test_lock_is_free_again_after_a_failure(run: Run) -> None:
-    with pytest.raises(ZeroDivisionError), run.lock("relabel"):
+    with pytest.raises(ZeroDivisionError), run.locks.stage("relabel"):
         raise ZeroDivisionError
     entered = False
-    with run.lock("relabel"):
+    with run.locks.stage("relabel"):
         entered = True
     assert entered
 
@@ -541,10 +545,10 @@ def test_files_left_by_a_dead_process_do_not_hold_the_lock(run: Run) -> None:
     ended.wait()
     dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
     fileio.write_json(run.path / "locks" / "labels.json", dead)
-    with run.lock("relabel"):
+    with run.locks.stage("relabel"):
         owner = json.loads((run.path / "locks" / "labels.json").read_text())
     assert owner["process"] == os.getpid()
-    (told,) = run.events("relabel")
+    (told,) = run.events.read("relabel")
     assert told["owner"] == f"process {ended.pid} on {socket.gethostname()}"
 
 
@@ -552,27 +556,27 @@ def test_run_that_cannot_be_written_is_named(tmp_path: Path, settings: Settings)
     (tmp_path / "r").write_text("in the way")
     with (
         pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'r'}"),
-        Run(tmp_path / "r", settings).lock("relabel"),
+        Run(tmp_path / "r", settings).locks.stage("relabel"),
     ):
         pass
 
 
 def test_unit_that_was_taken_over_is_not_finished_by_its_first_owner(run: Run) -> None:
     unit = Unit("relabel", "u", "labels/u/unit.json", "b", {})
-    with run.hold(unit):
+    with run.units.hold(unit):
         lease = run.path / "locks" / "labels" / "u.json"
         other = replace(Owner.here(), host="far", token="other")
         fileio.write_json(lease, asdict(other))
         with pytest.raises(LeaseLostError, match="u was taken over by process .* on far"):
-            run.finish(unit, paths=[], record={})
-    assert run.inspect(unit).state == "missing"
+            run.units.finish(unit, paths=[], record={})
+    assert run.units.state(unit).state == "missing"
     assert Owner.read(lease) == other
 
 
 def test_manifest_keeps_what_several_write_at_once(run: Run) -> None:
     def write(name: str) -> None:
-        run.amend_manifest("notebooks", name, name)
-        run.update_manifest(**{name: name})
+        run.manifest.amend("notebooks", name, name)
+        run.manifest.update(**{name: name})
 
     names = [f"n{i}" for i in range(16)]
     threads = [threading.Thread(target=write, args=(name,)) for name in names]
@@ -580,7 +584,7 @@ def test_manifest_keeps_what_several_write_at_once(run: Run) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    manifest = run.manifest()
+    manifest = run.manifest.read()
     assert manifest["notebooks"] == {name: name for name in names}
     assert manifest.items() >= {name: name for name in names}.items()
 
@@ -591,8 +595,8 @@ def test_disk_that_does_not_answer_is_no_damage(
 ) -> None:
     unit = Unit("relabel", "u", "labels/u/unit.json", "b", {})
     fileio.write_text(run.file("labels/u/x.txt"), "x")
-    run.finish(unit, paths=["labels/u/x.txt"], record={})
-    run.update_manifest(kept="this")
+    run.units.finish(unit, paths=["labels/u/x.txt"], record={})
+    run.manifest.update(kept="this")
     opened = Path.open
 
     def away(name: str) -> None:
@@ -606,13 +610,13 @@ def test_disk_that_does_not_answer_is_no_damage(
     for name in ("unit.json", "x.txt"):
         away(name)
         with pytest.raises(PrismError, match=f"cannot read .*{name}: {os.strerror(number)}"):
-            run.inspect(unit)
+            run.units.state(unit)
     away("manifest.json")
     with pytest.raises(PrismError, match="cannot read"):
-        run.update_manifest(more="that")
+        run.manifest.update(more="that")
     monkeypatch.undo()
-    assert run.inspect(unit).state == "done"
-    assert run.manifest()["kept"] == "this"
+    assert run.units.is_done(unit)
+    assert run.manifest.read()["kept"] == "this"
 
 
 # -- recipes of one's own ----------------------------------------------------------------------

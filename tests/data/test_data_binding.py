@@ -39,7 +39,7 @@ def fingerprint(run: Run) -> str:
 
 def finish(run: Run) -> None:
     unit = network_unit(run.settings, run.settings.primary)
-    Run.create(run.path, run.settings).finish(unit, paths=[], record={})
+    Run.create(run.path, run.settings).units.finish(unit, paths=[], record={})
 
 
 def test_a_moved_dataset_continues_its_run(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_images_left_out_are_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
         runs_dir=tmp_path / "runs",
         changes={"dataset": "folder", "data_dir": str(tree), "skip_corrupt": True},
     )
-    assert run.manifest()["images_left_out"] == ["val/b/bad.jpg"]
+    assert run.manifest.read()["images_left_out"] == ["val/b/bad.jpg"]
 
 
 def test_settings_that_lead_to_the_same_images_are_free(tmp_path: Path) -> None:

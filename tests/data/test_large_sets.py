@@ -68,7 +68,7 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
     (unit,) = pipeline.stage_units(run, "synthesis")
     other = run.file(image_path("random_real", 4, 0)).read_bytes()
     path.write_bytes(other)
-    run.finish(unit, paths=run.files_of(unit), record={})
+    run.units.finish(unit, paths=run.units.files(unit), record={})
     assert not is_decoded(run, "random_real", dataset)
     changed, _ = load_images(run, "random_real", dataset)
     assert torch.equal(changed[7], changed[8])

@@ -185,7 +185,7 @@ def other_class_order(run: Run) -> None:
 def other_images(run: Run) -> None:
     (unit,) = method_units(run, METHOD, CLASSES)
     fileio.write_bytes(run.file("image.png"), b"image")
-    run.finish(unit, paths=["image.png"], record={})
+    run.units.finish(unit, paths=["image.png"], record={})
 
 
 @pytest.mark.parametrize("change", [other_class_order, other_images])

@@ -77,7 +77,7 @@ def test_the_accuracy_of_each_teacher_is_recorded(tmp_path: Path) -> None:
     run = begin(tmp_path, "a")
     execute(run)
     data = load_student_data(run, METHOD, "no_aug", CPU)
-    record, hits = run.record(label_unit(run, METHOD, 10)), []
+    record, hits = run.units.record(label_unit(run, METHOD, 10)), []
     for name in ("test_resnet", "test_byobnet"):
         logits = teacher_of(name, size=16)(data.images[torch.arange(COUNT)])
         hits.append(float((logits.argmax(1) == data.classes).float().mean()))

@@ -23,7 +23,7 @@ def test_a_unit_writes_scores_and_weights_that_agree(tmp_path: Path) -> None:
     stage.run_unit(run, unit, events.append)
     folder = run.file(unit.params["folder"])
     assert [event["step"] for event in events] == [1, 2, 3]
-    assert run.inspect(unit).state == "done"
+    assert run.units.is_done(unit)
 
     summary = fileio.read_json(folder / "summary.json")
     metrics = pd.read_csv(folder / "metrics.csv")

@@ -58,7 +58,7 @@ def test_threads_are_set_for_a_stage_and_restored(
         used.append(torch.get_num_threads())
         if fails:
             raise PrismError("a failed unit")
-        run.finish(unit, paths=[], record={})
+        run.units.finish(unit, paths=[], record={})
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
     with pytest.raises(PrismError) if fails else nullcontext():

@@ -11,9 +11,9 @@ import torch
 
 from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
-from prism_nb.core.manifest import UnitState
 from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
+from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import cost, pipeline

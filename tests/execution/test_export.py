@@ -154,7 +154,7 @@ def test_an_archive_holds_the_runs_own_files_and_its_labels_once_they_are_comple
     fileio.write_bytes(run.path / "labels" / METHOD / "epoch_0000.safetensors", b"logits")
     export_set(run, METHOD, tmp_path / "unfinished.zip")
     assert tree(tmp_path / "unfinished.zip") == found
-    run.finish(unit, paths=[f"labels/{METHOD}/epoch_0000.safetensors"], record={})
+    run.units.finish(unit, paths=[f"labels/{METHOD}/epoch_0000.safetensors"], record={})
     assert export_set(run, METHOD, tmp_path / "with.zip").label_files == 1
     labelled = tree(tmp_path / "with.zip")
     assert labelled.keys() - found.keys() == {"labels/epoch_0000.safetensors"}

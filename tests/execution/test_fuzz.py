@@ -95,7 +95,7 @@ def test_marker(made: Run, spoil: Spoil) -> None:
     good = path.read_bytes()
     try:
         path.write_bytes(spoil(good))
-        state = made.inspect(unit)
+        state = made.units.state(unit)
         same = fileio.read_json(path) == json.loads(good)
     finally:
         path.write_bytes(good)
@@ -112,7 +112,7 @@ def test_label_file(made: Run, spoil: Spoil) -> None:
         path.write_bytes(spoil(good))
         same = path.read_bytes() == good
         whole = LabelStore(made, "random_real").has(0)
-        state = made.inspect(unit).state
+        state = made.units.state(unit).state
         if not same:
             store = LabelStore(made, "random_real")
             complaint = complaint_of(lambda: store.load(0, torch.device("cpu"), count=20))
@@ -210,9 +210,9 @@ def test_manifest(made: Run, manifest: dict[str, Any]) -> None:
     good = path.read_bytes()
     try:
         path.write_text(json.dumps(manifest))
-        stage = made.stage_record("relabel")
+        stage = made.manifest.stage("relabel")
         assert chosen_compile(made) in {"eager", "compiled"}
-        assert isinstance(newer_version_message(made.manifest()), str | None)
+        assert isinstance(newer_version_message(made.manifest.read()), str | None)
     finally:
         path.write_bytes(good)
     assert isinstance(stage.get("peak_memory_bytes", 0), int)
@@ -236,7 +236,7 @@ def test_events(made: Run, spoil: Spoil) -> None:
     good = path.read_bytes()
     try:
         path.write_bytes(spoil(good))
-        for event in made.events("relabel"):
+        for event in made.events.read("relabel"):
             assert time.localtime(event.get("time", 0))
             StageProgress(1, lambda share, _: None)(event)
     finally:

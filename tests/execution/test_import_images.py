@@ -103,7 +103,7 @@ def test_a_damaged_image_leaves_the_finished_units(tmp_path: Path) -> None:
     damaged.write_bytes(picture(901))
     run, outcome = import_images(folder, run_name="b", runs_dir=tmp_path / "runs")
     assert (outcome.made, outcome.kept) == (1, 1)
-    record = run.record(unit_plan.method_units(run, "imported", 10)[0])
+    record = run.units.record(unit_plan.method_units(run, "imported", 10)[0])
     assert record["source"] == str(folder)
 
 

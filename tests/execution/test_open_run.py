@@ -213,14 +213,14 @@ def test_a_damaged_file_of_a_finished_run_is_made_again(finished: Run) -> None:
 
 
 def test_a_driver_at_work_does_not_keep_a_finished_stage_from_opening(finished: Run) -> None:
-    with finished.lock("synthesis"):
+    with finished.locks.stage("synthesis"):
         assert pipeline.execute(reopened(finished), "synthesis").made == 0
 
 
 def test_the_preflight_is_repeated_for_other_settings_alone(finished: Run) -> None:
-    finished.update_manifest(preflight="other")
+    finished.manifest.update(preflight="other")
     reopened(finished)
-    passed = finished.manifest()["preflight"]
+    passed = finished.manifest.read()["preflight"]
     assert passed != "other"
     before = times(finished)
     reopened(finished)

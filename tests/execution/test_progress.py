@@ -44,10 +44,10 @@ def wait_for(text: str, stream: io.StringIO) -> None:
 
 
 def test_a_terminal_shows_new_events_only(run: Run) -> None:
-    run.event("squeeze", event="unit_end", unit="before")
+    run.events.append("squeeze", event="unit_end", unit="before")
     terminal = Terminal()
     with progress_bar(run, "squeeze", 2, stream=terminal):
-        run.event("squeeze", event="step", unit="net", step=1, steps=2)
+        run.events.append("squeeze", event="step", unit="net", step=1, steps=2)
         wait_for("net", terminal)
     assert "25%" in terminal.getvalue()
     assert "75%" not in terminal.getvalue()
@@ -56,7 +56,7 @@ def test_a_terminal_shows_new_events_only(run: Run) -> None:
 def test_a_log_file_gets_no_bar(run: Run) -> None:
     log = io.StringIO()
     with progress_bar(run, "squeeze", 2, stream=log):
-        run.event("squeeze", event="unit_end", unit="net")
+        run.events.append("squeeze", event="unit_end", unit="net")
     assert log.getvalue() == ""
 
 
@@ -64,6 +64,6 @@ def test_a_log_file_gets_no_bar(run: Run) -> None:
 def test_reasons_for_waiting_are_printed(run: Run, kind: type[io.StringIO]) -> None:
     stream = kind()
     with progress_bar(run, "squeeze", 2, stream=stream):
-        run.event("squeeze", event="waiting", why="1 CPU asked, 0 free")
+        run.events.append("squeeze", event="waiting", why="1 CPU asked, 0 free")
         wait_for("free\n", stream)
     assert "squeeze: 1 CPU asked, 0 free\n" in stream.getvalue()

@@ -82,7 +82,7 @@ def test_labels_of_other_images_are_damage_under_a_valid_marker(run: Run) -> Non
     place = content.index(b"prism-nb labels") + 24
     content[place : place + 4] = b"beef"
     epoch.write_bytes(content)
-    run.finish(unit, paths=run.files_of(unit), record={})
+    run.units.finish(unit, paths=run.units.files(unit), record={})
     assert found(run) == [("damaged", "labels unit random_real")]
 
 
@@ -128,7 +128,7 @@ def test_clean_names_what_cannot_be_removed(run: Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["relabel", "relabel/prism"])  # a driver, or a job without one
 def test_a_run_at_work_is_not_cleaned(run: Run, name: str) -> None:
     with (
-        run.lease(f"{name}.json", "relabel"),
+        run.locks.lease(f"{name}.json", "relabel"),
         pytest.raises(PrismError, match=f"{name} of .* is being worked on by process"),
     ):
         clean(run)

@@ -41,14 +41,14 @@ def test_files_are_written_while_the_next_unit_runs(
 
         def write() -> None:
             assert second_begun.wait(10)
-            run.finish(unit, paths=[], record={})
+            run.units.finish(unit, paths=[], record={})
 
         return write
 
     events = carry_out(run, units_of(2), work, monkeypatch)
     starts = [("unit_start", "u0"), ("unit_start", "u1")]
     assert events == [*starts, ("unit_end", "u0"), ("unit_end", "u1")]
-    assert all(run.inspect(unit).state == "done" for unit in units_of(2))
+    assert all(run.units.is_done(unit) for unit in units_of(2))
 
 
 def test_an_interruption_lets_the_unit_before_be_written(
@@ -63,13 +63,13 @@ def test_an_interruption_lets_the_unit_before_be_written(
 
         def write() -> None:
             assert interrupted.wait(10)
-            run.finish(unit, paths=[], record={})
+            run.units.finish(unit, paths=[], record={})
 
         return write
 
     with pytest.raises(KeyboardInterrupt):
         carry_out(run, units_of(2), work, monkeypatch)
-    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "missing"]
+    assert [run.units.state(unit).state for unit in units_of(2)] == ["done", "missing"]
 
 
 def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch
             if unit.name == "u0":
                 assert failing.wait(10)
                 raise OSError("no space left")
-            run.finish(unit, paths=[], record={})
+            run.units.finish(unit, paths=[], record={})
 
         if unit.name == "u1":  # u0's write fails while u1 is computed
             failing.set()
@@ -91,7 +91,7 @@ def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="no space left"):
         carry_out(run, units_of(3), work, monkeypatch)
     assert begun == ["u0", "u1"]
-    assert run.inspect(units_of(2)[1]).state == "done"
+    assert run.units.is_done(units_of(2)[1])
 
 
 def test_a_failed_write_is_a_note_of_another_failure(
@@ -125,22 +125,22 @@ def test_a_unit_of_another_process_is_waited_for(
     run: Run, other_finishes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.01)
-    held = run.lease("relabel/u0.json", "relabel")
+    held = run.locks.lease("relabel/u0.json", "relabel")
     held.__enter__()
     done_here: list[str] = []
 
     def work(run: Run, unit: Unit, _: Any) -> None:
         done_here.append(unit.name)
-        run.finish(unit, paths=[], record={})
+        run.units.finish(unit, paths=[], record={})
         if unit.name == "u1":  # meanwhile, the other process ends
             if other_finishes:
-                run.finish(units_of(1)[0], paths=[], record={})
+                run.units.finish(units_of(1)[0], paths=[], record={})
             held.__exit__(None, None, None)
 
     events = carry_out(run, units_of(2), work, monkeypatch)
     assert done_here == (["u1"] if other_finishes else ["u1", "u0"])
     assert next(kind for kind, unit in events if unit == "u0") == "unit_held"
-    assert [run.inspect(unit).state for unit in units_of(2)] == ["done", "done"]
+    assert [run.units.state(unit).state for unit in units_of(2)] == ["done", "done"]
 
 
 def test_the_lease_of_a_failed_unit_is_released(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_the_lease_of_a_failed_unit_is_released(run: Run, monkeypatch: pytest.Mo
 
     with pytest.raises(PrismError, match="no"):
         carry_out(run, units_of(1), work, monkeypatch)
-    with run.lease("relabel/u0.json", "relabel") as lease:
+    with run.locks.lease("relabel/u0.json", "relabel") as lease:
         assert lease.is_mine
 
 
@@ -159,7 +159,7 @@ def test_four_drivers_do_each_unit_once(run: Run, monkeypatch: pytest.MonkeyPatc
     def work(run: Run, unit: Unit, _: Any) -> None:
         with lock:
             begun.append(unit.name)
-        run.finish(unit, paths=[], record={})
+        run.units.finish(unit, paths=[], record={})
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.001)
@@ -226,7 +226,7 @@ def test_a_task_of_another_version_starts_no_unit(run: Run) -> None:
     result = run_task(other)
     assert result.made == 0
     assert "9 with the driver" in result.error
-    assert not list(run.events("relabel"))
+    assert not list(run.events.read("relabel"))
 
 
 PRINTS = """

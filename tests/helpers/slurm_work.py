@@ -35,7 +35,7 @@ def write(run: Run, unit: Unit, on_event: OnEvent) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     fileio.write_text(run.file(f"labels/{unit.name}/file.txt"), unit.name)
-    run.finish(unit, paths=[f"labels/{unit.name}/file.txt"], record={})
+    run.units.finish(unit, paths=[f"labels/{unit.name}/file.txt"], record={})
 
 
 def refuse_one(run: Run, unit: Unit, on_event: OnEvent) -> None:

@@ -20,18 +20,18 @@ def finish_units(run: Run, count: int) -> None:
         for unit in pipeline.stage_units(run, stage)[:limit]:
             path = f"{stage}/{unit.name}.bin"
             fileio.write_bytes(run.file(path), b"content")
-            run.finish(unit, paths=[path], record={"seconds": 3.0})
+            run.units.finish(unit, paths=[path], record={"seconds": 3.0})
 
 
 def begin_unit(run: Run, unit: str) -> None:
     """Write the events of a driver that has done 5 of 20 steps of a unit."""
-    run.event(STAGE, event="start", process=1, host=socket.gethostname())
-    run.event(STAGE, event="unit_start", unit=unit)
+    run.events.append(STAGE, event="start", process=1, host=socket.gethostname())
+    run.events.append(STAGE, event="unit_start", unit=unit)
     report_step(run, unit, 5, 2.0)
 
 
 def report_step(run: Run, unit: str, step: int, loss: float) -> None:
-    run.event(STAGE, event="step", unit=unit, step=step, steps=20, losses={"bn/net": loss})
+    run.events.append(STAGE, event="step", unit=unit, step=step, steps=20, losses={"bn/net": loss})
 
 
 def refresh_until(monitor: RunMonitor, text: str) -> None:

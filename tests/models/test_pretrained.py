@@ -400,8 +400,8 @@ def test_a_network_of_one_run_is_a_teacher_of_another(trained: Run, tmp_path: Pa
     images = torch.randn(4, 3, 32, 32)
     theirs = load_teacher(trained, "test_resnet")
     assert torch.equal(load_teacher(run, name)(images), theirs(images))
-    mine = run.record(network_unit(run.settings, name))
-    record = trained.record(network_unit(trained.settings, "test_resnet"))
+    mine = run.units.record(network_unit(run.settings, name))
+    record = trained.units.record(network_unit(trained.settings, "test_resnet"))
     assert mine["accuracy"] == record["accuracy"] > 0.5
     assert mine["weights_sha256"] == hashlib.sha256(weights_of(trained).read_bytes()).hexdigest()
     assert mine["order_checked"] is True  # by what it takes each class for: nothing is published
@@ -415,7 +415,7 @@ def test_it_is_given_its_own_pixels_at_another_image_size(trained: Run, tmp_path
     run = squeezed(tmp_path, "r", image_size=48, **changes)
     teacher = load_teacher(run, run.settings.primary)
     assert teacher.preprocess(torch.randn(1, 3, 48, 48)).shape[-1] == 32
-    record = run.record(network_unit(run.settings, run.settings.primary))
+    record = run.units.record(network_unit(run.settings, run.settings.primary))
     assert record["space"]["size"] == 32
     assert record["accuracy"] > 0.5
 
@@ -439,16 +439,16 @@ def test_a_file_that_has_changed_is_not_taken_from_an_equal_run(
     squeezed(tmp_path, "first", **teachers_from(file, holdout_network))
     again = squeezed(tmp_path, "second", **teachers_from(file, holdout_network))
     unit = network_unit(again.settings, again.settings.primary)
-    assert again.record(unit)["reused_from"] == "first"
+    assert again.units.record(unit)["reused_from"] == "first"
     tensors = read_weights(file)
     file.write_bytes(to_safetensors({key: value * 1 for key, value in tensors.items()}))
     third = squeezed(tmp_path, "third", **teachers_from(file, holdout_network))
-    assert third.record(unit)["reused_from"] is None
+    assert third.units.record(unit)["reused_from"] is None
     space = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 40, "interpolation": "bilinear"}
     file.with_suffix(".yaml").write_text(write_yaml(space))
     fourth = squeezed(tmp_path, "fourth", **teachers_from(file, holdout_network))
-    assert fourth.record(unit)["reused_from"] is None
-    assert fourth.record(unit)["space"]["size"] == 40
+    assert fourth.units.record(unit)["reused_from"] is None
+    assert fourth.units.record(unit)["space"]["size"] == 40
 
 
 def test_a_head_in_the_wrong_order_stops_the_run(
@@ -467,7 +467,9 @@ def test_a_head_in_the_wrong_order_stops_the_run(
     note["classes"] = [str(i) for i in range(10)]
     file.write_bytes(to_safetensors(read_weights(weights_of(trained)), note))
     run = squeezed(tmp_path, "right", **teachers_from(file, holdout_network))
-    assert run.record(network_unit(run.settings, run.settings.primary))["order_checked"] is True
+    assert (
+        run.units.record(network_unit(run.settings, run.settings.primary))["order_checked"] is True
+    )
 
 
 def test_a_head_that_cannot_be_told_is_taken_with_a_warning_and_shown(

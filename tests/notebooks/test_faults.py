@@ -172,7 +172,7 @@ def test_run_that_was_half_begun_is_begun(step: int, off: bool, tmp_path: Path) 
     again, new = opened(tmp_path), opened(tmp_path / "new")
     assert again.settings == new.settings
     assert again.read_classes() == new.read_classes() is not None
-    assert again.manifest() == new.manifest() != {}
+    assert again.manifest.read() == new.manifest.read() != {}
 
 
 def opened(folder: Path) -> Run:

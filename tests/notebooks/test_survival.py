@@ -57,7 +57,7 @@ def test_every_image_is_made_and_differs(undisturbed: Run) -> None:
 def test_teachers_of_equal_settings_are_taken_over(undisturbed: Run) -> None:
     other = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
     for unit in pipeline.stage_units(other, "squeeze"):
-        assert other.record(unit)["reused_from"] == "undisturbed"
+        assert other.units.record(unit)["reused_from"] == "undisturbed"
         weights = unit.params["weights"]
         assert other.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
 
@@ -65,7 +65,7 @@ def test_teachers_of_equal_settings_are_taken_over(undisturbed: Run) -> None:
 def test_teachers_of_other_settings_are_not(undisturbed: Run) -> None:
     other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3)
     for unit in pipeline.stage_units(other, "squeeze"):
-        assert other.record(unit)["reused_from"] is None
+        assert other.units.record(unit)["reused_from"] is None
 
 
 # Kills its own process at a unit's step once another unit is done.
@@ -158,7 +158,7 @@ def test_every_recipe_and_a_method_of_ones_own_run_side_by_side(undisturbed: Run
         },
     )
     pipeline.execute(run, "synthesis")
-    records = {unit.name: run.record(unit) for unit in pipeline.stage_units(run, "synthesis")}
+    records = {unit.name: run.units.record(unit) for unit in pipeline.stage_units(run, "synthesis")}
     mine = [record for name, record in records.items() if name.startswith("mine/")]
     assert len(mine) == 10
     assert all(

@@ -86,7 +86,7 @@ def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> No
     (film,) = load_previews(watched)
     (unit,) = [u for u in pipeline.stage_units(watched, "synthesis") if u.name == film.unit]
     bn_teachers = [
-        tuple(bn_teachers) for bn_teachers in watched.record(unit)["draws"]["bn_teachers"]
+        tuple(bn_teachers) for bn_teachers in watched.units.record(unit)["draws"]["bn_teachers"]
     ]
     assert len(bn_teachers) == 3
     # steps 1-3 by the first draw, 4-6 by the second, 7-9 by the third

@@ -69,9 +69,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def images_of(run: Run, method: str, *, again: bool = False) -> dict[str, bytes]:
     """Return the files of a method's images by path, after making them where needed."""
     for unit in unit_plan.method_units(run, method, 10):
-        if again or run.inspect(unit).state != "done":
+        if again or not run.units.is_done(unit):
             stage.run_unit(run, unit, lambda event: None)()
-        assert run.inspect(unit).state == "done"
+        assert run.units.is_done(unit)
     folder = run.path / "synthesis" / method / "images"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
 
@@ -92,7 +92,7 @@ def test_methods_make_different_images(trained: Run) -> None:
 def test_records_hold_the_teachers_of_a_unit(trained: Run) -> None:
     images_of(trained, "gvbsm")
     for unit in unit_plan.method_units(trained, "gvbsm", 10):
-        record = trained.record(unit)
+        record = trained.units.record(unit)
         assert record["draws"]["resample_every"] == 1
         assert record["draws"]["bn_teachers"] == [["test_resnet"], ["test_byobnet"]]
         assert {n for n in record["losses"] if n.startswith("logit/")} == {"logit/test_resnet"}
@@ -100,7 +100,7 @@ def test_records_hold_the_teachers_of_a_unit(trained: Run) -> None:
         assert sum(record["bn_loss_shares"].values()) == pytest.approx(1)
     images_of(trained, "rded")
     for unit in unit_plan.method_units(trained, "rded", 10):
-        assert "losses" not in trained.record(unit)
+        assert "losses" not in trained.units.record(unit)
 
 
 # -- losses ------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def driven(run: Run) -> Iterator[Run]:
     ready, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with run.lock(STAGE):
+        with run.locks.stage(STAGE):
             ready.set()
             over.wait(30)
 
@@ -75,7 +75,7 @@ def test_a_driver_is_known_by_its_lock(driven: Run) -> None:
 
 
 def test_a_driver_waits_until_something_moves(driven: Run) -> None:
-    driven.event(STAGE, event="waiting", why="squeue has not answered since 12:00")
+    driven.events.append(STAGE, event="waiting", why="squeue has not answered since 12:00")
     tracker = RunTracker(driven)
     state = tracker.read()
     assert state.status == "waiting"
@@ -96,7 +96,7 @@ def test_reading_does_not_keep_a_driver_from_starting(run: Run) -> None:
     thread.start()
     try:
         for _ in range(20):
-            with run.lock(STAGE):
+            with run.locks.stage(STAGE):
                 assert RunTracker(run).read().driver is not None
     finally:
         over.set()
@@ -107,12 +107,12 @@ def test_reading_does_not_keep_a_driver_from_starting(run: Run) -> None:
 @pytest.mark.parametrize("ended", ["stopped", "failed", "complete"])
 def test_the_end_of_a_driver(run: Run, ended: str) -> None:
     begin_unit(run, unit_names(run)[0])
-    run.event(STAGE, event=ended, reason="no disk")
+    run.events.append(STAGE, event=ended, reason="no disk")
     tracker = RunTracker(run)
     state = tracker.read()
     assert state.status == {"complete": "idle"}.get(ended, ended)
     assert ("no disk" in state.message) == (ended == "failed")
-    run.event(STAGE, event="start", process=1, host="here")
+    run.events.append(STAGE, event="start", process=1, host="here")
     assert tracker.read().status == "idle"
 
 
@@ -150,11 +150,11 @@ def test_done_units_are_known_by_markers_then_events(run: Run) -> None:
     assert tracker.read().done == 1
     begin_unit(run, second)
     assert tracker.read().done == 1
-    run.event(STAGE, event="unit_end", unit=second, seconds=4.0)
+    run.events.append(STAGE, event="unit_end", unit=second, seconds=4.0)
     assert tracker.read().done == 2
-    run.event(STAGE, event="unit_start", unit=second)
+    run.events.append(STAGE, event="unit_start", unit=second)
     assert tracker.read().done == 1
-    run.event(STAGE, event="unit_skipped", unit=second)
+    run.events.append(STAGE, event="unit_skipped", unit=second)
     assert tracker.read().done == 2
 
 
@@ -174,7 +174,7 @@ def test_markers_are_read_again_when_a_driver_comes(run: Run) -> None:
     tracker = RunTracker(run)
     assert tracker.read().done == 2
     run.file(pipeline.stage_units(run, STAGE)[0].marker).unlink()
-    with run.lock(STAGE):
+    with run.locks.stage(STAGE):
         assert tracker.read().done == 1
 
 
@@ -183,7 +183,7 @@ def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
     begin_unit(driven, first)
     tracker = RunTracker(driven)
     assert tracker.read().losses == {"bn/net": [(5, 2.0)]}
-    driven.event(STAGE, event="unit_start", unit=second)
+    driven.events.append(STAGE, event="unit_start", unit=second)
     state = tracker.read()
     assert (state.unit, state.losses_of) == (second, first)
     for step in (6, 7):
@@ -191,7 +191,7 @@ def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
         report_step(driven, first, step, 1.0)
     state = tracker.read()
     assert (state.losses_of, state.losses) == (second, {"bn/net": [(6, 4.0), (7, 4.0)]})
-    driven.event(STAGE, event="unit_start", unit=second)
+    driven.events.append(STAGE, event="unit_start", unit=second)
     report_step(driven, second, 1, 9.0)
     assert tracker.read().losses == {"bn/net": [(1, 9.0)]}
 
@@ -199,7 +199,7 @@ def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
 def test_workers_that_outlive_their_driver_count(run: Run) -> None:
     unit = unit_names(run)[0]
     begin_unit(run, unit)
-    run.event(STAGE, event="stopped")
+    run.events.append(STAGE, event="stopped")
     report_step(run, unit, 6, 1.0)
     state = RunTracker(run).read()
     assert (state.status, state.step) == ("stopped", 6)
@@ -221,8 +221,10 @@ def test_a_half_written_line_is_read_once_it_is_whole(driven: Run) -> None:
 
 
 def test_units_of_other_settings_are_ignored(run: Run) -> None:
-    run.event(STAGE, event="unit_end", unit="gvbsm/images000-000_classes000-009", seconds=1.0)
-    run.event(STAGE, event="unit_start", unit="gvbsm/images000-000_classes000-009")
+    run.events.append(
+        STAGE, event="unit_end", unit="gvbsm/images000-000_classes000-009", seconds=1.0
+    )
+    run.events.append(STAGE, event="unit_start", unit="gvbsm/images000-000_classes000-009")
     state = RunTracker(run).read()
     assert (state.done, state.unit, state.status) == (0, "", "idle")
 
@@ -240,7 +242,7 @@ def test_no_event_stops_the_monitor(run: Run, events: list[tuple[str, dict[str, 
     unit, log = unit_names(run)[0], run.path / "events" / f"{STAGE}.jsonl"
     log.unlink(missing_ok=True)
     for kind, values in events:
-        run.event(STAGE, event=kind, unit=unit, **{"time": 1.0, **values})
+        run.events.append(STAGE, event=kind, unit=unit, **{"time": 1.0, **values})
     state = RunTracker(run).read()
     assert state.done in {0, 1}
     assert state.message

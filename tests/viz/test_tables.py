@@ -135,7 +135,7 @@ def test_usage_counts_the_steps_of_every_draw(run: Run) -> None:
     for unit in unit_plan.synthesis_units(run, 10):
         optimised = unit.params["method"] != "random_real"
         record = {"draws": draws, "images": 20} if optimised else {"images": 20}
-        run.finish(unit, paths=[], record=record)
+        run.units.finish(unit, paths=[], record=record)
     run.write_classes(open_dataset(run.settings).class_records())
     table = tables.bn_teacher_usage_table(run)
     assert list(table.columns) == ["test_resnet", "test_byobnet"]
@@ -146,10 +146,10 @@ def test_usage_counts_the_steps_of_every_draw(run: Run) -> None:
 def test_loss_curves_are_those_of_the_latest_attempt(run: Run) -> None:
     unit = "prism/images000-001_classes000-009"
     for values in ((5.0, 4.0), (3.0, 2.0)):
-        run.event("synthesis", event="unit_start", unit=unit)
+        run.events.append("synthesis", event="unit_start", unit=unit)
         for step, value in enumerate(values):
             event = {"event": "step", "unit": unit, "step": step, "steps": 2}
-            run.event("synthesis", **event, losses={"logit/a": value})
+            run.events.append("synthesis", **event, losses={"logit/a": value})
     table = tables.loss_table(run)
     assert table["value"].tolist() == [3.0, 2.0]
     assert set(table["method"]) == {"prism"}

@@ -253,7 +253,7 @@ def _sorted_images(run: Run, view: GalleryView, method: str) -> tuple[pd.DataFra
     """Return a method's images in a view's order, and why they are not, if they are not."""
     order, table = ORDERS[view.order], image_table(run, method, view.classes)
     unit = diversity_unit(run, method, class_count(run))
-    table = table.assign(distance=_distances(run, table, run.marker(unit), view.network))
+    table = table.assign(distance=_distances(run, table, run.units.marker(unit), view.network))
     if "own loss" in order.columns or "agree" in order.columns:
         if len(table) > MAX_SCORED:
             return table, [

@@ -54,7 +54,7 @@ class RunWidget(KeyboardBox):
         try:
             self._opened = _open(place)
             parts = self._build()
-            newer = newer_version_message(self._opened.manifest())
+            newer = newer_version_message(self._opened.manifest.read())
             if newer:
                 self._notify(f"{newer[0].upper()}{newer[1:]}; update the kit to see all of it.")
         except PrismError as error:

@@ -177,7 +177,7 @@ class TeacherPicker(RunWidget):
     def _verdict(self, settings: Settings) -> str:
         """Return whether the run can take the pick, given the results that it has."""
         try:
-            Run(self._run.path, settings).require_unmixed()
+            Run(self._run.path, settings).check_settings()
         except PrismError as error:
             text = f"Not usable in this run: {error}. A preset for another run would read:"
             return note_html(text, "stop")

@@ -80,7 +80,9 @@ def make(run: Run, unit: Unit) -> None:
     (image_index, _) = unit.params["image_indices"]
     losses = {"logit/test_resnet": 3.0 - image_index, "bn/test_resnet": 1.0, "bn/test_byobnet": 5.0}
     draws = {"resample_every": 0, "bn_teachers": [["test_resnet", "test_byobnet"]]}
-    run.finish(unit, paths=paths, record={"losses": losses, "draws": draws, "images": len(paths)})
+    run.units.finish(
+        unit, paths=paths, record={"losses": losses, "draws": draws, "images": len(paths)}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +162,7 @@ def test_images_are_sorted_by_recorded_distance(made: Run) -> None:
     distances = np.random.default_rng(0).permutation(30) / 30
     unit = diversity_unit(made, "sre2l", 10)
     spaces = {SPACE: {"nearest_real": {"distance": distances.tolist(), "index": [0] * 30}}}
-    made.finish(unit, paths=[], record={"spaces": spaces})
+    made.units.finish(unit, paths=[], record={"spaces": spaces})
     assert shown(made, order="distance") == [divmod(int(i), 3) for i in np.argsort(distances)]
 
 

@@ -33,7 +33,7 @@ def test_a_run_or_its_folder_is_shown_without_a_notice(run: Run, make: Make) -> 
 
 @every_widget
 def test_a_run_of_a_newer_kit_is_shown_with_a_notice(run: Run, make: Make) -> None:
-    run.update_manifest(environment={"versions": {"prism-nb": "99.0"}})
+    run.manifest.update(environment={"versions": {"prism-nb": "99.0"}})
     widget = make(run)
     assert "made by version 99.0 of the kit, newer than this one" in widget.notice.value
     assert len(widget.children) > 1

@@ -27,13 +27,13 @@ import sys, time
 from pathlib import Path
 from prism_nb.core.run import Run
 run = Run.open(Path(sys.argv[1]))
-with run.lock("synthesis"):
-    run.event("synthesis", event="start", process=1, host="here")
-    run.event("synthesis", event="unit_start", unit=sys.argv[2])
+with run.locks.stage("synthesis"):
+    run.events.append("synthesis", event="start", process=1, host="here")
+    run.events.append("synthesis", event="unit_start", unit=sys.argv[2])
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        run.event("synthesis", event="stopped")
+        run.events.append("synthesis", event="stopped")
         sys.exit(130)
 """
 
@@ -116,7 +116,7 @@ def test_a_run_that_cannot_be_written_to(run: Run) -> None:
 
 
 def test_a_kernel_cannot_stop_itself_by_a_button(run: Run) -> None:
-    with run.lock(STAGE):
+    with run.locks.stage(STAGE):
         assert buttons(RunMonitor(run, every=0))[1:] == (False, False)
 
 
@@ -153,7 +153,7 @@ def wait_for_threads(count: int) -> None:
 
 def test_numbers_and_losses(run: Run) -> None:
     finish_units(run, 1)
-    with run.lock(STAGE):
+    with run.locks.stage(STAGE):
         begin_unit(run, unit_names(run)[1])
         monitor = RunMonitor(run, every=0)
     count = len(unit_names(run))

@@ -83,8 +83,8 @@ def test_a_primary_that_leaves_the_pool_is_not_replaced(
 
 def test_a_pick_that_would_mix_results_is_not_ready(run: Run) -> None:
     for unit in stage_units(run, "squeeze"):
-        run.finish(unit, paths=[], record={})
-    run.finish(stage_units(run, "synthesis")[0], paths=[], record={})
+        run.units.finish(unit, paths=[], record={})
+    run.units.finish(stage_units(run, "synthesis")[0], paths=[], record={})
     picker = TeacherPicker(run)
     assert "Ready" in picker.status.value
     picker.pool.choice.value = "test_byobnet"
@@ -160,7 +160,7 @@ def train(run: Run, name: str) -> None:
     file = unit.params["weights"]
     fileio.write_bytes(run.file(file), to_safetensors(network.state_dict(), metadata))
     record = {**vars(network_info(name, network, image_size=32)), "accuracy": 0.5, "seconds": 1.0}
-    run.finish(unit, paths=[file], record=record)
+    run.units.finish(unit, paths=[file], record=record)
     run.write_classes(dataset.class_records())
 
 
