@@ -76,7 +76,7 @@ def environment(settings: Settings) -> dict[str, Any]:
     return {
         "versions": {name: package_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": _machine(),
+        "machine": machine(),
         "settings": settings.group_values(MACHINE),
         "commit": _git_commit(),
     }
@@ -121,7 +121,8 @@ def _numbers(version: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d{1,9}", version.partition("+")[0])]
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return the operating system, the processor's model and the number of cores."""
     model = platform.machine()
     with suppress(OSError):
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
