@@ -1,14 +1,18 @@
-"""Metrics against closed forms, float64 loops and scikit-learn, and what must not matter."""
+"""Metrics against closed forms, scikit-learn and scipy, and what must not matter."""
 
 import math
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics.pairwise import polynomial_kernel
+from scipy.spatial.distance import cdist, jensenshannon
+from scipy.special import softmax
+from scipy.stats import entropy
+from sklearn.metrics.pairwise import cosine_similarity, polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
@@ -32,7 +36,6 @@ from prism_nb.diversity.metrics import (
     vendi_score,
 )
 
-Rows = list[list[float]]
 ClassMetric = Callable[[Tensor], float]
 
 SIZES = {"n": st.integers(2, 9), "d": st.integers(2, 6), "seed": st.integers(0, 999)}
@@ -50,60 +53,41 @@ def normal(*shape: int, seed: int) -> Tensor:
 # -- within a class --------------------------------------------------------------------------
 
 
-def gap(a: list[float], b: list[float]) -> float:
-    return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def dot(a: list[float], b: list[float]) -> float:
-    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+def plain_cosine(rows: np.ndarray) -> float:
+    return float(cosine_similarity(rows)[~np.eye(len(rows), dtype=bool)].mean())
 
 
-def unit(row: list[float]) -> list[float]:
-    return [value / math.sqrt(dot(row, row)) for value in row]
+def plain_centroid_cosine(rows: np.ndarray) -> float:
+    return float(cosine_similarity(rows, unit_rows(rows).mean(0, keepdims=True)).mean())
 
 
-def mean_of(rows: Rows) -> list[float]:
-    return [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+def plain_vendi(rows: np.ndarray) -> float:
+    return float(np.exp(entropy(np.linalg.svd(cosine_similarity(rows), compute_uv=False))))
 
 
-def literal_cosine(rows: Rows) -> float:
-    z, n = [unit(row) for row in rows], len(rows)
-    return 2 * math.fsum(dot(z[i], z[j]) for i in range(n) for j in range(i)) / (n * (n - 1))
+def plain_distance_to_centroid(rows: np.ndarray) -> float:
+    return float(np.linalg.norm(rows - rows.mean(0), axis=1).mean())
 
 
-def literal_centroid(rows: Rows) -> float:
-    z = [unit(row) for row in rows]
-    centroid = unit(mean_of(z))
-    return math.fsum(dot(row, centroid) for row in z) / len(z)
+def plain_nearest(rows: np.ndarray) -> float:
+    index = NearestNeighbors(n_neighbors=1).fit(unit_rows(rows))
+    return float(index.kneighbors()[0].mean())
 
 
-def literal_vendi(rows: Rows) -> float:
-    z = [unit(row) for row in rows]
-    kernel = np.array([[dot(a, b) for b in z] for a in z]) / len(z)
-    values = np.linalg.svd(kernel, compute_uv=False).tolist()
-    return math.exp(-math.fsum(e * math.log(e) for e in values if e > 1e-14))
-
-
-def literal_distance_to_centroid(rows: Rows) -> float:
-    return math.fsum(gap(row, mean_of(rows)) for row in rows) / len(rows)
-
-
-def literal_nearest(rows: Rows) -> float:
-    z = [unit(row) for row in rows]
-    nearest = [min(gap(a, b) for j, b in enumerate(z) if j != i) for i, a in enumerate(z)]
-    return math.fsum(nearest) / len(z)
-
-
-LITERAL: dict[ClassMetric, Callable[[Rows], float]] = {
-    intra_class_cosine: literal_cosine,
-    centroid_cosine: literal_centroid,
-    vendi_score: literal_vendi,
-    mean_distance_to_centroid: literal_distance_to_centroid,
-    nearest_in_class: literal_nearest,
+PLAIN: dict[ClassMetric, Callable[[np.ndarray], float]] = {
+    intra_class_cosine: plain_cosine,
+    centroid_cosine: plain_centroid_cosine,
+    vendi_score: plain_vendi,
+    mean_distance_to_centroid: plain_distance_to_centroid,
+    nearest_in_class: plain_nearest,
 }
-of_classes = pytest.mark.parametrize("metric", LITERAL, ids=lambda metric: metric.__name__)
+of_classes = pytest.mark.parametrize("metric", PLAIN, ids=lambda metric: metric.__name__)
 of_directions = pytest.mark.parametrize(
-    "metric", [m for m in LITERAL if m is not mean_distance_to_centroid], ids=lambda m: m.__name__
+    "metric", [m for m in PLAIN if m is not mean_distance_to_centroid], ids=lambda m: m.__name__
 )
 
 
@@ -114,19 +98,13 @@ of_directions = pytest.mark.parametrize(
         (intra_class_cosine, SAME, 1),
         (intra_class_cosine, OPPOSITE, -1),
         (intra_class_cosine, CLUSTERS, 6 / 15),  # 6 of the 15 pairs lie within a cluster
-        (centroid_cosine, ORTHOGONAL, 1 / 2),
-        (centroid_cosine, SAME, 1),
         (centroid_cosine, CLUSTERS, math.sqrt(1 / 2)),
         (vendi_score, ORTHOGONAL, 4),
         (vendi_score, SAME, 1),
         (vendi_score, CLUSTERS, 2),
-        (vendi_score, OPPOSITE, 1),
-        (mean_distance_to_centroid, ORTHOGONAL, 3 * math.sqrt(3) / 2),
         (mean_distance_to_centroid, torch.ones(3, 2), 0),
         (mean_distance_to_centroid, OPPOSITE, 1.5 * math.sqrt(2)),
         (nearest_in_class, ORTHOGONAL, math.sqrt(2)),
-        (nearest_in_class, CLUSTERS, 0),
-        (nearest_in_class, OPPOSITE, 2),
     ],
 )
 def test_closed_forms(metric: ClassMetric, features: Tensor, value: float) -> None:
@@ -136,11 +114,11 @@ def test_closed_forms(metric: ClassMetric, features: Tensor, value: float) -> No
 @of_classes
 @given(**SIZES)
 @settings(max_examples=40, deadline=None)
-def test_metrics_equal_their_loops_in_any_order(
+def test_metrics_equal_the_plain_way_in_any_order(
     metric: ClassMetric, n: int, d: int, seed: int
 ) -> None:
     features = normal(n, d, seed=seed)
-    expected = LITERAL[metric](features.tolist())
+    expected = PLAIN[metric](features.numpy())
     shuffled = features[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
     assert metric(features) == pytest.approx(expected, abs=1e-9)
     assert metric(shuffled) == pytest.approx(expected, abs=1e-9)
@@ -200,13 +178,6 @@ def test_nearest_images_are_those_of_scikit_learn(n: int, m: int, seed: int) -> 
     assert rows.tolist() == expected_rows[:, 0].tolist()
 
 
-def test_a_copy_is_found_at_distance_zero() -> None:
-    real = normal(20, 8, seed=0)
-    found, rows = nearest_real(real[[7, 3]], real)
-    assert found.tolist() == [0, 0]
-    assert rows.tolist() == [7, 3]
-
-
 def test_nearest_image_needs_a_real_image_and_a_direction() -> None:
     real = normal(3, 2, seed=0)
     assert nearest_real(real, real[:0])[0].isnan().all()
@@ -215,27 +186,15 @@ def test_nearest_image_needs_a_real_image_and_a_direction() -> None:
     assert nearest_real(real, torch.zeros(1, 2))[0].isnan().all()
 
 
-def literal_density_coverage(features: Rows, real: Rows, k: int) -> tuple[float, float]:
-    apart = [[gap(a, b) for j, b in enumerate(real) if j != i] for i, a in enumerate(real)]
-    radii = [sorted(row)[k - 1] for row in apart]
-    inside = [[gap(f, r) < radii[i] * (1 - 1e-5) for i, r in enumerate(real)] for f in features]
-    density = sum(map(sum, inside)) / (k * len(features))
-    return density, sum(any(column) for column in zip(*inside, strict=True)) / len(real)
-
-
 @given(n=st.integers(1, 8), m=st.integers(4, 10), k=st.integers(1, 3), seed=st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_density_and_coverage_equal_their_loops(n: int, m: int, k: int, seed: int) -> None:
+def test_density_and_coverage_equal_the_plain_way(n: int, m: int, k: int, seed: int) -> None:
     features, real = normal(n, 3, seed=seed), normal(m, 3, seed=seed + 1)
-    found = density_coverage(features, real, neighbour_radii(real, k), k)
-    expected = literal_density_coverage(features.tolist(), real.tolist(), k)
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
-def test_radii_are_those_of_scikit_learn() -> None:
-    real = normal(40, 6, seed=0)
-    index = NearestNeighbors(n_neighbors=6).fit(real.numpy())  # the image itself is the first
-    np.testing.assert_allclose(neighbour_radii(real).numpy(), index.kneighbors()[0][:, 4])
+    radii = NearestNeighbors(n_neighbors=k).fit(real.numpy()).kneighbors()[0][:, -1]
+    np.testing.assert_allclose(neighbour_radii(real, k).numpy(), radii)
+    inside = cdist(features.numpy(), real.numpy()) < radii * (1 - 1e-5)
+    expected = inside.sum() / (k * n), inside.any(0).mean()
+    assert density_coverage(features, real, torch.from_numpy(radii), k) == pytest.approx(expected)
 
 
 def test_density_and_coverage_of_a_line() -> None:
@@ -345,21 +304,11 @@ def test_divergence_of_equal_and_of_opposite_networks() -> None:
 
 @given(networks=st.integers(2, 4), classes=st.integers(2, 5), seed=st.integers(0, 999))
 @settings(max_examples=40, deadline=None)
-def test_divergence_equals_the_mean_of_two_relative_entropies(
-    networks: int, classes: int, seed: int
-) -> None:
+def test_divergence_is_that_of_scipy(networks: int, classes: int, seed: int) -> None:
     logits = 3 * normal(networks, 1, classes, seed=seed)
-    rows = [[math.exp(value) for value in row] for row in logits[:, 0].tolist()]
-    p = [[value / math.fsum(row) for value in row] for row in rows]
-
-    def relative_entropy(a: list[float], b: list[float]) -> float:
-        return math.fsum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
-
-    apart = []
-    for i in range(networks):
-        for j in range(i):
-            middle = mean_of([p[i], p[j]])
-            apart.append((relative_entropy(p[i], middle) + relative_entropy(p[j], middle)) / 2)
+    p = softmax(logits[:, 0].numpy(), axis=1)
+    # The distance of scipy is the square root of the divergence.
+    expected = np.mean([jensenshannon(a, b) ** 2 for a, b in combinations(p, 2)])
     found = js_divergence(logits).item()
-    assert found == pytest.approx(math.fsum(apart) / len(apart), abs=1e-12)
+    assert found == pytest.approx(expected, abs=1e-12)
     assert 0 <= found <= math.log(2)

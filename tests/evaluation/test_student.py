@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
 from prism_nb.core.errors import PrismError
@@ -32,8 +33,6 @@ from prism_nb.evaluation.student import (
     kd_kl_loss,
     learning_rate_factor,
     mse_gt_loss,
-    new_optimizer,
-    parameter_groups,
     train_student,
 )
 from prism_nb.models.checkpoint import Checkpoint
@@ -171,28 +170,23 @@ def test_a_diverging_student_is_an_error() -> None:
         train(optimizer="sgd", lr=1e30)
 
 
-# -- schedules, losses, optimizers -----------------------------------------------------------
+# -- schedules and losses --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("epoch", "factor"),
-    [(0, 1.0), (100, 0.957), (200, 0.835), (250, 0.750), (251, 0.1225), (299, 0.0025)],
-)
-def test_cosine_then_linear_has_the_published_values(epoch: int, factor: float) -> None:
-    assert learning_rate_factor("cosine_then_linear", epoch, 300) == pytest.approx(factor, abs=6e-4)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "middle", "end"),
+    ("schedule", "epoch", "factor"),
     [
-        ("cosine", 0.5, 0.0),
-        ("cosine_eta2", (1 + math.cos(math.pi / 4)) / 2, 0.5),
-        ("constant", 1.0, 1.0),
+        ("cosine_then_linear", 100, 0.957),  # as published, of 300 epochs
+        ("cosine_then_linear", 250, 0.750),
+        ("cosine_then_linear", 251, 0.1225),
+        ("cosine_then_linear", 299, 0.0025),
+        ("cosine", 150, 0.5),
+        ("cosine_eta2", 150, (1 + math.cos(math.pi / 4)) / 2),
+        ("constant", 299, 1.0),
     ],
 )
-def test_other_schedules_at_their_middle_and_end(schedule: str, middle: float, end: float) -> None:
-    found = [learning_rate_factor(schedule, epoch, 10_000) for epoch in (0, 5_000, 9_999)]
-    assert found == pytest.approx([1.0, middle, end], abs=1e-3)
+def test_schedules_have_their_values(schedule: str, epoch: int, factor: float) -> None:
+    assert learning_rate_factor(schedule, epoch, 300) == pytest.approx(factor, abs=6e-4)
 
 
 @given(st.sampled_from(["cosine_then_linear", "cosine", "cosine_eta2"]), st.integers(1, 400))
@@ -208,72 +202,31 @@ CLASSES = torch.tensor([2, 0, 3])
 
 def random_logits(seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return (3 * torch.randn(3, 4, dtype=torch.float64, generator=generator)).requires_grad_()
-
-
-def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
-    raw = [math.exp(value / temperature) for value in row]
-    return [value / sum(raw) for value in raw]
-
-
-def cross_entropy(row: list[float], c: int) -> float:
-    return -math.log(softmax(row)[c])
+    return 3 * torch.randn(3, 4, dtype=torch.float64, generator=generator)
 
 
 def test_mse_gt_is_the_square_error_and_cross_entropy() -> None:
-    logits, soft = random_logits(), random_logits(1).detach()
-    rows, targets = logits.tolist(), soft.tolist()
-    mse = sum(
-        (a - b) ** 2 for r, t in zip(rows, targets, strict=True) for a, b in zip(r, t, strict=True)
-    )
-    ce = sum(cross_entropy(r, c) for r, c in zip(rows, CLASSES.tolist(), strict=True))
-    loss = mse_gt_loss(logits, soft, CLASSES, ce_weight=0.1)
-    assert loss.item() == pytest.approx(mse / 12 + 0.1 * ce / 3)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    one_hot = torch.eye(4, dtype=torch.float64)[CLASSES]
-    expected = 2 * (logits - soft) / 12 + 0.1 * (logits.softmax(1) - one_hot) / 3
-    assert torch.allclose(gradient, expected)
+    logits, soft = random_logits(), random_logits(1)
+    hard = -log_softmax(logits, axis=1)[range(3), CLASSES].mean()
+    expected = ((logits - soft) ** 2).mean() + 0.1 * hard
+    assert mse_gt_loss(logits, soft, CLASSES, ce_weight=0.1).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_kl_is_the_divergence_of_softened_probabilities(temperature: float) -> None:
-    logits, soft = random_logits(), random_logits(1).detach()
-    total = 0.0
-    for student, teacher in zip(logits.tolist(), soft.tolist(), strict=True):
-        p, q = softmax(teacher, temperature), softmax(student, temperature)
-        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    logits, soft = random_logits(), random_logits(1)
+    p, q = softmax(soft / temperature, axis=1), softmax(logits / temperature, axis=1)
     loss = kd_kl_loss(logits, soft, temperature=temperature)
-    assert loss.item() == pytest.approx(total / 3)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    difference = (logits / temperature).softmax(1) - (soft / temperature).softmax(1)
-    assert torch.allclose(gradient, difference / temperature / 3)
+    assert loss.item() == pytest.approx(rel_entr(p, q).sum(1).mean())
 
 
 def test_cutmix_shares_the_cross_entropy() -> None:
     logits, other = random_logits(), torch.tensor([1, 0, 2])
     fraction = torch.tensor([0.0, 0.3, 1.0])
-    rows = zip(logits.tolist(), CLASSES.tolist(), other.tolist(), fraction.tolist(), strict=True)
-    expected = sum(
-        (1 - f) * cross_entropy(row, a) + f * cross_entropy(row, b) for row, a, b, f in rows
-    )
+    costs = -torch.from_numpy(log_softmax(logits.numpy(), axis=1))
+    shares = (1 - fraction) * costs[range(3), CLASSES] + fraction * costs[range(3), other]
     loss = cutmix_cross_entropy(logits, CLASSES, other, fraction)
-    assert loss.item() == pytest.approx(expected / 3, rel=1e-6)
-
-
-def test_vectors_do_not_decay() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decaying, other = parameter_groups(network, weight_decay=0.01)
-    assert (decaying["weight_decay"], other["weight_decay"]) == (0.01, 0.0)
-    assert [p.ndim for p in decaying["params"]] == [4, 2]
-    assert [p.ndim for p in other["params"]] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(("kind", "cls"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
-def test_optimizers_are_those_of_their_names(kind: str, cls: type[torch.optim.Optimizer]) -> None:
-    optimizer = new_optimizer(nn.Linear(3, 2), kind, lr=0.1, weight_decay=0.2)
-    assert type(optimizer) is cls
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+    assert loss.item() == pytest.approx(shares.mean().item(), rel=1e-6)
 
 
 # -- evaluation ------------------------------------------------------------------------------
