@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import safetensors.torch
@@ -49,14 +46,13 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         "seconds": round(time.monotonic() - start, 3),
         "device": str(device),
     }
-    columns = ("class", "predicted", "images")
-    confusions = [dict(zip(columns, values, strict=True)) for values in result.confusions]
+    confusions = pd.DataFrame(result.confusions, columns=["class", "predicted", "images"])
     weights = {
         name: value.cpu().contiguous().clone() for name, value in student.state_dict().items()
     }
     contents = {
-        "metrics.csv": _csv(rows),
-        "confusion.csv": _csv(confusions),
+        "metrics.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
+        "confusion.csv": confusions.to_csv(index=False).encode(),
         "summary.json": fileio.json_bytes(summary),
         "last.safetensors": safetensors.torch.save(weights),
     }
@@ -71,14 +67,6 @@ def _fingerprint(run: Run, unit: Unit) -> str:
     device = choose_device(run.settings.device).type
     versions = [torch.__version__, torchvision.__version__, timm.__version__]
     return short_hash([unit.fingerprint, run.units.inputs_hash(unit.inputs), device, versions])
-
-
-def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def student_table(run: Run) -> pd.DataFrame:
