@@ -7,11 +7,10 @@ import html
 import inspect
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import ipywidgets as widgets
 from IPython.display import HTML, Image, display
 
 from prism_nb.core.config import preset_names
@@ -35,7 +34,7 @@ from prism_nb.viz.html import HasPath, LabelMap, Result, save_figure, save_pictu
 from prism_nb.viz.report import write_report
 from prism_nb.viz.results import RUN_PICTURES, RUN_RESULTS, run_labels
 from prism_nb.viz.study_report import STUDY_RESULTS, study_labels, write_study_page
-from prism_nb.viz.widgets.base import KeyboardBox
+from prism_nb.viz.widgets.base import KeyboardBox, dropdown
 from prism_nb.viz.widgets.dashboard import DiversityDashboard
 from prism_nb.viz.widgets.gallery import Gallery
 from prism_nb.viz.widgets.run_monitor import RunMonitor
@@ -216,8 +215,8 @@ def report(place: Run | StudyFolder) -> None:
 class Choice(KeyboardBox):
     """A labelled dropdown; `value` is the chosen option, the default until touched."""
 
-    def __init__(self, label: str, options: Iterable[Any], value: str) -> None:
-        self._dropdown = widgets.Dropdown(options=options, value=value, description=label)
+    def __init__(self, label: str, options: Sequence[Any], value: str) -> None:
+        self._dropdown = dropdown(label, options, value)
         super().__init__([self._dropdown])
 
     @property

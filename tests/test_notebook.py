@@ -1,72 +1,113 @@
-"""What notebooks show: methods by their titles, figures in the ink of the page."""
+"""The notebooks' functions show results by name, and save figures where they can."""
 
 import os
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
 import pytest
-import torch
 
-from prism_nb import notebook
+from prism_nb import notebook as nb
 from prism_nb.core import fileio
+from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
-from prism_nb.viz.figures.run import matrix_figure
-from prism_nb.viz.html import contact_sheet
-
-ACCURACIES = pd.DataFrame(
-    {"method": ["prism", "random_real"], "student": "a", "mean": [90.0, 70.0], "std": 1.0}
-)
+from prism_nb.viz.html import EncodedImage
+from tests.helpers.evaluated_run import evaluated_run
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def evaluated(tmp_path: Path) -> Run:
+    return evaluated_run(tmp_path)
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is displayed: HTML as text, anything else as it is."""
     shown: list[Any] = []
     monkeypatch.setattr(
-        notebook, "display", lambda *many, **_: shown.extend(getattr(o, "data", o) for o in many)
+        nb, "display", lambda *many, **_: shown.extend(getattr(one, "data", one) for one in many)
     )
     return shown
 
 
-def test_a_shown_table_names_methods_by_title_and_its_csv_by_name(
-    run: Run, said: list[Any]
-) -> None:
-    figure = matrix_figure(ACCURACIES, notebook.method_titles(run))
-    notebook.show_figure(run, "matrix", figure, ACCURACIES)
-    bundle, table, _ = said
-    assert "<td>PRISM</td>" in table
-    assert "<td>Random real</td>" in table
-    assert "random_real" not in run.file("figures/matrix.html").read_text().split("<table")[1]
-    assert "random_real" in run.file("figures/matrix.csv").read_text()
-    (content,) = [value for kind, value in bundle.items() if "plotly" in kind]
-    assert content["layout"]["template"]["layout"]["modebar"]["remove"] == ["sendChartToCloud"]
+def test_a_figure_has_titles_a_table_a_note_and_files(evaluated: Run, displayed: list[Any]) -> None:
+    nb.figure(evaluated, "accuracy")
+    bundle, table, note, saved = displayed
+    assert [bar["name"] for bar in bundle["application/vnd.plotly.v1+json"]["data"]] == [
+        "PRISM",
+        "Random real",
+    ]
+    assert ">Random real<" in table
+    assert "random_real" not in table
+    assert note.startswith("<p>Protocol: ")
+    assert saved == "saved as <code>figures/accuracy.html</code>"
+    assert "random_real" in evaluated.file("figures/accuracy.csv").read_text()
 
 
-def test_methods_at_the_head_of_columns_and_rows_have_titles(run: Run, said: list[Any]) -> None:
-    wide = ACCURACIES.pivot_table("mean", "student", "method")
-    notebook.show_table(wide, run)
-    notebook.show_table(wide.T, run)
-    for table in said:
-        assert ">PRISM<" in table
-        assert "random_real" not in table
+def test_a_result_without_a_figure_shows_its_note(evaluated: Run, displayed: list[Any]) -> None:
+    nb.figure(evaluated, "published")
+    (note,) = displayed
+    assert "No published result on record" in note
+    assert not evaluated.file("figures").exists()
 
 
-def test_an_opened_run_brings_the_look_of_figures(run: Run, said: list[Any]) -> None:
-    notebook.open_run({"run_name": run.name, "runs_dir": str(run.path.parent)})
-    assert "currentColor" in said[0]
+def test_options_reach_the_result(evaluated: Run, displayed: list[Any]) -> None:
+    nb.table(evaluated, "learning", student="test_resnet")
+    assert "82.0" in displayed[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: nb.figure(run, "acuracy"), "no result is called 'acuracy'; did you mean"),
+        (lambda run: nb.table(run, "learning", studnet="a"), "learning has no option 'studnet'"),
+        (lambda run: nb.pictures(run, "image"), "no picture is called 'image'; did you mean"),
+        (lambda run: nb.choose(run, "students"), "called 'students'; did you mean 'student'"),
+    ],
+)
+def test_unknown_names_are_refused(evaluated: Run, call: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(evaluated)
+
+
+def test_an_untouched_choice_has_its_default(evaluated: Run) -> None:
+    defaults = {
+        "student": "test_resnet",
+        "method": "prism",
+        "baseline": "random_real",
+        "network": "test_mambaout",
+        "measure": "cosine",
+    }
+    assert {what: nb.choose(evaluated, what).value for what in defaults} == defaults
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_figures_are_shown_and_saved_only_where_they_can_be(
-    run: Run, said: list[Any], monkeypatch: pytest.MonkeyPatch, writable: bool
+def test_figures_are_saved_where_the_folder_is_writable(
+    evaluated: Run, displayed: list[Any], monkeypatch: pytest.MonkeyPatch, writable: bool
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, _: writable or path != run.path)
-    notebook.show_figure(run, "f", go.Figure(), ACCURACIES)
-    picture = contact_sheet(torch.zeros(1, 3, 4, 4), columns=1)
-    notebook.show_picture(run, "p", picture, caption="A picture")
-    words = "saved as <code>figures/f.html</code>" if writable else "for reading alone"
-    assert any(words in each for each in said if isinstance(each, str))
-    assert "<b>A picture</b>" in said
-    assert fileio.is_file(run.file("figures/f.html")) == writable
-    assert fileio.is_file(run.file(f"figures/p.{picture.kind}")) == writable
+    monkeypatch.setattr(os, "access", lambda path, _: writable or path != evaluated.path)
+    monkeypatch.setitem(
+        nb.RUN_PICTURES, "images", lambda run, method: EncodedImage(b"\x89PNG", "png")
+    )
+    nb.figure(evaluated, "transfer")
+    nb.pictures(evaluated, "images", methods=["prism"])
+    expected = "saved as <code>figures/images_prism.png</code>" if writable else "read-only"
+    assert "<b>PRISM</b>" in displayed
+    assert expected in displayed[-1]
+    for name in ("transfer.html", "images_prism.png"):
+        assert fileio.is_file(evaluated.file(f"figures/{name}")) == writable
+
+
+def test_an_unknown_parameter_of_a_cell_is_refused(run: Run) -> None:
+    namespace = {
+        "run_name": run.name,
+        "runs_dir": str(run.path.parent),
+        "In": ["# Parameters\nsqeeze_epochs: int = 3"],
+    }
+    with pytest.raises(UsageError, match="unknown parameter 'sqeeze_epochs'; did you mean"):
+        nb.open_run(namespace)
+
+
+def test_an_opened_run_shows_its_settings(run: Run, displayed: list[Any]) -> None:
+    nb.open_run({"run_name": run.name, "runs_dir": str(run.path.parent)})
+    assert str(run.path) in displayed[0]
+    assert "squeeze_epochs" in displayed[1]

@@ -1,0 +1,254 @@
+"""Maps, matrices and curves draw the recorded metrics and the features of the images."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE
+from prism_nb.core.unit_plan import diversity_unit, image_path, method_units
+from prism_nb.data.registry import open_dataset
+from prism_nb.diversity import stage
+from prism_nb.diversity.metrics import METRICS, metrics_of
+from prism_nb.viz import results, tables
+from prism_nb.viz.figures import diversity
+from prism_nb.viz.figures.diversity import (
+    hover_page,
+    load_points,
+    nearest_figure,
+    project,
+    subsample,
+)
+from prism_nb.viz.html import Result
+from prism_nb.viz.style import METHOD_COLOURS, Legend
+from tests.helpers.linear_teacher import DIGITS, linear_teacher
+
+SPACE = "test_mambaout"
+BOTH = (REFERENCE, "prism")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of two methods; PRISM's images are the training images 20 to 22 of each class."""
+    for module in (stage, diversity):
+        monkeypatch.setattr(module, "load_teacher", lambda run, name: linear_teacher(name))
+    changes = {"image_size": 8, "methods": ["prism", "sre2l"], "ipc": 3, "batch_size": 10}
+    run = Run.create(tmp_path / "r", load_settings("digits_quick", changes))
+    dataset = open_dataset(run.settings)
+    run.write_classes(dataset.class_records())
+    for name in load_settings("digits_quick").plain()["teachers"]:
+        path = run.file(f"teachers/units/{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"files": {}}')
+    for unit in method_units(run, "prism", 10):
+        image_index, paths = unit.params["image_indices"][0], []
+        for c in range(10):
+            paths.append(image_path("prism", c, image_index))
+            run.file(paths[-1]).parent.mkdir(parents=True, exist_ok=True)
+            training = int(dataset.class_indices("train", c)[20 + image_index])
+            (pixels,) = dataset.images("train", [training]).permute(0, 2, 3, 1).numpy()
+            Image.fromarray(pixels).save(run.file(paths[-1]))
+        run.finish(unit, paths=paths, record={"images": 10})
+    return run
+
+
+@pytest.fixture
+def measured(run: Run) -> Run:
+    for name in BOTH:
+        stage.run_unit(run, diversity_unit(run, name, 10), lambda event: None)
+    return run
+
+
+def unit_features(pixels: Tensor | None) -> np.ndarray:
+    """The network's features: normalized pixels, here as unit vectors."""
+    assert pixels is not None
+    rows = DIGITS.normalize(pixels).flatten(1).double().numpy()
+    return rows / np.sqrt((rows**2).sum(1, keepdims=True))
+
+
+def traces(found: Result) -> Any:
+    assert found.figure is not None, found.note
+    return found.figure.data
+
+
+# --- Recorded metrics ---
+
+
+def test_tables_have_the_recorded_metrics(measured: Run) -> None:
+    found = tables.only_measured(measured)
+    table = tables.metric_table(found, SPACE)
+    assert list(table.columns) == list(BOTH)
+    record = measured.record(diversity_unit(measured, "prism", 10))["spaces"][SPACE]["metrics"]
+    for name in ("cosine", "vendi", "coverage", "kid"):
+        assert table.loc[METRICS[name].heading, "prism"] == record[name]["mean"]
+    assert table.loc["recognised % ↑", "prism"] == 100 * record["recognised"]["mean"]
+    radius = tables.diversity_per_class(found).groupby("method")["radius"].mean()
+    ratio = radius["prism"] / radius[REFERENCE]
+    assert table.loc["radius / real"].tolist() == pytest.approx([1, ratio])
+    assert not len(tables.undefined_table(found))
+    assert list(tables.agreement_table(found).index) == list(BOTH)
+
+
+@pytest.mark.parametrize("measure", [metric.name for metric in metrics_of("class")])
+def test_a_curve_is_sorted_for_each_method_by_itself(measured: Run, measure: str) -> None:
+    found = results.curve(measured, SPACE, BOTH, measure)
+    factor = 100 if METRICS[measure].percent else 1
+    for line, method in zip(traces(found), BOTH, strict=True):
+        mine = factor * found.table[method]
+        assert list(line.y) == sorted(mine)
+        assert [mine[name] for name in line.text] == list(line.y)
+        assert list(line.x) == [*range(1, 11)]
+        assert line.line.color == METHOD_COLOURS[method]
+
+
+def test_distances_are_counted_in_their_bins(measured: Run) -> None:
+    nearest = tables.nearest_table(tables.only_measured(measured), SPACE)
+    assert list(nearest["distance"]) == sorted(nearest["distance"])
+    own = nearest[nearest["method"] == "prism"].sort_values(["class", "image_index"])
+    copies = [DIGITS.class_indices("train", c)[20 + i] for c in range(10) for i in range(3)]
+    assert own["training image"].tolist() == copies
+    for line, method in zip(traces(results.nearest(measured, SPACE, BOTH)), BOTH, strict=True):
+        mine = nearest[nearest["method"] == method]["distance"].tolist()
+        edges = list(line.x)
+        for k in range(len(edges) - 1):
+            last = k == len(edges) - 2
+            inside = [d for d in mine if edges[k] <= d < edges[k + 1] or (last and d == edges[-1])]
+            assert line.y[k] == pytest.approx(100 * len(inside) / len(mine))
+
+
+def test_distances_of_zero_can_be_drawn() -> None:
+    frame = pd.DataFrame({"method": ["random_real"] * 3, "distance": [0.0] * 3})
+    (line,) = nearest_figure(frame, Legend({"random_real": "Random real"})).data
+    assert line.y[0] == 100
+
+
+def test_an_undefined_metric_has_a_reason(measured: Run) -> None:
+    unit = diversity_unit(measured, "prism", 10)
+    record = measured.record(unit)
+    gone = {"mean": None, "per_class": [None] * 10, "undefined": "needs more"}
+    record["spaces"][SPACE]["metrics"] |= {"cosine": gone, "vendi": gone}
+    measured.finish(unit, paths=[], record=record)
+    found = results.curve(measured, SPACE, ("prism",), "vendi")
+    assert (found.figure, found.note) == (None, "Vendi score: needs more")
+    (row,) = tables.undefined_table(tables.only_measured(measured)).to_dict("records")
+    assert (row["method"], row["features"]) == ("prism", SPACE)
+    assert row["measures"] == "intra-class cosine, Vendi score"
+
+
+@pytest.mark.parametrize("result", [results.curve, results.nearest])
+def test_methods_without_measurements_are_named(measured: Run, result: Any) -> None:
+    found = result(measured, SPACE, (*BOTH, "sre2l"))
+    assert found.note == "Left out: SRe2L (not measured yet: run notebook 03)"
+    assert len(traces(found)) == 2
+    measured.file("diversity/prism.json").write_bytes(b"{")
+    assert "Left out: PRISM (damaged: diversity/prism.json" in result(measured, SPACE, BOTH).note
+    measured.file(f"diversity/{REFERENCE}.json").write_bytes(b"{")
+    with pytest.raises(UsageError, match=r"damaged: .* run notebook 03 again to repair it"):
+        result(measured, SPACE, BOTH)
+
+
+# --- Features of images ---
+
+
+def test_a_matrix_has_the_cosine_of_every_pair(run: Run) -> None:
+    found = results.similarity(run, SPACE, BOTH, (4,))
+    z = unit_features(found.images)
+    for method, heat in enumerate(traces(found)):
+        mine = z[3 * method : 3 * method + 3]
+        for i, j in itertools.product(range(3), repeat=2):
+            assert heat.z[i][j] == pytest.approx(float(mine[i] @ mine[j]), abs=1e-6)
+            assert list(heat.customdata[i][j]) == [3 * method + i, 3 * method + j]
+    assert found.names[4] == "PRISM, 4 · four, image 1"
+    assert "choose one" in results.similarity(run, SPACE, BOTH, (4, 5)).note
+
+
+def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
+    found = results.image_map(run, SPACE, ("prism",))
+    z = unit_features(found.images)
+    _, _, directions = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    expected = (z - z.mean(0)) @ directions[:2].T
+    (points,) = traces(found)
+    coordinates = np.stack([points.x, points.y], 1)
+    signs = np.sign((coordinates * expected).sum(0))
+    np.testing.assert_allclose(coordinates, expected * signs, atol=1e-6)
+    assert [data[0] for data in points.customdata] == [*range(30)]
+
+
+def test_a_map_has_more_real_images_behind_in_grey(run: Run) -> None:
+    real, prism = traces(results.image_map(run, SPACE, BOTH, (1, 2)))
+    assert real.marker.color == METHOD_COLOURS[REFERENCE]
+    assert (len(real.x), len(prism.x)) == (2 * diversity.MIN_REAL, 6)
+    assert real.marker.symbol != prism.marker.symbol
+
+
+def test_umap_is_deterministic_and_leaves_the_threads_alone() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 6))
+    features = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    threads = torch.get_num_threads()
+    first = project(features, "umap")
+    assert (first.shape, np.isfinite(first).all()) == ((40, 2), True)
+    assert (project(features, "umap") == first).all()
+    assert project(torch.eye(5, 6, dtype=torch.float64), "umap").shape == (5, 2)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("kind", "count"), [("pca", 1), ("umap", 4)])
+def test_too_few_images_for_a_map_are_refused(kind: str, count: int) -> None:
+    with pytest.raises(UsageError, match="choose more classes or methods"):
+        project(torch.eye(count, 6, dtype=torch.float64), kind)
+    with pytest.raises(UsageError, match="not finite"):
+        project(torch.full((9, 3), torch.nan, dtype=torch.float64), kind)
+
+
+def test_subsampling_is_stated_and_deterministic(run: Run) -> None:
+    few = load_points(run, SPACE, BOTH, range(10), most=20)
+    assert few.table["method"].value_counts().to_dict() == {REFERENCE: 10, "prism": 10}
+    assert few.count == "20 of 530 images"
+    again = load_points(run, SPACE, BOTH, range(10), most=20)
+    pd.testing.assert_frame_equal(few.table, again.table)
+    np.testing.assert_allclose(few.features, unit_features(few.pixels), atol=1e-6)
+    assert load_points(run, SPACE, ("prism",), range(10), most=30).count == "30 images"
+
+
+def test_a_subsample_has_no_repetition_and_keeps_the_order() -> None:
+    keys = [(c, image_index) for c in range(20) for image_index in range(5)]
+    chosen = subsample(keys, 30)
+    assert len(set(chosen)) == 30
+    assert chosen == sorted(chosen)
+    assert subsample(keys, 100) == keys
+
+
+def test_methods_without_images_are_named(run: Run) -> None:
+    found = results.image_map(run, SPACE, ("prism", "sre2l"))
+    assert found.note == "Left out: SRe2L (no images yet: run notebook 02)"
+    with pytest.raises(UsageError, match="run notebook 02"):
+        results.image_map(run, SPACE, ("sre2l",))
+    units = method_units(run, "prism", 10)
+    for unit in units:
+        run.file(unit.marker).write_bytes(b"{")
+    with pytest.raises(UsageError, match=f"{len(units)} of {len(units)} units not usable"):
+        results.image_map(run, SPACE, ("prism",))
+
+
+def test_a_hover_page_works_offline_and_escapes(run: Run) -> None:
+    found = results.image_map(run, SPACE, BOTH, (1,))
+    assert found.figure is not None
+    names = ("</script><b>",) * len(found.names)
+    page = hover_page(Result(found.table, found.figure, images=found.images, names=names))
+    assert "</script><b>" not in page
+    assert not re.search(r'<(script|link)[^>]*(src|href)="?(https?:)?//', page)
+    assert '"showSendToCloud": false' in page
+    ((images, listed),) = re.findall(r"images = (\[.*?\]), names = (\[.*?\]), plot", page)
+    assert len(json.loads(images)) == len(found.names)
+    assert json.loads(listed)[0] == "</script><b>"
