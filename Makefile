@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench rehearsal chaos test pictures lab lint clean
+.PHONY: help demo evidence bench rehearsal chaos test pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: .venv/.installed  ## run every test; root gets Chromium from apt, where th
 
 pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium
 	$(BIN)/python -m tests.browser.pictures
+
+docs: .venv/.installed  ## make docs/settings.md from the settings' descriptions
+	$(BIN)/python -m tests.helpers.settings_page
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
