@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from prism_nb.core.errors import PrismError, UsageError
@@ -24,8 +23,6 @@ from prism_nb.execution.worker import (
     Outcome,
     TaskResult,
     WorkerTask,
-    log_name,
-    redirect_output,
     run_task,
     threads_per_worker,
 )
@@ -33,6 +30,7 @@ from prism_nb.execution.worker import (
 _MAX_DEATHS = 3  # of workers at one unit
 _STALL_SECONDS = 30.0  # without a started unit before missing resources are reported
 _CONNECT_SECONDS = 5.0
+_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's default)
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
 
@@ -44,136 +42,94 @@ def run_backend_ray(run: Run, units: Sequence[Unit], run_unit: str, on_event: On
     Raises:
         PrismError: A unit failed, or three workers died while running it.
     """
-    start, missing, started = time.monotonic(), list[Unit](), set[str]()
+    start, missing = time.monotonic(), list[Unit]()
     for unit in units:
         if run.units.is_done(unit):
             on_event({"event": "unit_skipped", **unit.event_fields})
         else:
             missing.append(unit)
-
-    def pass_on(event: dict[str, Any]) -> None:
-        if event["event"] == "unit_start":
-            started.add(event["unit"])
-        on_event(event)
-
     made = 0
     if missing:
-        with follow_events(run, missing[0].stage, pass_on), ray_session(run.settings):
-            made = _RayTasks(run, run_unit, started).run(missing)
+        with follow_events(run, missing[0].stage, on_event), ray_session(run.settings):
+            made = _run_tasks(run, missing, run_unit)
     return Outcome(len(units) - made, made, time.monotonic() - start)
 
 
-class _RayTasks:
-    """Units as Ray tasks, as many at once as there are workers.
+def _run_tasks(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+    """Do units as Ray tasks, as many at once as there are workers; return how many were done."""
+    import ray
 
-    Args:
-        run: The run.
-        run_unit: `module:function` of a `UnitFunction`.
-        started: Names of the units that workers have started, updated by the caller.
-    """
-
-    def __init__(self, run: Run, run_unit: str, started: set[str]) -> None:
-        import ray
-
-        self._run, self._run_unit, self._started = run, run_unit, started
-        self._cpus, self._gpus, workers = worker_resources(run.settings, ray.cluster_resources())
-        wanted = run.settings.workers
-        self._workers = workers if wanted == "auto" else min(wanted, workers)
-        self._waiting: deque[Unit] = deque()
-        self._running: dict[Any, Unit] = {}  # by Ray's reference to the result
-        self._deaths: Counter[str] = Counter()
-        self._failure: PrismError | None = None
-        self._reported_waiting = False
-
-    def run(self, units: Sequence[Unit]) -> int:
-        """Do units, and return how many the workers have done."""
-        import ray
-
-        self._waiting.extend(units)
-        made = 0
-        try:
-            while self._running or (self._waiting and self._failure is None):
-                self._submit()
-                finished, _ = ray.wait(list(self._running), timeout=_STALL_SECONDS)
-                if not finished:
-                    self._report_waiting(units[0].stage)
-                made += sum(self._collect(reference) for reference in finished)
-        finally:
-            for reference in self._running:
-                ray.cancel(reference, force=True)
-        if self._failure is not None:
-            raise self._failure
-        return made
-
-    def _submit(self) -> None:
-        import ray
-
-        # max_calls=0: a worker process that uses a GPU would otherwise end after one task.
-        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0, max_calls=0)(
-            _run_in_worker
-        )
-        while self._waiting and self._failure is None and len(self._running) < self._workers:
-            unit = self._waiting.popleft()
-            task = WorkerTask.of(self._run, [unit], self._run_unit)
-            self._running[remote.remote(task, log_name(unit))] = unit
-
-    def _collect(self, reference: Any) -> int:
-        """Take a finished task's result, and return the number of units that it has done."""
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        unit = self._running.pop(reference)
-        try:
-            result: TaskResult = ray.get(reference)
-        except RayTaskError as error:
-            result = TaskResult(0, f"a worker could not take its task: {error.cause!r}")
-        except RayError as error:
-            return self._on_death(unit, _one_line(error))
-        if result.error:
-            self._fail(unit, result.error)
-        return result.made
-
-    def _on_death(self, unit: Unit, why: str) -> int:
-        """Give the unit of a dead worker to the next one, unless too many have died at it."""
-        self._run.events.append(unit.stage, event="worker_lost", unit=unit.name, why=why)
-        self._deaths[unit.name] += 1
-        if self._deaths[unit.name] < _MAX_DEATHS:
-            self._waiting.appendleft(unit)
-        else:
-            self._fail(
-                unit,
-                f"{_MAX_DEATHS} workers died while running unit {unit.name}; out of memory is the "
-                "usual cause: lower workers or micro_batch_size. Their last output is in "
-                f"{self._run.file(log_name(unit))}; finished units are kept",
-            )
-        return 0
-
-    def _fail(self, unit: Unit, why: str) -> None:
-        """Start no further unit; the first failure is the stage's."""
-        self._run.events.append(unit.stage, event="failed", unit=unit.name, why=why)
-        self._failure = self._failure or PrismError(why)
-
-    def _report_waiting(self, stage: str) -> None:
-        """Report once that no unit could be started, and which resources are missing."""
-        import ray
-
-        if self._started or self._reported_waiting:
-            return
-        self._reported_waiting = True
-        kind, needed = ("GPU", self._gpus) if self._gpus else ("CPU", self._cpus)
-        free = ray.available_resources().get(kind, 0)
-        total = ray.cluster_resources().get(kind, 0)
-        why = (
-            f"waiting for room on the Ray cluster: a worker needs {needed:g} {kind}s, {free:g} of "
-            f"{total:g} are free"
-        )
-        self._run.events.append(stage, event="waiting", why=why)
+    cpus, gpus, workers = worker_resources(run.settings, ray.cluster_resources())
+    # max_calls=0: a worker process that uses a GPU would otherwise end after one task.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0)(run_task)
+    waiting, running, deaths = deque(units), dict[Any, Unit](), Counter[str]()
+    made, failure, reported = 0, "", False
+    try:
+        while running or (waiting and not failure):
+            while waiting and not failure and len(running) < workers:
+                unit = waiting.popleft()
+                running[remote.remote(WorkerTask.of(run, [unit], run_unit))] = unit
+            finished, _ = ray.wait(list(running), timeout=_STALL_SECONDS)
+            if not finished and not reported:
+                reported = _report_waiting(run, units[0].stage, cpus, gpus)
+            for reference in finished:
+                unit = running.pop(reference)
+                result = _task_result(reference)
+                if isinstance(result, str):
+                    run.events.append(unit.stage, event="worker_lost", unit=unit.name, why=result)
+                    deaths[unit.name] += 1
+                    if deaths[unit.name] < _MAX_DEATHS:
+                        waiting.appendleft(unit)
+                        continue
+                    result = TaskResult(0, _deaths_message(unit))
+                if result.error:
+                    run.events.append(unit.stage, event="failed", unit=unit.name, why=result.error)
+                    failure = failure or result.error
+                made += result.made
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+    if failure:
+        raise PrismError(failure)
+    return made
 
 
-def _run_in_worker(task: WorkerTask, log: str) -> TaskResult:
-    """Do a task in a worker process, whose output goes to the unit's log."""
-    with redirect_output(Path(task.run) / log):
-        return run_task(task)
+def _task_result(reference: Any) -> TaskResult | str:
+    """Return the result of a finished task, or the reason for which its worker died."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        result: TaskResult = ray.get(reference)
+    except RayTaskError as error:
+        return TaskResult(0, f"a worker could not take its task: {error.cause!r}")
+    except RayError as error:
+        return _one_line(error)
+    return result
+
+
+def _deaths_message(unit: Unit) -> str:
+    return (
+        f"{_MAX_DEATHS} workers died while running unit {unit.name}; out of memory is the usual "
+        f"cause: lower workers or micro_batch_size. Their output is in {_LOGS} on their machine; "
+        "finished units are kept"
+    )
+
+
+def _report_waiting(run: Run, stage: str, cpus: int, gpus: float) -> bool:
+    """Log which resources are missing if no unit has started; return whether they are."""
+    import ray
+
+    if any(run.path.glob(f"locks/{stage}/*.json")):  # leases of started units
+        return False
+    kind, needed = ("GPU", gpus) if gpus else ("CPU", cpus)
+    free, total = ray.available_resources().get(kind, 0), ray.cluster_resources().get(kind, 0)
+    why = (
+        f"waiting for room on the Ray cluster: a worker needs {needed:g} {kind}s, {free:g} of "
+        f"{total:g} are free"
+    )
+    run.events.append(stage, event="waiting", why=why)
+    return True
 
 
 def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int, float, int]:
@@ -184,7 +140,7 @@ def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int
         cluster: The cluster's resources, by Ray's names.
 
     Returns:
-        CPU cores and GPUs of a worker, and the number of workers that the cluster holds.
+        CPU cores and GPUs of a worker, and the number of workers wanted that the cluster holds.
 
     Raises:
         UsageError: The cluster holds no such worker.
@@ -198,7 +154,8 @@ def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int
             f"a worker needs {needed:g} {kind}s, but the Ray cluster has {cluster.get(kind, 0):g}; "
             f"lower {setting}"
         )
-    return (0, needed, capacity) if on_gpu else (int(needed), 0.0, capacity)
+    workers = capacity if settings.workers == "auto" else min(settings.workers, capacity)
+    return (0, needed, workers) if on_gpu else (int(needed), 0.0, workers)
 
 
 # -- connecting -------------------------------------------------------------------------------
@@ -276,8 +233,9 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
         )
     except Exception as error:  # Ray raises several types
         raise PrismError(
-            f"Ray did not start on this machine: {_one_line(error)}. Run the "
-            "same command again once the machine is less busy, or use backend process"
+            f"Ray did not start on this machine: {_one_line(error)}. Its logs "
+            f"are in {_LOGS}; run the same command again once the machine is less busy, or use "
+            "backend process"
         ) from error
     try:
         yield ray.get_runtime_context().gcs_address

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import platform
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from prism_nb.core.lock import LeaseHeldError
 from prism_nb.core.manifest import DECISIVE_PACKAGES, package_version
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.core.units import OnEvent, Unit, WriteResult, slug
+from prism_nb.core.units import OnEvent, Unit, WriteResult
 
 _POLL_SECONDS = 2.0  # between attempts at units that other processes work on
 
@@ -236,42 +234,6 @@ def _limit_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def log_name(unit: Unit) -> str:
-    """Return the path of a unit's log, relative to the run."""
-    return f"logs/{unit.stage}/{slug(unit.name)}.log"
-
-
-@contextmanager
-def redirect_output(path: Path) -> Iterator[None]:
-    """Append this process's standard output and error to a file.
-
-    File descriptors are redirected, so that output of compiled code and of child processes is
-    included. All threads of the process share them.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log, _redirect_fd(1, log.fileno()), _redirect_fd(2, log.fileno()):
-        yield
-
-
-@contextmanager
-def _redirect_fd(stream: int, target: int) -> Iterator[None]:
-    _flush()
-    saved = os.dup(stream)
-    os.dup2(target, stream)
-    try:
-        yield
-    finally:
-        _flush()
-        os.dup2(saved, stream)
-        os.close(saved)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
 
 
 # -- versions ---------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
-"""Units one after another with background writes, tasks, workers' output and versions."""
+"""Units one after another with background writes, workers' tasks and their versions."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +16,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.execution import worker
 from prism_nb.execution.backends import run_units
-from prism_nb.execution.worker import WorkerTask, log_name, run_task
+from prism_nb.execution.worker import WorkerTask, run_task
 from tests.helpers.slurm_work import units_of
 
 
@@ -91,7 +88,7 @@ def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="no space left"):
         carry_out(run, units_of(3), work, monkeypatch)
     assert begun == ["u0", "u1"]
-    assert run.units.is_done(units_of(2)[1])
+    assert run.units.state(units_of(2)[1]).state == "done"
 
 
 def test_a_failed_write_is_a_note_of_another_failure(
@@ -227,32 +224,3 @@ def test_a_task_of_another_version_starts_no_unit(run: Run) -> None:
     assert result.made == 0
     assert "9 with the driver" in result.error
     assert not list(run.events.read("relabel"))
-
-
-PRINTS = """
-import os, sys
-from pathlib import Path
-from prism_nb.execution.worker import redirect_output
-print("before")
-for word in ("from Python", "again"):
-    try:
-        with redirect_output(Path(sys.argv[1])):
-            print(word)
-            os.system("echo from a child; echo and its errors >&2")
-            raise KeyError
-    except KeyError:
-        print("after")
-"""
-
-
-def test_a_log_has_the_output_of_python_and_its_children(tmp_path: Path) -> None:
-    unit = Unit(stage="synthesis", name="prism/a", marker="m", fingerprint="b")
-    path = tmp_path / log_name(unit)
-    command = [sys.executable, "-c", PRINTS, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    assert (done.stdout, done.stderr) == ("before\nafter\nafter\n", "")
-    assert path == tmp_path / "logs/synthesis/prism--a.log"
-    children = ["from a child", "and its errors"]
-    assert sorted(path.read_text().splitlines()) == sorted(
-        ["from Python", *children, "again", *children]
-    )
