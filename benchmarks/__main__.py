@@ -26,7 +26,6 @@ from benchmarks.memory import memory_rows
 from benchmarks.monitoring import monitoring_rows
 from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
-from benchmarks.scale import scale_rows
 from benchmarks.student import student_rows
 from benchmarks.workers import worker_rows
 
@@ -128,7 +127,6 @@ _QUESTIONS = {
     "gallery": gallery_rows,
     "monitoring": monitoring_rows,
     "workers": worker_rows,
-    "scale": scale_rows,
 }
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""What a network of a run will cost until it can be used, from a few real steps on this device."""
+"""Expected time, operations, memory and disk space of a run's units.
+
+A unit's work is a count of images per `Use`: one network in one role. What a use costs per image
+is measured once on the run's device (seconds) or counted once without values (operations, bytes).
+"""
 
 from __future__ import annotations
 
-import shutil
-import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from prism_nb.core.config import default_cache_dir
 from prism_nb.core.device import (
     benchmark,
     check_compiler,
@@ -25,693 +25,411 @@ from prism_nb.core.device import (
     tf32_mode,
     timing_batch_size,
 )
-from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.core.recipe import Recipe
+from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
-from prism_nb.core.text import format_bytes
-from prism_nb.core.unit_plan import batch_of, chosen_compile, is_hard, is_plain, synthesis_networks
+from prism_nb.core.unit_plan import batch_of, is_hard, is_plain
 from prism_nb.core.units import ImageBatch, Unit, is_pretrained_name
-from prism_nb.data.augment import AugParams, augment, epoch_params
+from prism_nb.data.augment import epoch_params
 from prism_nb.data.dataset import ImageDataset, Split
-from prism_nb.data.distilled import MAX_RESIDENT_BYTES, set_bytes
+from prism_nb.data.distilled import (
+    MAX_RESIDENT_BYTES,
+    set_bytes,
+)
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.student import StudentTrainer, train_epoch
-from prism_nb.execution import pipeline
-from prism_nb.execution.forecast import (
-    NetworkCosts,
-    cache_bytes,
-    count_flop,
-    peak_bytes,
-    trains_on_all_real,
-    unit_bytes,
-)
-from prism_nb.execution.pipeline import STAGES
+from prism_nb.execution.disk_space import trains_on_all_real, unit_bytes, weight_bytes
 from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
-from prism_nb.models.teacher import Teacher
+from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.train import train_loop
-from prism_nb.models.zoo import META, architecture_of, build_network
+from prism_nb.models.zoo import META, architecture_of, build_network, build_on_meta, count_flops
 from prism_nb.synthesis.loop import sample_augmentations
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher, weighted_sum
+from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
 from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule, teacher_schedule
 
-_STEPS = 3  # timed together, at most
-_MOST = 64  # images that are judged in one go
+_FORWARD_BATCH = 64
+_TRAINING_STEPS = 3  # timed together
+_GRADIENT_ROLES = ("logit", "stats", "both")
 
 
-def squeeze_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds that each unit will take.
+@dataclass(frozen=True)
+class Use:
+    """One way in which units process images.
 
-    Weights from elsewhere cost a pass over the held-out images, and statistics of convolutions
-    one over the training images.
+    Attributes:
+        role: `forward`; `squeeze` or `student` (a training step); `logit`, `stats` or `both` (a
+            network's gradient in the synthesis); `step` (the synthesis step without networks);
+            `store` (encoding an image); `label` (one view by all label teachers).
+        network: The network's name; empty where the role has none.
+        batch: Images per step.
+        variant: Which statistics a synthesis step matches.
+        method: The method of a synthesis step, or of the first that shares its cost.
     """
-    known: dict[tuple[str, bool], float] = {}
-    for unit in units:
-        name, passes = unit.params["network"], _only_passes(unit)
-        if (name, passes) not in known:
-            known[name, passes] = (inference_seconds if passes else _epoch_seconds)(run, name)
-    return [known[u.params["network"], _only_passes(u)] * _times(run, u) for u in units]
+
+    role: str
+    network: str = ""
+    batch: int = _FORWARD_BATCH
+    variant: str = ""
+    method: str = field(default="", compare=False)
 
 
-def inference_seconds(run: Run, name: str) -> float:
-    """Return the seconds that a frozen network takes for one image."""
-    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
-    teacher, size = untrained_teacher(name, dataset, device), dataset.image_size
-    images = torch.zeros(timing_batch_size(device, _MOST, size=size), 3, size, size, device=device)
-    with torch.no_grad():
-        return benchmark(device, lambda: teacher(images)) / len(images)
+def unit_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
+    """Return how many images a unit processes in each way."""
+    return _USES[unit.stage](settings, dataset, unit)
 
 
-def _only_passes(unit: Unit) -> bool:
-    return "patch" in unit.params or is_pretrained_name(unit.params["network"])
-
-
-def _times(run: Run, unit: Unit) -> int:
-    """Return how many of what was timed a unit does: epochs, or images that are looked at."""
-    if not _only_passes(unit):
-        return run.settings.squeeze.epochs
-    return len(open_dataset(run.settings).labels("train" if "patch" in unit.params else "val"))
-
-
-def _epoch_seconds(run: Run, name: str) -> float:
-    settings, dataset = run.settings, open_dataset(run.settings)
-    device, size = choose_device(settings.device), dataset.image_size
-    count = len(dataset.labels("train"))
-    batch = min(settings.squeeze.batch, count)
-    shown = timing_batch_size(device, _STEPS * batch, size=size)
-    plan = settings.squeeze.model_copy(update={"epochs": 1, "batch": min(batch, shown)})
-    with seeded(0, device), tf32_mode(plan.precision, device):
-        network = build_network(
-            architecture_of(name), classes=len(dataset.classes), image_size=size
-        )
-        network.to(device).to(memory_format=torch.channels_last)
-        images = torch.randn(shown, 3, size, size)
-        images = images.to(device, memory_format=torch.channels_last)
-        labels = torch.zeros(len(images), dtype=torch.int64, device=device)
-        seconds = benchmark(
-            device, lambda: train_loop(network, images, labels, plan, lambda _: None)
-        )
-    return seconds / (shown // plan.batch * plan.batch) * (count // batch * batch)
-
-
-_REMEMBERED = {"adamw": 2, "sgd": 1}  # values per weight
-
-
-def squeeze_flop(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> list[float]:
-    """Return the operations of each unit.
-
-    A network is trained on all training images, unless it has weights, and then judged by all
-    held-out ones; the statistics of its convolutions are one pass over the training images.
-    """
-    return [_flop(settings, arithmetic, unit) for unit in units]
-
-
-def _flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
-    name = unit.params["network"]
-    train, val = (len(arithmetic.dataset.labels(split)) for split in ("train", "val"))
+def _squeeze_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
+    """Train unless pretrained, then evaluate; or collect the statistics of convolutions."""
+    name, train = unit.params["network"], len(dataset.labels("train"))
     if "patch" in unit.params:
-        return train * arithmetic.forward(name)
-    judged = val * arithmetic.forward(name)
-    if is_pretrained_name(name):
-        return judged
-    return judged + settings.squeeze.epochs * train * arithmetic.learning(name)
+        return {Use("forward", name): train}
+    uses: dict[Use, float] = {Use("forward", name): len(dataset.labels("val"))}
+    if not is_pretrained_name(name):
+        batch = min(settings.squeeze.batch, train)
+        uses[Use("squeeze", name, batch)] = settings.squeeze.epochs * train
+    return uses
 
 
-def squeeze_peak_bytes(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> float:
-    """Return what the largest training of some units takes of a device; 0 where none is trained."""
-    trained = {unit.params["network"] for unit in units if "patch" not in unit.params}
-    batch, kind = settings.squeeze.batch, settings.squeeze.optimizer
-    needs = [
-        training_bytes(arithmetic, n, batch, kind) for n in trained if not is_pretrained_name(n)
-    ]
-    return max(needs) + resident_image_bytes(arithmetic) if needs else 0.0
+def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
+    """Score real images if the recipe does, take the steps with the networks drawn, and encode.
 
-
-def training_bytes(arithmetic: NetworkCosts, name: str, batch: int, optimizer: str) -> float:
-    """Return what a training step takes: weights, what an optimizer remembers, and the step."""
-    weights = arithmetic.weight_bytes(name) * (1 + _REMEMBERED[optimizer])
-    return weights + arithmetic.learning_bytes(name, batch)
-
-
-def resident_image_bytes(arithmetic: NetworkCosts) -> float:
-    """Return what the training images take that stay on a device; 0 where they are too many."""
-    dataset = arithmetic.dataset
-    taken = 3.0 * dataset.image_size**2 * len(dataset.labels("train"))
-    return taken if taken <= MAX_RESIDENT_BYTES else 0.0
-
-
-def labelling_flop(settings: Settings, arithmetic: NetworkCosts) -> float:
-    """Return the operations of one label: one view, seen by every label teacher."""
-    return sum(arithmetic.forward(name) for name in settings.label_teachers_used)
-
-
-_MAX_VIEWS = 64  # images
-
-
-def view_seconds(run: Run) -> float:
-    """Return the seconds that a run's label teachers take for one view of one image."""
-    settings, dataset = run.settings, open_dataset(run.settings)
-    device, size = choose_device(settings.device), dataset.image_size
-    teachers = [untrained_teacher(name, dataset, device) for name in settings.label_teachers_used]
-    labeler = EnsembleLabeler(settings, teachers, [1.0] * len(teachers))
-    count = min(len(dataset.classes) * settings.ipc, _MAX_VIEWS)
-    count = timing_batch_size(device, count, size=size)
-    images = torch.zeros(count, 3, size, size, device=device)
-
-    def label() -> None:
-        labeler(images, epoch_params(settings, count, 0, device))
-
-    return benchmark(device, label) / count
-
-
-_PRIORS = ("tv_l1", "l2_scale", "densification_weight")
-
-TeacherUse = tuple[str, bool, bool]  # a network, whether it gives_logits, whether it matches_stats
-StepKind = tuple[
-    TeacherNames, TeacherNames, int
-]  # who gives_logits and who matches_stats in a step, and its images
-
-
-def synthesis_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds that each unit will take with the run's engine."""
-    compiled = chosen_compile(run) == "compiled"
-    timer = StepTimer(run.settings, open_dataset(run.settings), compiled=compiled)
-    return [timer.unit_seconds(unit.params["method"], batch_of(unit)) for unit in units]
-
-
-@dataclass
-class StepTimer:
-    """Times steps of a run's methods, each kind once.
-
-    Args:
-        settings: The run's.
-        dataset: Its real images.
-        compiled: Whether networks are compiled.
+    The real images of a class are scored once for all its images, so each has its share of that.
     """
+    method, batch = unit.params["method"], batch_of(unit)
+    recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
+    images = len(batch.members())
+    uses: dict[Use, float] = defaultdict(float)
+    uses[Use("store")] = images
+    if recipe.needs_scorer:
+        real = len(dataset.labels("train")) / len(dataset.classes)
+        crops = recipe.crops_per_image if recipe.init == "patches" else 1
+        scored = crops * min(recipe.max_scored_images, real) / settings.ipc
+        uses[Use("forward", settings.primary)] += images * scored
+    if recipe.image_source != "optimized":
+        return uses
+    for (logit_teachers, bn_teachers, active), steps in step_histogram(settings, method, batch):
+        count = steps * active
+        uses[Use("step", "", images, method=method)] += count
+        for name in dict.fromkeys([*logit_teachers, *bn_teachers]):
+            role = "stats" if name not in logit_teachers else "both"
+            role = role if name in bn_teachers else "logit"
+            uses[Use(role, name, images, recipe.statistics, method)] += count
+    return uses
 
-    settings: Settings
-    dataset: ImageDataset
-    compiled: bool = False
-    _teachers: dict[str, Teacher] = field(default_factory=dict)
-    _known: dict[tuple[object, ...], float] = field(default_factory=dict)
 
-    def unit_seconds(self, method: str, batch: ImageBatch) -> float:
-        """Return the seconds that a unit will take, but for scoring real images to begin with."""
-        with tf32_mode(self.settings.precision, self._device):
-            return self._unit_cost(method, batch)
+def _diversity_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
+    """Extract features and predictions; the reference also those of the real images."""
+    images = len(dataset.classes) * settings.ipc
+    uses: dict[Use, float] = defaultdict(float)
+    for name in [*settings.feature_spaces, *settings.teachers]:
+        uses[Use("forward", name)] += images
+    if unit.params["method"] == REFERENCE:
+        real = len(dataset.classes) * (settings.ipc + settings.real_per_class)
+        for name in settings.feature_spaces:
+            uses[Use("forward", name)] += min(real, len(dataset.labels("train")))
+    return uses
 
-    @property
-    def _device(self) -> torch.device:
-        return choose_device(self.settings.device)
 
-    def _measure(self, work: Callable[[], object]) -> float:
-        """Return what some work costs here, in seconds; another measure would do as well."""
-        return benchmark(self._device, work)
+def _relabel_uses(settings: Settings, dataset: ImageDataset, _: Unit) -> dict[Use, float]:
+    """Label every stored epoch, and the images without augmentation."""
+    epochs = settings.label.epochs if settings.labels == "stored" else 0
+    return {Use("label"): (epochs + 1) * len(dataset.classes) * settings.ipc}
 
-    def _unit_cost(self, method: str, batch: ImageBatch) -> float:
-        recipe = self.settings.recipe_of(method).for_image_index(batch.image_indices[0])
-        size = len(batch.members())
-        cost = size * self._image_cost()
-        if recipe.image_source != "optimized":
-            return cost
-        for (logit_teachers, bn_teachers, active), steps in step_histogram(
-            self.settings, method, batch
-        ):
-            cost += (
-                steps * active / size * self._step_cost(recipe, logit_teachers, bn_teachers, size)
-            )
-        return cost
 
-    def _step_cost(
-        self, recipe: Recipe, logit_teachers: TeacherNames, bn_teachers: TeacherNames, size: int
-    ) -> float:
-        timed = timing_batch_size(self._device, size, size=self.settings.image_size)
-        rest, shown = self._bare_cost(recipe, timed)
-        parts = [
-            (n, n in logit_teachers, n in bn_teachers)
-            for n in dict.fromkeys([*logit_teachers, *bn_teachers])
-        ]
-        cost = rest + sum(max(0.0, self._part_cost(recipe, p, timed) - shown) for p in parts)
-        return cost * size / timed
+def _evaluation_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
+    """Train and evaluate a student; label while it trains where labels are not stored."""
+    name, variant = unit.params["student"], unit.params["variant"]
+    real = unit.params["method"] == REFERENCE
+    images = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
+    evaluations = -(-settings.epochs // settings.student.evaluate_every)
+    labelled = settings.epochs if settings.labels == "online" else 0
+    if is_hard(settings, variant) or is_plain(variant):
+        labelled = int(not is_hard(settings, variant))
+    return {
+        Use("student", name, min(settings.student.batch, images)): settings.epochs * images,
+        Use("forward", name): evaluations * len(dataset.labels("val")),
+        Use("label"): labelled * images,
+    }
 
-    def _part_cost(self, recipe: Recipe, part: TeacherUse, size: int) -> float:
-        """Time the gradient of one network in one role, the view included."""
-        aligned = (recipe.statistics, recipe.conv_patch_size, recipe.conv_drop_prob)
-        key = (part, aligned, recipe.views, size)
-        if key not in self._known:
-            name, gives_logits, matches_stats = part
-            images, labels, views = self._batch(recipe, size)
-            alone = recipe.model_copy(update=dict.fromkeys(_PRIORS, 0.0))
-            objective = Objective(alone, {name: self._watch(name, recipe, images)})
-            gradient = MicroBatchedBackward(objective, self.settings.part)
-            logit_teachers, bn_teachers = [name] * gives_logits, [name] * matches_stats
-            self._known[key] = self._measure(
-                lambda: gradient(
-                    [images], views, labels, logit_teachers=logit_teachers, bn_teachers=bn_teachers
-                )
-            )
-        return self._known[key]
 
-    def _bare_cost(self, recipe: Recipe, size: int) -> tuple[float, float]:
-        """Time a step without networks, and its view alone."""
-        weighed = tuple(getattr(recipe, name) for name in _PRIORS)
-        keys = [(what, recipe.views, weighed, size) for what in ("step", "view")]
-        if keys[0] not in self._known:
-            images, labels, views = self._batch(recipe, size)
-            objective = Objective(recipe, {})
-            optimizer = torch.optim.Adam([images])
+_USES: dict[str, Callable[[Settings, ImageDataset, Unit], dict[Use, float]]] = {
+    "squeeze": _squeeze_uses,
+    "synthesis": _synthesis_uses,
+    "diversity": _diversity_uses,
+    "relabel": _relabel_uses,
+    "evaluation": _evaluation_uses,
+}
 
-            def show(*, with_priors: bool) -> None:
-                view = augment(images, views)
-                ends, slopes = [view], [torch.ones_like(view)]
-                priors = objective.priors(images, view, labels) if with_priors else {}
-                if priors:
-                    total = weighted_sum(priors, objective.weights([], []))
-                    ends, slopes = [*ends, total], [*slopes, torch.ones_like(total)]
-                torch.autograd.backward(ends, slopes)
-
-            def step() -> None:
-                show(with_priors=True)
-                optimizer.step()
-
-            self._known[keys[0]] = self._measure(step)
-            self._known[keys[1]] = self._measure(lambda: show(with_priors=False))
-        return self._known[keys[0]], self._known[keys[1]]
-
-    def _image_cost(self) -> float:
-        """Time what an image takes beside the steps: to round and to encode it."""
-        if ("image",) not in self._known:
-            noise = torch.randn(8, 3, self.settings.image_size, self.settings.image_size)
-
-            def store() -> None:
-                for pixels in quantize(self.dataset, noise, mode="png"):
-                    encode_image(pixels)
-
-            self._known["image",] = self._measure(store) / len(noise)
-        return self._known["image",]
-
-    def _batch(self, recipe: Recipe, size: int) -> tuple[Tensor, Tensor, list[AugParams]]:
-        side, device = self.settings.image_size, self._device
-        generator = torch.Generator().manual_seed(0)
-        images = self._noise((size, 3, side, side), generator)
-        images = images.to(device, memory_format=torch.channels_last).requires_grad_()
-        labels = torch.arange(size, device=device) % len(self.dataset.classes)
-        return images, labels, sample_augmentations(recipe, 0, size, side, generator)
-
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    def _watch(self, name: str, recipe: Recipe, images: Tensor) -> StatMatcher:
-        teacher, targets = self._teacher(name), None
-        if recipe.statistics == "bn_conv":
-            with torch.no_grad():
-                probes = conv_layer_stats(teacher.network, recipe.conv_patch_size)
-                seen = teacher.stats_only(images[:2], probes)
-            targets = {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
-        return build_stat_matcher(
-            teacher,
-            recipe,
-            conv_stats=targets,
-            generator=torch.Generator().manual_seed(0),
-            precision=self.settings.precision,
-            compiled=self.compiled,
-        )
-
-    def _teacher(self, name: str) -> Teacher:
-        if name not in self._teachers:
-            self._teachers[name] = untrained_teacher(name, self.dataset, self._device)
-        return self._teachers[name]
+StepKind = tuple[TeacherNames, TeacherNames, int]  # logit teachers, BN teachers, images
 
 
 def step_histogram(
     settings: Settings, method: str, batch: ImageBatch
 ) -> tuple[tuple[StepKind, int], ...]:
-    """Return which kinds of steps a unit takes, and how many of each."""
+    """Return how many steps of each kind a unit of the synthesis takes."""
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
-    joins = sorted(
-        recipe.start_step(image_index, settings.ipc) for _, image_index in batch.members()
-    )
-    return _kinds(teacher_schedule(settings, method, batch), tuple(joins), recipe.iterations)
+    starts = sorted(recipe.start_step(index, settings.ipc) for _, index in batch.members())
+    return _histogram(teacher_schedule(settings, method, batch), tuple(starts), recipe.iterations)
 
 
-# Thousands of units share a few draws, and each has thousands of steps.
-@lru_cache(maxsize=1024)
-def _kinds(
-    draws: TeacherSchedule, joins: tuple[int, ...], iterations: int
+@lru_cache(maxsize=1024)  # thousands of units share a few schedules
+def _histogram(
+    schedule: TeacherSchedule, starts: tuple[int, ...], iterations: int
 ) -> tuple[tuple[StepKind, int], ...]:
     kinds = Counter(
-        (draws.logit_teachers_at(step), draws.bn_teachers_at(step), bisect_right(joins, step))
-        for step in range(joins[0], iterations)
+        (
+            schedule.logit_teachers_at(step),
+            schedule.bn_teachers_at(step),
+            bisect_right(starts, step),
+        )
+        for step in range(starts[0], iterations)
     )
     return tuple(kinds.items())
 
 
-def synthesis_flop(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> list[float]:
-    """Return the operations of each unit.
+class StepTimer:
+    """Seconds per image of each use, from a few real steps with untrained networks.
 
-    A class whose real images are scored is scored once per process, so its first unit has that.
-    """
-    counter = StepFlops(settings, arithmetic.dataset, _known=arithmetic.steps)
-    scored, found = set[object](), []
-    for unit in units:
-        method, batch = unit.params["method"], batch_of(unit)
-        fresh = [c for c in range(*batch.classes) if (method, c) not in scored]
-        scored |= {(method, c) for c in fresh}
-        scoring = len(fresh) * _scoring(settings, arithmetic, method)
-        found.append(counter.unit_flop(method, batch) + scoring)
-    return found
-
-
-def _scoring(settings: Settings, arithmetic: NetworkCosts, method: str) -> float:
-    """Return what it takes to score a class's real images, where a recipe asks for that."""
-    recipe = settings.recipe_of(method)
-    if not recipe.needs_scorer:
-        return 0.0
-    looks = recipe.crops_per_image if recipe.init == "patches" else 1
-    real = min(recipe.max_scored_images, mean_images_per_class(arithmetic.dataset))
-    return looks * real * arithmetic.forward(settings.primary)
-
-
-def mean_images_per_class(dataset: ImageDataset) -> float:
-    """Return the training images of a class, in the mean."""
-    return float(np.size(dataset.labels("train")) / len(dataset.classes))
-
-
-@dataclass
-class StepFlops(StepTimer):
-    """Adds up the operations of steps as its base adds up their seconds, on tensors without values.
-
-    Not counted: the one pass over real images by which some recipes scale losses.
+    Args:
+        settings: The run's.
+        dataset: The run's real images.
     """
 
-    def unit_flop(self, method: str, batch: ImageBatch) -> float:
-        """Return the operations of a unit's steps."""
-        return self._unit_cost(method, batch)
-
-    @property
-    def _device(self) -> torch.device:
-        return META
-
-    def _measure(self, work: Callable[[], object]) -> float:
-        return count_flop(work)
-
-    def _image_cost(self) -> float:
-        return 0.0  # to round and to encode an image takes no product
-
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.empty(shape, device=META)
-
-
-_HELD = 3  # times the images: themselves, and Adam's two means of their gradient
-
-
-def synthesis_peak_bytes(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> float:
-    """Return what the largest step of some units takes at once; 0 where none is optimised."""
-    counter = StepPeakMemory(settings, arithmetic.dataset, _known=arithmetic.peaks)
-    found = [0.0]
-    for method, batch in dict.fromkeys((unit.params["method"], batch_of(unit)) for unit in units):
-        networks = synthesis_networks(settings, method)
-        step = counter.step_bytes(method, batch)
-        found.append(step + sum(map(arithmetic.weight_bytes, networks)) if step else 0.0)
-    return max(found)
-
-
-@dataclass
-class StepPeakMemory(StepFlops):
-    """Finds the largest moment of steps, eager and in float32.
-
-    A step's networks run one after the other, and each lets go of what it kept before the next one
-    runs, so the most memory is that of the largest of them.
-    """
-
-    def step_bytes(self, method: str, batch: ImageBatch) -> float:
-        """Return the bytes that a unit's largest step takes beside the networks' weights."""
-        recipe = self.settings.recipe_of(method).for_image_index(batch.image_indices[0])
-        if recipe.image_source != "optimized":
-            return 0.0
-        size, side = len(batch.members()), self.settings.image_size
-        parts = {
-            (name, name in logit_teachers, name in bn_teachers)
-            for (logit_teachers, bn_teachers, _), _ in step_histogram(self.settings, method, batch)
-            for name in {*logit_teachers, *bn_teachers}
+    def __init__(self, settings: Settings, dataset: ImageDataset) -> None:
+        self._settings, self._dataset = settings, dataset
+        self._device, self._size = choose_device(settings.device), dataset.image_size
+        self._known: dict[Use, float] = {}
+        self._teacher = cache(lambda name: untrained_teacher(name, dataset, self._device))
+        self._work = {
+            **dict.fromkeys(("step", *_GRADIENT_ROLES), self._synthesis),
+            **{"forward": self._forward, "label": self._label, "store": self._store},
+            **{"squeeze": self._squeeze, "student": self._student},
         }
-        images = 4 * 3 * side**2 * size
-        return _HELD * images + max(self._part_cost(recipe, part, size) for part in parts)
 
-    def _measure(self, work: Callable[[], object]) -> float:
-        return peak_bytes(work)
+    def unit_seconds(self, unit: Unit) -> float:
+        """Return the seconds that a unit is expected to take."""
+        uses = unit_uses(self._settings, self._dataset, unit)
+        return sum(count * self.seconds(use) for use, count in uses.items() if count)
 
+    def seconds(self, use: Use) -> float:
+        """Return the seconds of one image; measured with fewer images where they are enough."""
+        use = replace(use, batch=timing_batch_size(self._device, use.batch, size=self._size))
+        if use not in self._known:
+            work, images = self._work[use.role](use)
+            with seeded(0, self._device), tf32_mode(self._precision(use.role), self._device):
+                self._known[use] = benchmark(self._device, work) / images
+            if use.role in _GRADIENT_ROLES:  # a step with the network, less one without
+                bare = self.seconds(replace(use, role="step", network="", variant=""))
+                self._known[use] = max(0.0, self._known[use] - bare)
+        return self._known[use]
 
-# Compiling a network takes a minute or so of two cores and saves an eighth of a large step (`make
-# bench`): below this a run could gain minutes at the most, and is not held up to find out.
-_FEWEST_STEPS = 2_000
-_COMPILE_SECONDS = 90  # per network, of two cores
-_LARGEST_GAIN = 0.5  # of the time of a step; only runs that could gain are tried
+    def _precision(self, role: str) -> str:
+        if role in _GRADIENT_ROLES or role == "step":
+            return self._settings.precision
+        if role in {"squeeze", "student"}:
+            return getattr(self._settings, role).precision
+        return "fp32"
 
+    def _forward(self, use: Use) -> tuple[Callable[[], object], int]:
+        teacher, images = self._teacher(use.network), self._images(use.batch)
+        return torch.no_grad()(lambda: teacher(images)), use.batch
 
-def choose_engine(run: Run, units: Sequence[Unit]) -> None:
-    """Decide the engine of a run whose setting is `auto`, unless that was done before.
-
-    A run with too few steps for a compiler to pay is left eager, without a word in its manifest:
-    it may still grow.
-    """
-    if run.settings.compile != "auto" or "compile" in run.manifest.read():
-        return
-    left = _to_recover(run, units)
-    steps = sum(run.settings.recipe_of(unit.params["method"]).iterations for unit in left)
-    if steps >= _FEWEST_STEPS:
-        choice, why = _decide(run, left)
-        run.manifest.update(engine={"choice": choice, "why": why})
-
-
-def _decide(run: Run, units: Sequence[Unit]) -> tuple[str, str]:
-    try:
-        check_compiler(choose_device(run.settings.device))
-    except UsageError as error:
-        return "eager", str(error)
-    eager = _seconds(run, units, compiled=False)
-    networks = len(run.settings.teachers)
-    if _LARGEST_GAIN * eager < networks * _COMPILE_SECONDS:
-        return "eager", f"{eager:.0f} s of work are too few for a compiler to pay"
-    begin = time.monotonic()
-    compiled = _seconds(run, units, compiled=True)
-    spent = time.monotonic() - begin
-    why = f"{eager:.0f} s eager, {compiled:.0f} s compiled, measured in {spent:.0f} s"
-    return "compiled" if compiled + spent < eager else "eager", why
-
-
-def _seconds(run: Run, units: Sequence[Unit], *, compiled: bool) -> float:
-    timer = StepTimer(run.settings, open_dataset(run.settings), compiled=compiled)
-    return sum(timer.unit_seconds(u.params["method"], batch_of(u)) for u in units)
-
-
-def _to_recover(run: Run, units: Sequence[Unit]) -> list[Unit]:
-    """Return the units that are to be optimised; those that are done cost nothing more."""
-    return [
-        unit
-        for unit in units
-        if run.settings.recipe_of(unit.params["method"]).image_source == "optimized"
-        and not run.units.is_done(unit, verify_hashes=False)
-    ]
-
-
-_STUDENT_STEPS = 3  # timed together, at most
-_JUDGED = 256  # images
-
-
-def student_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds that each unit will take, from the costs of its student."""
-    costs = {n: _student_costs(run, n) for n in dict.fromkeys(u.params["student"] for u in units)}
-    label = view_seconds(run) if run.settings.labels == "online" else 0.0
-    return [_student_seconds(run, unit, label, *costs[unit.params["student"]]) for unit in units]
-
-
-def _student_seconds(run: Run, unit: Unit, label: float, train: float, judge: float) -> float:
-    """Return a unit's seconds from those of an image: labelled, learned from, and judged."""
-    settings, dataset = run.settings, open_dataset(run.settings)
-    real = unit.params["method"] == REFERENCE
-    count = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
-    evaluations = -(-settings.epochs // settings.student.evaluate_every)
-    if unit.params["variant"] == "protocol":
-        train += label
-    return train * count * settings.epochs + judge * len(dataset.labels("val")) * evaluations
-
-
-def _student_costs(run: Run, name: str) -> tuple[float, float]:
-    """Return the seconds that a student takes to learn from an image, and to judge one."""
-    settings, dataset = run.settings, open_dataset(run.settings)
-    device, plan = choose_device(settings.device), settings.student
-    size, classes = dataset.image_size, len(dataset.classes)
-    count = classes * settings.ipc
-    with seeded(0, device), tf32_mode(plan.precision, device):
-        shown = timing_batch_size(device, min(count, _STUDENT_STEPS * plan.batch), size=size)
-        images = torch.randn(shown, 3, size, size, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = EpochLabels(
-            epoch_params(settings, len(images), 0, device),
-            torch.zeros(len(images), classes, dtype=torch.float16, device=device),
+    def _squeeze(self, use: Use) -> tuple[Callable[[], object], int]:
+        config = self._settings.squeeze.model_copy(update={"epochs": 1, "batch": use.batch})
+        network = build_network(
+            architecture_of(use.network), classes=len(self._dataset.classes), image_size=self._size
         )
-        targets = torch.zeros(len(images), dtype=torch.int64, device=device)
-        pupil = StudentTrainer(name, dataset, plan, device)
-        train = benchmark(device, lambda: train_epoch(pupil, images, targets, labels, plan))
-        student = pupil.eval_model.eval()
-        some = images[:_JUDGED]
-        with torch.no_grad():
-            judge = benchmark(device, lambda: student(some))
-    return train / len(images), judge / len(some)
+        network.to(self._device).to(memory_format=torch.channels_last)
+        images = self._images(_TRAINING_STEPS * use.batch)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=self._device)
+        work = lambda: train_loop(network, images, labels, config, lambda _: None)  # noqa: E731
+        return work, len(images)
+
+    def _student(self, use: Use) -> tuple[Callable[[], object], int]:
+        config = self._settings.student.model_copy(update={"batch": use.batch})
+        trainer = StudentTrainer(use.network, self._dataset, config, self._device)
+        images = self._images(_TRAINING_STEPS * use.batch)
+        logits = torch.zeros(len(images), len(self._dataset.classes), dtype=torch.float16)
+        views = epoch_params(self._settings, len(images), 0, self._device)
+        labels = EpochLabels(views, logits.to(self._device))
+        classes = torch.zeros(len(images), dtype=torch.int64, device=self._device)
+        return lambda: train_epoch(trainer, images, classes, labels, config), len(images)
+
+    def _label(self, use: Use) -> tuple[Callable[[], object], int]:
+        teachers = [self._teacher(name) for name in self._settings.label_teachers_used]
+        labeler = EnsembleLabeler(self._settings, teachers, [1.0] * len(teachers))
+        images = self._images(use.batch)
+        views = epoch_params(self._settings, use.batch, 0, self._device)
+        return lambda: labeler(images, views), use.batch
+
+    def _store(self, _: Use) -> tuple[Callable[[], object], int]:
+        images = torch.randn(8, 3, self._size, self._size)
+        work = lambda: [encode_image(p) for p in quantize(self._dataset, images, mode="png")]  # noqa: E731
+        return work, len(images)
+
+    def _synthesis(self, use: Use) -> tuple[Callable[[], object], int]:
+        """Take a synthesis step with one network or none."""
+        recipe = self._settings.recipe_of(use.method)
+        images = self._images(use.batch).requires_grad_()
+        labels = torch.arange(use.batch, device=self._device) % len(self._dataset.classes)
+        generator = torch.Generator().manual_seed(0)
+        aug_params = sample_augmentations(recipe, 0, use.batch, self._size, generator)
+        matchers = {use.network: self._matcher(use.network, use.method)} if use.network else {}
+        backward = MicroBatchedBackward(Objective(recipe, matchers), self._settings.part)
+        logit_teachers = [] if use.role == "stats" else list(matchers)
+        bn_teachers = [] if use.role == "logit" else list(matchers)
+        optimizer = torch.optim.Adam([images])
+
+        def step() -> None:
+            backward(
+                [images],
+                aug_params,
+                labels,
+                logit_teachers=logit_teachers,
+                bn_teachers=bn_teachers,
+            )
+            optimizer.step()
+
+        return step, use.batch
+
+    def _matcher(self, name: str, method: str) -> StatMatcher:
+        teacher, conv_stats = self._teacher(name), None
+        recipe = self._settings.recipe_of(method)
+        if recipe.statistics == "bn_conv":
+            layers = conv_layer_stats(teacher.network, recipe.conv_patch_size)
+            with torch.no_grad():
+                stats = teacher.stats_only(self._images(2), layers)
+            conv_stats = {at.name: MeanVar(*each) for at, each in zip(layers, stats, strict=True)}
+        generator = torch.Generator().manual_seed(0)
+        return build_stat_matcher(
+            teacher,
+            recipe,
+            conv_stats=conv_stats,
+            generator=generator,
+            precision=self._settings.precision,
+        )
+
+    def _images(self, count: int) -> Tensor:
+        images = torch.randn(count, 3, self._size, self._size)
+        return images.to(self._device, memory_format=torch.channels_last)
 
 
-def student_flop(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> list[float]:
-    """Return the operations of each unit: images learned from, judged by, and labelled for it."""
-    return [_student_flop(settings, arithmetic, unit) for unit in units]
+_PASSES = {"forward": 1, **dict.fromkeys(_GRADIENT_ROLES, 2), "squeeze": 3, "student": 3}
+_OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # values per weight
 
 
-def student_peak_bytes(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> float:
-    """Return what the largest training of some units takes of a device, its images included."""
-    kinds = dict.fromkeys((unit.params["method"], unit.params["student"]) for unit in units)
-    return max(_bytes(settings, arithmetic, *kind) for kind in kinds)
+class StepCounter:
+    """Operations and memory of each use, counted on tensors without values.
 
+    Operations are those of convolutions and matrix products, a multiply-add being two. A gradient
+    with respect to the images is taken to cost another forward pass, one with respect to weights
+    as well two.
 
-def _bytes(settings: Settings, arithmetic: NetworkCosts, method: str, student: str) -> float:
-    dataset = arithmetic.dataset
-    made = len(dataset.classes) * settings.ipc
-    real = method == REFERENCE
-    held = resident_image_bytes(arithmetic) if real else 3.0 * dataset.image_size**2 * made
-    batch = min(settings.student.batch, len(dataset.labels("train")) if real else made)
-    averaged = arithmetic.weight_bytes(student) if settings.student.ema else 0.0
-    kind = settings.student.optimizer
-    return held + averaged + training_bytes(arithmetic, student, batch, kind)
-
-
-def _student_flop(settings: Settings, arithmetic: NetworkCosts, unit: Unit) -> float:
-    name, dataset = unit.params["student"], arithmetic.dataset
-    real = unit.params["method"] == REFERENCE
-    images = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
-    judged = -(-settings.epochs // settings.student.evaluate_every) * len(dataset.labels("val"))
-    labelled = _labelled(settings, unit.params["variant"]) * images
-    return (
-        settings.epochs * images * arithmetic.learning(name)
-        + judged * arithmetic.forward(name)
-        + labelled * labelling_flop(settings, arithmetic)
-    )
-
-
-def _labelled(settings: Settings, variant: str) -> int:
-    """Return how often an image is labelled while a student learns."""
-    if is_hard(settings, variant):
-        return 0
-    if is_plain(variant):
-        return 1
-    return settings.epochs if settings.labels == "online" else 0
-
-
-def relabel_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds that each unit will take: one and the same for every method."""
-    settings = run.settings
-    if settings.labels != "stored":
-        return [0.0] * len(units)
-    views = len(open_dataset(settings).classes) * settings.ipc * settings.label.epochs
-    return [view_seconds(run) * views] * len(units)
-
-
-def relabel_flop(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> list[float]:
-    """Return the operations of each unit: every stored epoch, and the images as they are."""
-    epochs = settings.label.epochs if settings.labels == "stored" else 0
-    images = len(arithmetic.dataset.classes) * settings.ipc
-    return [(epochs + 1) * images * labelling_flop(settings, arithmetic)] * len(units)
-
-
-def diversity_seconds(run: Run, units: Sequence[Unit]) -> list[float]:
-    """Return the seconds of the networks of each unit; those of the measures are not foreseen."""
-    settings, dataset = run.settings, open_dataset(run.settings)
-
-    @cache
-    def seconds(name: str) -> float:
-        return inference_seconds(run, name)
-
-    with tf32_mode("fp32", choose_device(settings.device)):
-        return [network_cost(settings, dataset, seconds, unit) for unit in units]
-
-
-def diversity_flop(
-    settings: Settings, arithmetic: NetworkCosts, units: Sequence[Unit]
-) -> list[float]:
-    """Return the operations of each unit.
-
-    Every network sees an image once. The real images that all sets are compared with are seen
-    once per process, which the unit of the reference is given. The products of the measures
-    themselves are not counted.
+    Args:
+        settings: The run's.
+        dataset: The run's real images, or their sizes alone.
     """
-    return [network_cost(settings, arithmetic.dataset, arithmetic.forward, unit) for unit in units]
+
+    def __init__(self, settings: Settings, dataset: ImageDataset) -> None:
+        self._settings, self._dataset = settings, dataset
+        self._forward_flop = cache(self._count_forward)
+        self.activation_bytes = cache(self._activation_bytes)
+
+    def unit_flop(self, unit: Unit) -> float:
+        """Return the floating-point operations of a unit."""
+        uses = unit_uses(self._settings, self._dataset, unit)
+        return sum(count * self.flop(use) for use, count in uses.items())
+
+    def flop(self, use: Use) -> float:
+        """Return the floating-point operations of one image."""
+        if use.role == "label":
+            return sum(map(self._forward_flop, self._settings.label_teachers_used))
+        passes = _PASSES.get(use.role, 0)
+        return passes * self._forward_flop(use.network) if passes else 0.0
+
+    def unit_memory(self, unit: Unit) -> float:
+        """Return the most device memory of a unit's training or optimisation steps, in bytes.
+
+        Counted are weights, gradients, optimizer state, images on the device and the activations
+        kept for the backward pass, in float32; the scratch memory of kernels comes on top.
+        """
+        settings, size = self._settings, self._dataset.image_size
+        uses = unit_uses(settings, self._dataset, unit)
+        frozen = {use.network for use in uses if use.role in _GRADIENT_ROLES}
+        most = 0.0
+        for use, images in uses.items():
+            if use.role in _GRADIENT_ROLES:
+                optimised = 4 * 4 * 3 * size**2 * use.batch  # images, gradient, Adam's two moments
+                batch = min(use.batch, settings.part or use.batch)
+                weights = sum(self._weight_bytes(name) for name in frozen)
+                most = max(most, weights + optimised + self.activation_bytes(use.network, batch))
+            elif use.role in {"squeeze", "student"}:
+                most = max(most, self._training_bytes(use, unit, images))
+        return most
+
+    def _training_bytes(self, use: Use, unit: Unit, images: float) -> float:
+        settings, squeeze = self._settings, use.role == "squeeze"
+        optimizer = settings.squeeze.optimizer if squeeze else settings.student.optimizer
+        copies = 2 + _OPTIMIZER_STATE[optimizer] + (not squeeze and settings.student.ema > 0)
+        epochs = settings.squeeze.epochs if squeeze else settings.epochs
+        resident = 3 * self._dataset.image_size**2 * images / epochs
+        if trains_on_all_real(unit) and resident > MAX_RESIDENT_BYTES:
+            resident = 0  # streamed
+        weights = copies * self._weight_bytes(use.network)
+        return weights + resident + self.activation_bytes(use.network, use.batch, training=True)
+
+    def _count_forward(self, name: str) -> float:
+        network, size = self._network(name)
+        return float(count_flops(network, image_size=size))
+
+    def _weight_bytes(self, name: str) -> float:
+        return weight_bytes(name, len(self._dataset.classes), self._dataset.image_size)
+
+    def _activation_bytes(self, name: str, batch: int, *, training: bool = False) -> float:
+        """Return the bytes of the tensors that a forward pass keeps for the backward pass."""
+        network, size = self._network(name)
+        own = {id(value.untyped_storage()) for value in network.state_dict().values()}
+        kept: dict[int, torch.UntypedStorage] = {}  # a storage once, however many tensors view it
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[id(storage)] = storage
+            return tensor
+
+        images = torch.empty(batch, 3, size, size, device=META, requires_grad=not training)
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            network.train(training).requires_grad_(training)(images)
+        return float(sum(storage.nbytes() for key, storage in kept.items() if key not in own))
+
+    def _network(self, name: str) -> tuple[nn.Module, int]:
+        """Return a network without values and the side of its images."""
+        pretrained, size = is_pretrained_name(name), self._dataset.image_size
+        size = native_preprocess(name, self._dataset).size if pretrained else size
+        return _on_meta(architecture_of(name), len(self._dataset.classes), size), size
 
 
-def network_cost(
-    settings: Settings, dataset: ImageDataset, cost: Callable[[str], float], unit: Unit
-) -> float:
-    """Add up what the networks of a unit cost, from what each costs by its name for one image."""
-    spaces = sum(cost(name) for name in settings.feature_spaces)
-    teachers = sum(cost(name) for name in settings.teachers)
-    total = len(dataset.classes) * settings.ipc * (spaces + teachers)
-    if unit.params["method"] == REFERENCE:
-        total += _real_images(settings, dataset) * spaces
-    return total
-
-
-def _real_images(settings: Settings, dataset: ImageDataset) -> int:
-    """Return how many real images sets are compared with, the reference among them."""
-    wanted = len(dataset.classes) * (settings.ipc + settings.real_per_class)
-    return min(wanted, len(dataset.labels("train")))
-
-
-CACHE = "cache"  # names the images that are decoded once, beside the stages
-_IN_MEMORY = {"digits", "cifar10", "cifar100"}  # datasets that are read whole, and never decoded
-
-_FLOP: dict[str, Callable[[Settings, NetworkCosts, Sequence[Unit]], list[float]]] = {
-    "squeeze": squeeze_flop,
-    "synthesis": synthesis_flop,
-    "diversity": diversity_flop,
-    "relabel": relabel_flop,
-    "evaluation": student_flop,
-}
-_MEMORY: dict[str, Callable[[Settings, NetworkCosts, Sequence[Unit]], float]] = {
-    "squeeze": squeeze_peak_bytes,
-    "synthesis": synthesis_peak_bytes,
-    "evaluation": student_peak_bytes,
-}
+@lru_cache(maxsize=64)
+def _on_meta(architecture: str, classes: int, size: int) -> nn.Module:
+    return build_on_meta(architecture, classes=classes, image_size=size)
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What some units take.
+    """What the units of one stage and method take.
 
     Attributes:
-        stage: Their stage.
-        method: Their method; empty where they belong to none.
-        units: Their number.
-        flop: Floating-point operations of networks, a multiply-add being two.
-        files: Files that they leave, markers included.
-        bytes: What images, labels and weights take of them, at most; the rest is small.
-        memory: The most bytes that tensors on a device take at once in a training or optimising
-            step of them; 0 where there is none.
+        stage: The stage.
+        method: The method; empty for a stage without methods.
+        units: Number of units.
+        flop: Floating-point operations of networks.
+        files: Files written, markers included.
+        bytes: Bytes of images, labels and weights at most; everything else is small.
+        memory: Device memory of the largest training or optimisation step, in bytes; 0: none.
     """
 
     stage: str
@@ -723,126 +441,172 @@ class CostEstimate:
     memory: float = 0.0
 
 
-def estimate_run(run: Run, arithmetic: NetworkCosts) -> list[CostEstimate]:
-    """Count each method of each stage of a run, whatever is done of it, and the image cache."""
-    dataset, found, everything = arithmetic.dataset, list[CostEstimate](), list[Unit]()
-    for name, stage in STAGES.items():
-        by_method: dict[str, list[Unit]] = {}
-        for unit in stage.units(run, len(dataset.classes)):
-            by_method.setdefault(unit.params.get("method", ""), []).append(unit)
-            everything.append(unit)
-        found += [
-            _count(run.settings, arithmetic, name, method, units)
-            for method, units in by_method.items()
-        ]
-    return [*found, _cache(run.settings, dataset, everything)]
+def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> list[CostEstimate]:
+    """Estimate the units of a run by stage and method, and the cache of decoded images.
 
-
-def _cache(settings: Settings, dataset: ImageDataset, units: Sequence[Unit]) -> CostEstimate:
-    """Count what is decoded once: real images that lie in files, and large sets of images.
-
-    Held-out images are judged on by all; training images are gone over by networks that are
-    trained; sets are those of all methods, and the real one that they are compared with.
+    Args:
+        run: The run, which need not exist.
+        dataset: Its real images, or their sizes alone.
+        units: Its units, whether done or not.
     """
+    settings, counter = run.settings, StepCounter(run.settings, dataset)
+    groups: dict[tuple[str, str], list[Unit]] = {}
+    for unit in units:
+        groups.setdefault((unit.stage, unit.params.get("method", "")), []).append(unit)
+    estimates = [
+        CostEstimate(
+            stage,
+            method,
+            units=len(group),
+            flop=sum(map(counter.unit_flop, group)),
+            files=sum(1 + _files(settings, unit) for unit in group),
+            bytes=sum(unit_bytes(settings, unit, len(dataset.classes)) for unit in group),
+            memory=max(map(counter.unit_memory, group)),
+        )
+        for (stage, method), group in groups.items()
+    ]
+    each, in_memory = set_bytes(settings, len(dataset.classes)), settings.dataset in _IN_MEMORY
     splits: list[Split] = ["val", "train"] if any(map(trains_on_all_real, units)) else ["val"]
-    real = 3.0 * dataset.image_size**2 * sum(len(dataset.labels(split)) for split in splits)
-    in_files = settings.dataset not in _IN_MEMORY
-    each = set_bytes(settings, len(dataset.classes))
-    sets = 1 + len(settings.methods) if each else 0
-    files = (1 + len(splits) if in_files else 0) + sets  # the index is one
-    return CostEstimate(CACHE, "", 1, 0.0, files, (real if in_files else 0.0) + sets * each)
-
-
-def flop_of(run: Run, arithmetic: NetworkCosts, stage: str, units: Sequence[Unit]) -> float:
-    """Return the operations of some units of a stage."""
-    return sum(_FLOP[stage](run.settings, arithmetic, units))
-
-
-def count_table(counts: Sequence[CostEstimate], *, rate: float | None = None) -> pd.DataFrame:
-    """Return counts for people, and their sum; hours at `rate` operations per second, if given."""
-    total = CostEstimate(
-        "in all",
-        "",
-        sum(c.units for c in counts),
-        sum(c.flop for c in counts),
-        sum(c.files for c in counts),
-        sum(c.bytes for c in counts),
-        max(c.memory for c in counts),
+    real = (
+        [] if in_memory else [3.0 * dataset.image_size**2 * len(dataset.labels(s)) for s in splits]
     )
-    rows = []
-    for count in [*counts, total]:
-        row = {
-            "stage": count.stage,
-            "method": count.method,
-            "units": f"{count.units:,}",
-            "files": f"{count.files:,}",
-            "GB": f"{count.bytes / 1e9:,.2f}",
-            "GPU GB": f"{count.memory / 1e9:,.1f}" if count.memory else "",
-            "PFLOP": f"{count.flop / 1e15:,.2f}",
-        }
-        hours = {} if rate is None else {"hours": f"{count.flop / rate / 3600:,.1f}"}
-        rows.append(row | hours)
-    return pd.DataFrame(rows)
+    sets = [each] * (1 + len(settings.methods)) if each else []
+    cache_files = len(real) + len(sets)
+    return [*estimates, CostEstimate("cache", "", 1, 0.0, cache_files, sum(real) + sum(sets))]
 
 
-def _count(
-    settings: Settings, arithmetic: NetworkCosts, stage: str, method: str, units: Sequence[Unit]
-) -> CostEstimate:
-    return CostEstimate(
-        stage=stage,
-        method=method,
-        units=len(units),
-        flop=sum(_FLOP[stage](settings, arithmetic, units)),
-        files=sum(1 + _files(settings, unit) for unit in units),  # a marker each
-        bytes=sum(unit_bytes(settings, arithmetic, unit) for unit in units),
-        memory=_MEMORY[stage](settings, arithmetic, units) if stage in _MEMORY else 0.0,
-    )
+_IN_MEMORY = {"digits", "cifar10", "cifar100"}  # datasets that need no cache of decoded images
 
 
 def _files(settings: Settings, unit: Unit) -> int:
-    """Return how many files a unit leaves beside its marker."""
+    """Return how many files a unit writes besides its marker."""
     if unit.stage == "synthesis":
         return len(batch_of(unit).members())
     stored = settings.label.epochs if settings.labels == "stored" else 0
     return {"squeeze": 1, "relabel": stored, "evaluation": 3}.get(unit.stage, 0)
 
 
-def check_disk_space(run: Run) -> None:
-    """Check that there is room for all that is left of a run, stage by stage and of the cache.
+def estimate_table(estimates: Sequence[CostEstimate], *, rate: float | None = None) -> pd.DataFrame:
+    """Return estimates and their sum as text; with hours at `rate` operations per second."""
+    totals = {
+        name: sum(getattr(each, name) for each in estimates)
+        for name in ("units", "flop", "files", "bytes")
+    }
+    largest = max(each.memory for each in estimates)
+    rows = []
+    for each in [*estimates, CostEstimate("in all", "", memory=largest, **totals)]:
+        row = {
+            "stage": each.stage,
+            "method": each.method,
+            "units": f"{each.units:,}",
+            "files": f"{each.files:,}",
+            "GB": f"{each.bytes / 1e9:,.2f}",
+            "GPU GB": f"{each.memory / 1e9:,.1f}" if each.memory else "",
+            "PFLOP": f"{each.flop / 1e15:,.2f}",
+        }
+        hours = {} if rate is None else {"hours": f"{each.flop / rate / 3600:,.1f}"}
+        rows.append(row | hours)
+    return pd.DataFrame(rows)
 
-    What is there already needs none. Images are counted as if they were noise, so that the sum is
-    the most that can be needed; markers, figures and checkpoints come on top, and are small.
 
-    Raises:
-        PrismError: There is less; with what each part needs, and what is free.
+@dataclass(frozen=True)
+class UnitCost:
+    """A unit's expected cost in relation to other units of its stage.
+
+    Attributes:
+        method: Its method; empty for a stage without methods.
+        work: Seconds if measured, else images x steps in the synthesis and 1 elsewhere.
     """
-    plans = [pipeline.plan(run, stage, deep=False) for stage in pipeline.STAGES]
-    parts = {plan.stage: pipeline.remaining_bytes(run, plan) for plan in plans}
-    left = [unit for plan in plans for unit in plan.left]
-    cache, folder = {"decoded images": cache_bytes(run, left)}, default_cache_dir()
-    if _is_one_disk(run.path, folder):
-        _require(run, parts | cache, run.path, "choose another folder for the runs")
+
+    method: str
+    work: float
+
+
+def unit_costs(run: Run, units: Sequence[Unit], *, measure: bool = False) -> dict[str, UnitCost]:
+    """Return each unit's cost by its name; `measure` takes a few real steps on this device."""
+    timer = StepTimer(run.settings, open_dataset(run.settings)) if measure else None
+    return {unit.name: _unit_cost(run.settings, unit, timer) for unit in units}
+
+
+def _unit_cost(settings: Settings, unit: Unit, timer: StepTimer | None) -> UnitCost:
+    method = unit.params.get("method", "")
+    if timer is not None:
+        return UnitCost(method, timer.unit_seconds(unit))
+    if unit.stage != "synthesis":
+        return UnitCost(method, 1.0)
+    return UnitCost(method, float(len(batch_of(unit).members()) * _steps(settings, unit)))
+
+
+def _steps(settings: Settings, unit: Unit) -> int:
+    """Return the optimization steps of a unit of the synthesis; 1 where nothing is optimized."""
+    recipe = settings.recipe_of(unit.params["method"])
+    if recipe.image_source != "optimized":
+        return 1
+    return recipe.for_image_index(batch_of(unit).image_indices[0]).iterations
+
+
+def seconds_left(
+    costs: Mapping[str, UnitCost],
+    progress: Mapping[str, tuple[float, float]],
+    *,
+    measured: bool = False,
+) -> float | None:
+    """Return the time that unfinished units will take, scaled by what others have taken.
+
+    A method is scaled by its own units; one without progress by all units together, or not at all
+    where its cost was measured.
+
+    Args:
+        costs: Every unit's cost, by its name.
+        progress: By the name of a unit begun: its share that is done in [0, 1], and its seconds.
+        measured: Whether costs are seconds measured on this device.
+
+    Returns:
+        Seconds; None if nothing is known.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    work: dict[str, float] = defaultdict(float)
+    for name, (share, seconds) in progress.items():
+        for key in {costs[name].method, ""}:
+            spent[key] += seconds
+            work[key] += share * costs[name].work
+    left = 0.0
+    for name, cost in costs.items():
+        share = 1 - progress.get(name, (0.0, 0.0))[0]
+        key = cost.method if work[cost.method] or measured else ""
+        if not share:
+            continue
+        if not (work[key] or measured):
+            return None
+        left += share * cost.work * (spent[key] / work[key] if work[key] else 1.0)
+    return left
+
+
+# Compiling takes about 90 s per network and saves about an eighth of a step (`make bench`).
+_COMPILE_SECONDS = 90
+_COMPILE_GAIN = 1 / 8
+_FEWEST_STEPS = 2_000  # fewer are never worth it, so that nothing need be measured
+
+
+def choose_compile(run: Run, units: Sequence[Unit]) -> None:
+    """Decide once for a run with `compile: auto` whether its networks are compiled.
+
+    They are if that is expected to save more time than it takes. A run with few steps stays
+    eager and undecided, since it may still grow.
+    """
+    settings = run.settings
+    if settings.compile != "auto" or "compile" in run.manifest.read():
         return
-    _require(run, parts, run.path, "choose another folder for the runs")
-    _require(run, cache, folder, "set PRISM_CACHE to a folder on a larger disk")
-
-
-def _require(run: Run, parts: dict[str, int], folder: Path, remedy: str) -> None:
-    needed, free = sum(parts.values()), shutil.disk_usage(_there(folder)).free
-    if needed <= free:
+    left = [unit for unit in units if not run.units.is_done(unit, verify_hashes=False)]
+    if sum(_steps(settings, unit) for unit in left) < _FEWEST_STEPS:
         return
-    words = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
-    raise PrismError(
-        f"run {run.name} still needs up to {format_bytes(needed)} at {folder} ({words}), but "
-        f"{format_bytes(free)} are free; free some space, {remedy}, or do the stages that fit one "
-        "by one by `prism-nb stage`"
-    )
-
-
-def _is_one_disk(one: Path, other: Path) -> bool:
-    return _there(one).stat().st_dev == _there(other).stat().st_dev
-
-
-def _there(folder: Path) -> Path:
-    """Return a folder, or the nearest above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
+    try:
+        check_compiler(choose_device(settings.device))
+    except UsageError as error:
+        run.manifest.update(compile={"choice": "eager", "why": str(error)})
+        return
+    seconds = sum(cost.work for cost in unit_costs(run, left, measure=True).values())
+    saved, spent = seconds * _COMPILE_GAIN, _COMPILE_SECONDS * len(settings.teachers)
+    why = f"about {saved:.0f} s saved by compiling, which takes about {spent:.0f} s"
+    choice = "compiled" if saved > spent else "eager"
+    run.manifest.update(compile={"choice": choice, "why": why})

@@ -30,7 +30,6 @@ class Stage:
         needs: Stages whose files it reads.
         units: Lists its units from a run and the class count.
         run_unit: `module:function` that does one.
-        costs: `module:function` that measures on this device what units will take, in seconds.
         prepare: `module:function` called before the first unit that is to be done.
         splitter: How one unit is shared among several workers.
     """
@@ -40,7 +39,6 @@ class Stage:
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
     run_unit: str
-    costs: str | None = None
     prepare: str | None = None
     splitter: UnitSplitter | None = None
 
@@ -52,7 +50,6 @@ _STAGES = (
         (),
         unit_plan.squeeze_units,
         "prism_nb.models.squeeze:run_unit",
-        costs="prism_nb.execution.cost:squeeze_seconds",
     ),
     Stage(
         "synthesis",
@@ -60,8 +57,7 @@ _STAGES = (
         ("squeeze",),
         unit_plan.synthesis_units,
         "prism_nb.synthesis.stage:run_unit",
-        costs="prism_nb.execution.cost:synthesis_seconds",
-        prepare="prism_nb.execution.cost:choose_engine",
+        prepare="prism_nb.execution.cost:choose_compile",
     ),
     Stage(
         "diversity",
@@ -69,7 +65,6 @@ _STAGES = (
         ("squeeze", "synthesis"),
         unit_plan.diversity_units,
         "prism_nb.diversity.stage:run_unit",
-        costs="prism_nb.execution.cost:diversity_seconds",
     ),
     Stage(
         "relabel",
@@ -77,7 +72,6 @@ _STAGES = (
         ("squeeze", "synthesis"),
         unit_plan.relabel_units,
         "prism_nb.evaluation.relabel:run_unit",
-        costs="prism_nb.execution.cost:relabel_seconds",
         splitter=UnitSplitter(
             "prism_nb.core.unit_plan:label_shards", "prism_nb.evaluation.relabel:label_shard"
         ),
@@ -88,7 +82,6 @@ _STAGES = (
         ("synthesis", "relabel"),
         unit_plan.student_units,
         "prism_nb.evaluation.stage:run_unit",
-        costs="prism_nb.execution.cost:student_seconds",
     ),
 )
 STAGES = {stage.name: stage for stage in _STAGES}
@@ -173,24 +166,27 @@ def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> S
             missing units need. If not, or where that cannot be measured, the mean of the units
             that are done stands for the others.
     """
-    from prism_nb.execution.forecast import cache_bytes, disk_bytes, seconds_left  # imports torch
+    from prism_nb.execution import cost, disk_space  # imports torch
 
     states = tuple(run.units.state(unit, verify_hashes=deep) for unit in stage_units(run, stage))
-    missing = sum(state.state != "done" for state in states)
+    left = _missing(states)
     memory = run.manifest.stage(stage).get("peak_memory_bytes")
-    measurable, costs = _stage(stage).costs, None
-    if measure and missing and measurable is not None:
+    measure = measure and bool(left)
+    if measure:
         _keep_freed_memory()
-        costs = import_function(measurable)(run, [state.unit for state in states])
+    costs = cost.unit_costs(run, [state.unit for state in states], measure=measure)
+    if measure:
         memory = memory or _peak_memory(run)
+    done = [state.unit for state in states if state.state == "done"]
+    progress = {unit.name: (1.0, run.units.record(unit).get("seconds", 0.0)) for unit in done}
     return StagePlan(
         stage=stage,
         states=states,
-        images=sum(_images(state.unit) for state in states if state.state != "done"),
-        seconds_left=seconds_left(run, states, costs or [1.0] * len(states), known=bool(costs)),
-        disk_bytes=disk_bytes(run.settings, _missing(states), class_count(run)),
+        images=sum(_images(unit) for unit in left),
+        seconds_left=cost.seconds_left(costs, progress, measured=measure),
+        disk_bytes=disk_space.disk_bytes(run.settings, left, class_count(run)),
         memory_bytes=memory,
-        cache_bytes=cache_bytes(run, _missing(states)) if measure else 0,
+        cache_bytes=disk_space.cache_bytes(run, left) if measure else 0,
     )
 
 

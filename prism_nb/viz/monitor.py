@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
+from prism_nb.execution.cost import UnitCost, seconds_left, unit_costs
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 STAGE = "synthesis"
 LossCurves = dict[str, list[tuple[int, float]]]  # (step, unweighted value) by the term's name
 
-_ALL = ""  # stands for all methods
 _KEPT = "Finished units are kept; Resume continues"
 _NO_MESSAGE = "the process ended without a message: killed, or out of memory"
 
@@ -127,7 +125,7 @@ class RunTracker:
         self._run, self._position = run, 0
         self._driver: Owner | None = None
         self._units: dict[str, Unit] = {}
-        self._work: dict[str, int] = {}  # images times steps
+        self._costs: dict[str, UnitCost] = {}
         self._done: set[str] = set()
         self._at_work: dict[str, _UnitAtWork] = {}
         self._seconds: dict[str, float] = {}  # of units that ended
@@ -144,7 +142,7 @@ class RunTracker:
         first = not self._units
         if first:
             units = {unit.name: unit for unit in pipeline.stage_units(self._run, STAGE)}
-            self._work = {name: _work(self._run, unit) for name, unit in units.items()}
+            self._costs = unit_costs(self._run, list(units.values()))
             self._units = units
         driver = self._run.locks.driver(STAGE)  # before its events: the last ones are never missed
         events, self._position = self._run.events.read_after(STAGE, self._position)
@@ -215,34 +213,14 @@ class RunTracker:
                 self._losses.setdefault(term, []).append((work.step, value))
 
     def _seconds_left(self) -> float | None:
-        """Estimate the time left by the pace of each method's units, or of all of them."""
-        spent, work = defaultdict[str, float](float), defaultdict[str, float](float)
-        measured = {name: (1.0, seconds) for name, seconds in self._seconds.items()}
+        progress = {n: (1.0, taken) for n, taken in self._seconds.items() if n in self._done}
         for name, at_work in self._at_work.items():
-            measured[name] = (at_work.share, self._time - at_work.begun)
-        for name, (share, seconds) in measured.items():
-            for key in (self._units[name].params["method"], _ALL) if share else ():
-                spent[key] += seconds
-                work[key] += share * self._work[name]
-        missing = self._units.keys() - self._done
-        if missing and not work[_ALL]:
-            return None
-        left = 0.0
-        for name in missing:
-            share = self._at_work[name].share if name in self._at_work else 0.0
-            method = self._units[name].params["method"]
-            key = method if work[method] else _ALL
-            left += (1 - share) * self._work[name] * spent[key] / work[key]
-        return left / max(1, len(self._at_work))  # workers share what is left
-
-
-def _work(run: Run, unit: Unit) -> int:
-    """Return images times steps; images alone if they are not optimised."""
-    recipe = run.settings.recipe_of(unit.params["method"]).for_image_index(
-        unit.params["image_indices"][0]
-    )
-    steps = recipe.iterations if recipe.image_source == "optimized" else 1
-    return len(batch_of(unit).members()) * steps
+            progress[name] = (at_work.share, self._time - at_work.begun)
+        unknown = self._done - progress.keys()  # done, but nobody knows in what time
+        costs = {name: cost for name, cost in self._costs.items() if name not in unknown}
+        left = seconds_left(costs, progress)
+        workers = max(1, len(self._at_work))
+        return None if left is None else left / workers  # workers share what is left
 
 
 # -- the process -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.image_io import CorruptImageError, cached_decode, gather, read_images
 from prism_nb.data.registry import ValidationHoldout
-from prism_nb.execution import forecast
+from prism_nb.execution import disk_space
 from prism_nb.models.metrics import batches
 from tests.helpers.image_trees import make_tree
 
@@ -304,16 +304,16 @@ def test_a_plan_counts_what_is_decoded_for_many_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[Unit], wanted: int
 ) -> None:
     tree = open_tree(make_tree(tmp_path / "t"))
-    monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
+    monkeypatch.setattr(disk_space, "open_dataset", lambda _: tree)
     run = SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
-    assert forecast.cache_bytes(run, units) == wanted * 3 * 16 * 16
+    assert disk_space.cache_bytes(run, units) == wanted * 3 * 16 * 16
 
 
 def test_a_plan_counts_the_large_sets_that_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = open_tree(make_tree(tmp_path / "t"))
-    monkeypatch.setattr(forecast, "open_dataset", lambda _: tree)
+    monkeypatch.setattr(disk_space, "open_dataset", lambda _: tree)
     monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 3 * 16 * 16)
     run = SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
     a_set = len(tree.classes) * 3 * 16 * 16
@@ -321,7 +321,7 @@ def test_a_plan_counts_the_large_sets_that_are_looked_at(
     units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
     units += [Unit("relabel", m, "m", "b", {"method": m}) for m in methods[1:]]
     decoded: list[str] = []
-    monkeypatch.setattr(forecast, "is_decoded", lambda _, name, __: name in decoded)
-    assert forecast.cache_bytes(run, units) == 3 * a_set
+    monkeypatch.setattr(disk_space, "is_decoded", lambda _, name, __: name in decoded)
+    assert disk_space.cache_bytes(run, units) == 3 * a_set
     decoded.append("prism")
-    assert forecast.cache_bytes(run, units) == 2 * a_set
+    assert disk_space.cache_bytes(run, units) == 2 * a_set

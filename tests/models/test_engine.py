@@ -11,15 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.device import check_compiler, check_precision, disable_malloc_trim, tf32_mode
 from prism_nb.core.errors import UsageError
 from prism_nb.core.recipe import Recipe, load_recipe
-from prism_nb.core.run import Run
-from prism_nb.core.settings import Settings
 from prism_nb.data.augment import AugParams
-from prism_nb.execution import cost
 from prism_nb.execution.open_run import preflight
 from prism_nb.models import runner
 from prism_nb.models.layer_stats import conv_layer_stats
@@ -289,73 +285,3 @@ def test_keeping_freed_memory_changes_no_result() -> None:
     before = values @ values
     disable_malloc_trim()
     assert torch.equal(values @ values, before)
-
-
-class TestAuto:
-    """The engine of a run whose setting is `auto`."""
-
-    @staticmethod
-    def run_of(tmp_path: Any, settings: Settings, iterations: int) -> tuple[Run, list[Any]]:
-        changed = load_settings(
-            "digits_quick", {"recipe": {"iterations": iterations}, "device": "cpu"}
-        )
-        run = Run.create(tmp_path / "auto", changed)
-        return run, unit_plan.synthesis_units(run, 10)
-
-    @staticmethod
-    def pretend(monkeypatch: pytest.MonkeyPatch, eager: float, compiled: float) -> list[bool]:
-        asked: list[bool] = []
-
-        def seconds(*_: object, compiled: bool) -> float:
-            asked.append(compiled)
-            return costs[compiled]
-
-        costs = {False: eager, True: compiled}
-        monkeypatch.setattr(cost, "_seconds", seconds)
-        return asked
-
-    def test_a_short_run_is_eager_unmeasured(
-        self, tmp_path: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked = self.pretend(monkeypatch, 1e9, 1.0)
-        run, units = self.run_of(tmp_path, settings, 10)
-        cost.choose_engine(run, units)
-        assert unit_plan.chosen_compile(run) == "eager"
-        assert not asked
-        assert "compile" not in run.manifest.read()  # it may still grow into a long one
-
-    @pytest.mark.parametrize(
-        ("eager", "compiled", "choice", "trials"),
-        [
-            (100.0, 1.0, "eager", [False]),  # too short for any compiler
-            (1e6, 7e5, "compiled", [False, True]),
-            (1e6, 1.1e6, "eager", [False, True]),
-        ],
-    )
-    def test_a_long_run_is_compiled_where_that_was_measured_to_pay(
-        self,
-        tmp_path: Any,
-        settings: Settings,
-        monkeypatch: pytest.MonkeyPatch,
-        eager: float,
-        compiled: float,
-        choice: str,
-        trials: list[bool],
-    ) -> None:
-        asked = self.pretend(monkeypatch, eager, compiled)
-        run, units = self.run_of(tmp_path, settings, 100_000)
-        cost.choose_engine(run, units)
-        assert unit_plan.chosen_compile(run) == choice
-        assert asked == trials
-        self.pretend(monkeypatch, 1e6, 1e6 if choice == "compiled" else 1.0)
-        cost.choose_engine(run, units)  # decided once
-        assert unit_plan.chosen_compile(run) == choice
-
-    def test_a_set_engine_needs_no_decision(
-        self, tmp_path: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        changed = load_settings("digits_quick", {"compile": "always"})
-        run = Run.create(tmp_path / "set", changed)
-        cost.choose_engine(run, unit_plan.synthesis_units(run, 10))
-        assert unit_plan.chosen_compile(run) == "compiled"
-        assert "compile" not in run.manifest.read()

@@ -30,7 +30,7 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
 from prism_nb.execution import pipeline
 from prism_nb.execution.backends import run_units
-from prism_nb.execution.cost import squeeze_seconds
+from prism_nb.execution.cost import unit_costs
 from prism_nb.execution.open_run import open_run, preflight
 from prism_nb.models import pretrained, squeeze
 from prism_nb.models.pool import load_teacher, wrap_teacher
@@ -551,7 +551,7 @@ def test_given_teachers_steer_label_and_measure_a_whole_run(
     }
     run = open_run(run_name="r", preset="digits_quick", runs_dir=tmp_path, changes=changes)
     given = [network_unit(run.settings, name) for name in run.settings.networks]
-    assert all(seconds > 0 for seconds in squeeze_seconds(run, given))
+    assert all(c.work > 0 for c in unit_costs(run, given, measure=True).values())
     for stage in pipeline.STAGES:
         pipeline.execute(run, stage)
         assert not pipeline.check(run, stage).missing

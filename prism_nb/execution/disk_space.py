@@ -1,0 +1,111 @@
+"""Bytes that a run writes to its folder and to the cache of decoded images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from prism_nb.core.config import default_cache_dir
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.text import format_bytes
+from prism_nb.core.unit_plan import batch_of
+from prism_nb.core.units import Unit, is_pretrained_name
+from prism_nb.data.distilled import image_bytes, is_decoded, set_bytes
+from prism_nb.data.registry import open_dataset
+from prism_nb.evaluation.label_store import label_bytes
+from prism_nb.models.zoo import architecture_of, build_on_meta
+
+
+def disk_bytes(settings: Settings, units: Iterable[Unit], classes: int) -> int:
+    """Return the most bytes that units write to the run: images, labels and weights."""
+    return round(sum(unit_bytes(settings, unit, classes) for unit in units))
+
+
+def unit_bytes(settings: Settings, unit: Unit, classes: int) -> float:
+    """Return the most bytes of a unit's files; statistics of layers are no larger than weights."""
+    if unit.stage == "synthesis":
+        return image_bytes(settings, len(batch_of(unit).members()))
+    if unit.stage == "relabel":
+        return label_bytes(settings, classes * settings.ipc, classes)
+    name = unit.params.get("network") or unit.params.get("student")
+    return weight_bytes(name, classes, settings.image_size) if name else 0.0
+
+
+@lru_cache(maxsize=256)
+def weight_bytes(name: str, classes: int, image_size: int) -> float:
+    """Return the bytes of a network's weights and running statistics."""
+    network = build_on_meta(architecture_of(name), classes=classes, image_size=image_size)
+    return float(sum(value.nbytes for value in network.state_dict().values()))
+
+
+def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
+    """Return the most bytes that units to be done will add to the cache of decoded images.
+
+    Held-out images are for evaluation, training images for whatever is trained on all of them,
+    and large distilled sets for the stages that read a whole set.
+    """
+    todo = [u for u in units if u.stage != "synthesis"]
+    if not todo:
+        return 0
+    dataset = open_dataset(run.settings)
+    each = set_bytes(run.settings, len(dataset.classes))
+    sets = {
+        unit.params["method"]
+        for unit in todo
+        if unit.stage != "squeeze" and not trains_on_all_real(unit)
+    }
+    fresh = [name for name in sets if each and not is_decoded(run, name, dataset)]
+    evaluates = any(unit.stage in {"squeeze", "evaluation"} for unit in todo)
+    return (
+        (dataset.uncached_bytes("val") if evaluates else 0)
+        + (dataset.uncached_bytes("train") if any(map(trains_on_all_real, todo)) else 0)
+        + len(fresh) * each
+    )
+
+
+def trains_on_all_real(unit: Unit) -> bool:
+    """Return whether a unit trains a network on all real training images."""
+    if unit.stage == "squeeze":
+        return "patch" not in unit.params and not is_pretrained_name(unit.params["network"])
+    return unit.stage == "evaluation" and unit.params["method"] == REFERENCE
+
+
+def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int) -> None:
+    """Check that the disks have room for what is left of a run.
+
+    Args:
+        run: The run.
+        stages: Bytes that each stage will write to the run at most.
+        cache_size: Bytes that will be added to the cache of decoded images at most.
+
+    Raises:
+        PrismError: They have not; with what each part needs, and what is free.
+    """
+    cached, folder = {"decoded images": cache_size}, default_cache_dir()
+    runs_remedy = "choose another folder for the runs"
+    if _existing(run.path).stat().st_dev == _existing(folder).stat().st_dev:
+        _require_space(run, {**stages, **cached}, run.path, runs_remedy)
+        return
+    _require_space(run, stages, run.path, runs_remedy)
+    _require_space(run, cached, folder, "set PRISM_CACHE to a folder on a larger disk")
+
+
+def _require_space(run: Run, parts: Mapping[str, int], folder: Path, remedy: str) -> None:
+    needed, free = sum(parts.values()), shutil.disk_usage(_existing(folder)).free
+    if needed <= free:
+        return
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+    raise PrismError(
+        f"run {run.name} needs up to {format_bytes(needed)} more at {folder} ({listed}), but "
+        f"{format_bytes(free)} are free; free some space, {remedy}, or run single stages that fit "
+        "with `prism-nb stage`"
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """Return a folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

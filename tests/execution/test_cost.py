@@ -1,0 +1,304 @@
+"""Expected time, operations and memory, against real networks and steps counted one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, open_dataset
+from prism_nb.execution import cost, pipeline
+from prism_nb.execution.cost import StepCounter, StepTimer, UnitCost, Use, seconds_left, unit_uses
+from prism_nb.models.zoo import build_network
+from prism_nb.synthesis.teacher_sampling import teacher_schedule
+
+POOL = ["test_resnet", "test_efficientnet", "test_byobnet"]
+
+
+def sized(size: int, classes: int = 50) -> ShapeOnlyDataset:
+    return ShapeOnlyDataset("sizes", DatasetSizes(classes, 40 * classes, 5 * classes), size)
+
+
+def run_of(folder: Path, **changes: Any) -> Run:
+    values = {"teachers": POOL, "batch_size": 30, "ipc": 6, "device": "cpu", **changes}
+    return Run.create(folder / "r", load_settings("digits_quick", values))
+
+
+def all_units(run: Run, classes: int) -> list[Unit]:
+    return [unit for stage in pipeline.STAGES.values() for unit in stage.units(run, classes)]
+
+
+def layer_flop(name: str, size: int, classes: int) -> float:
+    """Count each convolution and linear layer by its shapes, from a real pass of one image."""
+    network = build_network(name, classes=classes, image_size=size).eval()
+    total = 0.0
+
+    def collect(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            fan_in = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+            total += 2.0 * output[0].numel() * fan_in
+        elif isinstance(layer, nn.Linear):
+            total += 2.0 * layer.in_features * layer.out_features
+
+    for layer in network.modules():
+        layer.register_forward_hook(collect)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, size, size))
+    return total
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 224), ("mobilenet_v2", 96)])
+def test_forward_passes_are_counted_layer_by_layer(name: str, size: int) -> None:
+    counter = StepCounter(load_settings("digits_quick"), sized(size))
+    forward = layer_flop(name, size, 50)
+    assert counter.flop(Use("forward", name)) == pytest.approx(forward, rel=1e-12)
+    assert counter.flop(Use("both", name)) == pytest.approx(2 * forward)
+    assert counter.flop(Use("student", name)) == pytest.approx(3 * forward)
+
+
+def allocated_bytes(step: Any) -> float:
+    """Return the most bytes that PyTorch's allocator holds at once during a step."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return float(most)
+
+
+def test_activations_are_most_of_what_a_training_step_allocates() -> None:
+    counter = StepCounter(load_settings("digits_quick"), sized(64, 10))
+    network = build_network("resnet18", classes=10, image_size=64).train()
+    images = torch.randn(16, 3, 64, 64)
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    measured = allocated_bytes(lambda: network(images).sum().backward())
+    counted = counter.activation_bytes("resnet18", 16, training=True)
+    assert 0.9 * (measured - weights) < counted < measured
+    assert counter.activation_bytes("resnet18", 4, training=True) < 0.3 * counted
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [
+        ("prism", {"iterations": 6, "bn_slot_prob": 0.5}),
+        ("prism_intra", {"iterations": 7, "resample_every": 2}),
+        ("gvbsm", {"iterations": 5}),
+        ("delt", {"iterations": 6, "delt_start_gap": 2, "delt_groups": 3, "init": "noise"}),
+        ("prism", {"iterations": 6, "early_late_step": 1}),
+        ("random_real", {}),
+    ],
+)
+def test_every_step_is_counted_with_its_networks(
+    method: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, methods=[method], recipes={method: recipe})
+    for unit in unit_plan.synthesis_units(run, 10):
+        batch = unit_plan.batch_of(unit)
+        whole = run.settings.recipe_of(method).for_image_index(batch.image_indices[0])
+        expected = dict.fromkeys([("step", "")], 0)
+        schedule = teacher_schedule(run.settings, method, batch)
+        for step in range(whole.iterations if whole.image_source == "optimized" else 0):
+            active = sum(whole.start_step(index, 6) <= step for _, index in batch.members())
+            logit, bn = schedule.logit_teachers_at(step), schedule.bn_teachers_at(step)
+            expected["step", ""] += active
+            for name in {*logit, *bn}:
+                role = "both" if name in logit and name in bn else "logit"
+                key = ("stats" if name not in logit else role, name)
+                expected[key] = expected.get(key, 0) + active
+        found = unit_uses(run.settings, open_dataset(run.settings), unit)
+        steps = {(u.role, u.network): n for u, n in found.items() if u.role in {*_ROLES}}
+        assert {key: n for key, n in expected.items() if n} == steps
+        assert found[Use("store")] == len(batch.members())
+
+
+_ROLES = ("step", "logit", "stats", "both")
+
+
+def test_the_other_stages_are_counted_as_they_work(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        holdout_networks=["test_mambaout"],
+        label_teachers=["test_resnet", "test_mambaout"],
+        feature_networks=["test_mambaout"],
+        methods=["random_real"],
+        students=["test_resnet"],
+        student_seeds=1,
+        label_epochs=7,
+        evaluate_every=3,
+        squeeze_epochs=2,
+        real_per_class=6,
+    )
+    train, val, images = 2000, 250, 300
+    by_stage: dict[str, list[dict[Use, float]]] = {}
+    for unit in all_units(run, 50):
+        by_stage.setdefault(unit.stage, []).append(unit_uses(run.settings, sized(16), unit))
+    batch = run.settings.squeeze.batch
+    assert by_stage["squeeze"][0] == {
+        Use("forward", "test_resnet"): val,
+        Use("squeeze", "test_resnet", batch): 2 * train,
+    }
+    assert by_stage["relabel"] == [{Use("label"): (7 + 1) * images}]
+    student = {
+        Use("student", "test_resnet", min(run.settings.student.batch, images)): 7 * images,
+        Use("forward", "test_resnet"): 3 * val,
+        Use("label"): 0,
+    }
+    assert by_stage["evaluation"] == [student]
+    real, made = by_stage["diversity"]
+    assert made == {Use("forward", name): images for name in ["test_mambaout", *POOL]}
+    assert real[Use("forward", "test_mambaout")] == images + 50 * (6 + 6)
+
+
+def test_students_label_where_labels_are_not_stored(tmp_path: Path) -> None:
+    labelled = {"protocol": 7, "no_aug": 1, "hard_labels": 0}  # times per image
+    changes = {"methods": ["random_real"], "student_seeds": 1, "eval_variants": [*labelled]}
+    run = run_of(tmp_path, label_epochs=7, labels="online", **changes)
+    for unit in unit_plan.student_units(run, 50):
+        found = unit_uses(run.settings, sized(16), unit)
+        assert found[Use("label")] == 300 * labelled[unit.params["variant"]]
+
+
+def test_a_run_is_estimated_by_stage_and_method(tmp_path: Path) -> None:
+    run = run_of(tmp_path, methods=["prism", "random_real"], students=["test_resnet"])
+    units = all_units(run, 50)
+    estimates = cost.estimate_run(run, sized(32), units)
+    found = {(each.stage, each.method): each for each in estimates}
+    counter = StepCounter(run.settings, sized(32))
+    prism = unit_plan.method_units(run, "prism", 50)
+    assert found["synthesis", "prism"].flop == sum(map(counter.unit_flop, prism)) > 0
+    assert found["synthesis", "prism"].files == 300 + len(prism)
+    assert found["synthesis", "prism"].memory > found["synthesis", "random_real"].memory == 0
+    assert found["evaluation", "prism"].memory > 3 * sum(
+        value.nbytes
+        for value in build_network("test_resnet", classes=50, image_size=32).parameters()
+    )
+    assert found["relabel", "prism"].memory == 0
+    table = cost.estimate_table(estimates, rate=1e12)
+    hours = sum(each.flop for each in estimates) / 1e12 / 3600
+    assert table.iloc[-1]["hours"] == f"{hours:,.1f}"
+    assert "hours" not in cost.estimate_table(estimates)
+
+
+def test_micro_batches_bound_the_memory(tmp_path: Path) -> None:
+    unit_memory = {}
+    for size in ("auto", 2):
+        run = run_of(tmp_path / str(size), methods=["sre2l"], micro_batch_size=size)
+        unit = unit_plan.synthesis_units(run, 10)[0]
+        unit_memory[size] = StepCounter(run.settings, sized(96, 10)).unit_memory(unit)
+    assert unit_memory[2] < 0.4 * unit_memory["auto"]
+
+
+def test_pretrained_networks_are_not_trained(tmp_path: Path) -> None:
+    name = "resnet18@IMAGENET1K_V1"
+    changes: dict[str, Any] = {"teachers": [name], "primary": name, "holdout_networks": []}
+    run = run_of(
+        tmp_path, image_size=224, label_teachers=[name], feature_networks=[name], **changes
+    )
+    (unit,) = unit_plan.squeeze_units(run, 10)
+    assert unit_uses(run.settings, sized(224), unit) == {Use("forward", name): 250}
+    assert StepCounter(run.settings, sized(224)).unit_memory(unit) == 0
+
+
+def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def benchmark(_: torch.device, work: Any) -> float:
+        work()
+        measured.append(1)
+        return float(len(measured))
+
+    monkeypatch.setattr(cost, "benchmark", benchmark)
+    run = run_of(tmp_path, methods=["prism"], recipe={"iterations": 40}, image_size=16)
+    units = unit_plan.synthesis_units(run, 10)
+    assert all(c.work > 0 for c in cost.unit_costs(run, units, measure=True).values())
+    assert len(measured) <= 2 + 4  # storing, the step alone, three networks, one in two roles
+
+
+@pytest.mark.parametrize("stage", ["squeeze", "relabel", "evaluation", "diversity"])
+def test_every_stage_is_measured_by_real_steps(stage: str, tmp_path: Path) -> None:
+    one = {key: ["test_resnet"] for key in ("teachers", "feature_networks", "students")}
+    shared = {"methods": ["random_real"], "image_size": 16, "holdout_networks": []}
+    run = run_of(tmp_path, **one, **shared, ipc=2, squeeze_batch=16)
+    expected = pipeline.plan(run, stage, measure=True).seconds_left
+    assert expected is not None
+    assert expected > 0
+
+
+COSTS = {
+    "a": UnitCost("prism", 100.0),
+    "b": UnitCost("prism", 300.0),
+    "c": UnitCost("sre2l", 50.0),
+}
+
+
+def test_nothing_is_expected_before_any_progress() -> None:
+    assert seconds_left(COSTS, {}) is None
+    assert seconds_left(COSTS, {}, measured=True) == 450.0
+    assert seconds_left(COSTS, dict.fromkeys(COSTS, (1.0, 7.0))) == 0.0
+
+
+def test_a_method_is_scaled_by_its_own_units() -> None:
+    # prism: 100 took 10 s, so 300 take 30 s; sre2l: half of its 50 took 20 s, so 20 s are left.
+    progress = {"a": (1.0, 10.0), "c": (0.5, 20.0)}
+    assert seconds_left(COSTS, progress) == pytest.approx(30.0 + 20.0)
+
+
+def test_a_method_without_progress_is_scaled_by_all_units_or_not_at_all() -> None:
+    progress = {"a": (1.0, 10.0)}
+    assert seconds_left(COSTS, progress) == pytest.approx(30.0 + 5.0)
+    assert seconds_left(COSTS, progress, measured=True) == pytest.approx(30.0 + 50.0)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
+def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float) -> None:
+    left = seconds_left({"a": UnitCost("prism", 70.0)}, {"a": (share, spent)})
+    assert left == pytest.approx(spent / share - spent)
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have every unit cost the seconds in the list, and record nothing."""
+    seconds = [0.0]
+    monkeypatch.setattr(StepTimer, "unit_seconds", lambda *_: seconds[0])
+    monkeypatch.setattr(cost, "check_compiler", lambda _: None)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("iterations", "unit_seconds", "choice"),
+    [(10, 1e9, None), (100_000, 1.0, "eager"), (100_000, 1e6, "compiled")],
+)
+def test_compiling_is_chosen_where_it_pays(
+    tmp_path: Path, priced: list[float], iterations: int, unit_seconds: float, choice: str | None
+) -> None:
+    run = run_of(tmp_path, recipe={"iterations": iterations}, methods=["prism", "random_real"])
+    units = unit_plan.synthesis_units(run, 10)
+    priced[0] = unit_seconds
+    cost.choose_compile(run, units)
+    assert unit_plan.chosen_compile(run) == (choice or "eager")
+    assert ("compile" in run.manifest.read()) == (choice is not None)  # a short run may still grow
+    priced[0] = 1e6 - unit_seconds
+    cost.choose_compile(run, units)
+    if choice:  # decided once
+        assert unit_plan.chosen_compile(run) == choice
+
+
+def test_a_set_value_of_compile_needs_no_decision(tmp_path: Path, priced: list[float]) -> None:
+    priced[0] = 1.0
+    run = run_of(tmp_path, compile="always")
+    cost.choose_compile(run, unit_plan.synthesis_units(run, 10))
+    assert unit_plan.chosen_compile(run) == "compiled"
+    assert "compile" not in run.manifest.read()

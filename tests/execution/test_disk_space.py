@@ -1,0 +1,70 @@
+"""A run begins only where the disks have room for all that is left of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from prism_nb.core.errors import PrismError
+from prism_nb.core.run import Run
+from prism_nb.execution import disk_space, open_run, pipeline
+from prism_nb.execution.disk_space import check_disk_space
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    one = {key: ["test_resnet"] for key in ("teachers", "feature_networks", "students")}
+    few = {"methods": ["random_real"], "holdout_networks": [], "squeeze_epochs": 1}
+    changes = {**one, **few, "student_seeds": 1}
+    return open_run.load_run(preset="digits_quick", runs_dir=tmp_path / "runs", changes=changes)
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+
+
+def remaining(run: Run) -> dict[str, int]:
+    plans = [pipeline.plan(run, stage, deep=False) for stage in pipeline.STAGES]
+    return {plan.stage: pipeline.remaining_bytes(run, plan) for plan in plans}
+
+
+def test_a_disk_too_small_for_all_stages_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = remaining(run)
+    assert parts["diversity"] == 0
+    assert all(parts[s] for s in ("squeeze", "synthesis", "relabel", "evaluation"))
+    set_free(monkeypatch, sum(parts.values()) - 1)
+    with pytest.raises(PrismError, match=r"needs up to .* more at .*runs/digits_quick \(squeeze"):
+        check_disk_space(run, parts, 0)
+    set_free(monkeypatch, sum(parts.values()))
+    check_disk_space(run, parts, 0)
+    assert not run.path.exists()
+
+
+def test_files_that_exist_need_no_room(run: Run) -> None:
+    made = open_run.open_run(
+        preset="digits_quick", runs_dir=run.path.parent, changes=run.settings.plain()
+    )
+    before = remaining(made)
+    pipeline.execute(made, "squeeze")
+    assert remaining(made) == {**before, "squeeze": 0}
+    labels = made.file("labels/random_real/epoch_0000.safetensors")
+    labels.parent.mkdir(parents=True)
+    labels.write_bytes(bytes(1000))  # an epoch of a relabelling that was killed
+    assert remaining(made)["relabel"] == before["relabel"] - 1000
+
+
+def test_the_cache_needs_room_on_its_own_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_free(monkeypatch, 5_000_000_000)
+    with pytest.raises(PrismError, match=r"decoded images 5\.0 GB\), but 5\.0 GB are free"):
+        check_disk_space(run, {"squeeze": 1}, 5_000_000_000)  # on one disk, both
+    paths = iter([1, 2])
+    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_dev=next(paths)))
+    monkeypatch.setattr(disk_space, "_existing", lambda folder: folder)
+    with pytest.raises(PrismError, match=r"up to 6\.0 GB more at .*cache .*set PRISM_CACHE"):
+        check_disk_space(run, {"squeeze": 1}, 6_000_000_000)
