@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
 import plotly.graph_objects as go
 
 TEXT_COLOR = "#767b80"  # readable on white and on black
@@ -68,12 +69,12 @@ _OWN_METHODS = (
     *("#AABB66", "#FF8855", "#AA88CC", "#00CC99", "#888800", "#228899", "#774422"),
     *("#FF88BB", "#66AAFF", "#66AA99", "#DD5544", "#883355", "#339966"),
 )
-_NETWORKS = (
+NETWORK_COLOURS = (
     *("#0066CC", "#EE9988", "#886622", "#336677"),
     *("#BB5555", "#88BBDD", "#119999", "#BB9966"),
 )
-_DASHES = ("solid", "8px,4px", "2px,3px", "8px,3px,2px,3px", "18px,4px")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
+DASHES = ("solid", "8px,4px", "2px,3px", "8px,3px,2px,3px", "18px,4px")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 _PATTERNS = ("", "/", "\\", "x", "-", "|", "+", ".")
 
 
@@ -96,43 +97,48 @@ class Legend:
             return METHOD_COLOURS[method]
         return _OWN_METHODS[self._rank(method) % len(_OWN_METHODS)]
 
-    def bar(self, method: str) -> dict[str, Any]:
-        """Return the `marker` of a method's bars."""
+    def _pattern(self, method: str) -> str:
         repeats = 0 if method in METHOD_COLOURS else self._rank(method) // len(_OWN_METHODS)
-        return {"color": self.colour(method), "pattern": {"shape": pattern_of(repeats)}}
-
-    def line(self, method: str) -> dict[str, Any]:
-        """Return the `line` of a method's curve."""
-        return {"color": self.colour(method), "dash": dash_of(list(self.titles).index(method))}
-
-    def symbol(self, method: str) -> str:
-        """Return the symbol of a method's points."""
-        return symbol_of(list(self.titles).index(method))
+        return _PATTERNS[repeats % len(_PATTERNS)]
 
     def _rank(self, method: str) -> int:
         return sorted(set(self.titles) - set(METHOD_COLOURS)).index(method)
 
+    def rename(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table with titles in its column `method`."""
+        return table.assign(method=table["method"].map(self.titles))
+
+    def scales(self, *aesthetics: str) -> dict[str, Any]:
+        """Return arguments of `plotly.express` that style the column `method`, by title.
+
+        Args:
+            aesthetics: Of `color`, `line_dash`, `symbol` and `pattern_shape`.
+        """
+        names = list(self.titles)
+        values: dict[str, Callable[[str], str]] = {
+            "color": self.colour,
+            "line_dash": lambda method: dash_of(names.index(method)),
+            "symbol": lambda method: SYMBOLS[names.index(method) % len(SYMBOLS)],
+            "pattern_shape": self._pattern,
+        }
+        arguments: dict[str, Any] = {"category_orders": {"method": list(self.titles.values())}}
+        for name in aesthetics:
+            map_name = "color_discrete_map" if name == "color" else f"{name}_map"
+            arguments[name] = "method"
+            arguments[map_name] = {self.titles[m]: values[name](m) for m in names}
+        return arguments
+
 
 def colour_at(index: int) -> str:
-    """Return a colour that no method of the kit has, by its place in a list, e.g. of networks."""
-    return _NETWORKS[index % len(_NETWORKS)]
+    """Return a colour that no method of the kit has, by its place in a list."""
+    return NETWORK_COLOURS[index % len(NETWORK_COLOURS)]
 
 
 def dash_of(index: int) -> str:
     """Return the dashes of a line by its place in a list, for plotly and SVG; all differ."""
-    if index < len(_DASHES):
-        return _DASHES[index]
-    return "10px,3px" + ",2px,3px" * (index - len(_DASHES) + 2)
-
-
-def symbol_of(index: int) -> str:
-    """Return a marker symbol by its place in a list."""
-    return _SYMBOLS[index % len(_SYMBOLS)]
-
-
-def pattern_of(index: int) -> str:
-    """Return the hatching of an area by its place in a list; the first has none."""
-    return _PATTERNS[index % len(_PATTERNS)]
+    if index < len(DASHES):
+        return DASHES[index]
+    return "10px,3px" + ",2px,3px" * (index - len(DASHES) + 2)
 
 
 def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:

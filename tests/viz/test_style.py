@@ -17,7 +17,7 @@ from prism_nb.viz.style import (
     style_class_axis,
 )
 
-MANY = Legend({f"mine_{i}": "" for i in range(50)})
+MANY = Legend({f"mine_{i}": f"Mine {i}" for i in range(50)})
 OWN = {MANY.colour(name) for name in MANY.titles}
 PAGES = ("#fdfdfb", "#16191d", "#ffffff", "#111111")
 XYZ = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
@@ -57,8 +57,9 @@ def test_recipes_of_the_kit_have_colours_of_their_own() -> None:
 
 
 def test_more_methods_than_colours_are_hatched() -> None:
-    bars = [MANY.bar(name) for name in MANY.titles]
-    assert len({(bar["color"], bar["pattern"]["shape"]) for bar in bars}) == 50
+    scales = MANY.scales("color", "pattern_shape")
+    colours, patterns = scales["color_discrete_map"], scales["pattern_shape_map"]
+    assert len({(colours[title], patterns[title]) for title in MANY.titles.values()}) == 50
 
 
 def test_colours_do_not_depend_on_the_order_of_methods() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
@@ -49,19 +50,17 @@ def curve_figure(per_class: pd.DataFrame, legend: Legend, metric: Metric) -> go.
         legend: The methods.
         metric: One of its columns; a share is drawn in percent.
     """
-    figure, factor = go.Figure(), 100 if metric.percent else 1
-    for method, group in per_class.groupby("method", sort=False):
-        curve = group.dropna(subset=[metric.name]).sort_values(metric.name, kind="stable")
-        figure.add_scatter(
-            x=list(range(1, len(curve) + 1)),
-            y=factor * curve[metric.name],
-            text=curve["class"],
-            mode="lines+markers" if len(curve) <= 50 else "lines",
-            name=legend.titles[str(method)],
-            line=legend.line(str(method)),
-            marker={"symbol": legend.symbol(str(method))},
-            hovertemplate="%{text}: %{y:.3f}<extra>%{fullData.name}</extra>",
-        )
+    curves = per_class.dropna(subset=[metric.name]).sort_values(metric.name, kind="stable")
+    rank = curves.groupby("method").cumcount() + 1
+    value = curves[metric.name] * (100 if metric.percent else 1)
+    figure = px.line(
+        legend.rename(curves.assign(rank=rank, value=value)),
+        x="rank",
+        y="value",
+        hover_name="class",
+        markers=len(curves) <= 200,
+        **legend.scales("color", "line_dash", "symbol"),
+    )
     title = metric.title[0].upper() + metric.title[1:]
     return apply_style(
         figure,
@@ -78,18 +77,19 @@ def nearest_figure(distances: pd.DataFrame, legend: Legend) -> go.Figure:
         distances: `method` and `distance`, in [0, 2].
         legend: The methods.
     """
-    figure = go.Figure()
     edges = np.linspace(0, float(distances["distance"].max()) or 1.0, _BINS + 1)
+    parts = []
     for method, group in distances.groupby("method", sort=False):
         counts, _ = np.histogram(group["distance"], edges)
-        figure.add_scatter(
-            x=edges,
-            y=100 * np.append(counts, counts[-1]) / len(group),
-            mode="lines",
-            name=legend.titles[str(method)],
-            line={**legend.line(str(method)), "shape": "hv", "width": 3},
-            hovertemplate="from %{x:.3f}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-        )
+        shares = 100 * np.append(counts, counts[-1]) / len(group)
+        parts.append(pd.DataFrame({"method": method, "distance": edges, "share %": shares}))
+    figure = px.line(
+        legend.rename(pd.concat(parts)),
+        x="distance",
+        y="share %",
+        line_shape="hv",
+        **legend.scales("color", "line_dash"),
+    )
     return apply_style(
         figure,
         title="Distance of every image to the nearest training image of its class",
@@ -237,21 +237,20 @@ def map_figure(
         legend: The methods.
         names: A title of each image.
     """
-    figure = go.Figure()
-    for method, group in points.table.groupby("method", sort=False):
-        marker = {"size": 9, "opacity": 0.85, "symbol": legend.symbol(str(method))}
-        if method == REFERENCE:
-            marker = {"size": 6, "opacity": 0.4, "symbol": "circle-open"}
-        figure.add_scatter(
-            x=coordinates[group.index, 0],
-            y=coordinates[group.index, 1],
-            mode="markers",
-            name=legend.titles[str(method)],
-            marker={"color": legend.colour(str(method)), **marker},
-            customdata=[[index] for index in group.index],
-            text=[names[index] for index in group.index],
-            hovertemplate="%{text}<extra></extra>",
-        )
+    table = points.table.assign(
+        x=coordinates[:, 0], y=coordinates[:, 1], index=points.table.index, name=names
+    )
+    figure = px.scatter(
+        legend.rename(table),
+        x="x",
+        y="y",
+        custom_data=["index"],
+        hover_name="name",
+        **legend.scales("color", "symbol"),
+    )
+    figure.update_traces(marker={"size": 9, "opacity": 0.85})
+    real = {"size": 6, "opacity": 0.4, "symbol": "circle-open"}
+    figure.update_traces(marker=real, selector={"name": legend.titles.get(REFERENCE)})
     unit = "no unit: only neighbourhoods count" if kind == "umap" else "of unit features"
     return apply_style(
         figure,

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb
-from plotly.subplots import make_subplots
 
-from prism_nb.viz.style import (
-    Legend,
-    apply_style,
-    colour_at,
-    dash_of,
-    pattern_of,
-    style_class_axis,
-)
+from prism_nb.viz.style import NETWORK_COLOURS, Legend, apply_style, colour_at, style_class_axis
 
-_ROLES = {
-    "primary": ("star", colour_at(0)),
-    "teacher": ("circle", colour_at(2)),
-    "holdout": ("diamond-open", colour_at(3)),
-}
 TOP1 = "top-1 on held-out real images (%)"
-_MAX_CONFUSED = 40  # classes of a confusion matrix
 PUBLISHED_COLOUR = "#B4B4B4"
+_ROLE_COLOURS = {"primary": colour_at(0), "teacher": colour_at(2), "holdout": colour_at(3)}
+_ROLE_SYMBOLS = {"primary": "star", "teacher": "circle", "holdout": "diamond-open"}
+_MAX_CONFUSED = 40  # classes of a confusion matrix
 
 
 def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
@@ -35,28 +22,26 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
     Args:
         teachers: The result of `tables.teacher_table`.
     """
-    figure = go.Figure()
-    for role, group in teachers.groupby("role", sort=False):
-        symbol, colour = _ROLES[str(role)]
-        figure.add_scatter(
-            x=group["MFLOPs"],
-            y=group["accuracy %"],
-            mode="markers+text",
-            text=group.index,
-            textposition="top center",
-            name=str(role),
-            marker={"symbol": symbol, "size": 13, "color": colour, "line": {"width": 2}},
-            hovertemplate="%{text}<br>%{x:.1f} MFLOPs<br>%{y:.1f} %<extra></extra>",
-        )
-    apply_style(
-        figure,
+    figure = px.scatter(
+        teachers.reset_index(),
+        x="MFLOPs",
+        y="accuracy %",
+        text="network",
+        color="role",
+        symbol="role",
+        color_discrete_map=_ROLE_COLOURS,
+        symbol_map=_ROLE_SYMBOLS,
+        log_x=True,
+    )
+    figure.update_traces(textposition="top center", marker={"size": 13})
+    logs = np.log10(teachers["MFLOPs"])
+    room = [logs.min() - 0.15, logs.max() + 0.15]  # for the names at both ends
+    return apply_style(
+        figure.update_xaxes(nticks=6, range=room),
         title="The pool: accuracy on held-out real images against cost",
         x="forward pass of one image (MFLOPs, log scale)",
         y="top-1 accuracy (%)",
     )
-    logs = np.log10(teachers["MFLOPs"])
-    room = [logs.min() - 0.15, logs.max() + 0.15]  # for the names at both ends
-    return figure.update_xaxes(type="log", nticks=6, range=room)
 
 
 def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -66,26 +51,17 @@ def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
         losses: The result of `tables.loss_table`.
         legend: The run's methods.
     """
-    figure = go.Figure()
-    terms = sorted(losses["term"].unique(), reverse=True)
     mean = losses.groupby(["method", "term", "step"], sort=False)["value"].mean().reset_index()
-    for (method, term), curve in mean.groupby(["method", "term"], sort=False):
-        name = f"{legend.titles[method]}: {term}"
-        figure.add_scatter(
-            x=curve["step"],
-            y=curve["value"],
-            mode="lines",
-            name=name,
-            line={"color": legend.colour(method), "dash": dash_of(terms.index(term))},
-            hovertemplate=f"{name}<br>step %{{x}}: %{{y:.3g}}<extra></extra>",
-        )
-    apply_style(
+    scales = legend.scales("color")
+    figure = px.line(
+        legend.rename(mean), x="step", y="value", line_dash="term", log_y=True, **scales
+    )
+    return apply_style(
         figure,
         title="Loss by term, mean over steps and units (terms unweighted)",
         x="optimisation step",
         y="loss (log scale)",
     )
-    return figure.update_yaxes(type="log")
 
 
 def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -95,22 +71,20 @@ def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
         shares: The result of `tables.bn_loss_share_table`.
         legend: The run's methods.
     """
-    figure = go.Figure()
-    for index, (network, group) in enumerate(shares.groupby("network", sort=False)):
-        figure.add_bar(
-            x=[legend.titles[method] for method in group["method"]],
-            y=group["share %"],
-            name=str(network),
-            marker={"color": colour_at(index), "pattern": {"shape": pattern_of(index)}},
-            hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-        )
-    apply_style(
+    figure = px.bar(
+        legend.rename(shares),
+        x="method",
+        y="share %",
+        color="network",
+        pattern_shape="network",
+        color_discrete_sequence=NETWORK_COLOURS,
+    )
+    return apply_style(
         figure,
         title="Share of each network in the weighted BN loss",
         x="method",
         y="share of the BN loss (%)",
     )
-    return figure.update_layout(barmode="stack")
 
 
 def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:
@@ -119,23 +93,16 @@ def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:
     Args:
         usage: The result of `tables.bn_teacher_usage_table`.
     """
-    figure = go.Figure(
-        go.Heatmap(
-            z=usage.to_numpy(),
-            x=list(usage.columns),
-            y=list(usage.index),
-            zmin=0,
-            zmax=100,
-            colorscale="Blues",
-            xgap=2,
-            ygap=2,
-            colorbar={"title": {"text": "% of steps"}},
-            hovertemplate="%{y}<br>%{x}: %{z:.0f} % of the steps<extra></extra>",
-        )
+    figure = px.imshow(
+        usage,
+        zmin=0,
+        zmax=100,
+        color_continuous_scale="Blues",
+        aspect="auto",
+        labels={"color": "% of steps"},
     )
     height = 160 + 22 * min(len(usage), 60)
-    apply_style(figure, title="BN teachers of each unit", x="network", y="", height=height)
-    return figure.update_yaxes(autorange="reversed").update_layout(margin={"l": 260})
+    return apply_style(figure, title="BN teachers of each unit", x="network", y="", height=height)
 
 
 def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -145,22 +112,18 @@ def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
         accuracies: The result of `tables.accuracy_table`.
         legend: The run's methods.
     """
-    figure = go.Figure()
-    for method, group in accuracies.groupby("method", sort=False):
-        figure.add_bar(
-            x=group["student"],
-            y=group["mean"],
-            name=legend.titles[str(method)],
-            marker=legend.bar(str(method)),
-            error_y={"type": "data", "array": group["std"].fillna(0), "thickness": 1.5},
-            text=[f"{value:.1f}" for value in group["mean"]],
-            textposition="inside",
-            insidetextanchor="start",
-            hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-        )
+    figure = px.bar(
+        legend.rename(accuracies),
+        x="student",
+        y="mean",
+        error_y="std",
+        barmode="group",
+        text_auto=".1f",
+        **legend.scales("color", "pattern_shape"),
+    )
+    figure.update_traces(textposition="inside", insidetextanchor="start")
     title = "Students trained on the distilled images alone (mean and std over seeds)"
-    apply_style(figure, title=title, x="student", y=TOP1)
-    return figure.update_layout(barmode="group")
+    return apply_style(figure, title=title, x="student", y=TOP1)
 
 
 def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -170,31 +133,16 @@ def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
         curves: The result of `tables.learning_table`.
         legend: The run's methods.
     """
-    figure, students = go.Figure(), list(curves["student"].unique())
     seeds = curves.groupby(["method", "student", "epoch"], sort=False)["top1"]
-    mean = (100 * seeds.agg(["mean", "std"]).fillna(0)).reset_index()
-    for (method, student), group in mean.groupby(["method", "student"], sort=False):
-        name, colour = f"{legend.titles[method]}, {student}", legend.colour(method)
-        upper, lower = group["mean"] + group["std"], group["mean"] - group["std"]
-        figure.add_scatter(
-            x=[*group["epoch"], *group["epoch"][::-1]],
-            y=[*upper, *lower[::-1]],
-            mode="lines",
-            fill="toself",
-            fillcolor=f"rgba{(*hex_to_rgb(colour), 0.15)}",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        figure.add_scatter(
-            x=group["epoch"],
-            y=group["mean"],
-            mode="lines+markers",
-            name=name,
-            line={"color": colour, "dash": dash_of(students.index(student))},
-            marker={"symbol": legend.symbol(method)},
-            hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>",
-        )
+    mean = (100 * seeds.agg(["mean", "std"])).reset_index()
+    figure = px.line(
+        legend.rename(mean),
+        x="epoch",
+        y="mean",
+        error_y="std",
+        line_dash="student",
+        **legend.scales("color", "symbol"),
+    )
     return apply_style(figure, title="Learning curves, mean and std over seeds", x="epoch", y=TOP1)
 
 
@@ -205,20 +153,15 @@ def transfer_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
         accuracies: The result of `tables.accuracy_table`.
         legend: The run's methods.
     """
-    wide = accuracies.pivot_table("mean", "method", "student", sort=False)
-    figure = go.Figure(
-        go.Heatmap(
-            z=wide.to_numpy(),
-            x=list(wide.columns),
-            y=[legend.titles[method] for method in wide.index],
-            texttemplate="%{z:.1f}",
-            colorscale="Viridis",
-            colorbar={"title": {"text": "top-1 %"}},
-            hovertemplate="%{y}, %{x}: %{z:.1f} %<extra></extra>",
-        )
+    wide = legend.rename(accuracies).pivot_table("mean", "method", "student", sort=False)
+    figure = px.imshow(
+        wide,
+        text_auto=".1f",
+        aspect="auto",
+        color_continuous_scale="Viridis",
+        labels={"color": "top-1 %"},
     )
-    apply_style(figure, title="Methods by students", x="student", y="images of")
-    return figure.update_yaxes(autorange="reversed")
+    return apply_style(figure, title="Methods by students", x="student", y="images of")
 
 
 def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -228,17 +171,8 @@ def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
         classes: The result of `tables.class_accuracy_table`.
         legend: The run's methods.
     """
-    figure = go.Figure()
-    for method, values in classes.items():
-        figure.add_scatter(
-            x=[str(name) for name in classes.index],
-            y=values,
-            mode="lines+markers",
-            name=legend.titles[str(method)],
-            line=legend.line(str(method)),
-            marker={"symbol": legend.symbol(str(method))},
-            hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-        )
+    scales = legend.scales("color", "line_dash", "symbol")
+    figure = px.line(_by_class(classes, legend), x="class", y="value", markers=True, **scales)
     title = "Accuracy of each class (mean over students and seeds)"
     return style_class_axis(apply_style(figure, title=title, x="class", y=TOP1), len(classes))
 
@@ -251,18 +185,17 @@ def class_gain_figure(gains: pd.DataFrame, legend: Legend, baseline: str) -> go.
         legend: The run's methods.
         baseline: The method that the others are compared with.
     """
-    figure = go.Figure()
-    for method, values in gains.items():
-        figure.add_bar(
-            x=[str(name) for name in gains.index],
-            y=values,
-            name=legend.titles[str(method)],
-            marker=legend.bar(str(method)),
-            hovertemplate="%{x}: %{y:+.1f} points<extra>%{fullData.name}</extra>",
-        )
+    scales = legend.scales("color", "pattern_shape")
+    figure = px.bar(_by_class(gains, legend), x="class", y="value", barmode="group", **scales)
     title = f"Gain over {legend.titles[baseline]}, class by class"
     apply_style(figure, title=title, x="class", y="difference in top-1 (points)")
     return style_class_axis(figure, len(gains))
+
+
+def _by_class(table: pd.DataFrame, legend: Legend) -> pd.DataFrame:
+    """Return a table of classes by methods in long form: class, method, value."""
+    long = table.rename_axis(index="class", columns="method").reset_index()
+    return legend.rename(long.melt("class", var_name="method"))
 
 
 def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
@@ -277,20 +210,17 @@ def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
     names = [f"{index} {shares.index[index]}" for index in shown]  # ImageNet has two cranes
     if len(shown) < len(shares):
         title = f"{title}: the {len(shown)} of {len(shares)} classes with most mistakes"
-    figure = go.Figure(
-        go.Heatmap(
-            z=shares.iloc[shown, shown].to_numpy(),
-            x=names,
-            y=names,
-            zmin=0,
-            zmax=100,
-            colorscale="Viridis",
-            colorbar={"title": {"text": "% of class"}},
-            hovertemplate="%{y} taken for %{x}: %{z:.1f} %<extra></extra>",
-        )
+    figure = px.imshow(
+        shares.iloc[shown, shown].to_numpy(),
+        x=names,
+        y=names,
+        zmin=0,
+        zmax=100,
+        aspect="auto",
+        color_continuous_scale="Viridis",
+        labels={"color": "% of class"},
     )
-    apply_style(figure, title=title, x="predicted class", y="class", height=560)
-    return figure.update_yaxes(autorange="reversed")
+    return apply_style(figure, title=title, x="predicted class", y="class", height=560)
 
 
 def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -300,24 +230,15 @@ def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
         tradeoff: The result of `tables.tradeoff_table`.
         legend: The run's methods.
     """
-    figure = go.Figure()
-    for method, row in tradeoff.dropna(subset=["intra-class cosine"]).iterrows():
-        figure.add_scatter(
-            x=[row["intra-class cosine"]],
-            y=[row["top-1 %"]],
-            mode="markers+text",
-            text=[legend.titles[str(method)]],
-            textposition="top center",
-            marker={
-                "color": legend.colour(str(method)),
-                "symbol": legend.symbol(str(method)),
-                "size": 13,
-            },
-            customdata=[row["recognised %"]],
-            hovertemplate="%{text}: %{y:.1f} %, cosine %{x:.3f}, recognised %{customdata:.0f} %"
-            "<extra></extra>",
-            showlegend=False,
-        )
+    figure = px.scatter(
+        legend.rename(tradeoff.dropna(subset=["intra-class cosine"]).reset_index()),
+        x="intra-class cosine",
+        y="top-1 %",
+        text="method",
+        hover_data=["recognised %"],
+        **legend.scales("color", "symbol"),
+    )
+    figure.update_traces(textposition="top center", marker={"size": 13}, showlegend=False)
     return apply_style(
         figure,
         title="Accuracy against diversity (left is more diverse)",
@@ -333,45 +254,24 @@ def published_figure(table: pd.DataFrame, legend: Legend) -> go.Figure:
         table: The result of `tables.published_table`; a panel per student.
         legend: The run's methods.
     """
-    groups = list(table.groupby("student", sort=False))
-    height = 90 + sum(26 * len(group) + 70 for _, group in groups)
-    figure = make_subplots(
-        rows=len(groups),
-        cols=1,
-        subplot_titles=[f"{student}, IPC {group['ipc'].iloc[0]}" for student, group in groups],
-        row_heights=[len(group) / len(table) for _, group in groups],
-        shared_xaxes="all",
-        vertical_spacing=70 / height if len(groups) > 1 else None,
-    )
-    for row, (_, group) in enumerate(groups, start=1):
-        # Where no spread was published, none is drawn rather than one of 0: hence two traces.
-        for part in (group[group["std"].notna()], group[group["std"].isna()]):
-            figure.add_trace(_published_bars(part, legend), row=row, col=1)
-        figure.update_yaxes(categoryorder="array", categoryarray=group["title"], row=row, col=1)
-    title = "This run (coloured) and published results (grey), each by its own protocol"
-    apply_style(figure, title=title, x="", y="", height=height)
-    figure.update_xaxes(rangemode="tozero", showticklabels=True)
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, ticksuffix=" ")
-    figure.update_xaxes(title={"text": TOP1}, row=len(groups), col=1)
-    return figure.update_layout(barmode="overlay", showlegend=False, margin={"t": 90})
-
-
-def _published_bars(group: pd.DataFrame, legend: Legend) -> go.Bar:
-    spread: dict[str, Any] = {"array": group["std"], "thickness": 1.5}
-    return go.Bar(
+    colours = {title: legend.colour(method) for method, title in legend.titles.items()}
+    figure = px.bar(
+        table.assign(shown=table["title"].where(table["source"] == "this run", "published")),
+        x="mean",
+        y="title",
+        error_x="std",
+        color="shown",
+        color_discrete_map={**colours, "published": PUBLISHED_COLOUR},
+        facet_row="student",
+        hover_data=["source"],
+        text_auto=".1f",
         orientation="h",
-        x=group["mean"],
-        y=group["title"],
-        marker={
-            "color": [
-                legend.colour(method) if source == "this run" else PUBLISHED_COLOUR
-                for method, source in zip(group["method"], group["source"], strict=True)
-            ]
-        },
-        error_x=None if group["std"].isna().all() else spread,
-        text=[f"{value:.1f}" for value in group["mean"]],
-        textposition="inside",
-        insidetextanchor="start",
-        customdata=group["source"],
-        hovertemplate="%{y}: %{x:.1f} %<br>%{customdata}<extra></extra>",
     )
+    figure.update_traces(textposition="inside", insidetextanchor="start")
+    figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    figure.update_yaxes(autorange="reversed", matches=None, title="", showgrid=False)
+    title = "This run (coloured) and published results (grey), each by its own protocol"
+    students = table["student"].nunique()
+    height = 120 + students * (70 + 26 * int(table["student"].value_counts().max()))
+    apply_style(figure, title=title, x=TOP1, y="", height=height)
+    return figure.update_layout(showlegend=False)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from prism_nb.core.settings import REFERENCE
-from prism_nb.viz.style import TEXT_COLOR, Legend, apply_style, symbol_of
+from prism_nb.viz.style import SYMBOLS, TEXT_COLOR, Legend, apply_style
 
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
-_NOT_STUDENTS = {"scenario", "method", "mean", "low", "high", "std", "replicates"}
+_NOT_STUDENTS = ["scenario", "method", "mean", "low", "high", "std", "replicates"]
 Titles = Mapping[str, str]  # of scenarios, in the study's order
 
 
@@ -26,97 +25,34 @@ def accuracy_facets(summary: pd.DataFrame, legend: Legend, scenarios: Titles) ->
         legend: The study's methods.
         scenarios: Titles of scenarios.
     """
-    figure, cells, rows = _facets(summary, scenarios, columns=3, wide=0.04, high=0.28, shared=True)
-    students = [column for column in summary.columns if column not in _NOT_STUDENTS]
-    titles = [legend.titles[method] for method in dict.fromkeys(summary["method"])]
-    for position, (scenario, cell) in enumerate(cells.items()):
-        part = summary[summary["scenario"] == scenario]
-        y = part["method"].map(legend.titles)
-        marks = {student: _student_mark(index) for index, student in enumerate(students)}
-        for student, mark in marks.items():
-            figure.add_scatter(
-                x=part[student],
-                y=y,
-                name=student,
-                legendgroup=student,
-                showlegend=position == 0,
-                mode="markers",
-                marker=mark,
-                hovertemplate="%{y}, %{fullData.name}: %{x:.1f} %<extra></extra>",
-                **cell,
-            )
-        figure.add_scatter(
-            x=part["mean"],
-            y=y,
-            name="mean over students",
-            legendgroup="mean",
-            showlegend=position == 0,
-            mode="markers",
-            marker={"size": 11, "color": [legend.colour(m) for m in part["method"]]},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (part["high"] - part["mean"]).fillna(0),
-                "arrayminus": (part["mean"] - part["low"]).fillna(0),
-                "thickness": 2,
-            },
-            hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
-            **cell,
-        )
-        figure.update_yaxes(categoryorder="array", categoryarray=titles[::-1], **cell)
-    height = rows * (120 + 22 * len(titles)) + 60
+    table = _titled(summary, legend, scenarios)
+    means = table.assign(above=table["high"] - table["mean"], below=table["mean"] - table["low"])
+    scales = legend.scales("color")
+    scales["category_orders"]["scenario"] = [
+        title for title in scenarios.values() if title in set(table["scenario"])
+    ]
+    panels = {"y": "method", "facet_col": "scenario", "facet_col_wrap": 3}
+    figure = px.scatter(means, x="mean", error_x="above", error_x_minus="below", **panels, **scales)
+    figure.update_traces(marker={"size": 11}, showlegend=False)
+    students = table.melt(_NOT_STUDENTS, var_name="student", value_name="top-1 %")
+    marks = px.scatter(
+        students,
+        x="top-1 %",
+        symbol="student",
+        symbol_sequence=_STUDENT_MARKS,
+        color_discrete_sequence=[TEXT_COLOR],
+        category_orders=scales["category_orders"],
+        **panels,
+    )
+    marks.update_traces(marker={"size": 8, "line": {"width": 1.5, "color": TEXT_COLOR}})
+    figure.add_traces(marks.data)
+    figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    figure.update_yaxes(title="")
+    rows = -(-table["scenario"].nunique() // 3)
     title = "Top-1 on held-out real images (%), mean over students with its 95 % interval"
-    apply_style(figure, title=title, x="", y="", height=height)
-    return figure.update_layout(
-        margin={"l": 150, "t": 90, "b": 70},
-        legend={"orientation": "h", "y": -26 / (height - 160), "yanchor": "top"},
-    )
-
-
-def _student_mark(index: int) -> dict[str, Any]:
-    return {
-        "symbol": _STUDENT_MARKS[index % len(_STUDENT_MARKS)],
-        "size": 8,
-        "color": TEXT_COLOR,
-        "line": {"width": 1.5, "color": TEXT_COLOR},
-    }
-
-
-def _facets(
-    table: pd.DataFrame,
-    scenarios: Titles,
-    *,
-    columns: int,
-    wide: float,
-    high: float,
-    shared: bool = False,
-) -> tuple[go.Figure, dict[str, dict[str, int]], int]:
-    """Return a figure with a panel per scenario, the panel of each, and the number of rows.
-
-    Args:
-        table: With a column `scenario`.
-        scenarios: Titles of scenarios.
-        columns: Most panels in a row.
-        wide: Gap between columns, as a share of the figure.
-        high: Gap between rows, as a share of a row.
-        shared: Whether panels of a row share their y axis.
-    """
-    order = [name for name in scenarios if name in set(table["scenario"])]
-    across = min(columns, len(order))
-    rows = -(-len(order) // across)
-    figure = make_subplots(
-        rows,
-        across,
-        subplot_titles=[scenarios[name] for name in order],
-        shared_yaxes=shared,
-        horizontal_spacing=wide,
-        vertical_spacing=high / rows,
-    )
-    cells = {
-        name: {"row": index // across + 1, "col": index % across + 1}
-        for index, name in enumerate(order)
-    }
-    return figure, cells, rows
+    height = rows * (120 + 22 * table["method"].nunique()) + 90
+    apply_style(figure, title=title, x="top-1 %", y="", height=height)
+    return figure.update_layout(margin={"l": 150, "t": 90})
 
 
 def pair_facets(pairs: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Figure:
@@ -127,43 +63,42 @@ def pair_facets(pairs: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Fi
         legend: The study's methods.
         scenarios: Titles of scenarios.
     """
-    figure, cells, rows = _facets(pairs, scenarios, columns=2, wide=0.16, high=0.32)
-    limit = float(np.nanmax(pairs["difference"].abs()))
+    shown = [name for name in scenarios if name in set(pairs["scenario"])]
     methods = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
-    titles = [legend.titles[method] for method in methods]
-    for scenario, cell in cells.items():
-        differences, text = _pair_matrix(pairs[pairs["scenario"] == scenario], methods)
-        figure.add_heatmap(
-            z=differences,
-            x=titles,
-            y=titles,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": 11},
-            colorscale="RdBu",
-            zmin=-limit,
-            zmax=limit,
-            showscale=False,
-            hovertemplate="%{y} minus %{x}: %{z:.1f} points<extra></extra>",
-            **cell,
-        )
-    figure.update_yaxes(autorange="reversed")
-    title = "Row minus column, points of accuracy; ● is significant (paired t, Holm, 5 %)"
-    height = rows * (170 + 30 * len(methods)) + 40
-    apply_style(figure, title=title, x="", y="", height=height)
-    return figure.update_layout(margin={"l": 140, "t": 90})
-
-
-def _pair_matrix(part: pd.DataFrame, methods: list[str]) -> tuple[np.ndarray, list[list[str]]]:
-    differences = np.full((len(methods), len(methods)), np.nan)
-    text = [["" for _ in methods] for _ in methods]
-    for pair in part.itertuples(index=False):
+    differences = np.full((len(shown), len(methods), len(methods)), np.nan)
+    text = np.full(differences.shape, "", dtype=object)
+    for pair in pairs.itertuples(index=False):
+        mark = "" if pair.winner == "none" else " ●"
         for a, b, sign in ((pair.a, pair.b, 1), (pair.b, pair.a, -1)):
-            row, column = methods.index(a), methods.index(b)
-            differences[row, column] = sign * pair.difference
-            mark = "" if pair.winner == "none" else " ●"
-            text[row][column] = f"{sign * pair.difference:+.1f}{mark}"
-    return differences, text
+            cell = shown.index(pair.scenario), methods.index(a), methods.index(b)
+            differences[cell] = sign * pair.difference
+            text[cell] = f"{sign * pair.difference:+.1f}{mark}"
+    limit = float(np.nanmax(np.abs(differences)))
+    titles = [legend.titles[method] for method in methods]
+    figure = px.imshow(
+        differences,
+        x=titles,
+        y=titles,
+        facet_col=0,
+        facet_col_wrap=2,
+        facet_row_spacing=0.2,
+        facet_col_spacing=0.16,
+        zmin=-limit,
+        zmax=limit,
+        color_continuous_scale="RdBu",
+        aspect="auto",
+        labels={"color": "points"},
+    )
+    for panel in figure.data:
+        panel.update(text=text[int(panel.name)], texttemplate="%{text}", textfont={"size": 11})
+    order = iter(scenarios[name] for name in shown)
+    figure.for_each_annotation(lambda note: note.update(text=next(order)))
+    figure.update_xaxes(showticklabels=True, matches=None)
+    figure.update_yaxes(showticklabels=True, matches=None)
+    title = "Row minus column, points of accuracy; ● is significant (paired t, Holm, 5 %)"
+    height = -(-len(shown) // 2) * (170 + 30 * len(methods)) + 40
+    apply_style(figure, title=title, x="", y="", height=height)
+    return figure.update_layout(margin={"l": 140, "t": 90}, coloraxis={"showscale": False})
 
 
 def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Figure:
@@ -176,15 +111,19 @@ def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> 
     """
     mean = images.groupby(["scenario", "method"], sort=False).mean(numeric_only=True).reset_index()
     mean = mean.dropna(subset=["cosine"])  # undefined at one image per class
-    real = mean.groupby("scenario", sort=False).first().reset_index()
-    real = real.assign(
-        method=REFERENCE, cosine=real["real cosine"], **{"recognised %": real["real recognised %"]}
+    real = mean.groupby("scenario", sort=False).first().reset_index().assign(method=REFERENCE)
+    real[["cosine", "recognised %"]] = real[["real cosine", "real recognised %"]]
+    figure = px.scatter(
+        _titled(pd.concat([mean, real]), legend, scenarios),
+        x="recognised %",
+        y="cosine",
+        symbol="scenario",
+        symbol_sequence=SYMBOLS,
+        **legend.scales("color"),
     )
-    both = pd.concat([mean, real])
-    figure = _scatter(both, legend, scenarios, x="recognised %", y="cosine")
     return apply_style(
-        figure,
-        title="Diversity and fidelity (a symbol per scenario)",
+        figure.update_traces(marker={"size": 11}),
+        title="Diversity and fidelity",
         x="recognised by the feature networks (%)",
         y="intra-class cosine (lower is more diverse)",
     )
@@ -203,35 +142,23 @@ def cost_figure(
     """
     keys = ["scenario", "method"]
     cost = images.groupby(keys, sort=False)["seconds per image"].mean().reset_index()
-    both = summary.merge(cost, on=keys)
-    figure = _scatter(both, legend, scenarios, x="seconds per image", y="mean")
-    apply_style(
-        figure,
-        title="Accuracy against cost (a symbol per scenario)",
+    figure = px.scatter(
+        _titled(summary.merge(cost, on=keys), legend, scenarios),
+        x="seconds per image",
+        y="mean",
+        symbol="scenario",
+        symbol_sequence=SYMBOLS,
+        log_x=True,
+        **legend.scales("color"),
+    )
+    return apply_style(
+        figure.update_traces(marker={"size": 11}),
+        title="Accuracy against cost",
         x="seconds of synthesis per image (log scale)",
         y="top-1, mean over students (%)",
     )
-    return figure.update_xaxes(type="log")
 
 
-def _scatter(
-    frame: pd.DataFrame, legend: Legend, scenarios: Titles, *, x: str, y: str
-) -> go.Figure:
-    """Draw a point per method and scenario."""
-    figure, order = go.Figure(), list(scenarios)
-    for method, part in frame.groupby("method", sort=False):
-        figure.add_scatter(
-            x=part[x],
-            y=part[y],
-            mode="markers",
-            name=legend.titles[str(method)],
-            marker={
-                "color": legend.colour(str(method)),
-                "size": 11,
-                "symbol": [symbol_of(order.index(s)) for s in part["scenario"]],
-            },
-            text=part["scenario"].map(scenarios),
-            hovertemplate=f"%{{text}}<br>{x} %{{x:.3g}}, {y} %{{y:.3g}}"
-            "<extra>%{fullData.name}</extra>",
-        )
-    return figure
+def _titled(table: pd.DataFrame, legend: Legend, scenarios: Titles) -> pd.DataFrame:
+    """Return a table with titles of methods and scenarios."""
+    return legend.rename(table).assign(scenario=table["scenario"].map(scenarios))

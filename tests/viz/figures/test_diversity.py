@@ -59,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             training = int(dataset.class_indices("train", c)[20 + image_index])
             (pixels,) = dataset.images("train", [training]).permute(0, 2, 3, 1).numpy()
             Image.fromarray(pixels).save(run.file(paths[-1]))
-        run.finish(unit, paths=paths, record={"images": 10})
+        run.units.finish(unit, paths=paths, record={"images": 10})
     return run
 
 
@@ -89,7 +89,9 @@ def test_tables_have_the_recorded_metrics(measured: Run) -> None:
     found = tables.only_measured(measured)
     table = tables.metric_table(found, SPACE)
     assert list(table.columns) == list(BOTH)
-    record = measured.record(diversity_unit(measured, "prism", 10))["spaces"][SPACE]["metrics"]
+    record = measured.units.record(diversity_unit(measured, "prism", 10))["spaces"][SPACE][
+        "metrics"
+    ]
     for name in ("cosine", "vendi", "coverage", "kid"):
         assert table.loc[METRICS[name].heading, "prism"] == record[name]["mean"]
     assert table.loc["recognised % ↑", "prism"] == 100 * record["recognised"]["mean"]
@@ -107,7 +109,7 @@ def test_a_curve_is_sorted_for_each_method_by_itself(measured: Run, measure: str
     for line, method in zip(traces(found), BOTH, strict=True):
         mine = factor * found.table[method]
         assert list(line.y) == sorted(mine)
-        assert [mine[name] for name in line.text] == list(line.y)
+        assert [mine[name] for name in line.hovertext] == list(line.y)
         assert list(line.x) == [*range(1, 11)]
         assert line.line.color == METHOD_COLOURS[method]
 
@@ -135,10 +137,10 @@ def test_distances_of_zero_can_be_drawn() -> None:
 
 def test_an_undefined_metric_has_a_reason(measured: Run) -> None:
     unit = diversity_unit(measured, "prism", 10)
-    record = measured.record(unit)
+    record = measured.units.record(unit)
     gone = {"mean": None, "per_class": [None] * 10, "undefined": "needs more"}
     record["spaces"][SPACE]["metrics"] |= {"cosine": gone, "vendi": gone}
-    measured.finish(unit, paths=[], record=record)
+    measured.units.finish(unit, paths=[], record=record)
     found = results.curve(measured, SPACE, ("prism",), "vendi")
     assert (found.figure, found.note) == (None, "Vendi score: needs more")
     (row,) = tables.undefined_table(tables.only_measured(measured)).to_dict("records")
