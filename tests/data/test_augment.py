@@ -1,0 +1,235 @@
+"""Augmentations against plain slicing, interpolating, mirroring and rolling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import RandomResizedCrop
+
+from prism_nb.data.augment import (
+    AugParams,
+    BatchAugParams,
+    augment,
+    identity_params,
+    render,
+    render_batches,
+    sample_bbox,
+    sample_crop,
+    sample_epoch_params,
+)
+
+CPU = torch.device("cpu")
+
+
+def literal(image: Tensor, view: AugParams) -> Tensor:
+    """Augment one image [3, S, S] the plain way."""
+    size = image.shape[-1]
+    top, left, height, width = view.crop
+    crop = image[None, :, top : top + height, left : left + width]
+    large = functional.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False)
+    mirrored = large.flip(-1) if view.flip else large
+    return torch.roll(mirrored, view.shift, dims=(-2, -1))[0]
+
+
+# -- crops -----------------------------------------------------------------------------------
+
+
+@given(size=st.integers(8, 300), crop_min=st.floats(0.01, 1), seed=st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_crops_lie_inside_the_image(size: int, crop_min: float, seed: int) -> None:
+    top, left, height, width = sample_crop(size, crop_min, torch.Generator().manual_seed(seed))
+    assert 0 < height <= size - top
+    assert 0 < width <= size - left
+    assert min(top, left) >= 0
+
+
+def test_crops_are_distributed_like_those_of_torchvision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine = np.array([sample_crop(224, 0.08, generator) for _ in range(5000)], dtype=float)
+    torch.manual_seed(0)
+    image = torch.empty(3, 224, 224)
+    draws = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)]
+    theirs = np.array(draws, dtype=float)
+    for side in range(4):
+        # The 1-in-a-million bound of the two-sample Kolmogorov-Smirnov statistic at this size.
+        assert ks_2samp(mine[:, side], theirs[:, side]).pvalue > 1e-6
+    assert ks_2samp(mine[:, 2] * mine[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-6
+
+
+# -- one epoch of a student ------------------------------------------------------------------
+
+
+def params_of(
+    count: int, *, seed: int = 0, mix: str = "cutmix", flip: bool = True
+) -> BatchAugParams:
+    generator = torch.Generator().manual_seed(seed)
+    return sample_epoch_params(count, 16, crop_min=0.3, flip=flip, mix=mix, generator=generator)
+
+
+def test_without_mixing_a_view_is_the_resized_crop() -> None:
+    images, params = torch.randn(12, 3, 16, 16), params_of(12, mix="none")
+    views = render(images, params, torch.arange(12))
+    inner = slice(3, -3)  # at the crop's border, the grid has neighbours that a slice has not
+    for row in range(12):
+        crop = tuple(params.crop[row].tolist())
+        expected = literal(images[row], AugParams(crop, bool(params.flip[row])))
+        assert torch.allclose(views[row][:, inner, inner], expected[:, inner, inner], atol=1e-4)
+
+
+def test_identity_params_leave_images_as_they_are() -> None:
+    images = torch.randn(7, 3, 16, 16)
+    params = identity_params(7, 16, CPU)
+    assert torch.allclose(render(images, params, torch.arange(7)), images, atol=1e-5)
+    mirrored = replace(params, flip=torch.ones(7, dtype=torch.bool))
+    assert torch.allclose(render(images, mirrored, torch.arange(7)), images.flip(-1), atol=1e-5)
+
+
+def test_cutmix_pastes_the_partners_view_into_the_box() -> None:
+    images, mixed = torch.randn(8, 3, 16, 16), params_of(8)
+    plain = replace(mixed, mix_bbox=torch.zeros_like(mixed.mix_bbox))
+    views, own = (render(images, params, torch.arange(8)) for params in (mixed, plain))
+    for row in range(8):
+        top, left, height, width = mixed.mix_bbox[row].tolist()
+        region = (slice(None), slice(top, top + height), slice(left, left + width))
+        expected = own[row].clone()
+        expected[region] = own[int(mixed.mix_index[row])][region]
+        assert torch.equal(views[row], expected)
+
+
+def test_mixup_blends_the_partners_view_in() -> None:
+    images, mixed = torch.randn(8, 3, 16, 16), params_of(8, mix="mixup")
+    assert not mixed.mix_bbox.any()
+    assert len(mixed.mix_weight.unique()) == 8
+    plain = replace(mixed, mix_weight=torch.zeros(8))
+    views, own = (render(images, params, torch.arange(8)) for params in (mixed, plain))
+    for row in range(8):
+        weight, other = mixed.mix_weight[row].item(), own[int(mixed.mix_index[row])]
+        expected = (1 - weight) * own[row].double() + weight * other.double()
+        assert torch.allclose(views[row].double(), expected, atol=1e-6)
+
+
+def test_a_view_does_not_depend_on_its_batch() -> None:
+    images, params = torch.randn(10, 3, 16, 16), params_of(10)
+    whole = render(images, params, torch.arange(10))
+    rows = torch.tensor([7, 2, 9])
+    assert torch.equal(render(images, params, rows), whole[rows])
+    assert torch.equal(render(images, params, torch.tensor([2])), whole[2:3])
+
+
+def test_boxes_lie_inside_and_cover_less_than_half_on_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([sample_bbox(32, generator) for _ in range(3000)])
+    top, left, height, width = boxes.unbind(1)
+    assert (boxes >= 0).all()
+    assert (torch.stack([top + height, left + width]) <= 32).all()
+    share = (height * width).float() / 32**2
+    # Uniform areas average one half; clipping at the border takes some of it away.
+    assert 0.25 < share.mean() < 0.45
+
+
+def test_switches_of_an_epochs_params() -> None:
+    assert not params_of(50, flip=False).flip.any()
+    assert params_of(200).flip.float().mean().item() == pytest.approx(0.5, abs=0.15)
+    assert not params_of(50, mix="none").mix_bbox.any()
+    assert sorted(params_of(50).mix_index.tolist()) == list(range(50))
+
+
+def test_the_mixed_fraction_is_the_pasted_area_or_the_weight() -> None:
+    pasted, blended = params_of(40), params_of(40, mix="mixup")
+    covered = [h * w / 256 for _, _, h, w in pasted.mix_bbox.tolist()]
+    assert torch.allclose(pasted.mix_fraction(16), torch.tensor(covered))
+    assert torch.equal(blended.mix_fraction(16), blended.mix_weight)
+    assert not params_of(5, mix="none").mix_fraction(16).any()
+
+
+def test_params_survive_the_way_to_tensors_and_back() -> None:
+    params = params_of(9)
+    stored = params.to_tensors()
+    assert stored["flip"].dtype == torch.uint8
+    back = BatchAugParams.from_tensors({**stored, "logits": torch.zeros(9)})
+    for name, value in vars(params).items():
+        assert torch.equal(getattr(back, name), value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 16, 17])
+def test_no_batch_is_a_single_image_unless_the_set_is(count: int) -> None:
+    parts = render_batches(torch.arange(count), 8)
+    assert torch.equal(torch.cat(parts), torch.arange(count))
+    assert count == 1 or min(map(len, parts)) > 1
+
+
+# -- a step of synthesis ---------------------------------------------------------------------
+
+
+@st.composite
+def views_of(draw: st.DrawFn, size: int) -> AugParams:
+    height, width = draw(st.integers(1, size)), draw(st.integers(1, size))
+    top, left = draw(st.integers(0, size - height)), draw(st.integers(0, size - width))
+    shift = draw(st.integers(0, 2 * size)), draw(st.integers(0, 2 * size))
+    return AugParams((top, left, height, width), draw(st.booleans()), shift)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[int, list[AugParams]]:
+    size, count = draw(st.integers(1, 17)), draw(st.integers(1, 4))
+    return size, [draw(views_of(size)) for _ in range(count)]
+
+
+@given(cases(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_augmenting_equals_the_plain_way(
+    case: tuple[int, list[AugParams]], per_batch: bool
+) -> None:
+    size, views = case
+    generator = torch.Generator().manual_seed(size)
+    images = torch.randn(len(views), 3, size, size, dtype=torch.float64, generator=generator)
+    images.requires_grad_()
+    onto = torch.randn(images.shape, dtype=torch.float64, generator=generator)
+    if per_batch:
+        views = views[:1]
+    found = augment(images, views)
+    each = views * len(images) if per_batch else views
+    expected = torch.stack([literal(x, v) for x, v in zip(images, each, strict=True)])
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad((found * onto).sum(), images)
+    (expected_gradient,) = torch.autograd.grad((expected * onto).sum(), images)
+    assert torch.allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whole_views_are_the_identity(dtype: torch.dtype) -> None:
+    images = torch.randn(3, 3, 32, 32, dtype=dtype)
+    whole = AugParams((0, 0, 32, 32))
+    for views in ([whole], [whole] * 3):
+        found = augment(images, views)
+        assert torch.equal(found, images)
+        assert found.dtype == dtype
+
+
+def test_the_memory_layout_of_images_does_not_matter() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    view = AugParams((3, 1, 9, 12), True, (5, 2))
+    channels_last = images.to(memory_format=torch.channels_last)
+    assert torch.equal(augment(channels_last, [view]), augment(images, [view]))
+
+
+@pytest.mark.parametrize(
+    "view", [AugParams((5, 9, 100, 80), True, (3, 7)), AugParams((0, 0, 130, 130))]
+)
+def test_large_images_are_equal_alone_and_together(view: AugParams) -> None:
+    images = torch.randn(2, 3, 130, 130, dtype=torch.float64, requires_grad=True)
+    together = augment(images, [view])
+    apart = augment(images, [view, view])
+    assert torch.allclose(together, apart, rtol=0, atol=1e-12)
+    weights = torch.randn_like(together)
+    (one,) = torch.autograd.grad((together * weights).sum(), images)
+    (other,) = torch.autograd.grad((apart * weights).sum(), images)
+    assert torch.allclose(one, other, rtol=0, atol=1e-11)

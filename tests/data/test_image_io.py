@@ -1,0 +1,337 @@
+"""Image files: every mode, orientation and kind of damage; encoding; the decode cache."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from prism_nb.core.errors import PrismError
+from prism_nb.data.image_io import (
+    IMAGENET_MARGIN,
+    CorruptImageError,
+    cached_decode,
+    encode_image,
+    gather,
+    quantize,
+    read_image,
+    read_images,
+    resize_center_crop,
+)
+from prism_nb.data.small import Digits
+from tests.helpers.image_trees import picture
+
+_ORIENTATION = 0x0112
+_TURNS = {  # what each EXIF orientation does to the stored pixels, by rows and columns
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+
+
+def literal(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize and crop RGB pixels as ImageNet's evaluation does, by torchvision."""
+    steps = Compose([Resize(round(size * 256 / 224), InterpolationMode.BICUBIC), CenterCrop(size)])
+    return np.asarray(steps(Image.fromarray(np.ascontiguousarray(pixels))))
+
+
+# -- decoding --------------------------------------------------------------------------------
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(8, 40))
+@settings(max_examples=150, deadline=None)
+def test_resizing_and_cropping_are_torchvisions(width: int, height: int, size: int) -> None:
+    image = picture(width * 100 + height, width, height)
+    mine = np.asarray(resize_center_crop(image, size, IMAGENET_MARGIN))
+    assert mine.shape == (size, size, 3)
+    assert (mine == literal(np.asarray(image), size)).all()
+
+
+def test_the_published_size_is_256_and_224(tmp_path: Path) -> None:
+    picture(0, 400, 256).save(tmp_path / "a.png")
+    stored = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (read_image(tmp_path / "a.png", 224) == stored[16:240, 88:312]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    image, exif = picture(1, 24, 16), Image.Exif()
+    exif[_ORIENTATION] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    stored = np.asarray(Image.open(tmp_path / "a.jpg"))
+    expected = literal(_TURNS[orientation](stored), 14)
+    assert (read_image(tmp_path / "a.jpg", 14) == expected).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_composited_over_white(tmp_path: Path, mode: str) -> None:
+    pixels = np.asarray(picture(2, 32, 32, mode)).astype(np.float64)
+    picture(2, 32, 32, mode).save(tmp_path / "a.png")
+    alpha = pixels[..., -1:] / 255
+    over = pixels[..., :-1] * alpha + 255 * (1 - alpha)
+    mine = read_image(tmp_path / "a.png", 28).astype(np.float64)
+    assert np.abs(mine - over[2:30, 2:30]).max() <= 1
+
+
+def test_a_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(0, (0, 0, 16, 8))
+    image.save(tmp_path / "a.png", transparency=0)
+    mine = read_image(tmp_path / "a.png", 14)
+    assert (mine[0, 0] == 255).all()
+    assert mine[13, 0].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_grey_two_tone_and_palette_images_keep_their_colours(tmp_path: Path, mode: str) -> None:
+    grey = picture(3, 16, 16, "L").point(lambda v: 255 if v > 99 else 0)
+    grey.convert(mode).save(tmp_path / "a.png")
+    expected = literal(np.repeat(np.asarray(grey)[..., None], 3, axis=2), 14)
+    assert (read_image(tmp_path / "a.png", 14) == expected).all()
+
+
+def test_sixteen_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
+    levels = np.random.default_rng(5).integers(0, 65536, (32, 32)).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    mine = read_image(tmp_path / "a.png", 28)
+    assert (mine == (levels // 256)[2:30, 2:30, None]).all()
+
+
+def test_cmyk_becomes_the_colours_it_prints(tmp_path: Path) -> None:
+    Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    mine = read_image(tmp_path / "a.jpg", 28).astype(int)
+    assert np.abs(mine - [255, 0, 0]).max() <= 3
+
+
+def test_webp_and_a_wrong_suffix_are_read_by_content(tmp_path: Path) -> None:
+    image = picture(6, 32, 32)
+    image.save(tmp_path / "a.webp", lossless=True)
+    image.save(tmp_path / "b.JPEG", format="PNG")
+    cropped = np.asarray(image)[2:30, 2:30]
+    assert (read_image(tmp_path / "a.webp", 28) == cropped).all()
+    assert (read_image(tmp_path / "b.JPEG", 28) == cropped).all()
+
+
+def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 200)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 12).shape == (12, 12, 3)
+    Image.new("RGB", (201, 1)).save(tmp_path / "b.png")
+    with pytest.raises(CorruptImageError, match=r"b\.png .*201 x 1 pixels"):
+        read_image(tmp_path / "b.png", 12)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@given(exif=st.binary(max_size=120), head=st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*", b""]))
+@settings(max_examples=150, deadline=None)
+def test_a_broken_exif_block_costs_no_image(
+    tmp_path_factory: pytest.TempPathFactory, exif: bytes, head: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "exif.jpg"
+    picture(8, 20, 20).save(path, exif=b"Exif\0\0" + head + exif)
+    assert read_image(path, 12).shape == (12, 12, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
+def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"a.{suffix}"
+    picture(7, 64, 64).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(CorruptImageError, match=rf"a\.{suffix} cannot be decoded.*skip_corrupt"):
+        read_image(path, 16)
+
+
+@given(content=st.binary(max_size=200), head=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG"]))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_an_error_of_their_own_image(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "no_image"
+    path.write_bytes(head + content)
+    with pytest.raises(CorruptImageError, match="no_image"):
+        read_image(path, 8)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_images_come_in_the_order_asked_for(tmp_path: Path, threads: int) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(9)]
+    for i, path in enumerate(paths):
+        picture(i, 20 + i, 20).save(path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        asked = [paths[i] for i in (8, 0, 3, 3)]
+        found = read_images(asked, 16)
+    finally:
+        torch.set_num_threads(before)
+    assert found.dtype == torch.uint8
+    expected = np.stack([read_image(path, 16) for path in asked])
+    assert (found.permute(0, 2, 3, 1).numpy() == expected).all()
+    assert read_images([], 16).shape == (0, 3, 16, 16)
+
+
+# -- storing ---------------------------------------------------------------------------------
+
+DIGITS = Digits(32)
+
+
+def noisy() -> tuple[Tensor, np.ndarray]:
+    """Return canonical images and the levels that they mean, some of them out of range."""
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    levels = (images.double().numpy() * DIGITS.std[0] + DIGITS.mean[0]) * 255
+    assert (levels < 0).any()
+    assert (levels > 255).any()
+    return images, levels
+
+
+def test_png_pixels_are_rounded_to_the_nearest_level() -> None:
+    images, levels = noisy()
+    stored = quantize(DIGITS, images, mode="png")
+    assert stored.dtype == torch.uint8
+    assert np.abs(stored.numpy() - np.clip(levels, 0, 255)).max() < 0.5 + 1e-4
+
+
+def test_published_pixels_are_truncated_and_read_back_from_jpeg() -> None:
+    images, levels = noisy()
+    stored = quantize(DIGITS, images, mode="jpeg75")
+    truncated = np.floor(np.clip(levels, 0, 255)).astype(np.uint8)
+    for image, whole in zip(stored, truncated, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(whole.transpose(1, 2, 0)).save(buffer, "JPEG", quality=75)
+        expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
+        assert (image.numpy().transpose(1, 2, 0) == expected).all()
+    error = stored.numpy().astype(float) - truncated
+    assert np.sqrt((error**2).mean()) > 5  # noise survives JPEG badly
+
+
+def test_png_files_hold_the_pixels_without_loss() -> None:
+    for image in quantize(DIGITS, noisy()[0], mode="jpeg75"):
+        with Image.open(io.BytesIO(encode_image(image))) as read:
+            assert (read.format, read.mode) == ("PNG", "RGB")
+            assert (np.asarray(read) == image.permute(1, 2, 0).numpy()).all()
+
+
+# -- the decode cache ------------------------------------------------------------------------
+
+PIXELS = torch.arange(300 * 3 * 4 * 4).remainder(251).to(torch.uint8).view(300, 3, 4, 4)
+
+
+def decode(indices: Sequence[int]) -> Tensor:
+    return PIXELS[torch.as_tensor(indices)]
+
+
+def never(indices: Sequence[int]) -> Tensor:
+    raise AssertionError("decoded a second time")
+
+
+def cached(path: Path, decode_some: object = decode) -> np.ndarray:
+    return cached_decode(path, decode_some, count=300, size=4, what="images", progress=False)
+
+
+def test_images_are_decoded_once_and_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    found = cached(path)
+    assert (found == PIXELS.numpy()).all()
+    assert isinstance(found, np.memmap)
+    assert not found.flags.writeable
+    again = cached(path, never)
+    gathered = gather(again, [299, 0, 256, 0])
+    assert torch.equal(gathered, PIXELS[[299, 0, 256, 0]])
+    gathered.zero_()  # a copy
+    assert (np.load(path, allow_pickle=False) == PIXELS.numpy()).all()
+
+
+def test_a_truncated_file_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    cached(path)
+    whole = path.read_bytes()
+    for broken in (b"", whole[:100], whole[:-1], b"x" * len(whole)):
+        path.write_bytes(broken)
+        assert (cached(path) == PIXELS.numpy()).all()
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (CorruptImageError("image 256 cannot be decoded"), "image 256"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_failure_on_the_way_leaves_no_file(tmp_path: Path, error: Exception, raised: str) -> None:
+    def fails(indices: Sequence[int]) -> Tensor:
+        if indices[0]:
+            raise error
+        return decode(indices)
+
+    with pytest.raises(PrismError, match=raised):
+        cached(tmp_path / "a.npy", fails)
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.lock"}
+
+
+def test_too_small_a_disk_is_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 48))
+    with pytest.raises(PrismError, match="decoded images take .* PRISM_CACHE"):
+        cached(tmp_path / "a.npy", never)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 50))
+    assert len(cached(tmp_path / "a.npy")) == 300
+
+
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    (tmp_path / ".a.npy.0123abcd.part").write_bytes(b"x" * 99)
+    (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
+    cached(tmp_path / "a.npy")
+    assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PrismError, match="PRISM_CACHE"):
+        cached(tmp_path / "file" / "a.npy", never)
+
+
+def test_several_who_want_one_file_make_it_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+    all_wait = threading.Barrier(3)
+
+    def count(indices: Sequence[int]) -> Tensor:
+        calls.append(indices[0])
+        return decode(indices)
+
+    def ask(_: int) -> np.ndarray:
+        all_wait.wait()
+        return cached(tmp_path / "a.npy", count)
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(ask, range(3)))
+    assert calls == [0, 256]
+    assert all((each == PIXELS.numpy()).all() for each in found)
+
+
+def test_the_bar_names_images_and_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cached(tmp_path / "a.npy")
+    assert "decoding" not in capsys.readouterr().err
+    cached_decode(tmp_path / "b.npy", decode, count=300, size=4, what="pictures")
+    assert "decoding 300 pictures once, 0.00 GB in " in capsys.readouterr().err
