@@ -27,7 +27,6 @@ REFERENCE_TAG = "reference"  # of `shuffled_indices`
 
 MAX_DECODED_BYTES = 2**28  # larger sets are decoded into the cache
 MAX_RESIDENT_BYTES = 2**30  # of pixels on a device; CIFAR takes 154 MB, Tiny-ImageNet 1.2 GB
-_PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 
 
 def load_images(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
@@ -114,11 +113,6 @@ def set_bytes(settings: Settings, classes: int) -> int:
     """Return the bytes that a decoded set takes in the cache; 0 for small sets."""
     size = 3 * settings.image_size**2 * classes * settings.ipc
     return size if size > MAX_DECODED_BYTES else 0
-
-
-def image_bytes(settings: Settings, images: int) -> float:
-    """Return an upper bound of the bytes of so many PNG files."""
-    return images * 3 * settings.image_size**2 * _PNG_OVERHEAD
 
 
 def random_real(dataset: ImageDataset, keys: ImageKeys, *, seed: int, tag: str) -> Tensor:

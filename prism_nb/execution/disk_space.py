@@ -14,10 +14,12 @@ from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.text import format_bytes
 from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit, is_pretrained_name
-from prism_nb.data.distilled import image_bytes, is_decoded, set_bytes
+from prism_nb.data.distilled import is_decoded, set_bytes
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import label_bytes
 from prism_nb.models.zoo import architecture_of, build_on_meta
+
+_PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 
 
 def disk_bytes(settings: Settings, units: Iterable[Unit], classes: int) -> int:
@@ -28,7 +30,7 @@ def disk_bytes(settings: Settings, units: Iterable[Unit], classes: int) -> int:
 def unit_bytes(settings: Settings, unit: Unit, classes: int) -> float:
     """Return the most bytes of a unit's files; statistics of layers are no larger than weights."""
     if unit.stage == "synthesis":
-        return image_bytes(settings, len(batch_of(unit).members()))
+        return len(batch_of(unit).members()) * 3 * settings.image_size**2 * _PNG_OVERHEAD
     if unit.stage == "relabel":
         return label_bytes(settings, classes * settings.ipc, classes)
     name = unit.params.get("network") or unit.params.get("student")

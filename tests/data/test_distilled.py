@@ -1,20 +1,53 @@
-"""Large sets are decoded once into a file, and are the same images."""
+"""Distilled sets read back from a run, and random real images."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
 from prism_nb.data import distilled
-from prism_nb.data.distilled import is_decoded, load_images
+from prism_nb.data.distilled import is_decoded, load_images, load_subset, random_real
 from prism_nb.data.registry import open_dataset
+from prism_nb.data.small import Digits
 from prism_nb.execution import pipeline
-from tests.helpers.image_sets import begin_run
+from tests.helpers.image_sets import begin_run, hash_of, picture
+
+# -- random real images ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(32)
+
+
+def test_a_random_subset_repeats_no_image_and_no_other_tag(digits: Digits) -> None:
+    keys = [(c, k) for c in (3, 7) for k in range(20)]
+    subset = random_real(digits, keys, seed=0, tag="a")
+    assert len(np.unique(subset.flatten(1).numpy(), axis=0)) == 40
+    assert not torch.equal(subset, random_real(digits, keys, seed=0, tag="b"))
+    assert not torch.equal(subset, random_real(digits, keys, seed=1, tag="a"))
+
+
+def test_a_random_subset_does_not_depend_on_the_batch(digits: Digits) -> None:
+    whole = random_real(digits, [(c, k) for c in range(10) for k in range(4)], seed=0, tag="a")
+    part = random_real(digits, [(5, 3), (2, 0)], seed=0, tag="a")
+    assert torch.equal(part, whole[[5 * 4 + 3, 2 * 4]])
+
+
+def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
+    fours = digits.images("train", digits.class_indices("train", 4).tolist())
+    for image in random_real(digits, [(4, 0), (4, 1)], seed=0, tag="a"):
+        assert (fours == image).flatten(1).all(1).any()
+
+
+# -- distilled sets --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -27,9 +60,27 @@ def cached(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "sets").glob("*.npy"))
 
 
-def test_small_sets_are_held_in_memory(run: Run, tmp_path: Path) -> None:
-    load_images(run, "random_real", open_dataset(run.settings))
-    assert cached(tmp_path) == []
+def test_images_are_ordered_by_class_and_index(run: Run, tmp_path: Path) -> None:
+    dataset = open_dataset(run.settings)
+    images, classes = load_images(run, "random_real", dataset)
+    assert classes.tolist() == [c for c in range(10) for _ in range(2)]
+    assert torch.equal(
+        load_subset(run, "random_real", dataset, [(4, 1), (0, 0)]), images[[2 * 4 + 1, 0]]
+    )
+    stored = run.file(image_path("random_real", 4, 1)).read_bytes()
+    pixels = images[2 * 4 + 1].permute(1, 2, 0).contiguous().numpy().tobytes()
+    assert hashlib.sha256(pixels).hexdigest() == hash_of(stored)
+    assert cached(tmp_path) == []  # small sets are simply read
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(picture(1, size=24), "24 x 24"), (b"x", "cannot be read")]
+)
+def test_a_damaged_or_wrong_image_is_named(run: Run, content: bytes, message: str) -> None:
+    path = run.file(image_path("random_real", 3, 1))
+    path.write_bytes(content)
+    with pytest.raises(PrismError, match=f"{path.name}.* {message}.*run synthesis again"):
+        load_images(run, "random_real", open_dataset(run.settings))
 
 
 @pytest.mark.parametrize("name", ["random_real", "real"])
@@ -37,14 +88,10 @@ def test_large_sets_are_the_same_images_in_the_same_order(
     name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset(run.settings)
-
-    def load() -> tuple[torch.Tensor, torch.Tensor]:
-        return load_images(run, name, dataset)
-
-    held, classes = load()
+    held, classes = load_images(run, name, dataset)
     monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 0)
     for _ in range(2):
-        mapped, same = load()
+        mapped, same = load_images(run, name, dataset)
         assert torch.equal(mapped, held)
         assert torch.equal(same, classes)
     (file,) = cached(tmp_path)
@@ -62,7 +109,7 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
     path = run.file(image_path("random_real", 3, 1))
     content = path.read_bytes()
     path.unlink()
-    load_images(run, "random_real", dataset)  # from the file, without a look at the images
+    load_images(run, "random_real", dataset)  # from the cache, although an image is missing
 
     path.write_bytes(content)
     (unit,) = pipeline.stage_units(run, "synthesis")

@@ -126,7 +126,7 @@ def test_held_out_images_sorted_in_part_are_refused(flat: Path) -> None:
         if number > 2:
             path = flat / "val" / file_name(number)
             path.rename(flat / "val" / WNIDS[c] / path.name)
-    assert f"2 images lie beside the class folders of {flat / 'val'}" in refusal(flat)
+    assert f"2 images lie next to the class folders of {flat / 'val'}" in refusal(flat)
     assert f"e.g. {file_name(1)}" in refusal(flat)
 
 
@@ -139,7 +139,7 @@ def test_an_image_that_the_list_lacks_is_named(flat: Path) -> None:
 def test_a_listed_image_that_is_not_there_is_named(flat: Path) -> None:
     write_list(flat, "list")
     (flat / "val" / file_name(3)).unlink()
-    assert f"1 images that the list of classes names are not in {flat / 'val'}" in refusal(flat)
+    assert f"1 images in the list of classes are not in {flat / 'val'}" in refusal(flat)
     assert opened(flat, WNIDS[0], WNIDS[2]).labels("val").tolist() == [1, 0, 0, 1]
 
 
@@ -153,9 +153,9 @@ def test_a_devkit_that_is_no_devkit_is_refused(flat: Path) -> None:
     folder = flat / "ILSVRC2012_devkit_t12" / "data"
     write_devkit(folder)
     (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n7\n")
-    assert "cannot be understood" in refusal(flat)
+    assert "not a readable devkit" in refusal(flat)
     (folder / "meta.mat").write_bytes(b"x" * 200)
-    assert "cannot be understood" in refusal(flat)
+    assert "not a readable devkit" in refusal(flat)
 
 
 def test_kaggles_test_folder_is_not_taken_for_held_out(tmp_path: Path) -> None:

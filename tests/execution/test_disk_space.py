@@ -10,8 +10,13 @@ import pytest
 
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
+from prism_nb.data import distilled
+from prism_nb.data.dataset import DatasetConfig
+from prism_nb.data.image_folder import ImageFolder
 from prism_nb.execution import disk_space, open_run, pipeline
 from prism_nb.execution.disk_space import check_disk_space
+from tests.helpers.image_trees import make_tree
 
 
 @pytest.fixture
@@ -68,3 +73,45 @@ def test_the_cache_needs_room_on_its_own_disk(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(disk_space, "_existing", lambda folder: folder)
     with pytest.raises(PrismError, match=r"up to 6\.0 GB more at .*cache .*set PRISM_CACHE"):
         check_disk_space(run, {"squeeze": 1}, 6_000_000_000)
+
+
+@pytest.fixture
+def folder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What `cache_bytes` reads of a run on a folder of 6 training and 4 held-out images."""
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    dataset = ImageFolder(DatasetConfig("folder", 16, make_tree(tmp_path / "t")))
+    monkeypatch.setattr(disk_space, "open_dataset", lambda _: dataset)
+    return SimpleNamespace(settings=SimpleNamespace(image_size=16, ipc=1))
+
+
+@pytest.mark.parametrize(
+    ("stage", "params", "images"),
+    [
+        ("synthesis", {"method": "prism"}, 0),
+        ("squeeze", {"network": "resnet18"}, 6 + 4),
+        ("squeeze", {"network": "resnet18@DEFAULT"}, 4),
+        ("squeeze", {"network": "resnet18", "patch": 4}, 4),
+        ("evaluation", {"method": "prism"}, 4),
+        ("evaluation", {"method": "real"}, 6 + 4),
+    ],
+)
+def test_real_images_are_decoded_for_many_passes(
+    folder_run: Run, stage: str, params: dict[str, object], images: int
+) -> None:
+    units = [Unit(stage, "a", "m", "b", params)]
+    assert disk_space.cache_bytes(folder_run, units) == images * 3 * 16 * 16
+
+
+def test_large_sets_are_decoded_once_for_all_stages(
+    folder_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 3 * 16 * 16)
+    methods = ("real", "prism", "rded")
+    units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
+    units += [Unit("relabel", m, "m", "b", {"method": m}) for m in methods[1:]]
+    decoded: list[str] = []
+    monkeypatch.setattr(disk_space, "is_decoded", lambda _, name, __: name in decoded)
+    one_set = 2 * 3 * 16 * 16
+    assert disk_space.cache_bytes(folder_run, units) == 3 * one_set
+    decoded.append("prism")
+    assert disk_space.cache_bytes(folder_run, units) == 2 * one_set
