@@ -20,7 +20,7 @@ from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.synthesis.preview import PreviewWriter
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from prism_nb.viz.monitor import PreviewSequence, load_previews
+from prism_nb.viz.monitor import load_previews
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -112,21 +112,6 @@ def test_damaged_pictures_are_left_out(watched: Run) -> None:
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "resample_every": 1}'):
         fileio.write_bytes(film.folder / "about.json", about)
         assert load_previews(watched) == []
-
-
-@pytest.mark.parametrize("size", [(32, 16), (16 * 3, 16), (33 * 2, 33), (20_000, 10_000)])
-def test_pictures_of_other_sizes_than_the_run_says_are_not_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
-) -> None:
-    film = PreviewSequence(
-        tmp_path, "u", 9, ((0, 0), (1, 0)), TeacherSchedule(1, (("a",),), ()), (4,), 32
-    )
-    Image.new("1", size).save(tmp_path / "000004.png")
-    if size == (32, 16):
-        assert len(film.tiles(4)) == 2
-        return
-    monkeypatch.setattr(Image.Image, "crop", None)
-    assert film.tiles(4) == []
 
 
 class Writer:
