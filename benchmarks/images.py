@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from prism_nb.data.dataset import DatasetConfig
-from prism_nb.data.image_folder import ImageFolder
-from prism_nb.data.index import folder_layout, open_index
+from prism_nb.data.image_folder import ImageFolder, folder_layout
+from prism_nb.data.index import open_index
 
 _CLASSES, _FILES = 1000, 100
 _HELD_OUT, _BATCH, _SIZE = 1024, 256, 224
@@ -51,7 +51,7 @@ def _held_out(root: Path) -> dict[str, Any]:
         for i in range(count):
             _photograph(i).save(root / split / "a" / f"{i:05d}.jpg", quality=90)
     dataset = ImageFolder(DatasetConfig("folder", _SIZE, root))
-    decoding = _seconds(lambda: _look(lambda places: dataset._decoded("val", places)))
+    decoding = _seconds(lambda: _look(lambda places: dataset._decode("val", places)))
     _look(lambda places: dataset.images("val", places))
     kept = _seconds(lambda: _look(lambda places: dataset.images("val", places)))
     rates = {"decoded_per_s": _HELD_OUT / decoding, "cached_per_s": _HELD_OUT / kept}

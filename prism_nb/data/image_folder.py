@@ -55,11 +55,7 @@ def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
 
 
 def train_classes(root: Path) -> list[str]:
-    """Return the class folders of `train/`.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
+    """Return the class folders of `train/`, which must exist."""
     if not (root / TRAIN).is_dir():
         raise UsageError(
             f"{root} has no folder {TRAIN!r}; data_dir must hold {TRAIN}/<class>/<image> and "
@@ -69,11 +65,7 @@ def train_classes(root: Path) -> list[str]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones.
-
-    Raises:
-        UsageError: Images lie next to the folders, so that their class is unknown.
-    """
+    """Return the names of visible folders, sorted; refuse images of no class next to them."""
     folders, loose = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -92,11 +84,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def check_folders(wanted: Sequence[str], available: Sequence[str], where: Path) -> None:
-    """Check that classes have a folder.
-
-    Raises:
-        UsageError: Some have none; the first is named.
-    """
+    """Check that every wanted class has a folder."""
     missing = sorted(set(wanted) - set(available))
     if missing:
         raise UsageError(
@@ -161,11 +149,7 @@ class ImageFolder(ImageDataset):
         return self._index.splits[split].labels
 
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-        """See `ImageDataset.images`.
-
-        Raises:
-            CorruptImageError: A file cannot be decoded; it is named.
-        """
+        """See `ImageDataset.images`; raises `CorruptImageError` for a file that is damaged."""
         if split not in self._cached:
             self._cached[split] = self._open_cached(split)
         cached = self._cached[split]
@@ -176,11 +160,7 @@ class ImageFolder(ImageDataset):
         return self._by_class[split][index]
 
     def cache(self, split: Split) -> None:
-        """See `ImageDataset.cache`.
-
-        Raises:
-            CorruptImageError: A file cannot be decoded; it is named, and nothing is cached.
-        """
+        """See `ImageDataset.cache`; raises `CorruptImageError` for a file that is damaged."""
         indices = np.arange(len(self.labels(split)))
         self._cached[split] = self.cache_subset(split, indices, _NAMES[split])
 
@@ -230,11 +210,11 @@ class ImageFolder(ImageDataset):
         """Return mean and deviation of a fixed random sample of training images, cached."""
         path = self._cache_path("channels", "json")
         cached = fileio.read_record(path)
-        if not cached:
-            mean, std = self._measure_channels()
-            fileio.write_json(path, {"mean": mean, "std": std})
-            return mean, std
-        return tuple(cached["mean"]), tuple(cached["std"])
+        if cached:
+            return tuple(cached["mean"]), tuple(cached["std"])
+        mean, std = self._measure_channels()
+        fileio.write_json(path, {"mean": mean, "std": std})
+        return mean, std
 
     def _measure_channels(self) -> tuple[Channels, Channels]:
         count = len(self.labels("train"))

@@ -20,7 +20,7 @@ from prism_nb.data.image_folder import (
 from prism_nb.data.index import DatasetLayout, ImageDir, imagenet_wnids
 
 IMAGENET_CHANNELS: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_VAL = "val"
+_VAL, _TINY_VAL, _TINY_LIST = "val", "val/images", "val/val_annotations.txt"
 _VAL_LISTS = ("val_classes.txt", "LOC_val_solution.csv")
 _VAL_LINE = re.compile(r"(ILSVRC2012_val_\d{8})(?:\.JPEG)?[\s,]+(n\d{8})\b")
 _DEVKITS = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t3", ".")
@@ -131,11 +131,6 @@ def _from_devkit(truth: Path, meta: Path) -> dict[str, str]:
         ) from None
 
 
-_TINY_INNER = "images"
-_TINY_VAL = f"{_VAL}/{_TINY_INNER}"
-_TINY_LIST = f"{_VAL}/val_annotations.txt"
-
-
 def tiny_imagenet(config: DatasetConfig) -> ImageDataset:
     """Open Tiny-ImageNet; its images are square already, so nothing is cropped."""
     return ImageFolder(config, tiny_layout, margin=1.0)
@@ -159,7 +154,7 @@ def tiny_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     val = ImageDir(_TINY_VAL, _tiny_labels(root / _TINY_LIST, labels))
     return DatasetLayout(
         classes=classes,
-        dirs={"train": class_dirs(TRAIN, classes, _TINY_INNER), "val": (val,)},
+        dirs={"train": class_dirs(TRAIN, classes, "images"), "val": (val,)},
         read_from=(".", TRAIN, _TINY_VAL, _TINY_LIST),
     )
 

@@ -20,7 +20,6 @@ from PIL import Image
 
 from prism_nb.core.config import build_settings, load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import load_recipe
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import method_fingerprint
 from prism_nb.data import imported
@@ -379,9 +378,3 @@ def test_a_meaningless_source_is_refused(recipes: dict, message: str) -> None:
     values = load_settings("digits_quick").plain()
     with pytest.raises(UsageError, match=message):
         build_settings({**values, "methods": ["imported"], "recipes": recipes}, where="test")
-
-
-def test_no_network_has_a_part_in_an_import() -> None:
-    recipe = load_recipe("imported", {"source": "/x", "init": "patches"})
-    assert recipe.networks("a", ["a", "b"]) == recipe.stat_networks("a", ["a", "b"]) == ()
-    assert recipe.real_per_image(224) == 0
