@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
-from prism_nb.core.unit_plan import diversity_unit, method_units
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS
-from prism_nb.execution.pipeline import class_count, stage_units
+from prism_nb.execution.pipeline import class_count
 from prism_nb.viz import tables
 from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures import run as figures
@@ -88,27 +87,30 @@ def curve(
 ) -> Result:
     """A metric of every class, sorted for each method by itself; the table is class by class."""
     network, methods = network or _first_network(run), methods or _all_methods(run)
-    measured, note = _measured(run, methods)
+    measured = tables.only_measured(run)
     per_class = tables.diversity_per_class(measured)
     mine = per_class[(per_class["features"] == network) & per_class["method"].isin(methods)]
     if not mine[measure].notna().any():
         return Result(note=_why_undefined(measured, METRICS[measure].title))
     table = mine.pivot_table(measure, "class", "method", sort=False)
     figure = diversity.curve_figure(mine, method_legend(run), METRICS[measure])
+    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods], "03")
     return Result(table, figure, note)
 
 
 def nearest(run: Run, network: str | None = None, methods: Sequence[str] | None = None) -> Result:
     """Distances to the nearest training image; the table has the nearest three of each method."""
     network, methods = network or _first_network(run), methods or _all_methods(run)
-    measured, note = _measured(run, methods)
+    measured = tables.only_measured(run)
     table = tables.nearest_table(measured, network)
     mine = table[table["method"].isin(methods)]
     if not len(mine):
         return Result(note=_why_undefined(measured, METRICS["nearest_real"].title))
     in_order = mine.sort_values("method", key=lambda m: m.map(list(methods).index), kind="stable")
     figure = diversity.nearest_figure(in_order, method_legend(run))
-    return Result(in_order.groupby("method", sort=False).head(3).set_index("method"), figure, note)
+    nearest_three = in_order.groupby("method", sort=False).head(3).set_index("method")
+    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods], "03")
+    return Result(nearest_three, figure, note)
 
 
 def similarity(
@@ -129,7 +131,7 @@ def similarity(
     return Result(
         diversity.similarity_table(points),
         figure,
-        _images_missing(run, methods, points),
+        _left_out(run, methods, points.table["method"], "02"),
         points.pixels,
         _image_names(run, points),
     )
@@ -151,7 +153,7 @@ def image_map(
     except UsageError as error:
         return Result(note=str(error))
     figure = diversity.map_figure(points, coordinates, kind, method_legend(run), names)
-    note = _images_missing(run, methods, points)
+    note = _left_out(run, methods, points.table["method"], "02")
     return Result(diversity.map_table(points, coordinates), figure, note, points.pixels, names)
 
 
@@ -178,33 +180,11 @@ def _all_methods(run: Run) -> tuple[str, ...]:
     return (REFERENCE, *run.settings.methods)
 
 
-def _measured(run: Run, methods: Sequence[str]) -> tuple[Run, str]:
-    """Return the run limited to measured methods, and which of the wanted ones are not."""
-    measured, classes = tables.only_measured(run), class_count(run)
-    done = {unit.name for unit in stage_units(measured, "diversity")}
-    never = "not measured yet: run notebook 03"
-    reasons = {
-        name: tables.missing_reason(run, [diversity_unit(run, name, classes)], never)
-        for name in methods
-        if name not in done
-    }
-    return measured, _left_out(run, reasons)
-
-
-def _images_missing(run: Run, methods: Sequence[str], points: diversity.FeaturePoints) -> str:
-    there, classes = set(points.table["method"]), class_count(run)
-    never = "no images yet: run notebook 02"
-    reasons = {
-        name: tables.missing_reason(run, method_units(run, name, classes), never)
-        for name in methods
-        if name not in there
-    }
-    return _left_out(run, reasons)
-
-
-def _left_out(run: Run, reasons: dict[str, str]) -> str:
-    titles = tables.method_titles(run)
-    return "; ".join(f"Left out: {titles[name]} ({why})" for name, why in reasons.items())
+def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str], notebook: str) -> str:
+    """Return which of the wanted methods are not shown, and the notebook that makes them."""
+    titles, shown = tables.method_titles(run), set(shown)
+    names = ", ".join(titles[name] for name in methods if name not in shown)
+    return f"Left out: {names} (missing or damaged: run notebook {notebook})" if names else ""
 
 
 def _image_names(run: Run, points: diversity.FeaturePoints) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from prism_nb.core.presets import protocol_metadata, protocol_names, protocol_va
 from prism_nb.core.run import Run
 from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE
 from prism_nb.core.text import DASH, format_bytes, format_duration, format_value
-from prism_nb.core.unit_plan import batch_of, diversity_unit, method_units, network_units
+from prism_nb.core.unit_plan import batch_of, method_units, network_units
 from prism_nb.core.units import Unit
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.registry import open_dataset
@@ -29,7 +30,6 @@ from prism_nb.evaluation.dd_ranking import (
 )
 from prism_nb.evaluation.stage import student_records, student_table
 from prism_nb.execution.pipeline import (
-    STAGES,
     StagePlan,
     class_count,
     stage_units,
@@ -84,11 +84,10 @@ def teacher_table(run: Run) -> pd.DataFrame:
     Networks with published weights have the published accuracy too, and whether the class order
     of their head was checked. Columns that are empty for every network are left out.
     """
-    checked = {None: "trained here", True: "yes", False: "no"}
+    checked = {None: None, True: "yes", False: "no"}
     rows = []
     for unit in network_units(run.settings):
         record = run.units.record(unit)
-        published = record.get("published_accuracy")
         rows.append(
             {
                 "network": unit.name,
@@ -99,19 +98,13 @@ def teacher_table(run: Run) -> pd.DataFrame:
                 "BN layers": record["bn_layers"],
                 "BN channels": record["bn_channels"],
                 "accuracy %": 100 * record["accuracy"],
-                "published %": NAN if published is None else 100 * published,
-                "order checked": checked[record.get("order_checked")],
+                "published %": 100 * (record.get("published_accuracy") or NAN),
+                "class order checked": checked.get(record.get("order_checked")),
                 "seconds": record["seconds"],
-                "from run": record["reused_from"] or run.name,
+                "reused from": record["reused_from"],
             }
         )
-    table = pd.DataFrame(rows).set_index("network")
-    empty = {
-        "published %": table["published %"].isna(),
-        "order checked": table["order checked"] == checked[None],
-        "from run": table["from run"] == run.name,
-    }
-    return table.drop(columns=[name for name, is_empty in empty.items() if is_empty.all()])
+    return pd.DataFrame(rows).set_index("network").dropna(axis="columns", how="all")
 
 
 def _role(run: Run, network: str) -> str:
@@ -358,12 +351,10 @@ def only_measured(run: Run) -> Run:
     Raises:
         UsageError: The real reference is not measured.
     """
-    done = [
-        unit.name for unit in stage_units(run, "diversity") if run.units.marker(unit) is not None
-    ]
+    units = stage_units(run, "diversity")
+    done = {unit.name for unit in units if run.units.marker(unit) is not None}
     if REFERENCE not in done:
-        real = diversity_unit(run, REFERENCE, class_count(run))
-        raise UsageError(missing_reason(run, [real], "not measured yet: run notebook 03"))
+        raise UsageError("the real images are not measured, or damaged: run notebook 03")
     methods = tuple(name for name in run.settings.methods if name in done)
     return Run(run.path, run.settings.model_copy(update={"methods": methods}))
 
@@ -471,29 +462,30 @@ def score_table(run: Run) -> pd.DataFrame:
     NaN where the run has not trained the students that a score needs, see `missing_for_scores`.
     """
     keys = ["method", "student", "variant"]
-    known = student_records(run).groupby(keys, sort=False)["last"].mean().to_dict()
-    random = next(iter(_random_methods(run)), "")
-    rows = []
-    for method in run.settings.methods:
-        for student in run.settings.students:
+    top1 = student_records(run).groupby(keys, sort=False)["last"].mean()
+    random, rows = next(iter(_random_methods(run)), ""), []
 
-            def accuracy(images: str, variant: str, student: str = student) -> float:
-                return float(known.get((images, student, variant), NAN))
+    def accuracy(*key: str) -> float:
+        return float(top1.get(key, NAN))
 
-            recovery = hard_label_recovery(
-                accuracy(REFERENCE, "hard_labels"), accuracy(method, "hard_labels")
-            )
-            improvement, plain = (
-                improvement_over_random(accuracy(method, variant), accuracy(random, variant))
-                for variant in ("protocol", "no_aug")
-            )
-            scores = {
+    for method, student in product(run.settings.methods, run.settings.students):
+        recovery = hard_label_recovery(
+            accuracy(REFERENCE, student, "hard_labels"), accuracy(method, student, "hard_labels")
+        )
+        gain, gain_no_aug = (
+            improvement_over_random(accuracy(method, student, v), accuracy(random, student, v))
+            for v in ("protocol", "no_aug")
+        )
+        rows.append(
+            {
+                "method": method,
+                "student": student,
                 "HLR": recovery,
-                "IOR": improvement,
-                "LRS": label_robust_score(recovery, improvement),
-                "ARS": augmentation_robust_score(improvement, plain),
+                "IOR": gain,
+                "LRS": label_robust_score(recovery, gain),
+                "ARS": augmentation_robust_score(gain, gain_no_aug),
             }
-            rows.append({"method": method, "student": student, **scores})
+        )
     return pd.DataFrame(rows).set_index(["method", "student"])
 
 
@@ -642,7 +634,7 @@ def protocol_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
 
 
-# --- Classes and missing units ---
+# --- Classes ---
 
 ALL_CLASSES = "all classes"
 
@@ -703,21 +695,3 @@ def _named(text: str, classes: Sequence[ClassInfo]) -> list[int]:
 
 def _names(info: ClassInfo) -> list[str]:
     return [name.strip().lower() for name in info.name.split(",")]
-
-
-def missing_reason(run: Run, units: Sequence[Unit], never_made: str) -> str:
-    """Return why units of one stage are not done: damaged, made by other settings, or never made.
-
-    Args:
-        run: The run.
-        units: At least one unit.
-        never_made: The reason where none of them was ever made.
-    """
-    states = [run.units.state(unit, verify_hashes=False) for unit in units]
-    unusable = [state for state in states if state.state not in {"done", "missing"}]
-    if not unusable:
-        return never_made
-    number = STAGES[units[0].stage].notebook.partition("_")[0]
-    first = f"{unusable[0].state}: {unusable[0].reason}"
-    count = f"{len(unusable)} of {len(units)} units not usable, first " if len(units) > 1 else ""
-    return f"{count}{first}; run notebook {number} again to repair it"

@@ -74,7 +74,7 @@ def growing(lab: Lab, runs: Path) -> None:
     pipeline.execute(run, "squeeze")
     page = lab.page
     lab.open("02_synthesis")
-    page.get_by_text("display(RunMonitor(run))").first.click()
+    page.get_by_text("display(nb.monitor(run))").first.click()
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-above')")
     page.keyboard.press("Shift+Enter")
     page.get_by_role("button", name="Start", exact=True).click(timeout=120_000)

@@ -30,7 +30,7 @@ def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> N
     page.get_by_label("Per page").select_option("20")
     page.get_by_label("Size (px)").select_option("96")
     page.get_by_label("Initial images beside them").check()
-    page.wait_for_selector("text=initial ones left of them", timeout=60_000)
+    page.wait_for_selector("text=each after its initial image", timeout=60_000)
     methods.scroll_into_view_if_needed()
     lab.shot("gallery_sorted")
     assert cut_off(page) == []

@@ -108,32 +108,33 @@ def press_down(lab: Lab, label: str, value: str) -> None:
 
 def test_diversity_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
     run_clean(lab, "03_diversity")
-    before = lab.outputs("space_table(run, space.value)")
+    before = lab.outputs('"metrics", network=network.value')
     press_down(lab, "Features", "test_byobnet")
     press_down(lab, "Measure", "cosine to centroid")
-    lab.run_from("space_table(run, space.value)")
+    lab.run_from('"metrics", network=network.value')
     stays_clean(lab)
     lab.tall_shot("notebook_03_diversity_chosen")
-    assert lab.outputs("space_table(run, space.value)") != before
-    assert "Cosine to centroid of each class" in lab.outputs("diversity_figure(per_class")
-    assert "features of test_byobnet" in lab.outputs("DashboardView(what, *everything)")
+    assert lab.outputs('"metrics", network=network.value') != before
+    curve = lab.outputs('"image_map", network=network.value')
+    assert "Cosine to centroid, classes in ascending order" in curve
+    assert "features of test_byobnet" in curve
 
 
 def test_evaluation_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
     run_clean(lab, "05_evaluation")
-    assert "PRISM, test_resnet" in lab.outputs("figures.learning_figure")
+    assert "PRISM, test_resnet" in lab.outputs('"learning", student=student.value')
     press_down(lab, "Student", "test_mambaout")
-    lab.run_from("curves = tables.learning_table")
-    assert "PRISM, test_mambaout" in lab.outputs("figures.learning_figure")
-    assert "PRISM, test_resnet" not in lab.outputs("figures.learning_figure")
+    lab.run_from('"learning", student=student.value')
+    assert "PRISM, test_mambaout" in lab.outputs('"learning", student=student.value')
+    assert "PRISM, test_resnet" not in lab.outputs('"learning", student=student.value')
 
-    press_down(lab, "Beside", "random_real")
+    press_down(lab, "Baseline", "random_real")
     press_down(lab, "Images of", "sre2l")
-    lab.run_from("gains = scoreboard.gain_table")
+    lab.run_from('"class_gains"')
     stays_clean(lab)
     lab.tall_shot("notebook_05_evaluation_chosen")
-    assert "per class, beside Random real" in lab.outputs("figures.gain_figure")
-    assert "test_mambaout, taught by SRe2L" in lab.outputs("figures.guess_figure")
+    assert "Gain over Random real" in lab.outputs('"class_gains"')
+    assert "test_mambaout, trained on SRe2L" in lab.outputs('"confusions"')
 
 
 def test_the_report_opens_anywhere(lab: Lab) -> None:

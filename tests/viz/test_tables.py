@@ -1,8 +1,7 @@
-"""Tables of a run, from records written by hand; classes by the words that people give."""
+"""Tables of a run, from records written by hand; classes by their names."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -111,8 +110,8 @@ def test_mistakes_are_ranked_without_right_predictions() -> None:
 
 def test_a_confusion_matrix_adds_the_seeds_up(evaluated: Run) -> None:
     for unit in tables.protocol_units(evaluated):
-        path = evaluated.file(f"{unit.params['folder']}/guesses.csv")
-        path.write_text(f"class,guess,images\n3,3,1\n3,5,{unit.params['seed']}\n")
+        path = evaluated.file(f"{unit.params['folder']}/confusion.csv")
+        path.write_text(f"class,predicted,images\n3,3,1\n3,5,{unit.params['seed']}\n")
     shares = tables.confusion_matrix(evaluated, "prism", "test_resnet")
     assert shares.loc["three", "five"] == pytest.approx(100 / 3)
     assert shares.loc["three"].sum() == pytest.approx(100)
@@ -242,7 +241,7 @@ def test_a_damaged_table_is_named(
         tables.published_results()
 
 
-# --- Classes and missing units ---
+# --- Classes ---
 
 CLASSES = (
     ClassInfo(0, "n01440764", "tench, Tinca tinca"),
@@ -291,12 +290,3 @@ def test_class_titles_are_unique_and_labels_lead_back() -> None:
     assert titles[:3] == ["tench, Tinca tinca", "crane (n02012849)", "crane (n03126707)"]
     for info in CLASSES:
         assert parse_class_selection(class_label(info), CLASSES) == (info.index,)
-
-
-def test_missing_units_are_distinguished_from_damaged_ones(evaluated: Run) -> None:
-    units = tables.protocol_units(evaluated)
-    assert tables.missing_reason(evaluated, units, "never made") == "never made"
-    evaluated.file(units[0].marker).write_text(json.dumps({"files": {}})[:-1])
-    reason = tables.missing_reason(evaluated, units, "never made")
-    assert reason.startswith(f"1 of {len(units)} units not usable, first damaged: ")
-    assert reason.endswith("run notebook 05 again to repair it")

@@ -18,16 +18,14 @@ from prism_nb.core.device import num_threads
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
-from prism_nb.core.unit_plan import method_units
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.features import FEATURE_CACHE, features_of
 from prism_nb.diversity.metrics import Metric, normalize_rows
-from prism_nb.execution.pipeline import class_count
 from prism_nb.models.pool import load_teacher
 from prism_nb.viz.html import CONFIG, Result, encode_image, image_kind, thumbnails
 from prism_nb.viz.style import Legend, apply_style
-from prism_nb.viz.tables import image_keys, image_table, missing_reason
+from prism_nb.viz.tables import image_keys, image_table
 
 MAX_POINTS = 2000  # images on a map
 MAX_IN_MATRIX = 100  # images of each method in a similarity matrix
@@ -103,12 +101,14 @@ class FeaturePoints:
     """Images and their features.
 
     Attributes:
+        network: The feature network.
         table: `method`, `class` and `image_index` of each image.
         pixels: uint8 [n, 3, S, S].
         features: Unit vectors, float64 [n, d].
         available: Number of images before subsampling.
     """
 
+    network: str
     table: pd.DataFrame
     pixels: Tensor
     features: Tensor
@@ -152,8 +152,7 @@ def load_points(
     keys = {name: _image_keys(run, name, classes, min_real) for name in methods}
     keys = {name: found for name, found in keys.items() if found}
     if not keys:
-        units = [u for name in methods for u in method_units(run, name, class_count(run))]
-        raise UsageError(missing_reason(run, units, "no images yet: run notebook 02"))
+        raise UsageError("no images of these methods, or damaged ones: run notebook 02")
     available = sum(map(len, keys.values()))
     if available > most:
         keys = {name: subsample(found, most // len(keys)) for name, found in keys.items()}
@@ -162,7 +161,7 @@ def load_points(
     rows = [(name, *key) for name, found in keys.items() for key in found]
     table = pd.DataFrame(rows, columns=["method", "class", "image_index"])
     features = FEATURE_CACHE.get(features_of, load_teacher(run, network), pixels, dataset)
-    return FeaturePoints(table, pixels, normalize_rows(features), available)
+    return FeaturePoints(network, table, pixels, normalize_rows(features), available)
 
 
 def subsample(keys: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -254,7 +253,7 @@ def map_figure(
     unit = "no unit: only neighbourhoods count" if kind == "umap" else "of unit features"
     return apply_style(
         figure,
-        title=f"{MAPS[kind]} of {points.count}",
+        title=f"{MAPS[kind]} of {points.count}, features of {points.network}",
         x=f"{MAPS[kind]} axis 1 ({unit})",
         y=f"{MAPS[kind]} axis 2",
         height=520,

@@ -15,7 +15,7 @@ from torch import Tensor
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
-from prism_nb.core.unit_plan import diversity_unit, method_units
+from prism_nb.core.unit_plan import diversity_unit
 from prism_nb.data.augment import epoch_params, render
 from prism_nb.data.dataset import ClassInfo, ImageDataset
 from prism_nb.data.distilled import DeviceImages, load_images, load_subset
@@ -39,7 +39,6 @@ from prism_nb.viz.tables import (
     image_keys,
     image_table,
     method_titles,
-    missing_reason,
     nearest_table,
 )
 
@@ -147,7 +146,7 @@ ORDERS = {
         "distance to the nearest training image",
         ("distance",),
         caption="d {:.3f}",
-        missing="not measured yet: run notebook 03",
+        missing="distances are not measured, or damaged: run notebook 03",
     ),
     "agreement": SortOrder(
         "agreement of the teachers",
@@ -227,7 +226,8 @@ def _panel(run: Run, view: GalleryView, method: str) -> Panel:
     table, notes = _sorted_images(run, view, method)
     made, size = table[table["made"]], per_page(run, view)
     if len(made) < len(table):
-        notes.insert(0, _not_made(run, method, table))
+        count = f"{len(made)} of {len(table)} images"
+        notes.insert(0, f"{count}; the others are missing or damaged: run notebook 02")
     pages = max(1, -(-len(made) // size))
     page = min(view.page, pages - 1)
     rows = made.iloc[page * size : (page + 1) * size].reset_index(drop=True)
@@ -268,10 +268,7 @@ def _sorted_images(run: Run, view: GalleryView, method: str) -> tuple[pd.DataFra
     made = table[table["made"]]
     if not order.columns or not len(made) or made[order.columns[0]].notna().any():
         return sorted_table, []
-    missing = order.missing
-    if view.order == "distance":
-        missing = missing_reason(run, [unit], missing)
-    return sorted_table, [f"in order of class and index: {missing}"]
+    return sorted_table, [f"in order of class and index: {order.missing}"]
 
 
 def sort_images(table: pd.DataFrame, order: SortOrder, *, reverse: bool) -> pd.DataFrame:
@@ -308,15 +305,6 @@ def _with_teacher_scores(table: pd.DataFrame, run: Run, method: str) -> pd.DataF
     columns = {"own loss": found.loss, "agree": 100 * found.agreement, "apart": found.js_divergence}
     scores = {name: values.numpy() for name, values in columns.items()}
     return table.join(pd.DataFrame(scores, index=made.index))
-
-
-def _not_made(run: Run, method: str, table: pd.DataFrame) -> str:
-    """Return how many images there are, and why the others are not."""
-    names = {*table.loc[~table["made"], "unit"]}
-    units = [u for u in method_units(run, method, class_count(run)) if u.name in names]
-    reason = missing_reason(run, units, "no images yet: run notebook 02")
-    made = table["made"].sum()
-    return f"{made} of {len(table)} images; others: {reason}" if made else reason
 
 
 def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[ClassInfo]) -> str:

@@ -184,23 +184,23 @@ def test_initial_images_are_known_of_optimised_ones(made: Run) -> None:
     assert real.before is None
 
 
-def test_missing_images_have_a_reason(empty: Run) -> None:
-    assert note_of(empty) == "no images yet: run notebook 02"
+def test_missing_and_damaged_images_are_counted(empty: Run) -> None:
+    missing = "images; the others are missing or damaged: run notebook 02"
+    assert note_of(empty) == f"0 of 6 {missing}"
     first, *others = method_units(empty, "sre2l", 10)
     make(empty, first)
-    assert note_of(empty) == "2 of 6 images; others: no images yet: run notebook 02"
+    assert note_of(empty) == f"2 of 6 {missing}"
     for unit in others:
         make(empty, unit)
     assert note_of(empty) == ""
     empty.file(first.marker).write_bytes(b"{")
-    assert re.fullmatch("4 of 6 images; others: damaged: .* 02 again to repair it", note_of(empty))
+    assert note_of(empty) == f"4 of 6 {missing}"
 
 
 def test_an_order_without_values_has_a_reason(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    unsorted = "in order of class and index: "
-    assert note_of(made, order="distance") == f"{unsorted}not measured yet: run notebook 03"
-    write_bytes(made.file(diversity_unit(made, "sre2l", 10).marker), b"{")
-    assert note_of(made, order="distance").startswith(f"{unsorted}damaged: diversity/sre2l.json")
+    assert note_of(made, order="distance") == (
+        "in order of class and index: distances are not measured, or damaged: run notebook 03"
+    )
     monkeypatch.setattr("prism_nb.viz.figures.gallery.MAX_SCORED", 5)
     assert "these are 6; choose fewer classes" in note_of(made, order="agreement")
 
