@@ -1,4 +1,4 @@
-"""What verify reports as damaged, and what clean removes."""
+"""What verify reports as damaged, for any spoiled byte of a run, and what clean removes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.evaluation import label_store
 from prism_nb.execution import pipeline, verify
+from prism_nb.execution.progress import StageProgress
 from prism_nb.execution.verify import Finding, clean, verify_run
 from tests.helpers.image_sets import begin_run
 
@@ -94,6 +98,62 @@ def test_without_the_dataset_only_the_class_order_is_not_checked(
     assert found(run) == [("not checked", "classes.json")]
     assert "the disk is not there" in only(run).what
     assert verify_run(run).damages == 0
+
+
+SPOILS = ("cut", "overwrite", "insert", "repeat", "replace")
+PATTERNS = (
+    *("synthesis/**/*.png", "labels/*/*.safetensors", "teachers/*.safetensors"),  # in markers
+    *("synthesis/*/units/*.json", "labels/*/unit.json", "teachers/units/*.json"),  # markers
+    *("config.yaml", "classes.json", "manifest.json", "events/*.jsonl"),
+)
+
+
+@given(
+    st.sampled_from(PATTERNS),
+    st.integers(0, 99),
+    st.sampled_from(SPOILS),
+    st.floats(0, 1),
+    st.binary(min_size=1, max_size=40),
+)
+@hypothesis_settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_spoiled_file_is_reported_or_harmless(
+    made: Run, pattern: str, number: int, kind: str, share: float, extra: bytes
+) -> None:
+    files = sorted(made.path.glob(pattern))
+    path = files[number % len(files)]
+    good = path.read_bytes()
+    at = int(share * len(good))
+    spoiled = {
+        "cut": good[:at],
+        "overwrite": good[:at] + extra + good[at + len(extra) :],
+        "insert": good[:at] + extra + good[at:],
+        "repeat": good[:at] + good,
+        "replace": extra,
+    }[kind]
+    path.write_bytes(spoiled)
+    try:
+        run = Run.open(made.path)
+        # Other settings may name any number of units, so that only the reader is tried.
+        damaged = path.name != "config.yaml" and verify_run(run).damages > 0
+        for event in run.events.read("relabel"):
+            StageProgress(1, lambda share, text: None)(event)
+    except PrismError:
+        damaged = True
+    finally:
+        path.write_bytes(good)
+    if pattern in PATTERNS[:3]:
+        assert damaged == (spoiled != good)
+    elif pattern in PATTERNS[3:6] or path.name == "classes.json":
+        assert damaged == (parsed(spoiled) != json.loads(good))
+
+
+def parsed(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
 
 
 def test_clean_removes_what_interrupted_work_has_left(run: Run) -> None:
