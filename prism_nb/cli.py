@@ -88,7 +88,7 @@ def run(*, redo_notebooks: bool, **options: Any) -> None:
 
     Without a PRESET, --run continues a run with the settings that it has.
     """
-    from prism_nb.execution import disk_space, open_run, pipeline
+    from prism_nb.execution import disk_space, open_run
     from prism_nb.headless import notebook_path, run_notebooks
 
     begin = time.monotonic()
@@ -97,7 +97,7 @@ def run(*, redo_notebooks: bool, **options: Any) -> None:
     plans = _plans(opened)
     disk_space.check_disk_space(
         opened,
-        {plan.stage: pipeline.remaining_bytes(opened, plan) for plan in plans},
+        {plan.stage: plan.disk_bytes for plan in plans},
         disk_space.cache_bytes(opened, [unit for plan in plans for unit in plan.left]),
     )
     try:

@@ -30,6 +30,7 @@ from prism_nb.execution.worker import (
 _MAX_DEATHS = 3  # of workers at one unit
 _STALL_SECONDS = 30.0  # without a started unit before missing resources are reported
 _CONNECT_SECONDS = 5.0
+_START_TRIES = 3  # since Ray gives up after 30 seconds, which a busy machine may need
 _LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's default)
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
@@ -222,21 +223,25 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray
 
-    try:
-        ray.init(
-            "local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **_QUIET,
-        )
-    except Exception as error:  # Ray raises several types
-        raise PrismError(
-            f"Ray did not start on this machine: {_one_line(error)}. Its logs "
-            f"are in {_LOGS}; run the same command again once the machine is less busy, or use "
-            "backend process"
-        ) from error
+    for tries_left in reversed(range(_START_TRIES)):
+        try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **_QUIET,
+            )
+            break
+        except Exception as error:  # Ray raises several types
+            ray.shutdown()
+            if not tries_left:
+                raise PrismError(
+                    f"Ray did not start on this machine: {_one_line(error)} Its logs are in "
+                    f"{_LOGS}; run the same command again once the machine is less busy, or use "
+                    "backend process"
+                ) from error
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
