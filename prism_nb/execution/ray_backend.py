@@ -23,6 +23,7 @@ from prism_nb.execution.worker import (
     Outcome,
     TaskResult,
     WorkerTask,
+    one_line,
     run_task,
     threads_per_worker,
 )
@@ -105,7 +106,7 @@ def _task_result(reference: Any) -> TaskResult | str:
     except RayTaskError as error:
         return TaskResult(0, f"a worker could not take its task: {error.cause!r}")
     except RayError as error:
-        return _one_line(error)
+        return one_line(error)
     return result
 
 
@@ -238,7 +239,7 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
             ray.shutdown()
             if not tries_left:
                 raise PrismError(
-                    f"Ray did not start on this machine: {_one_line(error)} Its logs are in "
+                    f"Ray did not start on this machine: {one_line(error)} Its logs are in "
                     f"{_LOGS}; run the same command again once the machine is less busy, or use "
                     "backend process"
                 ) from error
@@ -293,11 +294,7 @@ def _set_environment(variables: dict[str, str]) -> None:
 
 def _unreachable(address: str, error: Exception) -> PrismError:
     return PrismError(
-        f"no Ray cluster answers at {address}: {_one_line(error)}; start one there "
+        f"no Ray cluster answers at {address}: {one_line(error)}; start one there "
         "with `ray start --head`, correct ray_address, or leave it out to work on this machine "
         "alone"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

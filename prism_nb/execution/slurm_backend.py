@@ -27,6 +27,7 @@ from prism_nb.execution.worker import (
     Outcome,
     TaskResult,
     WorkerTask,
+    one_line,
     run_task,
     threads_per_worker,
 )
@@ -133,7 +134,7 @@ def _submit(run: Run, stage: str, units: Sequence[Unit], run_unit: str) -> list[
             ]
     except (FailedJobError, FailedSubmissionError) as error:
         raise PrismError(
-            f"sbatch refused the jobs: {_one_line(error)}; change the setting `slurm` (submitit's "
+            f"sbatch refused the jobs: {one_line(error)}; change the setting `slurm` (submitit's "
             "names, e.g. slurm_partition) and run the same command again"
         ) from None
     return [
@@ -201,7 +202,7 @@ def _reported_error(job: _StageJob) -> str:
     try:
         return job.job.result().error
     except FailedJobError as error:
-        return _one_line(error)
+        return one_line(error)
 
 
 def _missing(run: Run, units: Sequence[Unit]) -> list[Unit]:
@@ -327,7 +328,3 @@ def _defaults(settings: Settings) -> dict[str, Any]:
     gpus = math.ceil(settings.gpus_per_worker) if on_gpu else 0
     values = {"timeout_min": _TIMEOUT_MIN, "cpus_per_task": threads_per_worker(settings)}
     return values | ({"gpus_per_node": gpus} if gpus else {})
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

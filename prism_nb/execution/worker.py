@@ -15,6 +15,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from prism_nb.core.errors import PrismError
 from prism_nb.core.lock import LeaseHeldError
 from prism_nb.core.manifest import DECISIVE_PACKAGES, package_version
@@ -212,7 +214,7 @@ def run_task(task: WorkerTask) -> TaskResult:
     try:
         check_same_versions(task.versions, where=f"a worker on {socket.gethostname()}")
         run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
-        _limit_threads(threads_per_worker(run.settings))
+        torch.set_num_threads(threads_per_worker(run.settings))
 
         def log_event(event: dict[str, Any]) -> None:
             if event["event"] != "unit_skipped":  # which the driver logs
@@ -230,10 +232,9 @@ def threads_per_worker(settings: Settings) -> int:
     return 1 if settings.threads == "auto" else settings.threads
 
 
-def _limit_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
+    return " ".join(str(error).split())
 
 
 # -- versions ---------------------------------------------------------------------------------
