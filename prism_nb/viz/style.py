@@ -30,7 +30,6 @@ _TEMPLATE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "coloraxis": {"colorbar": _BAR},
-        "legend": {"title": None},
         # plotly's own button uploads the figure to a server.
         "modebar": {"bgcolor": _CLEAR, "color": TEXT_COLOR, "remove": ["sendChartToCloud"]},
     },
@@ -49,7 +48,7 @@ _TEMPLATE = go.layout.Template(
 _MAX_CLASS_NAMES = 40  # class names that fit on an axis
 
 # The colours stay distinguishable to colour-blind eyes; tests check that.
-METHOD_COLOURS = {
+METHOD_COLORS = {
     "prism": "#4477AA",
     "prism_intra": "#55BBEE",
     "prism_all": "#444499",
@@ -69,7 +68,7 @@ _OWN_METHODS = (
     *("#AABB66", "#FF8855", "#AA88CC", "#00CC99", "#888800", "#228899", "#774422"),
     *("#FF88BB", "#66AAFF", "#66AA99", "#DD5544", "#883355", "#339966"),
 )
-NETWORK_COLOURS = (
+NETWORK_COLORS = (
     *("#0066CC", "#EE9988", "#886622", "#336677"),
     *("#BB5555", "#88BBDD", "#119999", "#BB9966"),
 )
@@ -91,18 +90,18 @@ class Legend:
 
     titles: Mapping[str, str]
 
-    def colour(self, method: str) -> str:
+    def color(self, method: str) -> str:
         """Return a method's colour, hex."""
-        if method in METHOD_COLOURS:
-            return METHOD_COLOURS[method]
+        if method in METHOD_COLORS:
+            return METHOD_COLORS[method]
         return _OWN_METHODS[self._rank(method) % len(_OWN_METHODS)]
 
     def _pattern(self, method: str) -> str:
-        repeats = 0 if method in METHOD_COLOURS else self._rank(method) // len(_OWN_METHODS)
+        repeats = 0 if method in METHOD_COLORS else self._rank(method) // len(_OWN_METHODS)
         return _PATTERNS[repeats % len(_PATTERNS)]
 
     def _rank(self, method: str) -> int:
-        return sorted(set(self.titles) - set(METHOD_COLOURS)).index(method)
+        return sorted(set(self.titles) - set(METHOD_COLORS)).index(method)
 
     def rename(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with titles in its column `method`."""
@@ -116,7 +115,7 @@ class Legend:
         """
         names = list(self.titles)
         values: dict[str, Callable[[str], str]] = {
-            "color": self.colour,
+            "color": self.color,
             "line_dash": lambda method: dash_of(names.index(method)),
             "symbol": lambda method: SYMBOLS[names.index(method) % len(SYMBOLS)],
             "pattern_shape": self._pattern,
@@ -129,9 +128,9 @@ class Legend:
         return arguments
 
 
-def colour_at(index: int) -> str:
+def color_at(index: int) -> str:
     """Return a colour that no method of the kit has, by its place in a list."""
-    return NETWORK_COLOURS[index % len(NETWORK_COLOURS)]
+    return NETWORK_COLORS[index % len(NETWORK_COLORS)]
 
 
 def dash_of(index: int) -> str:
@@ -147,6 +146,7 @@ def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 
         title={"text": title, "x": 0.01, "font": {"size": 17}},
         template=_TEMPLATE,
         height=height,
+        legend={"title": {"text": ""}},
         margin={"l": 70, "r": 20, "t": 60, "b": 60},
         xaxis={"title": {"text": x}},
         yaxis={"title": {"text": y}},

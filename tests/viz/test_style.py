@@ -8,17 +8,17 @@ import pytest
 
 from prism_nb.core.recipe import recipe_names
 from prism_nb.viz.style import (
-    METHOD_COLOURS,
+    METHOD_COLORS,
     TEXT_COLOR,
     Legend,
     apply_style,
-    colour_at,
+    color_at,
     dash_of,
     style_class_axis,
 )
 
 MANY = Legend({f"mine_{i}": f"Mine {i}" for i in range(50)})
-OWN = {MANY.colour(name) for name in MANY.titles}
+OWN = {MANY.color(name) for name in MANY.titles}
 PAGES = ("#fdfdfb", "#16191d", "#ffffff", "#111111")
 XYZ = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
 # Machado et al. 2009, on linear RGB: all cones, no green ones, no red ones.
@@ -51,9 +51,9 @@ def contrast(colour: str, other: str) -> float:
 
 def test_recipes_of_the_kit_have_colours_of_their_own() -> None:
     names = [name for name in recipe_names() if name != "imported"]
-    assert set(names) <= set(METHOD_COLOURS)
-    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
-    assert not OWN & set(METHOD_COLOURS.values())
+    assert set(names) <= set(METHOD_COLORS)
+    assert len(set(METHOD_COLORS.values())) == len(METHOD_COLORS)
+    assert not OWN & set(METHOD_COLORS.values())
 
 
 def test_more_methods_than_colours_are_hatched() -> None:
@@ -64,21 +64,21 @@ def test_more_methods_than_colours_are_hatched() -> None:
 
 def test_colours_do_not_depend_on_the_order_of_methods() -> None:
     turned = Legend(dict(reversed(MANY.titles.items())))
-    assert all(turned.colour(name) == MANY.colour(name) for name in MANY.titles)
+    assert all(turned.color(name) == MANY.color(name) for name in MANY.titles)
 
 
 @pytest.mark.parametrize(
     ("eyes", "least"), [("normal", 12), ("deuteranopia", 7), ("protanopia", 7)]
 )
 def test_colours_are_distinguishable(eyes: str, least: float) -> None:
-    networks = [colour_at(index) for index in range(8)]
-    for one, two in combinations([*METHOD_COLOURS.values(), *OWN, *networks], 2):
+    networks = [color_at(index) for index in range(8)]
+    for one, two in combinations([*METHOD_COLORS.values(), *OWN, *networks], 2):
         assert np.linalg.norm(lab(one, eyes) - lab(two, eyes)) >= least, (one, two)
 
 
 def test_colours_are_visible_on_light_and_dark_pages() -> None:
     for page in PAGES:
-        assert all(contrast(colour, page) >= 2 for colour in {*METHOD_COLOURS.values(), *OWN})
+        assert all(contrast(colour, page) >= 2 for colour in {*METHOD_COLORS.values(), *OWN})
         assert contrast(TEXT_COLOR, page) >= 4
 
 

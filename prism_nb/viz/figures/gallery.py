@@ -323,7 +323,7 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
     shown = [
         {
             "title": panel.title,
-            "colour": legend.colour(panel.method),
+            "colour": legend.color(panel.method),
             "count": _count(panel),
             "note": panel.note,
             "tiles": _tiles(panel, view, classes),
@@ -393,7 +393,7 @@ def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:
     Where an image is shown at a multiple of its own side, its pixels are repeated.
     """
     legend = _legend(panels)
-    strips = [_strip(panel, view, legend.colour(panel.method)) for panel in panels]
+    strips = [_strip(panel, view, legend.color(panel.method)) for panel in panels]
     width, height = max(s.width for s in strips), sum(s.height for s in strips)
     sheet = Image.new("RGB", (width, height), "white")
     top = 0

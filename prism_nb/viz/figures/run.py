@@ -7,11 +7,11 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from prism_nb.viz.style import NETWORK_COLOURS, Legend, apply_style, colour_at, style_class_axis
+from prism_nb.viz.style import NETWORK_COLORS, Legend, apply_style, color_at, style_class_axis
 
 TOP1 = "top-1 on held-out real images (%)"
-PUBLISHED_COLOUR = "#B4B4B4"
-_ROLE_COLOURS = {"primary": colour_at(0), "teacher": colour_at(2), "holdout": colour_at(3)}
+PUBLISHED_COLOR = "#B4B4B4"
+_ROLE_COLORS = {"primary": color_at(0), "teacher": color_at(2), "holdout": color_at(3)}
 _ROLE_SYMBOLS = {"primary": "star", "teacher": "circle", "holdout": "diamond-open"}
 _MAX_CONFUSED = 40  # classes of a confusion matrix
 
@@ -29,7 +29,7 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
         text="network",
         color="role",
         symbol="role",
-        color_discrete_map=_ROLE_COLOURS,
+        color_discrete_map=_ROLE_COLORS,
         symbol_map=_ROLE_SYMBOLS,
         log_x=True,
     )
@@ -77,7 +77,7 @@ def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
         y="share %",
         color="network",
         pattern_shape="network",
-        color_discrete_sequence=NETWORK_COLOURS,
+        color_discrete_sequence=NETWORK_COLORS,
     )
     return apply_style(
         figure,
@@ -254,14 +254,14 @@ def published_figure(table: pd.DataFrame, legend: Legend) -> go.Figure:
         table: The result of `tables.published_table`; a panel per student.
         legend: The run's methods.
     """
-    colours = {title: legend.colour(method) for method, title in legend.titles.items()}
+    colours = {title: legend.color(method) for method, title in legend.titles.items()}
     figure = px.bar(
         table.assign(shown=table["title"].where(table["source"] == "this run", "published")),
         x="mean",
         y="title",
         error_x="std",
         color="shown",
-        color_discrete_map={**colours, "published": PUBLISHED_COLOUR},
+        color_discrete_map={**colours, "published": PUBLISHED_COLOR},
         facet_row="student",
         hover_data=["source"],
         text_auto=".1f",

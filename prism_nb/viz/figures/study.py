@@ -47,7 +47,7 @@ def accuracy_facets(summary: pd.DataFrame, legend: Legend, scenarios: Titles) ->
     marks.update_traces(marker={"size": 8, "line": {"width": 1.5, "color": TEXT_COLOR}})
     figure.add_traces(marks.data)
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
-    figure.update_yaxes(title="")
+    figure.update_xaxes(title="top-1 %").update_yaxes(title="")
     rows = -(-table["scenario"].nunique() // 3)
     title = "Top-1 on held-out real images (%), mean over students with its 95 % interval"
     height = rows * (120 + 22 * table["method"].nunique()) + 90
@@ -94,7 +94,7 @@ def pair_facets(pairs: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Fi
     order = iter(scenarios[name] for name in shown)
     figure.for_each_annotation(lambda note: note.update(text=next(order)))
     figure.update_xaxes(showticklabels=True, matches=None)
-    figure.update_yaxes(showticklabels=True, matches=None)
+    figure.update_yaxes(showticklabels=True, matches=None, autorange="reversed")
     title = "Row minus column, points of accuracy; ● is significant (paired t, Holm, 5 %)"
     height = -(-len(shown) // 2) * (170 + 30 * len(methods)) + 40
     apply_style(figure, title=title, x="", y="", height=height)

@@ -17,7 +17,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.text import format_duration
 from prism_nb.viz import monitor
 from prism_nb.viz.monitor import LossCurves, PreviewSequence, RunState, RunTracker, load_previews
-from prism_nb.viz.style import colour_at, dash_of
+from prism_nb.viz.style import color_at, dash_of
 from prism_nb.viz.widgets.base import RunOrPath, RunWidget, dropdown, look, set_options
 
 _IDLE = 3  # refreshes are this much rarer while nobody drives the run
@@ -294,7 +294,7 @@ def curves_svg(losses: LossCurves, steps: int) -> str:
 
 def _pen(index: int) -> str:
     dashes = dash_of(index).replace("solid", "none")
-    return f'fill="none" stroke="{colour_at(index)}" stroke-width="2" stroke-dasharray="{dashes}"'
+    return f'fill="none" stroke="{color_at(index)}" stroke-width="2" stroke-dasharray="{dashes}"'
 
 
 def _line_sample(index: int) -> str:

@@ -31,7 +31,7 @@ from prism_nb.viz.figures.diversity import (
     subsample,
 )
 from prism_nb.viz.html import Result
-from prism_nb.viz.style import METHOD_COLOURS, Legend
+from prism_nb.viz.style import METHOD_COLORS, Legend
 from tests.helpers.linear_teacher import DIGITS, linear_teacher
 
 SPACE = "test_mambaout"
@@ -111,7 +111,7 @@ def test_a_curve_is_sorted_for_each_method_by_itself(measured: Run, measure: str
         assert list(line.y) == sorted(mine)
         assert [mine[name] for name in line.hovertext] == list(line.y)
         assert list(line.x) == [*range(1, 11)]
-        assert line.line.color == METHOD_COLOURS[method]
+        assert line.line.color == METHOD_COLORS[method]
 
 
 def test_distances_are_counted_in_their_bins(measured: Run) -> None:
@@ -189,7 +189,7 @@ def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
 
 def test_a_map_has_more_real_images_behind_in_grey(run: Run) -> None:
     real, prism = traces(results.image_map(run, SPACE, BOTH, (1, 2)))
-    assert real.marker.color == METHOD_COLOURS[REFERENCE]
+    assert real.marker.color == METHOD_COLORS[REFERENCE]
     assert (len(real.x), len(prism.x)) == (2 * diversity.MIN_REAL, 6)
     assert real.marker.symbol != prism.marker.symbol
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from prism_nb.viz.figures import run as figures
-from prism_nb.viz.style import METHOD_COLOURS, Legend
+from prism_nb.viz.style import METHOD_COLORS, Legend
 
 LEGEND = Legend({"real": "Real images", "prism": "PRISM", "sre2l": "SRe2L"})
 ACCURACIES = pd.DataFrame(
@@ -21,7 +21,7 @@ def test_bars_carry_means_spreads_and_colours() -> None:
     assert [bar.name for bar in bars] == ["PRISM", "SRe2L"]
     assert [bar.y[0] for bar in bars] == [90.0, 70.0]
     assert bars[0].error_y.array[0] == 1.5
-    assert bars[0].marker.color == METHOD_COLOURS["prism"]
+    assert bars[0].marker.color == METHOD_COLORS["prism"]
 
 
 def test_losses_are_averaged_over_units() -> None:
@@ -42,7 +42,7 @@ def test_networks_have_other_colours_than_methods() -> None:
     shares = pd.DataFrame({"method": "prism", "network": list("abcdefgh"), "share %": 12.5})
     colours = {bar.marker.color for bar in figures.bn_share_figure(shares, LEGEND).data}
     assert len(colours) == 8
-    assert not colours & set(METHOD_COLOURS.values())
+    assert not colours & set(METHOD_COLORS.values())
 
 
 def test_learning_curves_are_means_with_the_seeds_spread() -> None:
@@ -97,8 +97,8 @@ def test_published_results_are_grey() -> None:
     ]
     columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
     own, published = figures.published_figure(pd.DataFrame(rows, columns=columns), LEGEND).data
-    assert (list(own.y), own.marker.color) == (["PRISM"], METHOD_COLOURS["prism"])
-    assert published.marker.color == figures.PUBLISHED_COLOUR
+    assert (list(own.y), own.marker.color) == (["PRISM"], METHOD_COLORS["prism"])
+    assert published.marker.color == figures.PUBLISHED_COLOR
     assert list(published.y) == ["SRe2L (published)", "CDA (published)"]
     assert np.isnan(published.error_x.array[1])
 
