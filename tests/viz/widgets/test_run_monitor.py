@@ -13,7 +13,7 @@ import torch
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.data.image_io import encode_png
+from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.viz.monitor import STAGE, RunState, RunTracker, log_path
 from prism_nb.viz.widgets.run_monitor import RunMonitor, curves_svg, losses_html
@@ -188,7 +188,7 @@ def write_previews(run: Run, unit: str, *steps: int) -> None:
     )
     for step in steps:
         picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
-        fileio.write_bytes(folder / f"{step:06d}.png", encode_png(picture))
+        fileio.write_bytes(folder / f"{step:06d}.png", encode_image(picture))
 
 
 def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
