@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab, prefer, set_parameters
+from prism_nb.execution import pipeline
+from prism_nb.execution.open_run import open_run
+from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab, set_parameters, write_lab_settings
 
 DEMO = ROOT / "data" / "runs" / "digits"
 PICTURES = ROOT / "docs" / "pictures"
@@ -28,7 +30,8 @@ def main() -> None:
         set_parameters(notebooks / "01_teacher_pool.ipynb", run_name="digits", preset="digits")
         set_parameters(notebooks / "02_synthesis.ipynb", run_name=GROWING, preset="digits")
         set_parameters(notebooks / "03_diversity.ipynb", run_name="digits", preset="digits")
-        prefer(place, "notebook/tracker", windowingMode="none")  # cells out of sight stay there
+        # Cells out of sight stay in the page.
+        write_lab_settings(place, "notebook/tracker", windowingMode="none")
         with opened_lab(place) as lab:
             lab.page.set_viewport_size({"width": 1280, "height": 2400})
             picker(lab)
@@ -67,16 +70,11 @@ def picker(lab: Lab) -> None:
 
 def growing(lab: Lab, runs: Path) -> None:
     """The run monitor in the middle of a unit."""
-    from prism_nb.execution import open_run as open_run_module
-    from prism_nb.execution import pipeline
-
-    run = open_run_module.open_run(run_name=GROWING, preset="digits", runs_dir=runs)
+    run = open_run(run_name=GROWING, preset="digits", runs_dir=runs)
     pipeline.execute(run, "squeeze")
     page = lab.page
     lab.open("02_synthesis")
-    page.get_by_text("display(nb.monitor(run))").first.click()
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-above')")
-    page.keyboard.press("Shift+Enter")
+    lab.run_up_to("display(nb.monitor(run))")
     page.get_by_role("button", name="Start", exact=True).click(timeout=120_000)
     page.wait_for_selector("text=/1 of [0-9]+ units done/", timeout=300_000)
     page.wait_for_selector("text=/, step [1-9][0-9]{2,} of/", timeout=300_000)

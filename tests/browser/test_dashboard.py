@@ -7,53 +7,45 @@ from tests.helpers.browser_page import cut_off
 from tests.helpers.jupyter_lab import Lab, wait_until
 
 
-def test_diversity_is_looked_at_from_all_sides(lab: Lab, finished_runs: Path) -> None:
+def test_every_figure_of_the_dashboard(lab: Lab, finished_runs: Path) -> None:
     shutil.copytree(finished_runs, lab.runs)
     page = lab.page
     lab.open("03_diversity")
     lab.run_all()
-    page.wait_for_selector("text=Curve over classes", timeout=240_000)
     curve = page.get_by_role("button", name="Curve over classes")
+    curve.wait_for(timeout=240_000)
     widget = page.locator(".jp-OutputArea-output:has(button:text('Curve over classes'))").first
     widget.locator(".js-plotly-plot").wait_for(timeout=60_000)
-    curve.scroll_into_view_if_needed()
-    page.get_by_label("Measure", exact=True).last.select_option(label="Vendi score")
+    widget.get_by_label("Measure", exact=True).select_option(label="Vendi score")
     widget.get_by_text("Vendi score, classes in ascending order").wait_for(timeout=30_000)
-    lab.shot("dashboard_curve")
 
-    page.get_by_role("button", name="Map", exact=True).click()
-    page.get_by_label("Classes", exact=True).fill("all classes")
+    widget.get_by_role("button", name="Map", exact=True).click()
+    widget.get_by_label("Classes", exact=True).fill("all classes")
     page.keyboard.press("Enter")
     frame = page.frame_locator("iframe[title^='PCA of 560 images']")
     frame.locator(".js-plotly-plot").wait_for(timeout=60_000)
-    slider = frame.get_by_label("Image by number")
-    slider.focus()
+    frame.get_by_label("Image by number").focus()
     page.keyboard.press("End")
-    frame.get_by_text("Random real, 9 · nine, image 1").first.wait_for(timeout=10_000)
+    frame.get_by_text("Random real, 9 · nine").first.wait_for(timeout=10_000)
     curve.scroll_into_view_if_needed()
     lab.shot("dashboard_map")
     assert cut_off(page) == []
-
-    page.get_by_label("Map by", exact=True).select_option(label="UMAP")
+    widget.get_by_label("Map by", exact=True).select_option(label="UMAP")
     page.wait_for_selector("iframe[title^='UMAP of 560 images']", timeout=180_000)
 
-    page.get_by_role("button", name="Similarity matrix").click()
+    widget.get_by_role("button", name="Similarity matrix").click()
     page.wait_for_selector("text=A similarity matrix is of one class")
-    page.get_by_label("Classes", exact=True).fill("three")
+    widget.get_by_label("Classes", exact=True).fill("three")
     page.keyboard.press("Enter")
     frame = page.frame_locator("iframe[title^='Cosine of all pairs, class 3']")
-    frame.locator(".js-plotly-plot").wait_for(timeout=60_000)
     frame.locator(".nsewdrag").first.hover()
-    frame.get_by_text("Real images, 3 · three, image 0").first.wait_for(timeout=10_000)
+    frame.get_by_text("Real images, 3 · three").first.wait_for(timeout=10_000)
     curve.scroll_into_view_if_needed()
     lab.shot("dashboard_matrix")
     assert cut_off(page) == []
 
-    page.get_by_role("button", name="Nearest neighbours").click()
+    widget.get_by_role("button", name="Nearest neighbours").click()
     widget.locator(".js-plotly-plot").wait_for(timeout=60_000)
-    curve.scroll_into_view_if_needed()
-    lab.shot("dashboard_nearest")
-    assert cut_off(page) == []
-    page.get_by_role("button", name="Save figure").click()
+    widget.get_by_role("button", name="Save figure").click()
     saved = lab.runs / "digits_quick" / "figures" / "dashboard_nearest.html"
     wait_until(saved.is_file, "the figure was not saved")

@@ -1,33 +1,35 @@
-"""The gallery in a real JupyterLab: choose, sort, page, enlarge, and save a sheet."""
+"""The gallery in a real JupyterLab: choose, sort, enlarge, and save a sheet."""
 
 import shutil
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.helpers.browser_page import cut_off
-from tests.helpers.jupyter_lab import Lab, wait_until
+from tests.helpers.jupyter_lab import Lab
 
 
-def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> None:
+def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> None:
     shutil.copytree(finished_runs, lab.runs)
     page = lab.page
     lab.open("02_synthesis")
     lab.run_all()
-    page.wait_for_selector(".prism-gallery figure", timeout=240_000)
+    images = page.locator(".prism-gallery figure")
+    images.first.wait_for(timeout=240_000)
     methods = page.get_by_label("Images", exact=True)
     methods.scroll_into_view_if_needed()
     assert page.locator(".prism-panel").count() == 4
-    assert page.locator(".prism-gallery figure").count() == 8  # two of the first class each
+    assert images.count() == 8  # two of the first class each
     lab.shot("gallery")
     assert cut_off(page) == []
 
     methods.select_option(label=["PRISM", "Real images"])
-    page.get_by_label("Classes", exact=True).fill("all classes")
+    classes = page.get_by_label("Classes", exact=True)
+    classes.fill("all classes")
     page.keyboard.press("Enter")
     page.get_by_label("Sorted by", exact=True).select_option(label="agreement of the teachers")
     page.wait_for_selector("text=% agree", timeout=60_000)
-    page.get_by_label("Per page").select_option("20")
     page.get_by_label("Size (px)").select_option("96")
     page.get_by_label("Initial images beside them").check()
     page.wait_for_selector("text=each after its initial image", timeout=60_000)
@@ -39,17 +41,11 @@ def test_images_are_looked_through_and_saved(lab: Lab, finished_runs: Path) -> N
     page.wait_for_selector("text=saved as figures/gallery_all_by_agreement_page1.png")
     sheet = lab.runs / "digits_quick" / "figures" / "gallery_all_by_agreement_page1.png"
     with Image.open(sheet) as picture:
-        assert picture.format == "PNG"
         assert picture.width > 2 * 96
 
-    page.get_by_label("Classes", exact=True).fill("tvelve")
+    classes.fill("tvelve")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=no class 'tvelve'; did you mean")
-    lab.shot("gallery_refuses")
-    assert cut_off(page) == []
-    page.get_by_label("Classes", exact=True).fill("")
-    page.get_by_label("Classes", exact=True).fill("3-5")
+    classes.fill("3-5")
     page.keyboard.press("Enter")
-    wait_until(
-        lambda: page.locator(".prism-gallery figure").count() == 12, "three classes were not shown"
-    )
+    expect(images).to_have_count(12)

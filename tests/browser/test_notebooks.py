@@ -8,15 +8,15 @@ import pytest
 import yaml
 from playwright.sync_api import expect
 
-from tests.helpers.browser_page import cut_off, watched_page
+from tests.helpers.browser_page import checked_page, cut_off
 from tests.helpers.jupyter_lab import (
     ARTEFACTS,
     NOTEBOOK,
     ROOT,
     Lab,
     opened_lab,
-    prefer,
     set_parameters,
+    write_lab_settings,
 )
 
 SMALL_STUDY = {
@@ -51,7 +51,7 @@ def lab(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     set_parameters(notebooks / "03_diversity.ipynb", feature_networks=two)
     set_parameters(notebooks / "07_ablation.ipynb", study=str(place / "small.yaml"))
     # Cells out of sight are drawn too, and the last one ends the page.
-    prefer(place, "notebook/tracker", windowingMode="none", scrollPastEnd=False)
+    write_lab_settings(place, "notebook/tracker", windowingMode="none", scrollPastEnd=False)
     with opened_lab(place) as opened:
         yield opened
 
@@ -78,7 +78,7 @@ def reads_well_offline(lab: Lab, page_file: Path, name: str) -> None:
     grounds = set()
     for scheme in ("light", "dark"):
         browser = lab.page.context.browser
-        with watched_page(browser, offline=True, color_scheme=scheme) as page:
+        with checked_page(browser, offline=True, color_scheme=scheme) as page:
             page.goto(page_file.as_uri())
             page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=30_000)
             ground, width = page.evaluate(
@@ -106,35 +106,34 @@ def press_down(lab: Lab, label: str, value: str) -> None:
     assert lab.page.evaluate(f"() => {NOTEBOOK}.activeCellIndex") == active
 
 
-def test_diversity_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
+def test_diversity_follows_choices_by_keyboard(lab: Lab) -> None:
     run_clean(lab, "03_diversity")
-    before = lab.outputs('"metrics", network=network.value')
+    metrics, figures = 'nb.table(run, "metrics"', 'nb.figure(run, "image_map"'
+    before = lab.outputs(metrics)
     press_down(lab, "Features", "test_byobnet")
     press_down(lab, "Measure", "cosine to centroid")
-    lab.run_from('"metrics", network=network.value')
+    lab.run_from(metrics)
     stays_clean(lab)
     lab.tall_shot("notebook_03_diversity_chosen")
-    assert lab.outputs('"metrics", network=network.value') != before
-    curve = lab.outputs('"image_map", network=network.value')
-    assert "Cosine to centroid, classes in ascending order" in curve
-    assert "features of test_byobnet" in curve
+    assert lab.outputs(metrics) != before
+    assert "Cosine to centroid, classes in ascending order" in lab.outputs(figures)
+    assert "features of test_byobnet" in lab.outputs(figures)
 
 
-def test_evaluation_follows_what_is_chosen_by_keyboard(lab: Lab) -> None:
+def test_evaluation_follows_choices_by_keyboard(lab: Lab) -> None:
     run_clean(lab, "05_evaluation")
-    assert "PRISM, test_resnet" in lab.outputs('"learning", student=student.value')
+    learning = 'nb.figure(run, "learning"'
+    assert "PRISM, test_resnet" in lab.outputs(learning)
     press_down(lab, "Student", "test_mambaout")
-    lab.run_from('"learning", student=student.value')
-    assert "PRISM, test_mambaout" in lab.outputs('"learning", student=student.value')
-    assert "PRISM, test_resnet" not in lab.outputs('"learning", student=student.value')
-
     press_down(lab, "Baseline", "random_real")
     press_down(lab, "Images of", "sre2l")
-    lab.run_from('"class_gains"')
+    lab.run_from(learning)
     stays_clean(lab)
     lab.tall_shot("notebook_05_evaluation_chosen")
-    assert "Gain over Random real" in lab.outputs('"class_gains"')
-    assert "test_mambaout, trained on SRe2L" in lab.outputs('"confusions"')
+    assert "PRISM, test_mambaout" in lab.outputs(learning)
+    assert "PRISM, test_resnet" not in lab.outputs(learning)
+    assert "Gain over Random real" in lab.outputs('nb.figure(run, "class_gains"')
+    assert "test_mambaout, trained on SRe2L" in lab.outputs('nb.figure(run, "confusions"')
 
 
 def test_the_report_opens_anywhere(lab: Lab) -> None:

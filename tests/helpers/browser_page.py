@@ -1,4 +1,4 @@
-"""Chromium, and pages whose complaints nobody overlooks."""
+"""Chromium, and pages whose complaints fail the test."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ CHROMIUM = (
 WINDOW = {"width": 1280, "height": 1000}
 # Content wider than its output area, or hidden by a box around it, and labels outside a figure.
 # Boxes one pixel wide are for screen readers. A box that was made to scroll hides nothing; those
-# of ipywidgets scroll unasked, and their content has to fit.
+# of ipywidgets scroll by themselves, and their content has to fit.
 CUT_OFF = """
 () => {
   const found = [];
-  const say = (what, e) => found.push(`${what}: ${e.textContent.trim().slice(0, 80)}`);
+  const add = (what, e) => found.push(`${what}: ${e.textContent.trim().slice(0, 80)}`);
   const tooWide = (e) => e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1;
   const hides = (e) => e.matches(".widget-box") ||
     ["hidden", "clip"].includes(getComputedStyle(e).overflowX);
   const outside = (inner, outer) => inner.width > 0 &&
     (inner.left < outer.left - 1 || inner.right > outer.right + 1);
   for (const area of document.querySelectorAll(".jp-OutputArea-output")) {
-    if (tooWide(area)) say("wider than its place", area);
+    if (tooWide(area)) add("wider than its place", area);
     for (const e of area.querySelectorAll("*"))
-      if (e instanceof HTMLElement && tooWide(e) && hides(e)) say("hidden in part", e);
+      if (e instanceof HTMLElement && tooWide(e) && hides(e)) add("hidden in part", e);
     for (const drawing of area.querySelectorAll("svg.main-svg"))
       for (const label of drawing.querySelectorAll("text"))
         if (outside(label.getBoundingClientRect(), drawing.getBoundingClientRect()))
-          say("outside its figure", label);
+          add("outside its figure", label);
   }
   return found;
 }
@@ -47,38 +47,34 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def watched_page(browser: Any, **options: Any) -> Iterator[Any]:
+def checked_page(browser: Any, **options: Any) -> Iterator[Any]:
     """Open a page in a profile of its own, 1280 pixels wide.
 
     Args:
-        browser: What `chromium` gives.
-        options: Further ones of Playwright's contexts, such as `offline`.
+        browser: The browser of `chromium`.
+        options: Further options of Playwright's contexts, such as `offline`.
 
     Raises:
-        AssertionError: At the end, where a script failed, the console named an error, or an
-            answer was none (status 400 and above).
+        AssertionError: At the end, if a script failed, the console has an error, or a request was
+            answered with status 400 or above.
     """
     context = browser.new_context(viewport=WINDOW, **options)
-    page = context.new_page()
-    complaints = complaints_of(page)
+    page, found = context.new_page(), list[str]()
+
+    def add_console(message: Any) -> None:
+        if message.type == "error":
+            found.append(f"console: {message.text}")
+
+    def add_response(response: Any) -> None:
+        if response.status >= 400:
+            found.append(f"{response.status}: {response.url}")
+
+    page.on("pageerror", lambda error: found.append(f"script: {error}"))
+    page.on("console", add_console)
+    page.on("response", add_response)
     yield page
     context.close()
-    assert not complaints, "\n".join(complaints)
-
-
-def complaints_of(page: Any) -> list[str]:
-    """Return a list that grows by whatever a page complains of."""
-    found: list[str] = []
-    page.on("pageerror", lambda error: found.append(f"script: {error}"))
-    page.on(
-        "console",
-        lambda said: found.append(f"console: {said.text}") if said.type == "error" else None,
-    )
-    page.on(
-        "response",
-        lambda got: found.append(f"{got.status}: {got.url}") if got.status >= 400 else None,
-    )
-    return found
+    assert not found, "\n".join(found)
 
 
 def cut_off(page: Any) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import nbformat
 
-from tests.helpers.browser_page import chromium, watched_page
+from tests.helpers.browser_page import checked_page, chromium
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -30,10 +30,10 @@ KERNEL_IS_IDLE = (
 
 @dataclass
 class Lab:
-    """A JupyterLab over a copy of the notebooks, and the page that looks at it.
+    """A JupyterLab over a copy of the notebooks, in a browser.
 
     Attributes:
-        address: Where it listens.
+        address: Address of the server.
         runs: The folder of its runs.
         page: Playwright's page.
     """
@@ -49,6 +49,11 @@ class Lab:
         self.page.wait_for_selector(".jp-NotebookPanel-notebook", timeout=90_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=90_000)
 
+    def command(self, name: str, **arguments: Any) -> None:
+        """Carry out one of JupyterLab's commands, and wait for its end."""
+        script = "([name, given]) => window.jupyterapp.commands.execute(name, given)"
+        self.page.evaluate(script, [name, arguments])
+
     def run_all(self) -> None:
         """Run every cell, and wait for the last."""
         self.command("notebook:run-all-cells")
@@ -58,91 +63,70 @@ class Lab:
         self.page.get_by_text(text).first.click()
         self.command("notebook:run-all-below")
 
-    def command(self, name: str) -> None:
-        """Carry out one of JupyterLab's commands, and wait for its end."""
-        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
-
-    def code_cells(self) -> list[dict[str, Any]]:
-        """Return the code cells of the open notebook, with their outputs, as nbformat has them."""
-        cells: list[dict[str, Any]] = self.page.evaluate(f"() => {NOTEBOOK}.model.toJSON().cells")
-        return [cell for cell in cells if cell["cell_type"] == "code"]
+    def run_up_to(self, text: str) -> None:
+        """Run all cells above the one that holds a text, wait for them, and run that one."""
+        self.page.get_by_text(text).first.click()
+        self.command("notebook:run-all-above")
+        self.page.keyboard.press("Shift+Enter")
 
     def run_cell(self, text: str) -> None:
         """Run the cell that holds a text."""
         self.page.get_by_text(text).first.click()
         self.page.keyboard.press("Shift+Enter")
 
+    def use_theme(self, theme: str) -> None:
+        """Change JupyterLab's theme."""
+        self.command("apputils:change-theme", theme=theme)
+        self.page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
+
+    def code_cells(self) -> list[dict[str, Any]]:
+        """Return the code cells of the open notebook with their outputs, as in nbformat."""
+        cells: list[dict[str, Any]] = self.page.evaluate(f"() => {NOTEBOOK}.model.toJSON().cells")
+        return [cell for cell in cells if cell["cell_type"] == "code"]
+
     def outputs(self, text: str) -> str:
-        """Return what the code cell that holds a text has shown, as JSON."""
+        """Return the outputs of the code cell that holds a text, as JSON."""
         (cell,) = [c for c in self.code_cells() if text in "".join(c["source"])]
         return json.dumps(cell["outputs"], ensure_ascii=False)
 
-    def shot(self, name: str) -> Path:
-        """Keep a picture of what the page shows."""
+    def shot(self, name: str) -> None:
+        """Save a picture of the window in `tests/artefacts`."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        path = ARTEFACTS / f"{name}.png"
-        self.page.screenshot(path=path)
-        return path
+        self.page.screenshot(path=ARTEFACTS / f"{name}.png")
 
-    def tall_shot(self, name: str) -> Path:
-        """Keep a picture of the whole notebook, from its first cell to its last."""
-        seen = self.page.viewport_size
+    def tall_shot(self, name: str) -> None:
+        """Save a picture of the whole notebook, from its first cell to its last."""
+        window = self.page.viewport_size
         height = self.page.evaluate(f"() => {SCROLLED}.scrollHeight + 100")
-        self.page.set_viewport_size({**seen, "height": height})
+        self.page.set_viewport_size({**window, "height": height})
         self.page.evaluate(f"() => {SCROLLED}.scrollTo(0, 0)")
         self.page.wait_for_timeout(500)  # figures are drawn anew
-        path = self.shot(name)
-        self.page.set_viewport_size(seen)
-        return path
+        self.shot(name)
+        self.page.set_viewport_size(window)
 
 
 @contextmanager
 def opened_lab(folder: Path) -> Iterator[Lab]:
-    """Open a JupyterLab over a folder's `notebooks` and `runs`, and a page to look at it.
+    """Open a JupyterLab over a folder's `notebooks` and `runs`, in a browser.
 
     Raises:
-        AssertionError: At the end, where the browser complained of something.
+        AssertionError: At the end, if the browser complained of anything.
     """
-    server, address = start_server(folder)
-    try:
-        wait_for_server(f"{address}/api?token={TOKEN}", server)
-        with chromium() as browser, watched_page(browser) as page:
-            yield Lab(address, folder / "runs", page)
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def prefer(folder: Path, plugin: str, **values: Any) -> None:
-    """Have the lab over a folder prefer some settings, of a plugin such as `apputils/themes`."""
-    extension, name = plugin.split("/")
-    path = folder / f"settings/@jupyterlab/{extension}-extension/{name}.jupyterlab-settings"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
-
-
-def set_parameters(notebook: Path, **values: Any) -> None:
-    """Write values under a notebook's parameters, as a person would."""
-    content = nbformat.read(notebook, as_version=4)
-    cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
-    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
-    nbformat.write(content, notebook)
-
-
-def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
-    """Start a JupyterLab over a folder's notebooks, and return it and its address."""
-    prefer(folder, "apputils/notification", fetchNews="false", checkForUpdates=False)
+    write_lab_settings(folder, "apputils/notification", fetchNews="false", checkForUpdates=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    options = {
+        "ip": "127.0.0.1",
+        "port": port,
+        "IdentityProvider.token": TOKEN,
+        "LabApp.expose_app_in_browser": True,
+        "notebook-dir": folder / "notebooks",
+    }
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-            *("--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"),
-            *(
-                "--LabApp.expose_app_in_browser=True",
-                f"--notebook-dir={folder / 'notebooks'}",
-            ),
+            *(f"--{name}={value}" for name, value in options.items()),
         ],
         env={
             **os.environ,
@@ -155,26 +139,43 @@ def start_server(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    return server, f"http://127.0.0.1:{port}"
-
-
-def wait_for_server(url: str, server: "subprocess.Popen[bytes]") -> None:
-    """Wait until a server answers."""
 
     def answers() -> bool:
         assert server.poll() is None, "JupyterLab ended at once"
         try:
-            urllib.request.urlopen(url, timeout=2)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={TOKEN}", timeout=2)
         except OSError:
             return False
         return True
 
-    wait_until(answers, "JupyterLab did not answer", seconds=90)
+    try:
+        wait_until(answers, "JupyterLab did not answer", seconds=90)
+        with chromium() as browser, checked_page(browser) as page:
+            yield Lab(f"http://127.0.0.1:{port}", folder / "runs", page)
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
-def wait_until(true: Callable[[], bool], complaint: str, *, seconds: float = 60) -> None:
-    """Wait until something is so; fail with the complaint where it does not become so."""
+def write_lab_settings(folder: Path, plugin: str, **values: Any) -> None:
+    """Write settings of the lab over a folder, of a plugin such as `apputils/themes`."""
+    extension, name = plugin.split("/")
+    path = folder / f"settings/@jupyterlab/{extension}-extension/{name}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def set_parameters(notebook: Path, **values: Any) -> None:
+    """Add values to a notebook's parameters, as a person would."""
+    content = nbformat.read(notebook, as_version=4)
+    cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
+    nbformat.write(content, notebook)
+
+
+def wait_until(condition: Callable[[], bool], complaint: str, *, seconds: float = 60) -> None:
+    """Wait until a condition holds; fail with the complaint if it does not in time."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, complaint
         time.sleep(0.2)

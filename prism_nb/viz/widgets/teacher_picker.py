@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 import torch
 
 from prism_nb.core import fileio
@@ -219,11 +220,7 @@ _RECORDED = {"bn_layers", "bn_channels", "parameters", "flops", "accuracy"}
 
 
 class CandidateList(widgets.VBox):
-    """A filter over candidates and a list of those that pass it.
-
-    Args:
-        entries: The candidates, in the order in which they are listed.
-    """
+    """A filter over candidates and a list of those that pass it."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
@@ -302,14 +299,10 @@ def _or_any(label: str, values: Mapping[str, Any] | Sequence[str]) -> list[tuple
 
 
 def candidates(run: Run) -> list[Entry]:
-    """Return what can be picked for a run, as entries of a catalogue.
+    """Return what can be picked for a run: entries whose `library` names their origin.
 
     First come the networks with batch norm that the run has trained, by name, then those of its
-    neighbours on the same classes, as NAME@FILE; then local files, and the catalogue. `library`
-    names the origin.
-
-    Args:
-        run: The run.
+    neighbours on the same classes, as NAME@FILE; then local files, and the catalogue.
     """
     neighbours = sorted(path.parent for path in run.path.parent.glob("*/config.yaml"))
     folders = [run.path, *(folder for folder in neighbours if folder != run.path)]
@@ -330,9 +323,9 @@ def _trained(run: Run, folder: Path) -> Iterator[Entry]:
             metadata = read_metadata(file)
         except PrismError:
             continue
-        own = folder == run.path
         if metadata is None or not record["bn_layers"]:
             continue
+        own = folder == run.path
         if own or metadata.classes == classes:
             yield Entry(
                 name=name if own else f"{architecture_of(name)}@{file}",
@@ -373,14 +366,9 @@ def named_in(stem: str) -> Entry | None:
 
 
 class PoolList(widgets.VBox):
-    """The networks of a pool, and its primary.
+    """The networks of a pool, and its primary; `changed` is called after a change by hand.
 
     A primary that leaves the pool is not replaced, since another one gives other images.
-
-    Args:
-        names: The pool to start with.
-        primary: Its primary.
-        changed: Called after a choice of primary or a removal by hand.
     """
 
     def __init__(self, names: tuple[str, ...], primary: str, changed: Callable[[], None]) -> None:
@@ -439,14 +427,15 @@ _PRIMARY = (
 class DrawControls(widgets.VBox):
     """Controls for the draw of BN teachers, of one method at a time.
 
-    Args:
-        settings: The settings to start from.
-        changed: Called after every change by hand.
+    They start from the settings; `changed` is called after every change by hand.
     """
 
     def __init__(self, settings: Settings, changed: Callable[[], None]) -> None:
         self._changed, self._loading = changed, False
-        sizes = [("each slot filled by chance", None), *((f"exactly {n}", n) for n in range(1, 21))]
+        recipes = {method: settings.recipe_of(method) for method in drawing_methods(settings)}
+        most = max([20, *(recipe.bn_subset_size or 0 for recipe in recipes.values())])
+        exact = [(f"exactly {size}", size) for size in range(1, most + 1)]
+        sizes = [("each slot filled by chance", None), *exact]
         wide = look(400, 110)
         self.fields: dict[str, widgets.Widget] = {
             "selection": dropdown("Draw", _SELECTIONS, label=110),
@@ -462,8 +451,8 @@ class DrawControls(widgets.VBox):
             "bn_fixed": widgets.SelectMultiple(description="BN teachers", rows=5, **wide),
         }
         self._initial = {
-            method: {name: settings.recipe_of(method).plain()[name] for name in self.fields}
-            for method in drawing_methods(settings)
+            method: {name: recipe.plain()[name] for name in self.fields}
+            for method, recipe in recipes.items()
         }
         self._values = deepcopy(self._initial)
         self.method = dropdown("Method", list(self._initial), label=110)
@@ -616,26 +605,21 @@ def preview_html(settings: Settings, method: str | None, infos: Mapping[str, Net
         "with the primary alone: forward and backward, in convolutions and matrix products."
     )
     rows = [
-        [
-            html.escape(name),
-            family_of(name),
-            f"{info.bn_layers} / {info.bn_channels:,}",
-            f"{info.flops / 1e9:.3g}",
-            f"{in_logits[name]:.0%}",
-            _bar(in_bn[name]),
-            _bar(costs[name] / total),
-        ]
+        {
+            "network": html.escape(name),
+            "family": family_of(name),
+            "BN layers / channels": f"{info.bn_layers} / {info.bn_channels:,}",
+            "GFLOP": f"{info.flops / 1e9:.3g}",
+            "logits in": f"{in_logits[name]:.0%}",
+            "BN statistics in": _bar(in_bn[name]),
+            "share of cost": _bar(costs[name] / total),
+        }
         for name, info in infos.items()
     ]
-    columns = "".join(f'<th scope="col">{title}</th>' for title in _PREVIEW)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    columns = "".join(f'<th scope="col">{title}</th>' for title in rows[0])
+    cells = ["".join(f"<td>{cell}</td>" for cell in row.values()) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f"{note_html(sentence, 'plain')}<table><tr>{columns}</tr>{body}</table>"
-
-
-_PREVIEW = (
-    *("network", "family", "BN layers / channels", "GFLOP"),
-    *("logits in", "BN statistics in", "share of cost"),
-)
 
 
 def _share(values: Iterable[bool]) -> float:
@@ -669,18 +653,12 @@ def pool_warnings(settings: Settings, bn_layers: Mapping[str, int]) -> list[str]
             f"Networks of the primary's family ({family}) share its architectural prior: "
             f"{', '.join(related)}{only}."
         )
-    by_architecture = {architecture_of(name): name for name in pool}
     for name in settings.feature_spaces:
-        same = by_architecture.get(architecture_of(name))
-        if name in pool:
+        same = [member for member in pool if architecture_of(member) == architecture_of(name)]
+        if same:
             found.append(
-                f"{name} measures diversity and is in the pool: images look better to a network "
-                "that they were fitted to."
-            )
-        elif same is not None:
-            found.append(
-                f"{name} measures diversity and has the architecture of {same} in the pool; "
-                "another one measures more fairly."
+                f"{name} measures diversity and {same[0]} of the pool has its architecture: images "
+                "look better to a network that they were fitted to."
             )
     return found
 
@@ -704,16 +682,10 @@ def comparison_html(found: Comparison) -> str:
 
 
 def _heat_map(names: Sequence[str], values: np.ndarray, title: str) -> str:
-    numbers = "".join(f'<th scope="col">{n}</th>' for n in range(1, len(names) + 1))
-    rows = "".join(
-        f'<tr><th scope="row">{n} {html.escape(name)}</th>{"".join(map(_heat, row))}</tr>'
-        for n, (name, row) in enumerate(zip(names, values, strict=True), start=1)
-    )
-    caption = f"<caption>{html.escape(title)}</caption>"
-    return f'<table class="prism-heat">{caption}<tr><th></th>{numbers}</tr>{rows}</table>'
-
-
-def _heat(value: float) -> str:
-    if np.isnan(value):
-        return "<td>–</td>"
-    return f'<td style="background:rgba(68,119,170,{0.75 * value:.2f})">{value:.2f}</td>'
+    """Return a square table of values in [0, 1]; the rows have numbers, the columns only those."""
+    numbers = range(1, len(names) + 1)
+    rows = [f"{n} {html.escape(name)}" for n, name in zip(numbers, names, strict=True)]
+    styler = pd.DataFrame(values, index=rows, columns=numbers).style
+    styler = styler.format("{:.2f}", na_rep="–").set_caption(title)
+    styler = styler.map(lambda value: f"background: rgba(68, 119, 170, {0.75 * value:.2f})")
+    return str(styler.set_table_attributes('class="prism-heat"').to_html())

@@ -28,9 +28,9 @@ from pathlib import Path
 from prism_nb.core.run import Run
 run = Run.open(Path(sys.argv[1]))
 with run.locks.stage("synthesis"):
-    run.events.append("synthesis", event="start", process=1, host="here")
-    run.events.append("synthesis", event="unit_start", unit=sys.argv[2])
     try:
+        run.events.append("synthesis", event="start", process=1, host="here")
+        run.events.append("synthesis", event="unit_start", unit=sys.argv[2])
         time.sleep(60)
     except KeyboardInterrupt:
         run.events.append("synthesis", event="stopped")
@@ -93,6 +93,8 @@ def test_a_killed_driver_has_failed(run: Run, launch: Launch) -> None:
     monitor = RunMonitor(run, every=0, start=lambda r: children.append(launch(r)) or children[0])
     monitor.start.click()
     refresh_until(monitor, "on this machine")
+    while "at work" not in monitor.numbers.value:
+        monitor.refresh()
     children[0].kill()
     refresh_until(monitor, "ended without a message")
     assert not monitor.start.disabled

@@ -343,9 +343,9 @@ def test_warnings(settings: Settings) -> None:
     (alone,) = warnings(settings, teachers=["test_resnet"])
     assert alone.startswith("The primary is alone")
     (inside,) = warnings(settings, feature_networks=["test_byobnet", "test_mambaout"])
-    assert inside.startswith("test_byobnet measures diversity and is in the pool")
+    assert inside.startswith("test_byobnet measures diversity and test_byobnet of")
     (same,) = warnings(settings, holdout_networks=["test_byobnet@weights/mine.pth"])
-    assert "has the architecture of test_byobnet" in same
+    assert "and test_byobnet of the pool has its architecture" in same
 
 
 def test_a_comparison_names_what_is_missing(picker: TeacherPicker) -> None:
