@@ -1,15 +1,16 @@
-"""Squeeze: train one network on the real data by a standard recipe."""
+"""Training of networks: the loop that squeeze and students share, and the squeeze itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prism_nb.core.device import half_precision, seeded, tf32_mode
 from prism_nb.core.errors import PrismError
@@ -17,7 +18,7 @@ from prism_nb.core.settings import Squeeze
 from prism_nb.data.augment import ImageSet, TrainAugmentation
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import open_train_images, prefetch
-from prism_nb.models.checkpoint import Checkpoint, TrainerState
+from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 from prism_nb.models.zoo import build_network
@@ -25,192 +26,242 @@ from prism_nb.models.zoo import build_network
 OnStep = Callable[[dict[str, Any]], None]
 
 
+class Trainer:
+    """A network in training, with its optimizer, learning-rate schedule and averaged copy.
+
+    Args:
+        network: The network, trained in place.
+        optimizer: Updates its parameters.
+        scheduler: Sets the learning rate; the caller steps it.
+        ema: Decay of an averaged copy of the network; 0: none.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler,
+        *,
+        ema: float = 0.0,
+    ) -> None:
+        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+        self._device = next(network.parameters()).device
+        self._average = (
+            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            if ema
+            else None
+        )
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The averaged copy if there is one, else the network."""
+        return self.network if self._average is None else self._average.module
+
+    def epochs(
+        self, count: int, checkpoint: Checkpoint | None, history: list[Any] | None = None
+    ) -> Iterator[int]:
+        """Yield the epochs that are left, and save the state after each but the last.
+
+        The state includes torch's global generators, which order images and draw augmentations.
+
+        Args:
+            count: Number of epochs of the whole training.
+            checkpoint: Where an interrupted training continues; None: nowhere.
+            history: Plain values that the caller collects; saved and restored with the state.
+        """
+        history = [] if history is None else history
+        state = checkpoint.load() if checkpoint else None
+        if state is not None:
+            self._load_state_dict(state["trainer"])
+            history[:] = state["history"]
+        for epoch in range(state["epochs"] if state else 0, count):
+            yield epoch
+            if checkpoint and checkpoint.due and epoch + 1 < count:
+                checkpoint.save(
+                    {"trainer": self._state_dict(), "history": history, "epochs": epoch + 1}
+                )
+
+    def step(self, loss: Tensor) -> None:
+        """Update the parameters, and the averaged copy, by the gradient of a loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+
+    def _state_dict(self) -> dict[str, Any]:
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state["cpu_rng"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["cpu_rng"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "network": self.network,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "average": self._average,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def new_optimizer(
+    network: nn.Module, kind: str, *, lr: float, weight_decay: float, decay_vectors: bool = True
+) -> torch.optim.Optimizer:
+    """Return an optimizer of a network's parameters.
+
+    Args:
+        network: The network.
+        kind: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        decay_vectors: Whether biases and parameters of normalisation layers decay too.
+    """
+    decayed = [p for p in network.parameters() if decay_vectors or p.ndim > 1]
+    others = [p for p in network.parameters() if not decay_vectors and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
 def train_network(
     name: str,
     dataset: ImageDataset,
-    plan: Squeeze,
+    config: Squeeze,
     device: torch.device,
     on_step: OnStep,
     checkpoint: Checkpoint | None = None,
     *,
     seed: int,
 ) -> nn.Module:
-    """Train a network from scratch on a dataset's training images, or go on where it stood.
+    """Train a network from scratch on a dataset's training images.
 
-    Torch's global generators are used inside and restored afterwards, because weights and
-    dropout draw from them.
+    Torch's global generators are used inside and restored afterwards, because initial weights,
+    the order of images and dropout draw from them.
 
     Args:
         name: An architecture of `build_network`.
         dataset: The real images.
-        plan: How to train.
+        config: Training settings.
         device: Where to train.
-        on_step: Told of progress, about fifty times.
-        checkpoint: Where the training goes on after an interruption; None: nowhere.
-        seed: Seed of the weights, the order of images, their views and any dropout.
+        on_step: Called about fifty times as `on_step({"step": int, "steps": int, "losses": dict})`.
+        checkpoint: Where an interrupted training continues; None: nowhere.
+        seed: Seed of the initial weights, the order of images, their augmentation and dropout.
 
     Returns:
         The trained network, in evaluation mode, on `device`.
+
+    Raises:
+        PrismError: The loss is no longer finite.
     """
     images = open_train_images(dataset, device)
     labels = torch.from_numpy(dataset.labels("train")).to(device)
-    with seeded(seed, device), tf32_mode(plan.precision, device):
+    with seeded(seed, device), tf32_mode(config.precision, device):
         network = build_network(
             name, classes=len(dataset.classes), image_size=dataset.image_size
         ).to(device)
         network.to(memory_format=torch.channels_last)
-        train_loop(network, images, labels, plan, on_step, checkpoint)
+        train_loop(network, images, labels, config, on_step, checkpoint)
     return network.eval()
-
-
-@torch.no_grad()
-def collect_conv_stats(
-    teacher: Teacher,
-    probes: Sequence[LayerStat],
-    dataset: ImageDataset,
-    plan: Squeeze,
-    device: torch.device,
-    *,
-    seed: int,
-) -> dict[str, MeanVar]:
-    """Measure what probes see of the training images, in one pass augmented as in training.
-
-    Args:
-        teacher: The trained network.
-        probes: Where to measure.
-        dataset: The real images.
-        plan: How the network was trained; its batches and views are used.
-        device: Where the teacher lives.
-        seed: Seed of the order of images and their views.
-
-    Returns:
-        By the probe's name, the mean over batches of each batch's mean and biased variance, as
-        running statistics are (G-VBSM, CVPR 2024).
-    """
-    sums: dict[str, list[Tensor]] = {}
-    labels = dataset.labels("train")
-    batch, augment = min(plan.batch, len(labels)), train_augmentation(plan)
-    with seeded(seed, device):
-        batches = torch.randperm(len(labels)).split(batch)[: len(labels) // batch]
-        for places in batches:
-            images = dataset.normalize(dataset.images("train", places.tolist()).to(device))
-            _, seen = teacher.forward_with_stats(augment(images), probes)
-            for probe, measured in zip(probes, seen, strict=True):
-                total = sums.setdefault(probe.name, [torch.zeros_like(m) for m in measured])
-                for part, value in zip(total, measured, strict=True):
-                    part += value / len(batches)
-    return {name: MeanVar(*parts) for name, parts in sums.items()}
 
 
 def train_loop(
     network: nn.Module,
     images: ImageSet,
     labels: Tensor,
-    plan: Squeeze,
+    config: Squeeze,
     on_step: OnStep,
     checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Train a network in place, as `train_network` does with a new one."""
-    batch, augment = min(plan.batch, len(images)), train_augmentation(plan)
-    per_epoch = len(images) // batch
-    course = Trainer(network, plan, per_epoch * plan.epochs, labels.device)
-    begun = course.restore(checkpoint) if checkpoint else 0
-    network.train()
-    for epoch in range(begun, plan.epochs):
-        parts = torch.randperm(len(images)).split(batch)[:per_epoch]
-        for step, (rows, shown) in enumerate(
-            zip(parts, prefetch(images, parts), strict=True), epoch * per_epoch
-        ):
-            loss = _loss(network, augment(shown), labels[rows], plan)
-            course.step(loss)
-            _report(loss, step, course.steps, on_step)
-        if checkpoint and epoch + 1 < plan.epochs:
-            course.offer(checkpoint, epoch + 1)
-
-
-def _loss(network: nn.Module, images: Tensor, labels: Tensor, plan: Squeeze) -> Tensor:
-    with half_precision(plan.precision, labels.device):
-        logits: Tensor = network(images)
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
-
-
-def _report(loss: Tensor, step: int, total: int, on_step: OnStep) -> None:
-    """Tell of a step if it is time to.
-
-    Raises:
-        PrismError: The loss is no longer finite.
-    """
-    if step % max(1, total // 50) and step != total - 1:
-        return
-    value = loss.item()
-    if not math.isfinite(value):
-        raise PrismError(f"training diverged at step {step + 1}; lower squeeze_lr")
-    on_step({"step": step + 1, "steps": total, "losses": {"train": value}})
-
-
-def train_augmentation(squeeze: Squeeze) -> TrainAugmentation:
-    """Return the augmentation of the training images."""
-    return TrainAugmentation(
-        squeeze.max_shift, squeeze.crop_min, squeeze.flip, squeeze.views == "per_image"
+    """Train a network in place on images and their labels [N]; otherwise as `train_network`."""
+    batch, augment = min(config.batch, len(images)), _augmentation(config)
+    steps_per_epoch = len(images) // batch
+    steps = steps_per_epoch * config.epochs
+    optimizer = new_optimizer(
+        network, config.optimizer, lr=config.lr, weight_decay=config.weight_decay
     )
+    scheduler: LRScheduler = (
+        CosineAnnealingLR(optimizer, steps)
+        if config.schedule == "cosine"
+        else OneCycleLR(optimizer, config.lr, total_steps=steps)
+    )
+    trainer = Trainer(network, optimizer, scheduler)
+    network.train()
+    for epoch in trainer.epochs(config.epochs, checkpoint):
+        batches = torch.randperm(len(images)).split(batch)[:steps_per_epoch]
+        for step, (rows, batch_images) in enumerate(
+            zip(batches, prefetch(images, batches), strict=True), epoch * steps_per_epoch + 1
+        ):
+            loss = classification_loss(network, augment(batch_images), labels[rows], config)
+            trainer.step(loss)
+            scheduler.step()
+            if (step - 1) % max(1, steps // 50) == 0 or step == steps:
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise PrismError(f"training diverged at step {step}; lower squeeze_lr")
+                on_step({"step": step, "steps": steps, "losses": {"train": value}})
 
 
-_MOMENTUM = 0.9
+def classification_loss(
+    network: nn.Module, images: Tensor, labels: Tensor, config: Squeeze
+) -> Tensor:
+    """Return the mean cross-entropy of a batch, with label smoothing."""
+    with half_precision(config.precision, labels.device):
+        logits: Tensor = network(images)
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 
-class Trainer:
-    """Takes a network from step to step.
+@torch.no_grad()
+def collect_conv_stats(
+    teacher: Teacher,
+    stats: Sequence[LayerStat],
+    dataset: ImageDataset,
+    config: Squeeze,
+    device: torch.device,
+    *,
+    seed: int,
+) -> dict[str, MeanVar]:
+    """Measure layer statistics of the training images, in one pass augmented as in training.
 
     Args:
-        network: The network that learns.
-        plan: How.
-        steps: How many steps there will be.
-        device: Where it is.
+        teacher: The trained network.
+        stats: What to measure.
+        dataset: The real images.
+        config: Training settings of the network; batch size and augmentation are used.
+        device: Where the teacher is.
+        seed: Seed of the order of images and their augmentation.
+
+    Returns:
+        By the statistic's name, the mean over batches of each batch's mean and biased variance,
+        as running statistics are (G-VBSM, CVPR 2024).
     """
-
-    def __init__(self, network: nn.Module, plan: Squeeze, steps: int, device: torch.device) -> None:
-        self.steps = steps
-        self._optimizer = _new_optimiser(network, plan)
-        self._schedule: LRScheduler = (
-            CosineAnnealingLR(self._optimizer, steps)
-            if plan.schedule == "cosine"
-            else OneCycleLR(self._optimizer, plan.lr, total_steps=steps)
-        )
-        self._training = TrainerState({"network": network}, self._optimizer, device)
-
-    def step(self, loss: Tensor) -> None:
-        """Learn from one batch."""
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self._schedule.step()
-
-    def offer(self, checkpoint: Checkpoint, epoch: int) -> None:
-        """Have the state kept after so many epochs, if it is time to."""
-        groups = self._optimizer.state_dict()["param_groups"]
-        progress = {"epoch": epoch, "schedule": self._schedule.state_dict(), "groups": groups}
-        checkpoint.maybe_save(self._training, progress)
-
-    def restore(self, checkpoint: Checkpoint) -> int:
-        """Take over a kept state, torch's random state included, and return its epochs; 0: none."""
-        found = checkpoint.restore(self._training)
-        if found is None:
-            return 0
-        self._schedule.load_state_dict(found["schedule"])
-        for group, kept in zip(self._optimizer.param_groups, found["groups"], strict=True):
-            group.update(_values(kept))
-        return int(found["epoch"])
+    sums: dict[str, list[Tensor]] = {}
+    count = len(dataset.labels("train"))
+    batch, augment = min(config.batch, count), _augmentation(config)
+    with seeded(seed, device):
+        batches = torch.randperm(count).split(batch)[: count // batch]
+        for rows in batches:
+            images = dataset.normalize(dataset.images("train", rows.tolist()).to(device))
+            _, measured = teacher.forward_with_stats(augment(images), stats)
+            for stat, mean_var in zip(stats, measured, strict=True):
+                total = sums.setdefault(stat.name, [torch.zeros_like(part) for part in mean_var])
+                for part, value in zip(total, mean_var, strict=True):
+                    part += value / len(batches)
+    return {name: MeanVar(*parts) for name, parts in sums.items()}
 
 
-def _new_optimiser(network: nn.Module, plan: Squeeze) -> torch.optim.Optimizer:
-    parameters, lr, decay = network.parameters(), plan.lr, plan.weight_decay
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=_MOMENTUM, weight_decay=decay, nesterov=True, fused=True
-        )
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
-
-
-def _values(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the step size and what else changes over a training, of a group of parameters."""
-    return {name: value for name, value in group.items() if name != "params"}
+def _augmentation(config: Squeeze) -> TrainAugmentation:
+    return TrainAugmentation(
+        config.max_shift, config.crop_min, config.flip, config.views == "per_image"
+    )

@@ -1,4 +1,4 @@
-"""Networks by name, from torchvision or timm, adapted to a class count and an image size."""
+"""Networks by name, from torchvision or timm, for a number of classes and an image size."""
 
 from __future__ import annotations
 
@@ -16,58 +16,54 @@ from torchvision import models
 
 from prism_nb.core.errors import UsageError, suggest
 
-WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that weights are read from
-_RESNET_STEM = ("conv1", "maxpool")
-_STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and what pools it
-    models.ResNet: _RESNET_STEM,
-    models.DenseNet: ("features.conv0", "features.pool0"),
-    models.ShuffleNetV2: ("conv1.0", "maxpool"),
-    models.MobileNetV2: ("features.0.0", ""),
-    models.MobileNetV3: ("features.0.0", ""),
-    models.EfficientNet: ("features.0.0", ""),
-    models.MNASNet: ("layers.0", ""),
-    models.RegNet: ("stem.0", ""),
-}
-_SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
+META = torch.device("meta")
+WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that hold weights
 
 
 def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
-    """Build a network with fresh weights from torch's global generator.
+    """Build a network whose initial weights are drawn from torch's global generator.
+
+    Images of up to 64 pixels get a stem that keeps all of them.
 
     Args:
         name: A torchvision or timm architecture. Where both have it torchvision's is taken, as
-            in the published PRISM; `timm/resnet18` and `torchvision/resnet18` say which.
+            in the published PRISM, unless the name is e.g. `timm/resnet18`.
         classes: Size of its head.
         image_size: Side of its square input, in pixels.
 
     Raises:
         UsageError: Unknown name.
     """
-    source, architecture = resolve_architecture(name)
-    if source == "torchvision":
+    library, architecture = resolve_architecture(name)
+    if library == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
     else:
-        options: dict[str, Any] = {"img_size": image_size} if _is_fixed_size(architecture) else {}
+        config = timm.models.get_pretrained_cfg(architecture)
+        options: dict[str, Any] = (
+            {"img_size": image_size} if config and config.fixed_input_size else {}
+        )
         network = timm.create_model(architecture, num_classes=classes, **options)
     if image_size <= _SMALL:
         _shrink_stem(network)
     return network
 
 
-def source_of(name: str) -> str:
-    """Return the library that a network comes from: `torchvision` or `timm`.
-
-    Raises:
-        UsageError: Neither has it.
-    """
-    return resolve_architecture(architecture_of(name))[0]
+def build_on_meta(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """Build a network as `build_network`, without values, on torch's meta device."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about initial values, which are none
+        try:
+            with META:
+                return build_network(name, classes=classes, image_size=image_size)
+        except (RuntimeError, NotImplementedError):  # its code computes with values
+            return build_network(name, classes=classes, image_size=image_size).to(META)
 
 
 def architecture_of(name: str) -> str:
-    """Return the architecture that a name means, without its weights.
+    """Return the architecture in a network's name, without its weights.
 
-    `resnet18@IMAGENET1K_V1` means resnet18, and `resnet50.a1_in1k`, whose tag is timm's, timm's
-    resnet50.
+    `resnet18@IMAGENET1K_V1` is resnet18, and `resnet50.a1_in1k`, with a tag of timm's, is
+    `timm/resnet50`.
     """
     architecture, at, _ = name.partition("@")
     model, dot, _ = architecture.partition(".")
@@ -75,61 +71,51 @@ def architecture_of(name: str) -> str:
 
 
 def resolve_architecture(name: str) -> tuple[str, str]:
-    """Return the library that an architecture's name means, and its name there.
+    """Return the library that has an architecture, and its name there.
 
     Raises:
-        UsageError: Neither has it.
+        UsageError: Neither library has it.
     """
-    source, slash, architecture = name.rpartition("/")
+    prefix, slash, architecture = name.rpartition("/")
     known = {
         "torchvision": torchvision.models.list_models(module=torchvision.models),
         "timm": timm.list_models(),
     }
-    if slash and source not in known:
-        raise UsageError(f"network {name!r}: {source!r} is no source; use torchvision/ or timm/")
-    for place in [source] if slash else list(known):
-        if architecture in known[place]:
-            return place, architecture
+    if slash and prefix not in known:
+        raise UsageError(f"network {name!r}: {prefix!r} is no library; use torchvision/ or timm/")
+    for library in [prefix] if slash else list(known):
+        if architecture in known[library]:
+            return library, architecture
     everything = set(known["torchvision"]) | set(known["timm"])
     raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
 
 
-def _is_fixed_size(architecture: str) -> bool:
-    config = timm.models.get_pretrained_cfg(architecture)
-    return bool(config and config.fixed_input_size)
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors by their names in the network's state dict.
 
+    Files keep no layer versions, which state dicts have and torchvision's MNASNet needs, so the
+    network's own are used.
 
-def _shrink_stem(network: nn.Module) -> None:
-    """Let a stem keep all pixels: a convolution of stride 1, 3x3 if it was 7x7, and no max-pool.
-
-    He et al. (2016, 4.2) have such a stem for CIFAR, and their followers in other families. Of
-    timm's networks only those are changed whose stem is that of torchvision's ResNet.
+    Raises:
+        RuntimeError: Names or shapes are not the network's.
     """
-    parts = dict(network.named_modules())
-    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
-    stem = parts.get(conv)
-    if not isinstance(stem, nn.Conv2d) or pool not in parts:
-        return
-    if stem.kernel_size == (7, 7):
-        stem = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
-        network.set_submodule(conv, stem)
-    elif type(network) not in _STEMS:
-        return
-    stem.stride = (1, 1)
-    if pool:
-        network.set_submodule(pool, nn.Identity())
+    state = network.state_dict()
+    state.clear()  # removes the tensors and keeps the versions
+    state.update(tensors)
+    network.load_state_dict(state)
 
 
 def check_forward(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
-    """Check by two passes that a network classifies images of a size; it is left as it was.
+    """Check that a network classifies images of a size, in training and in evaluation mode.
+
+    The network and torch's global generator are left as they were.
 
     Raises:
-        UsageError: It cannot take such images, or gives something else than their logits.
+        UsageError: It does not take such images, or does not return their logits.
     """
     was_training = network.training
-    device = next(network.parameters()).device
-    images = torch.zeros(2, 3, image_size, image_size, device=device)
-    kept = {key: value.clone() for key, value in network.state_dict().items()}
+    images = torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             outputs = [network.train(mode)(images) for mode in (False, True)]
@@ -138,36 +124,13 @@ def check_forward(name: str, network: nn.Module, *, classes: int, image_size: in
             f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
             "network or a larger image_size"
         ) from None
-    load_weights(network.train(was_training), kept)  # training has moved running statistics
+    load_weights(network.train(was_training), before)  # the training pass moved running statistics
     for output in outputs:
-        if not isinstance(output, torch.Tensor) or output.shape != (2, classes):
+        if not isinstance(output, Tensor) or output.shape != (2, classes):
             raise UsageError(
                 f"network {name!r} does not give one row of {classes} logits per image (it may "
                 "have auxiliary heads); choose another network"
             )
-
-
-META = torch.device("meta")
-
-
-def build_on_meta(name: str, *, classes: int, image_size: int) -> nn.Module:
-    """Build a network on the meta device; through the CPU where its code computes on the way.
-
-    Args:
-        name: See `build_network`.
-        classes: Size of its head.
-        image_size: Side of its square input, in pixels.
-
-    Raises:
-        UsageError: Unknown name.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of weights' first values, which are none
-        try:
-            with META:
-                return build_network(name, classes=classes, image_size=image_size)
-        except (RuntimeError, NotImplementedError):
-            return build_network(name, classes=classes, image_size=image_size).to(META)
 
 
 @dataclass(frozen=True)
@@ -175,12 +138,12 @@ class NetworkInfo:
     """A network in numbers.
 
     Attributes:
-        name: Its name.
-        source: torchvision or timm.
+        name: The network's name.
+        source: `torchvision` or `timm`.
         parameters: Trainable values.
         flops: Floating-point operations of one image's forward pass; a multiply-add is two.
-        bn_layers: BatchNorm2d layers.
-        bn_channels: Channels over all of them: values per statistic.
+        bn_layers: Number of BatchNorm2d layers.
+        bn_channels: Channels over all of them, which is the number of values per statistic.
     """
 
     name: str
@@ -192,11 +155,11 @@ class NetworkInfo:
 
 
 def network_info(name: str, network: nn.Module, *, image_size: int) -> NetworkInfo:
-    """Count a network's parts, at one image of the given side."""
+    """Return a network's numbers for square images of a side in pixels."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     return NetworkInfo(
         name=name,
-        source=source_of(name),
+        source=resolve_architecture(architecture_of(name))[0],
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         flops=count_flops(network, image_size=image_size),
         bn_layers=len(layers),
@@ -205,9 +168,8 @@ def network_info(name: str, network: nn.Module, *, image_size: int) -> NetworkIn
 
 
 def count_flops(network: nn.Module, *, image_size: int) -> int:
-    """Count the operations of one image's forward pass, matrix products and convolutions only."""
-    device = next(network.parameters()).device
-    was_training = network.training
+    """Return the operations of one image's forward pass: matrix products and convolutions."""
+    was_training, device = network.training, next(network.parameters()).device
     network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, image_size, image_size, device=device))
@@ -215,16 +177,36 @@ def count_flops(network: nn.Module, *, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors by their names in the network's state dict.
+_SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
+_RESNET_STEM = ("conv1", "maxpool")
+_STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and its pooling layer
+    models.ResNet: _RESNET_STEM,
+    models.DenseNet: ("features.conv0", "features.pool0"),
+    models.ShuffleNetV2: ("conv1.0", "maxpool"),
+    models.MobileNetV2: ("features.0.0", ""),
+    models.MobileNetV3: ("features.0.0", ""),
+    models.EfficientNet: ("features.0.0", ""),
+    models.MNASNet: ("layers.0", ""),
+    models.RegNet: ("stem.0", ""),
+}
 
-    A state dict also holds the version of each layer, which neither files of tensors nor plain
-    dicts keep; torchvision's MNASNet loads nothing without it. It is that of the network.
 
-    Raises:
-        RuntimeError: Names or shapes are not the network's.
+def _shrink_stem(network: nn.Module) -> None:
+    """Make the first convolution one of stride 1, 3x3 if it was 7x7, and drop the max-pool.
+
+    He et al. (2016, 4.2) use such a stem for CIFAR, and later work in other families. Of timm's
+    networks only those change whose stem is that of torchvision's ResNet.
     """
-    state = network.state_dict()
-    state.clear()  # of its tensors; the versions stay
-    state.update(tensors)
-    network.load_state_dict(state)
+    layers = dict(network.named_modules())
+    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
+    stem = layers.get(conv)
+    if not isinstance(stem, nn.Conv2d) or pool not in layers:
+        return
+    if stem.kernel_size == (7, 7):
+        stem = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+        network.set_submodule(conv, stem)
+    elif type(network) not in _STEMS:
+        return
+    stem.stride = (1, 1)
+    if pool:
+        network.set_submodule(pool, nn.Identity())
