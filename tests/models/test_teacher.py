@@ -1,0 +1,129 @@
+"""Frozen teachers: what a pass returns, and that it changes nothing."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from prism_nb.core.errors import UsageError
+from prism_nb.models.teacher import PreprocessConfig, Teacher, check_bn, check_conv
+from prism_nb.models.zoo import build_network
+from tests.helpers.teachers import ARCHITECTURES, MEAN, STD, bn_inputs, teacher_of
+
+DATASET = PreprocessConfig(MEAN, STD, 32)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_statistics_are_those_of_every_bn_input(name: str) -> None:
+    teacher = teacher_of(name, double=True)
+    images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    _, measured = teacher.forward_with_stats(images)
+    inputs = bn_inputs(teacher.network, images)
+    assert len(measured) == len(inputs) > 10
+    for mean_var, values in zip(measured, inputs, strict=True):
+        for channel in range(0, values.shape[1], 7):
+            flat = values[:, channel].flatten().tolist()
+            mean = math.fsum(flat) / len(flat)
+            var = math.fsum((v - mean) ** 2 for v in flat) / len(flat)
+            assert mean_var.mean[channel].item() == pytest.approx(mean, rel=1e-9, abs=1e-12)
+            assert mean_var.var[channel].item() == pytest.approx(var, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_passes_and_gradients_change_nothing_of_a_teacher(name: str) -> None:
+    teacher = teacher_of(name)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    images = torch.randn(4, 3, 32, 32, requires_grad=True)
+    teacher.train()
+    logits, measured = teacher.forward_with_stats(images)
+    (logits.sum() + measured[-1].var.sum()).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_logits_and_statistics_come_from_one_pass() -> None:
+    teacher = teacher_of("test_resnet")
+    passes: list[int] = []
+    teacher.network.register_forward_hook(lambda *_: passes.append(1))
+    images = torch.randn(4, 3, 32, 32)
+    logits, measured = teacher.forward_with_stats(images)
+    assert len(passes) == 1
+    assert torch.equal(logits, teacher(images))
+    alone = teacher.stats_only(images, teacher.bn_layer_stats)
+    assert all(torch.equal(a.mean, b.mean) for a, b in zip(alone, measured, strict=True))
+    assert teacher.stats_only(images, []) == []
+
+
+def test_running_statistics_are_those_of_the_layers() -> None:
+    teacher = teacher_of("resnet18")
+    layers = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for found, layer in zip(teacher.running_stats(), layers, strict=True):
+        assert found.mean is layer.running_mean
+        assert found.var is layer.running_var
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "resnet18", "test_mambaout"])
+def test_the_head_turns_features_into_logits(name: str) -> None:
+    teacher = teacher_of(name)
+    images = torch.randn(3, 3, 32, 32)
+    head = [m for m in teacher.network.modules() if isinstance(m, nn.Linear)][-1]
+    features, logits = teacher.features_and_logits(images)
+    assert torch.equal(logits, teacher(images))
+    assert torch.allclose(head(features), logits, atol=1e-5)
+    assert not head._forward_pre_hooks  # there is no public way to list hooks
+
+
+# -- preprocessing ---------------------------------------------------------------------------
+
+
+def test_equal_preprocessing_is_the_identity() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    assert teacher_of("test_resnet").preprocess(images) is images
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_converted_to_the_networks_own_pixels(size: int, interpolation: str) -> None:
+    native = PreprocessConfig(*IMAGENET, size, interpolation)
+    network = build_network("test_resnet", classes=10, image_size=size)
+    teacher = Teacher("test_resnet", network, native=native, dataset=DATASET)
+    pixels = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    found = teacher.preprocess((pixels - 0.5) / 0.25)
+    resized = functional.interpolate(pixels, (size, size), mode=interpolation, antialias=True)
+    for channel in range(3):
+        expected = (resized[:, channel] - native.mean[channel]) / native.std[channel]
+        assert torch.allclose(found[:, channel], expected, atol=1e-6)
+
+
+def test_preprocessing_survives_plain_values() -> None:
+    values = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 1.0], "size": 48, "interpolation": "bicubic"}
+    expected = PreprocessConfig((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
+    assert PreprocessConfig.from_dict(values) == expected
+    assert hash(PreprocessConfig.from_dict(values)) == hash(expected)
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
+def test_a_network_without_bn_is_no_bn_teacher(name: str) -> None:
+    network = build_network(name, classes=10, image_size=32)
+    with pytest.raises(UsageError, match=f"{name}.*no BN layers"):
+        check_bn(name, network)
+
+
+def test_bn_without_running_statistics_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(UsageError, match="running statistics"):
+        check_bn("mine", network)
+
+
+def test_a_network_without_convolutions_is_refused() -> None:
+    check_conv("mine", nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(UsageError, match="no convolutions"):
+        check_conv("mine", nn.Linear(2, 2))

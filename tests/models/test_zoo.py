@@ -1,0 +1,136 @@
+"""Networks by name: their libraries, their stems, their numbers, and trial passes."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from prism_nb.core.errors import UsageError
+from prism_nb.core.units import is_pretrained_name
+from prism_nb.models.zoo import (
+    architecture_of,
+    build_network,
+    check_forward,
+    count_flops,
+    load_weights,
+    network_info,
+    resolve_architecture,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "library"),
+    [
+        ("resnet18", "resnet18", "torchvision"),
+        ("timm/resnet18", "timm/resnet18", "timm"),
+        ("test_resnet", "test_resnet", "timm"),
+        ("resnet18@IMAGENET1K_V1", "resnet18", "torchvision"),
+        ("resnet18.a1_in1k", "timm/resnet18", "timm"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18", "timm"),
+        ("timm/resnet18@some.dir/w.pth", "timm/resnet18", "timm"),
+    ],
+)
+def test_names_give_architecture_and_library(name: str, architecture: str, library: str) -> None:
+    assert architecture_of(name) == architecture
+    assert resolve_architecture(architecture)[0] == library
+
+
+def test_no_architecture_looks_as_if_it_had_weights() -> None:
+    assert not any(
+        map(is_pretrained_name, [*timm.list_models(), *torchvision.models.list_models()])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("resnet81", "unknown network 'resnet81'.*resnet18"), ("hub/resnet18", "'hub' is no library")],
+)
+def test_unknown_names_are_refused(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        build_network(name, classes=10, image_size=32)
+
+
+# -- stems -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "last"),
+    [
+        ("resnet18", "conv1", 4),
+        ("densenet121", "features.conv0", 4),
+        ("shufflenet_v2_x0_5", "conv1.0", 4),
+        ("mobilenet_v2", "features.0.0", 2),
+        ("mobilenet_v3_small", "features.0.0", 2),
+        ("efficientnet_b0", "features.0.0", 2),
+        ("mnasnet0_5", "layers.0", 2),
+        ("regnet_y_400mf", "stem.0", 2),
+    ],
+)
+def test_stems_keep_all_pixels_of_small_images_only(name: str, conv: str, last: int) -> None:
+    small = build_network(name, classes=10, image_size=32).eval()
+    sides: list[int] = []
+    for layer in small.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: sides.append(output.shape[-1]))
+    small(torch.randn(1, 3, 32, 32))
+    assert (sides[0], sides[-1]) == (32, last)
+    assert small.get_submodule(conv).kernel_size == (3, 3)
+    large = build_network(name, classes=10, image_size=96)
+    assert large.get_submodule(conv).stride == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "timm/densenet121", "timm/mobilenetv2_100"])
+def test_timms_stems_of_other_shapes_stay(name: str) -> None:
+    for size in (32, 96):
+        network = build_network(name, classes=10, image_size=size)
+        first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+        assert first.stride == (2, 2)
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+def test_bn_layers_and_channels_are_the_published_ones() -> None:
+    expected = {"resnet18": (20, 4800), "mobilenet_v2": (52, 17056), "efficientnet_b0": (49, 21008)}
+    for name, counts in expected.items():
+        info = network_info(name, build_network(name, classes=10, image_size=64), image_size=64)
+        assert (info.bn_layers, info.bn_channels) == counts
+
+
+def test_flops_of_a_convolution_count_two_per_multiply_add() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+    assert count_flops(network, image_size=16) == 2 * 16 * 16 * 8 * 3 * 9
+
+
+# -- weights and trial passes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_byobnet", "mnasnet0_5"])
+def test_a_trial_changes_neither_network_nor_generator(name: str) -> None:
+    network = build_network(name, classes=10, image_size=32)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    check_forward(name, network, classes=10, image_size=32)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_network_that_cannot_take_the_size_is_refused() -> None:
+    network = build_network("alexnet", classes=10, image_size=32)
+    with pytest.raises(UsageError, match="alexnet.*cannot take 32-pixel"):
+        check_forward("alexnet", network, classes=10, image_size=32)
+
+
+def test_a_network_without_plain_logits_is_refused() -> None:
+    network = build_network("test_resnet", classes=10, image_size=32)
+    with pytest.raises(UsageError, match="does not give one row of 9 logits"):
+        check_forward("test_resnet", network, classes=9, image_size=32)
+
+
+def test_missing_and_unexpected_weights_are_refused() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_weights(layer, {"weight": torch.zeros(2, 2)})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        load_weights(layer, {**layer.state_dict(), "more": torch.zeros(2)})
