@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
-from prism_nb.models.checkpoint import (
-    cpu_copies,
-    optimizer_tensors,
-    restore_optimizer,
-    strip_prefix,
-)
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
@@ -99,23 +94,25 @@ class ImageOptimizer:
         self.step += 1
         return losses
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of the state on the CPU, by name."""
-        state = {f"images/{index}": group for index, group in enumerate(self.groups)}
-        state |= optimizer_tensors(self._adam)
-        state |= {f"backward/{name}": value for name, value in self._backward.state_dict().items()}
-        state["random"] = self._generator.get_state()
-        return cpu_copies({"step": torch.tensor(self.step), **state})
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, the generator's included."""
+        return {
+            "step": self.step,
+            "images": [group.detach() for group in self.groups],
+            "adam": self._adam.state_dict(),
+            "backward": self._backward.state_dict(),
+            "rng": self._generator.get_state(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a state, the generator's included."""
-        self.step = int(state["step"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
+        self.step = state["step"]
         with torch.no_grad():
-            for index, group in enumerate(self.groups):
-                group.copy_(state[f"images/{index}"])
-        restore_optimizer(self._adam, state)
-        self._backward.load_state_dict(strip_prefix(state, "backward"))
-        self._generator.set_state(state["random"])
+            for group, images in zip(self.groups, state["images"], strict=True):
+                group.copy_(images)
+        self._adam.load_state_dict(state["adam"])
+        self._backward.load_state_dict(state["backward"])
+        self._generator.set_state(state["rng"])
 
 
 Callback = Callable[[ImageOptimizer, dict[str, Tensor]], None]

@@ -18,6 +18,7 @@ whose sum has the gradient of L by the chain rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ from torch.nn import functional
 from prism_nb.core.device import is_out_of_memory
 from prism_nb.core.errors import PrismError
 from prism_nb.data.augment import AugParams, augment
-from prism_nb.models.checkpoint import strip_prefix
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.synthesis.objective import Objective, StatMatcher, TeacherTerm, weighted_sum
 
@@ -90,21 +90,17 @@ class MicroBatchedBackward:
                 for roll_back in roll_backs:
                     roll_back()
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the micro-batch size and the state of every matcher."""
-        means = {
-            f"means/{matcher.name}/{name}": value
-            for matcher in self._objective.matchers
-            for name, value in matcher.state_dict().items()
-        }
-        return {"micro_batch_size": torch.tensor(self.micro_batch_size), **means}
+        matchers = {matcher.name: matcher.state_dict() for matcher in self._objective.matchers}
+        return {"micro_batch_size": self.micro_batch_size, "matchers": matchers}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore that state; the micro-batch size is never raised above the present one."""
-        sizes = [s for s in (self.micro_batch_size, int(state["micro_batch_size"])) if s]
+        sizes = [s for s in (self.micro_batch_size, state["micro_batch_size"]) if s]
         self.micro_batch_size = min(sizes, default=0)
         for matcher in self._objective.matchers:
-            matcher.load_state_dict(strip_prefix(state, f"means/{matcher.name}"))
+            matcher.load_state_dict(state["matchers"][matcher.name])
 
     def _forward_backward(
         self,

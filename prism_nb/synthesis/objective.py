@@ -132,24 +132,20 @@ class StatMatcher:
 
         return roll_back
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the running means, named by the index of their statistic."""
+    def state_dict(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the running means by the index of their statistic."""
         return {
-            f"{index}/{name}": value
+            index: (self._means[stat].mean, self._means[stat].var)
             for index, stat in enumerate(self.real_stats)
             if stat in self._means
-            for name, value in self._means[stat]._asdict().items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[int, tuple[Tensor, Tensor]]) -> None:
         """Replace the running means."""
         self._means.clear()
         for index, (stat, real) in enumerate(self.real_stats.items()):
-            if f"{index}/mean" in state:
-                self._means[stat] = MeanVar(
-                    state[f"{index}/mean"].to(real.mean.device),
-                    state[f"{index}/var"].to(real.var.device),
-                )
+            if index in state:
+                self._means[stat] = MeanVar(*(part.to(real.mean.device) for part in state[index]))
 
 
 def build_stat_matcher(

@@ -145,7 +145,7 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     key = environment_key(choose_device(run.settings.device))
     inputs_hash = run.units.inputs_hash(unit.inputs)
     return Checkpoint(
-        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint.safetensors"),
+        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"),
         short_hash([unit.fingerprint, inputs_hash, key, chosen_compile(run)]),
         every=60 * run.settings.checkpoint_interval_min,
     )
@@ -216,9 +216,10 @@ class LossLogger:
 
 def _resume(checkpoint: Checkpoint | None, optimizer: ImageOptimizer, logger: LossLogger) -> None:
     """Restore the state of an interrupted call, if there is a valid checkpoint."""
-    state = checkpoint.restore(optimizer) if checkpoint else None
+    state = checkpoint.load() if checkpoint else None
     if state is not None:
-        logger.load_state_dict(state)
+        optimizer.load_state_dict(state["optimizer"])
+        logger.load_state_dict(state["logger"])
 
 
 def _checkpoint_saver(checkpoint: Checkpoint | None, logger: LossLogger) -> Callback:
@@ -226,7 +227,7 @@ def _checkpoint_saver(checkpoint: Checkpoint | None, logger: LossLogger) -> Call
 
     def save(optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
         if checkpoint and checkpoint.due and optimizer.step < optimizer.total_steps:
-            checkpoint.save(optimizer, logger.state_dict())
+            checkpoint.save({"optimizer": optimizer.state_dict(), "logger": logger.state_dict()})
 
     return save
 

@@ -1,11 +1,15 @@
 """Mean and variance of layer inputs, against the formula and finite differences."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies
 from torch import Tensor, nn
 
 from prism_nb.models.layer_stats import (
+    LayerStat,
     bn_layer_stats,
     capture_stats,
     channel_mean_var,
@@ -69,6 +73,38 @@ def test_half_precision_inputs_get_full_precision_statistics(dtype: torch.dtype)
     true_grad = (1 + 2 * (values.detach().double() - true_mean.view(1, -1, 1, 1))) / count
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
     assert (values.grad.double() - true_grad).norm() < tolerance * true_grad.norm()
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(4, 6, 2), (5, 7, 3), (1, 1, 4), (3, 8, 4)])
+def test_patch_statistics_are_the_explicit_sums(height: int, width: int, side: int) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(2, 3, height, width, dtype=torch.float64)
+    x = values.tolist()
+    down, right = math.ceil(height / side), math.ceil(width / side)
+
+    def neighbours(i: int, old: int, new: int) -> tuple[int, int, float]:
+        at = max((i + 0.5) * old / new - 0.5, 0.0)
+        low = min(int(at), old - 1)
+        return low, min(low + 1, old - 1), at - low
+
+    def pixel(n: int, c: int, i: int, j: int) -> float:
+        top, bottom, t = neighbours(i, height, down * side)
+        left, right_, s = neighbours(j, width, right * side)
+        upper = x[n][c][top][left] * (1 - s) + x[n][c][top][right_] * s
+        lower = x[n][c][bottom][left] * (1 - s) + x[n][c][bottom][right_] * s
+        return upper * (1 - t) + lower * t
+
+    found = LayerStat("here", nn.Identity(), side).measure(values)
+    assert found.mean.shape == found.var.shape == (down * right,)
+    for index in range(down * right):
+        u, v = divmod(index, right)
+        rows, columns = range(u * side, (u + 1) * side), range(v * side, (v + 1) * side)
+        pixels = itertools.product(range(2), range(3), rows, columns)
+        flat = [pixel(*place) for place in pixels]
+        mean = math.fsum(flat) / len(flat)
+        var = math.fsum((value - mean) ** 2 for value in flat) / len(flat)
+        assert found.mean[index].item() == pytest.approx(mean, rel=1e-10, abs=1e-13)
+        assert found.var[index].item() == pytest.approx(var, rel=1e-10, abs=1e-13)
 
 
 def test_layers_are_listed_in_the_networks_order() -> None:
