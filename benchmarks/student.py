@@ -30,11 +30,11 @@ from prism_nb.data.distilled import DeviceImages
 from prism_nb.data.small import Digits
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.student import (
-    StudentTrainer,
     mse_gt_loss,
-    parameter_groups,
+    student_trainer,
     train_epoch,
 )
+from prism_nb.models.train import new_optimizer
 from prism_nb.models.zoo import build_network
 
 _SIZE, _COUNT, _BATCH, _ROUNDS, _EPOCHS = 224, 100, 50, 2, 2
@@ -131,7 +131,7 @@ def _resident(
 ) -> Callable[[], object]:
     disable_malloc_trim()
     plan = _PLAN.model_copy(update={"precision": precision})
-    pupil = StudentTrainer("resnet18", dataset, plan, device)
+    pupil = student_trainer("resnet18", dataset, plan, device, epochs=1)
     images = DeviceImages(pixels.to(device, memory_format=torch.channels_last), dataset)
     on_device = EpochLabels(labels.params.to(device), labels.logits.to(device))
     targets = classes.to(device)
@@ -143,8 +143,9 @@ def _from_files(
 ) -> Callable[[], object]:
     """Train in PyTorch's default memory layout, by its default optimizer kernels."""
     student = build_network("resnet18", classes=10, image_size=_SIZE).to(device).train()
-    groups = parameter_groups(student, weight_decay=_PLAN.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=_PLAN.lr)
+    decay = {"weight_decay": _PLAN.weight_decay, "decay_vectors": False}
+    groups = new_optimizer(student, "adamw", lr=_PLAN.lr, **decay).param_groups
+    optimizer = torch.optim.AdamW([{**group, "fused": None} for group in groups], lr=_PLAN.lr)
     loader = DataLoader(
         files, batch_size=_BATCH, shuffle=True, num_workers=2, persistent_workers=True
     )

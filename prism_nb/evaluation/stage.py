@@ -26,7 +26,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     settings, folder = run.settings, unit.params["folder"]
     device = choose_device(settings.device)
     start = time.monotonic()
-    checkpoint = Checkpoint(run.file(f"{folder}/checkpoint.safetensors"), _fingerprint(run, unit))
+    checkpoint = Checkpoint(run.file(f"{folder}/student.checkpoint"), _fingerprint(run, unit))
     student, rows, result = train_student(
         unit.params["student"],
         open_dataset(settings),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.lr_scheduler import LambdaLR
 
 from prism_nb.core.device import half_precision, seeded, tf32_mode
 from prism_nb.core.errors import PrismError
@@ -29,14 +29,13 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import DeviceImages, StreamedImages, load_images, open_train_images
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels, LabelStore
-from prism_nb.models.checkpoint import Checkpoint, TrainerState
+from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.ensemble import load_labeler
 from prism_nb.models.metrics import batches
+from prism_nb.models.train import Trainer, new_optimizer
 from prism_nb.models.zoo import build_network
 
 Row = dict[str, float]
-
-_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,8 @@ def train_student(
     """
     device, rows = data.classes.device, list[Row]()
     with seeded(seed, device), tf32_mode(config.precision, device):
-        trainer = StudentTrainer(name, dataset, config, device)
-        state = trainer.state(device)
-        saved = checkpoint.restore(state) if checkpoint else None
-        first, rows = (saved["epoch"], saved["rows"]) if saved else (0, rows)
-        for epoch in range(first, epochs):
-            lr = config.lr * learning_rate_factor(config.schedule, epoch, epochs)
-            for group in trainer.optimizer.param_groups:
-                group["lr"] = lr
+        trainer = student_trainer(name, dataset, config, device, epochs=epochs)
+        for epoch in trainer.epochs(epochs, checkpoint, rows):
             labels = data.labels_of(epoch)
             loss = train_epoch(trainer, data.images, data.classes, labels, config)
             if not math.isfinite(loss):
@@ -102,29 +95,29 @@ def train_student(
                 with tf32_mode("fp32", device):
                     result = evaluate(trainer.eval_model.eval(), dataset, device)
                 scores = {"top1": result.top1, "top5": result.top5}
+                lr = float(trainer.scheduler.get_last_lr()[0])
                 rows.append({"epoch": epoch + 1, "lr": lr, "loss": loss, **scores})
+            trainer.scheduler.step()
             on_epoch({"step": epoch + 1, "steps": epochs, "losses": {"student": loss}})
-            if checkpoint and epoch + 1 < epochs:
-                checkpoint.maybe_save(state, {"epoch": epoch + 1, "rows": rows})
     return trainer.eval_model.eval(), rows, result
 
 
 def train_epoch(
-    trainer: StudentTrainer,
+    trainer: Trainer,
     images: ImageSet,
     classes: Tensor,
     labels: EpochLabels,
     config: Student,
 ) -> float:
     """Train a student for one epoch, in a random order, and return the mean loss."""
-    trainer.student.train()
+    trainer.network.train()
     total = torch.zeros((), device=classes.device)
     steps = render_batches(torch.randperm(len(images)), config.batch)
     for rows in steps:
         rows = rows.to(classes.device)
         view = render(images, labels.params, rows)
         with half_precision(config.precision, classes.device):
-            logits = trainer.student(view)
+            logits = trainer.network(view)
         loss = _loss(logits.float(), labels, rows, classes, config, view.shape[-1])
         trainer.step(loss)
         total += loss.detach()
@@ -149,48 +142,31 @@ def _loss(
     return mse_gt_loss(logits, soft, classes[rows], ce_weight=config.ce_weight)
 
 
-class StudentTrainer:
-    """A student with its optimizer, and its moving average if the settings ask for one.
+def student_trainer(
+    name: str, dataset: ImageDataset, config: Student, device: torch.device, *, epochs: int
+) -> Trainer:
+    """Build a student; its weights come from torch's global generators.
 
     Args:
-        name: An architecture of `build_network`; weights come from torch's global generators.
+        name: An architecture of `build_network`.
         dataset: Gives the classes and the image size.
         config: The training settings.
         device: The device to train on.
+        epochs: Passes over the images, which the learning-rate schedule spans.
     """
-
-    def __init__(
-        self, name: str, dataset: ImageDataset, config: Student, device: torch.device
-    ) -> None:
-        network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
-        self.student = network.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = new_optimizer(
-            self.student, config.optimizer, lr=config.lr, weight_decay=config.weight_decay
-        )
-        self._average: AveragedModel | None = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)
-            self._average = AveragedModel(self.student, multi_avg_fn=average, use_buffers=True)
-
-    @property
-    def eval_model(self) -> nn.Module:
-        """The network to evaluate and store: the moving average if there is one."""
-        return self.student if self._average is None else self._average.module
-
-    def step(self, loss: Tensor) -> None:
-        """Update the student by the gradient of a loss."""
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self.student)
-
-    def state(self, device: torch.device) -> TrainerState:
-        """Return the state that a checkpoint stores."""
-        networks: dict[str, nn.Module] = {"student": self.student}
-        if self._average is not None:
-            networks["average"] = self._average
-        return TrainerState(networks, self.optimizer, device)
+    network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    optimizer = new_optimizer(
+        network,
+        config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        decay_vectors=False,
+    )
+    scheduler = LambdaLR(
+        optimizer, lambda epoch: learning_rate_factor(config.schedule, epoch, epochs)
+    )
+    return Trainer(network, optimizer, scheduler, ema=config.ema)
 
 
 def load_student_data(run: Run, method: str, variant: str, device: torch.device) -> StudentData:
@@ -310,25 +286,6 @@ def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: T
     """
     first, second = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
     return torch.lerp(first, second, fraction.to(first.dtype)).mean()
-
-
-def new_optimizer(
-    network: nn.Module, kind: str, *, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Return AdamW (`adamw`) or SGD with Nesterov momentum (`sgd`) over a network's parameters."""
-    groups = parameter_groups(network, weight_decay=weight_decay)
-    if kind == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=_MOMENTUM, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
-
-
-def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
-    """Return parameters in two groups: matrices and kernels decay, vectors and scalars do not."""
-    parameters = list(network.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 @dataclass(frozen=True)

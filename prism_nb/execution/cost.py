@@ -39,7 +39,7 @@ from prism_nb.data.distilled import (
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
-from prism_nb.evaluation.student import StudentTrainer, train_epoch
+from prism_nb.evaluation.student import student_trainer, train_epoch
 from prism_nb.execution.disk_space import trains_on_all_real, unit_bytes, weight_bytes
 from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
@@ -252,7 +252,7 @@ class StepTimer:
 
     def _student(self, use: Use) -> tuple[Callable[[], object], int]:
         config = self._settings.student.model_copy(update={"batch": use.batch})
-        trainer = StudentTrainer(use.network, self._dataset, config, self._device)
+        trainer = student_trainer(use.network, self._dataset, config, self._device, epochs=1)
         images = self._images(_TRAINING_STEPS * use.batch)
         logits = torch.zeros(len(images), len(self._dataset.classes), dtype=torch.float16)
         views = epoch_params(self._settings, len(images), 0, self._device)

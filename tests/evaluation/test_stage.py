@@ -38,4 +38,4 @@ def test_a_unit_writes_scores_and_weights_that_agree(tmp_path: Path) -> None:
     assert (result.top1, result.top5) == (summary["last"], summary["top5"])
     confusion = pd.read_csv(folder / "confusion.csv")
     assert list(confusion.itertuples(index=False, name=None)) == list(result.confusions)
-    assert not (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "student.checkpoint").exists()

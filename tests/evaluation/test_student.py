@@ -27,12 +27,12 @@ from prism_nb.evaluation.student import (
     EvalResult,
     Row,
     StudentData,
-    StudentTrainer,
     cutmix_cross_entropy,
     evaluate,
     kd_kl_loss,
     learning_rate_factor,
     mse_gt_loss,
+    student_trainer,
     train_student,
 )
 from prism_nb.models.checkpoint import Checkpoint
@@ -152,17 +152,17 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
 
 def test_the_moving_average_follows_its_decay() -> None:
     torch.manual_seed(0)
-    trainer = StudentTrainer("test_byobnet", DIGITS, config_of(ema=0.9), CPU)
+    trainer = student_trainer("test_byobnet", DIGITS, config_of(ema=0.9), CPU, epochs=1)
     images = torch.randn(8, 3, 32, 32)
     expected: dict[str, Tensor] = {}
     for step in range(3):
-        trainer.step(trainer.student(images).square().mean())
-        for name, value in trainer.student.named_parameters():
+        trainer.step(trainer.network(images).square().mean())
+        for name, value in trainer.network.named_parameters():
             new = value.detach().double()
             expected[name] = new if step == 0 else 0.9 * expected[name] + 0.1 * new
     for name, value in trainer.eval_model.named_parameters():
         assert torch.allclose(value.double(), expected[name], atol=1e-5)
-    assert not equal(trainer.eval_model, trainer.student)
+    assert not equal(trainer.eval_model, trainer.network)
 
 
 def test_a_diverging_student_is_an_error() -> None:

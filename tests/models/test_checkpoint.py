@@ -14,7 +14,10 @@ from prism_nb.models.train import Trainer, new_optimizer
 from prism_nb.models.zoo import build_network
 
 STATE: dict[str, Any] = {
-    "tensors": [torch.arange(6.0).view(2, 3), torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)],
+    "tensors": [
+        torch.arange(6.0).view(2, 3),
+        torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    ],
     "history": [{"loss": 0.1 + 0.2, "epoch": 3}],
     "numbers": {1: (2, None)},
 }
@@ -79,7 +82,9 @@ def test_it_is_due_after_its_interval(tmp_path: Path) -> None:
 def test_a_network_and_its_optimizer_come_back(name: str, tmp_path: Path) -> None:
     def trainer(seed: int) -> Trainer:
         torch.manual_seed(seed)
-        network = build_network(name, classes=3, image_size=32).to(memory_format=torch.channels_last)
+        network = build_network(name, classes=3, image_size=32).to(
+            memory_format=torch.channels_last
+        )
         optimizer = new_optimizer(network, "adamw", lr=0.1, weight_decay=0.1)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9)
         return Trainer(network, optimizer, scheduler, ema=0.5)
@@ -98,5 +103,7 @@ def test_a_network_and_its_optimizer_come_back(name: str, tmp_path: Path) -> Non
         torch.manual_seed(2)  # of dropout
         each.step(each.network(images).square().sum())
     for part in ("network", "eval_model"):
-        pairs = zip(getattr(first, part).parameters(), getattr(second, part).parameters(), strict=True)
+        pairs = zip(
+            getattr(first, part).parameters(), getattr(second, part).parameters(), strict=True
+        )
         assert all(torch.equal(a, b) for a, b in pairs)

@@ -44,7 +44,9 @@ def test_values_and_gradients_are_those_of_the_formula(
     for measure in (channel_mean_var, literal):
         leaf = values.clone().requires_grad_()
         found = measure(leaf)
-        torch.stack([(w * part).sum() for w, part in zip(weights, found, strict=True)]).sum().backward()
+        torch.stack(
+            [(w * part).sum() for w, part in zip(weights, found, strict=True)]
+        ).sum().backward()
         results.append((*found, leaf.grad))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)

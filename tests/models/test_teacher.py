@@ -101,7 +101,12 @@ def test_images_are_converted_to_the_networks_own_pixels(size: int, interpolatio
 
 
 def test_preprocessing_survives_plain_values() -> None:
-    values = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 1.0], "size": 48, "interpolation": "bicubic"}
+    values = {
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 1.0],
+        "size": 48,
+        "interpolation": "bicubic",
+    }
     expected = PreprocessConfig((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
     assert PreprocessConfig.from_dict(values) == expected
     assert hash(PreprocessConfig.from_dict(values)) == hash(expected)

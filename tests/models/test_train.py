@@ -145,7 +145,13 @@ def test_sgd_follows_nesterov_decay_and_schedule(schedule: str) -> None:
     velocity = [torch.zeros_like(w) for w in weights]
     images, labels = torch.randn(6, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])
     config = Squeeze(
-        epochs=8, batch=6, optimizer="sgd", lr=0.3, weight_decay=5e-4, schedule=schedule, max_shift=0
+        epochs=8,
+        batch=6,
+        optimizer="sgd",
+        lr=0.3,
+        weight_decay=5e-4,
+        schedule=schedule,
+        max_shift=0,
     )
     train_loop(network, images, labels, config, lambda _: None)
     inputs = images.flatten(1).double()
@@ -226,8 +232,12 @@ def test_conv_stats_are_means_over_augmented_batches() -> None:
             down, right = torch.randint(0, 3, (2,)).tolist()
             images = functional.pad(images, (1, 1, 1, 1), "replicate")
             images = images[:, :, down : down + 16, right : right + 16]
-            for stat, measured in zip(stats, teacher.forward_with_stats(images, stats)[1], strict=True):
-                sums[stat.name] = [a + b / 3 for a, b in zip(sums[stat.name], measured, strict=True)]
+            for stat, measured in zip(
+                stats, teacher.forward_with_stats(images, stats)[1], strict=True
+            ):
+                sums[stat.name] = [
+                    a + b / 3 for a, b in zip(sums[stat.name], measured, strict=True)
+                ]
     assert list(found) == list(sums)
     for name, expected in sums.items():
         for mine, theirs in zip(found[name], expected, strict=True):

@@ -208,7 +208,7 @@ def unit_of(run: Run, method: str) -> Unit:
 
 
 def kept(run: Run, unit: Unit) -> Path:
-    return run.file(unit.marker.replace(".json", ".checkpoint.safetensors"))
+    return run.file(unit.marker.replace(".json", ".checkpoint"))
 
 
 def make(run: Run, unit: Unit, *, dies_at: int | None = None) -> list[int]:
