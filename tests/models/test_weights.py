@@ -1,59 +1,249 @@
-"""Weights kept as plain tensors: whatever network they are of, it takes them back."""
+"""Weights by name: where they lie, how files are read, and that no file's code runs."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 
-from prism_nb.core.presets import pool_names, read_pool
-from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset
-from prism_nb.models.checkpoint import TrainerState
-from prism_nb.models.pretrained import open_pretrained
-from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import to_safetensors, weights_metadata
-from prism_nb.models.zoo import architecture_of, build_network, check_forward, load_weights
-
-CPU = torch.device("cpu")
-SIZE = 64
-NETWORKS = sorted(
-    {architecture_of(network) for pool in pool_names() for network in read_pool(pool).networks}
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.weights import (
+    WeightsMetadata,
+    check_weights_present,
+    download_weights,
+    read_metadata,
+    read_weights,
+    resolve_weights,
+    to_safetensors,
 )
 
+WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.ones(2)}
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+METADATA: dict[str, Any] = {
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 1.0],
+    "size": 48,
+    "interpolation": "bicubic",
+}
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_of_a_pool_is_tried_out_kept_and_taken(name: str, tmp_path: Path) -> None:
-    few = ShapeOnlyDataset("few", DatasetSizes(3, 6, 6), SIZE)
-    torch.manual_seed(0)
-    network = build_network(name, classes=3, image_size=SIZE)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    check_forward(name, network, classes=3, image_size=SIZE)
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def test_publishers_facts_are_known_without_the_file() -> None:
+    spec = resolve_weights("resnet18@IMAGENET1K_V1")
+    assert spec.preprocess == PreprocessConfig(*IMAGENET, 224)
+    assert (spec.head, spec.accuracy) == (1000, pytest.approx(0.69758))
+    assert spec.hash_prefix == "f37072fd"
+    timms = resolve_weights("resnet50.a1_in1k")
+    assert timms.preprocess == PreprocessConfig(*IMAGENET, 224, "bicubic")
+    assert (timms.licence, timms.tag) == ("apache-2.0", "a1_in1k")
+    assert resolve_weights("resnet50@DEFAULT").tag == "IMAGENET1K_V2"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18@IMAGENET1K", "no weights 'IMAGENET1K' of resnet18.*'IMAGENET1K_V1'"),
+        ("resnet18@w.bin", r"ends in \.safetensors or \.pth"),
+        ("resnet18.a1_in1", "timm has no weights 'a1_in1' of resnet18.*'a1_in1k'"),
+        ("timm/resnet18@DEFAULT", r"timm's are named resnet18\.TAG"),
+        ("resnet81@DEFAULT", "unknown network 'resnet81'.*resnet18"),
+        ("vit_base_patch16_224.augreg_in1k", r"only timm reads; choose others .*augreg2_in21k"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        resolve_weights(name)
+
+
+def test_all_missing_weights_are_named_at_once_with_their_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(UsageError) as caught:
+        check_weights_present(["resnet18@DEFAULT", "resnet50.a1_in1k", "resnet18@gone/w.pth"])
+    message, folder = str(caught.value), tmp_path / "hub" / "checkpoints"
+    assert f"resnet18-f37072fd.pth in {folder}" in message
+    assert f"-o '{folder}/resnet18-f37072fd.pth' https://download.pytorch.org/models" in message
+    assert "hf_hub_download('timm/resnet50.a1_in1k', 'model.safetensors')" in message
+    assert "w.pth in " in message
+
+
+def test_a_failed_download_names_a_command_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE=1 is set")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    words = r"cannot be fetched: HF_HUB_OFFLINE=1 is set; elsewhere: python -c"
+    with pytest.raises(UsageError, match=words):
+        download_weights(resolve_weights("test_resnet.r160_in1k"))
+
+
+# -- metadata --------------------------------------------------------------------------------
+
+
+def local_weights(folder: Path, **changes: object) -> str:
+    """Write a weights file with metadata in YAML, and return the network's name."""
+    torch.save(WEIGHTS, folder / "mine.pth")
+    values = {name: value for name, value in (METADATA | changes).items() if value is not None}
+    (folder / "mine.yaml").write_text(write_yaml(values))
+    return f"test_resnet@{folder / 'mine.pth'}"
+
+
+def test_a_yaml_file_describes_local_weights(tmp_path: Path) -> None:
+    spec = resolve_weights(local_weights(tmp_path, classes=["b", "a", "c"]))
+    assert spec.preprocess == PreprocessConfig((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
+    assert (spec.classes, spec.head) == (("b", "a", "c"), 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": None}, "size: Field required"),
+        ({"size": "48"}, "size: .*, got '48'"),
+        ({"std": [0.4, 0.0, 1.0]}, r"std\.1: .*greater than 0, got 0"),
+        ({"mean": [124, 116, 104]}, r"mean\.0: .*less than or equal to 1, got 124"),
+        ({"interpolation": "nearest"}, "interpolation: .*'bilinear' or 'bicubic', got 'nearest'"),
+        ({"classes": ["a", "b", "a"]}, "classes: a is named twice"),
+        ({"classes": ["a"]}, "classes: name all"),
+    ],
+)
+def test_invalid_metadata_are_refused(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=rf"mine\.yaml \(metadata of mine\.pth\): .*{words}"):
+        resolve_weights(local_weights(tmp_path, **changes))
+
+
+def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None:
+    metadata = WeightsMetadata.parse({**METADATA, "classes": ["a", "b"]}, where="a test")
+    content, file = to_safetensors(WEIGHTS, metadata), tmp_path / "w.safetensors"
+    file.write_bytes(content)
+    assert read_metadata(file) == metadata
+    assert to_safetensors(WEIGHTS, metadata) == content
+    file.with_suffix(".yaml").write_text(write_yaml(METADATA))
+    with pytest.raises(UsageError, match=r"hold their own metadata; delete .*w\.yaml"):
+        read_metadata(file)
+    (tmp_path / "bare.safetensors").write_bytes(to_safetensors(WEIGHTS))
+    assert read_metadata(tmp_path / "bare.safetensors") is None
+
+
+# -- content ---------------------------------------------------------------------------------
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrappers_and_prefixes_are_understood(tmp_path: Path, wrap: Any, prefix: str) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(wrap({prefix + key: value for key, value in WEIGHTS.items()}), file)
+    found = read_weights(file)
+    assert list(found) == list(WEIGHTS)
+    assert all(torch.equal(found[key], value) for key, value in WEIGHTS.items())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
+    mark, file = tmp_path / "ran", tmp_path / "evil.pth"
+    file.write_bytes(pickle.dumps(Evil(mark), protocol=protocol))
+    with pytest.raises(UsageError, match=r"evil\.pth"):
+        read_weights(file)
+    assert not mark.exists()
+    pickle.loads(file.read_bytes())  # the file is what it is meant to be
+    assert mark.exists()
+
+
+def test_a_malicious_archive_does_not_run(tmp_path: Path) -> None:
+    mark, file = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({**WEIGHTS, "x": Evil(mark)}, file)
+    with pytest.raises(UsageError, match=r"evil\.pth ask for posix\.system") as caught:
+        read_weights(file)
+    assert not mark.exists()
+    assert "weights_only" not in str(caught.value)  # torch's advice how to run it after all
+
+
+def test_a_whole_network_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"ask for torch\.nn\.modules\.linear\.Linear"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [[["x"] * 10] * 10**5, {}, {"fc.weight": WEIGHTS["fc.weight"], "epoch": 3}]
+)
+def test_other_content_than_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"w\.pth .*save the state dict alone") as caught:
+        read_weights(tmp_path / "w.pth")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "noise", "cut"])
+def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, damage: str) -> None:
+    file = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save(WEIGHTS, file)
+    else:
+        safetensors.torch.save_file(WEIGHTS, file)
+    whole = file.read_bytes()
+    damaged = {"empty": b"", "noise": b"\x93" * 900, "cut": whole[: len(whole) // 2]}
+    file.write_bytes(damaged[damage])
+    with pytest.raises(UsageError, match=rf"w\{suffix} are damaged or no weights at all"):
+        read_weights(file)
+
+
+def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(10**6)}, tmp_path / "a.pth")
+    compressed = tmp_path / "w.pth"
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(compressed, "w") as target:
+        for part in source.infolist():
+            target.writestr(part.filename, source.read(part), zipfile.ZIP_DEFLATED)
+    assert compressed.stat().st_size < 10_000
+    with pytest.raises(UsageError, match=r"w\.pth are damaged"):
+        read_weights(compressed)
+
+
+def test_a_view_that_claims_any_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1).expand(10**12)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="x claims to be larger than the file"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_another_hash_nan_and_no_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
-    file.write_bytes(
-        to_safetensors(network.state_dict(), weights_metadata(few, dataset_preprocess(few)))
-    )
-    images = torch.randn(2, 3, SIZE, SIZE)
-    with torch.no_grad():
-        again = open_pretrained(f"{name}@{file}", few).network(images)
-        assert torch.equal(again, network.eval()(images))
-
-
-def test_a_training_goes_on_with_a_network_that_asks_for_its_version() -> None:
-    one, other = (build_network("mnasnet0_5", classes=3, image_size=32) for _ in "ab")
-    states = [
-        TrainerState({"student": network}, torch.optim.SGD(network.parameters()), CPU)
-        for network in (one, other)
-    ]
-    states[1].restore(states[0].tensors())
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_what_is_missing_or_strange_is_refused() -> None:
-    layer = torch.nn.Linear(2, 2)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        load_weights(layer, {"weight": torch.zeros(2, 2)})
-    with pytest.raises(RuntimeError, match="Unexpected key"):
-        load_weights(layer, {**layer.state_dict(), "more": torch.zeros(2)})
+    safetensors.torch.save_file({"a": torch.tensor([1.0, float("nan")])}, file)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    with pytest.raises(UsageError, match=f"damaged: their SHA-256 begins with {found}"):
+        read_weights(file, hash_prefix="00000000")
+    with pytest.raises(UsageError, match="a holds NaN"):
+        read_weights(file, hash_prefix=found)
+    with pytest.raises(UsageError, match=r"gone\.pth cannot be read"):
+        read_weights(tmp_path / "gone.pth")

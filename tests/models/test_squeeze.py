@@ -1,0 +1,270 @@
+"""The squeeze stage: trained, reused and imported networks, and the order of their classes."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
+
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import network_unit, squeeze_units
+from prism_nb.core.units import slug
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.registry import open_dataset
+from prism_nb.models import squeeze
+from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.pool import load_teacher
+from prism_nb.models.squeeze import check_class_order, ensure_weights, run_unit
+from prism_nb.models.teacher import dataset_preprocess
+from prism_nb.models.weights import read_weights, to_safetensors, weights_metadata
+from prism_nb.models.zoo import build_network
+
+ALONE: dict[str, Any] = {"holdout_networks": [], "label_teachers": []}
+TRAINED = {
+    **ALONE,
+    "teachers": ["test_resnet"],
+    "feature_networks": ["test_resnet"],
+    "squeeze_epochs": 2,
+}
+
+
+def squeezed(folder: Path, name: str, **changes: Any) -> Run:
+    """Begin a run and make all units of its squeeze."""
+    run = Run.create(folder / name, load_settings("digits_quick", changes))
+    for unit in squeeze_units(run, 10):
+        run_unit(run, unit, lambda _: None)
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a trained network."""
+    return squeezed(tmp_path_factory.mktemp("trained"), "trained", **TRAINED)
+
+
+def weights_of(run: Run) -> Path:
+    return run.file("teachers/test_resnet.safetensors")
+
+
+def with_weights(file: Path) -> dict[str, Any]:
+    """Return settings of a run whose only network has weights from a file."""
+    name = f"test_resnet@{file}"
+    return {**ALONE, "teachers": [name], "primary": name, "feature_networks": [name]}
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    return run.units.record(network_unit(run.settings, run.settings.primary))
+
+
+# -- trained networks ------------------------------------------------------------------------
+
+
+def test_every_setting_of_the_squeeze_decides_the_weights() -> None:
+    settings = load_settings("digits_quick")
+    others = {
+        "squeeze_epochs": 4,
+        "squeeze_batch": 99,
+        "squeeze_optimizer": "sgd",
+        "squeeze_lr": 0.5,
+        "squeeze_schedule": "cosine",
+        "squeeze_weight_decay": 0.5,
+        "squeeze_label_smoothing": 0.5,
+        "squeeze_max_shift": 1,
+        "squeeze_crop_min": 0.5,
+        "squeeze_flip": True,
+        "squeeze_views": "per_image",
+        "squeeze_precision": "bf16",
+    }
+    assert set(others) == {name for name in Settings.fields() if name.startswith("squeeze_")}
+    unit, given_unit = (network_unit(settings, name) for name in ("test_resnet", "a@w.pth"))
+    for name, value in others.items():
+        changed = settings.replace(**{name: value})
+        assert network_unit(changed, "test_resnet").fingerprint != unit.fingerprint, name
+        assert network_unit(changed, "a@w.pth") == given_unit, name
+
+
+def test_a_killed_unit_continues_and_leaves_no_checkpoint(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(squeeze, "Checkpoint", partial(Checkpoint, every=0))
+    run = Run.create(tmp_path / "killed", trained.settings)
+    (unit,), steps_per_epoch = squeeze_units(run, 10), 1257 // run.settings.squeeze.batch
+
+    def die(event: dict[str, Any]) -> None:
+        if event["step"] > steps_per_epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_unit(run, unit, die)
+    assert [path.stem for path in run.path.glob("teachers/units/*.checkpoint")] == ["test_resnet"]
+    steps: list[int] = []
+    run_unit(run, unit, lambda event: steps.append(event["step"]))
+    assert steps[0] > steps_per_epoch
+    assert not list(run.path.glob("teachers/units/*.checkpoint"))
+    assert weights_of(run).read_bytes() == weights_of(trained).read_bytes()
+
+
+def test_an_equal_unit_of_another_run_is_reused(trained: Run) -> None:
+    again = squeezed(trained.path.parent, "again", **TRAINED)
+    assert record_of(again)["reused_from"] == "trained"
+    assert weights_of(again).read_bytes() == weights_of(trained).read_bytes()
+    other = squeezed(trained.path.parent, "other", **{**TRAINED, "squeeze_epochs": 1})
+    assert record_of(other)["reused_from"] is None
+
+
+def test_damaged_weights_are_named(trained: Run, tmp_path: Path) -> None:
+    run = squeezed(tmp_path, "r", **with_weights(weights_of(trained)))
+    name = run.settings.primary
+    run.file(f"teachers/{slug(name)}.safetensors").write_bytes(b"damaged")
+    with pytest.raises(PrismError, match="run the squeeze stage first"):
+        load_teacher(run, name)
+
+
+# -- imported networks -----------------------------------------------------------------------
+
+
+def test_a_network_of_one_run_is_a_teacher_of_another(trained: Run, tmp_path: Path) -> None:
+    run = squeezed(tmp_path, "r", **with_weights(weights_of(trained)))
+    name, record = run.settings.primary, record_of(run)
+    images = torch.randn(4, 3, 32, 32)
+    mine, theirs = load_teacher(run, name), load_teacher(trained, "test_resnet")
+    assert torch.equal(mine(images), theirs(images))
+    for one, other in zip(mine.running_stats(), theirs.running_stats(), strict=True):
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.var, other.var)
+    assert record["accuracy"] == record_of(trained)["accuracy"] > 0.5
+    assert record["weights_sha256"] == hashlib.sha256(weights_of(trained).read_bytes()).hexdigest()
+    assert record["order_checked"] is True
+    copied = run.file(f"teachers/{slug(name)}.safetensors")
+    assert copied.read_bytes() == weights_of(trained).read_bytes()
+
+
+def test_it_keeps_its_preprocessing_at_another_image_size(trained: Run, tmp_path: Path) -> None:
+    run = squeezed(tmp_path, "r", image_size=48, **with_weights(weights_of(trained)))
+    teacher, record = load_teacher(run, run.settings.primary), record_of(run)
+    assert teacher.preprocess(torch.randn(1, 3, 48, 48)).shape[-1] == 32
+    assert record["preprocess"]["size"] == 32
+    assert record["accuracy"] > 0.5
+
+
+def test_a_changed_file_or_metadata_is_imported_again(trained: Run, tmp_path: Path) -> None:
+    file, tensors = tmp_path / "w.safetensors", read_weights(weights_of(trained))
+    file.write_bytes(weights_of(trained).read_bytes())
+    squeezed(tmp_path, "first", **with_weights(file))
+    assert record_of(squeezed(tmp_path, "second", **with_weights(file)))["reused_from"] == "first"
+    file.write_bytes(to_safetensors(tensors))
+    third = squeezed(tmp_path, "third", **with_weights(file))
+    assert record_of(third)["reused_from"] is None
+    values = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 40, "interpolation": "bilinear"}
+    file.with_suffix(".yaml").write_text(write_yaml(values))
+    fourth = squeezed(tmp_path, "fourth", **with_weights(file))
+    assert record_of(fourth)["reused_from"] is None
+    assert record_of(fourth)["preprocess"]["size"] == 40
+
+
+def test_missing_weights_are_downloaded_only_if_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(url: str, to: str, prefix: str, **_: Any) -> None:
+        Path(to).write_bytes(prefix.encode())
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(UsageError, match="weights are missing"):
+        ensure_weights("resnet18@DEFAULT", may_fetch=False)
+    assert not (tmp_path / "hub").exists()
+    ensure_weights("resnet18@DEFAULT", may_fetch=True)
+    assert next(tmp_path.rglob("*.pth")).read_bytes() == b"f37072fd"
+
+
+# -- order of the classes --------------------------------------------------------------------
+
+
+def predictions(
+    class_of_output: np.ndarray, *, each: int = 50, accuracy: float = 0.7, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return outputs and labels of a network whose output o stands for `class_of_output[o]`."""
+    rng, classes = np.random.default_rng(seed), len(class_of_output)
+    labels = np.repeat(np.arange(classes), each)
+    similar = rng.permutation(classes)[labels]
+    errors = np.where(rng.random(len(labels)) < 0.4, similar, rng.integers(0, classes, len(labels)))
+    predicted = np.where(rng.random(len(labels)) < accuracy, labels, errors)
+    return np.argsort(class_of_output)[predicted], labels
+
+
+@given(
+    seed=strategies.integers(0, 2**32 - 1),
+    classes=strategies.sampled_from([10, 100, 1000]),
+    each=strategies.sampled_from([30, 50]),
+    accuracy=strategies.floats(0.65, 0.95),
+)
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_the_right_order_is_always_confirmed(
+    seed: int, classes: int, each: int, accuracy: float
+) -> None:
+    found = predictions(np.arange(classes), each=each, accuracy=accuracy, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_class_order("mine", *found, classes=classes)
+
+
+AS_TEXT = np.array(sorted(range(1000), key=str))
+MISTAKES = {
+    "reversed": np.arange(1000)[::-1],
+    "sorted as text": AS_TEXT,
+    "numbered by sorting as text": np.argsort(AS_TEXT),
+    "shifted by one": np.roll(np.arange(1000), -1),
+}
+
+
+@pytest.mark.parametrize("order", MISTAKES)
+@pytest.mark.parametrize("accuracy", [0.1, 0.7])
+def test_a_mistaken_order_is_refused_and_named(order: str, accuracy: float) -> None:
+    found = predictions(MISTAKES[order], accuracy=accuracy)
+    with pytest.raises(PrismError, match=f"if the classes of its head are {order}: "):
+        check_class_order("mine", *found, classes=1000)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_a_guessing_network_is_neither_refused_nor_confirmed(classes: int) -> None:
+    labels = np.repeat(np.arange(classes), 50)
+    guesses = np.random.default_rng(0).integers(0, classes, len(labels))
+    for predicted in (guesses, np.zeros_like(labels)):
+        with pytest.warns(UserWarning, match="as guessing might"):
+            assert not check_class_order("mine", predicted, labels, classes=classes)
+
+
+def test_a_head_in_the_wrong_order_stops_the_unit(trained: Run, tmp_path: Path) -> None:
+    dataset, file = open_dataset(trained.settings), tmp_path / "w.safetensors"
+    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
+    file.write_bytes(to_safetensors(read_weights(weights_of(trained)), turned))
+    with pytest.raises(PrismError, match=r"held-out images correctly, but \d+ if .* reversed"):
+        squeezed(tmp_path, "wrong", **with_weights(file))
+
+
+def test_an_unconfirmed_order_and_a_cut_head_are_warned_of(trained: Run, tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    dataset, file = open_dataset(trained.settings), tmp_path / "w.safetensors"
+    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    larger = metadata.model_copy(update={"classes": (*"abcdefghij", *metadata.classes)})
+    network = build_network("test_resnet", classes=20, image_size=32)
+    file.write_bytes(to_safetensors(network.state_dict(), larger))
+    with pytest.warns(UserWarning) as caught:
+        run = squeezed(tmp_path, "r", **with_weights(file))
+    messages = "\n".join(str(each.message) for each in caught)
+    assert "of the 20 classes of its head, the 10 of the dataset are kept" in messages
+    assert "make sure of it before a long run" in messages
+    assert record_of(run)["order_checked"] is False
+    assert record_of(run)["head_classes"] == 20
