@@ -261,7 +261,7 @@ def test_an_unconfirmed_order_and_a_cut_head_are_warned_of(trained: Run, tmp_pat
     larger = metadata.model_copy(update={"classes": (*"abcdefghij", *metadata.classes)})
     network = build_network("test_resnet", classes=20, image_size=32)
     file.write_bytes(to_safetensors(network.state_dict(), larger))
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="test_resnet") as caught:
         run = squeezed(tmp_path, "r", **with_weights(file))
     messages = "\n".join(str(each.message) for each in caught)
     assert "of the 20 classes of its head, the 10 of the dataset are kept" in messages
