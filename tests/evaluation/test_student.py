@@ -136,7 +136,7 @@ def interrupt(path: Path, *, after: int, **changes: Any) -> None:
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    path, steps = tmp_path / "checkpoint.safetensors", list[int]()
+    path, steps = tmp_path / "student.checkpoint", list[int]()
     undisturbed, rows = train(**changes)
     for after in (3, 9):
         interrupt(path, after=after, **changes)
