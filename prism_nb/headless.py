@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
-from prism_nb.core.config import project_root, short_hash
+from prism_nb.core.config import short_hash
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.presets import project_root
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import progress_bar

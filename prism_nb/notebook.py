@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from IPython.display import HTML, Image, display
 
-from prism_nb.core.config import preset_names
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.presets import presets, studies
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import write_yaml
@@ -27,7 +27,6 @@ from prism_nb.execution.study import (
     default_workers,
     execute_study,
     plan_table,
-    study_names,
 )
 from prism_nb.viz import tables
 from prism_nb.viz.html import HasPath, LabelMap, Result, save_figure, save_picture, table_html
@@ -70,7 +69,7 @@ def open_run(namespace: dict[str, Any]) -> Run:
     _check_parameters(namespace, valid={*Settings.fields(), *_RUN_PARAMETERS})
     changes = {n: namespace[n] for n in Settings.fields() if namespace.get(n) is not None}
     run_name, preset, runs_dir = (_text(namespace, name) for name in _RUN_PARAMETERS)
-    if preset is None and run_name in preset_names() and not _exists(run_name, runs_dir):
+    if preset is None and run_name in presets().names() and not _exists(run_name, runs_dir):
         preset = run_name
     run = open_run_module.open_run(
         run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes
@@ -94,7 +93,7 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     _check_parameters(namespace, valid=_STUDY_PARAMETERS)
     study, name, runs_dir = (_text(namespace, n) for n in ("study", "name", "runs_dir"))
     if study is None:
-        raise UsageError(f"study: name one of {', '.join(study_names())}, or a YAML file")
+        raise UsageError(f"study: name one of {', '.join(studies().names())}, or a YAML file")
     folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
     _show(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>")
     definition = html.escape(write_yaml(folder.study.plain()))

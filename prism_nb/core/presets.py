@@ -1,8 +1,8 @@
-"""Protocols: how the papers label images and train students, as named values of settings."""
+"""Protocols, pools and presets: named values of settings in YAML files."""
 
 from __future__ import annotations
 
-from importlib import resources
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,73 @@ from pydantic import Field
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.text import format_value
-from prism_nb.core.yaml_io import StrictModel, read_yaml
+from prism_nb.core.yaml_io import StrictModel, YamlFolder
 
-_WORDS = {"title", "paper"}
+CONFIGS = Path(__file__).parents[1] / "configs"
+PROTOCOLS = YamlFolder(CONFIGS / "protocols", "protocol")
+POOLS = YamlFolder(CONFIGS / "pools", "pool")
+_TEXTS = {"title", "paper"}  # entries of a protocol that are no settings
 
 
-def protocol_names() -> list[str]:
-    """Return the names of the protocols that come with the kit."""
-    folder = resources.files("prism_nb").joinpath("configs", "protocols")
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+def project_root() -> Path:
+    """Return the clone of the kit: the folder that holds `notebooks/presets`.
+
+    That is `PRISM_HOME`, else the nearest folder above the working directory, else the one the
+    package was installed from in editable mode.
+
+    Raises:
+        UsageError: None of them holds the notebooks.
+    """
+    named = os.environ.get("PRISM_HOME")
+    here, installed = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in [Path(named)] if named else [here, *here.parents, installed]:
+        if (folder / "notebooks" / "presets").is_dir():
+            return folder
+    raise UsageError(
+        f"no notebooks/presets in {named or here} or above; work inside a clone of the kit or set "
+        "PRISM_HOME to one"
+    )
+
+
+def presets() -> YamlFolder:
+    """Return the presets of the clone, in `notebooks/presets`."""
+    return YamlFolder(project_root() / "notebooks" / "presets", "preset")
+
+
+def studies() -> YamlFolder:
+    """Return the studies of the clone, in `notebooks/studies`."""
+    return YamlFolder(project_root() / "notebooks" / "studies", "study")
+
+
+def find_file(files: YamlFolder, name: str) -> Path:
+    """Return the file that a user means by a name of a folder, or by a path of a YAML file.
+
+    Raises:
+        UsageError: The folder has no such name.
+    """
+    path = Path(name)
+    return path if path.suffix in {".yaml", ".yml"} else files.path(name)
+
+
+# -- protocols -------------------------------------------------------------------------------
 
 
 def protocol_metadata(name: str) -> dict[str, str]:
     """Return a protocol's `title` and the `paper` that it is from."""
-    return {word: value for word, value in _read(name).items() if word in _WORDS}
+    return {text: value for text, value in PROTOCOLS.read(name).items() if text in _TEXTS}
 
 
 def protocol_values(name: str) -> dict[str, Any]:
-    """Return the settings that a protocol stands for, by flat name.
+    """Return the settings of a protocol, by flat name.
 
     Raises:
         UsageError: Unknown protocol.
     """
-    return {setting: value for setting, value in _read(name).items() if setting not in _WORDS}
+    return {name: value for name, value in PROTOCOLS.read(name).items() if name not in _TEXTS}
 
 
 def apply_protocol(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with those of the protocol that they name laid below them.
+    """Return settings completed by those of the protocol that they name.
 
     Raises:
         UsageError: Unknown protocol.
@@ -50,13 +90,13 @@ def apply_protocol(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def protocol_overrides(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return where settings depart from the protocol that they name.
+    """Return the settings that differ from the named protocol.
 
     Args:
         values: All settings of a run, plain.
 
     Returns:
-        By the setting's name: what the run has, and what the protocol says.
+        By the setting's name: the run's value, and the protocol's.
     """
     published = protocol_values(values["protocol"])
     return {
@@ -65,7 +105,7 @@ def protocol_overrides(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def protocol_sentence(values: dict[str, Any]) -> str:
-    """Say by whose protocol students are taught, and where settings depart from it.
+    """Return a sentence that names a run's protocol and the settings that differ from it.
 
     Args:
         values: All settings of a run, plain.
@@ -78,65 +118,23 @@ def protocol_sentence(values: dict[str, Any]) -> str:
     return f"{sentence}, but {', '.join(changed)}." if changed else f"{sentence}."
 
 
-def _read(name: str) -> dict[str, Any]:
-    if name not in protocol_names():
-        raise UsageError(f"unknown protocol {name!r}; {suggest(name, protocol_names())}")
-    text = (
-        resources.files("prism_nb")
-        .joinpath("configs", "protocols")
-        .joinpath(f"{name}.yaml")
-        .read_text(encoding="utf-8")
-    )
-    values: dict[str, Any] = read_yaml(text, where=f"protocol {name}")
-    return values
+# -- pools -----------------------------------------------------------------------------------
 
 
 class Pool(StrictModel):
     """The networks of a pool."""
 
-    teachers: tuple[str, ...] = Field(description="they label and give BN statistics")
+    teachers: tuple[str, ...] = Field(description="networks that label and give BN statistics")
     label_only: tuple[str, ...] = Field(
-        (),
-        description="they label, and have no batch norm: holdout_networks, which no method draws",
+        (), description="networks without batch norm that label: holdout networks of the run"
     )
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.teachers + self.label_only
-
-
-def pool_names() -> list[str]:
-    """Return the names of the pools that come with the kit."""
-    folder = resources.files("prism_nb").joinpath("configs", "pools")
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def read_pool(name: str) -> Pool:
-    """Return a pool.
-
-    Raises:
-        UsageError: Unknown pool.
-    """
-    if name not in pool_names():
-        raise UsageError(
-            f"teachers: a list of networks or the name of a pool is needed, got {name!r}; write "
-            f"[{name}] for a network; pools: {suggest(name, pool_names())}"
-        )
-    text = (
-        resources.files("prism_nb")
-        .joinpath("configs", "pools")
-        .joinpath(f"{name}.yaml")
-        .read_text(encoding="utf-8")
-    )
-    return Pool.parse(read_yaml(text, where=f"pool {name}"), where=f"pool {name}")
 
 
 def expand_pool(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings with the networks of a pool where `teachers` is its name.
 
-    Networks that only label become holdout_networks, beside those that are set, and label with the
-    teachers unless `label_teachers` says who does.
+    Networks that only label are added to `holdout_networks`, and to `label_teachers` unless these
+    are set.
 
     Raises:
         UsageError: Unknown pool.
@@ -144,14 +142,16 @@ def expand_pool(values: dict[str, Any]) -> dict[str, Any]:
     name = values.get("teachers")
     if not isinstance(name, str):
         return values
-    pool = read_pool(name)
+    if name not in POOLS.names():
+        raise UsageError(
+            f"teachers: a list of networks or the name of a pool is needed, got {name!r}; write "
+            f"[{name}] for a network; pools: {suggest(name, POOLS.names())}"
+        )
+    pool = Pool.parse(POOLS.read(name), where=f"pool {name}")
     found = {**values, "teachers": list(pool.teachers)}
-    if pool.label_only:
-        found["holdout_networks"] = _joined(values.get("holdout_networks", []), pool.label_only)
-        found["label_teachers"] = values.get("label_teachers") or list(pool.networks)
+    held_out = values.get("holdout_networks", [])
+    if pool.label_only and isinstance(held_out, list | tuple):  # else `Settings` refuses it
+        found["holdout_networks"] = list(dict.fromkeys([*held_out, *pool.label_only]))
+        named = values.get("label_teachers")
+        found["label_teachers"] = named or [*pool.teachers, *pool.label_only]
     return found
-
-
-def _joined(named: Any, more: tuple[str, ...]) -> Any:
-    """Return a list with some more entries; what is no list is left for whoever checks it."""
-    return list(dict.fromkeys([*named, *more])) if isinstance(named, (list, tuple)) else named

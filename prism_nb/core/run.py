@@ -11,6 +11,7 @@ from prism_nb.core.errors import PrismError, UsageError, first_difference, sugge
 from prism_nb.core.events import EventLog
 from prism_nb.core.lock import Locks
 from prism_nb.core.manifest import Manifest, newer_version_message
+from prism_nb.core.recipe import TEXTS
 from prism_nb.core.settings import FOLDER_NAME, STAGES, Settings, extends, group_of
 from prism_nb.core.unit_store import UnitStore
 from prism_nb.core.yaml_io import write_yaml
@@ -192,7 +193,6 @@ _RESULTS_OF_METHOD = (
     "labels/{}/unit.json",
     "evaluation/{}/*/unit.json",
 )
-_TEXTS = {"title", "paper", "deviations"}  # recipe fields that decide no result
 
 
 def has_results(folder: Path, stage: str) -> bool:
@@ -229,7 +229,7 @@ def conflicting_settings(folder: Path, recorded: Settings, asked: Settings) -> l
 
 def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
     changes: dict[str, Any] = values["recipes"].get(method, {})
-    return {name: value for name, value in changes.items() if name not in _TEXTS}
+    return {name: value for name, value in changes.items() if name not in TEXTS}
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

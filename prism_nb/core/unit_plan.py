@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from prism_nb.core.config import short_hash
-from prism_nb.core.recipe import IMPORT_ONLY_FIELDS
+from prism_nb.core.recipe import IMPORT_ONLY_FIELDS, TEXTS
 from prism_nb.core.run import Run
 from prism_nb.core.settings import (
     BATCHES,
@@ -82,7 +82,6 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
 
 
 _LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
-_WORDS = {"title", "paper", "deviations"}
 
 
 def synthesis_units(run: Run, classes: int) -> list[Unit]:
@@ -164,7 +163,7 @@ def method_fingerprint(settings: Settings, method: str) -> str:
     """Digest what a method's images depend on, and nothing else."""
     recipe = settings.recipe_of(method)
     # What only an import reads is left out elsewhere, where it could decide nothing.
-    silent = _WORDS if recipe.image_source == "imported" else _WORDS | set(IMPORT_ONLY_FIELDS)
+    silent = TEXTS if recipe.image_source == "imported" else TEXTS | set(IMPORT_ONLY_FIELDS)
     return short_hash(
         {
             "method": method,

@@ -1,4 +1,4 @@
-"""Strict models and the YAML that fills them: nothing is guessed, nothing unknown is ignored."""
+"""Strict models and strict YAML: nothing is guessed, and nothing unknown is ignored."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prism_nb.core.errors import UsageError, suggest
 
-_LARGEST = 2**20  # characters of a file; a list of 20,000 classes takes a quarter of that
-_SHOWN = 200  # characters of a value that a message repeats, at most
+_MAX_CHARACTERS = 2**20  # of a settings file
+_MAX_SHOWN = 200  # characters of a wrong value in a message
 
 
 class StrictModel(BaseModel):
@@ -67,110 +68,64 @@ class StrictModel(BaseModel):
         message = message.replace("an object", "a mapping of names")
         if problem["type"] in {"missing", "value_error"}:
             return f"{name}: {message}" if name else message
-        return f"{name or 'values'}: {message}, got {_brief(repr(problem['input']))}"
+        shown = repr(problem["input"])
+        shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
+        return f"{name or 'values'}: {message}, got {shown}"
 
 
-def _brief(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+@dataclass(frozen=True)
+class YamlFolder:
+    """A folder of YAML files that users name by their stems.
 
-
-class _AliasError(yaml.YAMLError):
-    """A value that stands for one written elsewhere; the message says which and where."""
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML whose scalars mean what they look like: 1e-3 is a number, 'on' and 010 are text.
-
-    PyYAML follows YAML 1.1, where 1e-3 is text, `on` is True and 010 is 8.
-    A key that stands twice is an error instead of a silent last word. Aliases are errors too:
-    ten lines of aliases of aliases stand for more values than any memory holds.
+    Attributes:
+        folder: The folder.
+        kind: The kind of the files, for messages, e.g. "protocol".
     """
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            alias = self.peek_event()
-            raise _AliasError(f"line {alias.start_mark.line + 1} holds the alias *{alias.anchor}")
-        return super().compose_node(parent, index)
+    folder: Path
+    kind: str
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        counts = Counter(key for key in keys if isinstance(key, Hashable))
-        doubled = sorted(str(key) for key, count in counts.items() if count > 1)
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {', '.join(doubled)} stands twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
+    def names(self) -> list[str]:
+        """Return the names of the files, without ending."""
+        return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
+    def path(self, name: str) -> Path:
+        """Return the file of a name.
 
-class _YamlOut(yaml.SafeDumper):
-    """Writes what `_Yaml` reads: text that looks like a number is quoted, nothing is an alias."""
+        Raises:
+            UsageError: There is none.
+        """
+        if name not in self.names():
+            raise UsageError(f"unknown {self.kind} {name!r}; {suggest(name, self.names())}")
+        return self.folder / f"{name}.yaml"
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the values in the file of a name.
 
-
-_SCALARS = (
-    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?",
-        list("-+.0123456789"),
-    ),
-)
-for _side in (_Yaml, _YamlOut):
-    _side.yaml_implicit_resolvers = {}
-    for _tag, _pattern, _first in _SCALARS:
-        _side.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first
-        )
-
-
-def read_yaml(text: str, *, where: str) -> Any:
-    """Read one YAML document safely.
-
-    Raises:
-        UsageError: The text is not valid YAML, or uses an alias; the message gives the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Yaml)  # noqa: S506 (a SafeLoader)
-    except _AliasError as error:
-        raise UsageError(
-            f"{where}: {error}, and aliases are not read, since they could stand for endless "
-            "values; write out what it stands for"
-        ) from None
-    except (LookupError, AttributeError):  # what PyYAML makes of `!!bool x`, without a place
-        raise UsageError(f"{where} is not valid YAML: a tag does not fit its value") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise UsageError(f"{where} is not valid YAML: {problem}") from None
-
-
-def read_text(path: Path, *, where: str) -> str:
-    """Read a text file of the size that settings have.
-
-    Raises:
-        UsageError: It cannot be read, is no text, or is larger.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_LARGEST + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where} cannot be read: {error}") from None
-    if len(text) > _LARGEST:
-        raise UsageError(f"{where} is not read: it is larger than 1 MiB; keep settings alone in it")
-    return text
+        Raises:
+            UsageError: There is none, or it is not valid.
+        """
+        return read_mapping(self.path(name), where=f"{self.kind} {name}")
 
 
 def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
     """Read a YAML file that holds names and values.
 
+    Args:
+        path: The file.
+        where: Name of the file in messages.
+
     Raises:
         UsageError: It cannot be read, is not valid YAML, or holds something else.
     """
-    values = read_yaml(read_text(path, where=where), where=where)
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARACTERS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from None
+    if len(text) > _MAX_CHARACTERS:
+        raise UsageError(f"{where} is not read: it is larger than 1 MiB")
+    values = read_yaml(text, where=where)
     if not isinstance(values, dict):
         raise UsageError(f"{where} must hold lines of `name: value`")
     return values
@@ -190,6 +145,73 @@ def read_lines(path: Path, *, where: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def read_yaml(text: str, *, where: str) -> Any:
+    """Read one YAML document safely.
+
+    Raises:
+        UsageError: The text is not valid YAML, or uses an alias; the message gives the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (LookupError, AttributeError):  # PyYAML's errors for `!!bool x`, without a line
+        raise UsageError(f"{where} is not valid YAML: a tag does not fit its value") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
 def write_yaml(values: dict[str, Any]) -> str:
     """Return YAML text that `read_yaml` reads back to equal values."""
-    return yaml.dump(values, Dumper=_YamlOut, sort_keys=False, default_flow_style=None)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, where 1e-3 is a number and `on` and 010 are text.
+
+    PyYAML follows YAML 1.1, where 1e-3 is text, `on` is True and 010 is 8. Repeated keys are
+    errors, and so are aliases, since ten lines of aliases of aliases can fill any memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"aliases are not read (*{alias.anchor}); write the value out",
+                alias.start_mark,
+            )  # fmt: skip
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        counts = Counter(key for key in keys if isinstance(key, Hashable))
+        repeated = sorted(str(key) for key, count in counts.items() if count > 1)
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {', '.join(repeated)} is repeated", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes for `_Loader`: text that looks like a number is quoted, and aliases are not used."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_SCALARS = (
+    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?",
+        list("-+.0123456789"),
+    ),
+)
+for _side in (_Loader, _Dumper):
+    _side.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _SCALARS:
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first
+        )

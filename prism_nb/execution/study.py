@@ -19,12 +19,12 @@ from prism_nb.core.config import (
     build_settings,
     default_runs_dir,
     merge,
-    project_root,
     read_preset,
     resolve_references,
     short_hash,
 )
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.presets import find_file, studies
 from prism_nb.core.recipe import Names, make_recipe
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import Settings
@@ -114,25 +114,16 @@ class Study(StrictModel):
                     raise ValueError(f"{place}: leave out {setting}; {taken[setting]}")
 
 
-def study_names() -> list[str]:
-    """Return the names of the studies in `notebooks/studies`."""
-    return sorted(path.stem for path in (project_root() / "notebooks" / "studies").glob("*.yaml"))
-
-
 def load_study(study: str) -> Study:
     """Read a study.
 
     Args:
-        study: A name of `study_names`, or the path of a YAML file.
+        study: The name of a study, or the path of a YAML file.
 
     Raises:
         UsageError: No such study, or anything unknown, mistyped or contradictory in it.
     """
-    path = Path(study)
-    if path.suffix not in {".yaml", ".yml"}:
-        if study not in study_names():
-            raise UsageError(f"unknown study {study!r}; {suggest(study, study_names())}")
-        path = project_root() / "notebooks" / "studies" / f"{study}.yaml"
+    path = find_file(studies(), study)
     values = read_mapping(path, where=f"study {path}")
     return Study.parse(_with_files(values, path.parent), where=f"study {path}")
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prism_nb.core import fileio, torch_io
-from prism_nb.core.config import project_root
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.presets import project_root
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prism_nb.core.config import project_root
 from prism_nb.core.errors import PrismError, UsageError, suggest
-from prism_nb.core.presets import protocol_metadata, protocol_names, protocol_values
+from prism_nb.core.presets import PROTOCOLS, project_root, protocol_metadata, protocol_values
 from prism_nb.core.run import Run
 from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE
 from prism_nb.core.text import DASH, format_bytes, format_duration, format_value
@@ -615,7 +614,7 @@ def published_table(run: Run) -> pd.DataFrame:
 def protocol_table(run: Run) -> pd.DataFrame:
     """Return how students are trained in a run and in the papers of published results."""
     published = {
-        protocol_metadata(name)["title"]: protocol_values(name) for name in protocol_names()
+        protocol_metadata(name)["title"]: protocol_values(name) for name in PROTOCOLS.names()
     }
     known = [title for title in published if title in set(published_results()["method"])]
     values = {THIS_RUN: run.settings.plain(), **{title: published[title] for title in known}}

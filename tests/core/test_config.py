@@ -20,8 +20,8 @@ from prism_nb.core.config import (
 )
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import (
+    PROTOCOLS,
     protocol_metadata,
-    protocol_names,
     protocol_overrides,
     protocol_values,
 )
@@ -43,7 +43,7 @@ def refusal(changes: dict[str, Any]) -> str:
 
 
 def test_presets_of_the_clone_are_listed() -> None:
-    assert config.preset_names() == _PRESETS
+    assert config.presets().names() == _PRESETS
     assert {"digits", "digits_quick"} <= set(_PRESETS)
 
 
@@ -426,7 +426,7 @@ def make_clone(folder: Path) -> Path:
 def test_prism_home_names_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRISM_HOME", str(make_clone(tmp_path)))
     assert config.project_root() == tmp_path
-    assert config.preset_names() == ["mine"]
+    assert config.presets().names() == ["mine"]
 
 
 def test_prism_home_without_notebooks_is_refused(
@@ -576,7 +576,7 @@ def test_students_may_train_for_longer_where_no_epoch_is_stored_or_may_be_used_a
     assert load_settings("digits_quick").epochs == 10
 
 
-@pytest.mark.parametrize("name", protocol_names())
+@pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_a_protocol_stands_for_its_values_below_ones_own(name: str) -> None:
     settings = load_settings("digits_quick", {"protocol": name, "student_batch": 7})
     expected = {**protocol_values(name), "student_batch": 7}
@@ -592,7 +592,7 @@ def test_a_protocol_stands_for_its_values_below_ones_own(name: str) -> None:
 
 
 def test_protocols_differ_where_the_papers_do() -> None:
-    values = {name: protocol_values(name) for name in protocol_names()}
+    values = {name: protocol_values(name) for name in PROTOCOLS.names()}
     assert set(values) == {"cda", "edc", "fair", "gvbsm", "prism", "rded", "sre2l"}
     assert values["fair"] == values["prism"]
     assert {value["label_epochs"] for value in values.values()} == {300}

@@ -9,7 +9,7 @@ import pytest
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.presets import pool_names, read_pool
+from prism_nb.core.presets import POOLS, read_pool
 from prism_nb.core.run import Run
 from prism_nb.execution.open_run import load_run, preflight
 from prism_nb.models.teacher import check_bn
@@ -17,7 +17,7 @@ from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import architecture_of, build_network
 from tests.helpers.image_trees import make_tree
 
-POOLS = [read_pool(name) for name in pool_names()]
+POOLS = [read_pool(name) for name in POOLS.names()]
 BN_LESS = {network for pool in POOLS for network in pool.label_only}
 NETWORKS = sorted({network for pool in POOLS for network in pool.networks})
 WNIDS = ["n01440764", "n01443537"]

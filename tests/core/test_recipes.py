@@ -10,7 +10,7 @@ import pytest
 from prism_nb.core import config
 from prism_nb.core.config import build_settings, load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import load_recipe, make_recipe, read_recipe_file, recipe_names
+from prism_nb.core.recipe import RECIPES, load_recipe, make_recipe, read_recipe_file
 from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 
@@ -31,10 +31,10 @@ def test_recipes_are_listed_in_order() -> None:
         "rded",
         "sre2l",
     ]
-    assert recipe_names() == expected
+    assert RECIPES.names() == expected
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", RECIPES.names())
 def test_recipe_loads_and_names_its_source(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.title
@@ -42,8 +42,8 @@ def test_recipe_loads_and_names_its_source(name: str) -> None:
 
 
 def test_titles_are_distinct_since_tables_tell_methods_apart_by_them() -> None:
-    titles = {load_recipe(name).title for name in recipe_names()}
-    assert len(titles) == len(recipe_names())
+    titles = {load_recipe(name).title for name in RECIPES.names()}
+    assert len(titles) == len(RECIPES.names())
 
 
 def test_prism_draws_further_bn_teachers_and_starts_from_real_images() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from prism_nb.core.config import load_settings, read_preset
 from prism_nb.core.errors import UsageError
+from prism_nb.core.presets import studies
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.yaml_io import write_yaml
@@ -20,7 +21,6 @@ from prism_nb.execution.study import (
     load_study,
     scenario_runs,
     search_runs,
-    study_names,
 )
 
 SPEC: dict[str, Any] = {
@@ -236,7 +236,7 @@ def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
 
 
 def test_the_studies_of_the_kit_can_be_carried_out() -> None:
-    for name in study_names():
+    for name in studies().names():
         study = load_study(name)
         assert search_runs(study).keys() is not None
         assert len(scenario_runs(study, {})) == len(study.scenarios) * study.replicates

@@ -13,7 +13,7 @@ from prism_nb.core import fileio, unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError
-from prism_nb.core.recipe import load_recipe, recipe_names
+from prism_nb.core.recipe import RECIPES, load_recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_store import UnitStore
 from prism_nb.core.units import Unit
@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 
 # -- every method ------------------------------------------------------------------------------
 
-RECIPES = {name: load_recipe(name) for name in recipe_names()}
+RECIPES = {name: load_recipe(name) for name in RECIPES.names()}
 NAMES = [
     name
     for name, recipe in RECIPES.items()

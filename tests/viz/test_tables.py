@@ -13,7 +13,7 @@ import pytest
 from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.core.presets import protocol_metadata, protocol_names
+from prism_nb.core.presets import PROTOCOLS, protocol_metadata
 from prism_nb.core.run import Run
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.registry import open_dataset
@@ -195,7 +195,7 @@ def test_published_results_are_plausible() -> None:
 
 
 def test_protocols_have_the_names_of_published_methods() -> None:
-    titles = {protocol_metadata(name)["title"] for name in protocol_names()}
+    titles = {protocol_metadata(name)["title"] for name in PROTOCOLS.names()}
     known = set(tables.published_results()["method"])
     assert titles - known == {"PRISM", "the kit's fair protocol"}
 

@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 
 from prism_nb.core import fileio
-from prism_nb.core.config import build_settings, merge, project_root
+from prism_nb.core.config import build_settings, merge
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.presets import project_root
 from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
