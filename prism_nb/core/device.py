@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(
-            f"device {name!r} was asked for, but PyTorch sees {count} CUDA devices here; "
+            f"device {name!r} was asked for, but PyTorch finds {count} CUDA devices here; "
             "use device auto or cpu, or install a PyTorch built for your driver"
         )
     return device
@@ -46,8 +46,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         fits = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if device.type == "cuda"
-            else torch.backends.mkldnn.is_available()
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            else torch.backends.cpu.get_cpu_capability() not in {"DEFAULT", "NO AVX", "AVX2"}
         )
     else:
         fits = precision == "fp32" or (
@@ -61,7 +60,7 @@ def check_compiler(device: torch.device) -> None:
     """Check that networks can be compiled for a device.
 
     Raises:
-        UsageError: What the compiler needs is not there.
+        UsageError: A requirement of the compiler is missing.
     """
     if device.type == "cuda":
         missing = None if importlib.util.find_spec("triton") else "the package triton"
@@ -71,28 +70,25 @@ def check_compiler(device: torch.device) -> None:
         missing = None if found else "a C++ compiler"
     if missing:
         raise UsageError(
-            f"engine compiled needs {missing}, which is not here; install it or use engine eager"
+            f"compile always needs {missing}, which is missing; install it or use compile never"
         )
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory ran out; only some of them are of that type."""
+    """Return whether an error means that memory ran out; not all of them have torch's type."""
     words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:
-    """Return a context in which networks compute in bfloat16 where `precision` says so."""
+    """Return a context in which networks compute in bfloat16 if `precision` is bf16."""
     kind = "cpu" if device.type == "meta" else device.type  # no autocast, and no values either
     return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
-    """Let a GPU's float32 products be what `precision` says, and put it back afterwards.
-
-    PyTorch rounds the inputs of float32 convolutions to TF32 unless told otherwise.
-    """
+    """Set whether a GPU's float32 products use TF32, as they do in convolutions by default."""
     if device.type != "cuda":
         yield
         return
@@ -110,10 +106,7 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def num_threads(count: int | None = None) -> Iterator[None]:
-    """Let PyTorch compute with so many threads, if any are named, and give it its own back.
-
-    Results depend on their number to the last bit, so nobody may leave another one behind.
-    """
+    """Set PyTorch's number of threads, if given, and restore it; results depend on it."""
     before = torch.get_num_threads()
     try:
         if count is not None:
@@ -126,9 +119,9 @@ def num_threads(count: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a while, and put them back afterwards.
+    """Seed torch's global generators, and restore them afterwards.
 
-    For what draws from them and takes no generator: initial weights, dropout, `randperm`.
+    Initial weights, dropout and `randperm` draw from them.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -138,10 +131,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def benchmark(
     device: torch.device, work: Callable[[], object], *, times: int = 3, patience: float = 1.0
 ) -> float:
-    """Return the median time of some work on a device, after one time that warms up.
+    """Return the median seconds of some work on a device, after a warm-up.
 
-    Work that takes longer than `patience` seconds is done once more and no further, since little
-    else then disturbs it.
+    Args:
+        device: The device.
+        work: The work.
+        times: Number of measurements.
+        patience: Seconds after which no further measurement begins.
     """
     seconds: list[float] = []
     while len(seconds) <= times and (len(seconds) < 2 or sum(seconds) < patience):
@@ -157,10 +153,9 @@ _TIMED_PIXELS = 4 * 224 * 224  # of the images that a CPU is timed with
 
 
 def timing_batch_size(device: torch.device, count: int, *, size: int) -> int:
-    """Return with how many of `count` images of a side work is timed, at least 2 of them.
+    """Return the number of images, of `count`, that work is timed with: on a CPU a few.
 
-    A GPU is timed with them all, since it is not busy with few; a CPU with as many as keep it
-    busy, and the seconds of an image are then taken to be the same.
+    A CPU is busy with few images, and the seconds per image are then taken to be the same.
     """
     if device.type != "cpu":
         return count
@@ -168,7 +163,7 @@ def timing_batch_size(device: torch.device, count: int, *, size: int) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has held: on a GPU its tensors, else all of it."""
+    """Return this process's peak memory: of its tensors on a GPU, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -179,10 +174,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def disable_malloc_trim() -> None:
-    """Let this process reuse large blocks of memory; for good, and only where glibc gives them.
+    """Let glibc keep freed memory of large tensors, for the rest of the process.
 
-    By default glibc hands every large tensor back to the system, which fills the next one with
-    zeros, page by page: that takes several times as long as most arithmetic on it.
+    By default it returns them to the system, which fills the next one with zeros: that takes
+    several times as long as most arithmetic on it.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Failures a user can act on: each says what is wrong, where, and what to do about it."""
+"""Errors for users: what is wrong, where, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _LISTED = 40  # the most names that a message lists
 
 
 class PrismError(Exception):
-    """A run that cannot go on. The terminal shows the message alone and exits with 1."""
+    """An error that a user can act on. The CLI prints the message alone and exits with 1."""
 
     exit_code = 1
 
     def _render_traceback_(self) -> list[str]:
-        """Tell IPython to show the message instead of a stack trace."""
+        """Make IPython show the message instead of a stack trace."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class UsageError(PrismError):
-    """A request that cannot be meant: a wrong name, type or value. Exits with 2."""
+    """A wrong name, type or value in a request. The CLI exits with 2."""
 
     exit_code = 2
 
@@ -45,9 +45,9 @@ def suggest(name: str, valid: Iterable[str], *, most: int = 3) -> str:
 
 
 def first_difference(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[int, Any, Any] | None:
-    """Return the first place where two lists differ, and what each has there, if they do.
+    """Return the index and the values of the first difference of two lists, or None.
 
-    None stands for what a shorter list does not have.
+    Missing values of a shorter list are None.
     """
     for index, (one, other) in enumerate(zip_longest(mine, theirs)):
         if one != other:

@@ -1,4 +1,4 @@
-"""Whole files or none: atomic writes, hashes, and reads that tell damage from a silent disk."""
+"""Atomic writes, hashes, and reads that tell a damaged file from a disk that does not answer."""
 
 from __future__ import annotations
 
@@ -16,27 +16,45 @@ from filelock import FileLock, Timeout
 
 from prism_nb.core.errors import PrismError
 
-# What is said of a name under which no file is, or could be.
+# Errors of names under which there is no file, and of places that can only be read.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}  # of a place that may only be read
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a plain value as readable JSON, atomically."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a plain value as readable JSON; NaN and infinity, which JSON lacks, are refused."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically, as `write_parts` does."""
-    write_chunks(path, [content])
+    """Write a file atomically."""
+    atomic_write(path, lambda file: file.write(content))
 
 
-def write_chunks(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file atomically, as `write_through` does, from parts made while it is written."""
-    atomic_write(path, lambda file: file.writelines(parts))
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file atomically, from chunks that are made on the way."""
+    atomic_write(path, lambda file: file.writelines(chunks))
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that a reader sees the old content, the new, or none, never a part.
+    """Write a file so that a reader gets the old content, the new, or none, never a part.
 
     Args:
         path: The file; its folder is made where it is missing.
-        write: Called once, with a new file open for writing.
+        write: Writes the content to a new file; called once.
 
     Raises:
         PrismError: The folder cannot be written, or the disk is full.
@@ -59,18 +77,8 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise write_error(path, error) from error
 
 
-def write_error(path: Path, error: OSError) -> PrismError:
-    """Return what to raise where a file of a run, or of the cache, cannot be written."""
-    remedy = "copy the run to" if error.errno in _REFUSED else "free some space or choose"
-    return PrismError(
-        f"cannot write {path}: {error.strerror or error}; {remedy} a folder that you may write to "
-        "(runs_dir, or PRISM_CACHE for the cache of datasets); run the same command again, "
-        "finished work is kept"
-    )
-
-
 def _sync_folder(folder: Path) -> None:
-    """Have a new name outlive a power loss, where the file system can promise that."""
+    """Make a new name survive a power loss, where the file system supports that."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -79,31 +87,26 @@ def _sync_folder(folder: Path) -> None:
             os.close(number)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a plain value as readable JSON, atomically."""
-    write_bytes(path, json_bytes(value))
-
-
-def json_bytes(value: Any) -> bytes:
-    """Return a plain value as readable JSON; NaN and infinity, which JSON lacks, are refused."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+def write_error(path: Path, error: OSError) -> PrismError:
+    """Return the error to raise where a file of a run or of the cache cannot be written."""
+    remedy = "copy the run to" if error.errno in _READ_ONLY else "free some space or choose"
+    return PrismError(
+        f"cannot write {path}: {error.strerror or error}; {remedy} a folder that you may write to "
+        "(runs_dir, or PRISM_CACHE for the cache of datasets); run the same command again, "
+        "finished work is kept"
+    )
 
 
 def create_exclusive(path: Path, content: bytes) -> bool:
-    """Make a file that must not be there yet; of several who try, one succeeds.
+    """Create a file that does not exist yet; of several processes that try, one succeeds.
 
-    A reader may see it before its content is written.
+    A reader may find it before its content is written.
 
     Returns:
-        Whether it was made; if not, one was there.
+        Whether it was created; if not, it existed.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -120,27 +123,27 @@ def create_exclusive(path: Path, content: bytes) -> bool:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add one line to a log; what a crash has left of an unfinished line stays apart from it."""
+    """Append a line to a log, apart from an unfinished line that a crash has left."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            torn = file.read(1) not in {b"", b"\n"}
-            file.write((("\n" if torn else "") + text + "\n").encode("utf-8"))
+            unfinished = file.read(1) not in {b"", b"\n"}
+            file.write((("\n" if unfinished else "") + text + "\n").encode("utf-8"))
     except OSError as error:
         raise PrismError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path, *, patience: float = 60.0) -> Iterator[None]:
-    """Hold a lock file, so that of all processes that change something, one does at a time.
+    """Hold a lock file of this machine's kernel, for short changes by one process at a time.
 
     Args:
         path: The lock file.
-        patience: Seconds to wait for it; below 0, as long as it takes.
+        patience: Seconds to wait for it; below 0: without limit.
 
     Raises:
-        PrismError: It is not given back in time, or cannot be made.
+        PrismError: It is not released in time, or cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +159,61 @@ def exclusive_lock(path: Path, *, patience: float = 60.0) -> Iterator[None]:
         yield
 
 
+# -- reading ---------------------------------------------------------------------------------
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file.
+
+    Raises:
+        PrismError: The disk does not answer.
+    """
+    try:
+        with read_errors(path):
+            return path.is_file()
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; None where it is missing or damaged.
+
+    Raises:
+        PrismError: The disk does not answer.
+    """
+    try:
+        with read_errors(path):
+            return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file of names and values; empty where it is missing, damaged or different.
+
+    Raises:
+        PrismError: The disk does not answer.
+    """
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, or "" where there is no file.
+
+    Raises:
+        PrismError: The disk does not answer.
+    """
+    try:
+        with read_errors(path), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Tell a disk that does not answer from a file that is missing or damaged.
+    """Tell a file that does not exist from a disk that does not answer.
 
     Finished work must not count as lost because a network share was away for a moment.
 
@@ -175,52 +230,3 @@ def read_errors(path: Path) -> Iterator[None]:
             f"cannot read {path}: {error.strerror or error}; run the same command again once the "
             "disk or share answers, and you may read there. Nothing was changed"
         ) from error
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a file is there.
-
-    Raises:
-        PrismError: The disk does not say.
-    """
-    try:
-        with read_errors(path):
-            return path.is_file()
-    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
-        return False
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file, or return None where it is missing or damaged.
-
-    Raises:
-        PrismError: The disk does not say.
-    """
-    try:
-        with read_errors(path):
-            return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds names and values; empty where missing, damaged or different.
-
-    Raises:
-        PrismError: The disk does not say.
-    """
-    value = read_json(path)
-    return value if isinstance(value, dict) else {}
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, or "" where there is none.
-
-    Raises:
-        PrismError: The disk does not say.
-    """
-    try:
-        with read_errors(path), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""

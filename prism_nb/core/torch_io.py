@@ -1,11 +1,12 @@
-"""What `torch.save` wrote, read so that a file can neither run anything nor unfold in memory."""
+"""Safe reading of `torch.save` files, and hashes of tensors."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +20,36 @@ _LARGE_END_SIZE = 56  # bytes of the record that this points to
 
 
 class ZipBombError(ValueError):
-    """A file that could fill more memory than it takes on the disk."""
+    """A file that could fill more memory than its size."""
 
 
 def load_torch_file(path: Path, *, also: Sequence[Any] = ()) -> Any:
     """Read tensors and plain containers onto the CPU.
 
-    `torch.save` stores an archive's parts as they are. torch would unpack deflated ones too, at a
-    thousand times their size, so an archive that says so is refused before torch sees it.
+    `torch.save` does not compress. torch would unpack compressed entries, to a thousand times
+    their size, so such an archive is refused before torch reads it.
 
     Args:
         path: The file.
-        also: What its pickle may ask for beside tensors, as `torch.serialization.safe_globals`.
+        also: Types that its pickle may contain, as in `torch.serialization.safe_globals`.
 
     Raises:
-        UnfoldingError: Its parts are packed, or cannot be told from packed ones.
-        pickle.UnpicklingError: It asks for more than that, or is no such file.
-        Exception: Whatever damaged content makes of torch's readers.
+        ZipBombError: The archive has compressed entries, or may have.
+        pickle.UnpicklingError: It contains other types, or is no such file.
+        Exception: Other errors of torch's reader on damaged content.
     """
-    _refuse_packed(path)
+    _reject_compressed(path)
     with torch.serialization.safe_globals([*also]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fits_in_file(tensor: Tensor, path: Path) -> bool:
-    """Return whether a file can hold a tensor's values: a view may claim any size, or none."""
+    """Return whether a tensor is no larger than its file; a view may have any size."""
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return plain and tensor.numel() * tensor.element_size() <= path.stat().st_size
 
 
-def _refuse_packed(path: Path) -> None:
+def _reject_compressed(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_ARCHIVE)) != _ARCHIVE:
             return
@@ -58,18 +59,28 @@ def _refuse_packed(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ZipBombError(str(error)) from None
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-        raise ZipBombError("its parts are packed, which torch.save never does")
+        raise ZipBombError("its entries are compressed, which torch.save never does")
     if sum(part.file_size for part in parts) > path.stat().st_size:
-        raise ZipBombError("its parts claim to be larger than the file")
-    # Python looks for the list of parts before the file's end, torch where the end says.
+        raise ZipBombError("its entries are larger than the file")
+    # Python looks for the directory before the file's end, torch where the end record points.
     first = min((part.header_offset for part in parts), default=1)
-    if comment or first or _points_elsewhere(path):
-        raise ZipBombError("it may have two lists of its parts, which torch.save never writes")
+    if comment or first or _has_second_directory(path):
+        raise ZipBombError("it may have two directories, which torch.save never writes")
 
 
-def _points_elsewhere(path: Path) -> bool:
-    """Return whether an archive's end points to another record than the one before it."""
+def _has_second_directory(path: Path) -> bool:
+    """Return whether the zip64 locator points to another record than the one before it."""
     with path.open("rb") as file:
         place = file.seek(-_END_SIZE - _LOCATOR.size, os.SEEK_END)
         signature, _, pointed, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
     return bool(signature == b"PK\x06\x07" and pointed != place - _LARGE_END_SIZE)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors on the CPU: their names, types, shapes and bytes."""
+    hashed = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        hashed.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        hashed.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()

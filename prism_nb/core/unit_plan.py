@@ -1,4 +1,4 @@
-"""The units of the squeeze: one per network, and one per network's convolution statistics."""
+"""The units of each stage: what a run consists of, and what each unit depends on."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from prism_nb.core.units import (
     slug,
 )
 
+# -- squeeze ---------------------------------------------------------------------------------
+
 
 def squeeze_units(run: Run, classes: int) -> list[Unit]:
-    """Return one unit per network of the run, then the statistics that some method asks for."""
+    """Return one unit per network, then one per network's convolution statistics, where needed."""
     settings = run.settings
     wanted = dict.fromkeys(
         (network, recipe.conv_patch_size)
@@ -42,14 +44,14 @@ def squeeze_units(run: Run, classes: int) -> list[Unit]:
 
 
 def network_units(settings: Settings) -> list[Unit]:
-    """Return the units that provide the networks: the pool, then the holdout networks."""
+    """Return the units of the networks: the pool, then the holdout networks."""
     return [network_unit(settings, name) for name in settings.networks]
 
 
 def network_unit(settings: Settings, name: str) -> Unit:
-    """Return the unit that trains one network; it does not depend on the rest of the pool.
+    """Return the unit that trains a network, or takes its pretrained weights.
 
-    Of a network with weights it takes them, and depends on nothing that training does.
+    It does not depend on the rest of the pool.
     """
     stem = slug(name)
     groups = (DATA,) if is_pretrained_name(name) else (DATA, SQUEEZE)
@@ -66,7 +68,7 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     """Return the unit that measures the inputs of a network's convolutions on the real images."""
     network = network_unit(settings, name)
     how: dict[str, object] = {"network": network.fingerprint, "patch": patch}
-    if is_pretrained_name(name):  # it depends on the squeeze by its batches alone
+    if is_pretrained_name(name):  # its fingerprint holds no training settings
         fields = Squeeze.model_fields.items()
         names = {field for field, info in fields if BATCHES in info.metadata}
         how["squeeze"] = settings.squeeze.model_dump(mode="json", include=names)
@@ -81,7 +83,9 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     )
 
 
-_LAYOUTS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
+# -- synthesis -------------------------------------------------------------------------------
+
+_BATCH_FORMS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
 
 
 def synthesis_units(run: Run, classes: int) -> list[Unit]:
@@ -114,7 +118,7 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
 def method_batches(settings: Settings, method: str, classes: int) -> list[ImageBatch]:
     """Return the batches of a method, one per unit."""
     recipe = settings.recipe_of(method)
-    form = partial(_LAYOUTS[recipe.batches], share_indices=not recipe.early_late_step)
+    form = partial(_BATCH_FORMS[recipe.batches], share_indices=not recipe.early_late_step)
     return form(classes, settings.ipc, settings.batch_size)
 
 
@@ -124,7 +128,7 @@ def batch_of(unit: Unit) -> ImageBatch:
 
 
 def image_path(method: str, class_index: int, image_index: int) -> str:
-    """Return where an image lies in a run, so that ImageFolder finds classes in order."""
+    """Return the path of an image in a run; torchvision's ImageFolder finds classes in order."""
     return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{image_index:04d}.png"
 
 
@@ -139,7 +143,7 @@ def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
 
 
 def chosen_compile(run: Run) -> str:
-    """Return the engine of a run: as set, else as decided, else `eager`."""
+    """Return how a run's networks run, `compiled` or `eager`: as set, else as decided."""
     if run.settings.compile != "auto":
         return {"always": "compiled", "never": "eager"}[run.settings.compile]
     decided = run.manifest.read().get("compile")
@@ -160,9 +164,8 @@ def _teacher_units(settings: Settings, method: str) -> list[Unit]:
 
 
 def method_fingerprint(settings: Settings, method: str) -> str:
-    """Digest what a method's images depend on, and nothing else."""
+    """Return a hash of everything that a method's images depend on."""
     recipe = settings.recipe_of(method)
-    # What only an import reads is left out elsewhere, where it could decide nothing.
     silent = TEXTS if recipe.image_source == "imported" else TEXTS | set(IMPORT_ONLY_FIELDS)
     return short_hash(
         {
@@ -177,7 +180,9 @@ def method_fingerprint(settings: Settings, method: str) -> str:
     )
 
 
-SHARD_EPOCHS = 10_000  # views that are labelled together: an ensemble gives them one scale
+# -- relabel ---------------------------------------------------------------------------------
+
+LABEL_BLOCK = 10_000  # views that share the scale of an ensemble's logits
 
 
 def relabel_units(run: Run, classes: int) -> list[Unit]:
@@ -201,21 +206,21 @@ def label_unit(run: Run, method: str, classes: int) -> Unit:
 
 
 def label_shards(run: Run, unit: Unit, count: int) -> list[Unit]:
-    """Cut the labelling of one method's images into units of some epochs each.
+    """Split the labelling of one method's images into units of some epochs each.
 
     Args:
         run: The run.
-        unit: The unit that labels them all.
-        count: The most pieces; none are cut where one would do, or nothing is stored.
+        unit: The unit of all epochs.
+        count: The most shards. One shard is none, and so are shards of labels not stored.
     """
     epochs = len(label_paths(run.settings, unit.params["method"]))
     size = -(-epochs // max(1, count))
     begins = range(0, epochs, size or 1)
     ranges = [(begin, min(begin + size, epochs)) for begin in begins] if len(begins) > 1 else []
-    return [_piece(unit, begin, end) for begin, end in ranges]
+    return [_shard(unit, begin, end) for begin, end in ranges]
 
 
-def _piece(unit: Unit, begin: int, end: int) -> Unit:
+def _shard(unit: Unit, begin: int, end: int) -> Unit:
     stem = f"epochs{begin:04d}-{end - 1:04d}"
     return Unit(
         stage=unit.stage,
@@ -229,18 +234,18 @@ def _piece(unit: Unit, begin: int, end: int) -> Unit:
 
 
 def label_path(method: str, epoch: int) -> str:
-    """Return where an epoch's labels lie in a run."""
+    """Return the path of an epoch's labels in a run."""
     return f"labels/{method}/epoch_{epoch:04d}.safetensors"
 
 
 def label_paths(settings: Settings, method: str) -> list[str]:
-    """Return every label file of a method; none, where labels are not stored."""
+    """Return every label file of a method; none where labels are not stored."""
     epochs = settings.label.epochs if settings.labels == "stored" else 0
     return [label_path(method, epoch) for epoch in range(epochs)]
 
 
 def label_fingerprint(settings: Settings, method: str, count: int) -> str:
-    """Digest what the labels of a method's images, so many, depend on."""
+    """Return a hash of everything that the labels of a method's `count` images depend on."""
     values = settings.group_values(RELABEL)
     del values["label_teachers"]
     if settings.label.format != "top_k":
@@ -253,16 +258,19 @@ def label_fingerprint(settings: Settings, method: str, count: int) -> str:
             network_unit(settings, name).fingerprint for name in settings.label_teachers_used
         ],
     }
-    return short_hash({**bound, "block": SHARD_EPOCHS} if count > SHARD_EPOCHS else bound)
+    return short_hash({**bound, "block": LABEL_BLOCK} if count > LABEL_BLOCK else bound)
+
+
+# -- evaluation ------------------------------------------------------------------------------
 
 
 def is_hard(settings: Settings, variant: str) -> bool:
-    """Return whether a variant teaches the true classes."""
+    """Return whether students of a variant learn the true classes."""
     return settings.labels == "hard" or variant.startswith("hard")
 
 
 def is_plain(variant: str) -> bool:
-    """Return whether a variant shows images as they are."""
+    """Return whether students of a variant learn from images without augmentation."""
     return variant.endswith("no_aug")
 
 
@@ -282,11 +290,11 @@ def student_units(run: Run, classes: int) -> list[Unit]:
 def student_unit(
     run: Run, method: str, variant: str, student: str, seed: int, classes: int
 ) -> Unit:
-    """Return the unit that trains one student, on all real images where the method is those."""
+    """Return the unit that trains one student; the method `REFERENCE` is all real images."""
     way = "" if variant == "protocol" else f"-{variant}"
     name = f"{method}/{slug(student)}{way}-seed{seed}"
     key = {"method": method, "variant": variant, "student": student, "seed": seed}
-    source, inputs = _source(run, method, classes)
+    source, inputs = _student_source(run, method, classes)
     how = run.settings.group_values(EVALUATION)
     return Unit(
         stage="evaluation",
@@ -298,8 +306,8 @@ def student_unit(
     )
 
 
-def _source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
-    """Return what a student's images and labels depend on, and the markers of what it reads."""
+def _student_source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
+    """Return a student's images and labels as a fingerprint, and the markers of these."""
     if method == REFERENCE:
         views = run.settings.group_values(DATA, RELABEL)
         return [views, run.settings.replicate], ()
@@ -307,8 +315,11 @@ def _source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
     return labels.fingerprint, (labels.marker, *labels.inputs)
 
 
+# -- diversity -------------------------------------------------------------------------------
+
+
 def diversity_units(run: Run, classes: int) -> list[Unit]:
-    """Return the reference's unit, then one per method."""
+    """Return the unit of the real images, then one per method."""
     return [diversity_unit(run, name, classes) for name in (REFERENCE, *run.settings.methods)]
 
 

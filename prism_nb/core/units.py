@@ -1,4 +1,4 @@
-"""Work units: what one is, the random numbers it owns, and the marker that says it is done."""
+"""Work units, their seeds, and the batches of images that units of the synthesis make."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Unit:
     """A piece of work that depends on nothing but the run's settings, its inputs and its key.
 
     Attributes:
-        stage: The stage that it belongs to.
-        name: Unique within the stage and readable, e.g. `prism/images000-004_classes000-009`.
+        stage: The stage.
+        name: Readable name, unique in the stage, e.g. `prism/images000-004_classes000-009`.
         marker: Path of its marker, relative to the run.
-        fingerprint: Digest of everything that its result depends on.
-        params: Plain values that say what to do.
+        fingerprint: Hash of everything that its result depends on.
+        params: Plain parameters of the work.
         inputs: Markers of the units whose files it reads, relative to the run.
-        parent: Name of the unit that it is a piece of; empty for a unit of its own.
+        parent: Name of the unit that it is a shard of; empty for others.
     """
 
     stage: str
@@ -35,7 +35,7 @@ class Unit:
 
     @property
     def event_fields(self) -> dict[str, str]:
-        """What events say to name it."""
+        """The fields of events that name the unit."""
         return {"unit": self.name} | ({"parent": self.parent} if self.parent else {})
 
 
@@ -55,9 +55,9 @@ def unit_seed(seed: int, *parts: str | int) -> int:
 
 
 def slug(name: str) -> str:
-    """Return a network's name as part of a file name: `timm/resnet18` as `timm--resnet18`.
+    """Return a network's name as part of a file name, e.g. `timm--resnet18`.
 
-    Of weights from a file, the file's name and eight digits that tell its folder from others.
+    A weights file is given by its name and a checksum of its path.
     """
     architecture, _, weights = name.partition("@")
     if "/" in weights:
@@ -66,16 +66,13 @@ def slug(name: str) -> str:
 
 
 def is_pretrained_name(name: str) -> bool:
-    """Return whether a network's name says where its weights come from.
-
-    That is `NAME@WEIGHTS` or timm's `NAME.TAG`; no architecture's name holds either sign.
-    """
+    """Return whether a network's name has weights: `NAME@WEIGHTS`, or timm's `NAME.TAG`."""
     return "@" in name or "." in name
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The images of one unit: every slot of every class in two ranges.
+    """The images of one unit: a range of image indices of a range of classes.
 
     Attributes:
         image_indices: First and one-past-last image index within the class.
@@ -92,7 +89,7 @@ class ImageBatch:
         return f"images{a:03d}-{b - 1:03d}_classes{c:03d}-{d - 1:03d}"
 
     def members(self) -> list[tuple[int, int]]:
-        """Return (class, image index) of every image, slot by slot."""
+        """Return (class, image index) of every image, ordered by image index."""
         return [(c, s) for s in range(*self.image_indices) for c in range(*self.classes)]
 
 
@@ -101,55 +98,55 @@ def cross_class(
 ) -> list[ImageBatch]:
     """Fill batches with as many different classes as they hold (PRISM's cross-class batches).
 
-    With at least `batch_size` classes, a batch holds one slot of a run of consecutive classes.
-    With fewer, several slots share a batch, so that it still carries statistics. Runs are as
-    equal in length as they can be, since a small rest would make poor statistics.
+    With at least `batch_size` classes, a batch holds one image of each of consecutive classes.
+    With fewer classes, it holds several images of each. Batches are as equal in size as possible,
+    since a small rest has poor statistics.
 
     Args:
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
-        share_indices: Whether several slots may share a batch.
+        share_indices: Whether a batch may hold several image indices.
 
     Returns:
-        Batches that hold every (class, image index) exactly once, slots ascending.
+        Batches that hold every (class, image index) exactly once, image indices ascending.
     """
-    slots_together = max(1, batch_size // classes) if share_indices else 1
+    indices_together = max(1, batch_size // classes) if share_indices else 1
     return [
         ImageBatch(image_indices, chunk)
-        for image_indices in _even(ipc, slots_together)
-        for chunk in _even(classes, batch_size)
+        for image_indices in _split_evenly(ipc, indices_together)
+        for chunk in _split_evenly(classes, batch_size)
     ]
 
 
 def class_wise(
     classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
-    """Fill each batch with images of one class, as many slots as it holds.
+    """Fill each batch with images of one class.
 
     Args:
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
-        share_indices: Whether several slots may share a batch; a batch of one image if not.
+        share_indices: Whether a batch may hold several image indices.
 
     Returns:
         Batches that hold every (class, image index) exactly once, classes ascending.
     """
-    runs = _even(ipc, batch_size if share_indices else 1)
+    runs = _split_evenly(ipc, batch_size if share_indices else 1)
     return [ImageBatch(image_indices, (c, c + 1)) for c in range(classes) for image_indices in runs]
 
 
 def class_major(
     classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
-    """Fill each batch with all slots of as many classes as it holds (G-VBSM, DELT).
+    """Fill each batch with all images of as many classes as it holds (G-VBSM, DELT).
 
     Args:
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
-        batch_size: The most images of a batch, at least 1; a class of more is cut.
-        share_indices: Whether several slots may share a batch; batches are `cross_class` if not.
+        batch_size: The most images of a batch, at least 1; a class of more is split.
+        share_indices: Whether a batch may hold several image indices; else as `cross_class`.
 
     Returns:
         Batches that hold every (class, image index) exactly once, classes ascending.
@@ -158,13 +155,13 @@ def class_major(
         return cross_class(classes, ipc, batch_size, share_indices=False)
     return [
         ImageBatch(image_indices, chunk)
-        for chunk in _even(classes, max(1, batch_size // ipc))
-        for image_indices in _even(ipc, batch_size)
+        for chunk in _split_evenly(classes, max(1, batch_size // ipc))
+        for image_indices in _split_evenly(ipc, batch_size)
     ]
 
 
-def _even(count: int, most: int) -> list[tuple[int, int]]:
-    """Cut range(count) into the fewest runs of at most `most`, lengths differing by one at most."""
+def _split_evenly(count: int, most: int) -> list[tuple[int, int]]:
+    """Split range(count) into the fewest runs of at most `most`, of nearly equal length."""
     runs = -(-count // most)
     cuts = [count * i // runs for i in range(runs + 1)]
     return list(pairwise(cuts))

@@ -14,9 +14,9 @@ from torch import Tensor
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.errors import PrismError
-from prism_nb.core.hashing import hash_tensors
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+from prism_nb.core.torch_io import hash_tensors
 from prism_nb.core.unit_plan import label_path, label_unit
 from prism_nb.data.augment import BatchAugParams, identity_params
 from prism_nb.data.registry import open_dataset

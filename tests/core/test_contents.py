@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prism_nb.core.hashing import hash_tensors
+from prism_nb.core.torch_io import hash_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True)}
 

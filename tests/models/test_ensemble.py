@@ -100,7 +100,7 @@ def test_labels_do_not_depend_on_the_batch_size(batch: int) -> None:
 def test_blocks_have_every_image_once_and_all_classes(
     statistics: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble, "SHARD_EPOCHS", 12)
+    monkeypatch.setattr(ensemble, "LABEL_BLOCK", 12)
     labeler = labeler_of(label_statistics=statistics)
     blocks = list(labeler.blocks(*views_of()))
     assert [len(rows) for rows, _ in blocks] == [10, 10]
@@ -115,7 +115,7 @@ def test_blocks_have_every_image_once_and_all_classes(
 def test_blocks_change_no_mean_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     labeler = labeler_of(label_ensemble="mean")
     whole = labeler(*views_of())
-    monkeypatch.setattr(ensemble, "SHARD_EPOCHS", 3)
+    monkeypatch.setattr(ensemble, "LABEL_BLOCK", 3)
     assert torch.allclose(labeler(*views_of()), whole, atol=1e-4)
 
 
