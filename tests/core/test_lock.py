@@ -1,7 +1,8 @@
-"""Leases: one holder at a time, whoever tries, and the dead one's place is taken."""
+"""Leases: one holder at a time, and takeover from dead owners."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from prism_nb.core.lock import (
     is_alive,
     process_start_time,
 )
+from prism_nb.core.run import Run
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def write_owner(path: Path, **changes: object) -> Owner:
     return owner
 
 
-def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
+def test_one_owner_at_a_time(path: Path) -> None:
     with Lease(path):
         with pytest.raises(LeaseHeldError) as caught, Lease(path):
             pass
@@ -47,13 +49,13 @@ def test_only_one_holds_it_and_it_is_free_afterwards(path: Path) -> None:
         assert again.is_mine
 
 
-def test_owner_of_another_machine_is_believed_while_its_file_moves(path: Path) -> None:
+def test_a_remote_owner_lives_while_its_file_changes(path: Path) -> None:
     write_owner(path, host="elsewhere", space="elsewhere", process=1)
     with pytest.raises(LeaseHeldError, match="process 1 on elsewhere"), Lease(path):
         pass
 
 
-def test_owner_of_another_machine_is_dead_once_its_file_stands_still(path: Path) -> None:
+def test_a_remote_owner_is_dead_after_a_minute(path: Path) -> None:
     before = write_owner(path, host="elsewhere", space="elsewhere", process=1)
     long_ago = time.time() - 61
     os.utime(path, (long_ago, long_ago))
@@ -63,19 +65,21 @@ def test_owner_of_another_machine_is_dead_once_its_file_stands_still(path: Path)
     assert told == [before]
 
 
-def test_owner_on_this_machine_is_dead_with_its_process(path: Path) -> None:
+def test_an_owner_in_another_container_is_remote(path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    write_owner(path, process=ended.pid)
+    write_owner(path, space="another", process=ended.pid)
+    assert is_alive(path)
+    os.utime(path, (1, 1))
     assert not is_alive(path)
 
 
-def test_number_of_a_process_given_out_anew_is_no_sign_of_life(path: Path) -> None:
+def test_a_reused_process_number_is_another_process(path: Path) -> None:
     write_owner(path, begun="1")
     assert not is_alive(path)
 
 
-def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> None:
+def test_a_zombie_is_dead(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     write_owner(path, process=child.pid, begun=process_start_time(child.pid))
     assert is_alive(path)
@@ -88,7 +92,7 @@ def test_process_that_has_ended_and_is_not_waited_for_is_dead(path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff\x00"])
-def test_torn_file_counts_as_held_until_it_has_stood_still(path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_held_for_a_minute(path: Path, content: bytes) -> None:
     fileio.write_bytes(path, content)
     with pytest.raises(LeaseHeldError, match="unknown"), Lease(path):
         pass
@@ -97,24 +101,7 @@ def test_torn_file_counts_as_held_until_it_has_stood_still(path: Path, content: 
         assert lease.is_mine
 
 
-def test_signs_of_life_are_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)
-    with Lease(path):
-        os.utime(path, (1, 1))
-        deadline = time.monotonic() + 10
-        while path.stat().st_mtime < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-def test_owner_that_was_thought_dead_leaves_the_new_ones_file(path: Path) -> None:
-    with Lease(path) as lease:
-        other = write_owner(path, host="elsewhere", token="other")
-        assert not lease.is_mine
-    assert Owner.read(path) == other
-
-
-def test_owner_that_was_thought_dead_is_told_before_it_writes(path: Path) -> None:
+def test_a_lost_lease_is_found_before_writing(path: Path) -> None:
     with Lease(path) as lease:
         lease.check()
         write_owner(path, host="elsewhere", token="other")
@@ -127,9 +114,7 @@ def test_owner_that_was_thought_dead_is_told_before_it_writes(path: Path) -> Non
             lease.check()
 
 
-def test_signs_of_life_end_where_the_lease_is_anothers(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_lease_is_not_updated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)
     with Lease(path) as lease:
         write_owner(path, token="other")
@@ -139,25 +124,7 @@ def test_signs_of_life_end_where_the_lease_is_anothers(
         assert path.stat().st_mtime == 1
 
 
-def test_owner_in_another_container_is_believed_while_its_file_moves(path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    write_owner(path, space="another", process=ended.pid)
-    assert is_alive(path)
-    os.utime(path, (1, 1))
-    assert not is_alive(path)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"process": "x"}, {"process": True}, {"begun": None}, {"begun": 1.0}, {"more": 1}]
-)
-def test_owner_of_strange_values_is_unknown(path: Path, wrong: dict[str, object]) -> None:
-    fileio.write_json(path, {**asdict(Owner.here()), **wrong})
-    assert Owner.read(path) is None
-    assert is_alive(path)
-
-
-def test_disk_that_does_not_answer_gives_no_lease_away(
+def test_a_disk_that_does_not_answer_frees_no_lease(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_: Path) -> object:
@@ -172,7 +139,7 @@ def test_disk_that_does_not_answer_gives_no_lease_away(
     assert path.exists()  # it stands still from now on, and is taken over
 
 
-def test_of_many_that_take_a_dead_ones_place_one_succeeds(path: Path) -> None:
+def test_one_of_many_takes_over(path: Path) -> None:
     write_owner(path, begun="1")
     won, start = [], threading.Barrier(8)
 
@@ -195,11 +162,56 @@ def test_of_many_that_take_a_dead_ones_place_one_succeeds(path: Path) -> None:
     won[0].__exit__(None, None, None)
 
 
-def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'file'}"):
         Lease(tmp_path / "file" / "x.json").__enter__()
 
 
-def test_owner_names_host_and_process() -> None:
-    assert str(Owner.here()) == f"process {os.getpid()} on {socket.gethostname()}"
+@pytest.mark.parametrize("process", [-1, 10**12])
+def test_numbers_of_no_process_have_no_start_time(process: int) -> None:
+    assert process_start_time(process) is None
+
+
+def test_a_second_lock_of_a_stage_is_refused(run: Run) -> None:
+    with (
+        run.locks.stage("relabel"),
+        pytest.raises(PrismError) as caught,
+        run.locks.stage("relabel"),
+    ):
+        pass
+    message = str(caught.value)
+    assert "stage relabel" in message
+    assert f"process {os.getpid()} on {socket.gethostname()}" in message
+    assert "wait for it or stop it" in message
+
+
+def test_a_dead_owners_stage_is_taken_over(run: Run) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
+    fileio.write_json(run.path / "locks" / "relabel.json", dead)
+    with run.locks.stage("relabel"):
+        owner = json.loads((run.path / "locks" / "relabel.json").read_text())
+    assert owner["process"] == os.getpid()
+    (told,) = run.events.read("relabel")
+    assert told["owner"] == f"process {ended.pid} on {socket.gethostname()}"
+
+
+def test_the_heartbeat_changes_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)  # the production interval is ten seconds
+    with Lease(path):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_stages_are_locked_apart_and_freed(run: Run) -> None:
+    with run.locks.stage("relabel"), run.locks.stage("squeeze"):
+        assert str(run.locks.driver("squeeze")) == str(Owner.here())
+        with pytest.raises(PrismError, match="stage squeeze .* is being run by process"):
+            run.locks.check_free("squeeze")
+    assert run.locks.driver("squeeze") is None
+    run.locks.check_free("squeeze")

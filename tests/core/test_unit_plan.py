@@ -1,4 +1,6 @@
-"""A replicate: the same teachers, and everything after them anew."""
+"""Units of each stage: what they depend on, and what a replicate shares."""
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def bindings(units: list[Unit]) -> dict[str, str]:
     return {unit.name: unit.fingerprint for unit in units}
 
 
-def test_replicates_share_networks_and_what_is_measured_of_them(tmp_path: Path) -> None:
+def test_replicates_share_networks_and_their_statistics(tmp_path: Path) -> None:
     zero, one = run_of(tmp_path, 0), run_of(tmp_path, 1)
     teachers = bindings(unit_plan.squeeze_units(zero, 10))
     assert teachers == bindings(unit_plan.squeeze_units(one, 10))
@@ -42,7 +44,7 @@ def test_replicates_share_networks_and_what_is_measured_of_them(tmp_path: Path) 
 @pytest.mark.parametrize(
     "units_of", [synthesis_units, diversity_units, relabel_units, student_units]
 )
-def test_replicates_share_nothing_that_comes_after(tmp_path: Path, units_of: Any) -> None:
+def test_replicates_share_nothing_else(tmp_path: Path, units_of: Any) -> None:
     zero, one = (bindings(units_of(run_of(tmp_path, number), 10)) for number in (0, 1))
     assert zero.keys() == one.keys()
     shared = {name for name in zero if zero[name] == one[name]}
@@ -75,7 +77,7 @@ def test_replicates_draw_other_images_views_and_students() -> None:
     assert zero.replicate_seed == again.replicate_seed != one.replicate_seed
 
 
-def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
+def test_convolution_statistics_are_shared_by_methods(
     tmp_path: Path,
 ) -> None:
     two = {"base": "gvbsm", "r_bn": 1.0}
@@ -88,7 +90,7 @@ def test_statistics_of_convolutions_are_measured_once_for_all_methods_that_ask(
     assert len({unit.fingerprint for unit in units}) == len(units)
 
 
-def test_methods_wait_for_the_statistics_that_they_align(tmp_path: Path) -> None:
+def test_methods_depend_on_the_networks_they_use(tmp_path: Path) -> None:
     run = run_of(tmp_path, 0)
     (unit, *_) = unit_plan.method_units(run, "gvbsm", 10)
     networks = run.settings.teachers
@@ -111,9 +113,7 @@ def test_methods_wait_for_the_statistics_that_they_align(tmp_path: Path) -> None
         ("class_major", ImageBatch((0, 4), (0, 2))),
     ],
 )
-def test_units_hold_what_the_recipe_puts_together(
-    tmp_path: Path, layout: str, first: ImageBatch
-) -> None:
+def test_units_follow_the_recipes_batches(tmp_path: Path, layout: str, first: ImageBatch) -> None:
     settings = replicate(
         0, methods=["prism"], recipes={"prism": {"batches": layout}}, ipc=4, batch_size=10
     )

@@ -1,0 +1,193 @@
+"""Atomic writes and careful reads."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_nb.core import fileio
+from prism_nb.core.errors import PrismError
+
+
+def fail(*args: Any, **kwargs: Any) -> None:
+    """Stand in for a system call on a full disk."""
+    raise OSError(28, "No space left on device")
+
+
+def interrupt(*args: Any, **kwargs: Any) -> None:
+    """Stand in for a system call during which the user presses Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of everything in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_write_leaves_nothing_but_the_file(tmp_path: Path) -> None:
+    fileio.write_bytes(tmp_path / "a" / "b" / "x.bin", b"\x00new")
+    assert (tmp_path / "a" / "b" / "x.bin").read_bytes() == b"\x00new"
+    assert names(tmp_path / "a" / "b") == ["x.bin"]
+
+
+@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])
+def test_a_failed_write_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    monkeypatch.setattr(owner, call, fail)
+    with pytest.raises(PrismError) as caught:
+        fileio.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.txt"]
+    assert f"cannot write {path}: No space left on device" in str(caught.value)
+    assert "free some space" in str(caught.value)
+
+
+@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])
+def test_an_interrupted_write_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    monkeypatch.setattr(owner, call, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fileio.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_read_only_folder_is_not_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PrismError, match="copy the run to a folder that you may write to") as found:
+        fileio.write_text(tmp_path / "x.txt", "new")
+    assert "free some space" not in str(found.value)
+
+
+def test_content_is_on_disk_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(number: int) -> None:
+        of_folder = stat.S_ISDIR(os.fstat(number).st_mode)
+        assert of_folder == ("replace" in calls)
+        calls.append("fsync")
+        fsync(number)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        calls.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    fileio.write_text(tmp_path / "x.txt", "new")
+    assert calls == ["fsync", "replace", "fsync"]  # the last one of the folder: its new name
+
+
+def test_folders_need_not_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", fail)
+    fileio.write_text(tmp_path / "x.txt", "new")
+    assert (tmp_path / "x.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        fileio.write_json(tmp_path / "x.json", {"loss": value})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe\xfa", b"{}{}"])
+def test_damaged_json_reads_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    assert fileio.read_json(tmp_path / "x.json") is None
+
+
+@pytest.mark.parametrize("name", ["missing", "a/b", "x" * 5000, "loop"])
+def test_impossible_names_are_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_text("a file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = tmp_path / name
+    assert fileio.read_json(path) is None
+    assert fileio.sha256(path) == ""
+    assert not fileio.is_file(path)
+
+
+def test_locks_exclude_each_other(tmp_path: Path) -> None:
+    path, within = tmp_path / "locks" / ".x", []
+
+    def change() -> None:
+        with fileio.exclusive_lock(path):
+            within.append(1)
+            assert len(within) == 1
+            time.sleep(0.01)
+            within.clear()
+
+    threads = [threading.Thread(target=change) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not within
+
+
+def test_a_lock_that_is_not_released_is_named(tmp_path: Path) -> None:
+    path = tmp_path / ".x"
+    with (
+        fileio.exclusive_lock(path),
+        pytest.raises(PrismError, match=f"{path} has been held .* delete that file"),
+        fileio.exclusive_lock(path, patience=0.05),
+    ):
+        pass
+
+
+def test_json_reads_back_equal_and_is_deterministic(tmp_path: Path) -> None:
+    value = {"b": {"c": "Größe"}, "a": [1, 2.5, None, True]}
+    fileio.write_json(tmp_path / "x.json", value)
+    fileio.write_json(tmp_path / "x.json", {"a": value["a"], "b": value["b"]})
+    assert fileio.read_json(tmp_path / "x.json") == value
+    assert (tmp_path / "x.json").read_bytes() == fileio.json_bytes(value)
+
+
+def test_lines_are_appended_after_unfinished_ones(tmp_path: Path) -> None:
+    path = tmp_path / "events" / "x.jsonl"
+    fileio.append_line(path, "one")
+    with path.open("a") as file:
+        file.write("tw")
+    fileio.append_line(path, "three")
+    assert path.read_text(encoding="utf-8") == "one\ntw\nthree\n"
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("in the way")
+    (tmp_path / "x.jsonl").mkdir()
+    with pytest.raises(PrismError, match="cannot write .*/a/x.txt"):
+        fileio.write_text(tmp_path / "a" / "x.txt", "new")
+    with pytest.raises(PrismError, match=r"cannot write .*/x\.jsonl"):
+        fileio.write_text(tmp_path / "x.jsonl", "new")
+    with pytest.raises(PrismError, match=r"cannot write .*/x\.jsonl"):
+        fileio.append_line(tmp_path / "x.jsonl", "one")
+    assert names(tmp_path) == ["a", "x.jsonl"]
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "x.bin").write_bytes(content)
+    assert fileio.sha256(tmp_path / "x.bin") == hashlib.sha256(content).hexdigest()

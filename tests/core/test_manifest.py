@@ -1,0 +1,62 @@
+"""The manifest: what several processes write, and where a run was made."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from prism_nb.core.manifest import environment, environment_key, recorded_environment
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+
+
+def test_the_key_of_an_environment_names_device_and_versions() -> None:
+    key = environment_key(torch.device("cpu"))
+    assert key.keys() == {"device", "torch", "torchvision", "timm"}
+    assert key["device"] == "cpu"
+    assert key["torch"].startswith(torch.__version__.partition("+")[0])
+
+
+def test_stages_add_to_their_own_records(run: Run) -> None:
+    run.manifest.record_stage("squeeze", seconds=1)
+    run.manifest.record_stage("relabel", seconds=2)
+    run.manifest.record_stage("squeeze", units_made=3)
+    assert run.manifest.read()["stages"] == {
+        "squeeze": {"seconds": 1, "units_made": 3},
+        "relabel": {"seconds": 2},
+    }
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_manifest_is_empty(run: Run, content: str) -> None:
+    (run.path / "manifest.json").write_text(content, encoding="utf-8")
+    assert run.manifest.read() == {}
+
+
+def test_threads_that_write_at_once_lose_nothing(run: Run) -> None:
+    def write(name: str) -> None:
+        run.manifest.amend("notebooks", name, name)
+        run.manifest.update(**{name: name})
+
+    names = [f"n{i}" for i in range(16)]
+    threads = [threading.Thread(target=write, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manifest = run.manifest.read()
+    assert manifest["notebooks"] == {name: name for name in names}
+    assert manifest.items() >= {name: name for name in names}.items()
+
+
+@pytest.mark.parametrize("recorded", [None, [], {}, {"machine": "another one"}])
+def test_a_damaged_environment_is_replaced_by_todays(settings: Settings, recorded: Any) -> None:
+    today = environment(settings)
+    other = {**today, "machine": "another one"}
+    assert recorded_environment({"environment": other}, settings) == other
+    assert recorded_environment({"environment": recorded}, settings) == today
+    damaged = {**today, "versions": "2.0"}
+    assert recorded_environment({"environment": damaged}, settings) == today

@@ -1,0 +1,257 @@
+"""Recipes: methods as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prism_nb.core.config import build_settings, load_settings, read_preset
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import RECIPES, load_recipe, make_recipe, recipe_differences
+from prism_nb.core.yaml_io import read_yaml, write_yaml
+
+WHOLE = "title: Mine\npaper: nobody, nowhere\ninit: noise\nlr: 0.3\n"
+BASED = "base: sre2l\nlr: 0.4\n"
+
+
+def one_method(method: str, recipe: object) -> dict[str, Any]:
+    return {"methods": [method], "recipes": {method: recipe}}
+
+
+# -- the kit's recipes -----------------------------------------------------------------------
+
+
+def test_titles_are_distinct_and_sources_are_named() -> None:
+    recipes = [load_recipe(name) for name in RECIPES.names()]
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 14
+    assert all(recipe.paper for recipe in recipes)
+
+
+def test_published_defaults() -> None:
+    recipe = load_recipe("prism_reference")
+    expected = {
+        "init": "real",
+        "batches": "cross_class",
+        "logits": "primary",
+        "lr": 0.05,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "r_bn": 0.01,
+        "first_bn_multiplier": 10.0,
+        "crop_min": 0.08,
+        "crop_schedule": "fixed",
+        "flip": True,
+        "jitter": 32,
+        "views": "per_batch",
+        "bn_normalize": "none",
+        "tv_l1": 0.0,
+        "l2_scale": 0.0,
+        "densification_weight": 0.0,
+        "statistics": "bn",
+        "image_format": "jpeg75",
+        "no_bn_policy": "zero",
+    }
+    plain = recipe.plain()
+    assert {name: plain[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("sre2l", {"init": "noise", "lr": 0.25, "r_bn": 0.01, "iterations": 4000}),
+        ("cda", {"init": "noise", "lr": 0.25, "crop_schedule": "curriculum", "crop_min": 0.08}),
+        ("gvbsm", {"init": "noise", "lr": 0.1, "stats_ema": 0.4, "selection": "round_robin"}),
+        ("gvbsm", {"statistics": "bn_conv", "conv_patch_size": 16, "logits": "bn_teachers"}),
+        (
+            "rded",
+            {
+                "image_source": "initial",
+                "init": "patches",
+                "max_scored_images": 300,
+                "crops_per_image": 5,
+            },
+        ),
+        ("delt", {"init": "real_median", "lr": 0.25, "batches": "class_major"}),
+        ("delt", {"delt_start_gap": 500, "delt_groups": 8, "crop_schedule": "curriculum"}),
+        ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "r_bn": 0.1}),
+        ("cvdd", {"bn_subset_size": 2, "logits": "bn_teachers", "init": "patches"}),
+    ],
+)
+def test_recipes_have_the_values_of_their_papers(name: str, facts: dict[str, Any]) -> None:
+    plain = load_recipe(name).plain()
+    assert {key: plain[key] for key in facts} == facts
+
+
+def test_iterations_fall_by_500_within_eight_image_indices() -> None:
+    recipe = load_recipe("prism_reference")
+    for image_index in range(200):
+        assert recipe.for_image_index(image_index).iterations == 4000 - 500 * (image_index % 8)
+        assert recipe.for_image_index(image_index).plain() == {
+            **recipe.plain(),
+            "iterations": 4000 - 500 * (image_index % 8),
+        }
+
+
+@pytest.mark.parametrize("name", ["sre2l", "cda", "delt"])
+def test_methods_of_one_network_use_no_other(name: str) -> None:
+    assert load_recipe(name).networks("a", ("a", "b", "c")) == ("a",)
+
+
+@pytest.mark.parametrize("name", ["gvbsm", "edc", "cvdd"])
+def test_coupled_methods_may_draw_any_of_the_pool(name: str) -> None:
+    assert load_recipe(name).bn_networks("a", ("b", "a", "c")) == ("b", "a", "c")
+
+
+def test_networks_give_logits_statistics_or_scales() -> None:
+    own = {"selection": "fixed", "bn_fixed": ["b"], "primary_in_bn": "never"}
+    pool = ("a", "b", "c")
+
+    def loaded(**changes: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        recipe = load_recipe("prism", {**own, **changes})
+        return recipe.networks("a", pool), recipe.stat_networks("a", pool)
+
+    assert loaded() == (("a", "b"), ("b",))
+    assert loaded(logits="bn_teachers") == (("b",), ("b",))
+    assert loaded(logits="bn_teachers", init="patches") == (("a", "b"), ("b",))
+    assert loaded(logits="bn_teachers", bn_normalize="real") == (("b", "a"), ("b", "a"))
+    assert loaded(logits="round_robin") == (("a", "b", "c"), ("b",))
+
+
+def test_methods_that_do_not_optimise_only_score() -> None:
+    assert load_recipe("random_real").networks("a", ("a", "b")) == ()
+    assert load_recipe("rded").networks("a", ("a", "b")) == ("a",)
+    assert load_recipe("rded").bn_networks("a", ("a", "b")) == ()
+
+
+def test_differences_are_those_that_matter() -> None:
+    prism = load_recipe("prism")
+    assert recipe_differences(load_recipe("prism_all"), prism) == {"selection": "all"}
+    found = recipe_differences(load_recipe("random_real"), prism)
+    assert found == {"image_source": "initial", "init": "real_random"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iteration": 5}, "unknown setting 'iteration'; did you mean 'iterations'"),
+        ({"lr": "fast"}, "lr: Input should be a valid number, got 'fast'"),
+        ({"image_source": "fake"}, "Input should be 'optimized', 'initial' or 'imported'"),
+        ({"bn_slot_prob": 1.5}, "bn_slot_prob: Input should be less than or equal to 1"),
+        ({"bn_weights": {"a": -1.0}}, "bn_weights.a: Input should be greater than or equal to 0"),
+    ],
+)
+def test_wrong_changes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("prism", change)
+    assert str(caught.value).startswith("recipe prism: ")
+    assert message in str(caught.value)
+
+
+# -- recipes of one's own --------------------------------------------------------------------
+
+
+def test_a_new_method_changes_a_base() -> None:
+    own = {"base": "prism", "bn_subset_size": 2, "iterations": 7}
+    changes = {"methods": ["prism", "two"], "recipe": {"lr": 0.3}, "recipes": {"two": own}}
+    settings = load_settings("digits_quick", changes)
+    recipe = settings.recipe_of("two")
+    assert (recipe.title, recipe.bn_subset_size, recipe.iterations) == ("two", 2, 7)
+    assert recipe.paper == load_recipe("prism").paper
+    assert recipe.lr == settings.recipe_of("prism").lr == 0.3
+    assert make_recipe("two", {"base": "sre2l", "title": "Two"}).title == "Two"
+    assert make_recipe("prism", {"base": "sre2l"}).init == "noise"
+
+
+@pytest.mark.parametrize("text", [WHOLE, BASED])
+def test_a_run_keeps_a_recipe_whose_file_is_gone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    settings = load_settings("digits_quick", one_method("mine", str(path)))
+    before = settings.recipe_of("mine")
+    assert before.lr == (0.3 if text == WHOLE else 0.4)
+    path.unlink()
+    stored = write_yaml(settings.plain())
+    assert str(path) not in stored
+    again = build_settings(read_yaml(stored, where="here"), where="here")
+    assert again.recipe_of("mine") == before
+
+
+def test_presets_name_recipe_files_in_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(WHOLE)
+    values = {**read_preset("digits_quick"), **one_method("mine", "mine.yaml")}
+    (tmp_path / "preset.yaml").write_text(write_yaml(values))
+    assert load_settings(str(tmp_path / "preset.yaml")).recipe_of("mine").title == "Mine"
+    with pytest.raises(UsageError, match=r"recipe mine\.yaml cannot be read"):
+        load_settings("digits_quick", one_method("mine", "mine.yaml"))
+    monkeypatch.chdir(tmp_path)  # changes start from the working folder
+    changed = load_settings("digits_quick", one_method("mine", "mine.yaml"))
+    assert changed.recipe_of("mine").title == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BASED + "iteration: 5\n", "unknown setting 'iteration'; did you mean 'iterations'"),
+        ("base: prsm\n", "unknown method 'prsm'; did you mean 'prism'"),
+        ("base: 5\n", "base must be the name of a recipe, got 5"),
+        ("title: Mine\nlr: 0.1\n", "unknown method 'mine'"),
+        ("- prism\n", "must hold lines of `name: value`"),
+    ],
+)
+def test_files_of_no_recipe_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_settings("digits_quick", one_method("mine", str(path)))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["random_real", "rded"])
+def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
+    shared = {"init": "noise", "crop_min": 0.9, "lr": 9.0, "mosaic_grid": 3}
+    assert make_recipe(method, {}, shared) == load_recipe(method)
+    assert make_recipe(method, {"crop_min": 0.7}, shared).crop_min == 0.7
+    back = {"base": method, "image_source": "optimized"}
+    assert make_recipe("two", back, shared).init == "noise"
+
+
+# -- what cannot be carried out --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "message"),
+    [
+        ({"bn_subset_size": 4}, {}, "bn_subset_size is 4, but the pool holds only 3 candidates"),
+        ({"selection": "fixed", "bn_fixed": ["x"]}, {}, "bn_fixed names 'x', which is not in"),
+        ({"bn_fixed": ["test_byobnet"] * 2}, {}, "bn_fixed names a network twice"),
+        (
+            {"selection": "fixed", "bn_fixed": ["test_resnet"], "primary_in_bn": "never"},
+            {},
+            "bn_fixed names the primary 'test_resnet', but",
+        ),
+        (
+            {"primary_in_bn": "never", "selection": "all"},
+            {"teachers": ["test_resnet"]},
+            "method two has no BN teacher: .* 'never'",
+        ),
+        ({"primary_in_bn": "never", "bn_slot_prob": 0}, {}, "method two has no BN teacher"),
+        ({"batches": "class_wise"}, {"ipc": 1}, "class-wise batches, which at ipc 1"),
+        ({"batches": "class_wise", "early_late_step": 5}, {}, "or with early_late_step"),
+        ({"early_late_step": 20}, {}, "image index 1 would get 0 steps"),
+        ({"early_late_step": 1, "delt_start_gap": 1}, {}, "set one of them to 0"),
+        ({"source": "/x"}, {}, "but image_source is optimized"),
+        ({"image_source": "imported"}, {}, "no source; name the folder"),
+        ({"image_source": "imported", "source": "x"}, {}, "depends on where the run is started"),
+    ],
+)
+def test_recipes_that_cannot_be_carried_out_are_refused(
+    own: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    method = one_method("two", {"base": "prism", **own})
+    with pytest.raises(UsageError, match=message):
+        load_settings("digits_quick", {**method, **changes})

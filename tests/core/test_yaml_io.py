@@ -1,0 +1,253 @@
+"""Strict models and YAML."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import (
+    StrictModel,
+    YamlFolder,
+    read_lines,
+    read_mapping,
+    read_yaml,
+    write_yaml,
+)
+
+
+class Model(StrictModel):
+    """A model with one field of each kind."""
+
+    count: int = Field(1, ge=1)
+    rate: float = 0.5
+    name: str = "x"
+    flag: bool = False
+    names: tuple[str, ...] = ()
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """Return the message with which the model refuses some values."""
+    with pytest.raises(UsageError) as caught:
+        Model.parse(values, where="here")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E3", 1000.0),
+        ("5.0e-3", 0.005),
+        (".5", 0.5),
+        ("-2.", -2.0),
+        ("0", 0),
+        ("-7", -7),
+        ("+7", 7),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("on", "on"),
+        ("off", "off"),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("0o7", "0o7"),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("'5'", "5"),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    read = read_yaml(text, where="here")
+    assert (type(read), read) == (type(value), value)
+
+
+def test_aliases_are_refused_before_they_unfold() -> None:
+    names = "abcdefghijkl"
+    lines = [f"{a}: &{a} [{', '.join([f'*{b}'] * 10)}]" for b, a in pairwise(names)]
+    with pytest.raises(UsageError, match=r"aliases are not read \(\*a\).*line 2"):
+        read_yaml("\n".join(["a: &a [x]", *lines, "ipc: *l"]), where="here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1",
+        "a: b: c",
+        "\tx: 1",
+        "!!int x",
+        "!!bool x",
+        "!!timestamp x",
+        "!!python/name:os.system x",
+    ],
+)
+def test_invalid_yaml_is_one_line_that_names_the_source(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_yaml(text, where="the file")
+    message = str(caught.value)
+    assert message.startswith("the file is not valid YAML: ")
+    assert "\n" not in message
+
+
+_NUMBER_LIKE = ["0", "010", "-0", "5\n", "1e-3", ".5", "5.", "0x1F", ".nan", "-.inf", "2024-01-01"]
+
+
+_WORD_LIKE = ["true", "False", "null", "~", "", "on", "yes", "no"]
+
+
+_SYNTAX_LIKE = ["<<", "=", "- a", "a: b", "# a", "!!int 1", "&a", "*a"]
+
+
+_LOOK_ALIKES = st.sampled_from([*_NUMBER_LIKE, *_WORD_LIKE, *_SYNTAX_LIKE])
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"))
+
+
+_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT
+    | _LOOK_ALIKES
+)
+
+
+_KEYS = _TEXT | _LOOK_ALIKES
+
+
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=5))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_written_yaml_reads_back_equal(values: dict[str, Any]) -> None:
+    # By repr, since 1 == True == 1.0 and -0.0 == 0.0.
+    assert repr(read_yaml(write_yaml(values), where="here")) == repr(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("count", "3"),
+        ("count", 3.0),
+        ("count", True),
+        ("count", None),
+        ("rate", "0.5"),
+        ("rate", False),
+        ("name", 5),
+        ("flag", 1),
+        ("flag", "true"),
+        ("names", "resnet18"),
+        ("names", ["a", 1]),
+    ],
+)
+def test_other_types_are_refused(field: str, value: object) -> None:
+    message = refusal({field: value})
+    shown = value[1] if isinstance(value, list) else value
+    assert message.startswith(f"here: {field}")
+    assert message.endswith(f"got {shown!r}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_infinite_numbers_are_refused(value: float) -> None:
+    assert refusal({"rate": value}) == (
+        f"here: rate: Input should be a finite number, got {value!r}"
+    )
+
+
+def test_one_message_names_every_problem() -> None:
+    message = refusal({"count": "x", "rate": None, "nmae": "y"})
+    assert "count: " in message
+    assert "rate: " in message
+    assert "unknown setting 'nmae'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["ipc: 1\nseed: 0\nipc: 2\n", "recipe: {ipc: 1, ipc: 2}"])
+def test_repeated_keys_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="ipc is repeated"):
+        read_yaml(text, where="here")
+
+
+def test_shared_values_are_written_out() -> None:
+    shared = [1, {"x": 2}]
+    text = write_yaml({"a": shared, "b": shared})
+    assert read_yaml(text, where="here") == {"a": shared, "b": shared}
+
+
+def test_next_line_characters_survive() -> None:
+    assert read_yaml(write_yaml({"name": "a\x85b"}), where="here") == {"name": "a\x85b"}
+
+
+def test_wrong_values_are_shown_and_cut() -> None:
+    assert refusal({"count": 0}) == "here: count: Input should be greater than or equal to 1, got 0"
+    message = refusal({"count": "x" * 10_000})
+    assert message.endswith("xxx…")
+    assert len(message) < 300
+    assert "use numbers, text, lists and dicts only" in refusal({"name": {1, 2}})
+
+
+def test_unknown_names_are_refused_with_the_nearest_or_all() -> None:
+    assert refusal({"cuont": 3}) == "here: unknown setting 'cuont'; did you mean 'count'?"
+    assert "valid: count, flag, name, names, rate" in refusal({"zzzzzz": 3})
+
+
+def test_plain_values_build_an_equal_model() -> None:
+    model = Model.parse({"names": ["a"], "rate": 1, "flag": True}, where="here")
+    assert repr(model.rate) == "1.0"
+    assert Model.parse(model.plain(), where="here") == model
+
+
+@pytest.mark.parametrize("content", [b"", b"- digits\n", b"digits\n"])
+def test_files_of_no_names_and_values_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="it must hold lines of `name: value`"):
+        read_mapping(path, where="it")
+
+
+def test_missing_binary_and_large_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(UsageError, match="it cannot be read"):
+        read_mapping(path, where="it")
+    path.write_bytes(b"ipc: \xff\xfe\n")
+    with pytest.raises(UsageError, match="it cannot be read"):
+        read_mapping(path, where="it")
+    path.write_text("#" * (2**20 - 10) + "\nipc: 1\n")
+    assert read_mapping(path, where="it") == {"ipc": 1}
+    path.write_text("#" * 2**20 + "\nipc: 1\n")
+    with pytest.raises(UsageError, match="larger than 1 MiB"):
+        read_mapping(path, where="it")
+
+
+def test_lines_are_read_without_comments_and_byte_order_marks(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("\ufeffcat\n\n# no\n dog \n", encoding="utf-8")
+    assert read_lines(tmp_path / "x.txt", where="it") == ["cat", "dog"]
+
+
+def test_a_folder_of_named_files(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("a: 2\n")
+    (tmp_path / "one.yaml").write_text("a: 1\n")
+    folder = YamlFolder(tmp_path, "thing")
+    assert folder.names() == ["one", "two"]
+    assert folder.read("two") == {"a": 2}
+    with pytest.raises(UsageError, match="unknown thing 'tow'; did you mean 'two'"):
+        folder.read("tow")
