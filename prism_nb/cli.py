@@ -303,10 +303,10 @@ def export_command(
 @cli.command("methods")
 def methods_command() -> None:
     """List the recipes: what each changes of the published PRISM, and what it does not have."""
-    from prism_nb.core.recipe import load_recipe, recipe_differences, recipe_names
+    from prism_nb.core.recipe import RECIPES, load_recipe, recipe_differences
 
     prism = load_recipe("prism")
-    for name in recipe_names():
+    for name in RECIPES.names():
         recipe = load_recipe(name)
         click.echo(f"{name:<16} {recipe.title}; {recipe.paper}")
         changed = recipe_differences(recipe, prism).items()
@@ -323,9 +323,9 @@ def methods_command() -> None:
 @cli.command("protocols")
 def protocols_command() -> None:
     """List the protocols: by what settings the papers label images and train students."""
-    from prism_nb.core.presets import protocol_metadata, protocol_names, protocol_values
+    from prism_nb.core.presets import PROTOCOLS, protocol_metadata, protocol_values
 
-    for name in protocol_names():
+    for name in PROTOCOLS.names():
         about, values = protocol_metadata(name), protocol_values(name).items()
         click.echo(f"{name:<8} {about['title']}; {about['paper']}")
         click.echo(" " * 9 + ", ".join(f"{key} {value}" for key, value in values))

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from prism_nb.cli import cli
-from prism_nb.core.config import preset_names
+from prism_nb.core.presets import presets as presets_of_the_clone
 from prism_nb.core.settings import Settings
 from tests.helpers.settings_page import PAGE, settings_page
 
@@ -55,7 +55,7 @@ def test_commands_exist(page: Path) -> None:
             assert setting in Settings.fields(), (page.name, setting)
         presets = {"run", "plan"} & {name}
         if presets and rest and not rest[0].startswith("-") and rest[0].isidentifier():
-            assert rest[0] in {*preset_names(), "PRESET", "RUN"}, arguments
+            assert rest[0] in {*presets_of_the_clone().names(), "PRESET", "RUN"}, arguments
 
 
 @by_name

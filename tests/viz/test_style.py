@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from prism_nb.core.recipe import recipe_names
+from prism_nb.core.recipe import RECIPES
 from prism_nb.viz.style import (
     METHOD_COLORS,
     TEXT_COLOR,
@@ -50,7 +50,7 @@ def contrast(colour: str, other: str) -> float:
 
 
 def test_recipes_of_the_kit_have_colours_of_their_own() -> None:
-    names = [name for name in recipe_names() if name != "imported"]
+    names = [name for name in RECIPES.names() if name != "imported"]
     assert set(names) <= set(METHOD_COLORS)
     assert len(set(METHOD_COLORS.values())) == len(METHOD_COLORS)
     assert not OWN & set(METHOD_COLORS.values())
