@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prism_nb.core.device import half_precision, tf32_mode
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.core.unit_plan import SHARD_EPOCHS, network_unit
+from prism_nb.core.unit_plan import LABEL_BLOCK, network_unit
 from prism_nb.data.augment import BatchAugParams, ImageSet, render
 from prism_nb.models.pool import load_teacher
 from prism_nb.models.teacher import Teacher
@@ -81,7 +81,7 @@ class EnsembleLabeler:
             The block's rows, int64 [n], and the logits of each network [n, classes], float32.
         """
         order = self._row_order(params)
-        count = -(-len(order) // SHARD_EPOCHS)
+        count = -(-len(order) // LABEL_BLOCK)
         for first in range(count):
             rows = order[first::count]
             yield rows, self._logits(images, params, rows)
