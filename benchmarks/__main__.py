@@ -4,8 +4,8 @@ Networks have random weights; a step costs the same. Each loop runs in a process
 turn with the others; seconds are medians.
 
 `published`: a loop that works as the published program does (benchmarks/loops.py).
-`bare`: one that can do nothing but PRISM's plain step, without the kit's engine.
-`kit`: the kit's own `recover`, by engine and precision; `parts` with a micro-batch.
+`bare`: one that can do nothing but PRISM's plain step, without the kit's switches.
+`kit`: the kit's own `recover`, eager or compiled, by precision and micro-batch.
 
 `python -m benchmarks roofline student` asks some of the questions only.
 """
@@ -16,15 +16,12 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.agreement import agreement_rows
 from benchmarks.common import Case, measure, write
-from benchmarks.flat import flat_rows
-from benchmarks.gallery import gallery_rows
+from benchmarks.compiled_vs_eager import agreement_rows
+from benchmarks.forecast_error import forecast_rows
 from benchmarks.images import image_rows
 from benchmarks.labels import label_rows
 from benchmarks.memory import memory_rows
-from benchmarks.monitoring import monitoring_rows
-from benchmarks.plan import plan_rows
 from benchmarks.roofline import roofline
 from benchmarks.student import student_rows
 from benchmarks.workers import worker_rows
@@ -52,11 +49,11 @@ def _engines() -> list[dict[str, Any]]:
             "bare": replace(case, loop="bare"),
             "kit eager": case,
             "kit eager bf16": replace(case, precision="bf16"),
-            "kit compiled": replace(case, compile="compiled"),
-            "kit compiled bf16": replace(case, compile="compiled", precision="bf16"),
+            "kit compiled": replace(case, compiled=True),
+            "kit compiled bf16": replace(case, compiled=True, precision="bf16"),
         }
         if case is SMALL:
-            cases["kit parts of 10"] = replace(case, part=10)
+            cases["kit micro-batches of 10"] = replace(case, micro_batch_size=10)
         rows += _rows(title, cases, rounds=2)
     return rows
 
@@ -119,13 +116,10 @@ _QUESTIONS = {
     "roofline": _roofline,
     "student": student_rows,
     "labels": label_rows,
-    "plan": plan_rows,
-    "agreement": agreement_rows,
+    "forecast_error": forecast_rows,
+    "compiled_vs_eager": agreement_rows,
     "images": image_rows,
-    "flat": flat_rows,
     "memory": memory_rows,
-    "gallery": gallery_rows,
-    "monitoring": monitoring_rows,
     "workers": worker_rows,
 }
 

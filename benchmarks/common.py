@@ -10,10 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from prism_nb.core.manifest import machine
@@ -32,9 +34,9 @@ class Case:
         size: Side of the images, in pixels.
         count: Images of the batch.
         steps: Steps, of which the first two are not in the median.
-        engine: `eager` or `compiled`; of the kit.
+        compiled: Whether networks are compiled; of the kit.
         precision: `fp32` or `bf16`; of the kit.
-        part: The kit's micro-batch; 0: the whole batch.
+        micro_batch_size: Images per forward pass of the kit; 0: the whole batch.
     """
 
     loop: str
@@ -42,13 +44,13 @@ class Case:
     size: int
     count: int
     steps: int
-    engine: str = "eager"
+    compiled: bool = False
     precision: str = "fp32"
-    part: int = 0
+    micro_batch_size: int = 0
 
 
 def measure(cases: Mapping[str, Case], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Run cases in turn, each time in a fresh process, so that a machine's moods hit all alike.
+    """Run cases in turn, each time in a fresh process, so that disturbances hit all alike.
 
     Returns:
         By the case's name: `seconds` per step (median over the steps of all rounds), `images` per
@@ -85,6 +87,16 @@ def _in_a_process(case: Case, compiled: str) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def private_bytes(processes: Sequence[psutil.Process]) -> int:
+    """Return the memory of processes without the pages of mapped files, in bytes."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_info()
+            total += memory.rss - getattr(memory, "shared", 0)
+    return total
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,6 @@ the system takes back when it needs them, are left out.
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -20,9 +19,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.common import ROOT
-from benchmarks.rehearsal.calls import own_memory
-from benchmarks.rehearsal.weights import write_random
+from benchmarks.common import ROOT, private_bytes
+from benchmarks.rehearsal.drive import write_random_weights
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
@@ -39,7 +37,8 @@ def memory_rows() -> list[dict[str, Any]]:
         folder, classes = Path(name), imagenet_wnids()
         _make_tree(folder / "tree", classes, train=max(_IPCS) + _REAL)
         for network in _NETWORKS:
-            write_random(folder / f"{network}.safetensors", network, classes, _SIZE)
+            path = folder / f"{network}.safetensors"
+            write_random_weights(path, network, list(classes), _SIZE)
         taken = {ipc: _stages(folder, ipc) for ipc in _IPCS}
     return [_row(stage, taken) for stage in pipeline.STAGES]
 
@@ -97,7 +96,7 @@ def _watched(run: Path, stage: str, cache: Path) -> tuple[int, float]:
         stderr=subprocess.DEVNULL,
     )
     while child.poll() is None:
-        peak = max(peak, own_memory([child]))
+        peak = max(peak, private_bytes([child]))
         time.sleep(_LOOK)
     if child.returncode:
         raise SystemExit(f"stage {stage} of {run} failed")
@@ -112,6 +111,4 @@ def _make_tree(root: Path, classes: tuple[str, ...], *, train: int) -> None:
             folder.mkdir(parents=True)
             pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), dtype=np.uint8)
             for i, image in enumerate(pixels):
-                content = io.BytesIO()
-                Image.fromarray(image).save(content, "PNG", compress_level=0)
-                (folder / f"{i}.png").write_bytes(content.getvalue())
+                Image.fromarray(image).save(folder / f"{i}.png", compress_level=0)

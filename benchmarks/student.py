@@ -40,7 +40,7 @@ from prism_nb.models.zoo import build_network
 _SIZE, _COUNT, _BATCH, _ROUNDS, _EPOCHS = 224, 100, 50, 2, 2
 # Precision of the kit's loops; the other one works as most programs of the field do.
 _LOOPS = {"PIL files, DataLoader": None, "kit": "fp32", "kit bf16": "bf16"}
-_PLAN = Student(epochs=1, batch=_BATCH, evaluate_every=1)
+_PLAN = Student(epochs=1, batch=_BATCH, evaluate_every=1, precision="fp32")
 
 
 class _Files(Dataset[tuple[Tensor, int]]):

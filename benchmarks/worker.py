@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from itertools import islice, pairwise
 
 import torch
@@ -17,7 +16,7 @@ from prism_nb.core.device import choose_device, disable_malloc_trim, peak_memory
 from prism_nb.core.recipe import load_recipe
 from prism_nb.models.teacher import PreprocessConfig, Teacher
 from prism_nb.models.zoo import build_network
-from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.loop import ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, build_stat_matcher
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
@@ -45,7 +44,17 @@ def take(case: Case) -> dict[str, object]:
                 on_step()
     else:
         disable_malloc_trim()
-        _kit(case, teachers, images, labels, on_step)
+        optimizer = kit_optimizer(
+            teachers,
+            images,
+            labels,
+            steps=case.steps,
+            micro_batch_size=case.micro_batch_size,
+            precision=case.precision,
+            compiled=case.compiled,
+        )
+        with tf32_mode(case.precision, device):
+            recover(optimizer, [lambda *_: on_step()])
     seconds = [after - before for before, after in pairwise(marks)]
     memory = peak_memory_bytes(device)
     return {"seconds": seconds[_WARM_UP:], "first": seconds[0], "memory": memory}
@@ -68,35 +77,35 @@ def _layout(case: Case) -> torch.memory_format:
     return torch.contiguous_format if plain else torch.channels_last
 
 
-def _kit(
-    case: Case,
+def kit_optimizer(
     teachers: list[Teacher],
     images: Tensor,
     labels: Tensor,
-    on_step: Callable[[], None],
-) -> None:
-    recipe = load_recipe("prism", {"iterations": case.steps, "no_bn_policy": "zero"})
-    compiled = case.engine == "compiled"
+    *,
+    steps: int,
+    micro_batch_size: int = 0,
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> ImageOptimizer:
+    """Return the kit's optimizer of images by all teachers, the first giving the logits."""
+    recipe = load_recipe("prism", {"iterations": steps, "no_bn_policy": "zero"})
     matchers = {
-        teacher.name: build_stat_matcher(
-            teacher, recipe, precision=case.precision, compiled=compiled
-        )
+        teacher.name: build_stat_matcher(teacher, recipe, precision=precision, compiled=compiled)
         for teacher in teachers
     }
-    with tf32_mode(case.precision, images.device):
-        recover(
-            images,
-            labels,
-            gradient=MicroBatchedBackward(Objective(recipe, matchers), case.part),
-            draws=TeacherSchedule(case.steps, (case.networks,), case.networks[:1]),
-            recipe=recipe,
-            bounds=(
-                torch.full((3, 1, 1), -1.0, device=images.device),
-                torch.full((3, 1, 1), 1.0, device=images.device),
-            ),
-            generator=torch.Generator().manual_seed(0),
-            on_step=lambda *_: on_step(),
-        )
+    names = tuple(matchers)
+    return ImageOptimizer(
+        images,
+        labels,
+        backward=MicroBatchedBackward(Objective(recipe, matchers), micro_batch_size),
+        schedule=TeacherSchedule(steps, (names,), names[:1]),
+        recipe=recipe,
+        pixel_bounds=(
+            torch.full((3, 1, 1), -1.0, device=images.device),
+            torch.full((3, 1, 1), 1.0, device=images.device),
+        ),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 if __name__ == "__main__":

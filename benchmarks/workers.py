@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prism_nb.core.run import Run
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.ray_backend import local_cluster
@@ -49,12 +48,10 @@ def _stage(folder: Path, name: str, address: str, workers: int) -> tuple[float, 
     run = open_run_module.open_run(
         run_name=name, preset="digits_quick", runs_dir=folder, changes=changes
     )
-    pipeline.execute(
-        Run(run.path, run.settings.model_copy(update={"backend": "process"})), "teachers"
-    )
+    pipeline.execute(run.with_settings(run.settings.replace(backend="process")), "squeeze")
     pipeline.execute(run, "synthesis")
     events = list(run.events.read("synthesis"))
-    times = [event["time"] for event in events if event["event"] in {"begin", "end"}]
+    times = [event["time"] for event in events if event["event"] in {"unit_start", "unit_end"}]
     units = pipeline.stage_units(run, "synthesis")
     return max(times) - min(times), sum(run.units.record(unit)["seconds"] for unit in units)
 

@@ -1,8 +1,8 @@
 """Rehearse the ImageNet preset: `python -m benchmarks.rehearsal` (`make rehearsal`).
 
-A generated tree of 1,000 classes, random weights and few steps go through all six notebooks, are
-killed once and go on. It proves paths, memory, file counts, class order, plan and report at that
-number of classes; what the methods do on ImageNet it cannot say.
+A generated tree of 1,000 classes, random weights and few steps go through all notebooks, are killed
+once and continue. It checks paths, memory, file counts, class order, plan and report at that number
+of classes; it does not show how well the methods do on ImageNet.
 """
 
 from __future__ import annotations
@@ -13,48 +13,56 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import ROOT, write
-from benchmarks.rehearsal.calls import environment
-from benchmarks.rehearsal.drive import rehearse
+from benchmarks.rehearsal.drive import Rehearsal, environment, rehearse
 from benchmarks.rehearsal.facts import facts
-from benchmarks.rehearsal.record import rows
-from benchmarks.rehearsal.scale import Place, Scale
 from prism_nb.core.errors import PrismError
 
 
 def main() -> int:
-    """Rehearse, print what holds and what it took, and return the exit status."""
-    asked = _arguments()
-    # Asked to stop, it must not leave a run behind, whose processes are in groups of their own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    place = Place(asked.folder.absolute())
-    # What is looked at here must be what the calls have made, and not an index of another tree
-    # that lay in this folder before: generated trees all have the same times.
-    os.environ.update(environment(place))
-    found = rehearse(Scale(classes=asked.classes, ipc=asked.ipc), place, _say)
-    checked = facts(found)
-    table = rows(found, checked)
-    for fact in checked:
-        _say(str(fact))
-    for row in table:
-        if "fact" not in row:
-            _say(", ".join(f"{name} {value}" for name, value in row.items()))
-    if asked.save:
-        write(f"rehearsal_ipc{asked.ipc}", table)
-    if not asked.keep and all(fact.holds for fact in checked):
-        shutil.rmtree(place.folder)
-    return int(not all(fact.holds for fact in checked))
-
-
-def _arguments() -> argparse.Namespace:
+    """Rehearse, print facts and costs, and return the exit status."""
     parser = argparse.ArgumentParser("benchmarks.rehearsal", description=__doc__)
     parser.add_argument("--classes", type=int, default=1000, help="of a thousand")
     parser.add_argument("--ipc", type=int, default=2, help="images per class")
     parser.add_argument("--folder", type=Path, default=ROOT / "data" / "rehearsal")
-    parser.add_argument("--keep", action="store_true", help="leave the folder for a look")
+    parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    # On SIGTERM the run must end too; its processes are in groups of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = Rehearsal(asked.folder.absolute(), classes=asked.classes, ipc=asked.ipc)
+    # The checks must read the calls' cache, not an index of an earlier tree in this folder.
+    os.environ.update(environment(found))
+    rehearse(found, _say)
+    checked = facts(found)
+    for fact in checked:
+        _say(str(fact))
+    rows = [_costs(found), *({"fact": f.statement, "found": f.found} for f in checked)]
+    _say(", ".join(f"{name} {value}" for name, value in rows[0].items()))
+    if asked.save:
+        write(f"rehearsal_ipc{asked.ipc}", rows)
+    all_hold = all(fact.holds for fact in checked)
+    if all_hold and not asked.keep:
+        shutil.rmtree(found.folder)
+    return int(not all_hold)
+
+
+def _costs(found: Rehearsal) -> dict[str, Any]:
+    """Return seconds, memory, files and bytes."""
+    run, cache = (
+        [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        for folder in (found.run, found.cache)
+    )
+    return {
+        "case": f"{found.classes} classes, IPC {found.ipc}, {found.image_size} px",
+        "seconds": {what: round(call.seconds, 1) for what, call in found.calls.items()},
+        "peak_bytes": max(call.peak_bytes for call in found.calls.values()),
+        "files": len(run),
+        "bytes": sum(run),
+        "cache_bytes": sum(cache),
+    }
 
 
 def _say(text: str) -> None:

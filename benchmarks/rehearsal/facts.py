@@ -22,7 +22,7 @@ from prism_nb.execution import pipeline
 
 _LARGEST_REPORT = 20e6  # bytes
 _HEADER = 128  # bytes of an .npy file before its array
-_NOT_FORESEEN = {"synthesis": 0, "labels": 1000}  # bytes per file: a label file's own header
+_NOT_FORESEEN = {"synthesis": 0, "relabel": 1000}  # bytes per file: a label file's own header
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def calls(found: Rehearsal) -> Iterator[Fact]:
 
 def kill(found: Rehearsal) -> Iterator[Fact]:
     """Nothing is redone after the kill but units in flight."""
-    run = Run.open(found.place.run)
+    run = Run.open(found.run)
     units = pipeline.stage_units(run, "synthesis")
     whole = len(units) - found.missing
     yield Fact(
@@ -84,20 +84,20 @@ def kill(found: Rehearsal) -> Iterator[Fact]:
 
 def class_order(found: Rehearsal) -> Iterator[Fact]:
     """The classes stand in the order of their sorted folder names."""
-    recorded = Run.open(found.place.run).read_classes() or []
+    recorded = Run.open(found.run).read_classes() or []
     folders = [one["folder"] for one in recorded]
-    wanted = sorted(path.name for path in (found.place.tree / "train").iterdir())
+    wanted = sorted(path.name for path in (found.tree / "train").iterdir())
     yield Fact("classes in the order of sorted wnids", folders == wanted, f"{len(folders)} classes")
 
 
 def heads(found: Rehearsal) -> Iterator[Fact]:
     """Every network's head has the classes in the dataset's order."""
-    run, right = Run.open(found.place.run), []
-    for network in found.networks:
-        unit = network_unit(run.settings, found.place.network(network))
+    run, right = Run.open(found.run), []
+    for network in dict.fromkeys(found.architectures.values()):
+        unit = network_unit(run.settings, found.network(network))
         mine = safetensors.torch.load_file(run.file(unit.params["weights"]))
-        given = safetensors.torch.load_file(found.place.weights(network))
-        (head,) = [k for k, v in given.items() if v.ndim == 2 and len(v) == found.scale.classes]
+        given = safetensors.torch.load_file(found.weights(network))
+        (head,) = [k for k, v in given.items() if v.ndim == 2 and len(v) == found.classes]
         rows = given[head].flip(0) if network == found.reversed_head else given[head]
         right.append(torch.equal(mine[head], rows))
     yield Fact("heads in the order of the classes", all(right), f"{sum(right)} of {len(right)}")
@@ -105,14 +105,14 @@ def heads(found: Rehearsal) -> Iterator[Fact]:
 
 def images(found: Rehearsal) -> Iterator[Fact]:
     """Every method has every image, in the folder of its class."""
-    run, scale = Run.open(found.place.run), found.scale
-    members = [(c, image_index) for c in range(scale.classes) for image_index in range(scale.ipc)]
+    run = Run.open(found.run)
+    members = [(c, image_index) for c in range(found.classes) for image_index in range(found.ipc)]
     for method in run.settings.methods:
         wanted = {image_path(method, *member) for member in members}
         folder = run.path / "synthesis" / method / "images"
         there = {str(path.relative_to(run.path)) for path in folder.glob("*/*")}
         yield Fact(
-            f"{method} has {scale.classes} x {scale.ipc} images and no other file",
+            f"{method} has {found.classes} x {found.ipc} images and no other file",
             there == wanted,
             f"{len(there)} files, {len(there ^ wanted)} missing or strange",
         )
@@ -124,8 +124,8 @@ def images(found: Rehearsal) -> Iterator[Fact]:
 
 def held_out(found: Rehearsal) -> Iterator[Fact]:
     """The cache holds the held-out images once, in the order of the classes."""
-    dataset = open_dataset(Run.open(found.place.run).settings)
-    kept = list(found.place.cache.glob("decoded/*.npy"))
+    dataset = open_dataset(Run.open(found.run).settings)
+    kept = list(found.cache.glob("decoded/*.npy"))
     labels = dataset.labels("val")
     wanted = len(labels) * 3 * dataset.image_size**2
     size = sum(path.stat().st_size for path in kept)
@@ -140,17 +140,17 @@ def held_out(found: Rehearsal) -> Iterator[Fact]:
 
 def labels(found: Rehearsal) -> Iterator[Fact]:
     """Every label file is whole, of these images and this order of classes."""
-    run, scale = Run.open(found.place.run), found.scale
-    count, files, finite = scale.classes * scale.ipc, 0, True
+    run = Run.open(found.run)
+    count, files, finite = found.classes * found.ipc, 0, True
     for method in run.settings.methods:
         store = LabelStore(run, method)
         for epoch in range(len(label_paths(run.settings, method))):
             logits = store.load(epoch, torch.device("cpu"), count=count).logits
             finite &= logits is not None and bool(logits.isfinite().all())
             files += 1
-    wanted = len(run.settings.methods) * scale.epochs
+    wanted = len(run.settings.methods)
     yield Fact(
-        f"labels of {count} images x {scale.classes} classes, all finite numbers",
+        f"labels of {count} images x {found.classes} classes, all finite numbers",
         finite and files == wanted,
         f"{files} of {wanted} files",
     )
@@ -158,22 +158,22 @@ def labels(found: Rehearsal) -> Iterator[Fact]:
 
 def report(found: Rehearsal) -> Iterator[Fact]:
     """The report is one file of a size that a browser opens, and its text is about the run."""
-    text = Run.open(found.place.run).file("figures/report.html").read_text(encoding="utf-8")
+    text = Run.open(found.run).file("figures/report.html").read_text(encoding="utf-8")
     size = len(text.encode())
     yield Fact(
         f"report below {_LARGEST_REPORT / 1e6:.0f} MB",
         size < _LARGEST_REPORT,
         f"{size / 1e6:.1f} MB",
     )
-    for network in found.networks:
-        text = text.replace(found.place.network(network), "")
-    times = text.count(str(found.place.folder.absolute()))
+    for network in dict.fromkeys(found.architectures.values()):
+        text = text.replace(found.network(network), "")
+    times = text.count(str(found.folder))
     yield Fact("the report has one local path, the setting data_dir", times == 1, f"{times} found")
 
 
 def plan(found: Rehearsal) -> Iterator[Fact]:
     """The plan has foreseen at least what images and labels take on the disk."""
-    run = Run.open(found.place.run)
+    run = Run.open(found.run)
     nothing = Run(run.path.with_name("nothing"), run.settings)
     for stage in _NOT_FORESEEN:
         foreseen = pipeline.plan(nothing, stage).disk_bytes or 0

@@ -1,10 +1,9 @@
-"""What a run has made, so that two of equal settings can be compared."""
+"""Results of a run, for comparison with another run of equal settings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
@@ -22,20 +21,19 @@ def finished_units(run: Run) -> Iterator[Unit]:
 
 
 def contents(run: Run) -> dict[str, Any]:
-    """Return what every finished unit has recorded and made, but for the seconds that it took.
+    """Return every finished unit's record and files, without the seconds.
 
     Returns:
-        A record by stage and unit, and by path what is in a JSON file or the hash of another one.
+        A record by stage and unit; by path, the values of a JSON file or another file's hash.
     """
     found: dict[str, Any] = {}
     for unit in finished_units(run):
         found[f"{unit.stage} {unit.name}"] = run.units.record(unit)
-        found |= {path: _content(run.file(path)) for path in run.units.files(unit)}
+        for path in run.units.files(unit):
+            file = run.file(path)
+            is_json = file.suffix == ".json"
+            found[path] = json.loads(file.read_text()) if is_json else fileio.sha256(file)
     for each in found.values():
         if isinstance(each, dict):
             each.pop("seconds", None)
     return found
-
-
-def _content(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.suffix == ".json" else fileio.sha256(path)

@@ -1,6 +1,6 @@
-"""How far the compiled engine's losses are from the eager ones, beside what rounding does.
+"""Differences between the losses of compiled and eager networks, against those of rounding.
 
-The yardstick is the eager engine itself, begun from images that differ in their last bit: an
+The reference is the eager run begun from images that differ in their last bit: an
 optimizer that divides by the size of its gradients makes such differences grow, step by step.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from prism_nb.core.recipe import load_recipe
 from prism_nb.models.teacher import PreprocessConfig, Teacher
 from prism_nb.models.zoo import build_network
-from prism_nb.synthesis.loop import recover
+from prism_nb.synthesis.loop import ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, build_stat_matcher
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
@@ -41,26 +41,26 @@ def agreement_rows() -> list[dict[str, Any]]:
 
 
 def _losses(teachers: list[Teacher], images: Tensor, *, compiled: bool = False) -> Tensor:
-    """Return every term of every step, [steps, terms]; the team changes at every step."""
+    """Return every term of every step, [steps, terms]; the drawn teachers change at every step."""
     recipe = load_recipe("prism", {"iterations": _STEPS, "r_bn": 0.1, "jitter": 4})
     matchers = {
         teacher.name: build_stat_matcher(teacher, recipe, compiled=compiled) for teacher in teachers
     }
-    terms = [f"{kind}/{name}" for kind in ("logit", "bn") for name in matchers]
+    names = [f"{kind}/{name}" for kind in ("logit", "bn") for name in matchers]
     first, *others = _NETWORKS
-    bn_teachers = (*((first, name) for name in others), (first,), (first, *others))
-    seen: list[list[float]] = []
-    recover(
+    groups = (*((first, name) for name in others), (first,), (first, *others))
+    optimizer = ImageOptimizer(
         images.clone(),
         torch.arange(_COUNT),
-        gradient=MicroBatchedBackward(Objective(recipe, matchers)),
-        draws=TeacherSchedule(1, bn_teachers, (first,)),
+        backward=MicroBatchedBackward(Objective(recipe, matchers)),
+        schedule=TeacherSchedule(1, groups, (first,)),
         recipe=recipe,
-        bounds=(torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0)),
+        pixel_bounds=(torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0)),
         generator=torch.Generator().manual_seed(0),
-        on_step=lambda _, losses: seen.append([float(losses.get(term, 0)) for term in terms]),
     )
-    return torch.tensor(seen)
+    rows: list[list[float]] = []
+    recover(optimizer, [lambda _, losses: rows.append([float(losses.get(n, 0)) for n in names])])
+    return torch.tensor(rows)
 
 
 def _row(name: str, eager: Tensor, losses: Tensor) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from prism_nb.core.run import Run
 from prism_nb.core.yaml_io import read_yaml
 from prism_nb.execution import exchange
 from prism_nb.execution.exchange import export_set, import_images
-from prism_nb.viz import tables
-from prism_nb.viz.figures.run import loss_figure, share_figure, teacher_usage_figure
 from tests.helpers.image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
 
 METHOD = "random_real"
@@ -73,9 +71,7 @@ def test_import_of_an_export_is_the_identity(
     assert back.read_classes() == run.read_classes()
 
 
-def test_the_published_layout_is_jpeg_of_the_quality_that_the_card_states(
-    run: Run, tmp_path: Path
-) -> None:
+def test_the_published_layout_is_jpeg_of_the_quality_asked_for(run: Run, tmp_path: Path) -> None:
     export_set(run, METHOD, tmp_path / "out", quality=60, layout="published")
     found = tree(tmp_path / "out")
     names = {f"new{c:03d}/class{c:03d}_id{s:03d}.jpg" for c in range(10) for s in range(2)}
@@ -91,18 +87,7 @@ def test_the_published_layout_is_jpeg_of_the_quality_that_the_card_states(
     assert front_matter(found["card.md"])["prism_nb"]["coding"].startswith("JPEG of quality 60")
 
 
-def test_the_quality_of_jpeg_is_stated_where_none_is_named(run: Run, tmp_path: Path) -> None:
-    done = export_set(run, METHOD, tmp_path / "out", layout="published")
-    with Image.open(tmp_path / "out" / "new000" / "class000_id000.jpg") as image:
-        ours = image.quantization
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, format="JPEG", quality=95)
-    with Image.open(buffer) as image:
-        assert ours == image.quantization
-    assert "quality 95" in done.coding
-
-
-def test_an_imagefolder_is_what_torchvision_and_hugging_face_read(run: Run, tmp_path: Path) -> None:
+def test_torchvision_reads_an_exported_imagefolder(run: Run, tmp_path: Path) -> None:
     export_set(run, METHOD, tmp_path / "out", layout="imagefolder")
     found = ImageFolder(str(tmp_path / "out"))
     classes = run.read_classes() or []
@@ -139,7 +124,7 @@ def test_an_export_has_the_same_bytes_every_time(
         assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
 
 
-def test_an_archive_holds_the_runs_own_files_and_its_labels_once_they_are_complete(
+def test_an_archive_holds_the_runs_files_and_complete_labels(
     tmp_path: Path,
 ) -> None:
     run = begin_run(tmp_path / "runs", label_epochs=1)
@@ -162,7 +147,7 @@ def test_an_archive_holds_the_runs_own_files_and_its_labels_once_they_are_comple
     assert "soft labels of test_resnet" in labelled["card.md"].decode()
 
 
-def test_the_card_says_what_made_the_images_and_whose_they_are(run: Run, tmp_path: Path) -> None:
+def test_the_card_names_recipe_versions_and_licence(run: Run, tmp_path: Path) -> None:
     done = export_set(run, METHOD, tmp_path / "out.zip")
     found = tree(tmp_path / "out.zip")
     matter = front_matter(found["card.md"])
@@ -184,9 +169,7 @@ def test_the_card_says_what_made_the_images_and_whose_they_are(run: Run, tmp_pat
     assert str(run.path) not in text
 
 
-def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
-    run: Run, tmp_path: Path
-) -> None:
+def test_the_card_of_an_imported_set_has_no_local_path(run: Run, tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", "{c}/{s}.png")
     joined, _ = import_images(
         folder,
@@ -197,7 +180,7 @@ def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
     )
     export_set(joined, "imported", tmp_path / "out.zip")
     text = tree(tmp_path / "out.zip")["card.md"].decode()
-    assert "Others made them" in text
+    assert "Made by others" in text
     assert "Made with" not in text
     assert front_matter(text.encode())["prism_nb"]["recipe"] == {
         "image_source": "imported",
@@ -215,13 +198,11 @@ def test_the_card_of_an_imported_set_keeps_this_machines_paths_to_itself(
         ({"method": "prism"}, "run a has no method 'prism'"),
         ({"layout": "tar"}, "unknown layout 'tar'"),
         ({"layout": "archive", "kind": "jpeg"}, "layout archive keeps the images as they are"),
-        ({"layout": "imagefolder", "kind": "jpeg"}, "keeps the images as they are"),
         ({"layout": "published", "kind": "png", "quality": 75}, "PNG has none"),
-        ({"layout": "archive", "quality": 75}, "PNG has none"),
         ({"layout": "archive", "dest": "out"}, "an archive is one file: call it out.zip"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_and_nothing_is_written(
+def test_wrong_arguments_are_refused_and_nothing_is_written(
     run: Run, tmp_path: Path, arguments: dict, message: str
 ) -> None:
     values = {"method": METHOD, "dest": "out.zip", **arguments}
@@ -239,15 +220,9 @@ def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
         ("file.zip", "imagefolder"),
         ("file.zip", "archive"),
     ):
-        with pytest.raises(UsageError, match="is not empty|is a file|is there already"):
+        with pytest.raises(UsageError, match="is not empty|is a file|exists already"):
             export_set(run, METHOD, tmp_path / dest, layout=layout)
     assert tree(tmp_path) == {"full/mine": b"precious", "file.zip": b"precious"}
-
-
-def test_an_empty_folder_may_be_filled(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    export_set(run, METHOD, tmp_path / "out", layout="imagefolder")
-    assert len(list((tmp_path / "out").rglob("*.png"))) == 20
 
 
 @pytest.mark.parametrize("layout", ["published", "archive"])
@@ -284,19 +259,6 @@ def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) ->
     assert not (tmp_path / "out.zip").exists()
 
 
-def test_a_run_of_images_that_nothing_optimises_has_empty_tables_and_figures(run: Run) -> None:
-    losses, shares = tables.loss_table(run), tables.bn_loss_share_table(run)
-    assert list(losses.columns) == ["method", "unit", "step", "term", "value"]
-    assert len(losses) == len(shares) == 0
-    for figure in (
-        loss_figure(losses, {}),
-        share_figure(shares, {}),
-        teacher_usage_figure(tables.bn_teacher_usage_table(run)),
-    ):
-        assert figure.layout.title.text
-    assert set(tables.unit_table(run)["BN teachers"]) == {"none (not optimised)"}
-
-
 # -- the command -----------------------------------------------------------------------------
 
 
@@ -330,7 +292,7 @@ def test_the_commands_export_and_import(
     assert pixel_hashes(found, "theirs") == pixel_hashes(run, METHOD)
 
 
-def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settings(
+def test_a_run_begun_by_an_import_keeps_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun, _ = import_images(
@@ -360,22 +322,17 @@ def test_a_run_that_an_import_began_is_continued_by_its_name_with_its_own_settin
     [
         ("import SET", "Missing option '--run'"),
         ("import SET --run new", "a new run needs a preset"),
-        ("import SET --run .. --preset digits_quick", "use letters, digits"),
-        ("import SET --run new --preset digitz", "did you mean 'digits'"),
         ("import SET --run new --preset digits_quick --as a/b", "cannot name a folder of results"),
-        ("import SET --run new --preset digits_quick --as real", "cannot name a folder"),
         ("import SET --run new --preset digits_quick --set ipc=3", "but ipc is 3"),
-        ("import SET --run new --preset digits_quick --set ipcc=3", "did you mean 'ipc'"),
         ("import SET --run new --preset digits_quick --set methods=prism", "a list is needed"),
         ("import SET --run new --preset digits_quick --set recipes=3", "recipes: a mapping"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
         ("import nowhere --run new --preset digits_quick", "no folder or archive at"),
         ("export new random_real out.zip", "no run at"),
-        ("export new random_real out.zip --layout tar", "'tar' is not one of"),
         ("export new random_real out.zip --quality 101", "101 is not in the range"),
     ],
 )
-def test_mistakes_end_with_2_and_one_message_and_nothing_written(
+def test_mistakes_end_with_one_message_and_nothing_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

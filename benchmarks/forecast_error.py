@@ -1,4 +1,4 @@
-"""Forecast beside truth: what `prism-nb plan` says of a stage, and what the stage then takes."""
+"""Expected seconds of stages by `prism-nb plan`, against the seconds that they then take."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _LARGE: dict[str, Any] = {
 }
 
 
-def plan_rows() -> list[dict[str, Any]]:
-    """Return a row per stage: seconds foreseen, seconds taken, and their ratio."""
+def forecast_rows() -> list[dict[str, Any]]:
+    """Return a row per stage: seconds expected, seconds taken, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         digits = open_run_module.open_run(preset="digits", runs_dir=folder)
         large = open_run_module.open_run(
             run_name="large", preset="digits", runs_dir=folder, changes=_LARGE
         )
         _give_fresh_weights(large)
-        stages = ("teachers", "synthesis", "labels", "evaluation")
+        stages = ("squeeze", "synthesis", "relabel", "evaluation")
         rows = [_row("digits", digits, stage) for stage in stages]
         return [*rows, _row("224 px, a pool of 3", large, "synthesis")]
 
 
 def _row(case: str, run: Run, stage: str) -> dict[str, Any]:
-    foreseen = pipeline.plan(run, stage, measure=True).seconds_left or 0.0
+    expected = pipeline.plan(run, stage, measure=True).seconds_left or 0.0
     taken = pipeline.execute(run, stage).seconds
     print(
-        f"{case:<22}{stage:<12}foreseen {foreseen:7.1f} s   taken {taken:7.1f} s   "
-        f"{foreseen / taken:.2f}",
+        f"{case:<22}{stage:<12}expected {expected:7.1f} s   taken {taken:7.1f} s   "
+        f"{expected / taken:.2f}",
         flush=True,
     )
-    return {"case": case, "stage": stage, "foreseen": foreseen, "taken": taken}
+    return {"case": case, "stage": stage, "expected": expected, "taken": taken}
 
 
 def _give_fresh_weights(run: Run) -> None:
