@@ -126,7 +126,7 @@ def check_class_order(
         classes: Number of classes.
 
     Returns:
-        Whether the order is confirmed; if not, a warning says so.
+        Whether the order is confirmed; if not, a warning is given.
 
     Raises:
         PrismError: The accuracy is higher in another order.
@@ -159,7 +159,7 @@ def check_class_order(
 
 
 def _mistaken_orders(classes: int) -> dict[str, np.ndarray]:
-    """Return for each mistaken order the class that each output of a head stands for."""
+    """Return for each mistaken order the class of each output of a head, int64 [classes]."""
     indices = np.arange(classes)
     as_text = np.array(sorted(range(classes), key=str))  # 0, 1, 10, 100, ..., 11, ...
     return {

@@ -173,7 +173,7 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
         architecture=architecture,
         tag=weights.name,
         file=file,
-        fetch=f"curl -L --create-dirs -o '{file}' {weights.url}",
+        fetch=_curl(file, weights.url),
         preprocess=PreprocessConfig(
             tuple(transforms.mean),
             tuple(transforms.std),
@@ -194,18 +194,13 @@ def _timm_spec(name: str) -> WeightsSpec:
     config = _timm_config(name)
     url = "" if config.hf_hub_id else config.url
     file = _torch_hub_file(url) if url else _hf_hub_file(config)
-    hub_call = f"hf_hub_download('{config.hf_hub_id}', '{file.name}')"
-    hub_command = (
-        f'python -c "from huggingface_hub import hf_hub_download; {hub_call}"  '
-        f"(then copy the folder {file.parent.name} from $HF_HOME/hub there)"
-    )
     return WeightsSpec(
         name=name,
         library="timm",
         architecture=architecture,
         tag=config.tag,
         file=file,
-        fetch=f"curl -L --create-dirs -o '{file}' {url}" if url else hub_command,
+        fetch=_curl(file, url) if url else f"hf download {config.hf_hub_id} {file.name}",
         preprocess=PreprocessConfig(
             config.mean,
             config.std,
@@ -242,6 +237,10 @@ def _timm_config(name: str) -> Any:
 
 def _imagenet_classes(head: int) -> tuple[str, ...] | None:
     return imagenet_wnids() if head == len(imagenet_wnids()) else None
+
+
+def _curl(file: Path, url: str) -> str:
+    return f"curl -L --create-dirs -o '{file}' {url}"
 
 
 def _torch_hub_file(url: str) -> Path:
@@ -282,19 +281,13 @@ class WeightsMetadata(StrictModel):
         description="resampling of images of other sizes"
     )
     classes: tuple[str, ...] | None = Field(
-        None, description="folder names of the classes, in the order of the head"
+        None, min_length=2, description="folder names of the classes, in the order of the head"
     )
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
-        names = self.classes
-        if names is None:
-            return self
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"classes: {', '.join(doubled)} is named twice")
-        if len(names) < 2:
-            raise ValueError("classes: name all of the head's, at least two; or leave it out")
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: a name is listed twice")
         return self
 
     @property
