@@ -35,10 +35,10 @@ def load_images(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Ten
     A set that is large is decoded once into the cache and mapped into memory from there.
 
     Args:
-        run: The run.
+        run: The run, of `dataset`.
         name: A method, or `REFERENCE`: a random real subset of equal size, the reference of the
             diversity metrics. It is independent of the `random_real` method.
-        dataset: The run's dataset.
+        dataset: Its classes and image size are those of the images.
 
     Returns:
         Pixels, uint8 [classes * ipc, 3, S, S], which must not be written to, and class indices,
@@ -128,7 +128,7 @@ def random_real(dataset: ImageDataset, keys: ImageKeys, *, seed: int, tag: str) 
         tag: Purpose of the subset; different tags give different subsets.
 
     Returns:
-        Pixels in the order of `keys`, uint8 [n, 3, S, S].
+        uint8 [n, 3, S, S].
     """
     shuffled = {c: shuffled_indices(dataset, c, seed=seed, tag=tag) for c in {c for c, _ in keys}}
     return dataset.images("train", [int(shuffled[c][image_index]) for c, image_index in keys])
@@ -201,12 +201,7 @@ def open_train_images(dataset: ImageDataset, device: torch.device) -> DeviceImag
 
 
 def prefetch(images: ImageSet, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield batches of images; a streamed batch is read while the one before is in use.
-
-    Args:
-        images: The whole set.
-        batches: Indices of each batch, int64 [n], on the CPU.
-    """
+    """Yield batches of images by their indices, int64 [n]; streamed ones are read ahead."""
     if not isinstance(images, StreamedImages):
         yield from map(images.__getitem__, batches)
         return

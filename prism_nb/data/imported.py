@@ -35,15 +35,7 @@ _MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of at most 8 bits per c
 _DESCRIPTIONS = {CLASSES_FILE, "metadata.jsonl", "README.md", "card.md", ".gitattributes"}
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 # How zipfile fails on damaged or encrypted archives; names that are no text are a ValueError.
-_READ_ERRORS = (
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    NotImplementedError,
-    EOFError,
-    RuntimeError,
-)
+_READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -65,10 +57,7 @@ class ImportedSet:
     resize: bool
 
     def images(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Any]]:
-        """Read some images.
-
-        Args:
-            keys: (class, index within the class) of each.
+        """Read some images by class and index within the class.
 
         Returns:
             Pixels, uint8 [n, 3, S, S], and a record of their origin: the folder or archive, its
@@ -113,11 +102,7 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
 
 
 def infer_ipc(path: Path, dataset: ImageDataset) -> int:
-    """Return how many images a set has of its first class; at least 1.
-
-    Raises:
-        UsageError: It is no set of images of the dataset's classes.
-    """
+    """Return how many images a set has of its first class; at least 1."""
     _, files = find_images(ImageArchive(path), dataset.classes)
     return max(1, len(files[0]))
 
@@ -153,28 +138,20 @@ class ImageArchive:
             ) from None
 
     def read(self, name: str) -> bytes:
-        """Return a file's content.
-
-        Raises:
-            UsageError: It cannot be read, is damaged, or is larger than an image can be.
-        """
+        """Return a file's content; one that is damaged or larger than any image is refused."""
+        file, packed = self.path / name, self._zip
         try:
-            if self._zip is None:
-                size = (self.path / name).stat().st_size
-            else:
-                size = self._zip.getinfo(name).file_size
-            if size > MAX_FILE_BYTES:
-                raise UsageError(
-                    f"file {name} in {self.path} is {size / 1e6:.0f} MB; images of a distilled set "
-                    f"have at most {MAX_FILE_BYTES / 1e6:.0f} MB, so take it away"
-                )
-            if self._zip is None:
-                return (self.path / name).read_bytes()
-            return self._zip.read(name)  # never more than the stated size
+            size = packed.getinfo(name).file_size if packed else file.stat().st_size
+            if size <= MAX_FILE_BYTES:  # zipfile never unpacks more than the stated size
+                return packed.read(name) if packed else file.read_bytes()
         except _READ_ERRORS as error:
             raise UsageError(
                 f"file {name} in {self.path} cannot be read: {error}; fetch the set again"
             ) from None
+        raise UsageError(
+            f"file {name} in {self.path} is {size / 1e6:.0f} MB; images of a distilled set have at "
+            f"most {MAX_FILE_BYTES / 1e6:.0f} MB, so take it away"
+        )
 
 
 def _walk(root: Path) -> list[str]:
@@ -232,12 +209,8 @@ def find_images(
     named as the dataset's, or numbered by a `NamingScheme`. Numbered images are ordered by number,
     others by name.
 
-    Args:
-        archive: The set.
-        classes: The dataset's, in order.
-
     Returns:
-        Name of the layout, and the names of each class's images; a class may have none.
+        Name of the layout, and the files of each class's images; a class may have none.
 
     Raises:
         UsageError: A file is no image or lies in no class folder, or the classes are others.

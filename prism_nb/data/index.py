@@ -118,10 +118,6 @@ def open_index(config: DatasetConfig, read_layout: ReadLayout) -> Index:
     unchanged; adding, removing or renaming a file changes the time of its folder. Overwriting a
     file in place does not; delete the cache after that.
 
-    Args:
-        config: The dataset.
-        read_layout: Reads the layout of its folder.
-
     Raises:
         UsageError: The tree is not in order.
     """

@@ -81,11 +81,7 @@ def open_dataset(settings: Settings) -> ImageDataset:
 
 
 def with_dataset_hash(settings: Settings) -> Settings:
-    """Return settings that name their images by hash, so that results of others never mix.
-
-    Raises:
-        UsageError: As `open_dataset`.
-    """
+    """Return settings that name their images by hash, so that results of others never mix."""
     if settings.dataset_hash is not None or settings.data_dir is None:
         return settings
     return settings.model_copy(update={"dataset_hash": open_dataset(settings).content_hash})
