@@ -20,7 +20,7 @@ from prism_nb.headless import _kind, _titled
 def test_the_kits_own_errors_speak_for_themselves(
     name: str, kind: type[PrismError], words: str
 ) -> None:
-    import prism_nb.data.decode  # noqa: F401 (whoever runs notebooks has looked at images)
+    import prism_nb.data.image_io  # noqa: F401 (whoever runs notebooks has looked at images)
 
     assert _kind(name) is kind
     assert _titled(name, "no such setting") == words

@@ -46,7 +46,7 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
     animation, the first frame is taken. See `resize_center_crop` for the geometry.
 
     Args:
-        path: A JPEG, PNG or WebP file, whatever its suffix.
+        path: A JPEG, PNG or WebP file, with any suffix.
         size: Side of the square, in pixels.
         margin: Shorter side before cropping, divided by `size`; at least 1.
 

@@ -31,7 +31,7 @@ MAX_PIXELS = 2**24  # of one image; more is a decompression bomb
 _MAX_DEPTH = 4  # of folders, so that a link to a parent folder ends somewhere
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of at most 8 bits per channel
-# Files beside the class folders that describe the images, and what desktops leave behind.
+# Files next to the class folders that describe the images, and what desktops leave behind.
 _DESCRIPTIONS = {CLASSES_FILE, "metadata.jsonl", "README.md", "card.md", ".gitattributes"}
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 # How zipfile fails on damaged or encrypted archives; names that are no text are a ValueError.
