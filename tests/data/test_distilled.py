@@ -51,8 +51,7 @@ def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+def run(tmp_path: Path) -> Run:
     return begin_run(tmp_path)
 
 

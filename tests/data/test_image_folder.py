@@ -18,11 +18,6 @@ from prism_nb.models.metrics import batches
 from tests.helpers.image_trees import make_tree
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "tree", ("cat", "Ant", "bee10", "bee9"))

@@ -22,11 +22,6 @@ WNIDS = ("n01443537", "n01440764", "n03393912")  # goldfish, tench, freight car
 FLAT = {1: 2, 2: 0, 3: 1, 4: 0, 5: 2}  # number of a held-out image -> its class in WNIDS
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
-
-
 def file_name(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}.JPEG"
 

@@ -16,11 +16,6 @@ from prism_nb.data.index import Index, open_index
 from tests.helpers.image_trees import age, make_tree, picture
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "tree", ("ape", "bee", "cat"))

@@ -23,11 +23,6 @@ from prism_nb.execution.open_run import load_run, open_run
 from tests.helpers.image_trees import make_tree, picture
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
-
-
 def settings_of(root: Path, **changes: object) -> Settings:
     values = {"dataset": "folder", "data_dir": str(root), **changes}
     return with_dataset_hash(load_settings("digits_quick", values))
