@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench rehearsal chaos test pictures docs lab lint clean
+.PHONY: help demo evidence bench rehearsal chaos test test-unit pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be l
 test: .venv/.installed  ## run every test; root gets Chromium from apt, where there is none
 	@.ci/chromium
 	$(BIN)/python -m pytest -n 2
+
+test-unit: .venv/.installed  ## run the fast tests: no whole notebooks, browser, Ray or SLURM
+	$(BIN)/python -m pytest -n 2 -m "not notebooks and not browser and not cluster"
 
 pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium
 	$(BIN)/python -m tests.browser.pictures

@@ -1,13 +1,13 @@
-"""Settings of every test, in this process and in those that it starts."""
+"""Environment and fixtures of all tests."""
 
 import os
 
-# Workers that run side by side must not each take every core; set before torch is imported.
+# Parallel workers must not each use every core; set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray reads this as it is imported, which a test of something else may be the first to do.
+# Ray reads this when it is imported, which any test may do first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
-# No test may reach for weights in the network.
+# No test may download weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
@@ -18,6 +18,14 @@ import pytest
 from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests by their folders, so that `make test-unit` can leave them out."""
+    for item in items:
+        for name in ("notebooks", "browser", "cluster"):
+            if Path(__file__).parent / name in item.path.parents:
+                item.add_marker(getattr(pytest.mark, name))
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,11 @@ from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is here, and skip it where there is no browser."""
+    """Skip the tests of this folder where there is no browser."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
-            if CHROMIUM is None:
-                missing = "no Chromium here: apt-get install chromium"
-                item.add_marker(pytest.mark.skip(reason=missing))
+        if CHROMIUM is None and Path(__file__).parent in item.path.parents:
+            reason = "no Chromium here: apt-get install chromium"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
