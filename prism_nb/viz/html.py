@@ -20,6 +20,7 @@ from torch import Tensor
 from prism_nb.core import fileio
 from prism_nb.core.text import DASH, format_value
 from prism_nb.data import image_io
+from prism_nb.viz.style import PAGE_CSS
 
 LabelMap = Mapping[str, Mapping[str, str]]
 
@@ -58,9 +59,10 @@ class Result:
     names: tuple[str, ...] = ()
 
 
-def figure_html(figure: go.Figure) -> str:
+def figure_html(figure: go.Figure) -> Markup:
     """Return a figure as a piece of HTML for a page that has plotly.js."""
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG))
+    piece = figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
+    return Markup(piece)  # noqa: S704 (plotly escapes)
 
 
 def save_figure(place: HasPath, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
@@ -88,12 +90,17 @@ def save_figure(place: HasPath, name: str, figure: go.Figure, table: pd.DataFram
 
 
 def render_page(template: str, **content: Any) -> str:
-    """Fill a template of `viz/templates`; text is escaped, `Markup` is not."""
+    """Fill a template of `viz/templates`; text is escaped, `Markup` is not.
+
+    Templates have the functions `plotly_js` and `page_css`.
+    """
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("prism_nb.viz", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    pages.globals["plotly_js"] = lambda: Markup(get_plotlyjs())  # noqa: S704 (plotly's own)
+    pages.globals["page_css"] = lambda: Markup(PAGE_CSS)  # noqa: S704 (the kit's own)
     return pages.get_template(template).render(**content)
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from prism_nb.core import fileio
 from prism_nb.core.manifest import recorded_environment
@@ -16,19 +12,8 @@ from prism_nb.viz import tables
 from prism_nb.viz.figures.gallery import image_sheet
 from prism_nb.viz.html import LabelMap, Result, figure_html, render_page, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
-from prism_nb.viz.style import PAGE_CSS
 
 REPORT = "figures/report.html"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a figure or a table or both, and a note on how to read them."""
-
-    title: str
-    figure: Markup
-    table: Markup
-    note: str = ""
 
 
 def write_report(run: Run) -> str:
@@ -49,7 +34,6 @@ def write_report(run: Run) -> str:
 def _content(run: Run) -> dict[str, Any]:
     labels, summary = run_labels(run), RUN_RESULTS["summary"](run)
     return {
-        **page_style(),
         "run": run.name,
         "answer": table_html(summary.table, labels),
         "leaders": summary.note,
@@ -112,19 +96,17 @@ def _seconds(run: Run, stage: str) -> float:
     return float(sum(r["seconds"] for r in records if not r.get("reused_from")))
 
 
-def result_section(title: str, result: Result, labels: LabelMap) -> Section:
-    """Return a result as a section.
+def result_section(title: str, result: Result, labels: LabelMap) -> dict[str, str]:
+    """Return a result as a section of a page, for `templates/base.html`.
 
     Args:
         title: The heading.
         result: The result.
         labels: Titles of names in the table, see `html.rename_labels`.
     """
-    figure = "" if result.figure is None else figure_html(result.figure)
-    table = table_html(result.table, labels) if len(result.table) else Markup()
-    return Section(title, Markup(figure), table, result.note)  # noqa: S704 (plotly escapes)
-
-
-def page_style() -> dict[str, Markup]:
-    """Return the library and the style of a page, for `templates/base.html`."""
-    return {"library": Markup(get_plotlyjs()), "theme": Markup(PAGE_CSS)}  # noqa: S704 (no input)
+    return {
+        "title": title,
+        "figure": "" if result.figure is None else figure_html(result.figure),
+        "table": table_html(result.table, labels) if len(result.table) else "",
+        "note": result.note,
+    }

@@ -23,7 +23,7 @@ from prism_nb.viz import tables
 from prism_nb.viz.figures import study as figures
 from prism_nb.viz.figures.gallery import image_sheet
 from prism_nb.viz.html import LabelMap, Result, render_page, table_html
-from prism_nb.viz.report import Section, page_style, result_section
+from prism_nb.viz.report import result_section
 from prism_nb.viz.style import Legend
 
 PAGE = "study.html"
@@ -355,7 +355,6 @@ def _content(folder: StudyFolder) -> dict[str, Any]:
     labels, found = study_labels(folder), answer(folder)
     titles = study_legend(folder).titles
     return {
-        **page_style(),
         "title": study.title,
         "question": study.question,
         "source": folder.source or folder.path.name,
@@ -367,21 +366,16 @@ def _content(folder: StudyFolder) -> dict[str, Any]:
             titles[method]: image_sheet(folder.run(shown), method).data_uri
             for method in shown.settings.methods
         },
-        "sections": _page_sections(folder, labels),
+        "sections": [
+            result_section(title, result, labels)
+            for title, function in _SECTIONS.items()
+            if len((result := function(folder)).table)
+        ],
         "environment": environment(shown.settings),
         "runs": f"{len(folder.finished)} of {len(folder.scenarios)} finished, "
         f"and {len(folder.searches)} searched in",
         "spec": write_yaml(study.plain()),
     }
-
-
-def _page_sections(folder: StudyFolder, labels: LabelMap) -> list[Section]:
-    results = {title: function(folder) for title, function in _SECTIONS.items()}
-    return [
-        result_section(title, result, labels)
-        for title, result in results.items()
-        if len(result.table) or result.figure is not None
-    ]
 
 
 def _protocols(folder: StudyFolder) -> list[str]:

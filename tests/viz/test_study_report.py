@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -119,6 +120,7 @@ def test_pairs_are_scipys_paired_t_test_with_holms_correction() -> None:
         assert pairs.loc[pair]["winner"] == (better if least < 0.05 else "none")
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(-40, 40))
 def test_what_both_methods_share_cancels_out(shared: list[float], lead: float) -> None:
     noise = np.linspace(-0.1, 0.1, len(shared))

@@ -121,14 +121,12 @@ class SortOrder:
         columns: Columns of the image table to sort by; the second breaks ties.
         ascending: Whether low values of the first column come first.
         caption: Format of the first column's value below an image.
-        missing: The message where there is no value.
     """
 
     title: str
     columns: tuple[str, ...]
     ascending: bool = True
     caption: str = ""
-    missing: str = ""
 
 
 ORDERS = {
@@ -137,7 +135,6 @@ ORDERS = {
         "loss of the unit (recorded)",
         ("logit loss", "BN loss"),
         caption="unit {:.3g}",
-        missing="no losses are recorded of images that are not optimised",
     ),
     "own_loss": SortOrder(
         "loss of the image (primary, computed)", ("own loss",), caption="loss {:.3g}"
@@ -146,14 +143,12 @@ ORDERS = {
         "distance to the nearest training image",
         ("distance",),
         caption="d {:.3f}",
-        missing="distances are not measured, or damaged: run notebook 03",
     ),
     "agreement": SortOrder(
         "agreement of the teachers",
         ("agree", "apart"),
         ascending=False,
         caption="{:.0f} % agree",
-        missing="needs two teachers in the pool",
     ),
 }
 
@@ -268,7 +263,7 @@ def _sorted_images(run: Run, view: GalleryView, method: str) -> tuple[pd.DataFra
     made = table[table["made"]]
     if not order.columns or not len(made) or made[order.columns[0]].notna().any():
         return sorted_table, []
-    return sorted_table, [f"in order of class and index: {order.missing}"]
+    return sorted_table, [f"in order of class and index: no {order.title} is known"]
 
 
 def sort_images(table: pd.DataFrame, order: SortOrder, *, reverse: bool) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from prism_nb.core.manifest import newer_version_message
 from prism_nb.core.run import Run
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.registry import open_dataset
-from prism_nb.viz.style import notice
 from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
 
 RunOrPath = Run | Path | str  # a run, or its folder
@@ -166,3 +166,59 @@ def set_options(control: Any, options: Sequence[Any]) -> None:
         control.options = options
         if chosen in values:
             control.value = chosen
+
+
+_CSS = """
+.prism-picker {max-width: 860px}
+.prism-picker h4 {margin: 10px 0 2px; font-size: 14px; font-weight: 600}
+.prism-picker p {margin: 2px 0; line-height: 1.45}
+.prism-picker .prism-quiet {color: var(--jp-ui-font-color2, #666)}
+.prism-list select, .prism-head {font-family: var(--jp-code-font-family, monospace);
+  font-size: 12px; line-height: 1.45; white-space: pre}
+.prism-head {color: var(--jp-ui-font-color2, #666); padding-left: 3px}
+.prism-list > label {position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%)}
+.prism-list select {color: var(--jp-ui-font-color1, #222)}
+.prism-tables table {border-collapse: collapse; margin: 4px 0 8px; font-size: 12px}
+.prism-tables th, .prism-tables td {padding: 2px 8px; text-align: right; font-weight: normal;
+  white-space: nowrap; border-bottom: 1px solid var(--jp-border-color2, #ddd)}
+.prism-tables th {color: var(--jp-ui-font-color2, #666)}
+.prism-tables th:first-child, .prism-tables td:first-child {text-align: left; padding-left: 2px;
+  white-space: normal; overflow-wrap: anywhere}
+.prism-tables caption {text-align: left; padding: 2px; white-space: nowrap}
+.prism-picker pre {margin: 4px 0; padding: 6px 10px; font-size: 12px; line-height: 1.4;
+  background: var(--jp-layout-color2, #f4f4f4); color: var(--jp-ui-font-color1, #222);
+  user-select: all; overflow: auto; max-height: 260px}
+.prism-bar {display: inline-block; height: 9px; background: #4477AA; vertical-align: middle}
+.prism-note {border-left: 3px solid #DDAA33; padding-left: 8px}
+.prism-stop {border-left: 3px solid #EE6677; padding-left: 8px}
+.prism-good {border-left: 3px solid #228833; padding-left: 8px}
+.prism-tables .prism-heat th[scope=col], .prism-heat td {text-align: center; min-width: 34px;
+  padding: 4px 6px}
+"""
+
+
+def css() -> widgets.HTML:
+    """Return an invisible widget with the common CSS of the widgets."""
+    return widgets.HTML(f"<style>{_CSS}</style>", layout={"display": "none"})
+
+
+def heading(text: str) -> widgets.HTML:
+    """Return a heading."""
+    return widgets.HTML(f"<h4>{html.escape(text)}</h4>")
+
+
+def note_html(text: str, kind: str = "quiet") -> str:
+    """Return a paragraph of plain text.
+
+    Args:
+        text: The text, escaped here.
+        kind: `quiet`, `note` (beware), `stop` (cannot be used) or `good`.
+    """
+    return f'<p class="prism-{kind}">{html.escape(text)}</p>'
+
+
+def notice(text: str) -> str:
+    """Return a notice above a widget, as HTML with its own style."""
+    style = "border-left:3px solid #DDAA33;padding-left:8px;margin:2px 0"
+    return f'<p role="status" style="{style}">{html.escape(text)}</p>'

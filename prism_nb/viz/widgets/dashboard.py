@@ -12,9 +12,15 @@ from prism_nb.diversity.metrics import metrics_of
 from prism_nb.viz.figures.diversity import MAPS, hover_page
 from prism_nb.viz.html import Result, save_figure, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
-from prism_nb.viz.style import css
 from prism_nb.viz.tables import parse_class_selection
-from prism_nb.viz.widgets.base import RunOrPath, RunWidget, class_choice, dropdown, method_choice
+from prism_nb.viz.widgets.base import (
+    RunOrPath,
+    RunWidget,
+    class_choice,
+    css,
+    dropdown,
+    method_choice,
+)
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _SLOW = "(UMAP compiles itself when it is first used, which takes up to a minute)"

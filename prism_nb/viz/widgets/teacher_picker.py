@@ -42,8 +42,16 @@ from prism_nb.models.zoo import (
     network_info,
 )
 from prism_nb.synthesis.teacher_sampling import sample_schedule
-from prism_nb.viz.style import css, heading, note_html
-from prism_nb.viz.widgets.base import RunOrPath, RunWidget, dropdown, look, set_options
+from prism_nb.viz.widgets.base import (
+    RunOrPath,
+    RunWidget,
+    css,
+    dropdown,
+    heading,
+    look,
+    note_html,
+    set_options,
+)
 
 _HINT = (
     "Networks without batch norm are not listed: they cannot be BN teachers. Parameters and GFLOP "

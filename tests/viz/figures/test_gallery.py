@@ -199,7 +199,7 @@ def test_missing_and_damaged_images_are_counted(empty: Run) -> None:
 
 def test_an_order_without_values_has_a_reason(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert note_of(made, order="distance") == (
-        "in order of class and index: distances are not measured, or damaged: run notebook 03"
+        "in order of class and index: no distance to the nearest training image is known"
     )
     monkeypatch.setattr("prism_nb.viz.figures.gallery.MAX_SCORED", 5)
     assert "these are 6; choose fewer classes" in note_of(made, order="agreement")
