@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 
+from prism_nb.core.device import seeded
 from prism_nb.data.augment import (
     AugParams,
     BatchAugParams,
+    TrainAugmentation,
     augment,
     identity_params,
     render,
@@ -233,3 +235,75 @@ def test_large_images_are_equal_alone_and_together(view: AugParams) -> None:
     (one,) = torch.autograd.grad((together * weights).sum(), images)
     (other,) = torch.autograd.grad((apart * weights).sum(), images)
     assert torch.allclose(one, other, rtol=0, atol=1e-11)
+
+
+# -- training batches ------------------------------------------------------------------------
+
+
+def test_without_crops_and_flips_a_batch_is_shifted_alone() -> None:
+    images = torch.randn(3, 3, 8, 8)
+    with seeded(4, CPU):
+        views, after = TrainAugmentation(2)(images), torch.rand(())
+    with seeded(4, CPU):
+        down, right = torch.randint(0, 5, (2,)).tolist()
+        assert torch.equal(after, torch.rand(()))  # nothing else was sampled
+    rows = [min(max(i + down - 2, 0), 7) for i in range(8)]
+    columns = [min(max(j + right - 2, 0), 7) for j in range(8)]
+    assert torch.equal(views, images[:, :, rows][:, :, :, columns])
+
+
+def moves(image: Tensor, most: int) -> dict[tuple[int, int, bool], Tensor]:
+    """Return every view that a shift and a flip can give of an image [3, S, S]."""
+    size, found = image.shape[-1], {}
+    for down in range(-most, most + 1):
+        for right in range(-most, most + 1):
+            rows = [min(max(i + down, 0), size - 1) for i in range(size)]
+            columns = [min(max(j + right, 0), size - 1) for j in range(size)]
+            moved = image[:, rows][:, :, columns]
+            found[down, right, False], found[down, right, True] = moved, moved.flip(-1)
+    return found
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_shifts_and_flips_are_whole_pixels(per_image: bool) -> None:
+    images = torch.randn(60, 3, 8, 8)
+    with seeded(0, CPU):
+        views = TrainAugmentation(2, flip=True, per_image=per_image)(images)
+    found_views = []
+    for image, view in zip(images, views, strict=True):
+        fits = [k for k, m in moves(image, 2).items() if torch.allclose(m, view, atol=1e-5)]
+        assert len(fits) == 1
+        found_views += fits
+    if per_image:
+        assert (
+            {key[0] for key in found_views} == {key[1] for key in found_views} == {-2, -1, 0, 1, 2}
+        )
+        assert 15 < sum(key[2] for key in found_views) < 45
+    else:
+        assert len(set(found_views)) == 1
+
+
+def test_crops_have_the_area_asked_for() -> None:
+    size = 32
+    ramp = torch.arange(size, dtype=torch.float32).expand(3, size, size)
+    both = torch.stack([ramp[0], ramp[0].T, torch.zeros(size, size)])
+    with seeded(1, CPU):
+        views = TrainAugmentation(0, crop_min=0.3, per_image=True)(both.expand(80, 3, size, size))
+    middle = slice(4, -4)  # where no border is repeated
+    wide = views[:, 0, :, middle].diff(dim=-1)
+    high = views[:, 1, middle].diff(dim=-2)
+    assert torch.allclose(wide, wide[:, :1, :1].expand_as(wide), atol=1e-4)
+    widths, heights = wide[:, 0, 0] * size, high[:, 0, 0] * size
+    areas = widths * heights / size**2
+    assert torch.allclose(widths, widths.round(), atol=1e-2)
+    assert 0.26 < areas.min() < 0.5
+    assert areas.max() <= 1.001
+    assert len(widths.round().unique()) > 5
+
+
+def test_a_batch_shares_one_crop_unless_per_image() -> None:
+    images = torch.randn(1, 3, 16, 16).expand(8, 3, 16, 16)
+    for per_image in (False, True):
+        with seeded(3, CPU):
+            views = TrainAugmentation(1, 0.2, True, per_image)(images)
+        assert torch.equal(views, views[:1].expand_as(views)) is not per_image

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
 from prism_nb.data import distilled
-from prism_nb.data.distilled import is_decoded, load_images, load_subset, random_real
+from prism_nb.data.dataset import Split
+from prism_nb.data.distilled import (
+    DeviceImages,
+    StreamedImages,
+    is_decoded,
+    load_images,
+    load_subset,
+    open_train_images,
+    prefetch,
+    random_real,
+)
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.execution import pipeline
 from tests.helpers.image_sets import begin_run, hash_of, picture
+
+CPU = torch.device("cpu")
 
 # -- random real images ----------------------------------------------------------------------
 
@@ -119,3 +133,46 @@ def test_images_are_decoded_once_and_anew_where_they_have_changed(
     changed, _ = load_images(run, "random_real", dataset)
     assert torch.equal(changed[7], changed[8])
     assert len(cached(tmp_path)) == 2
+
+
+# -- training images -------------------------------------------------------------------------
+
+
+class Recording(Digits):
+    """Digits that record the size of each request."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.requests: list[int] = []
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        self.requests.append(len(indices))
+        return super().images(split, indices)
+
+
+def test_few_training_images_stay_on_the_device_as_bytes() -> None:
+    images, rows = open_train_images(Digits(16), CPU), torch.tensor([7, 0, 99])
+    assert isinstance(images, DeviceImages)
+    expected = Digits(16).normalize(Digits(16).images("train", rows.tolist()))
+    assert torch.equal(images[rows], expected)
+    assert (len(images), images.size, images.device) == (1257, 16, CPU)
+
+
+def test_one_batch_is_read_ahead_and_all_come_in_order() -> None:
+    recording = Recording()
+    images, batches = StreamedImages(recording, CPU), list(torch.randperm(100).split(10))
+    for number, (rows, found) in enumerate(zip(batches, prefetch(images, batches), strict=True)):
+        assert len(recording.requests) <= number + 2
+        assert torch.equal(found, images[rows])
+        recording.requests.pop()  # of the line above
+
+
+def test_an_error_while_reading_ahead_is_raised() -> None:
+    class Broken(Recording):
+        def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+            if 55 in indices:
+                raise PrismError("image 55 cannot be decoded")
+            return super().images(split, indices)
+
+    with pytest.raises(PrismError, match="image 55"):
+        list(prefetch(StreamedImages(Broken(), CPU), list(torch.arange(100).split(10))))

@@ -1,0 +1,40 @@
+"""Devices: what they lack is refused, and process-wide switches are put back."""
+
+import pytest
+import torch
+
+from prism_nb.core.device import check_compiler, check_precision, disable_malloc_trim, tf32_mode
+from prism_nb.core.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_a_precision_that_a_device_lacks_is_refused() -> None:
+    check_precision("fp32", CPU)
+    with pytest.raises(UsageError, match="tf32 .* cpu"):
+        check_precision("tf32", CPU)
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compiler(CPU)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match=r"C\+\+ compiler"):
+        check_compiler(CPU)
+
+
+def test_a_gpus_matrix_precision_is_put_back() -> None:
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for precision, word in (("fp32", "ieee"), ("tf32", "tf32")):
+        with tf32_mode(precision, torch.device("cuda")):
+            assert [backend.fp32_precision for backend in backends] == [word, word]
+        assert [backend.fp32_precision for backend in backends] == before
+
+
+def test_keeping_freed_memory_changes_no_result() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(64, 64)
+    before = values @ values
+    disable_malloc_trim()
+    assert torch.equal(values @ values, before)
