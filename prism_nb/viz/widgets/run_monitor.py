@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import math
 import subprocess
@@ -16,12 +15,12 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.text import format_duration
 from prism_nb.viz import monitor
-from prism_nb.viz.monitor import LossCurves, PreviewSequence, RunState, RunTracker, load_previews
+from prism_nb.viz.html import EncodedImage, render_page
+from prism_nb.viz.monitor import PreviewSequence, RunState, RunTracker, load_previews
 from prism_nb.viz.style import color_at, dash_of
 from prism_nb.viz.widgets.base import RunOrPath, RunWidget, dropdown, look, set_options
 
 _IDLE = 3  # refreshes are this much rarer while nobody drives the run
-_TILE = 72  # pixels on the screen
 _OPEN: dict[Path, RunMonitor] = {}
 
 Start = Callable[[Run], "subprocess.Popen[bytes]"]
@@ -30,8 +29,8 @@ Start = Callable[[Run], "subprocess.Popen[bytes]"]
 class RunMonitor(RunWidget):
     """A view of a run's files, and two buttons that start and stop the process that writes them.
 
-    It shows the same whatever drives the run (Start, another kernel, a cluster), and a new monitor
-    finds a run that goes on by its files. A kernel has one monitor per run: a new one replaces the
+    It shows the same if another kernel or a cluster drives the run, and a new monitor finds a run
+    that goes on by its files. A kernel has one monitor per run: a new one replaces the
     one before.
 
     Args:
@@ -236,70 +235,46 @@ def numbers_html(state: RunState) -> str:
 
 
 def losses_html(state: RunState) -> str:
-    """Return the losses of the newest unit: drawn on a logarithmic axis, and as numbers."""
+    """Return the losses of the newest unit: drawn on a logarithmic axis, and as numbers.
+
+    Only positive finite values are drawn.
+    """
     if not state.losses:
         return "<p>No losses yet: they come with the first steps of an optimised unit.</p>"
-    rows = "".join(
-        f"<tr><td>{_line_sample(index)}</td><td>{html.escape(term)}</td>"
-        f'<td style="text-align:right;padding-left:1em">{points[-1][1]:.4g}</td></tr>'
-        for index, (term, points) in enumerate(state.losses.items())
-    )
-    return (
-        f"<b>Losses of {html.escape(state.losses_of)}</b>"
-        '<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:center">'
-        f"<div>{curves_svg(state.losses, state.steps)}</div><table><tr><th></th>"
-        f'<th style="text-align:left">term, unweighted</th><th>latest</th></tr>{rows}</table></div>'
-    )
-
-
-def curves_svg(losses: LossCurves, steps: int) -> str:
-    """Draw each term over the steps, on a logarithmic axis with a line per power of ten.
-
-    Args:
-        losses: (step, value) by the term's name; only positive finite values are drawn.
-        steps: End of the step axis.
-    """
-    left, right, top, bottom = 62, 548, 12, 210
-    steps = max([steps, *(step for line in losses.values() for step, _ in line)])
-    drawn = [[(s, v) for s, v in line if 0 < v < math.inf] for line in losses.values()]
-    logs = [math.log10(value) for line in drawn for _, value in line] or [0.0]
-    low = math.floor(min(logs))
-    high = max(low + 1, math.ceil(max(logs)))
+    left, right, top, bottom = 62, 548, 12, 210  # of the axes, in the drawing of the template
+    logs = {
+        term: [(step, math.log10(value)) for step, value in line if 0 < value < math.inf]
+        for term, line in state.losses.items()
+    }
+    powers = [power for line in logs.values() for _, power in line] or [0.0]
+    low = math.floor(min(powers))
+    high = max(low + 1, math.ceil(max(powers)))
+    steps = max([1, state.steps, *(step for line in logs.values() for step, _ in line)])
 
     def x(step: float) -> float:
-        return left + (right - left) * step / max(1, steps)
+        return round(left + (right - left) * step / steps, 1)
 
     def y(power: float) -> float:
-        return bottom - (bottom - top) * (power - low) / (high - low)
+        return round(bottom - (bottom - top) * (power - low) / (high - low), 1)
 
-    parts = []
-    for power in range(low, high + 1, -(-(high - low) // 8)):
-        parts.append(
-            f'<path d="M{left} {y(power):.1f}H{right}" stroke="currentColor" opacity="0.15"/>'
-            f'<text x="{left - 6}" y="{y(power) + 4:.1f}" text-anchor="end">1e{power}</text>'
-        )
-    for step in (0, steps // 2, steps):
-        parts.append(f'<text x="{x(step):.1f}" y="226" text-anchor="middle">{step}</text>')
-    for index, line in enumerate(drawn):
-        points = " ".join(f"{x(step):.1f},{y(math.log10(value)):.1f}" for step, value in line)
-        parts.append(f'<polyline points="{points}" {_pen(index)}/>')
-    return (
-        '<svg viewBox="0 0 560 250" width="560" role="img" fill="currentColor" '
-        'aria-label="Losses by term over the steps; the table has the latest values" '
-        'style="max-width:100%;height:auto;font:12px system-ui,sans-serif">'
-        f'{"".join(parts)}<text x="305" y="246" text-anchor="middle">step</text>'
-        '<text x="12" y="111" text-anchor="middle" transform="rotate(-90 12 111)">loss</text></svg>'
+    lines = [
+        {
+            "term": term,
+            "points": " ".join(f"{x(step)},{y(power)}" for step, power in line),
+            "color": color_at(index),
+            "dashes": dash_of(index).replace("solid", "none"),
+            "latest": f"{state.losses[term][-1][1]:.4g}",
+        }
+        for index, (term, line) in enumerate(logs.items())
+    ]
+    grid = range(low, high + 1, -(-(high - low) // 8))
+    return render_page(
+        "losses.html",
+        unit=state.losses_of,
+        powers=[(power, y(power)) for power in grid],
+        steps=[(step, x(step)) for step in (0, steps // 2, steps)],
+        lines=lines,
     )
-
-
-def _pen(index: int) -> str:
-    dashes = dash_of(index).replace("solid", "none")
-    return f'fill="none" stroke="{color_at(index)}" stroke-width="2" stroke-dasharray="{dashes}"'
-
-
-def _line_sample(index: int) -> str:
-    line = f'<line x1="1" y1="5" x2="33" y2="5" {_pen(index)}/>'
-    return f'<svg width="34" height="10" aria-hidden="true">{line}</svg>'
 
 
 def preview_html(sequence: PreviewSequence, step: int, names: Sequence[str]) -> str:
@@ -310,27 +285,17 @@ def preview_html(sequence: PreviewSequence, step: int, names: Sequence[str]) -> 
         step: A step with a picture.
         names: Class names in order.
     """
-    tiles = "".join(
-        _tile(png, names[c] if c < len(names) else f"class {c}", image_index)
-        for png, (c, image_index) in zip(sequence.tiles(step), sequence.images, strict=False)
-    )
-    drawn = (
-        f"Networks drawn for these images: BN statistics of {', '.join(sequence.teachers_at(step))}"
-        f"; logits of {', '.join(sequence.logit_teachers_at(step))}."
-    )
-    return (
-        f"<div><b>{html.escape(sequence.unit)}</b>, step {step} of {sequence.steps}</div>"
-        f'<div style="display:flex;flex-wrap:wrap;gap:6px;max-width:{10 * (_TILE + 6)}px">'
-        f"{tiles or 'This picture is gone.'}</div><div>{html.escape(drawn)}</div>"
-    )
-
-
-def _tile(png: bytes, name: str, image_index: int) -> str:
-    label = html.escape(f"{name}, image {image_index}")
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return (
-        f'<figure style="margin:0;width:{_TILE}px" title="{label}"><img alt="{label}" '
-        f'src="{source}" width="{_TILE}" height="{_TILE}" style="image-rendering:pixelated;'
-        'display:block"><figcaption style="text-align:center;line-height:1.3;'
-        f'overflow-wrap:anywhere">{html.escape(name)}</figcaption></figure>'
+    tiles = []
+    for png, (c, image_index) in zip(sequence.tiles(step), sequence.images, strict=False):
+        name = names[c] if c < len(names) else f"class {c}"
+        source = EncodedImage(png, "png").data_uri
+        tiles.append({"name": name, "title": f"{name}, image {image_index}", "source": source})
+    return render_page(
+        "previews.html",
+        unit=sequence.unit,
+        step=step,
+        steps=sequence.steps,
+        tiles=tiles,
+        bn_teachers=sequence.teachers_at(step),
+        logit_teachers=sequence.logit_teachers_at(step),
     )

@@ -16,7 +16,7 @@ from prism_nb.core.run import Run
 from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.viz.monitor import STAGE, RunState, RunTracker, log_path
-from prism_nb.viz.widgets.run_monitor import RunMonitor, curves_svg, losses_html
+from prism_nb.viz.widgets.run_monitor import RunMonitor, losses_html
 from tests.helpers.synthesis_run import begin_unit, finish_units, refresh_until, unit_names
 
 Launch = Callable[[Run], "subprocess.Popen[bytes]"]
@@ -199,13 +199,13 @@ def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
     write_previews(run, unit, 0, 5)
     previews = RunMonitor(run, every=0).previews
     assert ", step 5 of 20" in previews.sheet.value
-    assert "BN statistics of a; logits of a." in previews.sheet.value
+    assert "BN statistics of a; logits of\na." in previews.sheet.value
     assert 'alt="three, image 0"' in previews.sheet.value
     assert 'alt="four, image 1"' in previews.sheet.value
     write_previews(run, unit, 15)
     previews.refresh()
     assert ", step 15 of 20" in previews.sheet.value
-    assert "BN statistics of b&lt;; logits of a." in previews.sheet.value
+    assert "BN statistics of b&lt;; logits of\na." in previews.sheet.value
     previews.step.value = 5
     write_previews(run, unit, 20)
     previews.refresh()
@@ -235,8 +235,8 @@ def test_without_previews_the_setting_is_named(run: Run) -> None:
 
 
 def test_curves_have_a_logarithmic_axis() -> None:
-    svg = curves_svg({"bn": [(0, 1.0), (50, 10.0), (100, 100.0)]}, steps=100)
-    (path,) = re.findall(r'polyline points="([^"]+)"', svg)
+    losses = {"bn": [(0, 1.0), (50, 10.0), (100, 100.0)]}
+    (path,) = re.findall(r'polyline points="([^"]+)"', losses_html(RunState(1, 0, losses=losses)))
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in path.split())
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
