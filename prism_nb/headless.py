@@ -1,4 +1,4 @@
-"""The series of notebooks under papermill: stage by stage, every executed notebook kept."""
+"""Execution of the notebooks by papermill, stage by stage."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
 
     Args:
         run: The run, checked.
-        say: Receives a line per stage.
+        say: Called with a line per stage.
         redo_notebooks: Execute the notebooks of finished stages too; their units are kept.
 
     Raises:
         PrismError: A notebook failed, its kernel died, or a stage's own check did not pass.
-            The failed notebook is kept beside the others.
+            The failed notebook is kept with the others.
     """
     for stage in pipeline.STAGES.values():
         states = pipeline.plan(run, stage.name)
@@ -108,7 +108,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
                 parameters=parameters,
                 progress_bar=False,
                 extra_arguments=_KERNEL_ARGUMENTS,
-                # Every file of a run is whole at any moment, so the kernel need not say goodbye.
+                # Every file of a run is whole at any moment, so the kernel may just be killed.
                 shutdown_kernel="immediate",
             )
     except papermill.PapermillExecutionError as error:
@@ -125,18 +125,18 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
 
 
 def _kind(name: str) -> type[PrismError]:
-    """Return what to raise for an error of a kernel, known by its class's name alone."""
+    """Return the class to raise for an error in a kernel, of which the class's name is known."""
     return UsageError if name == UsageError.__name__ else PrismError
 
 
 def _titled(name: str, message: str) -> str:
-    """Return the message; the names of the kit's own errors say nothing to a reader."""
+    """Return the message, after the error's name unless it is one of the kit's."""
     kinds: list[type[PrismError]] = [PrismError, *PrismError.__subclasses__()]
     return message if name in {kind.__name__ for kind in kinds} else f"{name}: {message}"
 
 
 def _content_of(run: Run, notebook: str) -> str:
-    """Digest what an executed notebook shows: its stage's units, or all units for the report."""
+    """Return the hash of a notebook's results: its stage's units, or all units for the report."""
     stages = [s.name for s in pipeline.STAGES.values() if notebook in {s.notebook, REPORT}]
     units = [unit for stage in stages for unit in pipeline.stage_units(run, stage)]
     return short_hash([(run.units.marker(unit) or {}).get("digest") for unit in units])
@@ -160,7 +160,7 @@ def _stamps(run: Run) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_papermill() -> Iterator[None]:
-    """Keep papermill's own log off the terminal; the executed notebook and the bar say it all."""
+    """Keep papermill's log off the terminal, where the progress bar is."""
     import logging
 
     logger = logging.getLogger("papermill")

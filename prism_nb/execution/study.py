@@ -1,10 +1,10 @@
-"""What a study is: one YAML file that says which runs it takes."""
+"""Studies: methods x scenarios x replicates, each a run, after searches for recipe settings."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -37,15 +37,22 @@ from prism_nb.execution.open_run import preflight
 from prism_nb.execution.process_pool import Call, run_calls
 
 Value = bool | int | float | str
+BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
+Say = Callable[[str], None]
+
+# A search needs the students' accuracies alone.
+_SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
+_ALL_STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation")
+_RECORD = "study.json"
 
 
 class Search(StrictModel):
-    """A choice of settings that every optimising method gets alike.
+    """A grid search that every optimizing method of its scenarios gets alike.
 
     It scores on a part of the training images (`eval_split: tuning`), never on the test images.
     """
 
-    settings: dict[str, Any] = Field({}, description="settings of the runs that are searched in")
+    settings: dict[str, Any] = Field({}, description="settings of the search's runs")
     grid: dict[str, list[Value]] = Field(description="values of recipe settings, all combinations")
 
     @model_validator(mode="after")
@@ -56,18 +63,18 @@ class Search(StrictModel):
 
 
 class Scenario(StrictModel):
-    """One setting that the methods are compared in."""
+    """One setting in which the methods are compared."""
 
     title: str = Field(description="name in figures")
-    settings: dict[str, Any] = Field({}, description="settings beside the study's")
+    settings: dict[str, Any] = Field({}, description="settings that differ from the study's")
     tuned_by: str | None = Field(None, description="the search whose winners it uses")
 
 
 class Study(StrictModel):
-    """Methods, scenarios and repetitions."""
+    """Methods, scenarios and replicates."""
 
     title: str = Field(description="heading of the page")
-    question: str = Field("", description="what the study is to answer, for the page")
+    question: str = Field("", description="the question of the study, for the page")
     preset: str = Field(description="the preset that every run starts from")
     settings: dict[str, Any] = Field({}, description="settings of every run")
     searches: dict[str, Search] = Field({}, description="searches by name")
@@ -83,89 +90,60 @@ class Study(StrictModel):
                 check_name(name)
             except UsageError as error:
                 raise ValueError(f"scenarios and searches name folders: {error}") from None
+        own = {"replicate": "the study counts replicates"}
+        self._refuse("settings", self.settings, own)
         for name, scenario in self.scenarios.items():
             if scenario.tuned_by is not None and scenario.tuned_by not in self.searches:
                 raise ValueError(
                     f"scenarios.{name}.tuned_by: {scenario.tuned_by!r} is no search; "
                     f"{suggest(scenario.tuned_by, self.searches)}"
                 )
-        self._refuse_what_is_not_theirs()
-        return self
-
-    def _refuse_what_is_not_theirs(self) -> None:
-        """Refuse settings that the study decides itself, which would be laid aside silently."""
-        own = {"replicate": "the study counts replicates"}
+            tuned = {"recipes": "the search does not use them; put them into the study's settings"}
+            refused = own | (tuned if scenario.tuned_by else {})
+            self._refuse(f"scenarios.{name}.settings", scenario.settings, refused)
         searched = own | {
             "eval_split": "a search scores on part of the training images",
             "methods": "a search is for the methods of the scenarios that it tunes",
         }
-        places = {"settings": (self.settings, own)}
-        for name, scenario in self.scenarios.items():
-            tuned = {"recipes": "a search would not see them; put them into the study's settings"}
-            taken = own | (tuned if scenario.tuned_by else {})
-            places[f"scenarios.{name}.settings"] = (scenario.settings, taken)
         for name, search in self.searches.items():
-            places[f"searches.{name}.settings"] = (search.settings, searched)
+            self._refuse(f"searches.{name}.settings", search.settings, searched)
             if all(scenario.tuned_by != name for scenario in self.scenarios.values()):
                 raise ValueError(f"searches.{name}: no scenario is tuned_by it")
-        for place, (settings, taken) in places.items():
-            for setting in settings:
-                if setting in taken:
-                    raise ValueError(f"{place}: leave out {setting}; {taken[setting]}")
+        return self
+
+    @staticmethod
+    def _refuse(where: str, settings: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+        """Refuse settings that would be ignored silently, for the reason given."""
+        for name in settings:
+            if name in refused:
+                raise ValueError(f"{where}: leave out {name}; {refused[name]}")
 
 
 def load_study(study: str) -> Study:
-    """Read a study.
-
-    Args:
-        study: The name of a study, or the path of a YAML file.
+    """Read a study by its name, or from a YAML file.
 
     Raises:
         UsageError: No such study, or anything unknown, mistyped or contradictory in it.
     """
     path = find_file(studies(), study)
     values = read_mapping(path, where=f"study {path}")
-    return Study.parse(_with_files(values, path.parent), where=f"study {path}")
-
-
-def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read the recipe files that a study names, and find its preset, from its own folder."""
-    found = dict(values)
     preset = values.get("preset")
     if isinstance(preset, str) and Path(preset).suffix in {".yaml", ".yml"}:
-        found["preset"] = str(folder / preset)
-    found |= _spelled_out(values, folder)
-    for kind in ("scenarios", "searches"):
-        if isinstance(values.get(kind), dict):
-            found[kind] = {
-                name: {**part, **_spelled_out(part, folder)} if isinstance(part, dict) else part
-                for name, part in values[kind].items()
-            }
-    return found
+        values["preset"] = str(path.parent / preset)
+    groups = [part for kind in ("scenarios", "searches") for part in _parts(values.get(kind))]
+    for part in (values, *groups):  # recipe files are relative to the study's
+        if isinstance(part, dict) and isinstance(part.get("settings"), dict):
+            part["settings"] = resolve_references(part["settings"], path.parent)
+    return Study.parse(values, where=f"study {path}")
 
 
-def _spelled_out(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the settings among some values, with what names in them stand for."""
-    settings = values.get("settings")
-    return {"settings": resolve_references(settings, folder)} if isinstance(settings, dict) else {}
-
-
-# What a search needs to know is what students learn; the rest of a run is left out.
-_SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
-_ALL_STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation")
-
-BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
+def _parts(group: object) -> list[Any]:
+    return list(group.values()) if isinstance(group, dict) else []
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study.
-
-    Attributes:
-        name: The run's name.
-        settings: Its settings.
-        stages: The stages that it goes through, in order.
-    """
+    """One run of a study: its name, its settings and its stages in order."""
 
     name: str
     settings: Settings
@@ -173,27 +151,27 @@ class StudyRun:
 
 
 def search_runs(study: Study) -> dict[tuple[str, str], StudyRun]:
-    """Return the runs of all searches, one per search and method, by both names.
+    """Return the runs of all searches, by search and method.
 
-    A run's methods are the method with each combination of the grid; see `variants`.
+    A run's methods are the method with each combination of the grid; see `grid_points`.
     """
-    cells = {
-        (name, method): _search_cell(study, name, method)
+    runs = {
+        (name, method): _search_run(study, name, method)
         for name in study.searches
-        for method in _searched(study, name)
+        for method in _searched_methods(study, name)
     }
-    names = [cell.name for cell in cells.values()]
+    names = [run.name for run in runs.values()]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two searches would share the folder {name}; rename one of them")
-    return cells
+    return runs
 
 
 def grid_points(study: Study, search: str, method: str) -> dict[str, dict[str, Value]]:
-    """Return a search's combinations of values, by the name that a method has with them."""
+    """Return the combinations of a search's values, by the name of the method with them."""
     grid = study.searches[search].grid
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    return {f"{method}-{place}": values for place, values in enumerate(combinations)}
+    return {f"{method}-{index}": values for index, values in enumerate(combinations)}
 
 
 def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], StudyRun]:
@@ -201,54 +179,57 @@ def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], S
 
     Args:
         study: The study.
-        choice: What the searches chose; nothing is laid over a method that is not in it.
+        choice: Results of the searches; a method that is not in it keeps its recipe.
     """
-    _refuse_recipes_of_nobody(study)
+    values = {
+        name: _values(study, scenario.settings, where=f"scenario {name}")
+        for name, scenario in study.scenarios.items()
+    }
+    methods = dict.fromkeys(method for each in values.values() for method in each["methods"])
+    for method in study.settings.get("recipes", {}):
+        if method not in methods:
+            raise UsageError(
+                f"settings.recipes: no scenario runs {method!r}; {suggest(method, methods)}"
+            )
     return {
-        (name, replicate): StudyRun(
-            name=f"{name}-{replicate}",
-            settings=_scenario_settings(study, name, replicate, choice),
-            stages=_ALL_STAGES,
-        )
+        (name, replicate): _scenario_run(study, name, values[name], replicate, choice)
         for replicate in range(study.replicates)
         for name in study.scenarios
     }
 
 
-def _scenario_settings(study: Study, name: str, replicate: int, choice: BestSettings) -> Settings:
-    scenario = study.scenarios[name]
-    values = _values(study, scenario.settings, where=f"scenario {name}")
-    tuned = {
-        method: {**values.get("recipes", {}).get(method, {}), **choice[scenario.tuned_by, method]}
-        for method in values["methods"]
-        if scenario.tuned_by is not None and (scenario.tuned_by, method) in choice
-    }
-    recipes = {**values.get("recipes", {}), **tuned}
-    chosen = {**values, "replicate": replicate, "recipes": _of_methods(recipes, values)}
-    return with_dataset_hash(build_settings(chosen, where=f"scenario {name}"))
+def _scenario_run(
+    study: Study, name: str, values: dict[str, Any], replicate: int, choice: BestSettings
+) -> StudyRun:
+    search, recipes = study.scenarios[name].tuned_by, {}
+    for method in values["methods"]:
+        recipe = values.get("recipes", {}).get(method, {})
+        tuned = choice.get((search, method), {}) if search is not None else {}
+        if recipe or tuned or method in values.get("recipes", {}):
+            recipes[method] = {**recipe, **tuned}
+    chosen = {**values, "replicate": replicate, "recipes": recipes}
+    settings = with_dataset_hash(build_settings(chosen, where=f"scenario {name}"))
+    return StudyRun(f"{name}-{replicate}", settings, _ALL_STAGES)
 
 
-def _search_cell(study: Study, search: str, method: str) -> StudyRun:
-    place = f"search {search}, method {method}"
-    values = _values(study, study.searches[search].settings, where=place)
+def _search_run(study: Study, search: str, method: str) -> StudyRun:
+    where = f"search {search}, method {method}"
+    values = _values(study, study.searches[search].settings, where=where)
     own = values.get("recipes", {}).get(method, {})
     base = {} if "base" in own or "title" in own else {"base": method}
-    found = grid_points(study, search, method)
-    recipes = {name: {**base, **own, **chosen, "title": name} for name, chosen in found.items()}
-    settings = {**values, "methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
-    return StudyRun(
-        name=f"search-{search}-{method}",
-        settings=with_dataset_hash(build_settings(settings, where=place)),
-        stages=_SEARCH_STAGES,
-    )
+    points = grid_points(study, search, method)
+    recipes = {name: {**base, **own, **point, "title": name} for name, point in points.items()}
+    chosen = {**values, "methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
+    settings = with_dataset_hash(build_settings(chosen, where=where))
+    return StudyRun(f"search-{search}-{method}", settings, _SEARCH_STAGES)
 
 
-def _searched(study: Study, name: str) -> list[str]:
-    """Return the methods that a search is for: those of its scenarios that optimise anything."""
+def _searched_methods(study: Study, search: str) -> list[str]:
+    """Return the methods of a search's scenarios that optimize images."""
     methods: dict[str, None] = {}
     for scenario in study.scenarios.values():
-        if scenario.tuned_by == name:
-            values = _values(study, scenario.settings, where=f"search {name}")
+        if scenario.tuned_by == search:
+            values = _values(study, scenario.settings, where=f"search {search}")
             recipes, shared = values.get("recipes", {}), values.get("recipe", {})
             for method in values["methods"]:
                 if make_recipe(method, recipes.get(method, {}), shared).image_source == "optimized":
@@ -263,41 +244,19 @@ class _Methods(StrictModel):
 
 
 def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """Lay settings over the study's, checked as far as what follows relies on their types."""
+    """Lay settings over the study's, with those of the methods checked."""
     values = merge(merge(read_preset(study.preset), study.settings), settings)
-    about_methods = {k: v for k, v in values.items() if k in _Methods.model_fields}
-    parsed = _Methods.parse(about_methods, where=where)
-    return {**values, "methods": list(parsed.methods)}
-
-
-def _refuse_recipes_of_nobody(study: Study) -> None:
-    """Refuse a study's recipe of a method that no scenario runs: a misspelt name, most likely."""
-    methods: dict[str, None] = {}
-    for name, scenario in study.scenarios.items():
-        values = _values(study, scenario.settings, where=f"scenario {name}")
-        methods |= dict.fromkeys(values["methods"])
-    for method in study.settings.get("recipes", {}):
-        if method not in methods:
-            raise UsageError(
-                f"settings.recipes: no scenario runs {method!r}; {suggest(method, methods)}"
-            )
-
-
-def _of_methods(recipes: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the recipes of methods that this scenario does not run."""
-    return {method: own for method, own in recipes.items() if method in values["methods"]}
-
-
-_RECORD = "study.json"
+    known = {name: value for name, value in values.items() if name in _Methods.model_fields}
+    return {**values, "methods": list(_Methods.parse(known, where=where).methods)}
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study and where its runs lie, looked at once: ask `fresh` for what has come since.
+    """A study and the folder of its runs, read once; `fresh` reads it again.
 
     Attributes:
         path: The folder; each run is a folder in it.
-        study: What is studied.
+        study: The study.
         source: Name or file that the study was read from.
     """
 
@@ -324,7 +283,7 @@ class StudyFolder:
         check_name(name)
         runs = Path(runs_dir).absolute() if runs_dir else default_runs_dir()
         folder = cls(runs / name, loaded, study)
-        folder.refuse_mixing()
+        folder._check_same_study()
         return folder
 
     @cached_property
@@ -334,63 +293,60 @@ class StudyFolder:
 
     @cached_property
     def scenarios(self) -> dict[tuple[str, int], StudyRun]:
-        """The runs of the scenarios, by scenario and replicate, with what is chosen."""
+        """The runs of the scenarios, by scenario and replicate, with the searches' results."""
         return scenario_runs(self.study, self.choice)
 
     @cached_property
     def finished(self) -> dict[tuple[str, int], StudyRun]:
         """Those of the scenarios' runs that are done."""
-        return {key: cell for key, cell in self.scenarios.items() if self.is_done(cell)}
-
-    def fresh(self) -> StudyFolder:
-        """Return the folder as it is now."""
-        return StudyFolder(self.path, self.study, self.source)
-
-    def run(self, cell: StudyRun) -> Run:
-        """Return the run of a cell."""
-        return Run(self.path / cell.name, cell.settings)
-
-    def is_done(self, cell: StudyRun) -> bool:
-        """Return whether every unit of a cell is there; files are looked for, not hashed."""
-        run = self.run(cell)
-        if not (run.path / "config.yaml").is_file():
-            return False
-        return not any(pipeline.plan(run, stage, deep=False).missing for stage in cell.stages)
-
-    def search_table(self, search: str, method: str) -> dict[str, float]:
-        """Return what each variant's students reached in a finished search, in [0, 1]."""
-        students = student_table(self.run(self.searches[search, method]))
-        return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
+        return {key: each for key, each in self.scenarios.items() if self.is_done(each)}
 
     @cached_property
     def choice(self) -> BestSettings:
-        """What the finished searches chose: the best mean accuracy, ties to the first."""
+        """Results of the finished searches: the best mean accuracy, ties to the first."""
         chosen: BestSettings = {}
-        for (search, method), cell in self.searches.items():
-            if self.is_done(cell):
+        for (search, method), each in self.searches.items():
+            if self.is_done(each):
                 scores = self.search_table(search, method)
                 values = grid_points(self.study, search, method)
                 chosen[search, method] = values[max(values, key=lambda name: scores[name])]
         return chosen
 
+    def search_table(self, search: str, method: str) -> dict[str, float]:
+        """Return the mean accuracy of each grid point of a finished search, in [0, 1]."""
+        students = student_table(self.run(self.searches[search, method]))
+        return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
+
+    def fresh(self) -> StudyFolder:
+        """Return the folder as it is now."""
+        return StudyFolder(self.path, self.study, self.source)
+
+    def run(self, study_run: StudyRun) -> Run:
+        """Return the run in its folder."""
+        return Run(self.path / study_run.name, study_run.settings)
+
+    def is_done(self, study_run: StudyRun) -> bool:
+        """Return whether every unit of a run has its files; they are not hashed."""
+        run = self.run(study_run)
+        if not (run.path / "config.yaml").is_file():
+            return False
+        return not any(pipeline.plan(run, stage, deep=False).missing for stage in study_run.stages)
+
     def record(self) -> None:
-        """Write down which study this folder holds."""
+        """Write the study into the folder."""
         fileio.write_json(self.path / _RECORD, self.study.plain())
 
-    def refuse_mixing(self) -> None:
+    def _check_same_study(self) -> None:
         """Check that the folder holds nothing but results of this study.
 
-        Titles may change, more replicates and scenarios may join, and scenarios may be left out.
-
-        Raises:
-            UsageError: It holds a run, or results of a study that differs; what differs is named.
+        Titles may change, replicates and scenarios may be added, and scenarios may be left out.
         """
         if (self.path / "config.yaml").exists():
             raise UsageError(f"{self.path} is a run; give the study another name")
         found = fileio.read_record(self.path / _RECORD)
         if not found:
             return
-        old, new = _binding_parts(found), _binding_parts(self.study.plain())
+        old, new = _fingerprint_parts(found), _fingerprint_parts(self.study.plain())
         differing = [part for part in new if part in old and old[part] != new[part]]
         if differing:
             raise UsageError(
@@ -399,137 +355,126 @@ class StudyFolder:
             )
 
 
-def _binding_parts(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides a study's results, part by part."""
-    scenarios = plain.get("scenarios", {})
+def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that decide a study's results, by name."""
     parts = {name: plain.get(name) for name in ("preset", "settings", "searches")}
-    for name, scenario in scenarios.items():
+    for name, scenario in plain.get("scenarios", {}).items():
         parts[f"scenarios.{name}"] = {k: v for k, v in scenario.items() if k != "title"}
     return parts
-
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Round:
-    """Cells that may run side by side, and what to call them."""
-
-    name: str
-    cells: list[StudyRun]
 
 
 def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     """Do what is left of a study. Call it again after any interruption.
 
-    Teachers first, once for all runs that share them; then the searches; then the scenarios
-    with what the searches chose.
+    Networks are trained first, once for all runs that share them; then come the searches, then
+    the scenarios with the searches' results.
 
     Args:
         folder: The study.
-        workers: Runs side by side; each has one CPU thread, so that results do not depend on it.
-        say: Receives a line per finished run.
+        workers: Runs in parallel; each has one CPU thread, so that results do not depend on it.
+        say: Called with a line per finished run.
 
     Raises:
-        PrismError: A run failed. Finished units of all runs stay.
+        PrismError: A run failed. Finished units of all runs are kept.
     """
     check_study(folder)
     searches, scenarios = list(folder.searches.values()), list(folder.scenarios.values())
     folder.record()
-    _carry_out(folder, _Round("squeeze", _teachers([*searches, *scenarios])), workers, say)
-    _carry_out(folder, _Round("search", searches), workers, say)
+    _execute_runs(folder, "squeeze", _squeeze_runs([*searches, *scenarios]), workers, say)
+    _execute_runs(folder, "search", searches, workers, say)
     folder = folder.fresh()
-    chosen = list(folder.scenarios.values())
-    for cell in chosen:
-        folder.run(cell).check_settings()
-    _carry_out(folder, _Round("scenario", chosen), workers, say)
+    scenarios = list(folder.scenarios.values())
+    for each in scenarios:
+        folder.run(each).check_settings()
+    _execute_runs(folder, "scenario", scenarios, workers, say)
 
 
 def check_study(folder: StudyFolder) -> None:
-    """Check, before any work, that every run of a study can be carried out.
+    """Check, before any work, that every run of a study can work.
 
     Raises:
-        UsageError: The first thing that cannot work; which run it is about stands before it.
+        UsageError: The first problem, with the name of its run.
     """
-    for cell in folder.searches.values():
-        folder.run(cell).check_settings()
-    for cell in [*folder.searches.values(), *folder.scenarios.values()]:
+    for each in folder.searches.values():
+        folder.run(each).check_settings()
+    for each in [*folder.searches.values(), *folder.scenarios.values()]:
         try:
-            preflight(cell.settings, folder.run(cell))
+            preflight(each.settings, folder.run(each))
         except UsageError as error:
-            raise UsageError(f"run {cell.name}: {error}") from None
+            raise UsageError(f"run {each.name}: {error}") from None
 
 
 def default_workers() -> int:
-    """Return how many runs go side by side where nothing is asked for: one per core, at most 8."""
+    """Return the default number of parallel runs: one per core, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 
 def plan_table(folder: StudyFolder, workers: int) -> pd.DataFrame:
-    """Return how many runs each part of a study has, how many are done, and the time left.
+    """Return the number of runs of each part of a study, those done, and the time left.
 
-    The time is what finished units took, scaled to what is to be done.
+    The time is estimated from the seconds of finished runs by their optimization steps.
     """
     rows = {}
-    for name, cells in (("search", folder.searches), ("scenarios", folder.scenarios)):
-        done = [cell for cell in cells.values() if folder.is_done(cell)]
-        rate = _seconds(folder, done) / sum(map(_cost, done)) if done else None
-        left = sum(_cost(cell) for cell in cells.values() if cell not in done)
-        minutes = "not measured" if rate is None else f"{left * rate / workers / 60:.0f} min"
-        rows[name] = {"runs": len(cells), "done": len(done), "time left": minutes}
+    for name, runs in (("search", folder.searches), ("scenarios", folder.scenarios)):
+        done = [each for each in runs.values() if folder.is_done(each)]
+        left = sum(_cost(each) for each in runs.values() if each not in done)
+        minutes = "not measured"
+        if done:
+            rate = sum(_seconds(folder, each) for each in done) / sum(map(_cost, done))
+            minutes = f"{left * rate / workers / 60:.0f} min"
+        rows[name] = {"runs": len(runs), "done": len(done), "time left": minutes}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _seconds(folder: StudyFolder, cells: Sequence[StudyRun]) -> float:
-    """Return the seconds that finished units took, without those of teachers."""
-    total = 0.0
-    for cell in cells:
-        run = folder.run(cell)
-        units = [u for s in cell.stages[1:] for u in pipeline.stage_units(run, s)]
-        total += sum(run.units.record(unit)["seconds"] for unit in units)
-    return total
+def _seconds(folder: StudyFolder, study_run: StudyRun) -> float:
+    """Return the seconds of a finished run's units after the squeeze."""
+    run = folder.run(study_run)
+    units = [u for stage in study_run.stages[1:] for u in pipeline.stage_units(run, stage)]
+    return sum(run.units.record(unit)["seconds"] for unit in units)
 
 
-def run_study_run(folder: str, cell: StudyRun) -> float:
-    """Take one run through its stages; return the seconds that took. Runs in a worker."""
+def run_study_run(folder: str, study_run: StudyRun) -> float:
+    """Take one run through its stages, in a worker process; return the seconds."""
     begin = time.monotonic()
-    run = Run.create(Path(folder) / cell.name, cell.settings)
+    run = Run.create(Path(folder) / study_run.name, study_run.settings)
     run.write_classes(open_dataset(run.settings).class_records())
-    for stage in cell.stages:
+    for stage in study_run.stages:
         pipeline.execute(run, stage)
     return time.monotonic() - begin
 
 
-def _carry_out(folder: StudyFolder, batch: _Round, workers: int, say: Say) -> None:
-    left = [cell for cell in batch.cells if not folder.is_done(cell)]
-    if len(left) < len(batch.cells):
-        say(f"{batch.name:<9} {len(batch.cells) - len(left)} of {len(batch.cells)} done before")
-    largest_first = sorted(left, key=_cost, reverse=True)
-    tasks = [
-        Call(cell.name, "prism_nb.execution.study:run_study_run", (str(folder.path), cell))
-        for cell in largest_first
+def _execute_runs(
+    folder: StudyFolder, title: str, runs: Sequence[StudyRun], workers: int, say: Say
+) -> None:
+    """Execute those of some runs that are not done, the longest first."""
+    left = [each for each in runs if not folder.is_done(each)]
+    done = len(runs) - len(left)
+    if done:
+        say(f"{title:<9} {done} of {len(runs)} done before")
+    calls = [
+        Call(each.name, "prism_nb.execution.study:run_study_run", (str(folder.path), each))
+        for each in sorted(left, key=_cost, reverse=True)
     ]
-    done = len(batch.cells) - len(left)
-    for name, seconds in run_calls(tasks, workers=workers):
+    for name, seconds in run_calls(calls, workers=workers):
         done += 1
-        say(f"{batch.name:<9} {done:>3} of {len(batch.cells)}  {name}, {seconds:.0f} s")
+        say(f"{title:<9} {done:>3} of {len(runs)}  {name}, {seconds:.0f} s")
 
 
-def _teachers(cells: Sequence[StudyRun]) -> list[StudyRun]:
-    """Return one cell per distinct set of networks, cut down to the stage that trains them.
+def _squeeze_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """Return one run per distinct set of networks, with the squeeze alone.
 
-    Runs take over teachers that a sibling has trained in the same way.
+    Other runs copy networks that a run in the same folder has trained in the same way.
     """
     distinct = {
-        short_hash([u.fingerprint for u in network_units(cell.settings)]): cell
-        for cell in reversed(cells)
+        short_hash([unit.fingerprint for unit in network_units(each.settings)]): each
+        for each in reversed(runs)
     }
-    return [StudyRun(cell.name, cell.settings, ("squeeze",)) for cell in distinct.values()]
+    return [StudyRun(each.name, each.settings, ("squeeze",)) for each in distinct.values()]
 
 
-def _cost(cell: StudyRun) -> float:
-    """Rank a cell by how long it will take: what it optimises, roughly."""
-    settings = cell.settings
+def _cost(study_run: StudyRun) -> float:
+    """Return the optimization steps of a run, by which the time of runs is compared."""
+    settings = study_run.settings
     recipes = map(settings.recipe_of, settings.methods)
     steps = sum(recipe.iterations for recipe in recipes if recipe.image_source == "optimized")
     return max(1, steps) * settings.ipc

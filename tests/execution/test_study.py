@@ -122,7 +122,7 @@ def test_a_search_never_scores_on_the_test_images() -> None:
         ),
         (
             {"scenarios": {"a": {"title": "A", "settings": {"recipes": {}}, "tuned_by": "noise"}}},
-            "scenarios.a.settings: leave out recipes; a search would not see them",
+            "scenarios.a.settings: leave out recipes; the search does not use them",
         ),
         ({"replicates": 0}, "replicates: Input should be greater than or equal to 1"),
     ],
@@ -200,8 +200,8 @@ def test_a_protocol_in_a_scenario_stands_for_its_values_there(tmp_path: Path) ->
     path.write_text(write_yaml(spec))
     cells = scenario_runs(load_study(str(path)), {})
     theirs, ours = (cells[name, 0].settings for name in ("theirs", "ours"))
-    assert (theirs.student_loss, theirs.student_batch, theirs.label_crop_min) == ("kl", 9, 0.08)
-    assert (ours.student_loss, ours.student_batch, ours.label_epochs) == ("mse_gt", 50, 7)
+    assert (theirs.student.loss, theirs.student.batch, theirs.label.crop_min) == ("kl", 9, 0.08)
+    assert (ours.student.loss, ours.student.batch, ours.label.epochs) == ("mse_gt", 50, 7)
 
 
 def test_every_run_of_a_study_is_checked_before_any_work(tmp_path: Path) -> None:
@@ -230,8 +230,8 @@ def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_grid_over_what_is_no_recipe_setting_is_refused() -> None:
-    wrong = study_of(searches={"noise": {"grid": {"bn_wieght": [1.0]}}})
-    with pytest.raises(UsageError, match="'bn_wieght'; did you mean 'r_bn'"):
+    wrong = study_of(searches={"noise": {"grid": {"lrr": [1.0]}}})
+    with pytest.raises(UsageError, match="'lrr'; did you mean 'lr'"):
         search_runs(wrong)
 
 
