@@ -198,6 +198,9 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
     for method in methods or (run.settings.methods if name == "views" else titles):
         picture = sheet(run, method, **options)
         _show(f"<b>{html.escape(titles[method])}</b>")
+        if picture is None:
+            _show("not defined")
+            continue
         display(Image(picture.content, format=picture.kind))
         _save(run, partial(save_picture, run, f"{name}_{method}", picture))
 

@@ -111,3 +111,11 @@ def test_an_opened_run_shows_its_settings(run: Run, displayed: list[Any]) -> Non
     nb.open_run({"run_name": run.name, "runs_dir": str(run.path.parent)})
     assert str(run.path) in displayed[0]
     assert "squeeze_epochs" in displayed[1]
+
+
+def test_pictures_that_are_not_defined_do_not_stop_a_notebook(
+    evaluated: Run, displayed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(nb.RUN_PICTURES, "near_duplicates", lambda run, method: None)
+    nb.pictures(evaluated, "near_duplicates", methods=["prism"])
+    assert displayed == ["<b>PRISM</b>", "not defined"]

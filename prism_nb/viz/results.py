@@ -344,7 +344,7 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
         *(eval_variants, scores, summary, tradeoff, published, protocols),
     )
 }
-RUN_PICTURES: dict[str, Callable[..., EncodedImage]] = {
+RUN_PICTURES: dict[str, Callable[..., EncodedImage | None]] = {
     "images": image_sheet,
     "views": view_sheet,
     "near_duplicates": near_duplicate_sheet,

@@ -91,7 +91,7 @@ def _sheet_keys(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
     return [(c, i) for c in classes for i in range(min(_MAX_SHEET, run.settings.ipc))]
 
 
-def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> EncodedImage:
+def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> EncodedImage | None:
     """Return the images nearest to a training image of their class, above those training images.
 
     Args:
@@ -99,13 +99,13 @@ def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> E
         method: A method, `REFERENCE` for real images.
         network: The feature network; the first where None.
 
-    Raises:
-        PrismError: No distance is defined for the method.
+    Returns:
+        The sheet; None where no distance is defined.
     """
     nearest = nearest_table(run, network or run.settings.feature_spaces[0])
     pairs = nearest[nearest["method"] == method].head(_MAX_PAIRS)
     if not len(pairs):
-        raise PrismError(f"no distance to a training image is defined for {method}")
+        return None
     dataset = open_dataset(run.settings)
     images = load_subset(run, method, dataset, image_keys(pairs))
     real = dataset.images("train", pairs["training image"].to_list())
