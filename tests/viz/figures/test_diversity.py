@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from prism_nb.viz.figures.diversity import (
     project,
     subsample,
 )
+from prism_nb.viz.figures.gallery import near_duplicate_sheet
 from prism_nb.viz.html import Result
 from prism_nb.viz.style import METHOD_COLORS, Legend
 from tests.helpers.linear_teacher import DIGITS, linear_teacher
@@ -127,6 +129,14 @@ def test_distances_are_counted_in_their_bins(measured: Run) -> None:
             last = k == len(edges) - 2
             inside = [d for d in mine if edges[k] <= d < edges[k + 1] or (last and d == edges[-1])]
             assert line.y[k] == pytest.approx(100 * len(inside) / len(mine))
+
+
+def test_near_duplicates_are_above_their_training_images(measured: Run) -> None:
+    found = near_duplicate_sheet(tables.only_measured(measured), "prism", SPACE)
+    assert found is not None
+    sheet = np.array(Image.open(BytesIO(found.content)))
+    zoom = sheet.shape[0] // 18  # two rows of 8 pixels, and 2 between them
+    assert (sheet[: 8 * zoom : zoom, ::zoom] == sheet[10 * zoom :: zoom, ::zoom]).all()
 
 
 def test_distances_of_zero_can_be_drawn() -> None:
