@@ -34,7 +34,7 @@ def set_free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
 
 def remaining(run: Run) -> dict[str, int]:
     plans = [pipeline.plan(run, stage, deep=False) for stage in pipeline.STAGES]
-    return {plan.stage: pipeline.remaining_bytes(run, plan) for plan in plans}
+    return {plan.stage: plan.disk_bytes for plan in plans}
 
 
 def test_a_disk_too_small_for_all_stages_is_refused(
