@@ -219,8 +219,13 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
         The address at which other processes of this user can connect.
 
     Raises:
-        PrismError: Ray does not start.
+        PrismError: Ray does not start, or was imported before it could be kept to this machine.
     """
+    if "ray" in sys.modules and not os.environ.keys() >= _LOCAL_ONLY.keys():
+        raise PrismError(
+            "Ray was imported before it could be kept to this machine, and would listen to the "
+            f"network; restart this process (the kernel), or set {_assignments(_LOCAL_ONLY)} before"
+        )
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray
 
@@ -290,6 +295,10 @@ def _is_connected() -> bool:
 def _set_environment(variables: dict[str, str]) -> None:
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+
+
+def _assignments(variables: dict[str, str]) -> str:
+    return " and ".join(f"{name}={value}" for name, value in variables.items())
 
 
 def _unreachable(address: str, error: Exception) -> PrismError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from prism_nb.core import fileio
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import open_run
+from prism_nb.execution.ray_backend import local_cluster
 
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -71,10 +73,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return contents(complete(tmp_path_factory.mktemp("process")))
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_two_workers_of_ray_make_the_same_files(expected: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    from prism_nb.execution.ray_backend import local_cluster
-
     with local_cluster(cpus=2, gpus=0):
         run = complete(tmp_path, backend="ray")
     assert contents(run) == expected

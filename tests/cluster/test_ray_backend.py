@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from prism_nb.execution.backends import run_units
 from prism_nb.execution.open_run import open_run, preflight
 from prism_nb.execution.ray_backend import local_cluster, require_ray, worker_resources
 
-ray = pytest.importorskip("ray")
+# Ray itself is imported by the kit, which sets its variables before.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 SMALL: dict[str, Any] = {
     "teachers": ["test_resnet", "test_byobnet"],
     "holdout_networks": [],
@@ -177,6 +179,8 @@ def test_a_failed_unit_ends_the_stage(undisturbed: Run, cluster: str) -> None:
 def test_missing_room_is_reported_and_waited_for(
     undisturbed: Run, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     run = on_ray(undisturbed, "busy", workers=1)
     monkeypatch.setattr(ray_backend, "_STALL_SECONDS", 0.5)
     others = ray.remote(num_cpus=4)(lambda: time.sleep(300)).remote()
@@ -196,6 +200,8 @@ def test_missing_room_is_reported_and_waited_for(
 
 
 def test_a_cluster_of_this_machine_listens_on_loopback_alone(cluster: str) -> None:
+    import ray
+
     ray.get(ray.remote(lambda: os.getpid()).remote())
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     ports = [port for each in family for port in each.net_connections("inet")]
@@ -215,6 +221,16 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray_backend.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"not installed: pip install 'ray>=2\.52'"):
         preflight(asked())
+
+
+def test_ray_imported_too_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    with (
+        pytest.raises(PrismError, match="would listen to the network; restart this process"),
+        local_cluster(cpus=1, gpus=0),
+    ):
+        pass
 
 
 def test_one_device_for_all_workers_is_refused() -> None:
