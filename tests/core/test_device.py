@@ -1,9 +1,18 @@
-"""Devices: what they lack is refused, and process-wide switches are put back."""
+"""Devices: what they lack is refused, and process-wide switches are restored."""
 
 import pytest
 import torch
 
-from prism_nb.core.device import check_compiler, check_precision, disable_malloc_trim, tf32_mode
+from prism_nb.core.device import (
+    check_compiler,
+    check_precision,
+    choose_device,
+    disable_malloc_trim,
+    is_out_of_memory,
+    num_threads,
+    seeded,
+    tf32_mode,
+)
 from prism_nb.core.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -38,3 +47,28 @@ def test_keeping_freed_memory_changes_no_result() -> None:
     before = values @ values
     disable_malloc_trim()
     assert torch.equal(values @ values, before)
+
+
+def test_missing_gpus_are_refused() -> None:
+    assert choose_device("cpu") == CPU
+    count = torch.cuda.device_count()
+    assert choose_device("auto").type == ("cuda" if count else "cpu")
+    with pytest.raises(UsageError, match=f"PyTorch finds {count} CUDA devices here"):
+        choose_device(f"cuda:{count}")
+
+
+def test_threads_and_generators_are_restored() -> None:
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    with num_threads(threads + 1), seeded(3, CPU):
+        assert torch.get_num_threads() == threads + 1
+        first = torch.rand(2)
+    with seeded(3, CPU):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_out_of_memory_errors_have_several_types() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
