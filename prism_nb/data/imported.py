@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,6 +137,9 @@ class ImageArchive:
                 f"{path} cannot be read: {error}; name a folder of images, or a whole zip archive "
                 "such as `prism-nb export` writes"
             ) from None
+        doubled = next((a for a, b in pairwise(self.names) if a == b), None)
+        if doubled is not None:
+            raise UsageError(f"{path} holds {doubled} twice; take one of the two away")
 
     def read(self, name: str) -> bytes:
         """Return a file's content; one that is damaged or larger than any image is refused."""

@@ -317,6 +317,16 @@ def test_files_larger_than_an_image_can_be_are_not_read(
         archive.read("0/photo-0.png")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for content in (b"one", b"other"):
+            archive.writestr("new000/class000_id000.jpg", content)
+    with pytest.raises(UsageError, match=r"holds new000/class000_id000.jpg twice"):
+        ImageArchive(path)
+
+
 def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
     whole = zipped(tmp_path / "set.zip", write_set(tmp_path / "set", NAMED, ipc=1)).read_bytes()
     for content in (b"", b"words", whole[:-30], whole[: len(whole) // 2]):
