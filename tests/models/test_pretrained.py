@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.presets import POOLS, read_pool
+from prism_nb.core.presets import POOLS
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
 from prism_nb.data.index import imagenet_wnids
@@ -220,7 +220,12 @@ def test_old_names_of_timms_files_are_understood(
 
 
 NETWORKS = sorted(
-    {architecture_of(network) for pool in POOLS.names() for network in read_pool(pool).networks}
+    {
+        architecture_of(network)
+        for pool in POOLS.names()
+        for networks in POOLS.read(pool).values()
+        for network in networks
+    }
 )
 
 
