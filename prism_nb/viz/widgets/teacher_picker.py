@@ -92,7 +92,7 @@ class TeacherPicker(RunWidget):
         self.candidates.list.observe(lambda _: self._offer_weights(), names="value")
         self.join.on_click(lambda _: self._add_selected())
         self.add.on_click(lambda _: self._add_named())
-        self.compare.on_click(lambda _: self._compare())
+        self.compare.on_click(lambda _: self._compare_networks())
         self._offer_weights()
         self._refresh()
         return [
@@ -193,7 +193,7 @@ class TeacherPicker(RunWidget):
             return note_html(text, "stop")
         return note_html("Ready. The next cell uses these; in a preset they read:", "good")
 
-    def _compare(self) -> None:
+    def _compare_networks(self) -> None:
         self.similarity.value = note_html("Comparing the networks on real images …")
         try:
             found = compare_networks(self._run, self.pool.names)

@@ -29,6 +29,7 @@ def test_a_run_or_its_folder_is_shown_without_a_notice(run: Run, make: Make) -> 
         widget = make(place)
         assert widget.notice.value == ""
         assert len(widget.children) > 1
+        assert "application/vnd.jupyter.widget-view+json" in widget._repr_mimebundle_()
 
 
 @every_widget
