@@ -13,7 +13,7 @@ from prism_nb.headless import _kind, _titled
     [
         ("UsageError", UsageError, "no such setting"),
         ("PrismError", PrismError, "no such setting"),
-        ("DamagedImageError", PrismError, "no such setting"),
+        ("CorruptImageError", PrismError, "no such setting"),
         ("ValueError", PrismError, "ValueError: no such setting"),
     ],
 )

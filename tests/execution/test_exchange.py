@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,13 +13,14 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from prism_nb import cli, headless
+from prism_nb import headless
 from prism_nb.core import fileio, unit_plan
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.yaml_io import read_yaml
 from prism_nb.execution import exchange
 from prism_nb.execution.exchange import export_set, import_images
+from tests.helpers.command import call
 from tests.helpers.image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
 
 METHOD = "random_real"
@@ -262,32 +262,18 @@ def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) ->
 # -- the command -----------------------------------------------------------------------------
 
 
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[object, str, str]:
-    """Call the command; return exit code, output and errors."""
-    monkeypatch.setattr(sys, "argv", ["prism-nb", *map(str, arguments)])
-    code: object = 0
-    try:
-        cli.main()
-    except SystemExit as caught:
-        code = caught.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_the_commands_export_and_import(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive, runs = tmp_path / "out.zip", ("--runs-dir", run.path.parent)
-    code, out, _ = call(monkeypatch, capsys, "export", "a", METHOD, archive, *runs)
-    assert code == 0
-    assert "20 images" in out
+    result = call(monkeypatch, capsys, "export", "a", METHOD, archive, *runs)
+    assert result.code == 0
+    assert "20 images" in result.out
     sets = [f"--set={name}={json.dumps(value)}" for name, value in SETTINGS.items()]
     new = ("--preset", "digits_quick", "--as", "theirs", "--runs-dir", tmp_path / "runs")
-    code, out, _ = call(monkeypatch, capsys, "import", archive, "--run", "b", *sets, *new)
-    assert code == 0
-    assert "theirs: 2 images per class of digits" in out
+    result = call(monkeypatch, capsys, "import", archive, "--run", "b", *sets, *new)
+    assert result.code == 0
+    assert "theirs: 2 images per class of digits" in result.out
     found = Run.open(tmp_path / "runs" / "b")
     assert pixel_hashes(found, "theirs") == pixel_hashes(run, METHOD)
 
@@ -310,8 +296,8 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
 
     monkeypatch.setattr(headless, "run_notebooks", stop)
     continued = ("run", "--run", "b", "--runs-dir", tmp_path / "runs", "--set", "student_seeds=3")
-    code, _, err = call(monkeypatch, capsys, *continued)
-    assert (code, err) == (1, "error: far enough\n")
+    result = call(monkeypatch, capsys, *continued)
+    assert (result.code, result.err) == (1, "error: far enough\n")
     changed = {**begun.settings.plain(), "student_seeds": 3}
     assert seen[0].settings.plain() == changed
     assert seen[0].settings.ipc == 3
@@ -341,9 +327,9 @@ def test_mistakes_end_with_one_message_and_nothing_written(
 ) -> None:
     folder = write_set(tmp_path / "set", "new{c:03d}/class{c:03d}_id{s:03d}.png")
     words = [str(folder) if word == "SET" else word for word in arguments.split()]
-    code, out, err = call(monkeypatch, capsys, *words, "--runs-dir", tmp_path / "runs")
-    assert code == 2
-    assert message in err
-    assert err.count("\n") == 1
-    assert "Traceback" not in out + err
+    result = call(monkeypatch, capsys, *words, "--runs-dir", tmp_path / "runs")
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.out + result.err
     assert not (tmp_path / "runs").exists()
