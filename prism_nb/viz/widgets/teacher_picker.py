@@ -137,6 +137,7 @@ class TeacherPicker(RunWidget):
             for tag, accuracy in tags.items()
         ]
         self.weights.options = [("none: trained on the run's images", ""), *offers]
+        self.weights.value = ""
         self.join.disabled = not chosen
 
     def _add_selected(self) -> None:
