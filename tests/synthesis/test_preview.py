@@ -1,6 +1,5 @@
 """Previews: which steps are kept, and that no image depends on them."""
 
-import hashlib
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -16,30 +15,15 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
-from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.synthesis.preview import PreviewWriter
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import load_previews
-
-SMALL: dict[str, Any] = {
-    "teachers": ["test_resnet", "test_byobnet"],
-    "holdout_networks": [],
-    "feature_networks": ["test_byobnet"],
-    "squeeze_epochs": 1,
-    "methods": ["prism_intra", "random_real"],
-    "ipc": 2,
-    "batch_size": 10,
-    "recipe": {"iterations": 9, "resample_every": 3},
-}
+from tests.helpers.small_run import image_hashes, squeezed_run
 
 
 def made(folder: Path, name: str, **changes: Any) -> Run:
-    """Make a run's images; its teachers are taken over from the runs beside it."""
-    run = open_run_module.open_run(
-        run_name=name, preset="digits_quick", runs_dir=folder, changes={**SMALL, **changes}
-    )
-    pipeline.execute(run, "squeeze")
+    run = squeezed_run(folder, name, **changes)
     pipeline.execute(run, "synthesis")
     return run
 
@@ -49,16 +33,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made(tmp_path_factory.mktemp("runs"), "watched", preview_every=4)
 
 
-def hashes(run: Run) -> dict[str, str]:
-    found = sorted(run.path.glob("synthesis/*/images/*/*.png"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
 def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
     alone = made(watched.path.parent, "alone", preview_every=0)
     assert not (alone.path / "previews").exists()
-    assert len(hashes(watched)) == 20
-    assert hashes(alone) == hashes(watched)
+    assert len(image_hashes(watched)) == 20
+    assert image_hashes(alone) == image_hashes(watched)
 
 
 def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
