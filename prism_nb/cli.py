@@ -30,7 +30,7 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prism-nb")
 def cli() -> None:
-    """Distil a dataset with PRISM and its rivals, from a preset to an honest table."""
+    """Distil a dataset with PRISM and other methods, and compare the results."""
 
 
 _runs_dir = click.option(
@@ -147,7 +147,7 @@ def plan(*, quick: bool, count: bool, at: float | None, size: str | None, **opti
 @click.argument("run_name")
 @_runs_dir
 def status(run_name: str, runs_dir: Path | None) -> None:
-    """Show what a run has done so far; works while it is going on."""
+    """Show what a run has done so far, also while it is running."""
     from prism_nb.execution import open_run, pipeline
 
     found = open_run.load_run(run_name=run_name, runs_dir=runs_dir)
@@ -171,8 +171,8 @@ def verify(run_name: str, runs_dir: Path | None, clean: bool) -> None:
         removed = verify.clean(found)
         click.echo(f"{removed} file{'s' * (removed != 1)} of interrupted work removed")
     report = verify.verify_run(found)
-    for stage, (whole, count) in report.whole.items():
-        click.echo(f"{stage:<11} {whole} of {count} units complete and whole")
+    for stage, (intact, count) in report.intact.items():
+        click.echo(f"{stage:<11} {intact} of {count} units complete and undamaged")
     for each in report.findings:
         click.echo(f"{each.kind}: {each.where}: {each.what}\n  {each.remedy}")
     if report.damages:
@@ -232,7 +232,7 @@ def study(
     from prism_nb.headless import STUDY, execute_study_notebook
     from prism_nb.viz.study_report import answer, study_legend
 
-    folder = folder.fresh()
+    folder = folder.reload()
     execute_study_notebook(folder, study)
     found = answer(folder)
     table = found.table.rename(index=study_legend(folder).titles)

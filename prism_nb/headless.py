@@ -29,11 +29,11 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
     Args:
         run: The run, checked.
         say: Called with a line per stage.
-        redo_notebooks: Execute the notebooks of finished stages too; their units are kept.
+        redo_notebooks: Execute the notebooks of finished stages too, but not their units.
 
     Raises:
         PrismError: A notebook failed, its kernel died, or a stage's own check did not pass.
-            The failed notebook is kept with the others.
+            The failed notebook is saved with the others.
     """
     for stage in pipeline.STAGES.values():
         states = pipeline.plan(run, stage.name)
@@ -60,7 +60,7 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
 
 
 def notebook_path(run: Run, notebook: str) -> Path:
-    """Return where an executed notebook is kept."""
+    """Return the path of an executed notebook."""
     return run.file(f"notebooks/{notebook}.ipynb")
 
 
@@ -91,7 +91,7 @@ def execute_study_notebook(folder: StudyFolder, study: str) -> None:
 
 
 def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a notebook file under papermill and keep it as `target`, failed or not.
+    """Execute a notebook file under papermill and save it as `target`, failed or not.
 
     Raises:
         PrismError: It failed; the message is the notebook's own where it has one.
@@ -108,7 +108,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
                 parameters=parameters,
                 progress_bar=False,
                 extra_arguments=_KERNEL_ARGUMENTS,
-                # Every file of a run is whole at any moment, so the kernel may just be killed.
+                # Files of a run are written atomically, so the kernel may be killed at any moment.
                 shutdown_kernel="immediate",
             )
     except papermill.PapermillExecutionError as error:
@@ -125,7 +125,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
 
 
 def _kind(name: str) -> type[PrismError]:
-    """Return the class to raise for an error in a kernel, of which the class's name is known."""
+    """Return the class to raise for an error in a kernel, by the name of the error's class."""
     return UsageError if name == UsageError.__name__ else PrismError
 
 

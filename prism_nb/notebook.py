@@ -141,7 +141,7 @@ def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:
         output.update(HTML(f"<pre>{html.escape(chr(10).join(lines[-8:]))}</pre>"))
 
     execute_study(study, workers=workers or default_workers(), say=show_line)
-    return study.fresh()
+    return study.reload()
 
 
 def check(run: Run, *stages: str) -> None:
@@ -152,7 +152,7 @@ def check(run: Run, *stages: str) -> None:
     """
     for stage in stages or pipeline.STAGES:
         found = pipeline.check(run, stage)
-        _show(f"<b>{stage}</b>: all {len(found.states)} units are complete and whole")
+        _show(f"<b>{stage}</b>: all {len(found.states)} units are complete and undamaged")
 
 
 def table(place: Run | StudyFolder, name: str, **options: Any) -> None:

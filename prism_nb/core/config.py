@@ -47,9 +47,9 @@ def read_preset(preset: str) -> dict[str, Any]:
 
 
 def resolve_references(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Replace names of protocols and files in settings by their content, so that a run keeps it.
+    """Replace names of protocols and files in settings by their content, so that a run records it.
 
-    A protocol's values are overridden by the settings beside its name. `recipes` and `class_list`
+    A protocol's values are overridden by settings given with its name. `recipes` and `class_list`
     may name files. `data_dir` becomes absolute, since notebooks run in another folder.
 
     Args:
@@ -109,7 +109,7 @@ def read_settings(path: Path) -> Settings:
     unknown = [name for name in values if name not in Settings.fields()]
     if unknown:
         raise UsageError(
-            f"{path} has settings that this version of the kit does not know "
+            f"{path} has settings that are unknown to this version of the kit "
             f"({', '.join(map(str, unknown))}): the run was made by an older version; begin a new "
             "run"
         )

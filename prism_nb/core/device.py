@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     """Turn the `device` setting into a device; `auto` takes a CUDA GPU where there is one.
 
     Raises:
-        UsageError: A CUDA device was asked for that this machine does not have.
+        UsageError: The CUDA device does not exist on this machine.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(
-            f"device {name!r} was asked for, but PyTorch finds {count} CUDA devices here; "
+            f"device is set to {name!r}, but PyTorch finds {count} CUDA devices here; "
             "use device auto or cpu, or install a PyTorch built for your driver"
         )
     return device
@@ -53,7 +53,7 @@ def check_precision(precision: str, device: torch.device) -> None:
             device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         )
     if not fits:
-        raise UsageError(f"precision {precision} was asked for, but {device} lacks it; use fp32")
+        raise UsageError(f"precision is set to {precision}, but {device} lacks it; use fp32")
 
 
 def check_compiler(device: torch.device) -> None:
@@ -82,7 +82,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:
     """Return a context in which networks compute in bfloat16 if `precision` is bf16."""
-    kind = "cpu" if device.type == "meta" else device.type  # no autocast, and no values either
+    kind = "cpu" if device.type == "meta" else device.type  # meta tensors have no autocast
     return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -174,7 +174,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def disable_malloc_trim() -> None:
-    """Let glibc keep freed memory of large tensors, for the rest of the process.
+    """Make glibc retain freed memory of large tensors, for the rest of the process.
 
     By default it returns them to the system, which fills the next one with zeros: that takes
     several times as long as most arithmetic on it.

@@ -35,7 +35,7 @@ class EventLog:
         return self.read_after(stage, 0)[0]
 
     def read_after(self, stage: str, position: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the whole events after a byte position of a stage's log, and the new position."""
+        """Return the complete events after a byte position of a stage's log, and its end."""
         path = self._path(stage)
         if not path.is_file():
             return [], position
@@ -51,7 +51,7 @@ class EventLog:
 
 
 class _Event(BaseModel):
-    """The types of the values that readers rely on; other values are kept as they are."""
+    """The types of the values that readers rely on; other values pass unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, and reads that tell a damaged file from a disk that does not answer."""
+"""Atomic writes, hashes, and reads that distinguish damaged files from unavailable disks."""
 
 from __future__ import annotations
 
@@ -135,22 +135,22 @@ def append_line(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, *, patience: float = 60.0) -> Iterator[None]:
+def exclusive_lock(path: Path, *, timeout: float = 60.0) -> Iterator[None]:
     """Hold a lock file of this machine's kernel, for short changes by one process at a time.
 
     Args:
         path: The lock file.
-        patience: Seconds to wait for it; below 0: without limit.
+        timeout: Seconds to wait for it; below 0: without limit.
 
     Raises:
         PrismError: It is not released in time, or cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path).acquire(timeout=patience)
+        held = FileLock(path).acquire(timeout=timeout)
     except Timeout:
         raise PrismError(
-            f"{path} has been held by another process for {patience:.0f} s; if none is at work, "
+            f"{path} has been held by another process for {timeout:.0f} s; if none is at work, "
             "delete that file"
         ) from None
     except OSError as error:
@@ -213,7 +213,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Tell a file that does not exist from a disk that does not answer.
+    """Distinguish a missing file from an unavailable disk.
 
     Finished work must not count as lost because a network share was away for a moment.
 

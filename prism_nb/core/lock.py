@@ -1,8 +1,8 @@
-"""Leases: files that show who works on what, for as long as the owner lives.
+"""Leases: lock files with a heartbeat that name the process at work on a stage or a unit.
 
 filelock's `SoftFileLease` is not used: it has no public way to read the owner of a lease that is
-not acquired, and a contender must watch a dead remote owner's file for a minute of its own clock,
-whereas the time of change of the file shows its age at once.
+not acquired, and a contender must wait a minute by its own clock for a dead remote owner, although
+the file's modification time gives its age at once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
 from prism_nb.core.events import EventLog
 
-_HEARTBEAT = 10.0  # seconds between two updates of a lease's time of change
+_HEARTBEAT = 10.0  # seconds between two updates of a lease's modification time
 _STALE = 60.0  # seconds without an update after which an owner elsewhere counts as dead
 
 
 class Locks:
     """The leases of a run: one for each stage in progress, and one for each unit.
 
-    They work on network shares, where the kernel's locks of one machine mean nothing to another.
+    Leases work on network shares, where kernel locks have no effect on other machines.
 
     Args:
         folder: The run's `locks` folder.
@@ -69,7 +69,7 @@ class Locks:
         """Check that no process runs a stage.
 
         Raises:
-            PrismError: One does.
+            PrismError: A process runs it.
         """
         owner = self.driver(stage)
         if owner is not None:
@@ -95,7 +95,7 @@ class Owner:
         host: Name of the machine.
         space: Id of the process namespace: a machine since its last start, or a container.
         process: Process number in that namespace.
-        begun: Start time of the process, which tells it from later ones of the same number.
+        begun: Start time of the process, which distinguishes it from later ones of the same number.
         token: Random id of the lease.
     """
 
@@ -153,8 +153,8 @@ class LeaseLostError(PrismError):
 class Lease:
     """The exclusive right to work on something, held as a context.
 
-    A thread updates the file's time of change. A dead owner's file is replaced: at once where its
-    process namespace is this one, else when the file has not changed for a minute.
+    A thread updates the file's modification time. A dead owner's file is replaced: at once where
+    its process namespace is this one, else when the file has not changed for a minute.
 
     Args:
         path: The lease's file.
@@ -198,7 +198,7 @@ class Lease:
         """Check that the lease has not been taken over, before a result is written.
 
         Raises:
-            LeaseLostError: It has.
+            LeaseLostError: It has been taken over.
             PrismError: The file cannot be read.
         """
         owner = Owner.read(self._path)
@@ -206,7 +206,7 @@ class Lease:
             raise LeaseLostError(
                 f"{self._path.stem} was taken over by {owner or 'a process that has ended since'}, "
                 f"because this process did not update its lease for {_STALE:.0f} s (was it "
-                "suspended, or the disk away?); run the same command again to go on"
+                "suspended, or the disk away?); run the same command again to continue"
             )
 
     def _create(self) -> bool:
@@ -233,7 +233,7 @@ class Lease:
 
 
 def is_alive(path: Path) -> bool:
-    """Return whether the owner of a lease's file lives, as far as can be known from here."""
+    """Return whether the owner of a lease is alive, as far as this process can determine."""
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
         return process_start_time(owner.process) == owner.begun
@@ -241,7 +241,7 @@ def is_alive(path: Path) -> bool:
 
 
 def seconds_since_heartbeat(path: Path) -> float:
-    """Return the age of a file's last change, by the clock of the disk that it is on."""
+    """Return a file's age in seconds since its modification, by the clock of its disk."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
         probe.touch()

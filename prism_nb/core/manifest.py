@@ -83,7 +83,7 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def environment_key(device: torch.device) -> dict[str, str]:
-    """Return what may change a unit's result beside its settings and inputs.
+    """Return what may change a unit's result besides its settings and inputs.
 
     Args:
         device: The device that the unit is computed on.

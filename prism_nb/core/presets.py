@@ -15,7 +15,7 @@ from prism_nb.core.yaml_io import StrictModel, YamlFolder
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROTOCOLS = YamlFolder(CONFIGS / "protocols", "protocol")
 POOLS = YamlFolder(CONFIGS / "pools", "pool")
-_TEXTS = {"title", "paper"}  # entries of a protocol that are no settings
+_TEXTS = {"title", "paper"}  # entries of a protocol that are not settings
 
 
 def project_root() -> Path:

@@ -21,7 +21,7 @@ _LARGE = 128  # pixels; RDED tiles crops from here on
 
 
 class Recipe(StrictModel):
-    """One method: where its images start, which networks steer them, and how they are optimised.
+    """One method: its initial images, its teachers, and its optimisation.
 
     The defaults are the published PRISM's at ImageNet-1K scale (arXiv 2511.09905 and its code).
     """
@@ -76,12 +76,12 @@ class Recipe(StrictModel):
     primary_in_bn: Literal["always", "candidate", "never"] = Field(
         "always", description="role of the primary in the draw of BN teachers"
     )
-    num_bn_slots: int = Field(3, ge=0, description="most BN teachers drawn beside the primary")
+    num_bn_slots: int = Field(3, ge=0, description="most BN teachers drawn besides the primary")
     bn_slot_prob: float = Field(0.5, ge=0, le=1, description="probability of each of these")
     bn_subset_size: int | None = Field(
         None, ge=1, description="number of BN teachers drawn, in place of num_bn_slots"
     )
-    bn_fixed: Names = Field((), description="BN teachers beside the primary (fixed)")
+    bn_fixed: Names = Field((), description="BN teachers besides the primary (fixed)")
     bn_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="weights of networks' BN losses; 1 where not named"
     )
@@ -300,7 +300,7 @@ _SCORING_FIELDS = ("max_scored_images", "crops_per_image", "mosaic_grid", "crop_
 
 @cache
 def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
-    """Read a recipe of the kit, once per process, since every unit asks for its method's."""
+    """Read a recipe of the kit, once per process, since every unit needs its method's."""
     if name not in RECIPES.names():
         raise UsageError(
             f"{where + ': ' if where else ''}unknown method {name!r}; "
@@ -324,7 +324,7 @@ def check_recipe(method: str, recipe: Recipe, primary: str, pool: Sequence[str],
         ipc: Images per class.
 
     Raises:
-        UsageError: It cannot, and what to change.
+        UsageError: It cannot; the message says what to change.
     """
     _check_source(method, recipe)
     if recipe.image_source == "optimized":
@@ -342,7 +342,7 @@ def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -
     """Check that a recipe can draw its BN teachers from a pool.
 
     Raises:
-        UsageError: It names a network outside the pool, or asks for more than the pool holds.
+        UsageError: It names a network outside the pool, or draws more than the pool holds.
     """
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
@@ -362,7 +362,7 @@ def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -
     if (recipe.bn_subset_size or 0) > len(candidates):
         raise UsageError(
             f"method {method}: bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
-            f"{len(candidates)} candidates beside the primary; lower it or add to `teachers`"
+            f"{len(candidates)} candidates besides the primary; lower it or add to `teachers`"
         )
     draws_some = recipe.bn_subset_size or (recipe.num_bn_slots and recipe.bn_slot_prob)
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or draws_some)
@@ -404,5 +404,5 @@ def _check_source(method: str, recipe: Recipe) -> None:
     elif not Path(recipe.source).is_absolute():
         raise UsageError(
             f"method {method}: source {recipe.source!r} depends on where the run is started; "
-            "write the whole path"
+            "write the absolute path"
         )

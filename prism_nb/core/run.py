@@ -1,4 +1,4 @@
-"""The run directory: one folder that holds all a run has made, and the only way to write there."""
+"""The run directory: the folder of all results of a run, and the only interface to write it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Run:
             if mixed:
                 raise UsageError(
                     f"{self.path} holds results of other settings: {'; '.join(mixed)}. Choose "
-                    "another run name, ask for the run's own settings, or delete that folder"
+                    "another run name, use the run's own settings, or delete that folder"
                 )
             return recorded == self.settings
         if any(has_results(self.path, stage) for stage in STAGES):
@@ -200,15 +200,15 @@ def has_results(folder: Path, stage: str) -> bool:
     return any(folder.glob(_RESULTS[stage]))
 
 
-def conflicting_settings(folder: Path, recorded: Settings, asked: Settings) -> list[str]:
+def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) -> list[str]:
     """Return a message for each changed setting that would mix a run's results with others.
 
     Args:
         folder: The run's.
         recorded: The settings that the run has.
-        asked: The settings that it is asked to have.
+        requested: The settings that it would have.
     """
-    old, new = recorded.plain(), asked.plain()
+    old, new = recorded.plain(), requested.plain()
     found = []
     for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
         mine, theirs = (_binding_recipe(values, method) for values in (new, old))
@@ -216,7 +216,7 @@ def conflicting_settings(folder: Path, recorded: Settings, asked: Settings) -> l
             any(folder.glob(pattern.format(method))) for pattern in _RESULTS_OF_METHOD
         ):
             found.append(_difference(f"recipes.{method}", theirs, mine))
-    if recorded.label_teachers_used == asked.label_teachers_used:
+    if recorded.label_teachers_used == requested.label_teachers_used:
         old["label_teachers"] = new["label_teachers"]
     for name in old:
         group = group_of(name)
@@ -233,4 +233,4 @@ def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
-    return f"{name} is {old!r} in the run, {new!r} asked for"
+    return f"{name} is {old!r} in the run, {new!r} is requested"

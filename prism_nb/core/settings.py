@@ -424,7 +424,7 @@ class Settings(StrictModel):
             if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
                 raise ValueError(
                     f"methods: {name!r} cannot name a folder of results; use letters, digits, dot, "
-                    f"dash and underscore, and not {REFERENCE!r}; a `title` may say anything"
+                    f"dash and underscore, and not {REFERENCE!r}; a `title` may be any text"
                 )
 
     def _check_networks(self) -> None:

@@ -1,4 +1,4 @@
-"""Values as people read them."""
+"""Text for values, durations and numbers of bytes."""
 
 from __future__ import annotations
 

@@ -211,7 +211,10 @@ def label_shards(run: Run, unit: Unit, count: int) -> list[Unit]:
     Args:
         run: The run.
         unit: The unit of all epochs.
-        count: The most shards. One shard is none, and so are shards of labels not stored.
+        count: Largest number of shards.
+
+    Returns:
+        The shards; empty where there would be one, or where labels are not stored.
     """
     epochs = len(label_paths(run.settings, unit.params["method"]))
     size = -(-epochs // max(1, count))
@@ -250,7 +253,7 @@ def label_fingerprint(settings: Settings, method: str, count: int) -> str:
     del values["label_teachers"]
     if settings.label.format != "top_k":
         del values["label_top_k"]
-    bound: dict[str, Any] = {
+    content: dict[str, Any] = {
         "images": method_fingerprint(settings, method),
         "settings": values,
         "primary": settings.primary if settings.label.ensemble == "primary_half" else None,
@@ -258,7 +261,7 @@ def label_fingerprint(settings: Settings, method: str, count: int) -> str:
             network_unit(settings, name).fingerprint for name in settings.label_teachers_used
         ],
     }
-    return short_hash({**bound, "block": LABEL_BLOCK} if count > LABEL_BLOCK else bound)
+    return short_hash({**content, "block": LABEL_BLOCK} if count > LABEL_BLOCK else content)
 
 
 # -- evaluation ------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ class StrictModel(BaseModel):
         if problem["type"] == "extra_forbidden":
             return f"unknown setting {name!r}; {suggest(name, cls.model_fields)}"
         if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-            whole, place = name.rsplit(".", 1)
-            return f"{whole}: value {int(place) + 1} is missing"
+            parent, place = name.rsplit(".", 1)
+            return f"{parent}: value {int(place) + 1} is missing"
         message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
         message = message.replace("an object", "a mapping of names")
         if problem["type"] in {"missing", "value_error"}:

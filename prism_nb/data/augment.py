@@ -178,7 +178,7 @@ def render(images: ImageSet, params: BatchAugParams, rows: Tensor) -> Tensor:
     Args:
         images: The whole set.
         params: Parameters of the whole set, on the same device.
-        rows: Indices of the wanted images, int64 [n].
+        rows: Indices of the images to augment, int64 [n].
 
     Returns:
         The views, [n, 3, S, S].

@@ -156,7 +156,7 @@ class DatasetConfig:
 
     @classmethod
     def of(cls, settings: Settings) -> DatasetConfig:
-        """Return the dataset that a run's settings ask for."""
+        """Return the dataset's part of a run's settings."""
         return cls(
             name=settings.dataset,
             image_size=settings.image_size,

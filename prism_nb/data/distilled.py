@@ -118,12 +118,11 @@ def set_bytes(settings: Settings, classes: int) -> int:
 def random_real(dataset: ImageDataset, keys: ImageKeys, *, seed: int, tag: str) -> Tensor:
     """Return random training images without repetition within a class.
 
-    Image k of a class depends only on `seed`, `tag`, the class and k, and not on which images are
-    asked for together.
+    Image k of a class depends only on `seed`, `tag`, the class and k, and not on the other keys.
 
     Args:
         dataset: The real images.
-        keys: The wanted images.
+        keys: Class and index of each image.
         seed: The run's seed.
         tag: Purpose of the subset; different tags give different subsets.
 

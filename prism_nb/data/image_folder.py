@@ -38,7 +38,7 @@ def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<class>/*` and `val/<class>/*`, where val may be called validation or test.
 
     Raises:
-        UsageError: A folder is missing, a class is in one split only, or a wanted one in none.
+        UsageError: A folder is missing, a class is in one split only, or a listed one in none.
     """
     train = train_classes(root)
     held_out = _held_out_folder(root)
@@ -83,9 +83,9 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(folders)
 
 
-def check_folders(wanted: Sequence[str], available: Sequence[str], where: Path) -> None:
-    """Check that every wanted class has a folder."""
-    missing = sorted(set(wanted) - set(available))
+def check_folders(folders: Sequence[str], available: Sequence[str], where: Path) -> None:
+    """Check that every class to use has a folder."""
+    missing = sorted(set(folders) - set(available))
     if missing:
         raise UsageError(
             f"{len(missing)} classes have no folder in {where}, e.g. {missing[0]!r}; a class must "
@@ -121,7 +121,7 @@ class ImageFolder(ImageDataset):
     """Images in files, decoded on access, or once into the disk cache.
 
     Args:
-        config: Where they are and which are wanted.
+        config: Their folder, classes and size.
         read_layout: Reads the layout of the folder.
         channels: Mean and standard deviation of the channels; None: measured on a sample.
         margin: Shorter side before the centre crop, divided by the image size; at least 1.

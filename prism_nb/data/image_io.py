@@ -160,9 +160,9 @@ def cached_decode(
 ) -> np.ndarray:
     """Return images from a memory-mapped `.npy` file, which is made if it is missing.
 
-    The operating system decides which of its pages stay in memory. A second process that wants
+    The operating system decides which of its pages stay in memory. A second process that needs
     the same file waits for the first. A file of the right shape is trusted, since it is written
-    whole or not at all.
+    atomically.
 
     Args:
         path: The file; its name must depend on everything that decides its content.
@@ -211,7 +211,7 @@ def gather(images: np.ndarray, indices: Sequence[int]) -> Tensor:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a file's lock, and delete what killed processes have left of it."""
-    with fileio.exclusive_lock(path.with_suffix(".lock"), patience=-1):
+    with fileio.exclusive_lock(path.with_suffix(".lock"), timeout=-1):
         for part in path.parent.glob(f".{path.name}.*.part"):
             part.unlink(missing_ok=True)
         yield

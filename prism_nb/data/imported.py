@@ -44,7 +44,7 @@ class ImportedSet:
     """Images made elsewhere.
 
     Attributes:
-        archive: Where they lie.
+        archive: The folder or archive that holds them.
         layout: How their files are named, for the record.
         files: Names of each class's images, in order.
         size: Side of the images, in pixels.
@@ -134,8 +134,8 @@ class ImageArchive:
                 self.names = sorted(i.filename for i in self._zip.infolist() if not i.is_dir())
         except _READ_ERRORS as error:
             raise UsageError(
-                f"{path} cannot be read: {error}; name a folder of images, or a whole zip archive "
-                "such as `prism-nb export` writes"
+                f"{path} cannot be read: {error}; name a folder of images, or a complete zip "
+                "archive such as `prism-nb export` writes"
             ) from None
         doubled = next((a for a, b in pairwise(self.names) if a == b), None)
         if doubled is not None:

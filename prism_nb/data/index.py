@@ -49,7 +49,7 @@ class ImageDir:
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """Where the images of each class lie.
+    """The folders that hold the images of each class.
 
     Attributes:
         classes: Folder names of the classes, in order.

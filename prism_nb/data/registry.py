@@ -72,8 +72,8 @@ def open_dataset(settings: Settings) -> ImageDataset:
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
         raise UsageError(
-            f"the images of dataset {settings.dataset} in {settings.data_dir} are not those asked "
-            f"for: their hash is {dataset.content_hash}, but dataset_hash is "
+            f"the images of dataset {settings.dataset} in {settings.data_dir} are not the run's: "
+            f"their hash is {dataset.content_hash}, but dataset_hash is "
             f"{settings.dataset_hash}. Restore the files, class_list and skip_corrupt that the run "
             "began with, or choose another run name"
         )
@@ -166,7 +166,7 @@ def _check_splittable(labels: np.ndarray, dataset: ImageDataset) -> None:
 
 
 def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> ImageDataset:
-    """Return a run's dataset for planning: itself if it is there, else one of published size.
+    """Return a run's dataset for planning: itself where it exists, else one of published size.
 
     Args:
         settings: The run's.
@@ -199,7 +199,7 @@ def _selected(sizes: DatasetSizes, classes: int) -> DatasetSizes:
 
 
 class ShapeOnlyDataset(ImageDataset):
-    """Stand-in for real images where only their number matters.
+    """Substitute for real images where only their number matters.
 
     Args:
         name: Name of the dataset.

@@ -96,7 +96,7 @@ class FeatureCache:
     """Features and logits in memory; the least recently used are dropped first.
 
     Args:
-        max_bytes: Bytes kept at most.
+        max_bytes: Largest size of the cache, in bytes.
     """
 
     def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:

@@ -27,7 +27,7 @@ UNDEFINED = float("nan")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as records, tables and figures know it.
+    """A metric: its function, its names and its direction.
 
     Attributes:
         name: Key in records.

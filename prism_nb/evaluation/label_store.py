@@ -147,7 +147,7 @@ def encode(logits: Tensor, kind: str, *, top_k: int) -> dict[str, Tensor]:
         kind: `fp32`, `fp16`, `int8` (255 levels between the smallest and largest value of a row)
             or `top_k` (the largest of a row in fp16; the remaining probability is spread evenly
             over the other classes).
-        top_k: Number of logits that `top_k` keeps, at most C.
+        top_k: Number of logits that `top_k` stores, at most C.
     """
     if kind in _FLOATS:
         return {"logits": logits.to(_FLOATS[kind])}

@@ -23,7 +23,7 @@ from prism_nb.models.ensemble import EnsembleLabeler, load_labeler
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Label one method's images, and record the accuracy of the teachers on them.
 
-    Epochs that are already labelled are kept. None are stored where `labels` is `online` or
+    Epochs that are already labelled are skipped. None are stored where `labels` is `online` or
     `hard`.
     """
     method, start = unit.params["method"], time.monotonic()
@@ -38,7 +38,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 
 
 def label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Label some epochs of one method's images, which the method's own unit then keeps."""
+    """Label some epochs of one method's images; the method's own unit then skips them."""
     method = unit.params["method"]
     images, _ = _load(run, method)
     _store_epochs(run, unit, images, load_labeler(run), on_event)

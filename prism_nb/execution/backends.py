@@ -1,4 +1,4 @@
-"""Backends: who does the units of a stage, this process, Ray's workers or SLURM's jobs."""
+"""Backends, which execute the units of a stage: this process, Ray workers or SLURM jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULT_SHARDS = 64  # of all units together, if the number of workers is left 
 
 @dataclass(frozen=True)
 class UnitSplitter:
-    """How one large unit is shared among several workers.
+    """Division of one large unit among several workers.
 
     Attributes:
         split: `module:function` called as `split(run, unit, number)`; returns at most that many
@@ -40,7 +40,7 @@ def run_units(
     on_event: OnEvent,
     splitter: UnitSplitter | None = None,
 ) -> Outcome:
-    """Do the units of a stage that are not done, on the backend of the run's settings.
+    """Execute the units of a stage that are not done, on the backend of the run's settings.
 
     Every backend leaves the same files on one kind of machine.
 
@@ -49,7 +49,7 @@ def run_units(
         units: Units of one stage.
         run_unit: `module:function` of a `UnitFunction`, which reads and writes the run's files.
         on_event: Called with every event of the stage.
-        splitter: How a unit is shared among workers of Ray or SLURM.
+        splitter: Division of a unit among workers of Ray or SLURM; None: none.
 
     Raises:
         PrismError: A unit failed. Finished units stay.

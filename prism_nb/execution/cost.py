@@ -356,7 +356,7 @@ class StepCounter:
         """Return the most device memory of a unit's training or optimisation steps, in bytes.
 
         Counted are weights, gradients, optimizer state, images on the device and the activations
-        kept for the backward pass, in float32; the scratch memory of kernels comes on top.
+        saved for the backward pass, in float32; the scratch memory of kernels comes on top.
         """
         settings, size = self._settings, self._dataset.image_size
         uses = unit_uses(settings, self._dataset, unit)
@@ -391,20 +391,20 @@ class StepCounter:
         return weight_bytes(name, len(self._dataset.classes), self._dataset.image_size)
 
     def _activation_bytes(self, name: str, batch: int, *, training: bool = False) -> float:
-        """Return the bytes of the tensors that a forward pass keeps for the backward pass."""
+        """Return the bytes of the tensors that a forward pass saves for the backward pass."""
         network, size = self._network(name)
         own = {id(value.untyped_storage()) for value in network.state_dict().values()}
-        kept: dict[int, torch.UntypedStorage] = {}  # a storage once, however many tensors view it
+        saved: dict[int, torch.UntypedStorage] = {}  # one entry for all views of a storage
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[id(storage)] = storage
+            saved[id(storage)] = storage
             return tensor
 
         images = torch.empty(batch, 3, size, size, device=META, requires_grad=not training)
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             network.train(training).requires_grad_(training)(images)
-        return float(sum(storage.nbytes() for key, storage in kept.items() if key not in own))
+        return float(sum(storage.nbytes() for key, storage in saved.items() if key not in own))
 
     def _network(self, name: str) -> tuple[nn.Module, int]:
         """Return a network without values and the side of its images."""

@@ -47,8 +47,8 @@ def weight_bytes(name: str, classes: int, image_size: int) -> float:
 def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
     """Return the most bytes that units to be done will add to the cache of decoded images.
 
-    Held-out images are for evaluation, training images for whatever is trained on all of them,
-    and large distilled sets for the stages that read a whole set.
+    Held-out images are for evaluation, training images for networks trained on all of them, and
+    large distilled sets for the stages that read a complete set.
     """
     todo = [u for u in units if u.stage != "synthesis"]
     if not todo:

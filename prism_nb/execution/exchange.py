@@ -84,7 +84,7 @@ def export_set(
     kind: str | None = None,
     quality: int | None = None,
 ) -> ExportSummary:
-    """Write a method's images to a new folder or archive, whole or not at all.
+    """Write a method's images to a new folder or archive, atomically.
 
     Equal images, settings and versions give equal bytes.
 
@@ -103,7 +103,7 @@ def export_set(
     Raises:
         UsageError: No such method or layout, a format that the layout does not have, or something
             at `dest` already.
-        PrismError: The method's images are not complete and whole, or `dest` cannot be written.
+        PrismError: The method's images are missing or damaged, or `dest` cannot be written.
     """
     quality, dest = _jpeg_quality(layout, kind, quality), dest.resolve()
     _check_target_free(dest, archive=layout == "archive")
@@ -136,7 +136,7 @@ def _jpeg_quality(layout: str, kind: str | None, quality: int | None) -> int | N
         raise UsageError(f"unknown layout {layout!r}; {suggest(layout, LAYOUTS)}")
     kind = kind or ("jpeg" if layout == "published" else "png")
     if kind == "jpeg" and layout != "published":
-        raise UsageError(f"layout {layout} keeps the images as they are; leave jpeg out")
+        raise UsageError(f"layout {layout} copies the images unchanged; leave jpeg out")
     if kind == "png" and quality is not None:
         raise UsageError("quality is of JPEG, and PNG has none; leave one of the two out")
     return (quality or _JPEG_QUALITY) if kind == "jpeg" else None
@@ -154,7 +154,7 @@ def _check_target_free(dest: Path, *, archive: bool) -> None:
 
 
 def _images(run: Run, method: str, dataset: ImageDataset) -> list[_Image]:
-    """Return a method's images, class by class, after checking that they are whole."""
+    """Return a method's images, class by class, after checking their hashes."""
     if method not in run.settings.methods:
         raise UsageError(
             f"run {run.name} has no method {method!r}; {suggest(method, run.settings.methods)}"
@@ -238,7 +238,7 @@ def _write_folder(dest: Path, entries: Sequence[ArchiveEntry]) -> None:
 
 
 def _write_archive(dest: Path, entries: Sequence[ArchiveEntry]) -> None:
-    """Write an export as a zip archive, whole or not at all.
+    """Write an export as a zip archive, atomically.
 
     Images and labels hardly compress and every zlib compresses differently, so nothing is
     compressed; times and permissions are fixed.
@@ -357,7 +357,7 @@ def import_images(
     Args:
         path: Folder or zip archive; see `data.imported` for the layouts.
         run_name: A run. An existing one keeps its settings; a new one begins with the preset's,
-            and with the images per class of the set unless `changes` says otherwise.
+            and with the images per class of the set unless `changes` sets it.
         preset: Settings of a new run.
         method: Name of the method.
         runs_dir: Folder of the runs; `default_runs_dir` where None.

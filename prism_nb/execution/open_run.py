@@ -43,7 +43,7 @@ def open_run(
     runs_dir: str | Path | None = None,
     changes: dict[str, Any] | None = None,
 ) -> Run:
-    """Open a run, or begin it, and check that its settings can work here.
+    """Open a run, or begin it, and check that its settings work on this machine.
 
     Args:
         run_name: Folder under `runs_dir`; the preset's name where None.
@@ -171,7 +171,7 @@ def _networks_with_statistics(settings: Settings, kind: str) -> set[str]:
     return found
 
 
-# Cached, since the runs of a study ask for the same networks.
+# Cached, since the runs of a study use the same networks.
 @lru_cache(maxsize=256)
 def _check_untrained(
     name: str, classes: int, image_size: int, *, needs_bn: bool, needs_conv: bool

@@ -207,7 +207,7 @@ def _written_bytes(run: Run, units: Sequence[Unit]) -> int:
 
 
 def check(run: Run, stage: str) -> StagePlan:
-    """Check that every unit of a stage is done and its files are whole.
+    """Check that every unit of a stage is done and its files are undamaged.
 
     Raises:
         PrismError: Some are not; the message counts them and names the first.
@@ -277,7 +277,7 @@ def execute_units(
 
 
 def _all_done(run: Run, units: Sequence[Unit]) -> bool:
-    """Return whether all units are done and whole; files are hashed only if all exist."""
+    """Return whether all units are done and undamaged; files are hashed only if all exist."""
     return all(
         run.units.is_done(unit, verify_hashes=hashes) for hashes in (False, True) for unit in units
     )

@@ -1,4 +1,4 @@
-"""Calls side by side in processes of their own."""
+"""Parallel calls in separate processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run_calls(calls: Sequence[Call], *, workers: int) -> Iterator[tuple[str, Any
         executor.shutdown()
     except BrokenProcessPool:
         raise PrismError(
-            "a worker was killed; out of memory is the usual cause: ask for fewer workers. "
+            "a worker was killed; out of memory is the usual cause: use fewer workers. "
             "Finished work is kept: run the same command to continue"
         ) from None
     finally:

@@ -1,4 +1,4 @@
-"""Backend `ray`: units as tasks of a Ray cluster, whose worker processes keep their networks."""
+"""Backend `ray`: units as tasks of a Ray cluster, whose worker processes cache their networks."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int
 
 # -- connecting -------------------------------------------------------------------------------
 
-# Ray reads these documented variables as it is imported; the user's own values are kept.
+# Ray reads these documented variables as it is imported; the user's own values take precedence.
 _NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0"}
 _LOCAL_ONLY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without clusters, 127.0.0.1 is the only address
@@ -219,12 +219,13 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
         The address at which other processes of this user can connect.
 
     Raises:
-        PrismError: Ray does not start, or was imported before it could be kept to this machine.
+        PrismError: Ray does not start, or was imported before it could be made local.
     """
     if "ray" in sys.modules and not os.environ.keys() >= _LOCAL_ONLY.keys():
         raise PrismError(
-            "Ray was imported before it could be kept to this machine, and would listen to the "
-            f"network; restart this process (the kernel), or set {_assignments(_LOCAL_ONLY)} before"
+            "Ray was imported before it could be restricted to this machine, and would listen to "
+            "the network; restart this process (the kernel), or set "
+            f"{_assignments(_LOCAL_ONLY)} before"
         )
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray

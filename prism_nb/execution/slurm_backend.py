@@ -1,7 +1,7 @@
 """Backend `slurm`: a stage's units as one job array, submitted through submitit.
 
 Jobs need no driver: it submits them, waits, and reports. What is done follows from the units'
-markers alone, and a unit's lease keeps two jobs from doing it at once, so that submitting units
+markers alone, and a unit's lease prevents two jobs from doing it at once, so that submitting units
 again is safe.
 """
 
@@ -93,7 +93,7 @@ class SlurmTask:
         return run_task(self.task)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Return the call that submitit queues next: the same one, since files say what is left."""
+        """Return the call that submitit queues next: the same, since files record what is done."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -237,7 +237,7 @@ def _resume(run: Run, stage: str, units: Sequence[Unit]) -> list[_StageJob]:
 
 
 def _is_running(job: _StageJob) -> bool:
-    """Return whether a job waits or runs; not if the cluster's accounting does not know it."""
+    """Return whether a job waits or runs; not if the cluster's accounting has no record of it."""
     return not job.job.done(force_check=True) and job.job.state != "UNKNOWN"
 
 
@@ -261,7 +261,7 @@ def _record(run: Run, stage: str, jobs: Sequence[_StageJob]) -> None:
 
 
 def _folder(run: Run, stage: str) -> Path:
-    """Return the folder of a stage's job scripts, logs and records; every node must see it."""
+    """Return the folder of a stage's job scripts, logs and records, which every node must reach."""
     return run.file(f"jobs/{stage}").absolute()
 
 

@@ -179,7 +179,7 @@ def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], S
 
     Args:
         study: The study.
-        choice: Results of the searches; a method that is not in it keeps its recipe.
+        choice: Results of the searches; other methods use their recipe unchanged.
     """
     values = {
         name: _values(study, scenario.settings, where=f"scenario {name}")
@@ -244,7 +244,7 @@ class _Methods(StrictModel):
 
 
 def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """Lay settings over the study's, with those of the methods checked."""
+    """Return the study's settings with others applied, those of the methods checked."""
     values = merge(merge(read_preset(study.preset), study.settings), settings)
     known = {name: value for name, value in values.items() if name in _Methods.model_fields}
     return {**values, "methods": list(_Methods.parse(known, where=where).methods)}
@@ -252,7 +252,7 @@ def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study and the folder of its runs, read once; `fresh` reads it again.
+    """A study and the folder of its runs, read once; `reload` reads it again.
 
     Attributes:
         path: The folder; each run is a folder in it.
@@ -317,7 +317,7 @@ class StudyFolder:
         students = student_table(self.run(self.searches[search, method]))
         return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
 
-    def fresh(self) -> StudyFolder:
+    def reload(self) -> StudyFolder:
         """Return the folder as it is now."""
         return StudyFolder(self.path, self.study, self.source)
 
@@ -382,7 +382,7 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     folder.record()
     _execute_runs(folder, "squeeze", _squeeze_runs([*searches, *scenarios]), workers, say)
     _execute_runs(folder, "search", searches, workers, say)
-    folder = folder.fresh()
+    folder = folder.reload()
     scenarios = list(folder.scenarios.values())
     for each in scenarios:
         folder.run(each).check_settings()
@@ -434,7 +434,7 @@ def _seconds(folder: StudyFolder, study_run: StudyRun) -> float:
 
 
 def run_study_run(folder: str, study_run: StudyRun) -> float:
-    """Take one run through its stages, in a worker process; return the seconds."""
+    """Execute the stages of one run, in a worker process; return the seconds."""
     begin = time.monotonic()
     run = Run.create(Path(folder) / study_run.name, study_run.settings)
     run.write_classes(open_dataset(run.settings).class_records())

@@ -43,11 +43,11 @@ class VerificationReport:
     """Result of verifying a run.
 
     Attributes:
-        whole: By stage, the number of units that are complete and whole, and of all units.
+        intact: By stage, the number of units that are complete and undamaged, and of all units.
         findings: The problems found.
     """
 
-    whole: dict[str, tuple[int, int]]
+    intact: dict[str, tuple[int, int]]
     findings: tuple[Finding, ...]
 
     @property

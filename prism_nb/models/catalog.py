@@ -103,7 +103,7 @@ def filtered(
         sort: One of `SORTS`, unknown accuracies last; anything else keeps the order.
     """
     parts = words.lower().split()
-    kept = [
+    found = [
         entry
         for entry in entries
         if all(part in f"{entry.name} {entry.family}".lower() for part in parts)
@@ -111,7 +111,7 @@ def filtered(
         and library in {"", entry.library}
         and (gflop is None or entry.flops <= gflop * 1e9)
     ]
-    return sorted(kept, key=SORTS[sort]) if sort in SORTS else kept
+    return sorted(found, key=SORTS[sort]) if sort in SORTS else found
 
 
 def family_of(name: str) -> str:

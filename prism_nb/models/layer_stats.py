@@ -1,4 +1,4 @@
-"""Mean and variance of layer inputs: where they are taken, how they are computed and captured."""
+"""Mean and variance of layer inputs: which to measure, their computation and capture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MeanVar(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerStat:
-    """The mean and variance of one layer's input, as a place to measure.
+    """The mean and variance of one layer's input, as a statistic to measure.
 
     Attributes:
         name: The layer's dotted name in its network, and the kind of statistic.
@@ -48,7 +48,7 @@ class LayerStat:
 
 
 def bn_layer_stats(network: nn.Module) -> tuple[LayerStat, ...]:
-    """Return the statistics that BN keeps: one per BatchNorm2d layer, in the network's order."""
+    """Return the statistics that BN tracks: one per BatchNorm2d layer, in the network's order."""
     return tuple(
         LayerStat(f"{name}.bn", layer)
         for name, layer in network.named_modules()

@@ -20,7 +20,7 @@ from prism_nb.core.device import half_precision, is_out_of_memory
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 
-# All compiled networks share the code of one `forward`, and PyTorch by default keeps at most eight
+# All compiled networks share the code of one `forward`, and PyTorch by default caches at most eight
 # graphs per code object; older versions lack this option and run the others eagerly.
 _ISOLATE = "isolate_recompiles"
 _COMPILE_OPTIONS: dict[str, Any] = (
@@ -60,8 +60,8 @@ class CompiledTeacherRunner(TeacherRunner):
 
     Args:
         teacher: The network.
-        stats: All statistics that are ever asked for. Each pass measures all of them, so that
-            nothing is compiled again when a call asks for fewer.
+        stats: All statistics that any call may request. Each pass measures all of them, so that
+            nothing is compiled again for a call with fewer.
         precision: As of `TeacherRunner`.
     """
 

@@ -227,7 +227,7 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
 
 
 def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
-    """Return what may change a unit's result beside the settings."""
+    """Return what may change a unit's result besides the settings."""
     environment: dict[str, object] = {
         **environment_key(choose_device(settings.device)),
         "threads": torch.get_num_threads(),
@@ -235,9 +235,9 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
         environment["weights_sha256"] = sha256_of(spec.file)
-        beside = metadata_path(spec.file)
+        metadata_file = metadata_path(spec.file)
         if spec.library == "file":
-            environment["metadata_sha256"] = fileio.sha256(beside)
+            environment["metadata_sha256"] = fileio.sha256(metadata_file)
     return environment
 
 

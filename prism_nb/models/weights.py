@@ -65,7 +65,7 @@ class WeightsSpec:
 
     @property
     def hash_prefix(self) -> str:
-        """The beginning of the file's SHA-256, which torch's hub keeps in file names."""
+        """The beginning of the file's SHA-256, which torch's hub puts into file names."""
         match = torch.hub.HASH_REGEX.search(self.file.name) if self.url else None
         return match.group(1) if match else ""
 
@@ -320,18 +320,18 @@ def read_metadata(weights: Path) -> WeightsMetadata | None:
                 header = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(weights, error) from None
-    beside = metadata_path(weights)
-    if header and beside.is_file():
+    metadata_file = metadata_path(weights)
+    if header and metadata_file.is_file():
         raise UsageError(
-            f"weights {weights} hold their own metadata; delete {beside}, or save the weights "
-            "without metadata"
+            f"weights {weights} hold their own metadata; delete {metadata_file}, or save the "
+            "weights without metadata"
         )
     if header:
         return WeightsMetadata.parse(header, where=f"the metadata in {weights}")
-    if not beside.is_file():
+    if not metadata_file.is_file():
         return None
-    where = f"{beside} (metadata of {weights.name})"
-    return WeightsMetadata.parse(read_mapping(beside, where=where), where=where)
+    where = f"{metadata_file} (metadata of {weights.name})"
+    return WeightsMetadata.parse(read_mapping(metadata_file, where=where), where=where)
 
 
 # -- content of a file -----------------------------------------------------------------------
@@ -397,8 +397,8 @@ def _read(path: Path) -> Any:
         if forbidden is None:  # torch's own message recommends to run the file's code
             raise _damaged(path, "it is not a file of tensors") from None
         raise UsageError(
-            f"weights {path} ask for {forbidden.group(1)}, so they are not read: a file that asks "
-            "for more than tensors could run any program; save the state dict alone, best as "
+            f"weights {path} refer to {forbidden.group(1)}, so they are not read: a file of "
+            "more than tensors could run any program; save the state dict alone, best as "
             ".safetensors"
         ) from None
     except Exception as error:  # a damaged archive fails in many ways

@@ -23,7 +23,7 @@ WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that hold weights
 def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
     """Build a network whose initial weights are drawn from torch's global generator.
 
-    Images of up to 64 pixels get a stem that keeps all of them.
+    Images of up to 64 pixels get a stem that does not downsample.
 
     Args:
         name: A torchvision or timm architecture. Where both have it torchvision's is taken, as
@@ -51,7 +51,7 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
 def build_on_meta(name: str, *, classes: int, image_size: int) -> nn.Module:
     """Build a network as `build_network`, without values, on torch's meta device."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about initial values, which are none
+        warnings.simplefilter("ignore", FutureWarning)  # of initialising tensors without values
         try:
             with META:
                 return build_network(name, classes=classes, image_size=image_size)
@@ -93,7 +93,7 @@ def resolve_architecture(name: str) -> tuple[str, str]:
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load tensors by their names in the network's state dict.
 
-    Files keep no layer versions, which state dicts have and torchvision's MNASNet needs, so the
+    Files hold no layer versions, which state dicts have and torchvision's MNASNet needs, so the
     network's own are used.
 
     Raises:

@@ -32,7 +32,7 @@ class ImageOptimizer:
         pixel_bounds: Canonical values of black and white, each [3, 1, 1].
         generator: CPU generator of the augmentations, the same on every device.
         start_steps: First step of each image, ascending (DELT); None: 0 for all. Step size and
-            schedule are those of the whole run of steps, whatever the first step.
+            schedule are counted from step 0 for every image.
 
     Attributes:
         step: Steps done, counted over the whole schedule.

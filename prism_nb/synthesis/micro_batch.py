@@ -32,7 +32,7 @@ from prism_nb.synthesis.objective import Objective, StatMatcher, TeacherTerm, we
 
 
 class MicroBatchedBackward:
-    """Backward pass of an objective that keeps within the device's memory.
+    """Backward pass of an objective within the device's memory.
 
     Args:
         objective: The loss.

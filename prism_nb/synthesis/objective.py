@@ -52,7 +52,7 @@ def bn_stats_loss(
 
 @dataclass(frozen=True, eq=False)
 class StatMatcher:
-    """One teacher's layer statistics, their targets, and the state kept between steps.
+    """One teacher's layer statistics, their targets, and its state between steps.
 
     Attributes:
         runner: Forward passes of the teacher.
@@ -377,7 +377,7 @@ def bn_loss_scales(
 
     Args:
         recipe: The method.
-        primary: The network whose scale is kept; None where the recipe does not normalize.
+        primary: The network whose scale is the reference; None where the recipe does not normalize.
         matchers: All BN teachers of the unit.
         real_images: Returns as many real images of the unit's classes, canonical [N, 3, S, S];
             called only where the recipe normalizes by them.

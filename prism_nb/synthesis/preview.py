@@ -30,7 +30,7 @@ _PER_UNIT = 12  # previews of a unit where preview_every is auto
 class PreviewWriter:
     """Writes `previews/<method>/<batch>/<step>.png`: the first images of a batch in a row.
 
-    Only the latest unit of each method keeps its previews. A writer thread does the work, and a
+    Only the latest unit of each method has previews. A writer thread does the work, and a
     preview that cannot be written is skipped.
 
     Args:
@@ -49,8 +49,8 @@ class PreviewWriter:
         optimizer: ImageOptimizer,
         writer: ThreadPoolExecutor,
     ) -> None:
-        asked, steps = run.settings.preview_every, optimizer.total_steps
-        self._every = max(1, -(-steps // _PER_UNIT)) if asked == "auto" else asked
+        every, steps = run.settings.preview_every, optimizer.total_steps
+        self._every = max(1, -(-steps // _PER_UNIT)) if every == "auto" else every
         self._folder, self._writer = run.file(f"previews/{unit.name}"), writer
         self._dataset = open_dataset(run.settings)
         shown = batch_of(unit).members()[:_MAX_IMAGES]

@@ -19,7 +19,7 @@ class TeacherSchedule:
     """The teachers of every step of a unit.
 
     Attributes:
-        resample_every: Steps for which a group of BN teachers is kept.
+        resample_every: Steps for which a group of BN teachers is used.
         bn_teachers: Groups of BN teachers in order of use; after the last the first again.
         logit_teachers: Networks used for cross-entropy, cycled one per step; empty: the step's BN
             teachers.
@@ -51,7 +51,7 @@ class TeacherSchedule:
 
 
 def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> TeacherSchedule:
-    """Return the teachers of a unit, drawn from a generator of their own: known before any work."""
+    """Return the teachers of a unit, drawn from their own generator, so before any work."""
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
     key = [*batch.image_indices]
     if recipe.sample_per != "image_index":
@@ -119,7 +119,7 @@ def _sample_subset(candidates: TeacherNames, size: int, generator: torch.Generat
 def _fill_slots(
     candidates: TeacherNames, slots: int, probability: float, generator: torch.Generator
 ) -> TeacherNames:
-    """Fill each slot with a probability, by a candidate not drawn yet, all equally likely."""
+    """Fill each slot with a given probability, by a candidate not drawn yet, all equally likely."""
     drawn: TeacherNames = ()
     for _ in range(slots):
         filled = torch.rand((), generator=generator).item() < probability

@@ -1,4 +1,4 @@
-"""State of a run's synthesis as its files tell it, and the process that does it."""
+"""State of a run's synthesis, read from its files, and the process that executes it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunState:
     Attributes:
         units: Number of units.
         done: Number of finished units.
-        driver: Process that holds the stage's lock; None if nobody does.
+        driver: Process that holds the stage's lock; None if there is none.
         ended: How the last driver ended: `complete`, `stopped`, `failed`, or empty.
         reason: Why it failed.
         waiting: What the driver waits for, such as a queue; empty if it does not wait.
@@ -114,8 +114,8 @@ class _UnitAtWork:
 class RunTracker:
     """Reads a run's state again and again, and each time only what is new.
 
-    Markers are read at first and whenever a driver comes or goes. In between, its events tell
-    which units are done. Files are not hashed: `pipeline.check` does that.
+    Markers are read at first and whenever a driver starts or ends. In between, its events name
+    the finished units. Files are not hashed: `pipeline.check` does that.
 
     Args:
         run: The run.
@@ -216,7 +216,7 @@ class RunTracker:
         progress = {n: (1.0, taken) for n, taken in self._seconds.items() if n in self._done}
         for name, at_work in self._at_work.items():
             progress[name] = (at_work.share, self._time - at_work.begun)
-        unknown = self._done - progress.keys()  # done, but nobody knows in what time
+        unknown = self._done - progress.keys()  # done in an unknown time
         costs = {name: cost for name, cost in self._costs.items() if name not in unknown}
         left = seconds_left(costs, progress)
         workers = max(1, len(self._at_work))
@@ -236,7 +236,7 @@ def start_stage(run: Run) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "prism_nb", "stage", run.name, STAGE]
     try:
         path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)  # a process that still writes to the old log keeps it
+        path.unlink(missing_ok=True)  # a process that still writes to the old log is not disturbed
         with path.open("xb") as log:
             return subprocess.Popen(  # noqa: S603 (our own module)
                 [*command, "--runs-dir", str(run.path.absolute().parent)],
@@ -289,7 +289,7 @@ def last_log_line(run: Run) -> str:
 
 @dataclass(frozen=True)
 class PreviewSequence:
-    """Small pictures of a unit's images over its steps.
+    """Previews of a unit's images over its steps.
 
     Attributes:
         folder: The folder of the pictures.

@@ -73,8 +73,8 @@ def metrics(run: Run, network: str | None = None) -> Result:
     note = (
         "Means over the classes. ↑ and ↓: higher or lower is better; metrics without an arrow are "
         "compared with the column of the real images, as many as of each method. Noise is diverse "
-        "too: density, KID and recognised tell it from images. A distance of 0 to the nearest "
-        "training image is a copy."
+        "too: density, KID and recognised distinguish it from images. A distance of 0 to the "
+        "nearest training image is a copy."
     )
     return Result(tables.metric_table(run, network or _first_network(run)), note=note)
 
@@ -181,7 +181,7 @@ def _all_methods(run: Run) -> tuple[str, ...]:
 
 
 def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str], notebook: str) -> str:
-    """Return which of the wanted methods are not shown, and the notebook that makes them."""
+    """Return which of the chosen methods are not shown, and the notebook that makes them."""
     titles, shown = tables.method_titles(run), set(shown)
     names = ", ".join(titles[name] for name in methods if name not in shown)
     return f"Left out: {names} (missing or damaged: run notebook {notebook})" if names else ""

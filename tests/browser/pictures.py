@@ -60,7 +60,7 @@ def picker(lab: Lab) -> None:
     page = lab.page
     lab.open("01_teacher_pool")
     lab.run_all()
-    page.wait_for_selector("text=units are complete and whole", timeout=240_000)
+    page.wait_for_selector("text=units are complete and undamaged", timeout=240_000)
     picker = page.locator(".prism-picker")
     picker.get_by_role("button", name="Compare").click()
     page.wait_for_selector("text=Linear CKA of features", timeout=120_000)

@@ -31,7 +31,7 @@ def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> No
     page.get_by_label("Sorted by", exact=True).select_option(label="agreement of the teachers")
     page.wait_for_selector("text=% agree", timeout=60_000)
     page.get_by_label("Size (px)").select_option("96")
-    page.get_by_label("Initial images beside them").check()
+    page.get_by_label("Show initial images too").check()
     page.wait_for_selector("text=each after its initial image", timeout=60_000)
     methods.scroll_into_view_if_needed()
     lab.shot("gallery_sorted")

@@ -17,7 +17,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     shutil.copytree(finished_runs / "digits_quick", lab.runs / "neighbour")
     lab.open("01_teacher_pool")
     lab.run_all()
-    page.wait_for_selector("text=all 5 units are complete and whole", timeout=400_000)
+    page.wait_for_selector("text=all 5 units are complete and undamaged", timeout=400_000)
     picker = page.locator(".prism-picker")
     text = picker.get_by_label("Filter")
     text.scroll_into_view_if_needed()

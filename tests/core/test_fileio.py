@@ -153,7 +153,7 @@ def test_a_lock_that_is_not_released_is_named(tmp_path: Path) -> None:
     with (
         fileio.exclusive_lock(path),
         pytest.raises(PrismError, match=f"{path} has been held .* delete that file"),
-        fileio.exclusive_lock(path, patience=0.05),
+        fileio.exclusive_lock(path, timeout=0.05),
     ):
         pass
 

@@ -43,7 +43,7 @@ def test_a_failed_call_ends_with_its_own_message() -> None:
 
 def test_a_killed_worker_ends_with_what_to_do() -> None:
     calls = [call("dies", "os:_exit", 9)]
-    with pytest.raises(PrismError, match=r"a worker was killed; .* ask for fewer workers"):
+    with pytest.raises(PrismError, match=r"a worker was killed; .* use fewer workers"):
         list(run_calls(calls, workers=1))
 
 

@@ -159,7 +159,7 @@ def test_other_settings_are_refused_by_name(run: Path, runs: Path) -> None:
 def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
     status, verify = (prism(name, "digits_quick", runs=runs) for name in ("status", "verify"))
     assert status.returncode == verify.returncode == 0
-    assert "evaluation  12 of 12 units complete and whole" in verify.stdout
+    assert "evaluation  12 of 12 units complete and undamaged" in verify.stdout
     assert "last event" in status.stdout
 
 

@@ -1,4 +1,4 @@
-"""Common base of the widgets over a run: keyboard use, a notice, and controls of one look."""
+"""Common base of the widgets over a run: keyboard use, a notice, and uniform controls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KeyboardBox(widgets.VBox):
 
 
 class RunWidget(KeyboardBox):
-    """A widget over a run, with a notice on top if the run cannot be shown, or not as a whole.
+    """A widget over a run, with a notice on top if the run cannot be shown, or only in part.
 
     Args:
         place: The run, or its folder.
@@ -56,7 +56,7 @@ class RunWidget(KeyboardBox):
             parts = self._build()
             newer = newer_version_message(self._opened.manifest.read())
             if newer:
-                self._notify(f"{newer[0].upper()}{newer[1:]}; update the kit to see all of it.")
+                self._notify(f"{newer[0].upper()}{newer[1:]}; update the kit to show all of it.")
         except PrismError as error:
             self._opened, self._refusal = None, str(error)
             self._notify(f"Nothing to show: {error}")
@@ -110,7 +110,7 @@ def _open(place: RunOrPath) -> Run:
     return Run.open(path)
 
 
-def look(width: int = 400, label: int = 90) -> dict[str, Any]:
+def control_style(width: int = 400, label: int = 90) -> dict[str, Any]:
     """Return the `layout` and `style` of a control, for both widths in pixels."""
     return {"layout": {"width": f"{width}px"}, "style": {"description_width": f"{label}px"}}
 
@@ -120,7 +120,9 @@ def dropdown(
 ) -> widgets.Dropdown:
     """Return a list of options to choose one of, at first the given value, or the first."""
     chosen = {} if value is None else {"value": value}
-    return widgets.Dropdown(options=options, description=title, **chosen, **look(width, label))
+    return widgets.Dropdown(
+        options=options, description=title, **chosen, **control_style(width, label)
+    )
 
 
 def method_choice(run: Run, chosen: int | None = None) -> widgets.SelectMultiple:
@@ -131,7 +133,7 @@ def method_choice(run: Run, chosen: int | None = None) -> widgets.SelectMultiple
         value=[*titles][:chosen],
         description="Images",
         rows=min(6, len(titles)) + 1,
-        **look(),
+        **control_style(),
     )
 
 
@@ -144,7 +146,7 @@ def class_choice(classes: Sequence[ClassInfo]) -> widgets.Combobox:
         placeholder="a name, a number, 3-7, or several",
         description="Classes",
         continuous_update=False,
-        **look(),
+        **control_style(),
     )
 
 
@@ -157,10 +159,10 @@ def set_options(control: Any, options: Sequence[Any]) -> None:
     """
     values = [option[1] if isinstance(option, tuple) else option for option in options]
     if isinstance(control, widgets.SelectMultiple):
-        kept = [value for value in control.value if value in values]
-        control.value = ()  # a browser would look for the old selection among the new options
+        remaining = [value for value in control.value if value in values]
+        control.value = ()  # a browser would search the new options for the old selection
         control.options = options
-        control.value = kept
+        control.value = remaining
     elif list(control.options) != list(options):
         chosen = control.value
         control.options = options

@@ -54,7 +54,7 @@ class Gallery(RunWidget):
         self.side = dropdown("Size (px)", _SIDES, 64, width=180)
         self.per_page = dropdown("Per page", _COUNTS, 100, width=180)
         self.reverse = widgets.Checkbox(description="Reverse the order", indent=False)
-        self.before = widgets.Checkbox(description="Initial images beside them", indent=False)
+        self.before = widgets.Checkbox(description="Show initial images too", indent=False)
         self.back = widgets.Button(description="Previous page")
         self.forward = widgets.Button(description="Next page")
         self.save = widgets.Button(

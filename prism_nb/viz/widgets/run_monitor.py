@@ -1,4 +1,4 @@
-"""Run monitor: starts, stops and follows the synthesis of a run while the kernel stays free."""
+"""Run monitor: start, stop and display the synthesis of a run while the kernel stays free."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from prism_nb.viz import monitor
 from prism_nb.viz.html import EncodedImage, render_page
 from prism_nb.viz.monitor import PreviewSequence, RunState, RunTracker, load_previews
 from prism_nb.viz.style import color_at, dash_of
-from prism_nb.viz.widgets.base import RunOrPath, RunWidget, dropdown, look, set_options
+from prism_nb.viz.widgets.base import RunOrPath, RunWidget, control_style, dropdown, set_options
 
-_IDLE = 3  # refreshes are this much rarer while nobody drives the run
+_IDLE = 3  # refreshes are this many times rarer while no process drives the run
 _OPEN: dict[Path, RunMonitor] = {}
 
 Start = Callable[[Run], "subprocess.Popen[bytes]"]
@@ -29,9 +29,9 @@ Start = Callable[[Run], "subprocess.Popen[bytes]"]
 class RunMonitor(RunWidget):
     """A view of a run's files, and two buttons that start and stop the process that writes them.
 
-    It shows the same if another kernel or a cluster drives the run, and a new monitor finds a run
-    that goes on by its files. A kernel has one monitor per run: a new one replaces the
-    one before.
+    It shows the same if another kernel or a cluster drives the run, and a new monitor of a run in
+    progress reads its state from the files. A kernel has one monitor per run: a new one replaces
+    the one before.
 
     Args:
         place: A run, or its folder.
@@ -76,7 +76,7 @@ class RunMonitor(RunWidget):
             self.previews.refresh()
 
     def close(self) -> None:
-        """Stop refreshing; the run goes on."""
+        """Stop refreshing; the run continues."""
         self._ended.set()
         if self._opened is not None and _OPEN.get(self._run.path.resolve()) is self:
             del _OPEN[self._run.path.resolve()]
@@ -144,14 +144,14 @@ class RunMonitor(RunWidget):
                 return
             try:
                 self.refresh()
-            except Exception as error:  # a thread's error would be printed where nobody looks
+            except Exception as error:  # a thread's error would not be visible in the notebook
                 text = f"The monitor has stopped: {type(error).__name__}: {error}"
                 self.message.value = message_html(text)
                 return
 
 
 class PreviewViewer(widgets.VBox):
-    """Pictures of a unit's images as they grow: a choice of unit, and of step.
+    """Previews of a unit's images, with a choice of unit and of step.
 
     The newest unit and its last picture are followed until others are chosen.
 
@@ -163,7 +163,9 @@ class PreviewViewer(widgets.VBox):
         self._run, self._sequences = run, list[PreviewSequence]()
         self._lock = threading.RLock()  # a thread changes options while the user chooses
         self.unit = dropdown("Unit", [_NEWEST], width=340, label=40)
-        self.step = widgets.SelectionSlider(options=[0], description="Step", **look(340, 40))
+        self.step = widgets.SelectionSlider(
+            options=[0], description="Step", **control_style(340, 40)
+        )
         self.sheet = widgets.HTML()
         self._choice = widgets.HBox([self.unit, self.step], layout={"flex_flow": "row wrap"})
         super().__init__([self._choice, self.sheet])
@@ -171,7 +173,7 @@ class PreviewViewer(widgets.VBox):
         self.step.observe(lambda _: self._draw(), names="value")
 
     def refresh(self) -> None:
-        """Look for new pictures."""
+        """Find new previews."""
         with self._lock:
             self._sequences = load_previews(self._run)
             set_options(self.unit, [_NEWEST, *sorted(each.unit for each in self._sequences)])
@@ -213,7 +215,7 @@ _NEWEST = "newest"
 
 
 def message_html(message: str, problem: str = "") -> str:
-    """Return the state in words; screen readers announce a change."""
+    """Return the state as text; screen readers announce a change."""
     line = f"<div>{html.escape(problem)}</div>" if problem else ""
     return f'<div role="status"><b>{html.escape(message)}</b>{line}</div>'
 

@@ -45,10 +45,10 @@ from prism_nb.synthesis.teacher_sampling import sample_schedule
 from prism_nb.viz.widgets.base import (
     RunOrPath,
     RunWidget,
+    control_style,
     css,
     dropdown,
     heading,
-    look,
     note_html,
     set_options,
 )
@@ -79,7 +79,9 @@ class TeacherPicker(RunWidget):
         self.weights = dropdown("Weights", [], width=420)
         self.join = widgets.Button(description="Add to pool")
         self.name = widgets.Text(
-            description="By name", placeholder="e.g. resnet18@weights/mine.pth", **look(420)
+            description="By name",
+            placeholder="e.g. resnet18@weights/mine.pth",
+            **control_style(420),
         )
         self.add = widgets.Button(description="Add")
         self.message, self.warnings, self.preview = (widgets.HTML() for _ in range(3))
@@ -235,7 +237,9 @@ class CandidateList(widgets.VBox):
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
         self.text = widgets.Text(
-            description="Filter", placeholder="parts of a name, e.g. resnet 50", **look(300)
+            description="Filter",
+            placeholder="parts of a name, e.g. resnet 50",
+            **control_style(300),
         )
         families = sorted({entry.family for entry in entries})
         origins = dict.fromkeys(entry.library for entry in entries)
@@ -299,7 +303,7 @@ def _line(entry: Entry) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
-    """Shorten a name in its middle, since both ends tell networks and files apart."""
+    """Shorten a name in its middle, since both ends distinguish networks and files."""
     half = length // 2
     return text if len(text) <= length else f"{text[: length - half - 1]}…{text[-half:]}"
 
@@ -446,7 +450,7 @@ class DrawControls(widgets.VBox):
         most = max([20, *(recipe.bn_subset_size or 0 for recipe in recipes.values())])
         exact = [(f"exactly {size}", size) for size in range(1, most + 1)]
         sizes = [("each slot filled by chance", None), *exact]
-        wide = look(400, 110)
+        wide = control_style(400, 110)
         self.fields: dict[str, widgets.Widget] = {
             "selection": dropdown("Draw", _SELECTIONS, label=110),
             "resample_every": widgets.BoundedIntText(
