@@ -245,7 +245,7 @@ class CandidateList(widgets.VBox):
         origins = dict.fromkeys(entry.library for entry in entries)
         self.family = dropdown("Family", _or_any("any", families), **_NARROW)
         self.origin = dropdown("From", _or_any("anywhere", origins), **_NARROW)
-        bounds = [("any", None), *((f"≤ {bound:g} GFLOP", bound) for bound in _BOUNDS)]
+        bounds = [("any", 0.0), *((f"≤ {bound:g} GFLOP", bound) for bound in _BOUNDS)]
         self.gflop = dropdown("Cost", bounds, **_NARROW)
         self.sort = dropdown("Sort by", _or_any("as listed", SORTS), **_NARROW)
         self.list = widgets.SelectMultiple(
@@ -276,7 +276,7 @@ class CandidateList(widgets.VBox):
             words=self.text.value,
             family=self.family.value,
             library=self.origin.value,
-            gflop=self.gflop.value,
+            gflop=self.gflop.value or None,
             sort=self.sort.value,
         )
         set_options(self.list, [(_line(entry), entry.name) for entry in found])
@@ -449,7 +449,7 @@ class DrawControls(widgets.VBox):
         recipes = {method: settings.recipe_of(method) for method in drawing_methods(settings)}
         most = max([20, *(recipe.bn_subset_size or 0 for recipe in recipes.values())])
         exact = [(f"exactly {size}", size) for size in range(1, most + 1)]
-        sizes = [("each slot filled by chance", None), *exact]
+        sizes = [("each slot filled by chance", 0), *exact]
         wide = control_style(400, 110)
         self.fields: dict[str, widgets.Widget] = {
             "selection": dropdown("Draw", _SELECTIONS, label=110),
@@ -502,7 +502,7 @@ class DrawControls(widgets.VBox):
             return
         self._loading = True
         for name, value in self._values[self.method.value].items():
-            self.fields[name].value = value
+            self.fields[name].value = 0 if value is None else value  # None would select nothing
         self._loading = False
         self._show_relevant()
 
@@ -511,13 +511,14 @@ class DrawControls(widgets.VBox):
             return
         values = {name: control.value for name, control in self.fields.items()}
         values["bn_fixed"] = list(values["bn_fixed"])
+        values["bn_subset_size"] = values["bn_subset_size"] or None
         self._values[self.method.value] = values
         self._show_relevant()
         self._changed()
 
     def _show_relevant(self) -> None:
         """Hide the controls that do not count for the chosen way to draw."""
-        kind, by_slots = self.fields["selection"].value, self.fields["bn_subset_size"].value is None
+        kind, by_slots = self.fields["selection"].value, not self.fields["bn_subset_size"].value
         drawn = kind in {"pre", "intra"}
         relevant = {
             "resample_every": kind == "intra",

@@ -256,6 +256,10 @@ def test_the_draw_goes_to_the_method_and_back(picker: TeacherPicker, settings: S
     fields["bn_subset_size"].value = 2
     assert fields["num_bn_slots"].layout.display == "none"
     assert picker.value.recipe_of("prism").bn_subset_size == 2
+    fields["bn_subset_size"].value = 0
+    assert picker.value == settings
+    take_out(picker, "test_byobnet")
+    assert fields["bn_subset_size"].index == 0  # still chosen, not blank
 
 
 def test_fixed_teachers_leave_with_the_pool(picker: TeacherPicker) -> None:
