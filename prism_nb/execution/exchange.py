@@ -396,11 +396,12 @@ def _with_method(
     method: str, recipe: dict[str, Any], before: dict[str, Any], changes: dict[str, Any]
 ) -> dict[str, Any]:
     """Return changes to settings that add a method; refuse a name with other images."""
-    names = ("base", "source", "resize")  # what decides the images of an import
-    mine, theirs = recipe, before["recipes"].get(method, {})
-    if method in before["methods"] and any(
-        (mine.get(n) or False) != (theirs.get(n) or False) for n in names
-    ):
+    present = before["recipes"].get(method, {})
+    same_images = all(
+        (recipe.get(name) or False) == (present.get(name) or False)
+        for name in ("base", "source", "resize")
+    )
+    if method in before["methods"] and not same_images:
         raise UsageError(
             f"there is a method {method!r} already, with other images; give these another name "
             "(--as), or a run of their own (--run)"
