@@ -101,7 +101,7 @@ def run(*, redo_notebooks: bool, **options: Any) -> None:
         disk_space.cache_bytes(opened, [unit for plan in plans for unit in plan.left]),
     )
     try:
-        run_notebooks(opened, say=click.echo, redo_notebooks=redo_notebooks)
+        run_notebooks(opened, log=click.echo, redo_notebooks=redo_notebooks)
     except KeyboardInterrupt:
         if opened.settings.backend != "slurm":
             raise
@@ -228,7 +228,7 @@ def study(
     if only_plan:
         studies.check_study(folder)
         return
-    studies.execute_study(folder, workers=workers, say=click.echo)
+    studies.execute_study(folder, workers=workers, log=click.echo)
     from prism_nb.headless import STUDY, execute_study_notebook
     from prism_nb.viz.study_report import answer, study_legend
 

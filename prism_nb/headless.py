@@ -23,12 +23,12 @@ STUDY = "07_ablation"
 _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 
 
-def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool = False) -> None:
+def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool = False) -> None:
     """Execute every notebook whose stage is not done, in order.
 
     Args:
         run: The run, checked.
-        say: Called with a line per stage.
+        log: Called with a line per stage.
         redo_notebooks: Execute the notebooks of finished stages too, but not their units.
 
     Raises:
@@ -38,7 +38,7 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
     for stage in pipeline.STAGES.values():
         states = pipeline.plan(run, stage.name)
         if not states.missing and _is_current(run, stage.notebook) and not redo_notebooks:
-            say(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
+            log(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
             continue
         run.locks.check_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
@@ -46,17 +46,17 @@ def run_notebooks(run: Run, *, say: Callable[[str], None], redo_notebooks: bool 
             execute_notebook(run, stage.notebook)
         pipeline.check(run, stage.name)
         _stamp(run, stage.notebook)
-        say(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
+        log(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
     begin = time.monotonic()
     report = run.file("figures/report.html")
     if _is_current(run, REPORT) and report.is_file() and not redo_notebooks:
-        say(f"{REPORT:<16} done before")
+        log(f"{REPORT:<16} done before")
         return
     execute_notebook(run, REPORT)
     if not report.is_file():
         raise PrismError(f"{REPORT} wrote no report; see {notebook_path(run, REPORT)}")
     _stamp(run, REPORT)
-    say(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")
+    log(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")
 
 
 def notebook_path(run: Run, notebook: str) -> Path:

@@ -140,7 +140,7 @@ def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:
         lines.append(line)
         output.update(HTML(f"<pre>{html.escape(chr(10).join(lines[-8:]))}</pre>"))
 
-    execute_study(study, workers=workers or default_workers(), say=show_line)
+    execute_study(study, workers=workers or default_workers(), log=show_line)
     return study.reload()
 
 

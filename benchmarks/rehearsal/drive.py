@@ -37,7 +37,7 @@ _ROLES = ("teachers", "holdout_networks", "label_teachers", "feature_networks")
 _CROPS = 4  # real images that one of RDED's is made of
 _MARK = "made by benchmarks.rehearsal"  # a file of this name allows the folder to be deleted
 _UNITS_FIRST = 2  # units of the synthesis before the kill
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
@@ -147,26 +147,26 @@ class Rehearsal:
         }
 
 
-def rehearse(rehearsal: Rehearsal, say: Say) -> None:
+def rehearse(rehearsal: Rehearsal, log: Log) -> None:
     """Make all files, run them with one kill, and run them again; `facts` checks the results.
 
     Raises:
         PrismError: A call failed, or the folder holds something else.
     """
-    make_files(rehearsal, say)
+    make_files(rehearsal, log)
     changes = rehearsal.changes().items()
     settings = [part for name, v in changes for part in ("--set", f"{name}={json.dumps(v)}")]
-    _call(rehearsal, say, "plan", "plan", PRESET, "--quick", *settings)
-    _call(rehearsal, say, "killed", "run", PRESET, *settings, kill=True)
+    _call(rehearsal, log, "plan", "plan", PRESET, "--quick", *settings)
+    _call(rehearsal, log, "killed", "run", PRESET, *settings, kill=True)
     _note_the_kill(rehearsal)
     leave_a_part(rehearsal)
-    _call(rehearsal, say, "resumed", "run", PRESET, *settings)
-    _call(rehearsal, say, "repeated", "run", PRESET, *settings)
-    _call(rehearsal, say, "verify", "verify", PRESET, "--clean")
-    _call(rehearsal, say, "status", "status", PRESET)
+    _call(rehearsal, log, "resumed", "run", PRESET, *settings)
+    _call(rehearsal, log, "repeated", "run", PRESET, *settings)
+    _call(rehearsal, log, "verify", "verify", PRESET, "--clean")
+    _call(rehearsal, log, "status", "status", PRESET)
 
 
-def make_files(rehearsal: Rehearsal, say: Say) -> None:
+def make_files(rehearsal: Rehearsal, log: Log) -> None:
     """Write the image tree and random weights; delete an earlier rehearsal.
 
     Raises:
@@ -183,7 +183,7 @@ def make_files(rehearsal: Rehearsal, say: Say) -> None:
         turn = -1 if network == rehearsal.reversed_head else 1
         path, classes = rehearsal.weights(network), rehearsal.wnids[::turn]
         write_random_weights(path, network, classes, rehearsal.image_size)
-    say(f"{images} images and the weights written, {time.monotonic() - begin:.0f} s")
+    log(f"{images} images and the weights written, {time.monotonic() - begin:.0f} s")
 
 
 def write_random_weights(path: Path, architecture: str, classes: list[str], size: int) -> None:
@@ -235,7 +235,7 @@ def _note_the_kill(rehearsal: Rehearsal) -> None:
                     rehearsal.kept[path] = run.file(path).stat().st_mtime_ns
 
 
-def _call(rehearsal: Rehearsal, say: Say, what: str, *arguments: str, kill: bool = False) -> None:
+def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool = False) -> None:
     """Call `prism-nb`, and kill it and all its processes amid the synthesis if asked."""
     log, begin = rehearsal.folder / f"{what}.log", time.monotonic()
     with log.open("wb") as out:
@@ -259,7 +259,7 @@ def _call(rehearsal: Rehearsal, say: Say, what: str, *arguments: str, kill: bool
     output = log.read_text(encoding="utf-8", errors="replace")
     call = Call(child.returncode, output, time.monotonic() - begin, peak)
     rehearsal.calls[what] = call
-    say(f"prism-nb {arguments[0]:<7} {what:<9} status {call.status}, {call.seconds:.0f} s")
+    log(f"prism-nb {arguments[0]:<7} {what:<9} status {call.status}, {call.seconds:.0f} s")
     if call.status > 0:
         raise PrismError(f"{what}: prism-nb {arguments[0]} failed:\n{output[-2000:]}")
 

@@ -38,7 +38,7 @@ from prism_nb.execution.process_pool import Call, run_calls
 
 Value = bool | int | float | str
 BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 # A search needs the students' accuracies alone.
 _SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
@@ -363,7 +363,7 @@ def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
+def execute_study(folder: StudyFolder, *, workers: int, log: Log) -> None:
     """Do what is left of a study. Call it again after any interruption.
 
     Networks are trained first, once for all runs that share them; then come the searches, then
@@ -372,7 +372,7 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     Args:
         folder: The study.
         workers: Runs in parallel; each has one CPU thread, so that results do not depend on it.
-        say: Called with a line per finished run.
+        log: Called with a line per finished run.
 
     Raises:
         PrismError: A run failed. Finished units of all runs are kept.
@@ -380,13 +380,13 @@ def execute_study(folder: StudyFolder, *, workers: int, say: Say) -> None:
     check_study(folder)
     searches, scenarios = list(folder.searches.values()), list(folder.scenarios.values())
     folder.record()
-    _execute_runs(folder, "squeeze", _squeeze_runs([*searches, *scenarios]), workers, say)
-    _execute_runs(folder, "search", searches, workers, say)
+    _execute_runs(folder, "squeeze", _squeeze_runs([*searches, *scenarios]), workers, log)
+    _execute_runs(folder, "search", searches, workers, log)
     folder = folder.reload()
     scenarios = list(folder.scenarios.values())
     for each in scenarios:
         folder.run(each).check_settings()
-    _execute_runs(folder, "scenario", scenarios, workers, say)
+    _execute_runs(folder, "scenario", scenarios, workers, log)
 
 
 def check_study(folder: StudyFolder) -> None:
@@ -444,20 +444,20 @@ def run_study_run(folder: str, study_run: StudyRun) -> float:
 
 
 def _execute_runs(
-    folder: StudyFolder, title: str, runs: Sequence[StudyRun], workers: int, say: Say
+    folder: StudyFolder, title: str, runs: Sequence[StudyRun], workers: int, log: Log
 ) -> None:
     """Execute those of some runs that are not done, the longest first."""
     left = [each for each in runs if not folder.is_done(each)]
     done = len(runs) - len(left)
     if done:
-        say(f"{title:<9} {done} of {len(runs)} done before")
+        log(f"{title:<9} {done} of {len(runs)} done before")
     calls = [
         Call(each.name, "prism_nb.execution.study:run_study_run", (str(folder.path), each))
         for each in sorted(left, key=_cost, reverse=True)
     ]
     for name, seconds in run_calls(calls, workers=workers):
         done += 1
-        say(f"{title:<9} {done:>3} of {len(runs)}  {name}, {seconds:.0f} s")
+        log(f"{title:<9} {done:>3} of {len(runs)}  {name}, {seconds:.0f} s")
 
 
 def _squeeze_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:

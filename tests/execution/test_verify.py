@@ -58,7 +58,7 @@ def test_a_whole_run_has_no_findings_and_its_units_are_counted(run: Run) -> None
     report = verify_run(run)
     assert report.findings == ()
     assert report.intact["synthesis"] == (1, 1)
-    assert report.intact["evaluation"][0] == 0 < report.whole["evaluation"][1]
+    assert report.intact["evaluation"][0] == 0 < report.intact["evaluation"][1]
 
 
 def test_a_changed_image_is_damage_with_a_remedy(run: Run) -> None:
