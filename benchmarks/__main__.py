@@ -7,7 +7,7 @@ turn with the others; seconds are medians.
 `bare`: one that can do nothing but PRISM's plain step, without the kit's switches.
 `kit`: the kit's own `recover`, eager or compiled, by precision and micro-batch.
 
-`python -m benchmarks roofline student` asks some of the questions only.
+`python -m benchmarks roofline student` runs some of the benchmarks only.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SMALL = Case("kit", DIGITS, size=32, count=50, steps=42)
 
 
 def main() -> None:
-    """Measure what is named on the command line, or everything; print and keep it."""
-    asked = sys.argv[1:] or list(_QUESTIONS)
-    for name in asked:
+    """Run the benchmarks named on the command line, or all; print and save the results."""
+    names = sys.argv[1:] or list(_BENCHMARKS)
+    for name in names:
         print(f"\n{name}")
-        write(name, _QUESTIONS[name]())
+        write(name, _BENCHMARKS[name]())
 
 
 def _engines() -> list[dict[str, Any]]:
@@ -59,8 +59,8 @@ def _engines() -> list[dict[str, Any]]:
 
 
 def _pool() -> list[dict[str, Any]]:
-    whole = replace(LARGE, networks=POOL)
-    cases = {"published": replace(whole, loop="published"), "kit eager": whole}
+    case = replace(LARGE, networks=POOL)
+    cases = {"published": replace(case, loop="published"), "kit eager": case}
     return _rows("224 px, the published pool of 5", cases, rounds=2)
 
 
@@ -109,7 +109,7 @@ def _rows(
     return rows
 
 
-_QUESTIONS = {
+_BENCHMARKS = {
     "synthesis_step": _engines,
     "published_pool": _pool,
     "scaling": _scaling,

@@ -100,7 +100,7 @@ def private_bytes(processes: Sequence[psutil.Process]) -> int:
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Keep a benchmark's rows with the machine and the date."""
+    """Save a benchmark's rows with the machine and the date."""
     record = {
         "machine": machine(),
         "torch": torch.__version__,

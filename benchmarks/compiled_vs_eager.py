@@ -68,4 +68,4 @@ def _row(name: str, eager: Tensor, losses: Tensor) -> dict[str, Any]:
     by_step = {str(step): float(apart[step - 1]) for step in _SHOWN}
     shown = ", ".join(f"step {step} {value:.1e}" for step, value in by_step.items())
     print(f"{name:<40} at most {float(apart.max()):.1e}; {shown}", flush=True)
-    return {"beside eager": name, "most": float(apart.max()), "by_step": by_step}
+    return {"compared with eager": name, "most": float(apart.max()), "by_step": by_step}

@@ -53,7 +53,7 @@ def _row(case: str, run: Run, stage: str) -> dict[str, Any]:
 
 
 def _give_fresh_weights(run: Run) -> None:
-    """Stand in for training, which steps do not depend on."""
+    """Replace training, which steps do not depend on."""
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
     for unit in pipeline.stage_units(run, "squeeze"):
         network = untrained_teacher(unit.params["network"], dataset, device).network

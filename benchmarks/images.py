@@ -81,5 +81,5 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _wait() -> None:
-    """Let the tree grow older than an index of it must be to be kept."""
+    """Wait until the tree is old enough for its index to be cached."""
     time.sleep(3)

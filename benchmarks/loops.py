@@ -1,4 +1,4 @@
-"""Loops to measure the kit's beside: a bare one, and one that works as the published program."""
+"""Loops to compare the kit's with: a bare one, and one that works as the published program."""
 
 from __future__ import annotations
 

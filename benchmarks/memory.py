@@ -27,7 +27,7 @@ from prism_nb.execution import pipeline
 
 _IPCS = (16, 48)
 _SIZE, _HELD_OUT, _REAL = 32, 2, 5
-_LOOK = 0.05  # seconds between two looks at a process
+_LOOK = 0.05  # seconds between two samples of a process
 _NETWORKS = ("test_resnet", "test_byobnet")
 
 

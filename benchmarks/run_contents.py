@@ -13,7 +13,7 @@ from prism_nb.execution import pipeline
 
 
 def finished_units(run: Run) -> Iterator[Unit]:
-    """Yield the units of all stages that are done and whole."""
+    """Yield the units of all stages that are done and undamaged."""
     for stage in pipeline.STAGES:
         for unit in pipeline.stage_units(run, stage):
             if run.units.is_done(unit):

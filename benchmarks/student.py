@@ -1,4 +1,4 @@
-"""An epoch of student training: images resident on the device, beside PIL files and a DataLoader.
+"""An epoch of student training: images resident on the device, against PIL files with a loader.
 
 Both train the same student on the same views of the same images with the same loss and optimizer.
 """

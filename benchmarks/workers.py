@@ -1,4 +1,4 @@
-"""Two Ray workers beside one, with units of one CPU thread each, and what the engine itself takes.
+"""Two Ray workers against one, with units of one CPU thread each, and the engine's overhead.
 
 Both do the same units on the same cluster, in turn, so that a machine's moods hit both alike.
 What counts is the time from the first unit's begin to the last one's end: Ray's start and a

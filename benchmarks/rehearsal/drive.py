@@ -64,7 +64,7 @@ class Rehearsal:
         students: Students, one seed each, in place of the preset's.
         stand_ins: Smaller architectures, by those of the preset that they replace.
         calls: Every call of the command, by its purpose.
-        kept: When each file of a unit finished before the kill was written, in ns.
+        written: When each file of a unit finished before the kill was written, in ns.
         missing: Units of the synthesis that were not done at the kill.
     """
 
@@ -77,7 +77,7 @@ class Rehearsal:
     students: tuple[str, ...] = ("resnet18",)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
-    kept: dict[str, int] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
     missing: int = 0
 
     @property
@@ -103,7 +103,7 @@ class Rehearsal:
 
     @property
     def architectures(self) -> dict[str, str]:
-        """The architecture that stands for each of the preset's networks."""
+        """The architecture that replaces each of the preset's networks."""
         names = [name for role in _ROLES for name in read_preset(PRESET)[role]]
         return {n: self.stand_ins.get(architecture_of(n), architecture_of(n)) for n in names}
 
@@ -126,10 +126,10 @@ class Rehearsal:
         """Return the changes to the preset: files, sizes and counts."""
         preset = read_preset(PRESET)
         named = {name: self.network(network) for name, network in self.architectures.items()}
-        whole = self.classes == len(imagenet_wnids())
+        all_classes = self.classes == len(imagenet_wnids())
         return {
             "data_dir": str(self.tree),
-            **({} if whole else {"class_list": self.wnids}),
+            **({} if all_classes else {"class_list": self.wnids}),
             **{role: [named[name] for name in preset[role]] for role in _ROLES},
             "primary": named[preset["primary"]],
             "image_size": self.image_size,
@@ -232,13 +232,13 @@ def _note_the_kill(rehearsal: Rehearsal) -> None:
         for unit in pipeline.stage_units(run, stage):
             if run.units.is_done(unit):
                 for path in (unit.marker, *run.units.files(unit)):
-                    rehearsal.kept[path] = run.file(path).stat().st_mtime_ns
+                    rehearsal.written[path] = run.file(path).stat().st_mtime_ns
 
 
 def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool = False) -> None:
-    """Call `prism-nb`, and kill it and all its processes amid the synthesis if asked."""
-    log, begin = rehearsal.folder / f"{what}.log", time.monotonic()
-    with log.open("wb") as out:
+    """Call `prism-nb`, and kill it and all its processes amid the synthesis if `kill`."""
+    log_file, begin = rehearsal.folder / f"{what}.log", time.monotonic()
+    with log_file.open("wb") as out:
         child = psutil.Popen(
             [sys.executable, "-m", "prism_nb", *arguments],
             stdout=out,
@@ -256,7 +256,7 @@ def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool
                 time.sleep(0.05)
         finally:
             _kill_tree(child)
-    output = log.read_text(encoding="utf-8", errors="replace")
+    output = log_file.read_text(encoding="utf-8", errors="replace")
     call = Call(child.returncode, output, time.monotonic() - begin, peak)
     rehearsal.calls[what] = call
     log(f"prism-nb {arguments[0]:<7} {what:<9} status {call.status}, {call.seconds:.0f} s")

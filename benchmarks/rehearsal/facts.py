@@ -44,7 +44,7 @@ class Fact:
 
 
 def facts(found: Rehearsal) -> list[Fact]:
-    """Look at everything that a rehearsal has left; a check that cannot be made does not hold."""
+    """Check everything that a rehearsal has left; a check that cannot be made does not hold."""
     checked = []
     for check in _CHECKS:
         try:
@@ -69,13 +69,15 @@ def kill(found: Rehearsal) -> Iterator[Fact]:
     """Nothing is redone after the kill but units in flight."""
     run = Run.open(found.run)
     units = pipeline.stage_units(run, "synthesis")
-    whole = len(units) - found.missing
+    done = len(units) - found.missing
     yield Fact(
-        "killed amid the synthesis", 0 < whole < len(units), f"{whole} of {len(units)} units done"
+        "killed amid the synthesis", 0 < done < len(units), f"{done} of {len(units)} units done"
     )
-    same = sum(run.file(path).stat().st_mtime_ns == at for path, at in found.kept.items())
+    same = sum(run.file(path).stat().st_mtime_ns == at for path, at in found.written.items())
     yield Fact(
-        "files of finished units are kept", same == len(found.kept), f"{same} of {len(found.kept)}"
+        "files of finished units are kept",
+        same == len(found.written),
+        f"{same} of {len(found.written)}",
     )
     line = re.search(r"^02_synthesis +(\d+) units made", found.calls["resumed"].output, re.M)
     made = int(line[1]) if line else 0
@@ -83,7 +85,7 @@ def kill(found: Rehearsal) -> Iterator[Fact]:
 
 
 def class_order(found: Rehearsal) -> Iterator[Fact]:
-    """The classes stand in the order of their sorted folder names."""
+    """The classes have the order of their sorted folder names."""
     recorded = Run.open(found.run).read_classes() or []
     folders = [one["folder"] for one in recorded]
     wanted = sorted(path.name for path in (found.tree / "train").iterdir())
@@ -125,21 +127,21 @@ def images(found: Rehearsal) -> Iterator[Fact]:
 def held_out(found: Rehearsal) -> Iterator[Fact]:
     """The cache holds the held-out images once, in the order of the classes."""
     dataset = open_dataset(Run.open(found.run).settings)
-    kept = list(found.cache.glob("decoded/*.npy"))
+    cached = list(found.cache.glob("decoded/*.npy"))
     labels = dataset.labels("val")
     wanted = len(labels) * 3 * dataset.image_size**2
-    size = sum(path.stat().st_size for path in kept)
+    size = sum(path.stat().st_size for path in cached)
     yield Fact(
         f"one cache of held-out images, {wanted} bytes and a header",
-        len(kept) == 1 and 0 < size - wanted <= _HEADER,
-        f"{len(kept)} files, {size} bytes",
+        len(cached) == 1 and 0 < size - wanted <= _HEADER,
+        f"{len(cached)} files, {size} bytes",
     )
     pixels = dataset.images("val", range(len(labels))).numpy()
     yield _shown("held-out images show their classes", pixels, labels)
 
 
 def labels(found: Rehearsal) -> Iterator[Fact]:
-    """Every label file is whole, of these images and this order of classes."""
+    """Every label file is undamaged, of these images and this order of classes."""
     run = Run.open(found.run)
     count, files, finite = found.classes * found.ipc, 0, True
     for method in run.settings.methods:

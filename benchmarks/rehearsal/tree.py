@@ -1,7 +1,7 @@
 """A generated image tree in ImageNet's layout, with the oddities of the real one.
 
-Every picture shows its class's number as the grey of three nested squares, whatever its size and
-mode, so that a mistaken class can be seen in any image that was cut out of its centre.
+Every picture shows its class's number as the grey of three nested squares, at any size and mode,
+so that a mistaken class is visible in any image that was cut out of its centre.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from prism_nb.data.image_io import IMAGENET_MARGIN
 
-LONG_AGO = 1_600_000_000  # an index is kept only of folders that have not changed just now
+LONG_AGO = 1_600_000_000  # an index is cached only of folders that have not just changed
 _ORIENTATION = 0x0112  # of EXIF
 _EDGES = (1 / 3, 2 / 3)  # between the squares, as shares of half the shorter side
 _DARKEST, _APART = 16, 24  # grey of digit 0, and between two digits
@@ -33,7 +33,7 @@ class Kind:
         mode: Pillow's mode of the file.
         sides: The least and the largest side, in pixels.
         form: `JPEG` or `PNG`; the file is called .JPEG either way, as a PNG of ImageNet is.
-        turned: Whether EXIF says that the picture lies on its side.
+        turned: Whether EXIF rotates the picture by 90 degrees.
     """
 
     mode: str
@@ -113,7 +113,7 @@ def numbers_shown(images: np.ndarray) -> np.ndarray:
         images: uint8 [N, 3, S, S], cut out of the middle as `decode.read_image` does.
 
     Returns:
-        int64 [N]; of images that show none, whatever comes near.
+        int64 [N]; of images that show none, an arbitrary one.
     """
     side = images.shape[-1]
     nearness = _nearness(side, side) / IMAGENET_MARGIN

@@ -61,7 +61,7 @@ def content(path: Path, other: bytes | None) -> Iterator[None]:
 
 def test_all_facts_hold_after_a_kill(found: Rehearsal) -> None:
     assert [str(fact) for fact in facts(found) if not fact.holds] == []
-    assert found.kept
+    assert found.written
     assert found.missing
     assert all(call.peak_bytes > 1e8 for call in found.calls.values())
 
@@ -97,7 +97,7 @@ def test_another_order_of_classes_is_found(found: Rehearsal) -> None:
 
 
 def test_a_file_written_again_is_found(found: Rehearsal) -> None:
-    path = found.run / next(path for path in found.kept if path.endswith(".png"))
+    path = found.run / next(path for path in found.written if path.endswith(".png"))
     with content(path, path.read_bytes()):
         assert broken(found) == ["files of finished units are kept"]
 
