@@ -200,7 +200,7 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
     with progress_bar(found, stage, len(pipeline.stage_units(found, stage))):
         outcome = pipeline.execute(found, stage)
     click.echo(
-        f"{stage}: {outcome.made} units made, {outcome.kept} were there already, "
+        f"{stage}: {outcome.made} units made, {outcome.skipped} were there already, "
         f"{outcome.seconds:.1f} s"
     )
 
@@ -264,7 +264,7 @@ def import_command(
     settings = found.settings
     click.echo(f"run      {found.path}")
     click.echo(f"method   {method}: {settings.ipc} images per class of {settings.dataset}")
-    click.echo(f"units    {outcome.made} made, {outcome.kept} were there already")
+    click.echo(f"units    {outcome.made} made, {outcome.skipped} were there already")
     click.echo(f"next     prism-nb run --run {run_name}")
 
 

@@ -45,7 +45,7 @@ def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool 
         with progress_bar(run, stage.name, len(states.states)):
             execute_notebook(run, stage.notebook)
         pipeline.check(run, stage.name)
-        _stamp(run, stage.notebook)
+        _record_results_hash(run, stage.notebook)
         log(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
     begin = time.monotonic()
     report = run.file("figures/report.html")
@@ -55,7 +55,7 @@ def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool 
     execute_notebook(run, REPORT)
     if not report.is_file():
         raise PrismError(f"{REPORT} wrote no report; see {notebook_path(run, REPORT)}")
-    _stamp(run, REPORT)
+    _record_results_hash(run, REPORT)
     log(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")
 
 
@@ -113,7 +113,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
             )
     except papermill.PapermillExecutionError as error:
         message = f"{error.evalue}\n(the failed notebook: {target})"
-        raise _kind(error.ename)(_titled(error.ename, message)) from None
+        raise _error_class(error.ename)(_format_error(error.ename, message)) from None
     except OSError as error:
         raise fileio.write_error(target, error) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
@@ -124,12 +124,12 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
         ) from None
 
 
-def _kind(name: str) -> type[PrismError]:
+def _error_class(name: str) -> type[PrismError]:
     """Return the class to raise for an error in a kernel, by the name of the error's class."""
     return UsageError if name == UsageError.__name__ else PrismError
 
 
-def _titled(name: str, message: str) -> str:
+def _format_error(name: str, message: str) -> str:
     """Return the message, after the error's name unless it is one of the kit's."""
     kinds: list[type[PrismError]] = [PrismError, *PrismError.__subclasses__()]
     return message if name in {kind.__name__ for kind in kinds} else f"{name}: {message}"
@@ -149,7 +149,7 @@ def _is_current(run: Run, notebook: str) -> bool:
     return bool(stamp == _content_of(run, notebook))
 
 
-def _stamp(run: Run, notebook: str) -> None:
+def _record_results_hash(run: Run, notebook: str) -> None:
     run.manifest.amend("notebooks", notebook, _content_of(run, notebook))
 
 

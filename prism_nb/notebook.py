@@ -123,7 +123,7 @@ def run_stage(run: Run, stage: str) -> None:
     outcome = pipeline.execute(run, stage, StageProgress(units, bar) if bar else None)
     if bar:
         bar.close()
-    done = f"{outcome.made} units made, {outcome.kept} done before, {outcome.seconds:.1f} s"
+    done = f"{outcome.made} units made, {outcome.skipped} done before, {outcome.seconds:.1f} s"
     _show(f"<b>{stage}</b>: {done}")
 
 
@@ -236,7 +236,7 @@ def choose(run: Run, what: str) -> Choice:
     """
     titles = tables.method_titles(run)
     methods = [(titles[name], name) for name in run.settings.methods]
-    students, networks = run.settings.students, run.settings.feature_spaces
+    students, networks = run.settings.students, run.settings.feature_networks_used
     known: dict[str, tuple[str, Sequence[Any], str]] = {
         "student": ("Student", students, students[0]),
         "method": ("Images of", methods, methods[0][1]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.headless import _kind, _titled
+from prism_nb.headless import _error_class, _format_error
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ def test_the_kits_own_errors_speak_for_themselves(
 ) -> None:
     import prism_nb.data.image_io  # noqa: F401 (whoever runs notebooks has looked at images)
 
-    assert _kind(name) is kind
-    assert _titled(name, "no such setting") == words
+    assert _error_class(name) is kind
+    assert _format_error(name, "no such setting") == words

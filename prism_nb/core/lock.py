@@ -93,24 +93,24 @@ class Owner:
 
     Attributes:
         host: Name of the machine.
-        space: Id of the process namespace: a machine since its last start, or a container.
+        pid_namespace: Id of the process namespace: a machine since its last start, or a container.
         process: Process number in that namespace.
-        begun: Start time of the process, which distinguishes it from later ones of the same number.
+        started: Start time of the process, which a later one of the same number does not have.
         token: Random id of the lease.
     """
 
     host: str
-    space: str
+    pid_namespace: str
     process: int
-    begun: str
+    started: str
     token: str
 
     @classmethod
-    def here(cls) -> Owner:
+    def current(cls) -> Owner:
         """Return this process as the owner of a new lease."""
         me = os.getpid()
-        begun = process_start_time(me) or ""
-        return cls(socket.gethostname(), pid_namespace_id(), me, begun, secrets.token_hex(8))
+        started = process_start_time(me) or ""
+        return cls(socket.gethostname(), pid_namespace_id(), me, started, secrets.token_hex(8))
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
@@ -128,7 +128,7 @@ class Owner:
     @property
     def is_here(self) -> bool:
         """Whether the process is in this process's namespace."""
-        return self.space == pid_namespace_id()
+        return self.pid_namespace == pid_namespace_id()
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -167,7 +167,7 @@ class Lease:
 
     def __init__(self, path: Path, on_takeover: Callable[[Owner | None], None] | None = None):
         self._path, self._on_takeover = path, on_takeover
-        self._owner = Owner.here()
+        self._owner = Owner.current()
         self._released = threading.Event()
         self._heartbeat = threading.Thread(target=self._update, daemon=True)
 
@@ -236,7 +236,7 @@ def is_alive(path: Path) -> bool:
     """Return whether the owner of a lease is alive, as far as this process can determine."""
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
-        return process_start_time(owner.process) == owner.begun
+        return process_start_time(owner.process) == owner.started
     return seconds_since_heartbeat(path) < _STALE
 
 

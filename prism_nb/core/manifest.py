@@ -109,8 +109,8 @@ def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[s
 
 def newer_version_message(manifest: dict[str, Any]) -> str | None:
     """Return a sentence if a run was made by a newer version of the kit, else None."""
-    made_in = manifest.get("environment")
-    versions = made_in.get("versions") if isinstance(made_in, dict) else None
+    recorded = manifest.get("environment")
+    versions = recorded.get("versions") if isinstance(recorded, dict) else None
     made_by = versions.get("prism-nb") if isinstance(versions, dict) else None
     if not isinstance(made_by, str) or _numbers(made_by) <= _numbers(__version__):
         return None

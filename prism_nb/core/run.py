@@ -211,7 +211,7 @@ def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) 
     old, new = recorded.plain(), requested.plain()
     found = []
     for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
-        mine, theirs = (_binding_recipe(values, method) for values in (new, old))
+        mine, theirs = (_deciding_changes(values, method) for values in (new, old))
         if mine != theirs and any(
             any(folder.glob(pattern.format(method))) for pattern in _RESULTS_OF_METHOD
         ):
@@ -227,7 +227,7 @@ def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) 
     return found
 
 
-def _binding_recipe(values: dict[str, Any], method: str) -> dict[str, Any]:
+def _deciding_changes(values: dict[str, Any], method: str) -> dict[str, Any]:
     changes: dict[str, Any] = values["recipes"].get(method, {})
     return {name: value for name, value in changes.items() if name not in TEXTS}
 

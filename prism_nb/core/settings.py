@@ -365,7 +365,7 @@ class Settings(StrictModel):
         return self.label.teachers or self.teachers
 
     @property
-    def feature_spaces(self) -> Names:
+    def feature_networks_used(self) -> Names:
         """The networks whose features measure diversity."""
         return self.feature_networks or self.holdout_networks
 
@@ -445,7 +445,7 @@ class Settings(StrictModel):
                 f"holdout_networks: {', '.join(shared)} is also a teacher, but a holdout network "
                 "takes no part in the synthesis; remove it from one of the two"
             )
-        if not self.feature_spaces:
+        if not self.feature_networks_used:
             raise ValueError(
                 "holdout_networks: name at least one network to measure diversity with, or name "
                 "a teacher in feature_networks"

@@ -329,7 +329,7 @@ def diversity_units(run: Run, classes: int) -> list[Unit]:
 def diversity_unit(run: Run, name: str, classes: int) -> Unit:
     """Return the unit that measures a method, or the real images under `REFERENCE`."""
     settings = run.settings
-    spaces = [network_unit(settings, network) for network in settings.feature_spaces]
+    spaces = [network_unit(settings, network) for network in settings.feature_networks_used]
     teachers = [network_unit(settings, network) for network in settings.teachers]
     real = name == REFERENCE
     images = [] if real else method_units(run, name, classes)

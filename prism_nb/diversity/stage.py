@@ -39,7 +39,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     settings, dataset, name = run.settings, open_dataset(run.settings), unit.params["method"]
     start = time.monotonic()
     pixels, _ = load_images(run, name, dataset)
-    networks, spaces = settings.feature_spaces, {}
+    networks, spaces = settings.feature_networks_used, {}
     with tf32_mode("fp32", choose_device(settings.device)):
         for step, network in enumerate(networks, start=1):
             spaces[network] = _measure_space(run, network, pixels, dataset, name == REFERENCE)

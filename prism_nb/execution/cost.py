@@ -126,11 +126,11 @@ def _diversity_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
     """Extract features and predictions; the reference also those of the real images."""
     images = len(dataset.classes) * settings.ipc
     uses: dict[Use, float] = defaultdict(float)
-    for name in [*settings.feature_spaces, *settings.teachers]:
+    for name in [*settings.feature_networks_used, *settings.teachers]:
         uses[Use("forward", name)] += images
     if unit.params["method"] == REFERENCE:
         real = len(dataset.classes) * (settings.ipc + settings.real_per_class)
-        for name in settings.feature_spaces:
+        for name in settings.feature_networks_used:
             uses[Use("forward", name)] += min(real, len(dataset.labels("train")))
     return uses
 

@@ -256,7 +256,7 @@ def execute_units(
     """
     start = time.monotonic()
     if _all_done(run, units):
-        return Outcome(kept=len(units), made=0, seconds=time.monotonic() - start)
+        return Outcome(skipped=len(units), made=0, seconds=time.monotonic() - start)
     definition = _stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
         disk_space.check_disk_space(run, {stage: plan(run, stage, deep=False).disk_bytes}, 0)

@@ -34,12 +34,12 @@ class Outcome:
     """Result of a call on a stage's units.
 
     Attributes:
-        kept: Number of units that were done before.
+        skipped: Number of units that were done before.
         made: Number of units that this call has done.
         seconds: Duration of the call.
     """
 
-    kept: int
+    skipped: int
     made: int
     seconds: float
 

@@ -391,7 +391,7 @@ def bn_loss_scales(
         sizes = {m.name: float(_num_channels(m)) for m in [primary, *matchers]}
     else:
         images = real_images()
-        sizes = {m.name: _loss_on(m, images) for m in [primary, *matchers] if m.real_stats}
+        sizes = {m.name: _real_image_loss(m, images) for m in [primary, *matchers] if m.real_stats}
     return {
         m.name: weights[m.name] * sizes[primary.name] / sizes[m.name]
         for m in matchers
@@ -403,7 +403,7 @@ def _num_channels(matcher: StatMatcher) -> int:
     return sum(real.mean.numel() for real in matcher.real_stats.values())
 
 
-def _loss_on(matcher: StatMatcher, images: Tensor) -> float:
+def _real_image_loss(matcher: StatMatcher, images: Tensor) -> float:
     _, batch_stats = matcher.runner.forward_with_stats(images, tuple(matcher.real_stats))
     weights = list(matcher.weights.values())
     return float(bn_stats_loss(batch_stats, list(matcher.real_stats.values()), weights))

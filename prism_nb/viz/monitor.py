@@ -297,7 +297,7 @@ class PreviewSequence:
         steps: Steps of its schedule.
         images: Class and index of each image of a picture, from left to right.
         schedule: The unit's drawn teachers.
-        taken: Steps with a picture, ascending, at least one.
+        preview_steps: Steps with a picture, ascending, at least one.
     """
 
     folder: Path
@@ -305,7 +305,7 @@ class PreviewSequence:
     steps: int
     images: tuple[tuple[int, int], ...]
     schedule: TeacherSchedule
-    taken: tuple[int, ...]
+    preview_steps: tuple[int, ...]
 
     def tiles(self, step: int) -> list[bytes]:
         """Return each image of a picture as PNG; none if the picture is gone or damaged."""

@@ -65,7 +65,7 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
     ]
     diversity = [
         (f"{title}, features of {network}", name, {"network": network})
-        for network in run.settings.feature_spaces
+        for network in run.settings.feature_networks_used
         for title, name in (("Diversity", "metrics"), ("Diversity class by class", "curve"))
     ]
     has_variants = run.settings.eval_variants != ("protocol",) or run.settings.train_on_real

@@ -173,7 +173,7 @@ def undefined(run: Run) -> Result:
 
 
 def _first_network(run: Run) -> str:
-    return str(run.settings.feature_spaces[0])
+    return str(run.settings.feature_networks_used[0])
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def unit_table(run: Run) -> pd.DataFrame:
             {
                 "unit": unit.name,
                 "images": record["images"],
-                "BN teachers": _drawn(record.get("draws", {}).get("bn_teachers", [])),
+                "BN teachers": _draw_summary(record.get("draws", {}).get("bn_teachers", [])),
                 "logit loss": logit_loss,
                 "seconds": record["seconds"],
             }
@@ -130,7 +130,7 @@ def unit_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("unit")
 
 
-def _drawn(draws: list[list[str]]) -> str:
+def _draw_summary(draws: list[list[str]]) -> str:
     if len(draws) > 1:
         mean = sum(map(len, draws)) / len(draws)
         return f"{len(draws)} draws, {mean:.1f} networks on average"

@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def write_owner(path: Path, **changes: object) -> Owner:
-    owner = replace(Owner.here(), **changes)
+    owner = replace(Owner.current(), **changes)
     fileio.write_json(path, asdict(owner))
     return owner
 
@@ -50,13 +50,13 @@ def test_one_owner_at_a_time(path: Path) -> None:
 
 
 def test_a_remote_owner_lives_while_its_file_changes(path: Path) -> None:
-    write_owner(path, host="elsewhere", space="elsewhere", process=1)
+    write_owner(path, host="elsewhere", pid_namespace="elsewhere", process=1)
     with pytest.raises(LeaseHeldError, match="process 1 on elsewhere"), Lease(path):
         pass
 
 
 def test_a_remote_owner_is_dead_after_a_minute(path: Path) -> None:
-    before = write_owner(path, host="elsewhere", space="elsewhere", process=1)
+    before = write_owner(path, host="elsewhere", pid_namespace="elsewhere", process=1)
     long_ago = time.time() - 61
     os.utime(path, (long_ago, long_ago))
     told: list[Owner | None] = []
@@ -68,20 +68,20 @@ def test_a_remote_owner_is_dead_after_a_minute(path: Path) -> None:
 def test_an_owner_in_another_container_is_remote(path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    write_owner(path, space="another", process=ended.pid)
+    write_owner(path, pid_namespace="another", process=ended.pid)
     assert is_alive(path)
     os.utime(path, (1, 1))
     assert not is_alive(path)
 
 
 def test_a_reused_process_number_is_another_process(path: Path) -> None:
-    write_owner(path, begun="1")
+    write_owner(path, started="1")
     assert not is_alive(path)
 
 
 def test_a_zombie_is_dead(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    write_owner(path, process=child.pid, begun=process_start_time(child.pid))
+    write_owner(path, process=child.pid, started=process_start_time(child.pid))
     assert is_alive(path)
     child.kill()
     deadline = time.monotonic() + 10
@@ -140,7 +140,7 @@ def test_a_disk_that_does_not_answer_frees_no_lease(
 
 
 def test_one_of_many_takes_over(path: Path) -> None:
-    write_owner(path, begun="1")
+    write_owner(path, started="1")
     won, start = [], threading.Barrier(8)
 
     def race() -> None:
@@ -189,7 +189,7 @@ def test_a_second_lock_of_a_stage_is_refused(run: Run) -> None:
 def test_a_dead_owners_stage_is_taken_over(run: Run) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = asdict(replace(Owner.here(), process=ended.pid, begun="1", token="dead"))
+    dead = asdict(replace(Owner.current(), process=ended.pid, started="1", token="dead"))
     fileio.write_json(run.path / "locks" / "relabel.json", dead)
     with run.locks.stage("relabel"):
         owner = json.loads((run.path / "locks" / "relabel.json").read_text())
@@ -210,7 +210,7 @@ def test_the_heartbeat_changes_the_file(path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_stages_are_locked_apart_and_freed(run: Run) -> None:
     with run.locks.stage("relabel"), run.locks.stage("squeeze"):
-        assert str(run.locks.driver("squeeze")) == str(Owner.here())
+        assert str(run.locks.driver("squeeze")) == str(Owner.current())
         with pytest.raises(PrismError, match="stage squeeze .* is being run by process"):
             run.locks.check_free("squeeze")
     assert run.locks.driver("squeeze") is None

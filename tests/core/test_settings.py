@@ -100,10 +100,10 @@ def test_pool_and_holdout_networks_have_the_default_parts() -> None:
     settings = load_settings("digits_quick", {"teachers": ["test_resnet", "test_coatnet"]})
     assert settings.networks == ("test_resnet", "test_coatnet", "test_mambaout")
     assert settings.label_teachers_used == settings.teachers
-    assert settings.feature_spaces == ("test_mambaout",)
+    assert settings.feature_networks_used == ("test_mambaout",)
     changes = {"label_teachers": ["test_coatnet"], "feature_networks": ["test_coatnet"]}
     named = load_settings("digits_quick", {**changes, "holdout_networks": []})
-    assert named.label_teachers_used == named.feature_spaces == ("test_coatnet",)
+    assert named.label_teachers_used == named.feature_networks_used == ("test_coatnet",)
 
 
 def test_students_train_as_long_as_labels_are_stored() -> None:

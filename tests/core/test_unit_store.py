@@ -77,7 +77,7 @@ def test_a_lost_lease_stops_the_first_owner(run: Run) -> None:
     unit = Unit("relabel", "u", "labels/u/unit.json", "b", {})
     with run.units.hold(unit):
         lease = run.path / "locks" / "relabel" / "u.json"
-        other = replace(Owner.here(), host="far", token="other")
+        other = replace(Owner.current(), host="far", token="other")
         fileio.write_json(lease, asdict(other))
         with pytest.raises(LeaseLostError, match="u was taken over by process .* on far"):
             run.units.finish(unit, paths=[], record={})

@@ -118,7 +118,7 @@ def test_shards_leave_the_files_of_one_worker(
     events: list[dict[str, Any]] = []
     outcome = label(shared(run, 2, monkeypatch), events.append)
     assert hashes(run) == expected
-    assert (outcome.kept, outcome.made) == (0, 1)
+    assert (outcome.skipped, outcome.made) == (0, 1)
     first, second = f"{METHOD}/epochs0000-0002", f"{METHOD}/epochs0003-0004"
     ended = [event["unit"] for event in events if event["event"] == "unit_end"]
     assert ended == [first, second, METHOD]
@@ -152,7 +152,7 @@ def test_a_finished_unit_is_not_split(images: Run, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(relabel, "label_shard", refuse)
     again = label(shared(images, 4, monkeypatch))
-    assert (again.kept, again.made) == (1, 0)
+    assert (again.skipped, again.made) == (1, 0)
 
 
 @given(st.integers(1, 400), st.integers(1, 80))

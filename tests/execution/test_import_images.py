@@ -63,11 +63,11 @@ def test_a_set_joins_a_run_and_leaves_its_results_alone(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", PUBLISHED)
     where = {"run_name": "a", "runs_dir": tmp_path / "runs"}
     joined, outcome = import_images(folder, method="theirs", **where)
-    assert (outcome.made, outcome.kept) == (1, 0)
+    assert (outcome.made, outcome.skipped) == (1, 0)
     assert joined.settings.methods == ("random_real", "theirs")
     assert pixel_hashes(joined, "random_real") == before
     again, outcome = import_images(folder, method="theirs", **where)
-    assert (outcome.made, outcome.kept) == (0, 1)
+    assert (outcome.made, outcome.skipped) == (0, 1)
     assert again.settings == joined.settings
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_image_leaves_the_finished_units(tmp_path: Path) -> None:
         import_new(folder, tmp_path, batch_size=10)
     damaged.write_bytes(picture(901))
     run, outcome = import_images(folder, run_name="b", runs_dir=tmp_path / "runs")
-    assert (outcome.made, outcome.kept) == (1, 1)
+    assert (outcome.made, outcome.skipped) == (1, 1)
     record = run.units.record(unit_plan.method_units(run, "imported", 10)[0])
     assert record["source"] == str(folder)
 

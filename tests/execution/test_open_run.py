@@ -200,7 +200,7 @@ def test_a_finished_run_is_opened_and_executed_without_a_write(finished: Run) ->
     again = reopened(finished)
     for stage in ("squeeze", "synthesis"):
         outcome = pipeline.execute(again, stage)
-        assert (outcome.made, outcome.kept) == (0, len(pipeline.stage_units(again, stage)))
+        assert (outcome.made, outcome.skipped) == (0, len(pipeline.stage_units(again, stage)))
     assert times(finished) == before
 
 

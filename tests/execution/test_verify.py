@@ -161,7 +161,7 @@ def test_clean_removes_what_interrupted_work_has_left(run: Run) -> None:
     part.write_bytes(b"half")
     assert clean(run) == 0  # a process may be writing it
     os.utime(part, (1, 1))
-    dead = {"host": "elsewhere", "space": "s", "process": 1, "begun": "1", "token": "t"}
+    dead = {"host": "elsewhere", "pid_namespace": "s", "process": 1, "started": "1", "token": "t"}
     lease = run.file("locks/relabel/random_real.json")
     fileio.write_json(lease, dead)
     os.utime(lease, (1, 1))

@@ -177,7 +177,7 @@ def test_a_unit_taken_over_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPa
     written = []
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
-        other = replace(Owner.here(), host="far", token="other")
+        other = replace(Owner.current(), host="far", token="other")
         fileio.write_json(run.file("locks/relabel/u0.json"), asdict(other))
         return lambda: written.append(unit.name)
 

@@ -43,7 +43,7 @@ def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
 def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
     (film,) = load_previews(watched)
     assert film.unit == "prism_intra/images001-001_classes000-009"
-    assert film.taken == (0, 4, 8, 9)
+    assert film.preview_steps == (0, 4, 8, 9)
     assert film.images == tuple((c, 1) for c in range(10))
 
 
@@ -87,7 +87,7 @@ def test_damaged_pictures_are_left_out(watched: Run) -> None:
     assert film.tiles(4) == []
     assert film.tiles(5) == []
     (film.folder / "notes.png").write_bytes(b"")
-    assert load_previews(watched)[0].taken == film.taken
+    assert load_previews(watched)[0].preview_steps == film.preview_steps
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "resample_every": 1}'):
         fileio.write_bytes(film.folder / "about.json", about)
         assert load_previews(watched) == []

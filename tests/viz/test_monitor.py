@@ -32,9 +32,9 @@ from prism_nb.viz.monitor import (
 )
 from tests.helpers.synthesis_run import begin_unit, finish_units, report_step, unit_names
 
-KERNEL = Owner.here()
+KERNEL = Owner.current()
 OTHER = replace(KERNEL, process=KERNEL.process + 1)
-REMOTE = replace(KERNEL, space="another machine", host="far", process=7)
+REMOTE = replace(KERNEL, pid_namespace="another machine", host="far", process=7)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> E
     Returns:
         The sheet; None where no distance is defined.
     """
-    nearest = nearest_table(run, network or run.settings.feature_spaces[0])
+    nearest = nearest_table(run, network or run.settings.feature_networks_used[0])
     pairs = nearest[nearest["method"] == method].head(_MAX_PAIRS)
     if not len(pairs):
         return None

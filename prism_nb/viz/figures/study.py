@@ -25,7 +25,7 @@ def accuracy_facets(summary: pd.DataFrame, legend: Legend, scenarios: Titles) ->
         legend: The study's methods.
         scenarios: Titles of scenarios.
     """
-    table = _titled(summary, legend, scenarios)
+    table = _with_titles(summary, legend, scenarios)
     means = table.assign(above=table["high"] - table["mean"], below=table["mean"] - table["low"])
     scales = legend.scales("color")
     scales["category_orders"]["scenario"] = [
@@ -114,7 +114,7 @@ def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> 
     real = mean.groupby("scenario", sort=False).first().reset_index().assign(method=REFERENCE)
     real[["cosine", "recognised %"]] = real[["real cosine", "real recognised %"]]
     figure = px.scatter(
-        _titled(pd.concat([mean, real]), legend, scenarios),
+        _with_titles(pd.concat([mean, real]), legend, scenarios),
         x="recognised %",
         y="cosine",
         symbol="scenario",
@@ -143,7 +143,7 @@ def cost_figure(
     keys = ["scenario", "method"]
     cost = images.groupby(keys, sort=False)["seconds per image"].mean().reset_index()
     figure = px.scatter(
-        _titled(summary.merge(cost, on=keys), legend, scenarios),
+        _with_titles(summary.merge(cost, on=keys), legend, scenarios),
         x="seconds per image",
         y="mean",
         symbol="scenario",
@@ -159,6 +159,6 @@ def cost_figure(
     )
 
 
-def _titled(table: pd.DataFrame, legend: Legend, scenarios: Titles) -> pd.DataFrame:
+def _with_titles(table: pd.DataFrame, legend: Legend, scenarios: Titles) -> pd.DataFrame:
     """Return a table with titles of methods and scenarios."""
     return legend.rename(table).assign(scenario=table["scenario"].map(scenarios))

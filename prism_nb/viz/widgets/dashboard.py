@@ -52,7 +52,7 @@ class DiversityDashboard(RunWidget):
             style={"description_width": "50px", "button_width": "auto"},
         )
         self.methods = method_choice(self._run)
-        self.network = dropdown("Features", self._run.settings.feature_spaces)
+        self.network = dropdown("Features", self._run.settings.feature_networks_used)
         self.details = {
             "measure": dropdown("Measure", [(m.title, m.name) for m in metrics_of("class")]),
             "classes": class_choice(self._classes),

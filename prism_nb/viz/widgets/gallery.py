@@ -50,7 +50,7 @@ class Gallery(RunWidget):
         self.classes = class_choice(self._classes)
         orders = [(order.title, name) for name, order in ORDERS.items()]
         self.order = dropdown("Sorted by", orders)
-        self.network = dropdown("Features", self._run.settings.feature_spaces)
+        self.network = dropdown("Features", self._run.settings.feature_networks_used)
         self.side = dropdown("Size (px)", _SIDES, 64, width=180)
         self.per_page = dropdown("Per page", _COUNTS, 100, width=180)
         self.reverse = widgets.Checkbox(description="Reverse the order", indent=False)

@@ -193,15 +193,15 @@ class PreviewViewer(widgets.VBox):
                 return
             at_end = self.step.index == len(self.step.options) - 1
             with self.sheet.hold_sync():
-                set_options(self.step, sequence.taken)
+                set_options(self.step, sequence.preview_steps)
                 if at_end:
-                    self.step.value = sequence.taken[-1]
+                    self.step.value = sequence.preview_steps[-1]
                 self._draw()
 
     def _draw(self) -> None:
         with self._lock:
             sequence = self._shown
-            if sequence is not None and self.step.value in sequence.taken:
+            if sequence is not None and self.step.value in sequence.preview_steps:
                 names = [str(info["name"]) for info in self._run.read_classes() or []]
                 self.sheet.value = preview_html(sequence, self.step.value, names)
 

@@ -144,13 +144,13 @@ class TeacherPicker(RunWidget):
 
     def _add_selected(self) -> None:
         tag = self.weights.value
-        self._admit([e.with_weights(tag) if tag else e.name for e in self.candidates.chosen])
+        self._add_networks([e.with_weights(tag) if tag else e.name for e in self.candidates.chosen])
 
     def _add_named(self) -> None:
-        if self._admit([self.name.value.strip()]):
+        if self._add_networks([self.name.value.strip()]):
             self.name.value = ""
 
-    def _admit(self, names: list[str]) -> bool:
+    def _add_networks(self, names: list[str]) -> bool:
         """Put networks into the pool if all of them can be used; return whether they can."""
         try:
             dataset = open_dataset(self._run.settings)
@@ -668,7 +668,7 @@ def pool_warnings(settings: Settings, bn_layers: Mapping[str, int]) -> list[str]
             f"Networks of the primary's family ({family}) share its architectural prior: "
             f"{', '.join(related)}{only}."
         )
-    for name in settings.feature_spaces:
+    for name in settings.feature_networks_used:
         same = [member for member in pool if architecture_of(member) == architecture_of(name)]
         if same:
             found.append(
