@@ -17,7 +17,7 @@ help:  ## show this list
 demo: .venv/.installed  ## distil the digits with PRISM, SRe2L and a control; ends with a table
 	$(BIN)/prism-nb run digits
 
-evidence: .venv/.installed  ## compare PRISM with its rivals and controls on digits; resumable
+evidence: .venv/.installed  ## compare PRISM with other methods and controls on digits; resumable
 	$(BIN)/prism-nb study evidence
 
 bench: .venv/.installed  ## time a step of the synthesis and of other loops

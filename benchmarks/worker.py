@@ -72,7 +72,7 @@ def build_teachers(case: Case, device: torch.device) -> list[Teacher]:
 
 
 def _layout(case: Case) -> torch.memory_format:
-    """Return how maps lie in memory: as PyTorch has them by default in the published program."""
+    """Return the memory format of maps: PyTorch's default in the published program."""
     plain = case.loop == "published"
     return torch.contiguous_format if plain else torch.channels_last
 

@@ -67,7 +67,7 @@ def _run_arguments(
     recipe_files: tuple[Path, ...],
     runs_dir: Path | None,
 ) -> dict[str, Any]:
-    """Return the arguments of `open_run` or `load_run` that the run options stand for."""
+    """Return the arguments of `open_run` or `load_run` that the run options give."""
     from prism_nb.core.config import add_recipes, parse_assignments
 
     changes = parse_assignments(assignments)
@@ -407,7 +407,7 @@ def _echo_counts(run: Run, at: float | None, size: str | None) -> None:
     Args:
         run: The run.
         at: TFLOP/s at which hours are given; None: no hours.
-        size: Sizes that stand in for the dataset, see `_parse_size`.
+        size: Sizes to use in place of the dataset's, see `_parse_size`.
     """
     from prism_nb.data.registry import dataset_sizes
     from prism_nb.execution import cost, pipeline

@@ -73,7 +73,7 @@ def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> Non
         source: The notebook's file; of the clone's `notebooks/` where None.
 
     Raises:
-        PrismError: It failed; the message is the notebook's own where it has one.
+        PrismError: The notebook failed; the message is the notebook's own where it has one.
     """
     parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     execute_file(
@@ -94,7 +94,7 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
     """Execute a notebook file under papermill and save it as `target`, failed or not.
 
     Raises:
-        PrismError: It failed; the message is the notebook's own where it has one.
+        PrismError: The notebook failed; the message is the notebook's own where it has one.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError

@@ -148,7 +148,7 @@ def check(run: Run, *stages: str) -> None:
     """Check that stages, by default all, are complete and undamaged.
 
     Raises:
-        PrismError: One is not.
+        PrismError: A stage is not complete, or is damaged.
     """
     for stage in stages or pipeline.STAGES:
         found = pipeline.check(run, stage)

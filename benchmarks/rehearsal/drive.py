@@ -199,7 +199,7 @@ def write_random_weights(path: Path, architecture: str, classes: list[str], size
 
 
 def leave_a_part(rehearsal: Rehearsal) -> None:
-    """Leave what a kill amid the write of an image would; few kills hit those milliseconds."""
+    """Create the files of a kill during the write of an image; few kills hit those milliseconds."""
     last = image_path("sre2l", rehearsal.classes - 1, rehearsal.ipc - 1)
     path = rehearsal.run / last
     part = path.with_name(f".{path.name}.0123abcd.part")
@@ -236,7 +236,7 @@ def _note_the_kill(rehearsal: Rehearsal) -> None:
 
 
 def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool = False) -> None:
-    """Call `prism-nb`, and kill it and all its processes amid the synthesis if `kill`."""
+    """Call `prism-nb`, and kill it and all its processes during the synthesis if `kill`."""
     log_file, begin = rehearsal.folder / f"{what}.log", time.monotonic()
     with log_file.open("wb") as out:
         child = psutil.Popen(

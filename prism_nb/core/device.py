@@ -40,7 +40,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Check that a device computes in a precision.
 
     Raises:
-        UsageError: It does not.
+        UsageError: The device lacks the precision.
     """
     if precision == "bf16":
         fits = (

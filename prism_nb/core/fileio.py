@@ -106,7 +106,7 @@ def create_exclusive(path: Path, content: bytes) -> bool:
         Whether it was created; if not, it existed.
 
     Raises:
-        OSError: It cannot be created.
+        OSError: The file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -143,7 +143,7 @@ def exclusive_lock(path: Path, *, timeout: float = 60.0) -> Iterator[None]:
         timeout: Seconds to wait for it; below 0: without limit.
 
     Raises:
-        PrismError: It is not released in time, or cannot be made.
+        PrismError: The lock is not released in time, or its file cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ class LeaseHeldError(PrismError):
     """The lease is held by a living process.
 
     Args:
-        owner: That process; None where the file is damaged.
+        owner: The holder; None where the file is damaged.
     """
 
     def __init__(self, owner: Owner | None) -> None:

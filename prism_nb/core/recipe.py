@@ -273,7 +273,7 @@ def read_recipe_file(path: str | Path, method: str | None = None) -> dict[str, A
         method: The method that it is for; the file's name without ending where None.
 
     Raises:
-        UsageError: It cannot be read, holds something else, or a recipe with it would be wrong.
+        UsageError: The file cannot be read, or does not give a valid recipe.
     """
     values = read_mapping(Path(path), where=f"recipe {path}")
     make_recipe(method or Path(path).stem, values, where=f"recipe {path}")
@@ -324,7 +324,7 @@ def check_recipe(method: str, recipe: Recipe, primary: str, pool: Sequence[str],
         ipc: Images per class.
 
     Raises:
-        UsageError: It cannot; the message says what to change.
+        UsageError: The recipe cannot be carried out; the message names the remedy.
     """
     _check_source(method, recipe)
     if recipe.image_source == "optimized":
@@ -342,7 +342,7 @@ def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -
     """Check that a recipe can draw its BN teachers from a pool.
 
     Raises:
-        UsageError: It names a network outside the pool, or draws more than the pool holds.
+        UsageError: The recipe names a network outside the pool, or draws more than the pool holds.
     """
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:

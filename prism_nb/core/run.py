@@ -86,7 +86,7 @@ class Run:
             Whether the folder records these very settings already.
 
         Raises:
-            UsageError: It holds results of other settings, or of unknown ones.
+            UsageError: The folder holds results of other settings, or of unknown ones.
         """
         check_name(self.name)
         if (self.path / "study.json").exists():
@@ -170,7 +170,7 @@ def check_name(name: str) -> None:
     """Check that a run's name can be one folder's.
 
     Raises:
-        UsageError: It cannot, or it would lead elsewhere.
+        UsageError: The name is not a valid folder name.
     """
     if not FOLDER_NAME.fullmatch(name):
         raise UsageError(

@@ -156,7 +156,7 @@ class Settings(StrictModel):
     """Everything a run depends on.
 
     Users write flat names: a section's name, `_` and the field's name, e.g. `squeeze_epochs`.
-    A new setting is one field here or in a section: its annotation says which results it decides.
+    A new setting is one field here or in a section: its annotation names the results it decides.
     """
 
     dataset: Annotated[str, DATA] = Field("digits", description="name of the dataset")

@@ -138,7 +138,7 @@ class UnitStore:
         """Check that a unit which this process holds has not been taken over.
 
         Raises:
-            LeaseLostError: It has.
+            LeaseLostError: The unit has been taken over.
         """
         if unit.marker in self._held:
             self._held[unit.marker].check()

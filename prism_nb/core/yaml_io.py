@@ -93,7 +93,7 @@ class YamlFolder:
         """Return the file of a name.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is no such file.
         """
         if name not in self.names():
             raise UsageError(f"unknown {self.kind} {name!r}; {suggest(name, self.names())}")
@@ -103,7 +103,7 @@ class YamlFolder:
         """Return the values in the file of a name.
 
         Raises:
-            UsageError: There is none, or it is not valid.
+            UsageError: There is no such file, or it is not valid.
         """
         return read_mapping(self.path(name), where=f"{self.kind} {name}")
 
@@ -116,7 +116,7 @@ def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
         where: Name of the file in messages.
 
     Raises:
-        UsageError: It cannot be read, is not valid YAML, or holds something else.
+        UsageError: The file cannot be read, is not valid YAML, or holds something else.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -135,7 +135,7 @@ def read_lines(path: Path, *, where: str) -> list[str]:
     """Read the lines of a text file, without empty ones and those that begin with `#`.
 
     Raises:
-        UsageError: It cannot be read, or is no text.
+        UsageError: The file cannot be read, or is not text.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -207,7 +207,7 @@ def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
         images: [n, 3, S, S].
         crop: Top, left, height and width of each, in pixels [n, 4]; outside of the image, its
             border is repeated.
-        flip: Which are mirrored, bool [n].
+        flip: Whether each is mirrored, bool [n].
     """
     size = images.shape[-1]
     top, left, height, width = crop.to(torch.float32).unbind(1)
@@ -277,7 +277,7 @@ def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
 
     Args:
         images: [N, 3, S, S].
-        views: One for all images, or one for each.
+        views: Parameters of one view for all images, or of one for each.
 
     Returns:
         [N, 3, S, S], differentiable.

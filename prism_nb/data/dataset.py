@@ -171,7 +171,7 @@ class DatasetConfig:
         """Return `data_dir`.
 
         Raises:
-            UsageError: It is not set, or does not exist.
+            UsageError: `data_dir` is not set, or does not exist.
         """
         if self.data_dir is None:
             raise UsageError(

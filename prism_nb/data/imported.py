@@ -87,7 +87,7 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
     """Find the images of an imported method.
 
     Raises:
-        UsageError: They are missing, do not fit the classes, or are not `ipc` per class.
+        UsageError: Images are missing, do not fit the classes, or are not `ipc` per class.
     """
     recipe = settings.recipe_of(method)
     archive = ImageArchive(Path(recipe.source or ""))
@@ -118,7 +118,7 @@ class ImageArchive:
         names: Relative names of all files, with forward slashes, sorted.
 
     Raises:
-        UsageError: It is missing or cannot be read.
+        UsageError: The path is missing or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,7 +217,7 @@ def find_images(
         Name of the layout, and the files of each class's images; a class may have none.
 
     Raises:
-        UsageError: A file is no image or lies in no class folder, or the classes are others.
+        UsageError: A file is no image or is not in a class folder, or the classes are others.
     """
     names = [name for name in archive.names if not _is_litter(PurePosixPath(name))]
     for name in names:
@@ -355,7 +355,7 @@ def decode_image(content: bytes, *, name: str, size: int, resize: bool) -> Tenso
         Pixels, uint8 RGB [3, size, size].
 
     Raises:
-        UsageError: It is damaged, too large, of another size, partly transparent, animated, of
+        UsageError: The image is damaged, too large, of another size, partly transparent, animated, of
             more than 8 bits per channel, or no PNG, JPEG or WebP.
     """
     try:

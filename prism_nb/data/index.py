@@ -101,7 +101,7 @@ class Index:
     def content_hash(self) -> str:
         """Return a digest of the classes and of every file's path, class and size.
 
-        It depends neither on where the dataset lies nor on what files of equal size hold.
+        It depends neither on the dataset's path nor on the content of files of equal size.
         """
         digest = hashlib.sha256(json.dumps(list(self.classes)).encode())
         for split in SPLITS:

@@ -74,7 +74,7 @@ def train_student(
         epochs: Passes over the images.
         seed: Seed of the weights and of the order of images.
         on_epoch: Called after each epoch with `step`, `steps` and `losses` by name.
-        checkpoint: Where the training is saved and resumed; None: nowhere.
+        checkpoint: File to save and resume the training; None: no checkpoints.
 
     Returns:
         The student in evaluation mode; a row per evaluation, with epoch (from 1), lr, mean
@@ -233,7 +233,7 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     EDC, G-VBSM), `cosine_eta2` to one half (RDED), `constant` stays at one.
 
     Args:
-        schedule: One of these.
+        schedule: Name of the schedule.
         epoch: The epoch, 0 ... epochs - 1.
         epochs: Number of epochs, E.
     """

@@ -85,7 +85,7 @@ def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int) -> No
         cache_size: Bytes that will be added to the cache of decoded images at most.
 
     Raises:
-        PrismError: They have not; with what each part needs, and what is free.
+        PrismError: A disk is too small; the message lists the needed and the free space.
     """
     cached, folder = {"decoded images": cache_size}, default_cache_dir()
     runs_remedy = "choose another folder for the runs"

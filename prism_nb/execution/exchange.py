@@ -98,7 +98,7 @@ def export_set(
             come with a dataset card.
         kind: `png`, or `jpeg`, which changes the images; only `published` has both, and `jpeg`
             where None.
-        quality: Of JPEG, 1 to 100; 95 where None.
+        quality: JPEG quality, 1 to 100; 95 where None.
 
     Raises:
         UsageError: No such method or layout, a format that the layout does not have, or something

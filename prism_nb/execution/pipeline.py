@@ -210,7 +210,7 @@ def check(run: Run, stage: str) -> StagePlan:
     """Check that every unit of a stage is done and its files are undamaged.
 
     Raises:
-        PrismError: Some are not; the message counts them and names the first.
+        PrismError: Units are missing or damaged; the message counts them and names the first.
     """
     found = plan(run, stage)
     if found.missing:

@@ -1,4 +1,4 @@
-"""Events of a stage as they are written, and the progress that they amount to."""
+"""Events of a stage as they are written, and the progress computed from them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def progress_bar(
         run: The run.
         stage: Name of the stage.
         units: Number of units of the stage.
-        stream: Where to draw; standard output where None.
+        stream: Output stream; standard output where None.
     """
     stream = stream or sys.stdout
     with tqdm(

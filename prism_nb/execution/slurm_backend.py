@@ -164,7 +164,7 @@ def _require_done(run: Run, units: Sequence[Unit], jobs: Sequence[_StageJob]) ->
     """Check that all units are done, and wait for files that appear late on a network disk.
 
     Raises:
-        PrismError: Some are not; jobs are named with their logs.
+        PrismError: Units are missing; the message names jobs and their logs.
     """
     deadline, missing = time.monotonic() + _NFS_SECONDS, _missing(run, units)
     while missing:

@@ -256,7 +256,7 @@ def check_same_versions(driver: dict[str, str], *, where: str) -> None:
         where: Name of this process in the message.
 
     Raises:
-        PrismError: Some differ; each is named.
+        PrismError: Versions differ; each is named.
     """
     differing = [
         f"{name} {mine} there, {driver.get(name, 'none')} with the driver"

@@ -30,8 +30,8 @@ class Entry:
         flops: Operations of one image's forward pass at `input_size`; a multiply-add is two.
         input_size: Side of the images that it is made for, in pixels.
         weights: Published weights by tag, each with its top-1 accuracy on ImageNet-1K in % where
-            the library knows it, else None.
-        licence: Of the first weights, where their publisher names one.
+            the library states it, else None.
+        licence: Licence of the first weights, where their publisher names one.
     """
 
     name: str

@@ -36,8 +36,8 @@ def predict(
     Args:
         classifier: The classifier, in evaluation mode, on `device`.
         dataset: The real images.
-        split: Which of them.
-        device: Where the classifier runs.
+        split: The split to classify.
+        device: Device of the classifier.
     """
     classes = [classifier(images).argmax(1).cpu() for images, _ in batches(dataset, split, device)]
     return torch.cat(classes).numpy()

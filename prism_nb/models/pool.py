@@ -52,7 +52,7 @@ def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
         The statistics by their names in `conv_layer_stats`.
 
     Raises:
-        PrismError: They are not measured, or their file is damaged.
+        PrismError: The statistics are not measured, or their file is damaged.
     """
     unit = statistics_unit(run.settings, name, patch)
     return _load_stats(*_finished_file(run, unit, "statistics"), choose_device(run.settings.device))
@@ -78,7 +78,7 @@ def wrap_teacher(
         network: The trained network.
         dataset: The dataset whose images the teacher is given.
         native: The preprocessing that the network was trained with.
-        device: Where the teacher runs.
+        device: Device of the teacher.
     """
     teacher = Teacher(name, network, native=native, dataset=dataset_preprocess(dataset))
     return teacher.to(device).to(memory_format=torch.channels_last)

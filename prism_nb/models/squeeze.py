@@ -68,7 +68,7 @@ def ensure_weights(name: str, *, may_fetch: bool) -> None:
     """Check that a network's weights exist, after downloading them if that is allowed.
 
     Raises:
-        UsageError: They do not exist, and may not or cannot be downloaded.
+        UsageError: The weights do not exist, and may not or cannot be downloaded.
     """
     spec = resolve_weights(name)
     if may_fetch and not spec.file.is_file():
@@ -82,7 +82,7 @@ def import_pretrained(name: str, dataset: ImageDataset, device: torch.device) ->
     Args:
         name: A network whose weights exist.
         dataset: The images to classify.
-        device: Where its accuracy is measured.
+        device: Device to measure the accuracy on.
 
     Raises:
         PrismError: The weights do not fit, or the head's classes are in another order.

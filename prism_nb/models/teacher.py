@@ -143,7 +143,7 @@ def check_bn(name: str, network: nn.Module) -> None:
     """Check that a network can be a BN teacher.
 
     Raises:
-        UsageError: It has no BatchNorm2d layer, or one without running statistics.
+        UsageError: The network has no BatchNorm2d layer, or one without running statistics.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not layers or any(layer.running_mean is None for layer in layers):
@@ -157,7 +157,7 @@ def check_conv(name: str, network: nn.Module) -> None:
     """Check that the inputs of a network's convolutions can be matched.
 
     Raises:
-        UsageError: It has no Conv2d layer.
+        UsageError: The network has no Conv2d layer.
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
         raise UsageError(

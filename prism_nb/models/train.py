@@ -66,7 +66,7 @@ class Trainer:
 
         Args:
             count: Number of epochs of the whole training.
-            checkpoint: Where an interrupted training continues; None: nowhere.
+            checkpoint: File to save and resume the training; None: no checkpoints.
             history: Plain values that the caller collects; saved and restored with the state.
         """
         history = [] if history is None else history
@@ -154,9 +154,9 @@ def train_network(
         name: An architecture of `build_network`.
         dataset: The real images.
         config: Training settings.
-        device: Where to train.
+        device: Device to train on.
         on_step: Called about fifty times as `on_step({"step": int, "steps": int, "losses": dict})`.
-        checkpoint: Where an interrupted training continues; None: nowhere.
+        checkpoint: File to save and resume the training; None: no checkpoints.
         seed: Seed of the initial weights, the order of images, their augmentation and dropout.
 
     Returns:
@@ -239,7 +239,7 @@ def collect_conv_stats(
         stats: What to measure.
         dataset: The real images.
         config: Training settings of the network; batch size and augmentation are used.
-        device: Where the teacher is.
+        device: Device of the teacher.
         seed: Seed of the order of images and their augmentation.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Published and local weights: their names, where their files lie, and how those are read."""
+"""Published and local weights: their names, the paths of their files, and safe reading."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def check_weights_present(names: Sequence[str]) -> None:
     """Check that the files of named weights exist.
 
     Raises:
-        UsageError: Some do not; each with its file, folder and command.
+        UsageError: Files are missing; the message gives each with its folder and a command.
     """
     missing = [spec for spec in map(resolve_weights, names) if not spec.file.is_file()]
     if not missing:
@@ -107,7 +107,7 @@ def download_weights(spec: WeightsSpec) -> None:
     """Download published weights to the cache of their library.
 
     Raises:
-        UsageError: That failed; with a command for another machine.
+        UsageError: The download failed; the message has a command for another machine.
     """
     try:
         if spec.library == "file":

@@ -111,7 +111,7 @@ def check_forward(name: str, network: nn.Module, *, classes: int, image_size: in
     The network and torch's global generator are left as they were.
 
     Raises:
-        UsageError: It does not take such images, or does not return their logits.
+        UsageError: The network does not take such images, or does not return their logits.
     """
     was_training = network.training
     images = torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device)

@@ -40,7 +40,7 @@ class RunState:
         ended: How the last driver ended: `complete`, `stopped`, `failed`, or empty.
         reason: Why it failed.
         waiting: What the driver waits for, such as a queue; empty if it does not wait.
-        unit: The unit that was begun last; empty before any.
+        unit: The unit that started last; empty before any.
         step: Steps done of that unit.
         steps: Steps of its schedule; 0 before its first report.
         losses_of: The newest unit that reported losses; empty before any.
@@ -99,9 +99,9 @@ def _where(driver: Owner) -> str:
 
 @dataclass
 class _UnitAtWork:
-    """A unit that has begun and not ended: when, in seconds since 1970, and its steps."""
+    """A unit in progress: its start, in seconds since 1970, and its steps."""
 
-    begun: float
+    started: float
     step: int = 0
     steps: int = 0
 
@@ -215,7 +215,7 @@ class RunTracker:
     def _seconds_left(self) -> float | None:
         progress = {n: (1.0, taken) for n, taken in self._seconds.items() if n in self._done}
         for name, at_work in self._at_work.items():
-            progress[name] = (at_work.share, self._time - at_work.begun)
+            progress[name] = (at_work.share, self._time - at_work.started)
         unknown = self._done - progress.keys()  # done in an unknown time
         costs = {name: cost for name, cost in self._costs.items() if name not in unknown}
         left = seconds_left(costs, progress)

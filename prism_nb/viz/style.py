@@ -109,7 +109,7 @@ class Legend:
         """Return arguments of `plotly.express` that style the column `method`, by title.
 
         Args:
-            aesthetics: Of `color`, `line_dash`, `symbol` and `pattern_shape`.
+            aesthetics: Some of `color`, `line_dash`, `symbol` and `pattern_shape`.
         """
         names = list(self.titles)
         values: dict[str, Callable[[str], str]] = {

@@ -46,7 +46,7 @@ def curve_figure(per_class: pd.DataFrame, legend: Legend, metric: Metric) -> go.
     Args:
         per_class: The result of `tables.diversity_per_class`, for one feature network.
         legend: The methods.
-        metric: One of its columns; a share is drawn in percent.
+        metric: A column of the table; a share is drawn in percent.
     """
     curves = per_class.dropna(subset=[metric.name]).sort_values(metric.name, kind="stable")
     rank = curves.groupby("method").cumcount() + 1

@@ -192,7 +192,7 @@ class Panel:
         pages: Number of pages, at least 1.
         note: What is missing and why; empty where nothing is.
         images: uint8 [n, 3, S, S], a row each.
-        before: Their initial images; None where not asked for or not known.
+        before: Their initial images; None where not requested or unknown.
     """
 
     method: str
@@ -211,7 +211,7 @@ def panels(run: Run, view: GalleryView) -> list[Panel]:
 
 
 def per_page(run: Run, view: GalleryView) -> int:
-    """Return the number of images of each method on a page, limited to what a browser bears."""
+    """Return the number of images of each method on a page, within a browser's limits."""
     size = min(view.side, open_dataset(run.settings).image_size)
     shown = (1 + view.before) * max(1, len(view.methods))
     return max(1, min(view.per_page, MAX_PAGE_PIXELS // (size**2 * shown)))

@@ -67,7 +67,7 @@ class RunWidget(KeyboardBox):
         """The run.
 
         Raises:
-            UsageError: There is none that can be shown.
+            UsageError: There is no run that can be shown.
         """
         if self._opened is None:
             raise UsageError(self._refusal)

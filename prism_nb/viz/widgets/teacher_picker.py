@@ -557,7 +557,7 @@ def _network_info(name: str, classes: int, image_size: int) -> NetworkInfo:
     Args:
         name: With or without weights.
         classes: Number of classes of the dataset.
-        image_size: Of the dataset's images; weights may need another.
+        image_size: Side of the dataset's images, in pixels; weights may need another.
 
     Raises:
         UsageError: No such network.
