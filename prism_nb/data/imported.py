@@ -355,8 +355,8 @@ def decode_image(content: bytes, *, name: str, size: int, resize: bool) -> Tenso
         Pixels, uint8 RGB [3, size, size].
 
     Raises:
-        UsageError: The image is damaged, too large, of another size, partly transparent, animated, of
-            more than 8 bits per channel, or no PNG, JPEG or WebP.
+        UsageError: The image is damaged, too large, of another size, partly transparent, animated,
+            of more than 8 bits per channel, or no PNG, JPEG or WebP.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:

@@ -50,7 +50,8 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
     Args:
         run: The run.
         unit: A unit of a method that makes its images here (not imported).
-        part: Keys of the images to make; None: all. Only noise depends on the other images of the batch.
+        part: The images to make, a part of the unit's batch; None: all. Only noise depends on the
+            other images of the batch.
 
     Raises:
         PrismError: The recipe ranks real images by the primary, and it is not trained.
