@@ -46,7 +46,7 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     page.wait_for_selector("text=at work: prism/", timeout=120_000)
     page.get_by_alt_text("three, image 0").wait_for(timeout=60_000)
     answer = f"() => {KERNEL}.requestExecute({{code: '6 * 7'}}).done.then(r => r.content.status)"
-    assert page.evaluate(answer) == "ok"  # the kernel is free while the run goes on
+    assert page.evaluate(answer) == "ok"  # the kernel is free while the run continues
     page.wait_for_selector("text=/, step [1-9][0-9]*0 of 240/", timeout=120_000)
     lab.shot("monitor_running")
     assert cut_off(page) == []

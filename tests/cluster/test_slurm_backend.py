@@ -1,4 +1,4 @@
-"""Units in jobs: submitit's local and debug executors, and stand-ins for SLURM's commands."""
+"""Units in jobs: submitit's local and debug executors, and fakes of SLURM's commands."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_failed_unit_is_named_with_its_reason_and_log(tmp_path: Path) -> None:
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stand-ins for sbatch, srun and sacct; `state` in it is every job's state."""
+    """A folder with fakes of sbatch, srun and sacct; `state` in it is every job's state."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     commands = {

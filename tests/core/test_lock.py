@@ -59,10 +59,10 @@ def test_a_remote_owner_is_dead_after_a_minute(path: Path) -> None:
     before = write_owner(path, host="elsewhere", pid_namespace="elsewhere", process=1)
     long_ago = time.time() - 61
     os.utime(path, (long_ago, long_ago))
-    told: list[Owner | None] = []
-    with Lease(path, told.append) as lease:
+    owners: list[Owner | None] = []
+    with Lease(path, owners.append) as lease:
         assert lease.is_mine
-    assert told == [before]
+    assert owners == [before]
 
 
 def test_an_owner_in_another_container_is_remote(path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_disk_that_does_not_answer_frees_no_lease(
             lease.check()
         with pytest.raises(PrismError, match="cannot read it"), Lease(path):
             pass
-    assert path.exists()  # it stands still from now on, and is taken over
+    assert path.exists()  # it is not updated from now on, and is taken over
 
 
 def test_one_of_many_takes_over(path: Path) -> None:
@@ -194,8 +194,8 @@ def test_a_dead_owners_stage_is_taken_over(run: Run) -> None:
     with run.locks.stage("relabel"):
         owner = json.loads((run.path / "locks" / "relabel.json").read_text())
     assert owner["process"] == os.getpid()
-    (told,) = run.events.read("relabel")
-    assert told["owner"] == f"process {ended.pid} on {socket.gethostname()}"
+    (event,) = run.events.read("relabel")
+    assert event["owner"] == f"process {ended.pid} on {socket.gethostname()}"
 
 
 def test_the_heartbeat_changes_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

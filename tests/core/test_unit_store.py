@@ -26,7 +26,9 @@ _UNIT = Unit("squeeze", "net", "teachers/units/net.json", "fingerprint")
 _WEIGHTS = "teachers/net.bin"
 
 
-_USER = Unit("diversity", "prism", "diversity/prism.json", "other binding", inputs=(_UNIT.marker,))
+_USER = Unit(
+    "diversity", "prism", "diversity/prism.json", "other fingerprint", inputs=(_UNIT.marker,)
+)
 
 
 def finish(run: Run, content: str = "weights") -> UnitState:

@@ -60,7 +60,7 @@ def pixels_of(train: bool) -> np.ndarray:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Put a stand-in for torchvision's CIFAR-10 in place; return its arguments."""
+    """Replace torchvision's CIFAR-10 by a fake; return its arguments."""
     calls: list[dict[str, Any]] = []
 
     def stand_in(root: str, *, train: bool, download: bool) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""The relabel stage: stored and online labels agree, and finished epochs are kept."""
+"""The relabel stage: stored and online labels agree, and finished epochs are skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing images into a run: as a method beside others, once, and never over another's."""
+"""Importing images into a run: as a further method, once, and never over another one."""
 
 from __future__ import annotations
 

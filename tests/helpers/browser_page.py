@@ -78,6 +78,6 @@ def checked_page(browser: Any, **options: Any) -> Iterator[Any]:
 
 
 def cut_off(page: Any) -> list[str]:
-    """Return what of a notebook's outputs does not fit the page, in words."""
+    """Return descriptions of notebook outputs that do not fit the page."""
     found: list[str] = page.evaluate(CUT_OFF)
     return found

@@ -32,7 +32,7 @@ def picture(number: int, *, size: int = SIZE, kind: str = "PNG") -> bytes:
 
 
 def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Path:
-    """Write a set of random images; `name` is formatted with the class and the slot."""
+    """Write a set of random images; `name` is formatted with the class and the image index."""
     for index in range(classes):
         for image_index in range(ipc):
             path = folder / name.format(c=index, s=image_index)

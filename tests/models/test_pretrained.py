@@ -134,16 +134,16 @@ def test_metadata_decide_preprocessing_and_order_of_the_head(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("folders", [["cat", "dog"], [*map(str, range(999))]])
 def test_a_head_of_other_classes_is_refused(folders: list[str], torchvision_file: Path) -> None:
-    words = f"a head of 1000 classes, but noise has {len(folders)}"
-    with pytest.raises(UsageError, match=words):
+    message = f"a head of 1000 classes, but noise has {len(folders)}"
+    with pytest.raises(UsageError, match=message):
         open_pretrained("shufflenet_v2_x0_5@DEFAULT", Noise(folders))
 
 
 def test_a_lost_folder_is_not_taken_for_a_choice() -> None:
     spec, wnids = resolve_weights("shufflenet_v2_x0_5@DEFAULT"), imagenet_wnids()
     dataset = Noise([wnid for wnid in wnids if wnid not in {wnids[7], wnids[900]}])
-    words = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
-    with pytest.raises(UsageError, match=words):
+    message = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
+    with pytest.raises(UsageError, match=message):
         head_row_indices(spec, 1000, dataset)
     dataset.has_class_list = True
     assert len(head_row_indices(spec, 1000, dataset)) == 998
@@ -162,15 +162,15 @@ def test_the_head_of_a_local_file_is_counted(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused_by_keys(tmp_path: Path) -> None:
     saved(tmp_path / "w.pth")
-    words = r"not of 'test_byobnet': missing stem\.conv\.weight.* more"
-    with pytest.raises(UsageError, match=words):
+    message = r"not of 'test_byobnet': missing stem\.conv\.weight.* more"
+    with pytest.raises(UsageError, match=message):
         open_pretrained(f"test_byobnet@{tmp_path / 'w.pth'}", Noise("abc"))
 
 
 def test_weights_of_other_shapes_are_refused_by_shape(tmp_path: Path) -> None:
     name = saved(tmp_path / "w.pth", "resnet18", size=64)  # a stem for small images
-    words = r"of other shape conv1\.weight is \[64, 3, 3, 3\] instead of \[64, 3, 7, 7\]"
-    with pytest.raises(UsageError, match=words):
+    message = r"of other shape conv1\.weight is \[64, 3, 3, 3\] instead of \[64, 3, 7, 7\]"
+    with pytest.raises(UsageError, match=message):
         open_pretrained(name, Noise("abc", size=96))
 
 

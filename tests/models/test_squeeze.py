@@ -194,7 +194,7 @@ def test_missing_weights_are_downloaded_only_if_allowed(
 def predictions(
     class_of_output: np.ndarray, *, each: int = 50, accuracy: float = 0.7, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return outputs and labels of a network whose output o stands for `class_of_output[o]`."""
+    """Return outputs and labels of a network whose output o is class `class_of_output[o]`."""
     rng, classes = np.random.default_rng(seed), len(class_of_output)
     labels = np.repeat(np.arange(classes), each)
     similar = rng.permutation(classes)[labels]

@@ -54,7 +54,7 @@ def test_publishers_facts_are_known_without_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("resnet18@IMAGENET1K", "no weights 'IMAGENET1K' of resnet18.*'IMAGENET1K_V1'"),
         ("resnet18@w.bin", r"ends in \.safetensors or \.pth"),
@@ -64,8 +64,8 @@ def test_publishers_facts_are_known_without_the_file() -> None:
         ("vit_base_patch16_224.augreg_in1k", r"only timm reads; choose others .*augreg2_in21k"),
     ],
 )
-def test_unknown_names_are_refused(name: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         resolve_weights(name)
 
 
@@ -91,8 +91,8 @@ def test_a_failed_download_names_a_command_for_elsewhere(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    words = r"cannot be fetched: HF_HUB_OFFLINE=1 is set; elsewhere: hf download"
-    with pytest.raises(UsageError, match=words):
+    message = r"cannot be fetched: HF_HUB_OFFLINE=1 is set; elsewhere: hf download"
+    with pytest.raises(UsageError, match=message):
         download_weights(resolve_weights("test_resnet.r160_in1k"))
 
 
@@ -114,7 +114,7 @@ def test_a_yaml_file_describes_local_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"size": None}, "size: Field required"),
         ({"size": "48"}, "size: .*, got '48'"),
@@ -126,9 +126,9 @@ def test_a_yaml_file_describes_local_weights(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_metadata_are_refused(
-    changes: dict[str, object], words: str, tmp_path: Path
+    changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=rf"mine\.yaml \(metadata of mine\.pth\): .*{words}"):
+    with pytest.raises(UsageError, match=rf"mine\.yaml \(metadata of mine\.pth\): .*{message}"):
         resolve_weights(local_weights(tmp_path, **changes))
 
 

@@ -43,11 +43,11 @@ def test_no_architecture_looks_as_if_it_had_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [("resnet81", "unknown network 'resnet81'.*resnet18"), ("hub/resnet18", "'hub' is no library")],
 )
-def test_unknown_names_are_refused(name: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build_network(name, classes=10, image_size=32)
 
 

@@ -1,4 +1,4 @@
-"""What a failing notebook does to a headless run: one message, and the notebook is kept."""
+"""What a failing notebook does to a headless run: one message, and the notebook is saved."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def failure(run: Run, name: str, kind: type[PrismError]) -> str:
     return str(caught.value)
 
 
-def test_a_dying_kernel_is_told_from_a_failed_cell(run: Run) -> None:
+def test_a_dead_kernel_is_not_a_failed_cell(run: Run) -> None:
     message = failure(run, "dying_kernel", PrismError)
     assert "kernel of dying_kernel died" in message
     assert "run the same command to continue" in message

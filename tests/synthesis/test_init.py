@@ -45,10 +45,10 @@ def test_noise_is_standard_normal_and_comes_from_the_unit() -> None:
 
 def test_real_images_come_in_file_order() -> None:
     images = start("real", ImageBatch((2, 4), (3, 5)))
-    places = [
+    indices = [
         DIGITS.class_indices("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)
     ]
-    assert torch.equal(images, DIGITS.normalize(DIGITS.images("train", places)))
+    assert torch.equal(images, DIGITS.normalize(DIGITS.images("train", indices)))
 
 
 @pytest.mark.parametrize("kind", ["real", "real_random"])
@@ -97,8 +97,8 @@ def difficulty(scorer: Teacher, image: Tensor, class_index: int) -> float:
 
 
 def real(class_index: int) -> list[Tensor]:
-    places = DIGITS.class_indices("train", class_index).tolist()
-    return list(DIGITS.normalize(DIGITS.images("train", places)))
+    indices = DIGITS.class_indices("train", class_index).tolist()
+    return list(DIGITS.normalize(DIGITS.images("train", indices)))
 
 
 def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(

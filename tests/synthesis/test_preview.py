@@ -29,30 +29,30 @@ def made(folder: Path, name: str, **changes: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return made(tmp_path_factory.mktemp("runs"), "watched", preview_every=4)
+def previewed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(tmp_path_factory.mktemp("runs"), "previewed", preview_every=4)
 
 
-def test_images_are_the_same_with_and_without_pictures(watched: Run) -> None:
-    alone = made(watched.path.parent, "alone", preview_every=0)
+def test_images_are_the_same_with_and_without_pictures(previewed: Run) -> None:
+    alone = made(previewed.path.parent, "alone", preview_every=0)
     assert not (alone.path / "previews").exists()
-    assert len(image_hashes(watched)) == 20
-    assert image_hashes(alone) == image_hashes(watched)
+    assert len(image_hashes(previewed)) == 20
+    assert image_hashes(alone) == image_hashes(previewed)
 
 
-def test_of_each_optimised_method_the_latest_unit_is_kept(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    assert film.unit == "prism_intra/images001-001_classes000-009"
-    assert film.preview_steps == (0, 4, 8, 9)
-    assert film.images == tuple((c, 1) for c in range(10))
+def test_of_each_optimised_method_the_latest_unit_is_kept(previewed: Run) -> None:
+    (sequence,) = load_previews(previewed)
+    assert sequence.unit == "prism_intra/images001-001_classes000-009"
+    assert sequence.preview_steps == (0, 4, 8, 9)
+    assert sequence.images == tuple((c, 1) for c in range(10))
 
 
-def test_the_last_picture_shows_the_images_that_are_stored(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    tiles = film.tiles(9)
+def test_the_last_picture_shows_the_images_that_are_stored(previewed: Run) -> None:
+    (sequence,) = load_previews(previewed)
+    tiles = sequence.tiles(9)
     assert len(tiles) == 10
-    for tile, (class_index, image_index) in zip(tiles, film.images, strict=True):
-        path = watched.file(image_path("prism_intra", class_index, image_index))
+    for tile, (class_index, image_index) in zip(tiles, sequence.images, strict=True):
+        path = previewed.file(image_path("prism_intra", class_index, image_index))
         assert pixels(tile) == pixels(path.read_bytes())
 
 
@@ -61,15 +61,15 @@ def pixels(png: bytes) -> bytes:
         return image.convert("RGB").tobytes()
 
 
-def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    (unit,) = [u for u in pipeline.stage_units(watched, "synthesis") if u.name == film.unit]
+def test_a_picture_is_named_with_the_teachers_that_led_to_it(previewed: Run) -> None:
+    (sequence,) = load_previews(previewed)
+    (unit,) = [u for u in pipeline.stage_units(previewed, "synthesis") if u.name == sequence.unit]
     bn_teachers = [
-        tuple(bn_teachers) for bn_teachers in watched.units.record(unit)["draws"]["bn_teachers"]
+        tuple(bn_teachers) for bn_teachers in previewed.units.record(unit)["draws"]["bn_teachers"]
     ]
     assert len(bn_teachers) == 3
     # steps 1-3 by the first draw, 4-6 by the second, 7-9 by the third
-    assert [film.teachers_at(step) for step in (0, 3, 4, 6, 7, 9)] == [
+    assert [sequence.teachers_at(step) for step in (0, 3, 4, 6, 7, 9)] == [
         *(
             bn_teachers[0],
             bn_teachers[0],
@@ -81,16 +81,16 @@ def test_a_picture_is_named_with_the_teachers_that_led_to_it(watched: Run) -> No
     ]
 
 
-def test_damaged_pictures_are_left_out(watched: Run) -> None:
-    (film,) = load_previews(watched)
-    (film.folder / "000004.png").write_bytes(b"no picture")
-    assert film.tiles(4) == []
-    assert film.tiles(5) == []
-    (film.folder / "notes.png").write_bytes(b"")
-    assert load_previews(watched)[0].preview_steps == film.preview_steps
+def test_damaged_pictures_are_left_out(previewed: Run) -> None:
+    (sequence,) = load_previews(previewed)
+    (sequence.folder / "000004.png").write_bytes(b"no picture")
+    assert sequence.tiles(4) == []
+    assert sequence.tiles(5) == []
+    (sequence.folder / "notes.png").write_bytes(b"")
+    assert load_previews(previewed)[0].preview_steps == sequence.preview_steps
     for about in (b"[]", b"{}", b'{"unit": "a", "steps": 1, "images": [1], "resample_every": 1}'):
-        fileio.write_bytes(film.folder / "about.json", about)
-        assert load_previews(watched) == []
+        fileio.write_bytes(sequence.folder / "about.json", about)
+        assert load_previews(previewed) == []
 
 
 class Writer:
@@ -107,29 +107,29 @@ class Still:
         self.images, self.step, self.total_steps = torch.cat(groups), 0, steps
 
 
-def writer_of(watched: Run, still: Still, every: int = 5) -> PreviewWriter:
+def writer_of(previewed: Run, still: Still, every: int = 5) -> PreviewWriter:
     run = Run(
-        watched.path.parent / "other", load_settings("digits_quick", {"preview_every": every})
+        previewed.path.parent / "other", load_settings("digits_quick", {"preview_every": every})
     )
-    (unit, *_) = pipeline.stage_units(watched, "synthesis")
+    (unit, *_) = pipeline.stage_units(previewed, "synthesis")
     return PreviewWriter(run, unit, TeacherSchedule(1, (("a",),), ()), still, Writer())  # type: ignore[arg-type]
 
 
-def names_of(watched: Run) -> list[str]:
-    return sorted(p.stem for p in (watched.path.parent / "other").rglob("*.png"))
+def names_of(previewed: Run) -> list[str]:
+    return sorted(p.stem for p in (previewed.path.parent / "other").rglob("*.png"))
 
 
-def test_previews_are_of_the_first_every_nth_and_last_step(watched: Run) -> None:
+def test_previews_are_of_the_first_every_nth_and_last_step(previewed: Run) -> None:
     still = Still([torch.zeros(3, 3, 8, 8)])
-    preview = writer_of(watched, still)
+    preview = writer_of(previewed, still)
     for still.step in range(1, 13):
         preview(still, {})  # type: ignore[arg-type]
-    assert names_of(watched) == ["000000", "000005", "000010", "000012"]
+    assert names_of(previewed) == ["000000", "000005", "000010", "000012"]
 
 
-def test_large_batches_and_images_are_shrunk(watched: Run) -> None:
-    writer_of(watched, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
-    (path,) = (watched.path.parent / "other").rglob("000000.png")
+def test_large_batches_and_images_are_shrunk(previewed: Run) -> None:
+    writer_of(previewed, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
+    (path,) = (previewed.path.parent / "other").rglob("000000.png")
     with Image.open(path) as strip:
         shown = np.asarray(strip)
     assert shown.shape == (96, 20 * 96, 3)
@@ -137,11 +137,13 @@ def test_large_batches_and_images_are_shrunk(watched: Run) -> None:
     assert (shown[:, 15 * 96 :] == 255).all()
 
 
-def test_a_full_disk_costs_the_preview_alone(watched: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_the_preview_alone(
+    previewed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, content: bytes) -> None:
         raise PrismError("cannot write")
 
     monkeypatch.setattr(fileio, "write_bytes", full)
-    shutil.rmtree(watched.path.parent / "other", ignore_errors=True)
-    writer_of(watched, Still([torch.zeros(3, 3, 8, 8)]))
-    assert names_of(watched) == []
+    shutil.rmtree(previewed.path.parent / "other", ignore_errors=True)
+    writer_of(previewed, Still([torch.zeros(3, 3, 8, 8)]))
+    assert names_of(previewed) == []

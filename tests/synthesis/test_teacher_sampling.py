@@ -111,7 +111,7 @@ def test_networks_of_a_schedule(logits: str, networks: tuple[str, ...]) -> None:
 
 
 def test_the_published_program_draws_per_image_index() -> None:
-    """Its units of one image index share a draw, whatever their classes."""
+    """Its units of one image index share a draw, for all classes."""
     changes = {"methods": ["prism_reference", "prism"], "recipe": {"num_bn_slots": 1}}
     settings = load_settings("digits_quick", changes)
     draws: dict[str, set[tuple[str, ...]]] = {"prism_reference": set(), "prism": set()}
