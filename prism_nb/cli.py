@@ -363,7 +363,7 @@ def catalogue_command(words: tuple[str, ...], family: str, gflop: float | None) 
 def _plans(run: Run, *, measure: bool = False) -> list[StagePlan]:
     from prism_nb.execution import pipeline
 
-    return [pipeline.plan(run, s, deep=False, measure=measure) for s in pipeline.STAGES]
+    return [pipeline.plan(run, s, verify_hashes=False, measure=measure) for s in pipeline.STAGES]
 
 
 def _echo_plans(run: Run, plans: Sequence[StagePlan]) -> None:

@@ -129,7 +129,7 @@ def test_a_plan_of_other_settings_than_the_results_is_refused(tmp_path: Path, pr
     before = files(tmp_path)
     result = prism("plan digits_quick --run demo --set ipc=3", "--runs-dir", tmp_path)
     assert result.code == 2
-    assert "ipc is 2 in the run, 3 asked for" in result.err
+    assert "ipc is 2 in the run, 3 is requested" in result.err
     assert files(tmp_path) == before
 
 
@@ -142,7 +142,7 @@ def test_verify_of_a_damaged_run_exits_with_1(
     monkeypatch.setattr("prism_nb.execution.verify.verify_run", lambda _: report)
     result = prism("verify demo", "--runs-dir", tmp_path)
     assert result.code == 1
-    assert "4 of 5 units complete and whole" in result.out
+    assert "4 of 5 units complete and undamaged" in result.out
     assert "damaged: squeeze unit x: no marker\n  run it again" in result.out
     assert "1 finding of damage" in result.err
 

@@ -130,7 +130,7 @@ def test_runs_of_other_settings(tmp_path: Path) -> None:
     fileio.write_text(run.path / "labels" / "prism" / "unit.json", "{}")
     settings = load_settings("digits_quick", {"ipc": 3})
     other = refusal(lambda _: run.with_settings(settings), tmp_path)
-    assert "ipc is 2 in the run, 3 asked for" in other
+    assert "ipc is 2 in the run, 3 is requested" in other
     missing = refusal(lambda runs: load_run(run_name="frist", runs_dir=runs), tmp_path)
     assert "did you mean 'first'" in missing
 

@@ -32,7 +32,8 @@ class Stage:
         needs: Stages whose files it reads.
         units: Called as `units(run, class_count)`; lists its units.
         run_unit: `module:function` of its `UnitFunction`.
-        prepare: `module:function` called as `prepare(run, units)` before the first missing unit.
+        before_stage: `module:function` called as `before_stage(run, units)` before the first
+            missing unit.
         splitter: How one unit is shared among several workers.
     """
 
@@ -41,7 +42,7 @@ class Stage:
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
     run_unit: str
-    prepare: str | None = None
+    before_stage: str | None = None
     splitter: UnitSplitter | None = None
 
 
@@ -59,7 +60,7 @@ _STAGES = (
         needs=("squeeze",),
         units=unit_plan.synthesis_units,
         run_unit="prism_nb.synthesis.stage:run_unit",
-        prepare="prism_nb.execution.cost:choose_compile",
+        before_stage="prism_nb.execution.cost:choose_compile",
     ),
     Stage(
         name="diversity",
@@ -162,17 +163,19 @@ class StagePlan:
         return len(self.left)
 
 
-def plan(run: Run, stage: str, *, deep: bool = True, measure: bool = False) -> StagePlan:
+def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = False) -> StagePlan:
     """Return what is done and what is left of a stage.
 
     Args:
         run: The run.
         stage: Name of the stage.
-        deep: Whether to hash every file, or only to check that it exists.
+        verify_hashes: Whether to hash every file, or only to check that it exists.
         measure: Whether to take a few real steps on this device for the time and memory that the
             missing units need. If not, finished units are the measure of the others.
     """
-    states = tuple(run.units.state(unit, verify_hashes=deep) for unit in stage_units(run, stage))
+    states = tuple(
+        run.units.state(unit, verify_hashes=verify_hashes) for unit in stage_units(run, stage)
+    )
     left = [state.unit for state in states if state.state != "done"]
     memory = run.manifest.stage(stage).get("peak_memory_bytes")
     measure = measure and bool(left)
@@ -259,10 +262,12 @@ def execute_units(
         return Outcome(skipped=len(units), made=0, seconds=time.monotonic() - start)
     definition = _stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
-        disk_space.check_disk_space(run, {stage: plan(run, stage, deep=False).disk_bytes}, 0)
+        disk_space.check_disk_space(
+            run, {stage: plan(run, stage, verify_hashes=False).disk_bytes}, 0
+        )
         disable_malloc_trim()
-        if definition.prepare is not None:
-            import_function(definition.prepare)(run, units)
+        if definition.before_stage is not None:
+            import_function(definition.before_stage)(run, units)
         outcome = run_units(
             run, units, definition.run_unit, on_event or (lambda _: None), definition.splitter
         )

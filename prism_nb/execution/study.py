@@ -330,7 +330,9 @@ class StudyFolder:
         run = self.run(study_run)
         if not (run.path / "config.yaml").is_file():
             return False
-        return not any(pipeline.plan(run, stage, deep=False).missing for stage in study_run.stages)
+        return not any(
+            pipeline.plan(run, stage, verify_hashes=False).missing for stage in study_run.stages
+        )
 
     def record(self) -> None:
         """Write the study into the folder."""

@@ -73,8 +73,8 @@ def test_changed_settings_are_refused_once_results_exist(run: Run) -> None:
     with pytest.raises(UsageError) as caught:
         run.with_settings(quick(ipc=5, squeeze_lr=0.25))
     message = str(caught.value)
-    assert "ipc is 2 in the run, 5 asked for" in message
-    assert "squeeze_lr is 0.003 in the run, 0.25 asked for" in message
+    assert "ipc is 2 in the run, 5 is requested" in message
+    assert "squeeze_lr is 0.003 in the run, 0.25 is requested" in message
     assert "seed" not in message
     assert "Choose another run name" in message
 

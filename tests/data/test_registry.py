@@ -84,7 +84,7 @@ def test_a_run_refuses_other_images_than_it_began_with(tmp_path: Path) -> None:
     Run.create(run.path, run.settings).units.finish(unit, paths=[], record={})
     other = make_tree(tmp_path / "o", ("a", "b"))
     picture(9, 9, 9).save(other / "train" / "a" / "zz.png")
-    with pytest.raises(UsageError, match="not those asked for"):
+    with pytest.raises(UsageError, match="are not the run's"):
         open_run(**where, changes={"data_dir": str(other)})
     changes = {**changes, "data_dir": str(other)}
     with pytest.raises(UsageError, match="dataset_hash is"):

@@ -197,7 +197,7 @@ def test_the_card_of_an_imported_set_has_no_local_path(run: Run, tmp_path: Path)
     [
         ({"method": "prism"}, "run a has no method 'prism'"),
         ({"layout": "tar"}, "unknown layout 'tar'"),
-        ({"layout": "archive", "kind": "jpeg"}, "layout archive keeps the images as they are"),
+        ({"layout": "archive", "kind": "jpeg"}, "layout archive copies the images unchanged"),
         ({"layout": "published", "kind": "png", "quality": 75}, "PNG has none"),
         ({"layout": "archive", "dest": "out"}, "an archive is one file: call it out.zip"),
     ],

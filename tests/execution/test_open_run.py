@@ -70,7 +70,7 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2}}, "ipc": 32},
             "method rded .* needs 128 training images per class",
         ),
-        ({"device": "cuda:99"}, "device 'cuda:99' was asked for"),
+        ({"device": "cuda:99"}, "device is set to 'cuda:99'"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

@@ -183,7 +183,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
 def test_a_malicious_archive_does_not_run(tmp_path: Path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({**WEIGHTS, "x": Evil(mark)}, file)
-    with pytest.raises(UsageError, match=r"evil\.pth ask for posix\.system") as caught:
+    with pytest.raises(UsageError, match=r"evil\.pth refer to posix\.system") as caught:
         read_weights(file)
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice how to run it after all
@@ -191,7 +191,7 @@ def test_a_malicious_archive_does_not_run(tmp_path: Path) -> None:
 
 def test_a_whole_network_is_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"ask for torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(UsageError, match=r"refer to torch\.nn\.modules\.linear\.Linear"):
         read_weights(tmp_path / "w.pth")
 
 

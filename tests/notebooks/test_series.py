@@ -133,7 +133,7 @@ def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
     [
         ("icp", "3", "unknown parameter 'icp'; did you mean 'ipc'"),
         ("ipc", "ten", "ipc: Input should be a valid integer, got 'ten'"),
-        ("ipc", "3", "ipc is 2 in the run, 3 asked for"),
+        ("ipc", "3", "ipc is 2 in the run, 3 is requested"),
     ],
 )
 def test_plain_papermill_refuses_wrong_parameters(
@@ -152,7 +152,7 @@ def test_other_settings_are_refused_by_name(run: Path, runs: Path) -> None:
     before = markers(run)
     result = prism("run", "digits_quick", "--set", "ipc=3", runs=runs)
     assert result.returncode == 2
-    assert "ipc is 2 in the run, 3 asked for" in error_of(result)
+    assert "ipc is 2 in the run, 3 is requested" in error_of(result)
     assert markers(run) == before
 
 
