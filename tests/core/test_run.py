@@ -146,7 +146,9 @@ def test_results_belong_to_one_stage(run: Run, stage: str) -> None:
 @pytest.mark.parametrize("stage", ["synthesis", "diversity", "relabel", "evaluation"])
 def test_a_recipe_is_bound_by_its_methods_results(run: Run, stage: str) -> None:
     pretend_results(run, stage)  # of prism
-    with pytest.raises(UsageError, match=r"recipes\.prism is \{\} in the run, \{'lr': 0.5\} is requested"):
+    with pytest.raises(
+        UsageError, match=r"recipes\.prism is \{\} in the run, \{'lr': 0.5\} is requested"
+    ):
         run.with_settings(quick(recipes={"prism": {"lr": 0.5}}))
     run.with_settings(quick(recipes={"sre2l": {"lr": 0.5}}))
     run.with_settings(quick(recipes={"sre2l": {"lr": 0.7}}))
