@@ -381,7 +381,10 @@ def test_other_methods_do_not_depend_on_import_settings() -> None:
     [
         ({}, r"method imported: no source; .* recipes.imported.source"),
         ({"imported": {"source": "set"}}, "depends on where the run is started"),
-        ({"imported": {"source": "/x", "image_source": "initial"}}, "source is '/x', but image_source"),
+        (
+            {"imported": {"source": "/x", "image_source": "initial"}},
+            "source is '/x', but image_source",
+        ),
     ],
 )
 def test_a_meaningless_source_is_refused(recipes: dict, message: str) -> None:
