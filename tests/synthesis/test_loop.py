@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_state_dict_resumes_bit_for_bit() -> None:
     first = optimizer_of(recipe, initial_of(double=False), start_steps=[0, 0, 2, 4])
     for _ in range(3):
         first.take_step()
-    state = first.state_dict()
+    state = deepcopy(first.state_dict())
     second = optimizer_of(recipe, torch.zeros(4, 3, 32, 32), start_steps=[0, 0, 2, 4])
     second.load_state_dict(state)
     assert torch.equal(recover(first), recover(second))
