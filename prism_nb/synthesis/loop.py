@@ -1,4 +1,9 @@
-"""The optimization of a unit's images: Adam steps under a schedule of teachers."""
+"""The optimization of a unit's images: Adam steps under a schedule of teachers.
+
+A step costs one forward and one backward pass, to the images and not to the weights, of each of its
+teachers, one after the other (`micro_batch.py`). A BN teacher that gives no logits ends behind its
+last matched layer; micro-batches add a forward pass for the statistics of the whole batch.
+"""
 
 from __future__ import annotations
 

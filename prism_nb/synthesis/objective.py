@@ -1,12 +1,12 @@
 """The loss of a synthesis step: logits of some teachers, layer statistics of others.
 
-    L(x) = mean over k in F of CE(f_k(x), y) + r_bn / |T| * sum over k in T of A_k(x) + priors(x)
-    A_k(x) = sum over layers l of w_l * (||var_l(x) - var_l|| + ||mean_l(x) - mean_l||)
+    L(x) = mean over k in F of CE(f_k(z), y) + r_bn / |T| * sum over k in T of D_k(z) + priors
+    D_k(z) = sum over layers l of w_l * (||var_l(z) - var_l|| + ||mean_l(z) - mean_l||)
 
-PRISM (arXiv 2511.09905, section 3, with the norms and layer weights of the published code): the
-logit teachers F are the primary alone, the BN teachers T are drawn from the pool, layers are BN
-layers, and their targets var_l, mean_l are running statistics. Methods that couple the two (SRe2L,
-G-VBSM, CV-DD) have F = T.
+Here z is the randomly augmented batch x. In PRISM (arXiv 2511.09905, section 3, with the norms and
+layer weights of the published code) the logit teachers F are the primary alone, the BN teachers T
+are drawn from the pool, layers are BN layers, and their targets var_l, mean_l are running
+statistics. Methods that couple the two (SRe2L, G-VBSM, CV-DD) have F = T.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DENSITY_TEMPERATURE = 4.0
 def bn_stats_loss(
     batch_stats: Sequence[MeanVar], real_stats: Sequence[MeanVar], weights: Sequence[float]
 ) -> Tensor:
-    """Return A_k, the distance of a batch's layer statistics from those of the real images.
+    """Return D_k, the distance of a batch's layer statistics from those of the real images.
 
     Args:
         batch_stats: Mean and biased variance of each layer's input over the batch.
@@ -90,7 +90,7 @@ class StatMatcher:
         return tuple(stat for stat in self.real_stats if stat.layer not in dropped)
 
     def loss(self, batch_stats: Mapping[LayerStat, MeanVar]) -> Tensor:
-        """Return A_k of the given statistics of a batch; at least one."""
+        """Return D_k of the given statistics of a batch; at least one."""
         stats = list(batch_stats)
         return bn_stats_loss(
             self._ema_update(stats, list(batch_stats.values())),

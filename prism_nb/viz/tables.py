@@ -279,7 +279,7 @@ def metric_table(run: Run, network: str) -> pd.DataFrame:
 
 
 def _mean(metrics: dict[str, Any], metric: Metric) -> float:
-    value = metrics[metric.name]["mean"]
+    value = metrics.get(metric.name, {}).get("mean")  # none of a metric added after the run
     return NAN if value is None else value * (100 if metric.percent else 1)
 
 
@@ -296,7 +296,11 @@ def diversity_per_class(run: Run) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=["method", "features", "class"])]
     for method, record in _diversity_records(run):
         for network, space in record["spaces"].items():
-            columns = {m.name: space["metrics"][m.name]["per_class"] for m in metrics_of("class")}
+            undefined = {"per_class": [None] * len(names)}
+            columns = {
+                m.name: space["metrics"].get(m.name, undefined)["per_class"]
+                for m in metrics_of("class")
+            }
             part = pd.DataFrame({"class": names, **columns}).astype(dict.fromkeys(columns, float))
             parts.append(part.assign(method=method, features=network))
     return pd.concat(parts[1:] or parts, ignore_index=True)

@@ -125,8 +125,8 @@ def test_evaluation_follows_choices_by_keyboard(lab: Lab) -> None:
     learning = 'nb.figure(run, "learning"'
     assert "PRISM, test_resnet" in lab.outputs(learning)
     press_down(lab, "Student", "test_mambaout")
-    press_down(lab, "Baseline", "random_real")
-    press_down(lab, "Images of", "sre2l")
+    press_down(lab, "Baseline", "Random real")
+    press_down(lab, "Images of", "SRe2L")
     lab.run_from(learning)
     stays_clean(lab)
     lab.tall_shot("notebook_05_evaluation_chosen")
