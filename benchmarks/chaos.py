@@ -1,4 +1,4 @@
-"""Kill workers and drivers at random, and check that nothing is lost: `python -m benchmarks.chaos`.
+"""Random kills of workers and drivers, after which nothing may be lost: `make chaos`.
 
 A run of the digits under Ray, from squeeze to evaluation, is killed again and again and continued
 each time; when it is finished, a new one begins. All must end with the files that an undisturbed
@@ -16,34 +16,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
 
-from benchmarks.common import ROOT
-from benchmarks.run_contents import contents, finished_units
+from benchmarks.common import ROOT, small_run
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
-from prism_nb.execution import open_run, pipeline
+from prism_nb.execution import pipeline
 from prism_nb.execution.ray_backend import local_cluster
 
-_SMALL: dict[str, Any] = {
-    "teachers": ["test_resnet", "test_byobnet"],
-    "holdout_networks": [],
-    "feature_networks": ["test_byobnet"],
-    "squeeze_epochs": 1,
-    "methods": ["prism"],
+_SETTINGS: dict[str, Any] = {
     "batch_size": 10,
     "recipe": {"iterations": 100},
     "label_epochs": 8,
-    "students": ["test_resnet"],
     "student_seeds": 4,
     "real_per_class": 20,
     "device": "cpu",
-    "threads": 1,
 }
 _PATIENCE = 300.0  # seconds for a driver to begin a unit
 _BETWEEN = 5.0  # the longest time between two kills, in mean times of a unit
@@ -55,6 +47,19 @@ _DRIVER = (
 )
 
 
+@click.command()
+@click.option("--kills", default=200, show_default=True)
+@click.option("--ipc", default=12, show_default=True, help="images per class, a unit each")
+@click.option("--workers", default=4, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, ipc: int, workers: int, seed: int) -> None:
+    """Kill workers and drivers at random; exits with 1 if a file is lost."""
+    chaos = Chaos(kills, seed)
+    with tempfile.TemporaryDirectory() as folder, local_cluster(cpus=workers, gpus=0) as address:
+        chaos.disturb(Path(folder), ipc, ray_address=address, workers=workers)
+    raise SystemExit(1 if chaos.lost else 0)
+
+
 class Chaos:
     """Kills at random, and their cost.
 
@@ -63,7 +68,7 @@ class Chaos:
         seed: Decides which process is killed and when.
 
     Attributes:
-        counts: Killed `workers` and `drivers`, finished `runs`, their `units`, and those `redone`.
+        counts: Killed `workers` and `drivers`, and finished `runs`.
         lost: Files that were finished and later gone or changed, or that differ at the end.
     """
 
@@ -81,31 +86,27 @@ class Chaos:
         plain = _new_run(folder / "undisturbed", ipc=ipc)
         for stage in pipeline.STAGES:
             pipeline.execute(plain, stage)
-        wanted, seconds = contents(plain), map(plain.units.record, finished_units(plain))
-        pause = _BETWEEN * statistics.mean(record["seconds"] for record in seconds)
+        units = [unit for stage in pipeline.STAGES for unit in pipeline.stage_units(plain, stage)]
+        seconds = statistics.mean(plain.units.record(unit)["seconds"] for unit in units)
+        wanted = _contents(plain)
         while self.kills_left > 0:
             run = _new_run(folder / str(self.counts["runs"]), ipc=ipc, backend="ray", **ray)
-            self._finish(run, pause)
-            found = contents(run)
+            self._finish(run, pause=_BETWEEN * seconds)
+            found = _contents(run)
             self.lost += sorted(p for p in wanted | found if wanted.get(p) != found.get(p))
             self.counts["runs"] += 1
-            for stage in pipeline.STAGES:
-                events = [e for e in run.events.read(stage) if e["event"] == "unit_start"]
-                begun = [event["unit"] for event in events]
-                self.counts["units"] += len(set(begun))
-                self.counts["redone"] += len(begun) - len(set(begun))
             print(f"{dict(self.counts)}, {len(self.lost)} files lost", flush=True)
 
     def _finish(self, run: Run, pause: float) -> None:
-        """Complete a run, with kills on the way."""
-        finished: dict[str, str] = {}
+        """Complete a run, with kills on the way, at most `pause` seconds apart."""
+        finished: dict[str, Any] = {}
         while any(pipeline.plan(run, stage).missing for stage in pipeline.STAGES):
             command = [sys.executable, "-c", _DRIVER, str(run.path)]
             driver, before = subprocess.Popen(command, cwd=ROOT), self.kills_left  # noqa: S603
             while driver.poll() is None and self.kills_left > 0 and _at_work(run, driver):
                 time.sleep(self._random.uniform(0, pause))
                 self._kill(run, driver)
-                found = _finished_files(run)
+                found = _contents(run)
                 self.lost += [path for path, old in finished.items() if found.get(path) != old]
                 finished |= found
             if driver.wait() > 0 and self.kills_left == before:
@@ -126,9 +127,21 @@ class Chaos:
 
 def _new_run(folder: Path, **changes: Any) -> Run:
     """Open a run in a folder of its own, where no other run's teachers can be reused."""
-    return open_run.open_run(
-        run_name="run", preset="digits_quick", runs_dir=folder, changes={**_SMALL, **changes}
-    )
+    return small_run(folder, "run", ("test_resnet", "test_byobnet"), **_SETTINGS, **changes)
+
+
+def _contents(run: Run) -> dict[str, Any]:
+    """Return the records of all finished units, without the seconds, and their files' hashes."""
+    found: dict[str, Any] = {}
+    for stage in pipeline.STAGES:
+        for unit in pipeline.stage_units(run, stage):
+            marker = run.units.marker(unit) if run.units.is_done(unit) else None
+            if marker is None:
+                continue
+            found[unit.marker] = {k: v for k, v in marker["record"].items() if k != "seconds"}
+            # JSON files repeat the record, seconds included.
+            found |= {p: h for p, h in marker["files"].items() if not p.endswith(".json")}
+    return found
 
 
 def _at_work(run: Run, driver: subprocess.Popen[bytes]) -> bool:
@@ -149,29 +162,6 @@ def _workers(run: Run, driver: subprocess.Popen[bytes]) -> list[int]:
     owners = [Owner.read(path) for path in sorted(run.path.glob("locks/*/*.json"))]
     living = {owner.process for owner in owners if owner and psutil.pid_exists(owner.process)}
     return sorted(living - {driver.pid})
-
-
-def _finished_files(run: Run) -> dict[str, str]:
-    """Return the hash of every file of every finished unit, as its marker records it."""
-    found: dict[str, str] = {}
-    for unit in finished_units(run):
-        found |= (run.units.marker(unit) or {}).get("files", {})
-    return found
-
-
-@click.command()
-@click.option("--kills", default=200, show_default=True)
-@click.option("--ipc", default=12, show_default=True, help="images per class, a unit each")
-@click.option("--workers", default=4, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--address", help="a Ray cluster of this machine; none: one made for this")
-def main(kills: int, ipc: int, workers: int, seed: int, address: str | None) -> None:
-    """Kill workers and drivers at random; exits with 1 if a file is lost."""
-    chaos = Chaos(kills, seed)
-    cluster = nullcontext(address) if address else local_cluster(cpus=workers, gpus=0)
-    with tempfile.TemporaryDirectory() as folder, cluster as found:
-        chaos.disturb(Path(folder), ipc, ray_address=found, workers=workers)
-    raise SystemExit(1 if chaos.lost else 0)
 
 
 if __name__ == "__main__":

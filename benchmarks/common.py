@@ -1,106 +1,31 @@
-"""What the benchmarks share: a loop in a process of its own, rounds of them, and the record."""
+"""Runs, subprocesses and timing of the benchmarks, and the table and file of their results."""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from prism_nb.core import fileio
 from prism_nb.core.manifest import machine
+from prism_nb.core.run import Run
+from prism_nb.execution import open_run
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True)
-class Case:
-    """Steps of one loop on one problem.
-
-    Attributes:
-        loop: `published`, `bare` or `kit`.
-        networks: The networks of the draw; the first is the primary.
-        size: Side of the images, in pixels.
-        count: Images of the batch.
-        steps: Steps, of which the first two are not in the median.
-        compiled: Whether networks are compiled; of the kit.
-        precision: `fp32` or `bf16`; of the kit.
-        micro_batch_size: Images per forward pass of the kit; 0: the whole batch.
-    """
-
-    loop: str
-    networks: tuple[str, ...]
-    size: int
-    count: int
-    steps: int
-    compiled: bool = False
-    precision: str = "fp32"
-    micro_batch_size: int = 0
-
-
-def measure(cases: Mapping[str, Case], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Run cases in turn, each time in a fresh process, so that disturbances hit all alike.
-
-    Returns:
-        By the case's name: `seconds` per step (median over the steps of all rounds), `images` per
-        second, `first` (the first round's first step, in seconds) and `memory` (peak, in bytes).
-    """
-    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
-    with tempfile.TemporaryDirectory() as compiled:  # so that the first round compiles anew
-        for _ in range(rounds):
-            for name, case in cases.items():
-                taken[name].append(_in_a_process(case, compiled))
-    return {name: _summary(cases[name], found) for name, found in taken.items()}
-
-
-def _summary(case: Case, found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    seconds = statistics.median(second for one in found for second in one["seconds"])
-    return {
-        "seconds": seconds,
-        "images": case.count / seconds,
-        "first": found[0]["first"],
-        "memory": max(one["memory"] for one in found),
-    }
-
-
-def _in_a_process(case: Case, compiled: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(case))]
-    done = subprocess.run(  # noqa: S603 (our own module)
-        command,
-        cwd=ROOT,
-        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def private_bytes(processes: Sequence[psutil.Process]) -> int:
-    """Return the memory of processes without the pages of mapped files, in bytes."""
-    total = 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            memory = process.memory_info()
-            total += memory.rss - getattr(memory, "shared", 0)
-    return total
-
-
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Save a benchmark's rows with the machine and the date."""
+def report(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print a benchmark's rows, and write them with the machine and the date."""
+    print(f"\n{name}")
+    print_table(rows)
     record = {
         "machine": machine(),
         "torch": torch.__version__,
@@ -108,6 +33,58 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    fileio.write_json(RESULTS / f"{name}.json", record)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal or different columns, with the names of the columns above."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def in_a_process(module: str, name: str, **environment: str) -> Any:
+    """Run `python -m MODULE NAME` and return the JSON value of its last line of output."""
+    done = subprocess.run(  # noqa: S603 (our own module)
+        [sys.executable, "-m", module, name],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {name} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    """Return the seconds that an action takes on the CPU."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def small_run(folder: Path, name: str, networks: tuple[str, str], **changes: Any) -> Run:
+    """Begin a run of PRISM with two teachers on the digits, if the changes name no other data."""
+    settings: dict[str, Any] = {
+        "teachers": networks,
+        "primary": networks[0],
+        "holdout_networks": [],
+        "feature_networks": networks[1:],
+        "squeeze_epochs": 1,
+        "methods": ["prism"],
+        "students": ["test_resnet"],
+        "threads": 1,
+        **changes,
+    }
+    return open_run.open_run(
+        run_name=name, preset="digits_quick", runs_dir=folder, changes=settings
+    )

@@ -16,38 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
-from benchmarks.common import ROOT, private_bytes
-from benchmarks.rehearsal.tree import make_tree
+from benchmarks.common import ROOT
+from benchmarks.image_tree import make_tree, write_random_weights
 from prism_nb.core import fileio
 from prism_nb.core.config import read_preset
-from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import image_path
-from prism_nb.data.imagenet import IMAGENET_CHANNELS
 from prism_nb.data.index import imagenet_wnids
-from prism_nb.execution import pipeline
-from prism_nb.models.weights import WeightsMetadata, to_safetensors
-from prism_nb.models.zoo import architecture_of, build_network
+from prism_nb.models.zoo import architecture_of
 
-PRESET = "imagenet1k_ipc10"
+_PRESET = "imagenet1k_ipc10"
 _ROLES = ("teachers", "holdout_networks", "label_teachers", "feature_networks")
 _CROPS = 4  # real images that one of RDED's is made of
 _MARK = "made by benchmarks.rehearsal"  # a file of this name allows the folder to be deleted
 _UNITS_FIRST = 2  # units of the synthesis before the kill
 Log = Callable[[str], None]
-
-
-@dataclass
-class Call:
-    """A call of `prism-nb`: exit status (-9: killed), output, seconds and peak memory in bytes."""
-
-    status: int
-    output: str
-    seconds: float
-    peak_bytes: int
 
 
 @dataclass
@@ -63,9 +47,7 @@ class Rehearsal:
         batch_size: Images per unit.
         students: Students, one seed each, in place of the preset's.
         stand_ins: Smaller architectures, by those of the preset that they replace.
-        calls: Every call of the command, by its purpose.
-        written: When each file of a unit finished before the kill was written, in ns.
-        missing: Units of the synthesis that were not done at the kill.
+        seconds: The seconds of each call of `prism-nb`, by its purpose.
     """
 
     folder: Path
@@ -76,9 +58,7 @@ class Rehearsal:
     batch_size: int = 100
     students: tuple[str, ...] = ("resnet18",)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
-    calls: dict[str, Call] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
-    missing: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def tree(self) -> Path:
@@ -93,7 +73,7 @@ class Rehearsal:
     @property
     def run(self) -> Path:
         """The run."""
-        return self.folder / "runs" / PRESET
+        return self.folder / "runs" / _PRESET
 
     @property
     def wnids(self) -> list[str]:
@@ -104,7 +84,7 @@ class Rehearsal:
     @property
     def architectures(self) -> dict[str, str]:
         """The architecture that replaces each of the preset's networks."""
-        names = [name for role in _ROLES for name in read_preset(PRESET)[role]]
+        names = [name for role in _ROLES for name in read_preset(_PRESET)[role]]
         return {n: self.stand_ins.get(architecture_of(n), architecture_of(n)) for n in names}
 
     @property
@@ -124,7 +104,7 @@ class Rehearsal:
 
     def changes(self) -> dict[str, Any]:
         """Return the changes to the preset: files, sizes and counts."""
-        preset = read_preset(PRESET)
+        preset = read_preset(_PRESET)
         named = {name: self.network(network) for name, network in self.architectures.items()}
         all_classes = self.classes == len(imagenet_wnids())
         return {
@@ -151,60 +131,35 @@ def rehearse(rehearsal: Rehearsal, log: Log) -> None:
     """Make all files, run them with one kill, and run them again; `facts` checks the results.
 
     Raises:
-        PrismError: A call failed, or the folder holds something else.
+        PrismError: A call failed, the kill came too late, or the folder holds something else.
     """
-    make_files(rehearsal, log)
+    make_files(rehearsal)
     changes = rehearsal.changes().items()
     settings = [part for name, v in changes for part in ("--set", f"{name}={json.dumps(v)}")]
-    _call(rehearsal, log, "plan", "plan", PRESET, "--quick", *settings)
-    _call(rehearsal, log, "killed", "run", PRESET, *settings, kill=True)
-    _note_the_kill(rehearsal)
-    leave_a_part(rehearsal)
-    _call(rehearsal, log, "resumed", "run", PRESET, *settings)
-    _call(rehearsal, log, "repeated", "run", PRESET, *settings)
-    _call(rehearsal, log, "verify", "verify", PRESET, "--clean")
-    _call(rehearsal, log, "status", "status", PRESET)
+    _call(rehearsal, log, "plan", "plan", _PRESET, "--quick", *settings)
+    _call(rehearsal, log, "killed", "run", _PRESET, *settings, kill=True)
+    _call(rehearsal, log, "resumed", "run", _PRESET, *settings)
+    _call(rehearsal, log, "repeated", "run", _PRESET, *settings)
+    _call(rehearsal, log, "verify", "verify", _PRESET, "--clean")
 
 
-def make_files(rehearsal: Rehearsal, log: Log) -> None:
+def make_files(rehearsal: Rehearsal) -> None:
     """Write the image tree and random weights; delete an earlier rehearsal.
 
     Raises:
         UsageError: The folder holds something else.
     """
-    begin, folder = time.monotonic(), rehearsal.folder
+    folder = rehearsal.folder
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / _MARK).is_file():
             raise UsageError(f"{folder} is no rehearsal; name a new folder by --folder")
         shutil.rmtree(folder)
     fileio.write_text(folder / _MARK, "it may be deleted\n")
-    images = make_tree(rehearsal.tree, rehearsal.wnids, train=_CROPS * rehearsal.ipc)
+    make_tree(rehearsal.tree, rehearsal.wnids, train=_CROPS * rehearsal.ipc)
     for network in dict.fromkeys(rehearsal.architectures.values()):
         turn = -1 if network == rehearsal.reversed_head else 1
         path, classes = rehearsal.weights(network), rehearsal.wnids[::turn]
         write_random_weights(path, network, classes, rehearsal.image_size)
-    log(f"{images} images and the weights written, {time.monotonic() - begin:.0f} s")
-
-
-def write_random_weights(path: Path, architecture: str, classes: list[str], size: int) -> None:
-    """Write a network with random weights for images of a size, and its head's class order."""
-    with seeded(0, torch.device("cpu")):
-        network = build_network(architecture, classes=len(classes), image_size=size)
-    mean, std = IMAGENET_CHANNELS
-    metadata = WeightsMetadata(
-        mean=mean, std=std, size=size, interpolation="bilinear", classes=tuple(classes)
-    )
-    content = to_safetensors(network.state_dict(), metadata)
-    fileio.write_bytes(path, content)
-
-
-def leave_a_part(rehearsal: Rehearsal) -> None:
-    """Create the files of a kill during the write of an image; few kills hit those milliseconds."""
-    last = image_path("sre2l", rehearsal.classes - 1, rehearsal.ipc - 1)
-    path = rehearsal.run / last
-    part = path.with_name(f".{path.name}.0123abcd.part")
-    fileio.write_bytes(part, b"half of an image")
-    os.utime(part, (1, 1))  # old enough that no process can be writing it
 
 
 def environment(rehearsal: Rehearsal) -> dict[str, str]:
@@ -212,27 +167,6 @@ def environment(rehearsal: Rehearsal) -> dict[str, str]:
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     own = {"PRISM_RUNS": str(rehearsal.run.parent), "PRISM_CACHE": str(rehearsal.cache)}
     return {**os.environ, "PYTHONPATH": paths, "PRISM_HOME": str(ROOT), **own}
-
-
-def _amid_synthesis(rehearsal: Rehearsal) -> bool:
-    """Return whether some units of the synthesis are done and another is between two steps."""
-    if not (rehearsal.run / "events" / "synthesis.jsonl").is_file():
-        return False
-    events = list(Run.open(rehearsal.run).events.read("synthesis"))
-    if sum(event["event"] == "unit_end" for event in events) < _UNITS_FIRST:
-        return False
-    return events[-1]["event"] == "step" and events[-1]["step"] < events[-1]["steps"]
-
-
-def _note_the_kill(rehearsal: Rehearsal) -> None:
-    """Note the files of finished units, and the number of units that are not done."""
-    run = Run.open(rehearsal.run)
-    rehearsal.missing = pipeline.plan(run, "synthesis").missing
-    for stage in ("squeeze", "synthesis"):
-        for unit in pipeline.stage_units(run, stage):
-            if run.units.is_done(unit):
-                for path in (unit.marker, *run.units.files(unit)):
-                    rehearsal.written[path] = run.file(path).stat().st_mtime_ns
 
 
 def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool = False) -> None:
@@ -247,37 +181,35 @@ def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool
             cwd=rehearsal.folder,
             start_new_session=True,
         )
-        peak = 0
         try:
-            while child.poll() is None:
-                peak = max(peak, private_bytes([child, *_descendants(child)]))
-                if kill and _amid_synthesis(rehearsal):
-                    break
+            while child.poll() is None and not (kill and _amid_synthesis(rehearsal)):
                 time.sleep(0.05)
         finally:
             _kill_tree(child)
-    output = log_file.read_text(encoding="utf-8", errors="replace")
-    call = Call(child.returncode, output, time.monotonic() - begin, peak)
-    rehearsal.calls[what] = call
-    log(f"prism-nb {arguments[0]:<7} {what:<9} status {call.status}, {call.seconds:.0f} s")
-    if call.status > 0:
-        raise PrismError(f"{what}: prism-nb {arguments[0]} failed:\n{output[-2000:]}")
+    rehearsal.seconds[what] = round(time.monotonic() - begin, 1)
+    log(f"{what}: exit status {child.returncode} after {rehearsal.seconds[what]} s")
+    if child.returncode != (-signal.SIGKILL if kill else 0):
+        output = log_file.read_text(encoding="utf-8", errors="replace")
+        raise PrismError(f"{what} ended unexpectedly:\n{output[-2000:]}")
+
+
+def _amid_synthesis(rehearsal: Rehearsal) -> bool:
+    """Return whether some units of the synthesis are done and another is between two steps."""
+    if not (rehearsal.run / "events" / "synthesis.jsonl").is_file():
+        return False
+    events = list(Run.open(rehearsal.run).events.read("synthesis"))
+    if sum(event["event"] == "unit_end" for event in events) < _UNITS_FIRST:
+        return False
+    return events[-1]["event"] == "step" and events[-1]["step"] < events[-1]["steps"]
 
 
 def _kill_tree(child: psutil.Popen) -> None:
-    """Kill a process group and its descendants, as kernels have groups of their own."""
-    descendants = _descendants(child)
-    if child.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    for process in descendants:
+    """Kill a process and its descendants; kernels have process groups of their own."""
+    tree = [child]
+    with suppress(psutil.NoSuchProcess):
+        tree += child.children(recursive=True)
+    for process in tree:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     child.wait()
-    psutil.wait_procs(descendants, timeout=30)
-
-
-def _descendants(child: psutil.Popen) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return list(child.children(recursive=True))
-    return []
+    psutil.wait_procs(tree[1:], timeout=30)
