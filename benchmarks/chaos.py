@@ -73,13 +73,8 @@ class Chaos:
     """
 
     def __init__(self, kills: int, seed: int) -> None:
-        self._kills, self._random = kills, random.Random(seed)  # noqa: S311 (no secret)
+        self._kills_left, self._random = kills, random.Random(seed)  # noqa: S311 (no secret)
         self.counts, self.lost = Counter[str](), list[str]()
-
-    @property
-    def kills_left(self) -> int:
-        """Kills that are still to be made."""
-        return self._kills - self.counts["workers"] - self.counts["drivers"]
 
     def disturb(self, folder: Path, ipc: int, **ray: Any) -> None:
         """Compare run after run with an undisturbed one, until all kills are made."""
@@ -89,7 +84,7 @@ class Chaos:
         units = [unit for stage in pipeline.STAGES for unit in pipeline.stage_units(plain, stage)]
         seconds = statistics.mean(plain.units.record(unit)["seconds"] for unit in units)
         wanted = _contents(plain)
-        while self.kills_left > 0:
+        while self._kills_left > 0:
             run = _new_run(folder / str(self.counts["runs"]), ipc=ipc, backend="ray", **ray)
             self._finish(run, pause=_BETWEEN * seconds)
             found = _contents(run)
@@ -102,14 +97,14 @@ class Chaos:
         finished: dict[str, Any] = {}
         while any(pipeline.plan(run, stage).missing for stage in pipeline.STAGES):
             command = [sys.executable, "-c", _DRIVER, str(run.path)]
-            driver, before = subprocess.Popen(command, cwd=ROOT), self.kills_left  # noqa: S603
-            while driver.poll() is None and self.kills_left > 0 and _at_work(run, driver):
+            driver, before = subprocess.Popen(command, cwd=ROOT), self._kills_left  # noqa: S603
+            while driver.poll() is None and self._kills_left > 0 and _at_work(run, driver):
                 time.sleep(self._random.uniform(0, pause))
                 self._kill(run, driver)
                 found = _contents(run)
                 self.lost += [path for path, old in finished.items() if found.get(path) != old]
                 finished |= found
-            if driver.wait() > 0 and self.kills_left == before:
+            if driver.wait() > 0 and self._kills_left == before:
                 raise SystemExit(f"the driver of {run.path} failed, and nothing was killed")
 
     def _kill(self, run: Run, driver: subprocess.Popen[bytes]) -> None:
@@ -119,10 +114,12 @@ class Chaos:
                 driver.kill()
                 driver.wait()
                 self.counts["drivers"] += 1
+                self._kills_left -= 1
         elif workers := _workers(run, driver):
             with suppress(ProcessLookupError):
                 os.kill(self._random.choice(workers), signal.SIGKILL)
                 self.counts["workers"] += 1
+                self._kills_left -= 1
 
 
 def _new_run(folder: Path, **changes: Any) -> Run:

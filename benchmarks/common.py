@@ -19,13 +19,17 @@ from prism_nb.core.run import Run
 from prism_nb.execution import open_run
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 
 
-def report(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print a benchmark's rows, and write them with the machine and the date."""
+def report(name: str, rows: list[dict[str, Any]], *, save: bool = True) -> None:
+    """Print a benchmark's rows as a table, and write them with the machine and the date."""
     print(f"\n{name}")
-    print_table(rows)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip(), flush=True)
     record = {
         "machine": machine(),
         "torch": torch.__version__,
@@ -33,17 +37,8 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "rows": rows,
     }
-    fileio.write_json(RESULTS / f"{name}.json", record)
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of equal or different columns, with the names of the columns above."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip(), flush=True)
+    if save:
+        fileio.write_json(ROOT / "benchmarks" / "results" / f"{name}.json", record)
 
 
 def _cell(value: object) -> str:
@@ -66,9 +61,11 @@ def in_a_process(module: str, name: str, **environment: str) -> Any:
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    """Return the seconds that an action takes on the CPU."""
+    """Return the seconds that an action takes, on the GPU too where there is one."""
     begin = time.perf_counter()
     action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 

@@ -82,14 +82,7 @@ def write_random_weights(path: Path, architecture: str, classes: list[str], size
 
 
 def numbers_shown(images: np.ndarray) -> np.ndarray:
-    """Return the class numbers that square images show.
-
-    Args:
-        images: uint8 [N, 3, S, S], cut out of the middle as `decode.read_image` does.
-
-    Returns:
-        int64 [N]; of images that show none, an arbitrary one.
-    """
+    """Return the numbers [N] shown by images of `read_image`, uint8 [N, 3, S, S]."""
     side = images.shape[-1]
     nearness = _nearness(side, side) / IMAGENET_MARGIN
     red, green, blue = (images[:, channel].astype(np.float64) for channel in range(3))
@@ -118,7 +111,9 @@ def _image_file(label: int, kind: _Kind, *, seed: tuple[int, int]) -> bytes:
     grey = _DARKEST + _APART * digits[np.digitize(nearness, _EDGES)]
     pixels = grey[..., None] + rng.normal(0, _GRAIN, (height, width, 3))
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    image = _seen_through(image, nearness) if kind.mode == "RGBA" else image.convert(kind.mode)
+    image = image.convert(kind.mode)
+    if kind.mode == "RGBA":  # transparent where no cut out of the middle reaches
+        image.putalpha(Image.fromarray(np.where(nearness < 0.92, 255, 0).astype(np.uint8)))
     exif = Image.Exif()
     if kind.turned:
         exif[_ORIENTATION] = int(rng.integers(2, 9))
@@ -136,10 +131,3 @@ def _nearness(width: int, height: int) -> np.ndarray:
     """
     across, down = (np.abs(np.arange(side) + 0.5 - side / 2) for side in (width, height))
     return np.maximum(across[None, :], down[:, None]) / (min(width, height) / 2)
-
-
-def _seen_through(image: Image.Image, nearness: np.ndarray) -> Image.Image:
-    """Make transparent what no cut out of the middle shows."""
-    alpha = Image.fromarray(np.where(nearness < 0.92, 255, 0).astype(np.uint8))
-    image.putalpha(alpha)
-    return image

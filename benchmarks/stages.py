@@ -103,32 +103,23 @@ _ROUNDS, _UNITS, _STEPS = 3, 4, 3600  # so many steps take about 30 seconds
 
 
 def worker_rows() -> list[dict[str, Any]]:
-    """Return seconds, speed and overhead by number of workers, medians over rounds.
+    """Return seconds and speed by number of workers, medians over rounds.
 
     Both numbers of workers do the same units of one CPU thread each on the same cluster, in turn.
     Seconds are those from the first unit's begin to the last one's end: Ray's start and a worker's
     first import of torch come once per stage, however long it is.
     """
-    taken: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    taken: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder, local_cluster(cpus=2, gpus=0) as address:
         for turn in range(_ROUNDS):
-            for workers, times in taken.items():
-                times.append(_synthesis_times(Path(folder), f"{workers}-{turn}", address, workers))
-    rows: list[dict[str, Any]] = []
-    for workers, times in taken.items():
-        seconds = statistics.median(span for span, _ in times)
-        row = {
-            "workers": workers,
-            "seconds": seconds,
-            "unit_seconds": statistics.median(work for _, work in times) / _UNITS,
-            "overhead": statistics.median(workers * span / work - 1 for span, work in times),
-        }
-        rows.append({**row, "speed": rows[0]["seconds"] / seconds if rows else 1.0})
-    return rows
+            for workers, seconds in taken.items():
+                name = f"{workers}-{turn}"
+                seconds.append(_synthesis_seconds(Path(folder), name, address, workers))
+    medians = {workers: statistics.median(seconds) for workers, seconds in taken.items()}
+    return [{"workers": w, "seconds": s, "speed": medians[1] / s} for w, s in medians.items()]
 
 
-def _synthesis_times(folder: Path, name: str, address: str, workers: int) -> tuple[float, float]:
-    """Do a synthesis; return the seconds from its begin to its end, and the sum of its units'."""
+def _synthesis_seconds(folder: Path, name: str, address: str, workers: int) -> float:
     run = small_run(
         folder,
         name,
@@ -144,5 +135,4 @@ def _synthesis_times(folder: Path, name: str, address: str, workers: int) -> tup
     pipeline.execute(run, "synthesis")
     events = list(run.events.read("synthesis"))
     times = [event["time"] for event in events if event["event"] in {"unit_start", "unit_end"}]
-    units = pipeline.stage_units(run, "synthesis")
-    return max(times) - min(times), sum(run.units.record(unit)["seconds"] for unit in units)
+    return max(times) - min(times)

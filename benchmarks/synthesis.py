@@ -53,29 +53,24 @@ _KIT_LOOPS = {
 
 
 def step_rows() -> list[dict[str, Any]]:
-    """Return the speed and the peak memory of every loop, in the order of the first column."""
-    return _measure((*_OTHER_LOOPS, *_KIT_LOOPS), rounds=_ROUNDS)
-
-
-def _measure(loops: Sequence[str], *, rounds: int) -> list[dict[str, Any]]:
     """Run loops in turn, so that disturbances hit all alike.
 
     Returns:
-        By loop, `seconds` per step (median over the steps of all rounds), `images` per second,
-        `first` (seconds of the first round's first step), peak `memory` in bytes, and `speed`
-        relative to the first loop.
+        By loop, `seconds` per step (median over the steps of all rounds), `first` (seconds of the
+        first round's first step), peak `memory` in bytes, and `speed` relative to the first loop.
     """
+    loops = (*_OTHER_LOOPS, *_KIT_LOOPS)
     taken: dict[str, list[dict[str, Any]]] = {loop: [] for loop in loops}
     with tempfile.TemporaryDirectory() as cache:  # so that the first round compiles anew
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             for loop in loops:
                 found = in_a_process("benchmarks.synthesis", loop, TORCHINDUCTOR_CACHE_DIR=cache)
                 taken[loop].append(found)
     rows: list[dict[str, Any]] = []
     for loop, found in taken.items():
         seconds = statistics.median(second for one in found for second in one["seconds"])
-        row = {"loop": loop, "seconds": seconds, "images": _COUNT / seconds}
-        row |= {"first": found[0]["first"], "memory": max(one["memory"] for one in found)}
+        memory = max(one["memory"] for one in found)
+        row = {"loop": loop, "seconds": seconds, "first": found[0]["first"], "memory": memory}
         rows.append({**row, "speed": rows[0]["seconds"] / seconds if rows else 1.0})
     return rows
 
@@ -154,7 +149,7 @@ _MATRIX_SIDE = 2048  # of the product that gives the rate of arithmetic
 
 
 def roofline_rows() -> list[dict[str, Any]]:
-    """Return the least seconds that a step could take, its parts, and the kit's seconds.
+    """Return the least seconds that a step could take, and its parts.
 
     They are the networks' floating-point operations, forward and for the gradient by the input,
     over the rate of a large matrix product.
@@ -169,9 +164,7 @@ def roofline_rows() -> list[dict[str, Any]]:
     flops = float(counter.get_total_flops())
     left, right = torch.randn(2, _MATRIX_SIDE, _MATRIX_SIDE, device=device)
     rate = 2 * _MATRIX_SIDE**3 / benchmark(device, lambda: left @ right, times=5)
-    (kit,) = _measure(("kit eager",), rounds=1)
-    row = {"flops": flops, "flops_per_second": rate, "seconds": flops / rate}
-    return [{**row, "kit_eager_seconds": kit["seconds"]}]
+    return [{"flops": flops, "flops_per_second": rate, "seconds": flops / rate}]
 
 
 # -- compiled against eager ------------------------------------------------------------------

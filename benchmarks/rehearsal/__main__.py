@@ -20,7 +20,8 @@ from prism_nb.core.errors import PrismError
 @click.option("--classes", default=1000, show_default=True, help="of ImageNet's thousand")
 @click.option("--ipc", default=2, show_default=True, help="images per class")
 @click.option("--folder", type=Path, default=ROOT / "data" / "rehearsal", show_default=True)
-def main(classes: int, ipc: int, folder: Path) -> None:
+@click.option("--save", is_flag=True, help="write the rows to benchmarks/results")
+def main(classes: int, ipc: int, folder: Path, save: bool) -> None:
     """Run the ImageNet preset on generated files and check it; exits with 1 if a check fails.
 
     A generated tree of 1,000 classes, random weights and few steps go through all notebooks, are
@@ -33,14 +34,15 @@ def main(classes: int, ipc: int, folder: Path) -> None:
     # The checks must read the calls' cache, not an index of an earlier tree in this folder.
     os.environ.update(environment(rehearsal))
     try:
-        rehearse(rehearsal, click.echo)
+        rehearse(rehearsal)
     except PrismError as error:
         sys.exit(f"error: {error}")
     checked = facts(rehearsal)
     sizes = [path.stat().st_size for path in rehearsal.run.rglob("*") if path.is_file()]
-    rows = [{"fact": f.statement, "holds": f.holds, "found": f.found} for f in checked]
     costs = {**rehearsal.seconds, "files of the run": len(sizes), "bytes of the run": sum(sizes)}
-    report(f"rehearsal_ipc{ipc}", rows + [{"cost": k, "value": v} for k, v in costs.items()])
+    rows = [fact._asdict() for fact in checked]
+    rows += [{"cost": name, "value": value} for name, value in costs.items()]
+    report(f"rehearsal_ipc{ipc}", rows, save=save)
     if not all(fact.holds for fact in checked):
         sys.exit(1)
     shutil.rmtree(rehearsal.folder)

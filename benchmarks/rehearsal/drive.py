@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,6 @@ _ROLES = ("teachers", "holdout_networks", "label_teachers", "feature_networks")
 _CROPS = 4  # real images that one of RDED's is made of
 _MARK = "made by benchmarks.rehearsal"  # a file of this name allows the folder to be deleted
 _UNITS_FIRST = 2  # units of the synthesis before the kill
-Log = Callable[[str], None]
 
 
 @dataclass
@@ -97,10 +96,8 @@ class Rehearsal:
         return self.folder / "weights" / f"{architecture}.safetensors"
 
     def network(self, architecture: str) -> str:
-        """Return the name of a network with those weights; short within the clone."""
-        path = self.weights(architecture)
-        path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-        return f"{architecture}@{path}"
+        """Return the name of a network with those weights."""
+        return f"{architecture}@{self.weights(architecture)}"
 
     def changes(self) -> dict[str, Any]:
         """Return the changes to the preset: files, sizes and counts."""
@@ -127,7 +124,7 @@ class Rehearsal:
         }
 
 
-def rehearse(rehearsal: Rehearsal, log: Log) -> None:
+def rehearse(rehearsal: Rehearsal) -> None:
     """Make all files, run them with one kill, and run them again; `facts` checks the results.
 
     Raises:
@@ -136,11 +133,11 @@ def rehearse(rehearsal: Rehearsal, log: Log) -> None:
     make_files(rehearsal)
     changes = rehearsal.changes().items()
     settings = [part for name, v in changes for part in ("--set", f"{name}={json.dumps(v)}")]
-    _call(rehearsal, log, "plan", "plan", _PRESET, "--quick", *settings)
-    _call(rehearsal, log, "killed", "run", _PRESET, *settings, kill=True)
-    _call(rehearsal, log, "resumed", "run", _PRESET, *settings)
-    _call(rehearsal, log, "repeated", "run", _PRESET, *settings)
-    _call(rehearsal, log, "verify", "verify", _PRESET, "--clean")
+    _call(rehearsal, "plan", "plan", _PRESET, "--quick", *settings)
+    _call(rehearsal, "killed", "run", _PRESET, *settings, kill=True)
+    _call(rehearsal, "resumed", "run", _PRESET, *settings)
+    _call(rehearsal, "repeated", "run", _PRESET, *settings)
+    _call(rehearsal, "verify", "verify", _PRESET, "--clean")
 
 
 def make_files(rehearsal: Rehearsal) -> None:
@@ -169,7 +166,7 @@ def environment(rehearsal: Rehearsal) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "PRISM_HOME": str(ROOT), **own}
 
 
-def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool = False) -> None:
+def _call(rehearsal: Rehearsal, what: str, *arguments: str, kill: bool = False) -> None:
     """Call `prism-nb`, and kill it and all its processes during the synthesis if `kill`."""
     log_file, begin = rehearsal.folder / f"{what}.log", time.monotonic()
     with log_file.open("wb") as out:
@@ -187,7 +184,7 @@ def _call(rehearsal: Rehearsal, log: Log, what: str, *arguments: str, kill: bool
         finally:
             _kill_tree(child)
     rehearsal.seconds[what] = round(time.monotonic() - begin, 1)
-    log(f"{what}: exit status {child.returncode} after {rehearsal.seconds[what]} s")
+    print(f"{what}: exit status {child.returncode} after {rehearsal.seconds[what]} s", flush=True)
     if child.returncode != (-signal.SIGKILL if kill else 0):
         output = log_file.read_text(encoding="utf-8", errors="replace")
         raise PrismError(f"{what} ended unexpectedly:\n{output[-2000:]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -23,15 +23,8 @@ _LARGEST_REPORT = 20e6  # bytes
 _NOT_FORESEEN = {"synthesis": 0, "relabel": 1000}  # bytes per file: a label file's own header
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A statement and whether it holds.
-
-    Attributes:
-        statement: What must hold.
-        holds: Whether it does.
-        found: What was found.
-    """
+class Fact(NamedTuple):
+    """A statement, whether it holds, and what was found."""
 
     statement: str
     holds: bool
@@ -123,8 +116,7 @@ def plan(_: Rehearsal, run: Run) -> Iterator[Fact]:
     for stage, header in _NOT_FORESEEN.items():
         foreseen = pipeline.plan(nothing, stage).disk_bytes or 0
         made = [path for unit in pipeline.stage_units(run, stage) for path in run.units.files(unit)]
-        there = [path for path in map(run.file, made) if path.is_file()]
-        taken = sum(path.stat().st_size for path in there)
+        taken = sum(run.file(path).stat().st_size for path in made)
         yield Fact(
             f"{stage}: no more bytes than foreseen",
             0 < taken <= foreseen + len(made) * header,

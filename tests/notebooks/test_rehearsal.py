@@ -35,7 +35,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PRISM_CACHE", str(small.cache))
-        rehearse(small, lambda text: None)
+        rehearse(small)
         yield small
 
 
