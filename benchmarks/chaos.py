@@ -40,11 +40,10 @@ _SETTINGS: dict[str, Any] = {
 _PATIENCE = 300.0  # seconds for a driver to begin a unit
 _BETWEEN = 5.0  # the longest time between two kills, in mean times of a unit
 _DRIVERS = 0.1  # share of the kills that hit a driver, whose workers must then all be restarted
-_DRIVER = (
-    "import sys; from pathlib import Path; from prism_nb.execution import pipeline; "
-    "from prism_nb.core.run import Run; run = Run.open(Path(sys.argv[1])); "
-    "[pipeline.execute(run, stage) for stage in pipeline.STAGES]"
-)
+_DRIVER = """import sys; from pathlib import Path
+from prism_nb.core.run import Run; from prism_nb.execution import pipeline
+run = Run.open(Path(sys.argv[1]))
+for stage in pipeline.STAGES: pipeline.execute(run, stage)"""
 
 
 @click.command()
