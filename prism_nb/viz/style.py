@@ -123,6 +123,8 @@ class Legend:
             map_name = "color_discrete_map" if name == "color" else f"{name}_map"
             arguments[name] = "method"
             arguments[map_name] = {self.titles[m]: values[name](m) for m in names}
+        if "line_dash" in aesthetics:
+            arguments["render_mode"] = "svg"  # WebGL, plotly's choice for many points, lacks dashes
         return arguments
 
 

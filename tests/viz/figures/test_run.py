@@ -68,6 +68,14 @@ def test_classes_and_gains_are_drawn_in_the_tables_order() -> None:
         assert (list(trace.x), list(trace.y)) == (["b", "a"], [50.0, -5.0])
 
 
+def test_a_thousand_classes_keep_their_dashes() -> None:
+    names = [f"c{n}" for n in range(1000)]
+    table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=names)
+    lines = figures.class_accuracy_figure(table, LEGEND).data
+    assert [line.name for line in lines] == ["PRISM", "SRe2L"]
+    assert len({line.line.dash for line in lines}) == 2
+
+
 def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
     right = np.linspace(100, 1, 100)
     shares = np.diag(right)
