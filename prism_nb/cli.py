@@ -272,32 +272,15 @@ def import_command(
 @click.argument("run_name")
 @click.argument("method")
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.option(
-    "--layout",
-    type=click.Choice(("published", "imagefolder", "archive")),
-    default="archive",
-    show_default=True,
-    help="published: new000/class000_id000; imagefolder: a folder per class; archive: one .zip.",
-)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(("jpeg", "png")),
-    help="JPEG changes the images, PNG does not [default: jpeg in the published layout, else png].",
-)
-@click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG [default: 95].")
 @_runs_dir
-def export_command(
-    run_name: str, method: str, dest: Path, runs_dir: Path | None, **options: Any
-) -> None:
-    """Write the images of METHOD in RUN_NAME to DEST, for others to use."""
+def export_command(run_name: str, method: str, dest: Path, runs_dir: Path | None) -> None:
+    """Write the images and labels of METHOD in RUN_NAME to DEST, a zip archive with a card."""
     from prism_nb.execution import open_run
     from prism_nb.execution.exchange import export_set
 
     found = open_run.load_run(run_name=run_name, runs_dir=runs_dir)
-    summary = export_set(found, method, dest, **options)
-    click.echo(f"{summary.images} images in {dest}, {summary.coding}")
-    click.echo(f"content of the run's images: {summary.content}")
+    content = export_set(found, method, dest)
+    click.echo(f"{dest}: images of {method}, content {content}")
 
 
 @cli.command("methods")

@@ -1,12 +1,13 @@
-"""Handing sets on: what is written can be taken over again, and is the same every time."""
+"""Archives are the same every time and can be imported again; imports mix with nothing else."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,24 @@ from prism_nb import headless
 from prism_nb.core import fileio, unit_plan
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
-from prism_nb.core.yaml_io import read_yaml
-from prism_nb.execution import exchange
+from prism_nb.core.yaml_io import read_yaml, write_yaml
+from prism_nb.execution import pipeline
 from prism_nb.execution.exchange import export_set, import_images
+from prism_nb.execution.open_run import open_run
+from prism_nb.execution.study import StudyFolder, check_study
 from tests.helpers.command import call
-from tests.helpers.image_sets import SETTINGS, begin_run, hash_of, pixel_hashes, write_set
+from tests.helpers.image_sets import (
+    SETTINGS,
+    begin_run,
+    hash_of,
+    picture,
+    pixel_hashes,
+    write_set,
+)
 
 METHOD = "random_real"
+PUBLISHED = "new{c:03d}/class{c:03d}_id{s:03d}.png"
+OWN = "{c:05d}/{c:05d}_{s:04d}.png"
 
 
 @pytest.fixture(scope="module")
@@ -32,105 +44,69 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return begin_run(tmp_path_factory.mktemp("runs"))
 
 
-def tree(path: Path) -> dict[str, bytes]:
-    """Return every file of a folder or an archive with its content."""
-    if path.is_dir():
-        found = (p for p in path.rglob("*") if p.is_file())
-        return {p.relative_to(path).as_posix(): p.read_bytes() for p in found}
+def contents(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def front_matter(text: bytes) -> dict:
-    _, block, _ = text.decode().split("---\n", 2)
+def front_matter(card: bytes) -> dict[str, Any]:
+    _, block, _ = card.decode().split("---\n", 2)
     return read_yaml(block, where="card")
 
 
-@pytest.mark.parametrize(
-    ("layout", "kind", "dest"),
-    [
-        ("published", "png", "out"),
-        ("imagefolder", None, "out"),
-        ("imagefolder", "png", "out"),
-        ("archive", None, "out.zip"),
-    ],
-)
-def test_import_of_an_export_is_the_identity(
-    run: Run, tmp_path: Path, layout: str, kind: str | None, dest: str
-) -> None:
-    export_set(run, METHOD, tmp_path / dest, layout=layout, kind=kind)
-    back, _ = import_images(
-        tmp_path / dest,
-        run_name="back",
+def import_new(path: Path, tmp_path: Path, **changes: Any) -> Run:
+    """Import a set into a new run."""
+    run, _ = import_images(
+        path,
+        run_name="b",
         preset="digits_quick",
         runs_dir=tmp_path / "runs",
-        changes={**SETTINGS, "methods": ["imported"]},
+        changes={**SETTINGS, **changes},
     )
+    return run
+
+
+# -- export ----------------------------------------------------------------------------------
+
+
+def test_import_of_an_export_is_the_identity(run: Run, tmp_path: Path) -> None:
+    export_set(run, METHOD, tmp_path / "out.zip")
+    back = import_new(tmp_path / "out.zip", tmp_path, methods=["imported"])
     assert back.settings.ipc == 2
     assert pixel_hashes(back, "imported") == pixel_hashes(run, METHOD)
     assert back.read_classes() == run.read_classes()
 
 
-def test_the_published_layout_is_jpeg_of_the_quality_asked_for(run: Run, tmp_path: Path) -> None:
-    export_set(run, METHOD, tmp_path / "out", quality=60, layout="published")
-    found = tree(tmp_path / "out")
-    names = {f"new{c:03d}/class{c:03d}_id{s:03d}.jpg" for c in range(10) for s in range(2)}
-    assert found.keys() == names | {"card.md", "classes.json"}
-    assert json.loads(found["classes.json"]) == run.read_classes()
-    source = run.path / "synthesis" / METHOD / "images" / "00003" / "00003_0001.png"
-    buffer = io.BytesIO()
-    with Image.open(source) as image:
-        image.save(buffer, format="JPEG", quality=60)
-    assert found["new003/class003_id001.jpg"] == buffer.getvalue()
-    assert hash_of(buffer.getvalue()) != hash_of(source.read_bytes())
-    assert "JPEG of quality 60, with losses" in found["card.md"].decode()
-    assert front_matter(found["card.md"])["prism_nb"]["coding"].startswith("JPEG of quality 60")
-
-
-def test_torchvision_reads_an_exported_imagefolder(run: Run, tmp_path: Path) -> None:
-    export_set(run, METHOD, tmp_path / "out", layout="imagefolder")
-    found = ImageFolder(str(tmp_path / "out"))
-    classes = run.read_classes() or []
-    assert found.classes == sorted(info["folder"] for info in classes)
-    lines = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    assert len(entries) == len(found.samples) == 20
+def test_torchvision_reads_an_unpacked_export(run: Run, tmp_path: Path) -> None:
+    export_set(run, METHOD, tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        archive.extractall(tmp_path)
+    samples = ImageFolder(str(tmp_path / "images")).samples
     originals = pixel_hashes(run, METHOD)
-    for entry in entries:
-        info = classes[entry["label"]]
-        image_index = int(Path(entry["file_name"]).stem)
-        assert entry["class_name"] == info["name"]
-        assert entry["file_name"] == f"{info['folder']}/{image_index:04d}.png"
-        index = entry["label"]
-        content = (tmp_path / "out" / entry["file_name"]).read_bytes()
-        assert hash_of(content) == originals[f"{index:05d}/{index:05d}_{image_index:04d}.png"]
+    assert [label for _, label in samples] == [c for c in range(10) for _ in range(2)]
+    assert [hash_of(Path(path).read_bytes()) for path, _ in samples] == list(originals.values())
 
 
-@pytest.mark.parametrize("layout", ["published", "imagefolder", "archive"])
 def test_an_export_has_the_same_bytes_every_time(
-    run: Run, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = tmp_path / "one.zip", tmp_path / "two.zip"
-    export_set(run, METHOD, first, layout=layout)
+    export_set(run, METHOD, first)
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    export_set(run, METHOD, second, layout=layout)
-    assert tree(first) == tree(second)
-    if layout == "archive":
-        assert first.read_bytes() == second.read_bytes()
-        with zipfile.ZipFile(first) as archive:
-            infos = archive.infolist()
-        assert [info.filename for info in infos] == sorted(info.filename for info in infos)
-        assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
-        assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
+    export_set(run, METHOD, second)
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        infos = archive.infolist()
+    assert [info.filename for info in infos] == sorted(info.filename for info in infos)
+    assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
+    assert {info.external_attr >> 16 for info in infos} == {stat.S_IFREG | 0o644}
 
 
-def test_an_archive_holds_the_runs_files_and_complete_labels(
-    tmp_path: Path,
-) -> None:
+def test_an_archive_holds_the_runs_files_and_complete_labels(tmp_path: Path) -> None:
     run = begin_run(tmp_path / "runs", label_epochs=1)
-    done = export_set(run, METHOD, tmp_path / "without.zip")
-    assert done.label_files == 0
-    found = tree(tmp_path / "without.zip")
+    export_set(run, METHOD, tmp_path / "without.zip")
+    found = contents(tmp_path / "without.zip")
+    assert json.loads(found["classes.json"]) == run.read_classes()
     assert "No soft labels" in found["card.md"].decode()
     for name, content in found.items():
         if name.startswith("images/"):
@@ -138,117 +114,59 @@ def test_an_archive_holds_the_runs_files_and_complete_labels(
     (unit,) = unit_plan.relabel_units(run, 10)
     fileio.write_bytes(run.path / "labels" / METHOD / "epoch_0000.safetensors", b"logits")
     export_set(run, METHOD, tmp_path / "unfinished.zip")
-    assert tree(tmp_path / "unfinished.zip") == found
+    assert contents(tmp_path / "unfinished.zip") == found
     run.units.finish(unit, paths=[f"labels/{METHOD}/epoch_0000.safetensors"], record={})
-    assert export_set(run, METHOD, tmp_path / "with.zip").label_files == 1
-    labelled = tree(tmp_path / "with.zip")
+    export_set(run, METHOD, tmp_path / "with.zip")
+    labelled = contents(tmp_path / "with.zip")
     assert labelled.keys() - found.keys() == {"labels/epoch_0000.safetensors"}
     assert labelled["labels/epoch_0000.safetensors"] == b"logits"
     assert "soft labels of test_resnet" in labelled["card.md"].decode()
 
 
 def test_the_card_names_recipe_versions_and_licence(run: Run, tmp_path: Path) -> None:
-    done = export_set(run, METHOD, tmp_path / "out.zip")
-    found = tree(tmp_path / "out.zip")
+    content = export_set(run, METHOD, tmp_path / "out.zip")
+    found = contents(tmp_path / "out.zip")
     matter = front_matter(found["card.md"])
     ours = matter["prism_nb"]
     assert (matter["license"], matter["task_categories"]) == ("other", ["image-classification"])
     assert (ours["method"], ours["dataset"], ours["images_per_class"]) == (METHOD, "digits", 2)
     assert ours["recipe"]["init"] == "real_random"
     assert ours["versions"]["torch"]
-    assert ours["settings_hash"]
-    hashed = hashlib.sha256()
-    for index in range(10):
-        for image_index in range(2):
-            content = found[f"images/{index:05d}/{index:05d}_{image_index:04d}.png"]
-            hashed.update(f"{index} {image_index} {hashlib.sha256(content).hexdigest()}\n".encode())
-    assert ours["content"] == done.content == hashed.hexdigest()
+    names = [name for name in found if name.startswith("images/")]
+    lines = [f"{hashlib.sha256(found[name]).hexdigest()}  {name}\n" for name in names]
+    assert ours["content"] == content == hashlib.sha256("".join(lines).encode()).hexdigest()
     text = found["card.md"].decode()
     assert "derive from the training images of digits" in text
     assert "Made with the PRISM kit" in text
     assert str(run.path) not in text
 
 
-def test_the_card_of_an_imported_set_has_no_local_path(run: Run, tmp_path: Path) -> None:
-    folder = write_set(tmp_path / "set", "{c}/{s}.png")
-    joined, _ = import_images(
-        folder,
-        run_name="b",
-        preset="digits_quick",
-        runs_dir=tmp_path / "runs",
-        changes={**SETTINGS, "methods": ["imported"]},
-    )
+def test_the_card_of_an_imported_set_has_no_local_path(tmp_path: Path) -> None:
+    joined = import_new(write_set(tmp_path / "set", OWN), tmp_path, methods=["imported"])
     export_set(joined, "imported", tmp_path / "out.zip")
-    text = tree(tmp_path / "out.zip")["card.md"].decode()
-    assert "Made by others" in text
-    assert "Made with" not in text
-    assert front_matter(text.encode())["prism_nb"]["recipe"] == {
-        "image_source": "imported",
-        "title": "Imported",
-        "paper": joined.settings.recipe_of("imported").paper,
-    }
-    assert all(
-        str(tmp_path).encode() not in content for content in tree(tmp_path / "out.zip").values()
-    )
+    found = contents(tmp_path / "out.zip")
+    assert "Made by others" in found["card.md"].decode()
+    assert all(str(tmp_path).encode() not in content for content in found.values())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("method", "dest", "message"),
     [
-        ({"method": "prism"}, "run a has no method 'prism'"),
-        ({"layout": "tar"}, "unknown layout 'tar'"),
-        ({"layout": "archive", "kind": "jpeg"}, "layout archive copies the images unchanged"),
-        ({"layout": "published", "kind": "png", "quality": 75}, "PNG has none"),
-        ({"layout": "archive", "dest": "out"}, "an archive is one file: call it out.zip"),
+        ("prism", "out.zip", "run a has no method 'prism'"),
+        (METHOD, "out", "name a new file that ends in .zip"),
+        (METHOD, "full.zip", "name a new file that ends in .zip"),
     ],
 )
-def test_wrong_arguments_are_refused_and_nothing_is_written(
-    run: Run, tmp_path: Path, arguments: dict, message: str
+def test_a_wrong_export_is_refused_and_nothing_is_written(
+    run: Run, tmp_path: Path, method: str, dest: str, message: str
 ) -> None:
-    values = {"method": METHOD, "dest": "out.zip", **arguments}
+    (tmp_path / "full.zip").write_text("precious")
     with pytest.raises(UsageError, match=message):
-        export_set(run, values.pop("method"), tmp_path / values.pop("dest"), **values)
-    assert list(tmp_path.iterdir()) == []
+        export_set(run, method, tmp_path / dest)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").write_text("precious")
-    (tmp_path / "file.zip").write_text("precious")
-    for dest, layout in (
-        ("full", "published"),
-        ("file.zip", "imagefolder"),
-        ("file.zip", "archive"),
-    ):
-        with pytest.raises(UsageError, match="is not empty|is a file|exists already"):
-            export_set(run, METHOD, tmp_path / dest, layout=layout)
-    assert tree(tmp_path) == {"full/mine": b"precious", "file.zip": b"precious"}
-
-
-@pytest.mark.parametrize("layout", ["published", "archive"])
-def test_an_export_that_is_interrupted_leaves_nothing(
-    run: Run, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = exchange.ArchiveEntry
-    made: list[str] = []
-
-    def counted(name: str, content: object) -> exchange.ArchiveEntry:
-        def interrupted() -> bytes:
-            made.append(name)
-            if len(made) > 5:
-                raise KeyboardInterrupt
-            return content()  # type: ignore[operator]
-
-        return whole(name, interrupted)
-
-    monkeypatch.setattr("prism_nb.execution.exchange.ArchiveEntry", counted)
-    with pytest.raises(KeyboardInterrupt):
-        export_set(run, METHOD, tmp_path / "out.zip", layout=layout)
-    assert len(made) == 6
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) -> None:
+def test_damaged_images_are_not_exported(tmp_path: Path) -> None:
     run = begin_run(tmp_path / "runs")
     path = run.path / "synthesis" / METHOD / "images" / "00000" / "00000_0000.png"
     with Image.open(path) as image:
@@ -259,7 +177,87 @@ def test_images_that_are_damaged_or_missing_are_not_handed_on(tmp_path: Path) ->
     assert not (tmp_path / "out.zip").exists()
 
 
-# -- the command -----------------------------------------------------------------------------
+# -- import ----------------------------------------------------------------------------------
+
+
+def test_a_new_run_has_the_sets_ipc_and_pixels(tmp_path: Path) -> None:
+    run = import_new(write_set(tmp_path / "set", PUBLISHED, ipc=2), tmp_path)
+    assert run.settings.ipc == 2
+    assert run.settings.methods == (METHOD, "imported")
+    assert pixel_hashes(run, "imported") == {
+        OWN.format(c=c, s=s): hash_of(picture(100 * c + s)) for c in range(10) for s in range(2)
+    }
+    assert pipeline.finished_methods(run) == ["imported"]
+
+
+def test_a_set_joins_a_run_and_leaves_its_results_alone(tmp_path: Path) -> None:
+    run = begin_run(tmp_path / "runs")
+    before = pixel_hashes(run, METHOD)
+    folder = write_set(tmp_path / "set", PUBLISHED)
+    where = {"run_name": "a", "runs_dir": tmp_path / "runs"}
+    joined, outcome = import_images(folder, method="theirs", **where)
+    assert (outcome.made, outcome.skipped) == (1, 0)
+    assert joined.settings.methods == (METHOD, "theirs")
+    assert pixel_hashes(joined, METHOD) == before
+    again, outcome = import_images(folder, method="theirs", **where)
+    assert (outcome.made, outcome.skipped) == (0, 1)
+    assert again.settings == joined.settings
+    other = write_set(tmp_path / "other", PUBLISHED)
+    for method in (METHOD, "theirs"):
+        with pytest.raises(UsageError, match=f"a method '{method}' already, with other images"):
+            import_images(other, method=method, **where)
+
+
+def test_the_source_is_not_needed_once_images_are_imported(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", PUBLISHED)
+    import_new(folder, tmp_path, methods=["imported"])
+    folder.rename(tmp_path / "gone")
+    where = {"run_name": "b", "runs_dir": tmp_path / "runs"}
+    run = open_run(**where, changes={"students": ["test_byobnet"]})
+    assert run.settings.students == ("test_byobnet",)
+    (run.path / "synthesis" / "imported" / "images" / "00000" / "00000_0000.png").unlink()
+    with pytest.raises(UsageError, match="no folder or archive at"):
+        open_run(**where, changes={"students": ["test_resnet"]})
+
+
+def test_a_damaged_image_leaves_the_finished_units(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", PUBLISHED)
+    damaged = folder / "new009" / "class009_id001.png"
+    damaged.write_bytes(b"broken")
+    with pytest.raises(PrismError, match=r"new009/class009_id001.png cannot be read"):
+        import_new(folder, tmp_path, batch_size=10)
+    damaged.write_bytes(picture(901))
+    run, outcome = import_images(folder, run_name="b", runs_dir=tmp_path / "runs")
+    assert (outcome.made, outcome.skipped) == (1, 1)
+    record = run.units.record(unit_plan.method_units(run, "imported", 10)[0])
+    assert record["source"] == str(folder)
+
+
+def test_a_study_compares_a_set_with_searched_methods(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", PUBLISHED, ipc=2)
+    study = {
+        "title": "t",
+        "preset": "digits_quick",
+        "settings": {
+            "methods": ["prism", "theirs"],
+            "teachers": ["test_resnet"],
+            "recipes": {"theirs": {"base": "imported", "source": str(folder)}},
+        },
+        "searches": {"s": {"settings": {"ipc": 2}, "grid": {"lr": [0.1, 0.2]}}},
+        "scenarios": {"a": {"title": "A", "settings": {"ipc": 2}, "tuned_by": "s"}},
+        "replicates": 1,
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(study))
+    opened = StudyFolder.open(str(path), runs_dir=tmp_path / "runs", name="mine")
+    assert [method for _, method in opened.searches] == ["prism"]
+    check_study(opened)
+    (folder / "new000" / "class000_id000.png").unlink()
+    with pytest.raises(UsageError, match="has 1 images of class 0"):
+        check_study(opened)
+
+
+# -- the commands ----------------------------------------------------------------------------
 
 
 def test_the_commands_export_and_import(
@@ -268,7 +266,7 @@ def test_the_commands_export_and_import(
     archive, runs = tmp_path / "out.zip", ("--runs-dir", run.path.parent)
     result = call(monkeypatch, capsys, "export", "a", METHOD, archive, *runs)
     assert result.code == 0
-    assert "20 images" in result.out
+    assert str(archive) in result.out
     sets = [f"--set={name}={json.dumps(value)}" for name, value in SETTINGS.items()]
     new = ("--preset", "digits_quick", "--as", "theirs", "--runs-dir", tmp_path / "runs")
     result = call(monkeypatch, capsys, "import", archive, "--run", "b", *sets, *new)
@@ -281,13 +279,7 @@ def test_the_commands_export_and_import(
 def test_a_run_begun_by_an_import_keeps_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun, _ = import_images(
-        write_set(tmp_path / "set", "{c}/{s}.png", ipc=3),
-        run_name="b",
-        preset="digits_quick",
-        runs_dir=tmp_path / "runs",
-        changes={**SETTINGS},
-    )
+    begun = import_new(write_set(tmp_path / "set", OWN, ipc=3), tmp_path)
     seen: list[Run] = []
 
     def stop(run: Run, **_: object) -> None:
@@ -298,9 +290,7 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
     continued = ("run", "--run", "b", "--runs-dir", tmp_path / "runs", "--set", "student_seeds=3")
     result = call(monkeypatch, capsys, *continued)
     assert (result.code, result.err) == (1, "error: far enough\n")
-    changed = {**begun.settings.plain(), "student_seeds": 3}
-    assert seen[0].settings.plain() == changed
-    assert seen[0].settings.ipc == 3
+    assert seen[0].settings.plain() == {**begun.settings.plain(), "student_seeds": 3}
 
 
 @pytest.mark.parametrize(
@@ -310,12 +300,11 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
         ("import SET --run new", "a new run needs a preset"),
         ("import SET --run new --preset digits_quick --as a/b", "cannot name a folder of results"),
         ("import SET --run new --preset digits_quick --set ipc=3", "but ipc is 3"),
-        ("import SET --run new --preset digits_quick --set methods=prism", "a list is needed"),
-        ("import SET --run new --preset digits_quick --set recipes=3", "recipes: a mapping"),
+        ("import SET --run new --preset digits_quick --set methods=prism", "a valid list"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
         ("import nowhere --run new --preset digits_quick", "no folder or archive at"),
+        ("import TEN --run new --preset digits_quick", "'new010' is none of the 10 classes"),
         ("export new random_real out.zip", "no run at"),
-        ("export new random_real out.zip --quality 101", "101 is not in the range"),
     ],
 )
 def test_mistakes_end_with_one_message_and_nothing_written(
@@ -325,8 +314,9 @@ def test_mistakes_end_with_one_message_and_nothing_written(
     arguments: str,
     message: str,
 ) -> None:
-    folder = write_set(tmp_path / "set", "new{c:03d}/class{c:03d}_id{s:03d}.png")
-    words = [str(folder) if word == "SET" else word for word in arguments.split()]
+    folders = {"SET": write_set(tmp_path / "set", PUBLISHED)}
+    folders["TEN"] = write_set(tmp_path / "ten", PUBLISHED, classes=11)
+    words = [str(folders.get(word, word)) for word in arguments.split()]
     result = call(monkeypatch, capsys, *words, "--runs-dir", tmp_path / "runs")
     assert result.code == 2
     assert message in result.err
