@@ -9,13 +9,10 @@ from typing import Any
 from prism_nb.core.device import num_threads
 from prism_nb.core.run import Run
 from prism_nb.core.units import OnEvent, Unit
+from prism_nb.execution.ray_backend import run_backend_ray
+from prism_nb.execution.slurm_backend import run_backend_slurm
 from prism_nb.execution.worker import Outcome, import_function, run_units_sequentially
 
-_BACKENDS = {
-    "process": "prism_nb.execution.backends:run_backend_process",
-    "ray": "prism_nb.execution.ray_backend:run_backend_ray",
-    "slurm": "prism_nb.execution.slurm_backend:run_backend_slurm",
-}
 _DEFAULT_SHARDS = 64  # of all units together, if the number of workers is left open
 
 
@@ -54,20 +51,17 @@ def run_units(
     Raises:
         PrismError: A unit failed. Finished units stay.
     """
-    backend = import_function(_BACKENDS[run.settings.backend])
+    backend = _BACKENDS[run.settings.backend]
     if splitter is not None and run.settings.backend != "process":
         shards = _split_units(run, units, splitter)
         if shards:
             backend(run, shards, splitter.run_unit, on_event)
-    outcome: Outcome = backend(run, units, run_unit, on_event)
-    return outcome
+    return backend(run, units, run_unit, on_event)
 
 
-def run_backend_process(
+def _run_backend_process(
     run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
 ) -> Outcome:
-    """Do the units of a stage in this process, as `run_units` does."""
-
     def log_event(event: dict[str, Any]) -> None:
         run.events.append(units[0].stage, **event)
         on_event(event)
@@ -75,6 +69,9 @@ def run_backend_process(
     threads = run.settings.threads
     with num_threads(None if threads == "auto" else threads):
         return run_units_sequentially(run, units, run_unit, log_event)
+
+
+_BACKENDS = {"process": _run_backend_process, "ray": run_backend_ray, "slurm": run_backend_slurm}
 
 
 def _split_units(run: Run, units: Sequence[Unit], splitter: UnitSplitter) -> list[Unit]:

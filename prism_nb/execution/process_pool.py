@@ -5,55 +5,40 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from prism_nb.core.errors import PrismError
-from prism_nb.execution.worker import import_function
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call to make in a worker.
-
-    Attributes:
-        name: Name of the call's result.
-        function: `module:function`.
-        arguments: Its arguments; they and the result are pickled between processes of one machine.
-    """
-
-    name: str
-    function: str
-    arguments: tuple[Any, ...]
-
-
-def run_calls(calls: Sequence[Call], *, workers: int) -> Iterator[tuple[str, Any]]:
-    """Make calls in processes with one CPU thread each.
+def run_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Call a function for every item, in processes with one CPU thread each.
 
     Args:
-        calls: The calls, in the order in which they start.
+        function: A function that can be pickled.
+        items: Its arguments, in the order in which calls start.
         workers: Number of processes, at least 1.
 
     Yields:
-        Name and result of each call, as soon as it has ended.
+        Item and result of each call, as soon as it has ended.
 
     Raises:
         PrismError: A call failed, or a worker was killed, as happens when memory runs out. Running
             calls are ended, and later ones not started.
     """
-    if not calls:
-        return
     context = multiprocessing.get_context("spawn")  # a forked torch would hang
-    executor = ProcessPoolExecutor(
-        min(workers, len(calls)), mp_context=context, initializer=_begin_worker
-    )
-    names = {executor.submit(_make, call): call.name for call in calls}
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    calls = {executor.submit(function, item): item for item in items}
     try:
-        for future in as_completed(names):
-            yield names[future], future.result()
+        for call in as_completed(calls):
+            yield calls[call], call.result()
         executor.shutdown()
     except BrokenProcessPool:
         raise PrismError(
@@ -79,7 +64,3 @@ def _exit_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _make(call: Call) -> Any:
-    return import_function(call.function)(*call.arguments)

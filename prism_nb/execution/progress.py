@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,17 +15,12 @@ from prism_nb.core.units import OnEvent
 
 _POLL_SECONDS = 0.5
 
-OnProgress = Callable[[float, str], None]
-
 
 @contextmanager
 def follow_events(run: Run, stage: str, on_event: OnEvent) -> Iterator[None]:
     """Pass on a stage's events, from any process, that are logged while the context is entered.
 
-    Args:
-        run: The run.
-        stage: Name of the stage.
-        on_event: Called as `on_event(event)` from a thread, for each event in the log's order.
+    `on_event` is called from a thread, for each event in the log's order.
     """
     position = run.events.read_after(stage, 0)[1]
     stop = threading.Event()
@@ -59,7 +54,7 @@ class StageProgress:
             unit in progress or the reason for waiting.
     """
 
-    def __init__(self, units: int, draw: OnProgress) -> None:
+    def __init__(self, units: int, draw: Callable[[float, str], None]) -> None:
         self._units, self._completed, self._share = max(1, units), 0, 0.0
         self._draw = draw
 
@@ -70,10 +65,9 @@ class StageProgress:
             self._completed += 1
             self._advance(self._completed, "")
         elif kind == "step":
-            done = self._completed + event["step"] / event["steps"]
-            self._advance(done, str(event.get("unit", "")))
+            self._advance(self._completed + event["step"] / event["steps"], event["unit"])
         elif kind == "waiting":
-            self._draw(self._share, str(event.get("why", "")))
+            self._draw(self._share, event["why"])
 
     def _advance(self, units: float, text: str) -> None:
         # A unit ends after the next one's first steps, since files are written in the background.
@@ -82,9 +76,7 @@ class StageProgress:
 
 
 @contextmanager
-def progress_bar(
-    run: Run, stage: str, units: int, *, stream: TextIO | None = None
-) -> Iterator[None]:
+def progress_bar(run: Run, stage: str, units: int) -> Iterator[None]:
     """Show the progress of a stage that any process works on, while the context is entered.
 
     The bar is drawn in a terminal only. Reasons for waiting are printed as lines in a terminal and
@@ -94,14 +86,12 @@ def progress_bar(
         run: The run.
         stage: Name of the stage.
         units: Number of units of the stage.
-        stream: Output stream; standard output where None.
     """
-    stream = stream or sys.stdout
     with tqdm(
         total=1.0,
         desc=f"{stage:<10}",
-        disable=not stream.isatty(),
-        file=stream,
+        disable=None,  # unless in a terminal
+        file=sys.stdout,
         leave=False,
         bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed}{postfix}",
     ) as bar:
@@ -115,8 +105,8 @@ def progress_bar(
 
         def show(event: dict[str, Any]) -> None:
             progress(event)
-            if event.get("event") == "waiting":
-                bar.write(f"{stage}: {event.get('why')}", file=stream)
+            if event["event"] == "waiting":
+                tqdm.write(f"{stage}: {event['why']}")
 
         with follow_events(run, stage, show):
             yield

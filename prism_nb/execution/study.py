@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +34,7 @@ from prism_nb.data.registry import open_dataset, with_dataset_hash
 from prism_nb.evaluation.stage import student_table
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import preflight
-from prism_nb.execution.process_pool import Call, run_calls
+from prism_nb.execution.process_pool import run_parallel
 
 Value = bool | int | float | str
 BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
@@ -435,10 +435,10 @@ def _seconds(folder: StudyFolder, study_run: StudyRun) -> float:
     return sum(run.units.record(unit)["seconds"] for unit in units)
 
 
-def run_study_run(folder: str, study_run: StudyRun) -> float:
+def _execute_run(folder: Path, study_run: StudyRun) -> float:
     """Execute the stages of one run, in a worker process; return the seconds."""
     begin = time.monotonic()
-    run = Run.create(Path(folder) / study_run.name, study_run.settings)
+    run = Run.create(folder / study_run.name, study_run.settings)
     run.write_classes(open_dataset(run.settings).class_records())
     for stage in study_run.stages:
         pipeline.execute(run, stage)
@@ -453,13 +453,11 @@ def _execute_runs(
     done = len(runs) - len(left)
     if done:
         log(f"{title:<9} {done} of {len(runs)} done before")
-    calls = [
-        Call(each.name, "prism_nb.execution.study:run_study_run", (str(folder.path), each))
-        for each in sorted(left, key=_cost, reverse=True)
-    ]
-    for name, seconds in run_calls(calls, workers=workers):
+    longest_first = sorted(left, key=_cost, reverse=True)
+    execute = partial(_execute_run, folder.path)
+    for each, seconds in run_parallel(execute, longest_first, workers=workers):
         done += 1
-        log(f"{title:<9} {done:>3} of {len(runs)}  {name}, {seconds:.0f} s")
+        log(f"{title:<9} {done:>3} of {len(runs)}  {each.name}, {seconds:.0f} s")
 
 
 def _squeeze_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:

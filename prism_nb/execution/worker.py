@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -31,13 +31,7 @@ UnitFunction = Callable[[Run, Unit, OnEvent], WriteResult | None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a call on a stage's units.
-
-    Attributes:
-        skipped: Number of units that were done before.
-        made: Number of units that this call has done.
-        seconds: Duration of the call.
-    """
+    """Numbers of units that were done before and by a call, and the call's duration."""
 
     skipped: int
     made: int
@@ -69,13 +63,14 @@ def run_units_sequentially(
         PrismError: A unit failed. Finished units stay.
     """
     start, remaining = time.monotonic(), list(units)
-    with _BackgroundWriter() as writer:
-        worker = _SequentialWorker(run, import_function(run_unit), writer, on_event)
+    with ThreadPoolExecutor(1) as thread:  # which ends after its last write, whatever happens
+        worker = _SequentialWorker(run, import_function(run_unit), on_event, thread)
         while remaining:
             held = [unit for unit in remaining if not worker.try_unit(unit)]
             if len(held) == len(remaining):
                 time.sleep(_POLL_SECONDS)
             remaining = held
+        worker.wait_for_writes()
     return Outcome(len(units) - worker.made, worker.made, time.monotonic() - start)
 
 
@@ -83,9 +78,10 @@ class _SequentialWorker:
     """Does units under their leases; `made` counts the units done here."""
 
     def __init__(
-        self, run: Run, run_unit: UnitFunction, writer: _BackgroundWriter, on_event: OnEvent
+        self, run: Run, run_unit: UnitFunction, on_event: OnEvent, thread: ThreadPoolExecutor
     ) -> None:
-        self._run, self._run_unit, self._writer, self._on_event = run, run_unit, writer, on_event
+        self._run, self._run_unit, self._on_event, self._thread = run, run_unit, on_event, thread
+        self._writing: Future[None] | None = None
         self._reported_held: set[str] = set()
         self.made = 0
 
@@ -93,7 +89,6 @@ class _SequentialWorker:
         """Do a unit unless it is done; return False where another process holds it."""
         if self._is_done(unit):
             return True
-        self._writer.raise_failure()
         with ExitStack() as lease:
             try:
                 lease.enter_context(self._run.units.hold(unit))
@@ -106,9 +101,19 @@ class _SequentialWorker:
             start = time.monotonic()
             write = self._run_unit(self._run, unit, self._on_event)
             kept_lease = lease.pop_all()  # released once the files are written
-        self._writer.submit(partial(self._finish, unit, start, write, kept_lease))
+        before, self._writing = (
+            self._writing,
+            self._thread.submit(self._finish, unit, start, write, kept_lease),
+        )
+        if before is not None:
+            before.result()
         self.made += 1
         return True
+
+    def wait_for_writes(self) -> None:
+        """Wait until the last unit's files are written, and raise its failure."""
+        if self._writing is not None:
+            self._writing.result()
 
     def _is_done(self, unit: Unit) -> bool:
         done = self._run.units.is_done(unit)
@@ -132,40 +137,6 @@ class _SequentialWorker:
         if unit.name not in self._reported_held:
             self._reported_held.add(unit.name)
             self._on_event({"event": "unit_held", "unit": unit.name, "owner": str(held.owner)})
-
-
-class _BackgroundWriter:
-    """Runs calls one after another in a thread; submitted calls finish even if the caller fails.
-
-    A call's failure is raised at the next submission, or at exit.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        self._thread.shutdown()
-        failure = self._last.exception() if self._last is not None else None
-        if failure is None or failure is error:
-            return
-        if error is None:
-            raise failure
-        error.add_note(f"besides, the unit before could not be written: {failure}")
-
-    def raise_failure(self) -> None:
-        """Raise the failure of the last call, if it has failed already."""
-        if self._last is not None and self._last.done():
-            self._last.result()
-
-    def submit(self, call: Callable[[], None]) -> None:
-        """Queue a call, wait for the one before it, and raise that one's failure."""
-        before, self._last = self._last, self._thread.submit(call)
-        if before is not None:
-            before.result()
 
 
 # -- tasks for other processes ----------------------------------------------------------------
@@ -198,12 +169,7 @@ class WorkerTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Result of a task.
-
-    Attributes:
-        made: Number of units that the worker has done.
-        error: Message of the failure that ended the task; empty if it succeeded.
-    """
+    """Number of units that a worker has made, and the message of the failure that ended it."""
 
     made: int
     error: str = ""
@@ -212,7 +178,7 @@ class TaskResult:
 def run_task(task: WorkerTask) -> TaskResult:
     """Do a task in this process; its events go to the run's event log."""
     try:
-        check_same_versions(task.versions, where=f"a worker on {socket.gethostname()}")
+        _check_versions(task.versions)
         run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
         torch.set_num_threads(threads_per_worker(run.settings))
 
@@ -237,27 +203,21 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-# -- versions ---------------------------------------------------------------------------------
-
-_PACKAGE = Path(__file__).parents[1]
-
-
+@cache
 def worker_versions() -> dict[str, str]:
-    """Return the versions that decide results: the kit's source, Python and libraries."""
-    libraries = {name: package_version(name) for name in DECISIVE_PACKAGES}
-    return {"prism-nb": _source_hash(), "python": platform.python_version(), **libraries}
+    """Return the versions that decide results: the kit's, with a digest of its source, and more."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return {
+        "prism-nb": f"{package_version('prism-nb')} (source {digest.hexdigest()[:12]})",
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in DECISIVE_PACKAGES},
+    }
 
 
-def check_same_versions(driver: dict[str, str], *, where: str) -> None:
-    """Check this process's versions against its driver's.
-
-    Args:
-        driver: `worker_versions` of the driver.
-        where: Name of this process in the message.
-
-    Raises:
-        PrismError: Versions differ; each is named.
-    """
+def _check_versions(driver: dict[str, str]) -> None:
+    """Check this process's versions against its driver's."""
     differing = [
         f"{name} {mine} there, {driver.get(name, 'none')} with the driver"
         for name, mine in worker_versions().items()
@@ -265,18 +225,8 @@ def check_same_versions(driver: dict[str, str], *, where: str) -> None:
     ]
     if differing:
         raise PrismError(
-            f"{where} has other versions than the run's driver: {'; '.join(differing)}. Images of "
-            "different versions may differ: install the same ones on every machine, end jobs that "
-            "still wait from before an upgrade, and run the same command again"
+            f"a worker on {socket.gethostname()} has other versions than the run's driver: "
+            f"{'; '.join(differing)}. Images of different versions may differ: install the same "
+            "ones on every machine, end jobs that still wait from before an upgrade, and run the "
+            "same command again"
         )
-
-
-@cache
-def _source_hash() -> str:
-    """Return the kit's version and a digest of its modules, which may change between versions."""
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        content = path.read_bytes()
-        name = path.relative_to(_PACKAGE).as_posix()
-        digest.update(f"{name}\n{len(content)}\n".encode() + content)
-    return f"{package_version('prism-nb')} (source {digest.hexdigest()[:12]})"

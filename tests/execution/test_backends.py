@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,21 +46,18 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("fails", [False, True])
 def test_threads_are_set_for_a_stage_and_restored(
-    run: Run, fails: bool, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, used = torch.get_num_threads(), list[int]()
     asked = Run(run.path, run.settings.model_copy(update={"threads": before + 2}))
 
     def work(run: Run, unit: Unit, _: Any) -> None:
         used.append(torch.get_num_threads())
-        if fails:
-            raise PrismError("a failed unit")
-        run.units.finish(unit, paths=[], record={})
+        raise PrismError("a failed unit")
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
-    with pytest.raises(PrismError) if fails else nullcontext():
+    with pytest.raises(PrismError, match="a failed unit"):
         backends.run_units(asked, units_of(1), "somewhere:work", lambda _: None)
     assert used == [before + 2]
     assert torch.get_num_threads() == before
@@ -78,6 +74,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(
         relabel, "load_labeler", lambda run: EnsembleLabeler(run.settings, [_teacher()], [0.5])
     )
+    # The backend of several workers, which here do their units in this process.
+    monkeypatch.setitem(backends._BACKENDS, "slurm", backends._BACKENDS["process"])
     return run
 
 
@@ -92,39 +90,34 @@ def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) ->
     return pipeline.execute_units(run, "relabel", [label_unit(run, METHOD, 10)], on_event)
 
 
-def shared(run: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The run with a backend of several workers, which do their units in this process."""
-    here = "prism_nb.execution.backends:run_backend_process"
-    monkeypatch.setitem(backends._BACKENDS, "slurm", here)
+def shared(run: Run, workers: int) -> Run:
     values = {**run.settings.plain(), "backend": "slurm", "workers": workers}
-    return Run(run.path, type(run.settings).parse(values, where="test"))
-
-
-def hashes(run: Run) -> dict[str, str]:
-    return {path: fileio.sha256(run.file(path)) for path in label_paths(run.settings, METHOD)}
+    return run.with_settings(type(run.settings).parse(values, where="test"))
 
 
 @pytest.mark.parametrize("statistics", ["running", "batch"])
-def test_shards_leave_the_files_of_one_worker(
-    images: Run, statistics: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_leave_the_files_of_one_worker(images: Run, statistics: str) -> None:
     values = {**images.settings.plain(), "label_statistics": statistics}
-    run = images.with_settings(type(images.settings).parse(values, where="test"))
-    label(run)
-    expected = hashes(run)
+    images = images.with_settings(type(images.settings).parse(values, where="test"))
+
+    def hashes() -> dict[str, str]:
+        return {p: fileio.sha256(images.file(p)) for p in label_paths(images.settings, METHOD)}
+
+    label(images)
+    expected = hashes()
     assert len(set(expected.values())) == 5
-    for path in [*expected, label_unit(run, METHOD, 10).marker]:
-        run.file(path).unlink()
+    for path in [*expected, label_unit(images, METHOD, 10).marker]:
+        images.file(path).unlink()
     events: list[dict[str, Any]] = []
-    outcome = label(shared(run, 2, monkeypatch), events.append)
-    assert hashes(run) == expected
+    outcome = label(shared(images, 2), events.append)
+    assert hashes() == expected
     assert (outcome.skipped, outcome.made) == (0, 1)
     first, second = f"{METHOD}/epochs0000-0002", f"{METHOD}/epochs0003-0004"
     ended = [event["unit"] for event in events if event["event"] == "unit_end"]
     assert ended == [first, second, METHOD]
     steps = [(e["unit"], e["step"], e["steps"]) for e in events if e["event"] == "step"]
     assert steps[:5] == [(first, n, 3) for n in (1, 2, 3)] + [(second, n, 2) for n in (1, 2)]
-    assert not run.file(f"labels/{METHOD}/pieces").exists()
+    assert not images.file(f"labels/{METHOD}/pieces").exists()
 
 
 def test_finished_shards_are_kept_and_count_as_no_unit(
@@ -133,25 +126,17 @@ def test_finished_shards_are_kept_and_count_as_no_unit(
     shards = label_shards(images, label_unit(images, METHOD, 10), 5)
     relabel.label_shard(images, shards[1], lambda _: None)
     written = images.file(label_paths(images.settings, METHOD)[1]).stat().st_mtime_ns
-    events: list[dict[str, Any]] = []
-    label(shared(images, 5, monkeypatch), events.append)
+    events, shares = list[dict[str, Any]](), list[float]()
+    label(shared(images, 5), events.append)
     assert [e["unit"] for e in events if e["event"] == "unit_skipped"] == [shards[1].name]
     assert images.file(label_paths(images.settings, METHOD)[1]).stat().st_mtime_ns == written
-    shares: list[float] = []
     progress = StageProgress(2, lambda share, _: shares.append(share))
     for event in events:
         progress(event)
     assert shares[-1] == 0.5  # the labels are one unit, and its shards are none
-
-
-def test_a_finished_unit_is_not_split(images: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    label(images)
-
-    def refuse(*_: object) -> None:
-        raise PrismError("a shard was done again")
-
-    monkeypatch.setattr(relabel, "label_shard", refuse)
-    again = label(shared(images, 4, monkeypatch))
+    # A finished unit is not split.
+    monkeypatch.delattr(relabel, "label_shard")
+    again = label(shared(images, 4))
     assert (again.skipped, again.made) == (1, 0)
 
 

@@ -7,70 +7,65 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from operator import mul
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
 from prism_nb.core.errors import PrismError
-from prism_nb.execution.process_pool import Call, run_calls
+from prism_nb.execution.process_pool import run_parallel
+from prism_nb.execution.study import load_study
 
 
-def call(name: str, function: str, *arguments: object) -> Call:
-    return Call(name, function, arguments)
+def environment_of(_: int) -> tuple[int, int]:
+    return os.getpid(), torch.get_num_threads()
 
 
-def test_every_call_is_done_once_and_named() -> None:
-    calls = [call(str(n), "operator:mul", n, n) for n in range(5)]
-    assert sorted(run_calls(calls, workers=2)) == [(str(n), n * n) for n in range(5)]
-
-
-def test_nothing_to_do_starts_nothing() -> None:
-    assert list(run_calls([], workers=2)) == []
+def test_every_item_is_done_once() -> None:
+    found = run_parallel(partial(mul, 3), range(5), workers=2)
+    assert sorted(found) == [(n, 3 * n) for n in range(5)]
 
 
 def test_workers_are_other_processes_with_one_thread() -> None:
-    calls = [call("pid", "os:getpid"), call("threads", "torch:get_num_threads")]
-    found = dict(run_calls(calls, workers=1))
-    assert found["pid"] != os.getpid()
-    assert found["threads"] == 1
+    ((_, (process, threads)),) = run_parallel(environment_of, [0], workers=1)
+    assert process != os.getpid()
+    assert threads == 1
 
 
-def test_a_failed_call_ends_with_its_own_message() -> None:
-    calls = [call("bad", "prism_nb.execution.study:load_study", "nonesuch")]
+def test_failures_end_with_one_message() -> None:
     with pytest.raises(PrismError, match="unknown study 'nonesuch'"):
-        list(run_calls(calls, workers=1))
-
-
-def test_a_killed_worker_ends_with_what_to_do() -> None:
-    calls = [call("dies", "os:_exit", 9)]
+        list(run_parallel(load_study, ["nonesuch"], workers=1))
     with pytest.raises(PrismError, match=r"a worker was killed; .* use fewer workers"):
-        list(run_calls(calls, workers=1))
+        list(run_parallel(os._exit, [9], workers=1))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
+PARENT = """
+import time
+from prism_nb.execution.process_pool import run_parallel
+if __name__ == "__main__":
+    list(run_parallel(time.sleep, [120], workers=1))
+"""
+
+
 def test_workers_leave_with_a_killed_parent(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
-    program.write_text(
-        "from prism_nb.execution.process_pool import Call, run_calls\n"
-        "if __name__ == '__main__':\n"
-        "    calls = [Call('pid', 'os:getpid', ()), Call('sleep', 'time:sleep', (120,))]\n"
-        "    for name, result in run_calls(calls, workers=1):\n"
-        "        print(result, flush=True)\n"
-    )
-    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
+    program.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, program])
+    children = list[psutil.Process]()
+    while not any("--multiprocessing-fork" in child.cmdline() for child in children):
+        assert parent.poll() is None
+        time.sleep(0.1)
+        children = psutil.Process(parent.pid).children()
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    limit = time.monotonic() + 20
-    while is_alive(worker):
-        assert time.monotonic() < limit, "the worker outlives its parent"
+    limit = time.monotonic() + 60
+    while any(map(is_alive, children)):
+        assert time.monotonic() < limit, "a worker outlives its parent"
         time.sleep(0.1)
 
 
-def is_alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

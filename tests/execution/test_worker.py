@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +19,31 @@ from prism_nb.execution.backends import run_units
 from prism_nb.execution.worker import WorkerTask, run_task
 from tests.helpers.slurm_work import units_of
 
-
-def carry_out(run: Run, units: list[Unit], work: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    events: list[Any] = []
-    monkeypatch.setattr(worker, "import_function", lambda _: work)
-    run_units(run, units, "somewhere:work", events.append)
-    return [(event["event"], event["unit"]) for event in events]
+Execute = Callable[[int, Callable[..., Any]], list[tuple[str, str]]]
 
 
-def test_files_are_written_while_the_next_unit_runs(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def execute(run: Run, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """Do a number of units with a function; returns kind and unit of every event."""
+
+    def call(units: int, work: Callable[..., Any]) -> list[tuple[str, str]]:
+        events: list[dict[str, Any]] = []
+        monkeypatch.setattr(worker, "import_function", lambda _: work)
+        run_units(run, units_of(units), "somewhere:work", events.append)
+        return [(event["event"], event["unit"]) for event in events]
+
+    return call
+
+
+def finish(run: Run, unit: Unit) -> None:
+    run.units.finish(unit, paths=[], record={})
+
+
+def states(run: Run, units: int) -> list[str]:
+    return [run.units.state(unit).state for unit in units_of(units)]
+
+
+def test_files_are_written_while_the_next_unit_runs(run: Run, execute: Execute) -> None:
     second_begun = threading.Event()
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
@@ -38,38 +52,40 @@ def test_files_are_written_while_the_next_unit_runs(
 
         def write() -> None:
             assert second_begun.wait(10)
-            run.units.finish(unit, paths=[], record={})
+            finish(run, unit)
 
         return write
 
-    events = carry_out(run, units_of(2), work, monkeypatch)
     starts = [("unit_start", "u0"), ("unit_start", "u1")]
-    assert events == [*starts, ("unit_end", "u0"), ("unit_end", "u1")]
-    assert all(run.units.is_done(unit) for unit in units_of(2))
+    assert execute(2, work) == [*starts, ("unit_end", "u0"), ("unit_end", "u1")]
+    assert states(run, 2) == ["done", "done"]
 
 
-def test_an_interruption_lets_the_unit_before_be_written(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PrismError])
+def test_a_failure_lets_the_unit_before_be_written(
+    run: Run, execute: Execute, error: type[BaseException]
 ) -> None:
-    interrupted = threading.Event()
+    failed = threading.Event()
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
         if unit.name == "u1":
-            interrupted.set()
-            raise KeyboardInterrupt
+            failed.set()
+            raise error("no")
 
         def write() -> None:
-            assert interrupted.wait(10)
-            run.units.finish(unit, paths=[], record={})
+            assert failed.wait(10)
+            finish(run, unit)
 
         return write
 
-    with pytest.raises(KeyboardInterrupt):
-        carry_out(run, units_of(2), work, monkeypatch)
-    assert [run.units.state(unit).state for unit in units_of(2)] == ["done", "missing"]
+    with pytest.raises(error):
+        execute(2, work)
+    assert states(run, 2) == ["done", "missing"]
+    with run.locks.lease("relabel/u1.json", "relabel") as lease:
+        assert lease.is_mine
 
 
-def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_ends_the_stage(run: Run, execute: Execute) -> None:
     failing, begun = threading.Event(), list[str]()
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
@@ -79,84 +95,51 @@ def test_a_failed_write_ends_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch
             if unit.name == "u0":
                 assert failing.wait(10)
                 raise OSError("no space left")
-            run.units.finish(unit, paths=[], record={})
+            finish(run, unit)
 
         if unit.name == "u1":  # u0's write fails while u1 is computed
             failing.set()
         return write
 
     with pytest.raises(OSError, match="no space left"):
-        carry_out(run, units_of(3), work, monkeypatch)
+        execute(3, work)
     assert begun == ["u0", "u1"]
-    assert run.units.state(units_of(2)[1]).state == "done"
+    assert states(run, 2) == ["missing", "done"]
 
 
-def test_a_failed_write_is_a_note_of_another_failure(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing = threading.Event()
-
-    def work(run: Run, unit: Unit, _: Any) -> Any:
-        if unit.name == "u1":
-            failing.set()
-            raise PrismError("u1 diverged")
-
-        def write() -> None:
-            assert failing.wait(10)
-            raise OSError("no space left")
-
-        return write
-
-    with pytest.raises(PrismError, match="u1 diverged") as caught:
-        carry_out(run, units_of(2), work, monkeypatch)
-    assert "no space left" in caught.value.__notes__[0]
-
-
-def test_work_without_a_marker_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_without_a_marker_is_an_error(execute: Execute) -> None:
     with pytest.raises(PrismError, match="u0 left no marker"):
-        carry_out(run, units_of(1), lambda *_: None, monkeypatch)
+        execute(1, lambda *_: None)
 
 
 @pytest.mark.parametrize("other_finishes", [True, False], ids=["finishes", "dies"])
 def test_a_unit_of_another_process_is_waited_for(
-    run: Run, other_finishes: bool, monkeypatch: pytest.MonkeyPatch
+    run: Run, execute: Execute, other_finishes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.01)
-    held = run.locks.lease("relabel/u0.json", "relabel")
+    held, done_here = run.locks.lease("relabel/u0.json", "relabel"), list[str]()
     held.__enter__()
-    done_here: list[str] = []
 
     def work(run: Run, unit: Unit, _: Any) -> None:
         done_here.append(unit.name)
-        run.units.finish(unit, paths=[], record={})
+        finish(run, unit)
         if unit.name == "u1":  # meanwhile, the other process ends
             if other_finishes:
-                run.units.finish(units_of(1)[0], paths=[], record={})
+                finish(run, units_of(1)[0])
             held.__exit__(None, None, None)
 
-    events = carry_out(run, units_of(2), work, monkeypatch)
+    events = execute(2, work)
     assert done_here == (["u1"] if other_finishes else ["u1", "u0"])
     assert next(kind for kind, unit in events if unit == "u0") == "unit_held"
-    assert [run.units.state(unit).state for unit in units_of(2)] == ["done", "done"]
-
-
-def test_the_lease_of_a_failed_unit_is_released(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(run: Run, unit: Unit, _: Any) -> None:
-        raise PrismError("no")
-
-    with pytest.raises(PrismError, match="no"):
-        carry_out(run, units_of(1), work, monkeypatch)
-    with run.locks.lease("relabel/u0.json", "relabel") as lease:
-        assert lease.is_mine
+    assert states(run, 2) == ["done", "done"]
 
 
 def test_four_drivers_do_each_unit_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    units, lock, begun = units_of(120), threading.Lock(), list[str]()
+    units, begun = units_of(120), list[str]()
 
     def work(run: Run, unit: Unit, _: Any) -> None:
-        with lock:
-            begun.append(unit.name)
-        run.units.finish(unit, paths=[], record={})
+        begun.append(unit.name)
+        finish(run, unit)
 
     monkeypatch.setattr(worker, "import_function", lambda _: work)
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.001)
@@ -173,7 +156,7 @@ def test_four_drivers_do_each_unit_once(run: Run, monkeypatch: pytest.MonkeyPatc
     assert sorted(begun) == sorted(unit.name for unit in units)
 
 
-def test_a_unit_taken_over_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_taken_over_writes_nothing(execute: Execute) -> None:
     written = []
 
     def work(run: Run, unit: Unit, _: Any) -> Any:
@@ -182,45 +165,19 @@ def test_a_unit_taken_over_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPa
         return lambda: written.append(unit.name)
 
     with pytest.raises(LeaseLostError, match="taken over by process .* on far"):
-        carry_out(run, units_of(1), work, monkeypatch)
+        execute(1, work)
     assert not written
 
 
-def test_differing_versions_are_named_with_the_remedy() -> None:
-    mine = worker.worker_versions()
-    worker.check_same_versions(mine, where="a worker")
-    driver = {**mine, "torch": "1.0", "python": "2.7"}
-    del driver["timm"]  # as an older kit's
-    with pytest.raises(PrismError) as caught:
-        worker.check_same_versions(driver, where="a worker on node7")
-    message = str(caught.value)
-    assert message.startswith("a worker on node7 has other versions than the run's driver: ")
-    assert f"torch {mine['torch']} there, 1.0 with the driver" in message
-    assert f"timm {mine['timm']} there, none with the driver" in message
-    assert "torchvision" not in message
-    assert "install the same ones on every machine" in message
-
-
-def test_the_source_decides_and_no_other_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_PACKAGE", tmp_path)
-
-    def digest(**contents: str) -> str:
-        for name, content in contents.items():
-            (tmp_path / name.replace("_", ".")).write_text(content)
-        return worker._source_hash.__wrapped__()
-
-    first = digest(a_py="1\n", b_py="2\n")
-    assert digest(c_yaml="3\n", b_pyc="4") == first
-    assert digest(a_py="1\n2\n", b_py="") != first
-    assert digest(a_py="1\n", b_py="2\n") == first
-
-
-def test_a_task_of_another_version_starts_no_unit(run: Run) -> None:
+def test_a_task_of_other_versions_starts_no_unit_and_names_them(run: Run) -> None:
     task = WorkerTask.of(run, units_of(1), "json:none")
-    other = replace(task, settings={"no": "setting"}, versions={**task.versions, "torch": "9"})
-    result = run_task(other)
+    mine = task.versions
+    driver = {**mine, "torch": "1.0"}
+    del driver["timm"]  # as an older kit's
+    result = run_task(replace(task, settings={"no": "setting"}, versions=driver))
     assert result.made == 0
-    assert "9 with the driver" in result.error
+    assert "has other versions than the run's driver: torch" in result.error
+    assert f"torch {mine['torch']} there, 1.0 with the driver" in result.error
+    assert f"timm {mine['timm']} there, none with the driver" in result.error
+    assert "torchvision" not in result.error
     assert not list(run.events.read("relabel"))
