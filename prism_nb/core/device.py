@@ -70,7 +70,7 @@ def check_compiler(device: torch.device) -> None:
         missing = None if found else "a C++ compiler"
     if missing:
         raise UsageError(
-            f"compile always needs {missing}, which is missing; install it or use compile never"
+            f"compile needs {missing}, which is missing; install it or set compile to false"
         )
 
 

@@ -142,15 +142,6 @@ def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
     return settings.recipe_of(method).stat_networks(settings.primary, settings.teachers)
 
 
-def chosen_compile(run: Run) -> str:
-    """Return how a run's networks run, `compiled` or `eager`: as set, else as decided."""
-    if run.settings.compile != "auto":
-        return {"always": "compiled", "never": "eager"}[run.settings.compile]
-    decided = run.manifest.read().get("compile")
-    choice = decided.get("choice") if isinstance(decided, dict) else None
-    return "compiled" if choice == "compiled" else "eager"
-
-
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:
     """Return the units whose files a method's synthesis reads."""
     units = [network_unit(settings, name) for name in synthesis_networks(settings, method)]

@@ -1,6 +1,6 @@
 """Expected time, operations, memory and disk space of a run's units.
 
-A unit's work is a count of images per `Use`: one network in one role. What a use costs per image
+A unit's work is a number of images per `Use`: one network in one role. What a use costs per image
 is measured once on the run's device (seconds) or counted once without values (operations, bytes).
 """
 
@@ -19,23 +19,18 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from prism_nb.core.device import (
     benchmark,
-    check_compiler,
     choose_device,
     seeded,
     tf32_mode,
     timing_batch_size,
 )
-from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.unit_plan import batch_of, is_hard, is_plain
 from prism_nb.core.units import ImageBatch, Unit, is_pretrained_name
 from prism_nb.data.augment import epoch_params
 from prism_nb.data.dataset import ImageDataset, Split
-from prism_nb.data.distilled import (
-    MAX_RESIDENT_BYTES,
-    set_bytes,
-)
+from prism_nb.data.distilled import MAX_RESIDENT_BYTES, set_bytes
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
@@ -54,7 +49,7 @@ from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule, t
 
 _FORWARD_BATCH = 64
 _TRAINING_STEPS = 3  # timed together
-_GRADIENT_ROLES = ("logit", "stats", "both")
+_GRADIENT_ROLES = ("logit", "stats", "both")  # of a network in a step of the synthesis
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Use:
         role: `forward`; `squeeze` or `student` (a training step); `logit`, `stats` or `both` (a
             network's gradient in the synthesis); `step` (the synthesis step without networks);
             `store` (encoding an image); `label` (one view by all label teachers).
-        network: The network's name; empty where the role has none.
+        network: The network; empty where the role has none.
         batch: Images per step.
         variant: Which statistics a synthesis step matches.
         method: The method of a synthesis step, or of the first that shares its cost.
@@ -112,7 +107,7 @@ def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
         uses[Use("forward", settings.primary)] += images * scored
     if recipe.image_source != "optimized":
         return uses
-    for (logit_teachers, bn_teachers, active), steps in step_histogram(settings, method, batch):
+    for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch):
         count = steps * active
         uses[Use("step", "", images, method=method)] += count
         for name in dict.fromkeys([*logit_teachers, *bn_teachers]):
@@ -147,9 +142,12 @@ def _evaluation_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> d
     real = unit.params["method"] == REFERENCE
     images = len(dataset.labels("train")) if real else len(dataset.classes) * settings.ipc
     evaluations = -(-settings.epochs // settings.student.evaluate_every)
-    labelled = settings.epochs if settings.labels == "online" else 0
-    if is_hard(settings, variant) or is_plain(variant):
-        labelled = int(not is_hard(settings, variant))
+    if is_hard(settings, variant):
+        labelled = 0
+    elif is_plain(variant):
+        labelled = 1
+    else:
+        labelled = settings.epochs if settings.labels == "online" else 0
     return {
         Use("student", name, min(settings.student.batch, images)): settings.epochs * images,
         Use("forward", name): evaluations * len(dataset.labels("val")),
@@ -165,23 +163,19 @@ _USES: dict[str, Callable[[Settings, ImageDataset, Unit], dict[Use, float]]] = {
     "evaluation": _evaluation_uses,
 }
 
-StepKind = tuple[TeacherNames, TeacherNames, int]  # logit teachers, BN teachers, images
+# Logit teachers, BN teachers and number of images of a step, and how many steps are so.
+StepKinds = tuple[tuple[tuple[TeacherNames, TeacherNames, int], int], ...]
 
 
-def step_histogram(
-    settings: Settings, method: str, batch: ImageBatch
-) -> tuple[tuple[StepKind, int], ...]:
-    """Return how many steps of each kind a unit of the synthesis takes."""
+def _step_kinds(settings: Settings, method: str, batch: ImageBatch) -> StepKinds:
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
     starts = sorted(recipe.start_step(index, settings.ipc) for _, index in batch.members())
-    return _histogram(teacher_schedule(settings, method, batch), tuple(starts), recipe.iterations)
+    return _count_steps(teacher_schedule(settings, method, batch), tuple(starts), recipe.iterations)
 
 
 @lru_cache(maxsize=1024)  # thousands of units share a few schedules
-def _histogram(
-    schedule: TeacherSchedule, starts: tuple[int, ...], iterations: int
-) -> tuple[tuple[StepKind, int], ...]:
-    kinds = Counter(
+def _count_steps(schedule: TeacherSchedule, starts: tuple[int, ...], iterations: int) -> StepKinds:
+    counts = Counter(
         (
             schedule.logit_teachers_at(step),
             schedule.bn_teachers_at(step),
@@ -189,16 +183,11 @@ def _histogram(
         )
         for step in range(starts[0], iterations)
     )
-    return tuple(kinds.items())
+    return tuple(counts.items())
 
 
 class StepTimer:
-    """Seconds per image of each use, from a few real steps with untrained networks.
-
-    Args:
-        settings: The run's.
-        dataset: The run's real images.
-    """
+    """Seconds per image of each use, from a few real steps with untrained networks."""
 
     def __init__(self, settings: Settings, dataset: ImageDataset) -> None:
         self._settings, self._dataset = settings, dataset
@@ -212,7 +201,7 @@ class StepTimer:
         }
 
     def unit_seconds(self, unit: Unit) -> float:
-        """Return the seconds that a unit is expected to take."""
+        """Return the expected seconds of a unit."""
         uses = unit_uses(self._settings, self._dataset, unit)
         return sum(count * self.seconds(use) for use, count in uses.items() if count)
 
@@ -281,18 +270,14 @@ class StepTimer:
         aug_params = sample_augmentations(recipe, 0, use.batch, self._size, generator)
         matchers = {use.network: self._matcher(use.network, use.method)} if use.network else {}
         backward = MicroBatchedBackward(Objective(recipe, matchers), self._settings.part)
-        logit_teachers = [] if use.role == "stats" else list(matchers)
-        bn_teachers = [] if use.role == "logit" else list(matchers)
+        teachers = {
+            "logit_teachers": [] if use.role == "stats" else list(matchers),
+            "bn_teachers": [] if use.role == "logit" else list(matchers),
+        }
         optimizer = torch.optim.Adam([images])
 
         def step() -> None:
-            backward(
-                [images],
-                aug_params,
-                labels,
-                logit_teachers=logit_teachers,
-                bn_teachers=bn_teachers,
-            )
+            backward([images], aug_params, labels, **teachers)
             optimizer.step()
 
         return step, use.batch
@@ -305,12 +290,11 @@ class StepTimer:
             with torch.no_grad():
                 stats = teacher.stats_only(self._images(2), layers)
             conv_stats = {at.name: MeanVar(*each) for at, each in zip(layers, stats, strict=True)}
-        generator = torch.Generator().manual_seed(0)
         return build_stat_matcher(
             teacher,
             recipe,
             conv_stats=conv_stats,
-            generator=generator,
+            generator=torch.Generator().manual_seed(0),
             precision=self._settings.precision,
         )
 
@@ -328,11 +312,7 @@ class StepCounter:
 
     Operations are those of convolutions and matrix products, a multiply-add being two. A gradient
     with respect to the images is taken to cost another forward pass, one with respect to weights
-    as well two.
-
-    Args:
-        settings: The run's.
-        dataset: The run's real images, or their sizes alone.
+    as well two. The dataset may be known by its sizes alone.
     """
 
     def __init__(self, settings: Settings, dataset: ImageDataset) -> None:
@@ -341,16 +321,15 @@ class StepCounter:
         self.activation_bytes = cache(self._activation_bytes)
 
     def unit_flop(self, unit: Unit) -> float:
-        """Return the floating-point operations of a unit."""
+        """Return the operations of a unit."""
         uses = unit_uses(self._settings, self._dataset, unit)
         return sum(count * self.flop(use) for use, count in uses.items())
 
     def flop(self, use: Use) -> float:
-        """Return the floating-point operations of one image."""
+        """Return the operations of one image."""
         if use.role == "label":
             return sum(map(self._forward_flop, self._settings.label_teachers_used))
-        passes = _PASSES.get(use.role, 0)
-        return passes * self._forward_flop(use.network) if passes else 0.0
+        return _PASSES[use.role] * self._forward_flop(use.network) if use.network else 0.0
 
     def unit_memory(self, unit: Unit) -> float:
         """Return the most device memory of a unit's training or optimisation steps, in bytes.
@@ -364,10 +343,10 @@ class StepCounter:
         most = 0.0
         for use, images in uses.items():
             if use.role in _GRADIENT_ROLES:
-                optimised = 4 * 4 * 3 * size**2 * use.batch  # images, gradient, Adam's two moments
+                optimized = 4 * 4 * 3 * size**2 * use.batch  # images, gradient, Adam's two moments
                 batch = min(use.batch, settings.part or use.batch)
-                weights = sum(self._weight_bytes(name) for name in frozen)
-                most = max(most, weights + optimised + self.activation_bytes(use.network, batch))
+                weights = sum(map(self._weight_bytes, frozen))
+                most = max(most, weights + optimized + self.activation_bytes(use.network, batch))
             elif use.role in {"squeeze", "student"}:
                 most = max(most, self._training_bytes(use, unit, images))
         return most
@@ -408,8 +387,9 @@ class StepCounter:
 
     def _network(self, name: str) -> tuple[nn.Module, int]:
         """Return a network without values and the side of its images."""
-        pretrained, size = is_pretrained_name(name), self._dataset.image_size
-        size = native_preprocess(name, self._dataset).size if pretrained else size
+        size = self._dataset.image_size
+        if is_pretrained_name(name):
+            size = native_preprocess(name, self._dataset).size
         return _on_meta(architecture_of(name), len(self._dataset.classes), size), size
 
 
@@ -418,64 +398,46 @@ def _on_meta(architecture: str, classes: int, size: int) -> nn.Module:
     return build_on_meta(architecture, classes=classes, image_size=size)
 
 
-@dataclass(frozen=True)
-class CostEstimate:
-    """What the units of one stage and method take.
-
-    Attributes:
-        stage: The stage.
-        method: The method; empty for a stage without methods.
-        units: Number of units.
-        flop: Floating-point operations of networks.
-        files: Files written, markers included.
-        bytes: Bytes of images, labels and weights at most; everything else is small.
-        memory: Device memory of the largest training or optimisation step, in bytes; 0: none.
-    """
-
-    stage: str
-    method: str
-    units: int
-    flop: float
-    files: int
-    bytes: float
-    memory: float = 0.0
-
-
-def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> list[CostEstimate]:
-    """Estimate the units of a run by stage and method, and the cache of decoded images.
+def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> pd.DataFrame:
+    """Estimate units, whether done or not, by stage and method, the cache, and all together.
 
     Args:
         run: The run, which need not exist.
         dataset: Its real images, or their sizes alone.
-        units: Its units, whether done or not.
+        units: Its units.
+
+    Returns:
+        Columns units; files, markers included; bytes of images, labels and weights at most; flop
+        of networks; memory of the device in the largest training or optimisation step, in bytes.
     """
     settings, counter = run.settings, StepCounter(run.settings, dataset)
-    groups: dict[tuple[str, str], list[Unit]] = {}
-    for unit in units:
-        groups.setdefault((unit.stage, unit.params.get("method", "")), []).append(unit)
-    estimates = [
-        CostEstimate(
-            stage,
-            method,
-            units=len(group),
-            flop=sum(map(counter.unit_flop, group)),
-            files=sum(1 + _files(settings, unit) for unit in group),
-            bytes=sum(unit_bytes(settings, unit, len(dataset.classes)) for unit in group),
-            memory=max(map(counter.unit_memory, group)),
-        )
-        for (stage, method), group in groups.items()
+    rows = [
+        {
+            "stage": unit.stage,
+            "method": unit.params.get("method", ""),
+            "units": 1,
+            "files": 1 + _files(settings, unit),
+            "bytes": unit_bytes(settings, unit, len(dataset.classes)),
+            "flop": counter.unit_flop(unit),
+            "memory": counter.unit_memory(unit),
+        }
+        for unit in units
     ]
-    each, in_memory = set_bytes(settings, len(dataset.classes)), settings.dataset in _IN_MEMORY
-    splits: list[Split] = ["val", "train"] if any(map(trains_on_all_real, units)) else ["val"]
-    real = (
-        [] if in_memory else [3.0 * dataset.image_size**2 * len(dataset.labels(s)) for s in splits]
-    )
-    sets = [each] * (1 + len(settings.methods)) if each else []
-    cache_files = len(real) + len(sets)
-    return [*estimates, CostEstimate("cache", "", 1, 0.0, cache_files, sum(real) + sum(sets))]
+    rows.append(_cache_row(settings, dataset, all_real=any(map(trains_on_all_real, units))))
+    totals = {"units": "sum", "files": "sum", "bytes": "sum", "flop": "sum", "memory": "max"}
+    each = pd.DataFrame(rows)
+    table = pd.concat([each, each.assign(stage="in all", method="")])
+    return table.groupby(["stage", "method"], sort=False).agg(totals)
 
 
-_IN_MEMORY = {"digits", "cifar10", "cifar100"}  # datasets that need no cache of decoded images
+def _cache_row(settings: Settings, dataset: ImageDataset, *, all_real: bool) -> dict[str, object]:
+    """Return the row of the cache of decoded images: real ones, and large distilled sets."""
+    splits: list[Split] = ["val", "train"] if all_real else ["val"]
+    sizes = [3 * dataset.image_size**2 * len(dataset.labels(split)) for split in splits]
+    each = set_bytes(settings, len(dataset.classes))
+    sizes += [each] * (1 + len(settings.methods)) if each else []
+    empty = {"method": "", "units": 1, "flop": 0.0, "memory": 0.0}
+    return {"stage": "cache", "files": len(sizes), "bytes": float(sum(sizes)), **empty}
 
 
 def _files(settings: Settings, unit: Unit) -> int:
@@ -486,127 +448,63 @@ def _files(settings: Settings, unit: Unit) -> int:
     return {"squeeze": 1, "relabel": stored, "evaluation": 3}.get(unit.stage, 0)
 
 
-def estimate_table(estimates: Sequence[CostEstimate], *, rate: float | None = None) -> pd.DataFrame:
-    """Return estimates and their sum as text; with hours at `rate` operations per second."""
-    totals = {
-        name: sum(getattr(each, name) for each in estimates)
-        for name in ("units", "flop", "files", "bytes")
+def estimate_table(estimates: pd.DataFrame, *, rate: float | None = None) -> pd.DataFrame:
+    """Return the result of `estimate_run` as text; with hours at `rate` operations per second."""
+    memory = estimates["memory"].map(lambda size: f"{size / 1e9:,.1f}" if size else "")
+    shown = {
+        "units": estimates["units"].map("{:,}".format),
+        "files": estimates["files"].map("{:,}".format),
+        "GB": (estimates["bytes"] / 1e9).map("{:,.2f}".format),
+        "GPU GB": memory,
+        "PFLOP": (estimates["flop"] / 1e15).map("{:,.2f}".format),
     }
-    largest = max(each.memory for each in estimates)
-    rows = []
-    for each in [*estimates, CostEstimate("in all", "", memory=largest, **totals)]:
-        row = {
-            "stage": each.stage,
-            "method": each.method,
-            "units": f"{each.units:,}",
-            "files": f"{each.files:,}",
-            "GB": f"{each.bytes / 1e9:,.2f}",
-            "GPU GB": f"{each.memory / 1e9:,.1f}" if each.memory else "",
-            "PFLOP": f"{each.flop / 1e15:,.2f}",
-        }
-        hours = {} if rate is None else {"hours": f"{each.flop / rate / 3600:,.1f}"}
-        rows.append(row | hours)
-    return pd.DataFrame(rows)
+    if rate is not None:
+        shown["hours"] = (estimates["flop"] / rate / 3600).map("{:,.1f}".format)
+    return pd.DataFrame(shown).reset_index()
 
 
-@dataclass(frozen=True)
-class UnitCost:
-    """A unit's expected cost in relation to other units of its stage.
+def unit_costs(run: Run, units: Sequence[Unit], *, measure: bool = False) -> dict[str, float]:
+    """Return each unit's cost by its name.
 
-    Attributes:
-        method: Its method; empty for a stage without methods.
-        work: Seconds if measured, else images x steps in the synthesis and 1 elsewhere.
+    Costs are seconds if `measure` takes a few real steps on this device; else images x steps x
+    networks of the synthesis, and 1 elsewhere, to be compared within a stage.
     """
-
-    method: str
-    work: float
-
-
-def unit_costs(run: Run, units: Sequence[Unit], *, measure: bool = False) -> dict[str, UnitCost]:
-    """Return each unit's cost by its name; `measure` takes a few real steps on this device."""
-    timer = StepTimer(run.settings, open_dataset(run.settings)) if measure else None
-    return {unit.name: _unit_cost(run.settings, unit, timer) for unit in units}
+    if measure:
+        timer = StepTimer(run.settings, open_dataset(run.settings))
+        return {unit.name: timer.unit_seconds(unit) for unit in units}
+    return {unit.name: _relative_cost(run.settings, unit) for unit in units}
 
 
-def _unit_cost(settings: Settings, unit: Unit, timer: StepTimer | None) -> UnitCost:
-    method = unit.params.get("method", "")
-    if timer is not None:
-        return UnitCost(method, timer.unit_seconds(unit))
+def _relative_cost(settings: Settings, unit: Unit) -> float:
     if unit.stage != "synthesis":
-        return UnitCost(method, 1.0)
-    return UnitCost(method, float(len(batch_of(unit).members()) * _steps(settings, unit)))
-
-
-def _steps(settings: Settings, unit: Unit) -> int:
-    """Return the optimization steps of a unit of the synthesis; 1 where nothing is optimized."""
-    recipe = settings.recipe_of(unit.params["method"])
-    if recipe.image_source != "optimized":
-        return 1
-    return recipe.for_image_index(batch_of(unit).image_indices[0]).iterations
+        return 1.0
+    method, batch = unit.params["method"], batch_of(unit)
+    if settings.recipe_of(method).image_source != "optimized":
+        return float(len(batch.members()))
+    return sum(
+        steps * active * len({*logit_teachers, *bn_teachers})
+        for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch)
+    )
 
 
 def seconds_left(
-    costs: Mapping[str, UnitCost],
+    costs: Mapping[str, float],
     progress: Mapping[str, tuple[float, float]],
     *,
     measured: bool = False,
 ) -> float | None:
-    """Return the time that unfinished units will take, scaled by what others have taken.
-
-    A method is scaled by its own units; one without progress by all units together, or not at all
-    where its cost was measured.
+    """Return the time that the rest of a stage will take, at the pace of what is done.
 
     Args:
         costs: Every unit's cost, by its name.
         progress: By the name of a unit begun: its share that is done in [0, 1], and its seconds.
-        measured: Whether costs are seconds measured on this device.
+        measured: Whether costs are seconds, so that nothing need be done yet.
 
     Returns:
         Seconds; None if nothing is known.
     """
-    spent: dict[str, float] = defaultdict(float)
-    work: dict[str, float] = defaultdict(float)
-    for name, (share, seconds) in progress.items():
-        for key in {costs[name].method, ""}:
-            spent[key] += seconds
-            work[key] += share * costs[name].work
-    left = 0.0
-    for name, cost in costs.items():
-        share = 1 - progress.get(name, (0.0, 0.0))[0]
-        key = cost.method if work[cost.method] or measured else ""
-        if not share:
-            continue
-        if not (work[key] or measured):
-            return None
-        left += share * cost.work * (spent[key] / work[key] if work[key] else 1.0)
-    return left
-
-
-# Compiling takes about 90 s per network and saves about an eighth of a step (`make bench`).
-_COMPILE_SECONDS = 90
-_COMPILE_GAIN = 1 / 8
-_FEWEST_STEPS = 2_000  # fewer are never worth it, so that nothing need be measured
-
-
-def choose_compile(run: Run, units: Sequence[Unit]) -> None:
-    """Decide once for a run with `compile: auto` whether its networks are compiled.
-
-    They are if that is expected to save more time than it takes. A run with few steps stays
-    eager and undecided, since it may still grow.
-    """
-    settings = run.settings
-    if settings.compile != "auto" or "compile" in run.manifest.read():
-        return
-    left = [unit for unit in units if not run.units.is_done(unit, verify_hashes=False)]
-    if sum(_steps(settings, unit) for unit in left) < _FEWEST_STEPS:
-        return
-    try:
-        check_compiler(choose_device(settings.device))
-    except UsageError as error:
-        run.manifest.update(compile={"choice": "eager", "why": str(error)})
-        return
-    seconds = sum(cost.work for cost in unit_costs(run, left, measure=True).values())
-    saved, spent = seconds * _COMPILE_GAIN, _COMPILE_SECONDS * len(settings.teachers)
-    why = f"about {saved:.0f} s saved by compiling, which takes about {spent:.0f} s"
-    choice = "compiled" if saved > spent else "eager"
-    run.manifest.update(compile={"choice": choice, "why": why})
+    done = sum(share * costs[name] for name, (share, _) in progress.items())
+    left = sum(costs.values()) - done
+    if left and done:
+        return left * sum(seconds for _, seconds in progress.values()) / done
+    return left if measured or not left else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,9 +22,15 @@ from prism_nb.models.zoo import architecture_of, build_on_meta
 _PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 
 
-def disk_bytes(settings: Settings, units: Iterable[Unit], classes: int) -> int:
-    """Return the most bytes that units write to the run: images, labels and weights."""
-    return round(sum(unit_bytes(settings, unit, classes) for unit in units))
+def disk_bytes(run: Run, units: Sequence[Unit], classes: int) -> int:
+    """Return the most bytes that unfinished units will write: images, labels and weights.
+
+    Label files that were written before an interruption are not counted.
+    """
+    methods = [unit.params["method"] for unit in units if unit.stage == "relabel"]
+    files = [path for method in methods for path in run.file(f"labels/{method}").glob("epoch_*")]
+    whole = sum(unit_bytes(run.settings, unit, classes) for unit in units)
+    return max(0, round(whole) - sum(path.stat().st_size for path in files))
 
 
 def unit_bytes(settings: Settings, unit: Unit, classes: int) -> float:
@@ -44,29 +50,27 @@ def weight_bytes(name: str, classes: int, image_size: int) -> float:
     return float(sum(value.nbytes for value in network.state_dict().values()))
 
 
-def cache_bytes(run: Run, units: Iterable[Unit]) -> int:
-    """Return the most bytes that units to be done will add to the cache of decoded images.
+def cache_bytes(run: Run, units: Sequence[Unit]) -> int:
+    """Return the most bytes that unfinished units will add to the cache of decoded images.
 
-    Held-out images are for evaluation, training images for networks trained on all of them, and
-    large distilled sets for the stages that read a complete set.
+    These are held-out images where networks are evaluated, training images where networks are
+    trained on all of them, and large distilled sets where stages read them whole.
     """
-    todo = [u for u in units if u.stage != "synthesis"]
-    if not todo:
+    readers = [unit for unit in units if unit.stage != "synthesis"]
+    if not readers:
         return 0
     dataset = open_dataset(run.settings)
+    added = 0
+    if any(unit.stage in {"squeeze", "evaluation"} for unit in readers):
+        added += dataset.uncached_bytes("val")
+    if any(map(trains_on_all_real, readers)):
+        added += dataset.uncached_bytes("train")
     each = set_bytes(run.settings, len(dataset.classes))
-    sets = {
-        unit.params["method"]
-        for unit in todo
-        if unit.stage != "squeeze" and not trains_on_all_real(unit)
-    }
-    fresh = [name for name in sets if each and not is_decoded(run, name, dataset)]
-    evaluates = any(unit.stage in {"squeeze", "evaluation"} for unit in todo)
-    return (
-        (dataset.uncached_bytes("val") if evaluates else 0)
-        + (dataset.uncached_bytes("train") if any(map(trains_on_all_real, todo)) else 0)
-        + len(fresh) * each
-    )
+    if each:
+        distilled = [u for u in readers if u.stage != "squeeze" and not trains_on_all_real(u)]
+        sets = {unit.params["method"] for unit in distilled}
+        added += each * sum(not is_decoded(run, name, dataset) for name in sets)
+    return added
 
 
 def trains_on_all_real(unit: Unit) -> bool:
@@ -76,7 +80,7 @@ def trains_on_all_real(unit: Unit) -> bool:
     return unit.stage == "evaluation" and unit.params["method"] == REFERENCE
 
 
-def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int) -> None:
+def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int = 0) -> None:
     """Check that the disks have room for what is left of a run.
 
     Args:
@@ -87,25 +91,23 @@ def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int) -> No
     Raises:
         PrismError: A disk is too small; the message lists the needed and the free space.
     """
-    cached, folder = {"decoded images": cache_size}, default_cache_dir()
-    runs_remedy = "choose another folder for the runs"
-    if _existing(run.path).stat().st_dev == _existing(folder).stat().st_dev:
-        _require_space(run, {**stages, **cached}, run.path, runs_remedy)
-        return
-    _require_space(run, stages, run.path, runs_remedy)
-    _require_space(run, cached, folder, "set PRISM_CACHE to a folder on a larger disk")
+    cached = {"decoded images": cache_size}
+    if _existing(run.path).stat().st_dev == _existing(default_cache_dir()).stat().st_dev:
+        _check_free(run, {**stages, **cached}, run.path)
+    else:
+        _check_free(run, stages, run.path)
+        _check_free(run, cached, default_cache_dir())
 
 
-def _require_space(run: Run, parts: Mapping[str, int], folder: Path, remedy: str) -> None:
+def _check_free(run: Run, parts: Mapping[str, int], folder: Path) -> None:
     needed, free = sum(parts.values()), shutil.disk_usage(_existing(folder)).free
-    if needed <= free:
-        return
-    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
-    raise PrismError(
-        f"run {run.name} needs up to {format_bytes(needed)} more at {folder} ({listed}), but "
-        f"{format_bytes(free)} are free; free some space, {remedy}, or run single stages that fit "
-        "with `prism-nb stage`"
-    )
+    if needed > free:
+        listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+        raise PrismError(
+            f"run {run.name} needs up to {format_bytes(needed)} more at {folder} ({listed}), but "
+            f"{format_bytes(free)} are free; free some space, set PRISM_RUNS or PRISM_CACHE to "
+            "folders on larger disks, or run single stages that fit with `prism-nb stage`"
+        )
 
 
 def _existing(folder: Path) -> Path:

@@ -130,7 +130,7 @@ def _check_machine(settings: Settings) -> None:
     device = choose_device(settings.device)
     for part in (settings, settings.squeeze, settings.label, settings.student):
         check_precision(part.precision, device)
-    if settings.compile == "always":
+    if settings.compile:
         check_compiler(device)
 
 

@@ -19,7 +19,7 @@ from prism_nb.core.units import OnEvent, Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import cost, disk_space
 from prism_nb.execution.backends import UnitSplitter, run_units
-from prism_nb.execution.worker import Outcome, import_function
+from prism_nb.execution.worker import Outcome
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Stage:
         needs: Stages whose files it reads.
         units: Called as `units(run, class_count)`; lists its units.
         run_unit: `module:function` of its `UnitFunction`.
-        before_stage: `module:function` called as `before_stage(run, units)` before the first
-            missing unit.
         splitter: How one unit is shared among several workers.
     """
 
@@ -42,7 +40,6 @@ class Stage:
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
     run_unit: str
-    before_stage: str | None = None
     splitter: UnitSplitter | None = None
 
 
@@ -60,7 +57,6 @@ _STAGES = (
         needs=("squeeze",),
         units=unit_plan.synthesis_units,
         run_unit="prism_nb.synthesis.stage:run_unit",
-        before_stage="prism_nb.execution.cost:choose_compile",
     ),
     Stage(
         name="diversity",
@@ -120,9 +116,6 @@ def _stage(name: str) -> Stage:
     return STAGES[name]
 
 
-# -- planning ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class StagePlan:
     """State of a stage's units, and what the missing ones take.
@@ -132,11 +125,10 @@ class StagePlan:
         states: State of each unit.
         images: Number of images that the missing units will make; of the synthesis alone.
         seconds_left: Estimate; None where nothing was measured.
-        disk_bytes: Upper bound of what the missing units will still write, but for small files.
+        disk_bytes: What the missing units will still write at most, but for small files.
         memory_bytes: Peak memory of a process that worked on the stage in this run, or that has
             measured its steps now; includes other stages in the same process.
-        cache_bytes: Upper bound of what the missing units add to the cache of decoded images,
-            which all runs share; 0 where nothing was measured.
+        cache_bytes: What the missing units add to the cache at most; 0 where nothing was measured.
     """
 
     stage: str
@@ -145,7 +137,7 @@ class StagePlan:
     seconds_left: float | None
     disk_bytes: int
     memory_bytes: int | None
-    cache_bytes: int = 0
+    cache_bytes: int
 
     @property
     def counts(self) -> Counter[str]:
@@ -173,40 +165,28 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
         measure: Whether to take a few real steps on this device for the time and memory that the
             missing units need. If not, finished units are the measure of the others.
     """
-    states = tuple(
-        run.units.state(unit, verify_hashes=verify_hashes) for unit in stage_units(run, stage)
-    )
+    units = stage_units(run, stage)
+    states = tuple(run.units.state(unit, verify_hashes=verify_hashes) for unit in units)
+    done = [state.unit for state in states if state.state == "done"]
     left = [state.unit for state in states if state.state != "done"]
-    memory = run.manifest.stage(stage).get("peak_memory_bytes")
     measure = measure and bool(left)
+    memory = run.manifest.stage(stage).get("peak_memory_bytes")
     if measure:
         disable_malloc_trim()
-    costs = cost.unit_costs(run, [state.unit for state in states], measure=measure)
+    costs = cost.unit_costs(run, units, measure=measure)
     if measure:
         memory = memory or _peak_memory(run)
-    done = [state.unit for state in states if state.state == "done"]
     progress = {unit.name: (1.0, run.units.record(unit).get("seconds", 0.0)) for unit in done}
-    disk = disk_space.disk_bytes(run.settings, left, class_count(run))
+    batches = [unit_plan.batch_of(unit) for unit in left if unit.stage == "synthesis"]
     return StagePlan(
         stage=stage,
         states=states,
-        images=sum(_images(unit) for unit in left),
+        images=sum(len(batch.members()) for batch in batches),
         seconds_left=cost.seconds_left(costs, progress, measured=measure),
-        disk_bytes=max(0, disk - _written_bytes(run, left)),
+        disk_bytes=disk_space.disk_bytes(run, left, class_count(run)),
         memory_bytes=memory,
         cache_bytes=disk_space.cache_bytes(run, left) if measure else 0,
     )
-
-
-def _images(unit: Unit) -> int:
-    return len(unit_plan.batch_of(unit).members()) if unit.stage == "synthesis" else 0
-
-
-def _written_bytes(run: Run, units: Sequence[Unit]) -> int:
-    """Return the size of the label files that unfinished units have written already."""
-    methods = [unit.params["method"] for unit in units if unit.stage == "relabel"]
-    files = [path for method in methods for path in run.file(f"labels/{method}").glob("epoch_*")]
-    return sum(path.stat().st_size for path in files)
 
 
 def check(run: Run, stage: str) -> StagePlan:
@@ -225,9 +205,6 @@ def check(run: Run, stage: str) -> StagePlan:
             f"{_stage(stage).notebook}, or `prism-nb run` for all stages"
         )
     return found
-
-
-# -- executing --------------------------------------------------------------------------------
 
 
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
@@ -257,17 +234,14 @@ def execute_units(
     Raises:
         PrismError: As `execute`.
     """
-    start = time.monotonic()
+    begin = time.monotonic()
     if _all_done(run, units):
-        return Outcome(skipped=len(units), made=0, seconds=time.monotonic() - start)
+        return Outcome(skipped=len(units), made=0, seconds=time.monotonic() - begin)
     definition = _stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
-        disk_space.check_disk_space(
-            run, {stage: plan(run, stage, verify_hashes=False).disk_bytes}, 0
-        )
+        needed = plan(run, stage, verify_hashes=False).disk_bytes
+        disk_space.check_disk_space(run, {stage: needed})
         disable_malloc_trim()
-        if definition.before_stage is not None:
-            import_function(definition.before_stage)(run, units)
         outcome = run_units(
             run, units, definition.run_unit, on_event or (lambda _: None), definition.splitter
         )

@@ -16,7 +16,7 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
 from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import batch_of, chosen_compile, image_path
+from prism_nb.core.unit_plan import batch_of, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
 from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_image, quantize
@@ -112,7 +112,7 @@ def _optimize(
         "bn_loss_shares": logger.bn_loss_shares(bn_scales),
         "losses": logger.last,
         "device": str(device),
-        "compile": chosen_compile(run),
+        "compile": settings.compile,
         "precision": settings.precision,
         "micro_batch_size": backward.micro_batch_size,
     }
@@ -135,7 +135,7 @@ def _build_matchers(
             conv_stats=conv_stats,
             generator=generator,
             precision=run.settings.precision,
-            compiled=chosen_compile(run) == "compiled",
+            compiled=run.settings.compile,
         )
     return matchers
 
@@ -146,7 +146,7 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     inputs_hash = run.units.inputs_hash(unit.inputs)
     return Checkpoint(
         run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"),
-        short_hash([unit.fingerprint, inputs_hash, key, chosen_compile(run)]),
+        short_hash([unit.fingerprint, inputs_hash, key, run.settings.compile]),
         every=60 * run.settings.checkpoint_interval_min,
     )
 

@@ -19,7 +19,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
-from prism_nb.execution.cost import UnitCost, seconds_left, unit_costs
+from prism_nb.execution.cost import seconds_left, unit_costs
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 STAGE = "synthesis"
@@ -125,7 +125,7 @@ class RunTracker:
         self._run, self._position = run, 0
         self._driver: Owner | None = None
         self._units: dict[str, Unit] = {}
-        self._costs: dict[str, UnitCost] = {}
+        self._costs: dict[str, float] = {}
         self._done: set[str] = set()
         self._at_work: dict[str, _UnitAtWork] = {}
         self._seconds: dict[str, float] = {}  # of units that ended

@@ -18,7 +18,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, open_dataset
 from prism_nb.execution import cost, pipeline
-from prism_nb.execution.cost import StepCounter, StepTimer, UnitCost, Use, seconds_left, unit_uses
+from prism_nb.execution.cost import StepCounter, Use, seconds_left, unit_uses
 from prism_nb.models.zoo import build_network
 from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
@@ -119,12 +119,10 @@ def test_every_step_is_counted_with_its_networks(
                 key = ("stats" if name not in logit else role, name)
                 expected[key] = expected.get(key, 0) + active
         found = unit_uses(run.settings, open_dataset(run.settings), unit)
-        steps = {(u.role, u.network): n for u, n in found.items() if u.role in {*_ROLES}}
+        roles = {"step", "logit", "stats", "both"}
+        steps = {(u.role, u.network): n for u, n in found.items() if u.role in roles}
         assert {key: n for key, n in expected.items() if n} == steps
         assert found[Use("store")] == len(batch.members())
-
-
-_ROLES = ("step", "logit", "stats", "both")
 
 
 def test_the_other_stages_are_counted_as_they_work(tmp_path: Path) -> None:
@@ -173,23 +171,23 @@ def test_students_label_where_labels_are_not_stored(tmp_path: Path) -> None:
 
 def test_a_run_is_estimated_by_stage_and_method(tmp_path: Path) -> None:
     run = run_of(tmp_path, methods=["prism", "random_real"], students=["test_resnet"])
-    units = all_units(run, 50)
-    estimates = cost.estimate_run(run, sized(32), units)
-    found = {(each.stage, each.method): each for each in estimates}
+    found = cost.estimate_run(run, sized(32), all_units(run, 50))
     counter = StepCounter(run.settings, sized(32))
     prism = unit_plan.method_units(run, "prism", 50)
-    assert found["synthesis", "prism"].flop == sum(map(counter.unit_flop, prism)) > 0
-    assert found["synthesis", "prism"].files == 300 + len(prism)
-    assert found["synthesis", "prism"].memory > found["synthesis", "random_real"].memory == 0
-    assert found["evaluation", "prism"].memory > 3 * sum(
-        value.nbytes
-        for value in build_network("test_resnet", classes=50, image_size=32).parameters()
-    )
-    assert found["relabel", "prism"].memory == 0
-    table = cost.estimate_table(estimates, rate=1e12)
-    hours = sum(each.flop for each in estimates) / 1e12 / 3600
-    assert table.iloc[-1]["hours"] == f"{hours:,.1f}"
-    assert "hours" not in cost.estimate_table(estimates)
+    synthesis = found.loc[("synthesis", "prism")]
+    assert synthesis["flop"] == pytest.approx(sum(map(counter.unit_flop, prism)))
+    assert synthesis["files"] == 300 + len(prism)
+    assert synthesis["memory"] > found.loc[("synthesis", "random_real"), "memory"] == 0
+    weights = build_network("test_resnet", classes=50, image_size=32).parameters()
+    trained = found.loc[("evaluation", "prism"), "memory"]
+    assert trained > 3 * sum(value.nbytes for value in weights)
+    assert found.loc[("relabel", "prism"), "memory"] == 0
+    whole = found.loc[("in all", "")]
+    assert whole["flop"] == pytest.approx(found["flop"][:-1].sum())
+    assert whole["memory"] == found["memory"][:-1].max()
+    table = cost.estimate_table(found, rate=1e12)
+    assert table.iloc[-1]["hours"] == f"{whole['flop'] / 1e12 / 3600:,.1f}"
+    assert "hours" not in cost.estimate_table(found)
 
 
 def test_micro_batches_bound_the_memory(tmp_path: Path) -> None:
@@ -223,7 +221,7 @@ def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cost, "benchmark", benchmark)
     run = run_of(tmp_path, methods=["prism"], recipe={"iterations": 40}, image_size=16)
     units = unit_plan.synthesis_units(run, 10)
-    assert all(c.work > 0 for c in cost.unit_costs(run, units, measure=True).values())
+    assert all(c > 0 for c in cost.unit_costs(run, units, measure=True).values())
     assert len(measured) <= 2 + 4  # storing, the step alone, three networks, one in two roles
 
 
@@ -237,68 +235,35 @@ def test_every_stage_is_measured_by_real_steps(stage: str, tmp_path: Path) -> No
     assert expected > 0
 
 
-COSTS = {
-    "a": UnitCost("prism", 100.0),
-    "b": UnitCost("prism", 300.0),
-    "c": UnitCost("sre2l", 50.0),
-}
+COSTS = {"a": 100.0, "b": 300.0, "c": 50.0}
 
 
-def test_nothing_is_expected_before_any_progress() -> None:
-    assert seconds_left(COSTS, {}) is None
-    assert seconds_left(COSTS, {}, measured=True) == 450.0
-    assert seconds_left(COSTS, dict.fromkeys(COSTS, (1.0, 7.0))) == 0.0
-
-
-def test_a_method_is_scaled_by_its_own_units() -> None:
-    # prism: 100 took 10 s, so 300 take 30 s; sre2l: half of its 50 took 20 s, so 20 s are left.
-    progress = {"a": (1.0, 10.0), "c": (0.5, 20.0)}
-    assert seconds_left(COSTS, progress) == pytest.approx(30.0 + 20.0)
-
-
-def test_a_method_without_progress_is_scaled_by_all_units_or_not_at_all() -> None:
-    progress = {"a": (1.0, 10.0)}
-    assert seconds_left(COSTS, progress) == pytest.approx(30.0 + 5.0)
-    assert seconds_left(COSTS, progress, measured=True) == pytest.approx(30.0 + 50.0)
+@pytest.mark.parametrize(
+    ("progress", "measured", "expected"),
+    [
+        ({}, False, None),
+        ({}, True, 450.0),
+        (dict.fromkeys(COSTS, (1.0, 7.0)), False, 0.0),
+        ({"a": (0.0, 3.0)}, False, None),
+        ({"a": (1.0, 10.0), "c": (0.5, 15.0)}, True, 325.0 / 125.0 * 25.0),
+    ],
+)
+def test_time_left_goes_by_the_pace_of_what_is_done(
+    progress: dict[str, tuple[float, float]], measured: bool, expected: float | None
+) -> None:
+    assert seconds_left(COSTS, progress, measured=measured) == pytest.approx(expected)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
 def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float) -> None:
-    left = seconds_left({"a": UnitCost("prism", 70.0)}, {"a": (share, spent)})
-    assert left == pytest.approx(spent / share - spent)
+    assert seconds_left({"a": 70.0}, {"a": (share, spent)}) == pytest.approx(spent / share - spent)
 
 
-@pytest.fixture
-def priced(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have every unit cost the seconds in the list, and record nothing."""
-    seconds = [0.0]
-    monkeypatch.setattr(StepTimer, "unit_seconds", lambda *_: seconds[0])
-    monkeypatch.setattr(cost, "check_compiler", lambda _: None)
-    return seconds
-
-
-@pytest.mark.parametrize(
-    ("iterations", "unit_seconds", "choice"),
-    [(10, 1e9, None), (100_000, 1.0, "eager"), (100_000, 1e6, "compiled")],
-)
-def test_compiling_is_chosen_where_it_pays(
-    tmp_path: Path, priced: list[float], iterations: int, unit_seconds: float, choice: str | None
-) -> None:
-    run = run_of(tmp_path, recipe={"iterations": iterations}, methods=["prism", "random_real"])
+def test_costs_without_measurement_are_images_times_steps_times_networks(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path, methods=["prism_all", "sre2l", "random_real"], recipe={"iterations": 40}
+    )
     units = unit_plan.synthesis_units(run, 10)
-    priced[0] = unit_seconds
-    cost.choose_compile(run, units)
-    assert unit_plan.chosen_compile(run) == (choice or "eager")
-    assert ("compile" in run.manifest.read()) == (choice is not None)  # a short run may still grow
-    priced[0] = 1e6 - unit_seconds
-    cost.choose_compile(run, units)
-    if choice:  # decided once
-        assert unit_plan.chosen_compile(run) == choice
-
-
-def test_a_set_value_of_compile_needs_no_decision(tmp_path: Path, priced: list[float]) -> None:
-    priced[0] = 1.0
-    run = run_of(tmp_path, compile="always")
-    cost.choose_compile(run, unit_plan.synthesis_units(run, 10))
-    assert unit_plan.chosen_compile(run) == "compiled"
-    assert "compile" not in run.manifest.read()
+    costs = cost.unit_costs(run, units)
+    steps = {"prism_all": 40 * len(POOL), "sre2l": 40, "random_real": 1}
+    assert costs == {unit.name: 30 * steps[unit.params["method"]] for unit in units}

@@ -71,7 +71,7 @@ def test_the_cache_needs_room_on_its_own_disk(run: Run, monkeypatch: pytest.Monk
     paths = iter([1, 2])
     monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_dev=next(paths)))
     monkeypatch.setattr(disk_space, "_existing", lambda folder: folder)
-    with pytest.raises(PrismError, match=r"up to 6\.0 GB more at .*cache .*set PRISM_CACHE"):
+    with pytest.raises(PrismError, match=r"up to 6\.0 GB more at .*cache .*PRISM_CACHE to"):
         check_disk_space(run, {"squeeze": 1}, 6_000_000_000)
 
 

@@ -18,6 +18,7 @@ from prism_nb.core import fileio
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
+from prism_nb.execution.cost import unit_costs
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import (
     STAGE,
@@ -248,8 +249,7 @@ def test_no_event_stops_the_monitor(run: Run, events: list[tuple[str, dict[str, 
     assert state.message
 
 
-# 20 steps of 10 images: prism's unit took 10 s, half of sre2l's took 4 s.
-def test_time_left_goes_by_the_pace_of_each_method(driven: Run) -> None:
+def test_time_left_goes_by_the_pace_of_what_is_done(driven: Run) -> None:
     units = {name.partition("/")[0]: name for name in unit_names(driven)}
     log = driven.path / "events" / f"{STAGE}.jsonl"
     events = [
@@ -261,8 +261,11 @@ def test_time_left_goes_by_the_pace_of_each_method(driven: Run) -> None:
     tracker = RunTracker(driven)
     assert tracker.read().seconds_left is None
     fileio.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
-    # random_real is not optimised: a unit of it counts a twentieth at the pace of all units
-    assert tracker.read().seconds_left == pytest.approx(4.0 + 14.0 / 1.5 / 20)
+    known = unit_costs(driven, pipeline.stage_units(driven, STAGE))
+    costs = {n.partition("/")[0]: c for n, c in known.items()}
+    pace = (10.0 + 4.0) / (costs["prism"] + costs["sre2l"] / 2)
+    left = pace * (costs["sre2l"] / 2 + costs["random_real"])
+    assert tracker.read().seconds_left == pytest.approx(left)
 
 
 def test_the_last_line_of_a_log(run: Run) -> None:
