@@ -260,7 +260,8 @@ class Settings(StrictModel):
 
     device: Annotated[str, MACHINE] = Field("auto", description="auto, cpu, cuda or cuda:N")
     compile: Annotated[bool, MACHINE] = Field(
-        False, description="compile the networks of the synthesis (torch.compile): pays in long runs"
+        False,
+        description="compile the networks of the synthesis (torch.compile): pays in long runs",
     )
     micro_batch_size: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], MACHINE] = Field(
         "auto",

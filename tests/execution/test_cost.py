@@ -260,9 +260,7 @@ def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float
 
 
 def test_costs_without_measurement_are_images_times_steps_times_networks(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path, methods=["prism_all", "sre2l", "random_real"], recipe={"iterations": 40}
-    )
+    run = run_of(tmp_path, methods=["prism_all", "sre2l", "random_real"], recipe={"iterations": 40})
     units = unit_plan.synthesis_units(run, 10)
     costs = cost.unit_costs(run, units)
     steps = {"prism_all": 40 * len(POOL), "sre2l": 40, "random_real": 1}
