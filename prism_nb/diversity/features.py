@@ -1,9 +1,7 @@
-"""Features and logits of images: extraction in batches, a cache, real images, teachers' scores."""
+"""Features and logits of images: extraction in batches, a cache, and those of real images."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,33 +9,29 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from prism_nb.core.run import Run
+from prism_nb.core.torch_io import hash_tensors
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import REFERENCE_TAG, shuffled_indices
-from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.metrics import js_divergence, neighbour_radii, pairs_agree
-from prism_nb.models.pool import load_teacher
+from prism_nb.diversity.metrics import neighbour_radii
 from prism_nb.models.teacher import Teacher
 
 _BATCH = 256
 _MAX_IMAGES = 4096  # whose outputs `iter_classes` holds at a time
-_CACHE_BYTES = 256 * 2**20
+_MAX_CACHED = 16  # results of `cached`, of some 16 MB each
+
+Extractor = Callable[[Teacher, Tensor, ImageDataset], Tensor]
 
 
 def features_and_logits(
     network: Teacher, pixels: Tensor, dataset: ImageDataset
 ) -> tuple[Tensor, Tensor]:
-    """Return penultimate features [N, d] and logits [N, classes], in one pass.
+    """Return penultimate features [N, d] and logits [N, classes], float32 on the CPU.
 
     Args:
         network: The network.
         pixels: uint8 images [N, 3, S, S].
         dataset: The dataset whose mean and std normalize the images.
-
-    Returns:
-        Both as float32 on the CPU.
     """
     features, logits = _in_batches(network.features_and_logits, network, pixels, dataset)
     return features, logits
@@ -80,49 +74,26 @@ def iter_classes(
         extract: Function from uint8 images [n, 3, S, S] to tensors with a row per image.
         pixels: uint8 [classes * n, 3, S, S], class by class.
         classes: Number of classes.
-
-    Yields:
-        For each class in order, the n rows of each tensor.
     """
     each = len(pixels) // classes
     for chunk in pixels.split(max(1, _MAX_IMAGES // each) * each):
         yield from zip(*(output.split(each) for output in extract(chunk)), strict=True)
 
 
-Extractor = Callable[[Teacher, Tensor, ImageDataset], Tensor]
+_CACHE: dict[tuple[Extractor, Teacher, str], Tensor] = {}
 
 
-class FeatureCache:
-    """Features and logits in memory; the least recently used are dropped first.
+def cached(extract: Extractor, network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tensor:
+    """Return `extract(network, pixels, dataset)`, computed once per process for the same pixels.
 
-    Args:
-        max_bytes: Largest size of the cache, in bytes.
+    The result is shared: do not change it.
     """
-
-    def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Extractor, Teacher, str], Tensor] = OrderedDict()
-
-    def get(
-        self, extract: Extractor, network: Teacher, pixels: Tensor, dataset: ImageDataset
-    ) -> Tensor:
-        """Return `extract(network, pixels, dataset)`, computed once for the same pixels.
-
-        The result is shared: do not change it.
-        """
-        data = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        content = hashlib.sha256(data.tobytes() + repr(data.shape).encode()).hexdigest()
-        key = (extract, network, content)
-        if key not in self._entries:
-            self._entries[key] = extract(network, pixels, dataset)
-        self._entries.move_to_end(key)
-        found = self._entries[key]
-        while sum(tensor.nbytes for tensor in self._entries.values()) > self._max_bytes:
-            self._entries.popitem(last=False)
-        return found
-
-
-FEATURE_CACHE = FeatureCache()
+    key = (extract, network, hash_tensors({"pixels": pixels}))
+    if key not in _CACHE:
+        if len(_CACHE) >= _MAX_CACHED:
+            del _CACHE[next(iter(_CACHE))]
+        _CACHE[key] = extract(network, pixels, dataset)
+    return _CACHE[key]
 
 
 @dataclass(frozen=True)
@@ -171,48 +142,3 @@ def real_features(
         radii = neighbour_radii(features[reference:])
         classes.append(RealFeatures(reference, indices, features, radii))
     return tuple(classes)
-
-
-def real_set(classes: tuple[RealFeatures, ...], max_images: int) -> Tensor:
-    """Return features of real images outside the reference, equally many of each class."""
-    quota = per_class_quota(len(classes), max_images)
-    return torch.cat([real.others[:quota] for real in classes])
-
-
-def per_class_quota(classes: int, max_images: int) -> int:
-    """Return the images per class of a set of at most `max_images`; at least one."""
-    return max(1, max_images // classes)
-
-
-@dataclass(frozen=True)
-class TeacherScores:
-    """Scores of n images by the teachers of the pool.
-
-    Attributes:
-        loss: The primary's cross-entropy with the image's class, in nats, float64 [n].
-        agreement: See `pairs_agree`, [n].
-        js_divergence: See `js_divergence`, [n].
-    """
-
-    loss: Tensor
-    agreement: Tensor
-    js_divergence: Tensor
-
-
-def teacher_scores(run: Run, pixels: Tensor, classes: Tensor) -> TeacherScores:
-    """Score images by the teachers of a run.
-
-    Args:
-        run: The run.
-        pixels: uint8 [n, 3, S, S].
-        classes: Class index of each image, int64 [n].
-
-    Raises:
-        PrismError: A teacher is not trained.
-    """
-    dataset, names = open_dataset(run.settings), run.settings.teachers
-    teachers = [load_teacher(run, name) for name in names]
-    logits = torch.stack([FEATURE_CACHE.get(logits_of, t, pixels, dataset) for t in teachers])
-    primary = logits[names.index(run.settings.primary)].double()
-    loss = functional.cross_entropy(primary, classes, reduction="none")
-    return TeacherScores(loss, pairs_agree(logits), js_divergence(logits))

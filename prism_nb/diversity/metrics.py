@@ -39,6 +39,7 @@ class Metric:
             that of real images.
         needs: The least data for which it is defined.
         percent: Whether it is a share, shown in percent.
+        relative: Whether it is shown as a multiple of the real images' value.
         scope: `class`, `set` or `teachers`.
     """
 
@@ -48,12 +49,14 @@ class Metric:
     better: Literal["↓", "↑", ""] = ""
     needs: str = "1 image per class"
     percent: bool = False
+    relative: bool = False
     scope: Literal["class", "set", "teachers"] = "class"
 
     @property
     def heading(self) -> str:
-        """Title, unit and arrow, for the head of a table's column."""
-        return " ".join(filter(None, [self.title, "%" if self.percent else "", self.better]))
+        """Title, unit and arrow, for a table."""
+        unit = "%" if self.percent else "/ real" if self.relative else ""
+        return " ".join(filter(None, [self.title, unit, self.better]))
 
     def value(self, *data: ClassOutputs | Tensor) -> float:
         """Return the metric of what `compute` takes; NaN where it is undefined."""
@@ -349,7 +352,13 @@ _TABLE = (
         "↑",
         _TWO,
     ),
-    Metric("radius", "radius", lambda c: mean_distance_to_centroid(c.features), "", _TWO),
+    Metric(
+        "radius",
+        "radius",
+        lambda c: mean_distance_to_centroid(c.features),
+        needs=_TWO,
+        relative=True,
+    ),
     Metric(
         "nearest_in_class", "nearest in class", lambda c: nearest_in_class(c.features), "↑", _TWO
     ),

@@ -22,9 +22,7 @@ from prism_nb.diversity.features import (
     features_and_logits,
     iter_classes,
     logits_of,
-    per_class_quota,
     real_features,
-    real_set,
 )
 from prism_nb.diversity.metrics import ClassOutputs, Metric, metrics_of, nearest_real
 from prism_nb.models.pool import load_teacher
@@ -42,7 +40,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     networks, spaces = settings.feature_networks_used, {}
     with tf32_mode("fp32", choose_device(settings.device)):
         for step, network in enumerate(networks, start=1):
-            spaces[network] = _measure_space(run, network, pixels, dataset, name == REFERENCE)
+            spaces[network] = _measure(run, network, pixels, dataset, name == REFERENCE)
             progress = {"step": step, "steps": len(networks) + 1}
             on_event({"event": "step", "unit": unit.name, **progress})
         agreement = teacher_agreement(_teacher_logits(run, pixels, dataset))
@@ -51,7 +49,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     run.units.finish(unit, paths=[], record={**record, "seconds": seconds})
 
 
-def _measure_space(
+def _measure(
     run: Run, name: str, pixels: Tensor, dataset: ImageDataset, is_reference: bool
 ) -> dict[str, Any]:
     network, settings = load_teacher(run, name), run.settings
@@ -93,29 +91,28 @@ def metrics_in_space(
         JSON values. `metrics`: summaries by name. `nearest_real`: for each image, class by class,
         the `distance` to its nearest training image and the `index` of that in its split.
     """
-    values: list[dict[str, float]] = []
-    distances: list[float] = []
-    indices: list[int | None] = []
-    some_features, quota = list[Tensor](), per_class_quota(len(real), _SET_IMAGES)
+    class_metrics, values = metrics_of("class"), list[dict[str, float]]()
+    distances, indices = list[float | None](), list[int | None]()
+    some_features, quota = list[Tensor](), max(1, _SET_IMAGES // len(real))
     for label, (features, logits) in enumerate(outputs):
         others, radii = real[label].others, real[label].radii
         skipped = real[label].reference if is_reference else 0
         nearest, rows = nearest_real(features, real[label].features[skipped:])
         sample = ClassOutputs(label, features, logits, others, radii, nearest)
-        values.append({metric.name: metric.value(sample) for metric in metrics_of("class")})
-        distances += nearest.tolist()
-        indices += [
-            int(real[label].indices[skipped + row]) if math.isfinite(distance) else None
-            for row, distance in zip(rows.tolist(), nearest.tolist(), strict=True)
-        ]
+        values.append({metric.name: metric.value(sample) for metric in class_metrics})
+        for distance, row in zip(map(_to_json, nearest.tolist()), rows.tolist(), strict=True):
+            distances.append(distance)
+            found = None if distance is None else int(real[label].indices[skipped + row])
+            indices.append(found)
         some_features.append(features[:quota].clone())
-    sets = torch.cat(some_features), real_set(real, _SET_IMAGES)
+    sets = torch.cat(some_features), torch.cat([each.others[:quota] for each in real])
+    of_sets = {m.name: _summarise(m, [m.value(*sets)]) for m in metrics_of("set")}
     return {
         "metrics": {
-            **summarise(metrics_of("class"), values),
-            **{m.name: _summarise_set(m, m.value(*sets)) for m in metrics_of("set")},
+            **summarise(class_metrics, values),
+            **{name: {**summary, "per_class": None} for name, summary in of_sets.items()},
         },
-        "nearest_real": {"distance": [to_json(value) for value in distances], "index": indices},
+        "nearest_real": {"distance": distances, "index": indices},
     }
 
 
@@ -151,15 +148,10 @@ def _summarise(metric: Metric, values: Sequence[float]) -> Summary:
         reason = f"{len(left_out)} of {len(values)} classes left out, first {left_out[0]}: {reason}"
     return {
         "mean": math.fsum(defined) / len(defined) if defined else None,
-        "per_class": [to_json(value) for value in values],
+        "per_class": [_to_json(value) for value in values],
         "undefined": reason,
     }
 
 
-def _summarise_set(metric: Metric, value: float) -> Summary:
-    return {**_summarise(metric, [value]), "per_class": None}
-
-
-def to_json(value: float) -> float | None:
-    """Return a value that JSON has: None instead of NaN and infinity."""
+def _to_json(value: float) -> float | None:
     return value if math.isfinite(value) else None

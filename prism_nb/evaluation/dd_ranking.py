@@ -9,34 +9,30 @@ from __future__ import annotations
 import math
 
 
-def hard_label_recovery(full: float, synthetic_hard: float) -> float:
-    """Return HLR: the loss against all real data, both with hard labels; lower is better.
+def dd_ranking_scores(
+    *, full: float, hard: float, soft: float, random: float, no_aug: float, random_no_aug: float
+) -> dict[str, float]:
+    """Return HLR (lower is better), IOR, LRS and ARS; a score of an accuracy that is NaN is NaN.
+
+    HLR is the loss against all real images, both with hard labels; IOR the gain over as many random
+    real images. LRS combines both, ARS the IOR with and without augmentation, in [0, 1]; they are
+    0.27 where both terms cancel out.
 
     Args:
-        full: Accuracy of training on all real images.
-        synthetic_hard: Accuracy of training on the distilled images with their true classes.
+        full: Accuracy of training on all real images, with hard labels.
+        hard: On the distilled images, with hard labels.
+        soft: On the distilled images, by the protocol.
+        random: On random real images, by the protocol.
+        no_aug: On the distilled images, by the protocol but without augmentation.
+        random_no_aug: On random real images, in the same way.
     """
-    return full - synthetic_hard
-
-
-def improvement_over_random(synthetic: float, random: float) -> float:
-    """Return IOR: the gain over as many random real images under the same protocol.
-
-    Args:
-        synthetic: Accuracy of training on the distilled images.
-        random: Accuracy of training on the random real images.
-    """
-    return synthetic - random
-
-
-def label_robust_score(recovery: float, improvement: float) -> float:
-    """Return LRS of an HLR and an IOR, in [0, 1]; 0.27 where they cancel out."""
-    return _scaled(0.5 * improvement - 0.5 * recovery)
-
-
-def augmentation_robust_score(improvement: float, improvement_no_aug: float) -> float:
-    """Return ARS of an IOR with and one without augmentation, in [0, 1]; 0.27 where both are 0."""
-    return _scaled(0.5 * improvement + 0.5 * improvement_no_aug)
+    recovery, gain, gain_no_aug = full - hard, soft - random, no_aug - random_no_aug
+    return {
+        "HLR": recovery,
+        "IOR": gain,
+        "LRS": _scaled(0.5 * gain - 0.5 * recovery),
+        "ARS": _scaled(0.5 * gain + 0.5 * gain_no_aug),
+    }
 
 
 def _scaled(value: float) -> float:

@@ -88,12 +88,11 @@ def curve(
     """A metric of every class, sorted for each method by itself; the table is class by class."""
     network, methods = network or _first_network(run), methods or _all_methods(run)
     measured = tables.only_measured(run)
-    per_class = tables.diversity_per_class(measured)
-    mine = per_class[(per_class["features"] == network) & per_class["method"].isin(methods)]
-    if not mine[measure].notna().any():
+    table = tables.class_metric_table(measured, network, measure)
+    table = table[[method for method in table if method in methods]]
+    if not table.notna().any(axis=None):
         return Result(note=_why_undefined(measured, METRICS[measure].title))
-    table = mine.pivot_table(measure, "class", "method", sort=False)
-    figure = diversity.curve_figure(mine, method_legend(run), METRICS[measure])
+    figure = diversity.curve_figure(table, method_legend(run), METRICS[measure])
     note = _left_out(run, methods, [REFERENCE, *measured.settings.methods], "03")
     return Result(table, figure, note)
 
@@ -265,11 +264,10 @@ def scores(run: Run) -> Result:
     """DD-Ranking's scores."""
     note = (
         "Accuracies as fractions. HLR: loss against all real images, both with hard labels; IOR: "
-        "gain over as many random real images; LRS and ARS combine them."
+        "gain over as many random real images; LRS and ARS combine them. All four need "
+        "random_real in methods, protocol, no_aug and hard_labels in eval_variants, and "
+        "train_on_real."
     )
-    missing = tables.missing_for_scores(run)
-    if missing:
-        note += f" For all four scores this run lacks: {', '.join(missing)}."
     return Result(tables.score_table(run), note=note)
 
 

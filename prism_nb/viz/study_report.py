@@ -86,8 +86,7 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
     rows = []
     for (scenario, replicate), cell in folder.finished.items():
         run = folder.run(cell)
-        diversity = tables.diversity_table(run).groupby("method")
-        means = diversity[["intra-class cosine", "recognised %"]].mean()
+        means = tables.diversity_table(run)
         units = [(u.params["method"], run.units.record(u)) for u in stage_units(run, "synthesis")]
         for method in cell.settings.methods:
             records = [record for name, record in units if name == method]

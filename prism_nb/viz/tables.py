@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prism_nb.core.errors import PrismError, UsageError, suggest
+from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import PROTOCOLS, project_root, protocol_metadata, protocol_values
 from prism_nb.core.run import Run
 from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE
@@ -21,23 +21,12 @@ from prism_nb.core.units import Unit
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS, Metric, metrics_of
-from prism_nb.evaluation.dd_ranking import (
-    augmentation_robust_score,
-    hard_label_recovery,
-    improvement_over_random,
-    label_robust_score,
-)
+from prism_nb.evaluation.dd_ranking import dd_ranking_scores
 from prism_nb.evaluation.stage import student_records, student_table
-from prism_nb.execution.pipeline import (
-    StagePlan,
-    class_count,
-    stage_units,
-)
-from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from prism_nb.execution.pipeline import StagePlan, class_count, stage_units
 
 NAN = float("nan")
 THIS_RUN = "this run"
-_PUBLISHED = ("method", "dataset", "student", "ipc", "top1", "std", "source")
 
 
 def method_titles(run: Run) -> dict[str, str]:
@@ -78,15 +67,11 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
-    """Return one row per network: role, size, BN layers, accuracy on held-out images.
-
-    Networks with published weights have the published accuracy too, and whether the class order
-    of their head was checked. Columns that are empty for every network are left out.
-    """
-    checked = {None: None, True: "yes", False: "no"}
+    """Return a row per network; columns that are empty for every network are left out."""
     rows = []
     for unit in network_units(run.settings):
         record = run.units.record(unit)
+        checked = record.get("order_checked")
         rows.append(
             {
                 "network": unit.name,
@@ -98,7 +83,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
                 "BN channels": record["bn_channels"],
                 "accuracy %": 100 * record["accuracy"],
                 "published %": 100 * (record.get("published_accuracy") or NAN),
-                "class order checked": checked.get(record.get("order_checked")),
+                "class order checked": None if checked is None else format_value(checked),
                 "seconds": record["seconds"],
                 "reused from": record["reused_from"],
             }
@@ -117,32 +102,32 @@ def unit_table(run: Run) -> pd.DataFrame:
     rows = []
     for unit in stage_units(run, "synthesis"):
         record = run.units.record(unit)
-        logit_loss, _ = _last_losses(record)
         rows.append(
             {
                 "unit": unit.name,
                 "images": record["images"],
-                "BN teachers": _draw_summary(record.get("draws", {}).get("bn_teachers", [])),
-                "logit loss": logit_loss,
+                "BN teachers": _drawn(record) or "none (not optimised)",
+                "draws": len(_draws(record)),
+                "logit loss": _last_loss(record, "logit"),
                 "seconds": record["seconds"],
             }
         )
     return pd.DataFrame(rows).set_index("unit")
 
 
-def _draw_summary(draws: list[list[str]]) -> str:
-    if len(draws) > 1:
-        mean = sum(map(len, draws)) / len(draws)
-        return f"{len(draws)} draws, {mean:.1f} networks on average"
-    return ", ".join(draws[0]) if draws else "none (not optimised)"
+def _draws(record: dict[str, Any]) -> list[list[str]]:
+    """Return the BN teachers of each draw of a unit; none where it is not optimised."""
+    return record.get("draws", {}).get("bn_teachers", [])
 
 
-def _last_losses(record: dict[str, Any]) -> tuple[float, float]:
-    """Return the last logit and BN loss of a unit's record, means over networks."""
-    losses = record.get("losses", {})
-    terms = [[v for name, v in losses.items() if name.startswith(t)] for t in ("logit/", "bn/")]
-    logit, bn = (sum(values) / len(values) if values else NAN for values in terms)
-    return logit, bn
+def _drawn(record: dict[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(network for draw in _draws(record) for network in draw))
+
+
+def _last_loss(record: dict[str, Any], term: str) -> float:
+    """Return a unit's last loss of `logit` or `bn`, mean over networks."""
+    values = [v for name, v in record.get("losses", {}).items() if name.startswith(f"{term}/")]
+    return sum(values) / len(values) if values else NAN
 
 
 def bn_loss_share_table(run: Run) -> pd.DataFrame:
@@ -153,47 +138,35 @@ def bn_loss_share_table(run: Run) -> pd.DataFrame:
     for unit in units:
         for network, share in run.units.record(unit).get("bn_loss_shares", {}).items():
             total[unit.params["method"], network] += share
-    rows = [
-        {"method": method, "network": network, "share %": 100 * share / count[method]}
-        for (method, network), share in total.items()
-    ]
+    rows = [(method, name, 100 * share / count[method]) for (method, name), share in total.items()]
     return pd.DataFrame(rows, columns=["method", "network", "share %"])
 
 
 def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
-    """Return for how many % of its steps each unit used each network as BN teacher."""
+    """Return in how many % of its draws each unit drew each network as BN teacher."""
     rows = {}
     for unit in stage_units(run, "synthesis"):
-        draws = run.units.record(unit).get("draws")
-        if draws is not None:
-            recipe = run.settings.recipe_of(unit.params["method"])
-            steps = recipe.for_image_index(unit.params["image_indices"][0]).iterations
-            schedule = TeacherSchedule(
-                draws["resample_every"], tuple(map(tuple, draws["bn_teachers"]))
-            )
-            used = Counter(
-                network for step in range(steps) for network in schedule.bn_teachers_at(step)
-            )
-            rows[unit.name] = {network: 100 * count / steps for network, count in used.items()}
+        draws = _draws(run.units.record(unit))
+        if draws:
+            drawn = Counter(network for draw in draws for network in draw)
+            rows[unit.name] = {name: 100 * count / len(draws) for name, count in drawn.items()}
     networks = [name for name in run.settings.teachers if any(name in row for row in rows.values())]
     return pd.DataFrame.from_dict(rows, orient="index", columns=networks).rename_axis("unit")
 
 
 def loss_table(run: Run) -> pd.DataFrame:
     """Return the loss curves (method, unit, step, term, value) of each unit's latest attempt."""
-    curves: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, list[tuple[Any, ...]]] = {}
     for event in run.events.read("synthesis"):
+        unit = event.get("unit", "")
         if event.get("event") == "unit_start":
-            curves[event["unit"]] = []
+            curves[unit] = []
         elif event.get("event") == "step":
-            curves.setdefault(event["unit"], []).extend(
-                {"unit": event["unit"], "step": event["step"], "term": term, "value": value}
-                for term, value in event.get("losses", {}).items()
-            )
+            key = (unit.split("/")[0], unit, event["step"])
+            rows = [(*key, term, value) for term, value in event.get("losses", {}).items()]
+            curves.setdefault(unit, []).extend(rows)
     rows = [row for curve in curves.values() for row in curve]
-    frame = pd.DataFrame(rows, columns=["unit", "step", "term", "value"])
-    frame.insert(0, "method", frame["unit"].str.split("/", n=1).str[0])
-    return frame
+    return pd.DataFrame(rows, columns=["method", "unit", "step", "term", "value"])
 
 
 def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
@@ -205,30 +178,35 @@ def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
         classes: Class indices.
 
     Returns:
-        Columns `class`, `image_index`, `made` (whether the image exists), `unit`, `teachers` (the
-        unit's BN teachers), and the unit's last `logit loss` and `BN loss`, NaN where it has none.
+        Columns `class`, `image_index`, `made` (whether the image exists), and of its unit the
+        name, `unit`, BN `teachers`, and last `logit loss` and `BN loss`; NaN where unknown.
     """
     position, rows = {c: i for i, c in enumerate(classes)}, []
     if method == REFERENCE:
-        every = [(c, index) for c in classes for index in range(run.settings.ipc)]
-        rows = [(*key, True, "", "", NAN, NAN) for key in every]
+        rows = [(c, index, {"made": True}) for c in classes for index in range(run.settings.ipc)]
     else:
         for unit in method_units(run, method, class_count(run)):
             keys = [key for key in batch_of(unit).members() if key[0] in position]
-            known = _unit_details(run, unit) if keys else ()
-            rows += [(*key, *known) for key in keys]
+            details = _unit_details(run, unit) if keys else {}
+            rows += [(*key, details) for key in keys]
     rows.sort(key=lambda row: (position[row[0]], row[1]))
     columns = ["class", "image_index", "made", "unit", "teachers", "logit loss", "BN loss"]
-    return pd.DataFrame(rows, columns=columns)
+    plain = [{"class": c, "image_index": index, **details} for c, index, details in rows]
+    return pd.DataFrame(plain, columns=columns)
 
 
-def _unit_details(run: Run, unit: Unit) -> tuple[bool, str, str, float, float]:
+def _unit_details(run: Run, unit: Unit) -> dict[str, Any]:
     marker = run.units.marker(unit)
     if marker is None:
-        return False, unit.name, "", NAN, NAN
-    draws = marker["record"].get("draws", {}).get("bn_teachers", [])
-    networks = dict.fromkeys(name for drawn in draws for name in drawn)
-    return True, unit.name, ", ".join(networks), *_last_losses(marker["record"])
+        return {"made": False, "unit": unit.name}
+    record = marker["record"]
+    return {
+        "made": True,
+        "unit": unit.name,
+        "teachers": _drawn(record),
+        "logit loss": _last_loss(record, "logit"),
+        "BN loss": _last_loss(record, "bn"),
+    }
 
 
 def image_keys(table: pd.DataFrame) -> list[tuple[int, int]]:
@@ -238,72 +216,74 @@ def image_keys(table: pd.DataFrame) -> list[tuple[int, int]]:
 
 # --- Diversity ---
 
+TEACHERS = "the teachers"  # in place of a feature network, where their agreement is measured
 
-def _diversity_records(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
-    for unit in stage_units(run, "diversity"):
-        yield unit.name, run.units.record(unit)
+
+def _metric_records(run: Run) -> pd.DataFrame:
+    """Return all recorded metrics: a row per method, network and metric of `METRICS`.
+
+    Columns: method, features (the network), metric, value (of all classes, as tables show it),
+    per_class (None or a value each), undefined (the reason, or None).
+    """
+    rows, of_real = [], dict[tuple[str, str], dict[str, Any]]()
+    for unit in stage_units(run, "diversity"):  # the real images come first
+        record = run.units.record(unit)
+        for features, found in {**record["spaces"], TEACHERS: record["teachers"]}.items():
+            for name in METRICS.keys() & found["metrics"].keys():
+                summary = found["metrics"][name]
+                real = of_real.setdefault((features, name), summary)
+                key = {"method": unit.name, "features": features, "metric": name}
+                rows.append({**key, **summary, "value": _value(METRICS[name], summary, real)})
+    return pd.DataFrame(rows)
+
+
+def _value(metric: Metric, mine: dict[str, Any], real: dict[str, Any]) -> float:
+    """Return a metric's mean over the classes, of both sets where it is relative."""
+    if metric.relative:
+        a, b = (np.array(found["per_class"], dtype=float) for found in (mine, real))
+        both = np.isfinite(a) & np.isfinite(b)
+        return float(a[both].sum() / b[both].sum()) if b[both].sum() > 0 else NAN
+    return NAN if mine["mean"] is None else mine["mean"] * (100 if metric.percent else 1)
 
 
 def diversity_table(run: Run) -> pd.DataFrame:
-    """Return intra-class cosine and share recognised, per method and feature network."""
-    rows = []
-    for method, record in _diversity_records(run):
-        for network, space in record["spaces"].items():
-            metrics = space["metrics"]
-            rows.append(
-                {
-                    "method": method,
-                    "feature network": network,
-                    "intra-class cosine": _mean(metrics, METRICS["cosine"]),
-                    "recognised %": _mean(metrics, METRICS["recognised"]),
-                }
-            )
-    return pd.DataFrame(rows).set_index("method")
+    """Return each method's intra-class cosine and share recognised, means over the networks."""
+    names = {"cosine": "intra-class cosine", "recognised": "recognised %"}
+    means = _metric_records(run).groupby(["method", "metric"])["value"].mean().unstack()
+    return means[list(names)].rename(columns=names)
 
 
 def metric_table(run: Run, network: str) -> pd.DataFrame:
     """Return every metric in the features of a network: a row per metric, a column per method.
 
-    Shares are in percent, the radius is a multiple of the real images'. Undefined ones are NaN;
-    `undefined_table` has the reasons.
+    Undefined ones are NaN; `undefined_table` has the reasons.
     """
-    found = {name: r["spaces"][network]["metrics"] for name, r in _diversity_records(run)}
-    columns = {}
-    for name, metrics in found.items():
-        cells = {metric.heading: _mean(metrics, metric) for metric in metrics_of("class", "set")}
-        ratio = _ratio(metrics["radius"], found[REFERENCE]["radius"])
-        cells[METRICS["radius"].heading] = ratio
-        columns[name] = cells
-    table = pd.DataFrame(columns).rename_axis(index="measure", columns="method")
-    return table.rename(index={METRICS["radius"].heading: "radius / real"})
+    return _metrics_by_method(run, network, metrics_of("class", "set"))
 
 
-def _mean(metrics: dict[str, Any], metric: Metric) -> float:
-    value = metrics.get(metric.name, {}).get("mean")  # none of a metric added after the run
-    return NAN if value is None else value * (100 if metric.percent else 1)
+def agreement_table(run: Run) -> pd.DataFrame:
+    """Return how far the pool's teachers agree on the images, a row per method."""
+    return _metrics_by_method(run, TEACHERS, metrics_of("teachers")).T.rename_axis(columns=None)
 
 
-def _ratio(mine: dict[str, Any], real: dict[str, Any]) -> float:
-    """Divide means over the classes for which both are defined."""
-    a, b = (np.array(found["per_class"], dtype=float) for found in (mine, real))
-    both = np.isfinite(a) & np.isfinite(b)
-    return float(a[both].sum() / b[both].sum()) if b[both].sum() > 0 else NAN
+def _metrics_by_method(run: Run, features: str, metrics: Sequence[Metric]) -> pd.DataFrame:
+    records = _metric_records(run)
+    wide = records[records["features"] == features].pivot(
+        index="metric", columns="method", values="value"
+    )
+    # Runs measured before a metric was added do not have it.
+    wide = wide.reindex(index=[m.name for m in metrics], columns=records["method"].unique())
+    wide.index = pd.Index([metric.heading for metric in metrics], name="measure")
+    return wide.rename_axis(columns="method")
 
 
-def diversity_per_class(run: Run) -> pd.DataFrame:
-    """Return method, features (the network), class, and a column per metric, NaN if undefined."""
-    names = class_titles(open_dataset(run.settings).classes)
-    parts = [pd.DataFrame(columns=["method", "features", "class"])]
-    for method, record in _diversity_records(run):
-        for network, space in record["spaces"].items():
-            undefined = {"per_class": [None] * len(names)}
-            columns = {
-                m.name: space["metrics"].get(m.name, undefined)["per_class"]
-                for m in metrics_of("class")
-            }
-            part = pd.DataFrame({"class": names, **columns}).astype(dict.fromkeys(columns, float))
-            parts.append(part.assign(method=method, features=network))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+def class_metric_table(run: Run, network: str, metric: str) -> pd.DataFrame:
+    """Return a metric of each class in the features of a network: class by method."""
+    records = _metric_records(run)
+    mine = records[(records["features"] == network) & (records["metric"] == metric)]
+    values = dict(zip(mine["method"], mine["per_class"], strict=True))
+    classes = pd.Index(class_names(run), name="class")
+    return pd.DataFrame(values, classes, dtype=float).rename_axis(columns="method")
 
 
 def nearest_table(run: Run, network: str) -> pd.DataFrame:
@@ -313,39 +293,26 @@ def nearest_table(run: Run, network: str) -> pd.DataFrame:
     training split), distance in [0, 2] between unit features. Undefined ones are left out. The
     reference's distances show how near two real images are.
     """
-    names, rows = class_titles(open_dataset(run.settings).classes), []
-    for method, record in _diversity_records(run):
-        nearest = record["spaces"][network]["nearest_real"]
+    names, rows = class_names(run), []
+    for unit in stage_units(run, "diversity"):
+        nearest = run.units.record(unit)["spaces"][network]["nearest_real"]
         pairs = zip(nearest["index"], nearest["distance"], strict=True)
         for i, pair in enumerate(pairs):
             c, image_index = divmod(i, run.settings.ipc)
-            rows.append((method, c, names[c], image_index, *pair))
+            rows.append((unit.name, c, names[c], image_index, *pair))
     columns = ["method", "class", "name", "image_index", "training image", "distance"]
     frame = pd.DataFrame(rows, columns=columns).dropna().astype({"training image": int})
     return frame.sort_values("distance", kind="stable", ignore_index=True)
 
 
-def agreement_table(run: Run) -> pd.DataFrame:
-    """Return how far the pool's teachers agree on the images, a row per method."""
-    rows = {
-        name: {m.heading: _mean(record["teachers"]["metrics"], m) for m in metrics_of("teachers")}
-        for name, record in _diversity_records(run)
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-
-
 def undefined_table(run: Run) -> pd.DataFrame:
     """Return why metrics are undefined, a row per reason; empty where all are defined."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for name, record in _diversity_records(run):
-        spaces = {**record["spaces"], "the teachers": record["teachers"]}
-        for space, values in spaces.items():
-            for metric, summary in values["metrics"].items():
-                if summary["undefined"]:
-                    key = (name, space, summary["undefined"])
-                    rows.setdefault(key, []).append(METRICS[metric].title)
-    plain = [(*key[:2], ", ".join(titles), key[2]) for key, titles in rows.items()]
-    return pd.DataFrame(plain, columns=["method", "features", "measures", "undefined because"])
+    records = _metric_records(run).dropna(subset="undefined")
+    records["measures"] = [METRICS[name].title for name in records["metric"]]
+    keys = ["method", "features", "undefined"]
+    table = records.groupby(keys, sort=False)["measures"].agg(", ".join).reset_index()
+    table = table[["method", "features", "measures", "undefined"]]
+    return table.rename(columns={"undefined": "undefined because"})
 
 
 def only_measured(run: Run) -> Run:
@@ -426,24 +393,19 @@ def mean_std(mean: float, std: float) -> str:
 
 def summary_table(run: Run) -> pd.DataFrame:
     """Return a run's main results: accuracy per student, diversity and fidelity, by method."""
-    accuracies, diversity = accuracy_table(run), diversity_table(run)
-    table = transfer_table(accuracies).add_suffix(" %")
-    table["seeds"] = accuracies.groupby("method")["seeds"].min()
-    means = diversity.groupby("method")[["intra-class cosine", "recognised %"]].mean()
+    accuracies = accuracy_table(run)
+    table = transfer_table(accuracies).add_suffix(" %").join(diversity_table(run))
+    table.insert(len(run.settings.students), "seeds", accuracies.groupby("method")["seeds"].min())
     for name, digits in (("intra-class cosine", 3), ("recognised %", 1)):
-        table[name] = [
-            DASH if pd.isna(value) else f"{value:.{digits}f}"
-            for value in means.loc[table.index, name]
-        ]
+        table[name] = table[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna(DASH)
     return table.rename_axis(columns=None)
 
 
 def tradeoff_table(run: Run) -> pd.DataFrame:
     """Return each method's accuracy, diversity and fidelity, means over networks."""
     accuracies = accuracy_table(run).groupby("method", sort=False)["mean"]
-    means = diversity_table(run).groupby("method")[["intra-class cosine", "recognised %"]].mean()
     table = pd.DataFrame({"top-1 %": accuracies.mean(), "std over students": accuracies.std()})
-    return table.join(means)
+    return table.join(diversity_table(run))
 
 
 def eval_variant_table(run: Run) -> pd.DataFrame:
@@ -462,56 +424,30 @@ def eval_variant_table(run: Run) -> pd.DataFrame:
 def score_table(run: Run) -> pd.DataFrame:
     """Return DD-Ranking's scores per method and student, accuracies as fractions.
 
-    NaN where the run has not trained the students that a score needs, see `missing_for_scores`.
+    They need `random_real` among the methods, its own evaluation variants, and `train_on_real`;
+    NaN where the run has not trained the students that a score needs.
     """
-    keys = ["method", "student", "variant"]
-    top1 = student_records(run).groupby(keys, sort=False)["last"].mean()
-    random, rows = next(iter(_random_methods(run)), ""), []
-
-    def accuracy(*key: str) -> float:
-        return float(top1.get(key, NAN))
-
-    for method, student in product(run.settings.methods, run.settings.students):
-        recovery = hard_label_recovery(
-            accuracy(REFERENCE, student, "hard_labels"), accuracy(method, student, "hard_labels")
-        )
-        gain, gain_no_aug = (
-            improvement_over_random(accuracy(method, student, v), accuracy(random, student, v))
-            for v in ("protocol", "no_aug")
-        )
-        rows.append(
-            {
-                "method": method,
-                "student": student,
-                "HLR": recovery,
-                "IOR": gain,
-                "LRS": label_robust_score(recovery, gain),
-                "ARS": augmentation_robust_score(gain, gain_no_aug),
-            }
-        )
-    return pd.DataFrame(rows).set_index(["method", "student"])
-
-
-def missing_for_scores(run: Run) -> list[str]:
-    """Return the settings that DD-Ranking's scores need and the run does not have."""
-    missing = [] if _random_methods(run) else ["methods: [..., random_real]"]
-    variants = EVAL_VARIANTS[:3]
-    if not set(variants) <= set(run.settings.eval_variants):
-        missing.append(f"eval_variants: [{', '.join(variants)}]")
-    return missing if run.settings.train_on_real else [*missing, "train_on_real: true"]
-
-
-def _random_methods(run: Run) -> list[str]:
-    """Return the methods of a run that are random real images."""
+    keys = ["student", "method", "variant"]
+    top1 = student_records(run).groupby(keys)["last"].mean()
     recipes = {method: run.settings.recipe_of(method) for method in run.settings.methods}
-    return [
-        m for m, r in recipes.items() if r.image_source == "initial" and r.init == "real_random"
-    ]
+    source = ("initial", "real_random")
+    random = next((m for m, r in recipes.items() if (r.image_source, r.init) == source), "")
+    rows = {}
+    for method, student in product(run.settings.methods, run.settings.students):
+        rows[method, student] = dd_ranking_scores(
+            full=top1.get((student, REFERENCE, "hard_labels"), NAN),
+            hard=top1.get((student, method, "hard_labels"), NAN),
+            soft=top1.get((student, method, "protocol"), NAN),
+            random=top1.get((student, random, "protocol"), NAN),
+            no_aug=top1.get((student, method, "no_aug"), NAN),
+            random_no_aug=top1.get((student, random, "no_aug"), NAN),
+        )
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "student"])
 
 
 def class_accuracy_table(run: Run) -> pd.DataFrame:
     """Return top-1 of each class in percent, mean over students and seeds: class by method."""
-    names, columns = class_titles(open_dataset(run.settings).classes), {}
+    names, columns = class_names(run), {}
     for method in run.settings.methods:
         units = [unit for unit in protocol_units(run) if unit.params["method"] == method]
         shares = [run.units.record(unit)["per_class"] for unit in units]
@@ -525,66 +461,44 @@ def default_baseline(methods: Sequence[str]) -> str:
 
 
 def class_gain_table(classes: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Return each method's gain over a baseline per class, in points, least first.
+    """Return each method's gain over a baseline in a `class_accuracy_table`, points, least first.
 
-    Args:
-        classes: The result of `class_accuracy_table`.
-        baseline: The method to compare with.
+    The table needs two methods at least.
     """
     gains = classes.drop(columns=baseline).sub(classes[baseline], axis=0)
-    return gains.sort_values(gains.columns[0], kind="stable") if len(gains.columns) else gains
+    return gains.sort_values(gains.columns[0], kind="stable")
 
 
 def confusion_matrix(run: Run, method: str, student: str) -> pd.DataFrame:
-    """Return a student's confusion matrix, in percent of each class's held-out images.
+    """Return a student's confusions in percent of each class's held-out images, of all seeds.
 
     Returns:
-        One row per class, one column per predicted class, all seeds together.
+        One row per class, one column per predicted class; NaN for a class without images.
     """
-    names = class_titles(open_dataset(run.settings).classes)
-    counts = np.zeros((len(names), len(names)))
+    names = class_names(run)
+    counts = pd.DataFrame(0, index=range(len(names)), columns=range(len(names)))
     for unit in protocol_units(run):
         if (unit.params["method"], unit.params["student"]) == (method, student):
             found = pd.read_csv(run.file(f"{unit.params['folder']}/confusion.csv"))
-            counts[found["class"], found["predicted"]] += found["images"]
-    with np.errstate(invalid="ignore"):  # a class without held-out images
-        shares = 100 * counts / counts.sum(axis=1, keepdims=True)
-    return pd.DataFrame(shares, index=names, columns=names).rename_axis("class")
+            wide = found.pivot(index="class", columns="predicted", values="images")
+            counts = counts.add(wide, fill_value=0)
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
+    return shares.set_axis(names, axis=0).set_axis(names, axis=1).rename_axis("class")
 
 
 def top_confusions(shares: pd.DataFrame, *, most: int = 10) -> pd.DataFrame:
     """Return the most frequent mistakes of a `confusion_matrix`, largest first."""
-    mistakes = shares.to_numpy(copy=True)
-    np.fill_diagonal(mistakes, 0)
-    mistakes = np.nan_to_num(mistakes)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
-    rows = [
-        (shares.index[i], shares.columns[j], mistakes[i, j])
-        for i, j in zip(*np.unravel_index(order, mistakes.shape), strict=True)
-        if mistakes[i, j] > 0
-    ]
-    columns = ["class", "taken for", "of its images %"]
-    return pd.DataFrame(rows, columns=columns).set_index("class")
+    mistakes = shares.rename_axis(columns="taken for").mask(np.eye(len(shares), dtype=bool)).stack()
+    top = mistakes[mistakes > 0].sort_values(ascending=False, kind="stable").head(most)
+    return top.rename("of its images %").reset_index("taken for")
 
 
 # --- Published results ---
 
 
 def published_results() -> pd.DataFrame:
-    """Return `data/published_results.csv`: top-1 in percent as printed by others.
-
-    Raises:
-        PrismError: The file is missing, or has other columns.
-    """
-    path = project_root() / "data" / "published_results.csv"
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise PrismError(f"{path} cannot be read: {error}; restore it with git") from None
-    if tuple(frame.columns) != _PUBLISHED:
-        expected = ", ".join(_PUBLISHED)
-        raise PrismError(f"{path} must have the columns {expected}; restore it with git")
-    return frame
+    """Return `data/published_results.csv`: top-1 in percent as printed by others."""
+    return pd.read_csv(project_root() / "data" / "published_results.csv")
 
 
 def published_table(run: Run) -> pd.DataFrame:
@@ -595,46 +509,45 @@ def published_table(run: Run) -> pd.DataFrame:
         for the run's own). For each student the run's methods come first, then the published
         ones, best first. Empty where nothing is published, or where the run scores on part of
         the training images.
-
-    Raises:
-        PrismError: The evaluation is not complete.
     """
     own, known, settings = accuracy_table(run), published_results(), run.settings
+    own["title"], own["source"] = own["method"].map(method_titles(run)), THIS_RUN
     known = known[(known["dataset"] == settings.dataset) & (known["ipc"] == settings.ipc)]
-    known = known.sort_values("top1", ascending=False, kind="stable")
-    columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
+    known = known.sort_values("top1", ascending=False, kind="stable").rename(
+        columns={"top1": "mean"}
+    )
+    known["title"] = known["method"] + " (published)"
     parts = []
     for student in settings.students if settings.eval_split == "test" else ():
         theirs = known[known["student"] == student.removeprefix("torchvision/")]
         if len(theirs):
-            mine = own[own["student"] == student].assign(ipc=settings.ipc, source=THIS_RUN)
-            mine["title"] = mine["method"].map(method_titles(run))
-            theirs = theirs.assign(student=student, mean=theirs["top1"])
-            theirs["title"] = theirs["method"] + " (published)"
-            parts += [mine[columns], theirs[columns]]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+            parts += [own[own["student"] == student], theirs.assign(student=student)]
+    columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return table.assign(ipc=settings.ipc)[columns]
+
+
+_PROTOCOL_COLUMNS = {
+    "student_epochs": "epochs",
+    "student_batch": "batch",
+    "student_loss": "loss",
+    "student_temperature": "temperature",
+    "ce_weight": "CE weight",
+    "label_crop_min": "least crop",
+    "label_mix": "mixing",
+}
 
 
 def protocol_table(run: Run) -> pd.DataFrame:
     """Return how students are trained in a run and in the papers of published results."""
-    published = {
-        protocol_metadata(name)["title"]: protocol_values(name) for name in PROTOCOLS.names()
-    }
-    known = [title for title in published if title in set(published_results()["method"])]
-    values = {THIS_RUN: run.settings.plain(), **{title: published[title] for title in known}}
-    rows = {
-        title: {
-            "epochs": found.get("student_epochs") or found["label_epochs"],
-            "batch": found["student_batch"],
-            "loss": found["student_loss"],
-            "temperature": found.get("student_temperature"),
-            "CE weight": found.get("ce_weight"),
-            "least crop": found["label_crop_min"],
-            "mixing": found["label_mix"],
-        }
-        for title, found in values.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+    known, rows = set(published_results()["method"]), {THIS_RUN: run.settings.plain()}
+    for name in PROTOCOLS.names():
+        if (title := protocol_metadata(name)["title"]) in known:
+            rows[title] = protocol_values(name)
+    for values in rows.values():
+        values["student_epochs"] = values.get("student_epochs") or values["label_epochs"]
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+    return table[list(_PROTOCOL_COLUMNS)].rename(columns=_PROTOCOL_COLUMNS)
 
 
 # --- Classes ---
@@ -647,8 +560,9 @@ def class_label(info: ClassInfo) -> str:
     return f"{info.index} · {info.name.split(',')[0]}"
 
 
-def class_titles(classes: Sequence[ClassInfo]) -> list[str]:
+def class_names(run: Run) -> list[str]:
     """Return every class's name, with its folder where two classes share a name."""
+    classes = open_dataset(run.settings).classes
     count = Counter(info.name for info in classes)
     return [
         info.name if count[info.name] == 1 else f"{info.name} ({info.folder})" for info in classes
@@ -666,35 +580,36 @@ def parse_class_selection(text: str, classes: Sequence[ClassInfo]) -> tuple[int,
     Raises:
         UsageError: A part names no class, or several.
     """
-    if text.strip().lower() in {"", "all", ALL_CLASSES}:
-        return tuple(range(len(classes)))
-    # ImageNet's names have commas: "tench, Tinca tinca".
-    parts = [text] if _named(text, classes) else [p for p in text.split(",") if p.strip()]
-    return tuple(dict.fromkeys(c for part in parts for c in _parse_part(part.strip(), classes)))
-
-
-def _parse_part(text: str, classes: Sequence[ClassInfo]) -> list[int]:
-    span = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)
-    if span:
-        first, last = int(span[1]), int(span[2] or span[1])
-        if first <= last < len(classes):
-            return list(range(first, last + 1))
-        raise UsageError(f"no class {text}; they are numbered from 0 to {len(classes) - 1}")
-    found = _named(text, classes)
-    if len(found) > 1:
-        raise UsageError(f"{text!r} is the name of several classes; give a number: {found}")
-    if not found:
-        names = {name for info in classes for name in (*_names(info), info.folder)}
-        raise UsageError(f"no class {text!r}; {suggest(text.lower(), names)}")
-    return found
-
-
-def _named(text: str, classes: Sequence[ClassInfo]) -> list[int]:
-    """Return the classes of a label or folder, else those of a name."""
     text = text.strip().lower()
-    exact = [i.index for i in classes if text in {class_label(i).lower(), i.folder.lower()}]
-    return exact or [i.index for i in classes if text in {i.name.lower(), *_names(i)}]
+    if text in {"", ALL_CLASSES}:
+        return tuple(range(len(classes)))
+    known = _indices_by_name(classes)
+    # ImageNet's names have commas: "tench, Tinca tinca".
+    parts = [text] if text in known else [p.strip() for p in text.split(",") if p.strip()]
+    chosen: list[int] = []
+    for part in parts:
+        span = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        if span:
+            first, last = int(span[1]), int(span[2] or span[1])
+            if not first <= last < len(classes):
+                raise UsageError(f"no class {part}; they are numbered from 0 to {len(classes) - 1}")
+            chosen += range(first, last + 1)
+            continue
+        found = known.get(part, [])
+        if not found:
+            raise UsageError(f"no class {part!r}; {suggest(part, known)}")
+        if len(found) > 1:
+            raise UsageError(f"{part!r} is the name of several classes; give a number: {found}")
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
 
 
-def _names(info: ClassInfo) -> list[str]:
-    return [name.strip().lower() for name in info.name.split(",")]
+def _indices_by_name(classes: Sequence[ClassInfo]) -> dict[str, list[int]]:
+    """Return the classes that each name, folder or label stands for, in lower case."""
+    known: dict[str, list[int]] = {}
+    for info in classes:
+        name = info.name.lower()
+        for each in {name, *(part.strip() for part in name.split(","))}:
+            known.setdefault(each, []).append(info.index)
+    unique = {text.lower(): [i.index] for i in classes for text in (i.folder, class_label(i))}
+    return known | unique

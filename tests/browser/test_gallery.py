@@ -29,7 +29,7 @@ def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> No
     classes.fill("all classes")
     page.keyboard.press("Enter")
     page.get_by_label("Sorted by", exact=True).select_option(label="agreement of the teachers")
-    page.wait_for_selector("text=% agree", timeout=60_000)
+    page.wait_for_selector("text=JS 0", timeout=60_000)
     page.get_by_label("Size (px)").select_option("96")
     page.get_by_label("Show initial images too").check()
     page.wait_for_selector("text=each after its initial image", timeout=60_000)

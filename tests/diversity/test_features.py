@@ -17,14 +17,12 @@ from prism_nb.core.settings import REFERENCE
 from prism_nb.data.distilled import load_images
 from prism_nb.diversity import features as feature_module
 from prism_nb.diversity.features import (
-    FeatureCache,
-    RealFeatures,
+    cached,
     features_and_logits,
     features_of,
     iter_classes,
     logits_of,
     real_features,
-    real_set,
 )
 from tests.helpers.linear_teacher import DIGITS, linear_teacher
 
@@ -80,23 +78,22 @@ def test_classes_come_in_order_and_whole(network: Any, monkeypatch: pytest.Monke
     assert network.passes == [6, 6, 3]
 
 
-def test_the_cache_extracts_once_and_drops_the_oldest() -> None:
+def test_outputs_are_computed_once_and_the_oldest_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def extract(network: Any, pixels: Tensor, dataset: Any) -> Tensor:
-        calls.append(len(pixels))
+        calls.append(int(pixels.max()))
         return pixels.flatten(1).float()
 
+    monkeypatch.setattr(feature_module, "_MAX_CACHED", 2)
+    monkeypatch.setattr(feature_module, "_CACHE", {})
     teacher, pixels = linear_teacher("net"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    cache = FeatureCache(max_bytes=2 * 2 * 3 * 8 * 8 * 4)
-    for _ in range(3):
-        assert cache.get(extract, teacher, pixels, DIGITS).shape == (2, 192)
-    assert calls == [2]
-    cache.get(logits_of, teacher, pixels, DIGITS)
-    cache.get(extract, linear_teacher("other"), pixels, DIGITS)
-    cache.get(extract, teacher, pixels, DIGITS)  # was dropped, since there is room for two
-    assert len(calls) == 3
-    assert cache.get(extract, teacher, pixels + 1, DIGITS)[0, 0] == 1
+    for value in (0, 0, 1, 0, 2, 0):
+        found = cached(extract, teacher, pixels + value, DIGITS)
+        assert torch.equal(found, torch.full((2, 192), float(value)))
+    assert calls == [0, 1, 2, 0]
+    cached(extract, linear_teacher("other"), pixels, DIGITS)
+    assert len(calls) == 5
 
 
 # -- real images -----------------------------------------------------------------------------
@@ -128,12 +125,3 @@ def test_real_images_pass_once_per_network() -> None:
     for _ in range(3):
         real_features(DIGITS, teacher, reference=2, others=10, seed=0)
     assert len(calls) == len(DIGITS.classes)
-
-
-def test_the_real_set_has_equally_many_of_each_class() -> None:
-    real = tuple(
-        RealFeatures(2, np.arange(m), torch.randn(m, 4), torch.zeros(m - 2)) for m in (10, 5)
-    )
-    both = real_set(real, 10)
-    assert torch.equal(both, torch.cat([real[0].features[2:7], real[1].features[2:]]))
-    assert len(real_set(real, 1)) == 2

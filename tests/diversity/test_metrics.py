@@ -78,17 +78,17 @@ def plain_nearest(rows: np.ndarray) -> float:
     return float(index.kneighbors()[0].mean())
 
 
-PLAIN: dict[ClassMetric, Callable[[np.ndarray], float]] = {
+Plain = dict[ClassMetric, Callable[[np.ndarray], float]]
+OF_DIRECTIONS: Plain = {
     intra_class_cosine: plain_cosine,
     centroid_cosine: plain_centroid_cosine,
     vendi_score: plain_vendi,
-    mean_distance_to_centroid: plain_distance_to_centroid,
     nearest_in_class: plain_nearest,
 }
+OF_LENGTHS: Plain = {mean_distance_to_centroid: plain_distance_to_centroid}
+PLAIN = OF_DIRECTIONS | OF_LENGTHS
 of_classes = pytest.mark.parametrize("metric", PLAIN, ids=lambda metric: metric.__name__)
-of_directions = pytest.mark.parametrize(
-    "metric", [m for m in PLAIN if m is not mean_distance_to_centroid], ids=lambda m: m.__name__
-)
+of_directions = pytest.mark.parametrize("metric", OF_DIRECTIONS, ids=lambda metric: metric.__name__)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit
 from prism_nb.diversity import stage
-from prism_nb.diversity.features import RealFeatures, real_set
+from prism_nb.diversity.features import RealFeatures
 from prism_nb.diversity.metrics import (
     METRICS,
     density_coverage,
@@ -94,7 +94,8 @@ def test_kid_takes_the_same_share_of_each_class(monkeypatch: pytest.MonkeyPatch)
     real = tuple(real_class(9, seed=c) for c in range(3))
     monkeypatch.setattr(stage, "_SET_IMAGES", 8)  # 10,000 images would make a slow test
     found = measure(features, logits, real)["metrics"]["kid"]
-    assert found["mean"] == pytest.approx(kid(features[:, :2].flatten(0, 1), real_set(real, 8)))
+    mine, others = features[:, :2].flatten(0, 1), torch.cat([each.others[:2] for each in real])
+    assert found["mean"] == pytest.approx(kid(mine, others))
     assert found["per_class"] is None
 
 

@@ -6,38 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_nb.evaluation.dd_ranking import (
-    augmentation_robust_score,
-    hard_label_recovery,
-    improvement_over_random,
-    label_robust_score,
-)
+from prism_nb.evaluation.dd_ranking import dd_ranking_scores
 
-fractions = st.floats(0, 1)
+NAMES = ("full", "hard", "soft", "random", "no_aug", "random_no_aug")
+fractions = st.fixed_dictionaries({name: st.floats(0, 1) for name in NAMES})
+
+
+def scaled(a: float) -> float:
+    return (math.exp(a) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 
 def test_a_literal_case() -> None:
-    recovery, improvement = hard_label_recovery(0.9, 0.5), improvement_over_random(0.8, 0.7)
-    assert (recovery, improvement) == pytest.approx((0.4, 0.1))
-    a = 0.5 * 0.1 - 0.5 * 0.4
-    expected = (math.exp(a) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
-    assert label_robust_score(recovery, improvement) == pytest.approx(expected)
+    found = dd_ranking_scores(
+        full=0.9, hard=0.5, soft=0.8, random=0.7, no_aug=0.4, random_no_aug=0.6
+    )
+    expected = {"HLR": 0.4, "IOR": 0.1, "LRS": scaled(-0.15), "ARS": scaled(-0.05)}
+    assert found == pytest.approx(expected)
 
 
-def test_scores_that_cancel_out_are_at_their_middle() -> None:
-    middle = (1 - 1 / math.e) / (math.e - 1 / math.e)
-    assert label_robust_score(0.2, 0.2) == pytest.approx(middle) == pytest.approx(0.269, abs=1e-3)
-    assert augmentation_robust_score(0.1, -0.1) == pytest.approx(middle)
+@given(fractions)
+def test_scores_stay_in_bounds_and_are_monotonic(accuracies: dict[str, float]) -> None:
+    found = dd_ranking_scores(**accuracies)
+    assert 0 <= found["LRS"] <= 1
+    assert 0 <= found["ARS"] <= 1
+    for better in ({"hard": accuracies["hard"] + 0.01}, {"soft": accuracies["soft"] + 0.01}):
+        assert dd_ranking_scores(**{**accuracies, **better})["LRS"] > found["LRS"]
 
 
-@given(fractions, fractions, fractions, fractions)
-def test_scores_stay_in_bounds_and_are_monotonic(
-    full: float, hard: float, synthetic: float, random: float
-) -> None:
-    recovery = hard_label_recovery(full, hard)
-    improvement = improvement_over_random(synthetic, random)
-    score = label_robust_score(recovery, improvement)
-    assert 0 <= score <= 1
-    assert label_robust_score(recovery - 0.01, improvement) > score
-    assert label_robust_score(recovery, improvement + 0.01) > score
-    assert 0 <= augmentation_robust_score(improvement, recovery) <= 1
+def test_a_score_that_lacks_an_accuracy_is_undefined() -> None:
+    found = dd_ranking_scores(**{**dict.fromkeys(NAMES, 0.5), "full": math.nan})
+    assert {name for name, value in found.items() if math.isnan(value)} == {"HLR", "LRS"}

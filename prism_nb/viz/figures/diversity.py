@@ -20,10 +20,10 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.features import FEATURE_CACHE, features_of
+from prism_nb.diversity.features import cached, features_of
 from prism_nb.diversity.metrics import Metric, normalize_rows
 from prism_nb.models.pool import load_teacher
-from prism_nb.viz.html import CONFIG, Result, encode_image, image_kind, thumbnails
+from prism_nb.viz.html import CONFIG, encode_image, image_kind, thumbnails
 from prism_nb.viz.style import Legend, apply_style
 from prism_nb.viz.tables import image_keys, image_table
 
@@ -34,25 +34,25 @@ UMAP_NEIGHBOURS = 15
 MAPS = {"pca": "PCA", "umap": "UMAP"}
 _MIN_IMAGES = {"pca": 2, "umap": 5}
 _SEED = 0
-_BINS = 25
 _BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
 _MATRIX_COLUMNS = 3
 _MATRIX_HEIGHT = 270  # pixels
 
 
-def curve_figure(per_class: pd.DataFrame, legend: Legend, metric: Metric) -> go.Figure:
+def curve_figure(values: pd.DataFrame, legend: Legend, metric: Metric) -> go.Figure:
     """Draw a metric of every class, sorted for each method by itself (as in the PRISM paper).
 
     Args:
-        per_class: The result of `tables.diversity_per_class`, for one feature network.
+        values: The result of `tables.class_metric_table`; a share is drawn in percent.
         legend: The methods.
-        metric: A column of the table; a share is drawn in percent.
+        metric: The metric.
     """
-    curves = per_class.dropna(subset=[metric.name]).sort_values(metric.name, kind="stable")
-    rank = curves.groupby("method").cumcount() + 1
-    value = curves[metric.name] * (100 if metric.percent else 1)
+    long = values.reset_index().melt("class", var_name="method").dropna()
+    curves = long.sort_values("value", kind="stable")
+    curves["rank"] = curves.groupby("method").cumcount() + 1
+    curves["value"] *= 100 if metric.percent else 1
     figure = px.line(
-        legend.rename(curves.assign(rank=rank, value=value)),
+        legend.rename(curves),
         x="rank",
         y="value",
         hover_name="class",
@@ -69,30 +69,23 @@ def curve_figure(per_class: pd.DataFrame, legend: Legend, metric: Metric) -> go.
 
 
 def nearest_figure(distances: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw the distribution of distances to the nearest training image, a line per method.
+    """Draw the cumulative distribution of distances to the nearest training image.
 
     Args:
         distances: `method` and `distance`, in [0, 2].
         legend: The methods.
     """
-    edges = np.linspace(0, float(distances["distance"].max()) or 1.0, _BINS + 1)
-    parts = []
-    for method, group in distances.groupby("method", sort=False):
-        counts, _ = np.histogram(group["distance"], edges)
-        shares = 100 * np.append(counts, counts[-1]) / len(group)
-        parts.append(pd.DataFrame({"method": method, "distance": edges, "share %": shares}))
-    figure = px.line(
-        legend.rename(pd.concat(parts)),
+    figure = px.ecdf(
+        legend.rename(distances),
         x="distance",
-        y="share %",
-        line_shape="hv",
+        ecdfnorm="percent",
         **legend.scales("color", "line_dash"),
     )
     return apply_style(
         figure,
         title="Distance of every image to the nearest training image of its class",
         x="distance between unit features (0 to 2)",
-        y="share of a method's images (%)",
+        y="images at this distance or nearer (%)",
     )
 
 
@@ -160,7 +153,7 @@ def load_points(
     pixels = torch.cat([load_subset(run, name, dataset, found) for name, found in keys.items()])
     rows = [(name, *key) for name, found in keys.items() for key in found]
     table = pd.DataFrame(rows, columns=["method", "class", "image_index"])
-    features = FEATURE_CACHE.get(features_of, load_teacher(run, network), pixels, dataset)
+    features = cached(features_of, load_teacher(run, network), pixels, dataset)
     return FeaturePoints(network, table, pixels, normalize_rows(features), available)
 
 
@@ -185,15 +178,12 @@ def _image_keys(
 
 
 def project(features: Tensor, kind: str) -> np.ndarray:
-    """Project features onto the plane.
+    """Project features onto the plane, float64 [n, 2].
 
     Args:
         features: Unit vectors, float64 [n, d].
         kind: `pca` (the two directions of largest variance) or `umap` (McInnes et al. 2018,
             cosine distance, 15 neighbours, a fixed seed).
-
-    Returns:
-        float64 [n, 2].
 
     Raises:
         UsageError: There are too few images, or their features are not finite.
@@ -236,11 +226,9 @@ def map_figure(
         legend: The methods.
         names: A title of each image.
     """
-    table = points.table.assign(
-        x=coordinates[:, 0], y=coordinates[:, 1], index=points.table.index, name=names
-    )
+    x, y = coordinates.T
     figure = px.scatter(
-        legend.rename(table),
+        legend.rename(points.table.assign(x=x, y=y, index=points.table.index, name=names)),
         x="x",
         y="y",
         custom_data=["index"],
@@ -261,22 +249,24 @@ def map_figure(
 
 
 def map_table(points: FeaturePoints, coordinates: np.ndarray) -> pd.DataFrame:
-    """Return each method's number of images, their centre, and their mean distance to it."""
-    rows = {}
-    for method, group in points.table.groupby("method", sort=False):
-        mine = coordinates[group.index]
-        centre = mine.mean(0)
-        spread = float(np.linalg.norm(mine - centre, axis=1).mean())
-        rows[method] = {"images": len(mine), "x": centre[0], "y": centre[1], "spread": spread}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    """Return each method's number of images, their centre, and standard deviation about it."""
+    x, y = coordinates.T
+    grouped = points.table.assign(x=x, y=y).groupby("method", sort=False)
+    return grouped.agg(
+        images=("x", "size"),
+        x=("x", "mean"),
+        y=("y", "mean"),
+        std_x=("x", "std"),
+        std_y=("y", "std"),
+    )
 
 
-def similarity_matrices(points: FeaturePoints) -> dict[str, np.ndarray]:
-    """Return the cosines of all pairs of each method's images, float64 [n, n] by method."""
+def similarity_matrices(points: FeaturePoints) -> dict[str, pd.DataFrame]:
+    """Return the cosines of all pairs of each method's images [n, n], by their row in `points`."""
     matrices = {}
     for method, group in points.table.groupby("method", sort=False):
         z = points.features[group.index.to_list()].numpy()
-        matrices[str(method)] = z @ z.T
+        matrices[str(method)] = pd.DataFrame(z @ z.T, group.index, group.index)
     return matrices
 
 
@@ -298,11 +288,11 @@ def similarity_figure(points: FeaturePoints, legend: Legend, title: str) -> go.F
         horizontal_spacing=0.08,
         vertical_spacing=0.34 / rows,
     )
-    for index, (method, matrix) in enumerate(matrices.items()):
-        members = points.table.index[points.table["method"] == method].to_numpy()
+    for index, matrix in enumerate(matrices.values()):
+        members = matrix.index
         labels = points.table.loc[members, "image_index"].astype(str)
         heat = go.Heatmap(
-            z=matrix,
+            z=matrix.to_numpy(),
             x=labels,
             y=labels,
             coloraxis="coloraxis",
@@ -311,7 +301,7 @@ def similarity_figure(points: FeaturePoints, legend: Legend, title: str) -> go.F
         )
         figure.add_trace(heat, row=index // columns + 1, col=index % columns + 1)
     apply_style(figure, title=title, x="image", y="image", height=130 + rows * _MATRIX_HEIGHT)
-    low = min(0.0, *(float(np.nanmin(matrix)) for matrix in matrices.values()))
+    low = min(0.0, *(float(matrix.min(axis=None)) for matrix in matrices.values()))
     bar = {"title": {"text": "cosine"}}
     figure.update_layout(
         coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": 1, "colorbar": bar}
@@ -325,7 +315,7 @@ def similarity_table(points: FeaturePoints) -> pd.DataFrame:
     """Return each method's number of images and mean, least and largest cosine of a pair."""
     rows = {}
     for method, matrix in similarity_matrices(points).items():
-        pairs = pd.Series(matrix[np.triu_indices(len(matrix), 1)], dtype=float)  # none: NaN
+        pairs = pd.Series(matrix.to_numpy()[np.triu_indices(len(matrix), 1)])  # none: NaN
         values = {"mean": pairs.mean(), "least": pairs.min(), "largest": pairs.max()}
         rows[method] = {"images": len(matrix), **values}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -356,17 +346,17 @@ plot.on('plotly_hover', event => show(event.points[0].customdata));
 """
 
 
-def hover_page(result: Result) -> str:
+def hover_page(figure: go.Figure, images: Tensor, names: Sequence[str]) -> str:
     """Return an offline page with a figure that shows the images it is hovered over.
 
     Args:
-        result: A figure whose `customdata` are lists of indices of its images.
+        figure: Its `customdata` are lists of indices of the images.
+        images: uint8 [n, 3, S, S].
+        names: A title of each image.
     """
-    if result.images is None:
-        raise ValueError("a hover page needs a result with images")
-    kind = image_kind(result.images, _THUMBNAIL)
-    images = [encode_image(image, kind).data_uri for image in thumbnails(result.images, _THUMBNAIL)]
-    script = _HOVER_SCRIPT.replace("IMAGES", json.dumps(images))
-    script = script.replace("NAMES", json.dumps(result.names).replace("<", "\\u003c"))
-    figure = go.Figure(result.figure).update_layout(margin={"r": 170})
+    kind = image_kind(images, _THUMBNAIL)
+    sources = [encode_image(image, kind).data_uri for image in thumbnails(images, _THUMBNAIL)]
+    script = _HOVER_SCRIPT.replace("IMAGES", json.dumps(sources))
+    script = script.replace("NAMES", json.dumps(names).replace("<", "\\u003c"))
+    figure = go.Figure(figure).update_layout(margin={"r": 170})
     return str(figure.to_html(config=CONFIG, post_script=script))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional
 
-from prism_nb.core.errors import PrismError
+from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit
 from prism_nb.data.augment import epoch_params, render
-from prism_nb.data.dataset import ClassInfo, ImageDataset
+from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.distilled import DeviceImages, load_images, load_subset
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.features import teacher_scores
+from prism_nb.diversity.features import cached, logits_of
+from prism_nb.diversity.metrics import js_divergence
 from prism_nb.execution.pipeline import class_count
+from prism_nb.models.pool import load_teacher
 from prism_nb.synthesis.init import initial_images_uint8
 from prism_nb.viz.html import (
     SHEET_WIDTH,
@@ -47,21 +49,18 @@ _MAX_PAIRS = 12  # of an image and its nearest training image
 MAX_SCORED = 2000  # images that are run through the teachers to sort them
 MAX_PAGE_PIXELS = 24_000_000  # of all images of a page: a browser shows that many without delay
 _TITLE_HEIGHT = 22  # pixels, on a saved page
-_TEXT = "#1e1e1e"
-_INITIAL = {
-    "imported": "imported: the initial images are not known",
-    "initial": "not optimised: these are the initial images",
-}
 _DETAILS = {
     "unit": "unit {}",
     "teachers": "BN teachers of the unit: {}",
     "logit loss": "last logit loss of the unit: {:.4g} nats",
     "BN loss": "last BN loss of the unit, mean over networks: {:.4g}",
     "own loss": "cross-entropy of the primary on this image: {:.4g} nats",
-    "agree": "pairs of teachers that agree: {:.0f} %",
-    "apart": "divergence of the teachers: {:.3f} nats",
+    "divergence": "JS divergence of the teachers: {:.3f} nats",
     "distance": "distance to the nearest training image: {:.4f} (0 to 2)",
 }
+
+
+# --- Contact sheets ---
 
 
 def image_sheet(run: Run, method: str) -> EncodedImage:
@@ -71,8 +70,7 @@ def image_sheet(run: Run, method: str) -> EncodedImage:
         run: The run.
         method: A method, `REFERENCE` for real images.
     """
-    dataset = open_dataset(run.settings)
-    images = load_subset(run, method, dataset, _sheet_keys(run, dataset))
+    images = load_subset(run, method, open_dataset(run.settings), _sheet_keys(run))
     return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc))
 
 
@@ -81,13 +79,13 @@ def view_sheet(run: Run, method: str, epoch: int = 0) -> EncodedImage:
     dataset, ipc = open_dataset(run.settings), run.settings.ipc
     pixels, _ = load_images(run, method, dataset)
     params = epoch_params(run.settings, len(pixels), epoch, torch.device("cpu"))
-    rows = torch.tensor([c * ipc + index for c, index in _sheet_keys(run, dataset)])
+    rows = torch.tensor([c * ipc + index for c, index in _sheet_keys(run)])
     views = dataset.to_uint8(render(DeviceImages(pixels, dataset), params, rows))
     return contact_sheet(views, columns=min(_MAX_SHEET, ipc))
 
 
-def _sheet_keys(run: Run, dataset: ImageDataset) -> list[tuple[int, int]]:
-    classes = range(min(_MAX_SHEET, len(dataset.classes)))
+def _sheet_keys(run: Run) -> list[tuple[int, int]]:
+    classes = range(min(_MAX_SHEET, class_count(run)))
     return [(c, i) for c in classes for i in range(min(_MAX_SHEET, run.settings.ipc))]
 
 
@@ -112,44 +110,29 @@ def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> E
     return contact_sheet(torch.cat([images, real]), columns=len(pairs))
 
 
-@dataclass(frozen=True)
-class SortOrder:
-    """A way to sort images.
+# --- The gallery ---
+
+
+class SortOrder(NamedTuple):
+    """A way to sort images: by a column of a panel's rows, low values first.
 
     Attributes:
         title: Its name for people.
-        columns: Columns of the image table to sort by; the second breaks ties.
-        ascending: Whether low values of the first column come first.
-        caption: Format of the first column's value below an image.
+        column: The column; empty for the order of class and index.
+        caption: Format of the value below an image.
     """
 
     title: str
-    columns: tuple[str, ...]
-    ascending: bool = True
+    column: str = ""
     caption: str = ""
 
 
 ORDERS = {
-    "image_index": SortOrder("class and index", ()),
-    "unit_loss": SortOrder(
-        "loss of the unit (recorded)",
-        ("logit loss", "BN loss"),
-        caption="unit {:.3g}",
-    ),
-    "own_loss": SortOrder(
-        "loss of the image (primary, computed)", ("own loss",), caption="loss {:.3g}"
-    ),
-    "distance": SortOrder(
-        "distance to the nearest training image",
-        ("distance",),
-        caption="d {:.3f}",
-    ),
-    "agreement": SortOrder(
-        "agreement of the teachers",
-        ("agree", "apart"),
-        ascending=False,
-        caption="{:.0f} % agree",
-    ),
+    "image_index": SortOrder("class and index"),
+    "unit_loss": SortOrder("loss of the unit (recorded)", "logit loss", "unit {:.3g}"),
+    "own_loss": SortOrder("loss of the image (primary, computed)", "own loss", "loss {:.3g}"),
+    "distance": SortOrder("distance to the nearest training image", "distance", "d {:.3f}"),
+    "agreement": SortOrder("agreement of the teachers", "divergence", "JS {:.3f}"),
 }
 
 
@@ -204,6 +187,11 @@ class Panel:
     images: Tensor
     before: Tensor | None = None
 
+    @property
+    def image_sets(self) -> list[Tensor]:
+        """The initial images, if any, and the images."""
+        return [self.images] if self.before is None else [self.before, self.images]
+
 
 def panels(run: Run, view: GalleryView) -> list[Panel]:
     """Return a page of a gallery, a panel per method; what is missing is in its note."""
@@ -218,88 +206,83 @@ def per_page(run: Run, view: GalleryView) -> int:
 
 
 def _panel(run: Run, view: GalleryView, method: str) -> Panel:
-    table, notes = _sorted_images(run, view, method)
+    table, notes = image_table(run, method, view.classes), []
     made, size = table[table["made"]], per_page(run, view)
     if len(made) < len(table):
         count = f"{len(made)} of {len(table)} images"
-        notes.insert(0, f"{count}; the others are missing or damaged: run notebook 02")
-    pages = max(1, -(-len(made) // size))
-    page = min(view.page, pages - 1)
-    rows = made.iloc[page * size : (page + 1) * size].reset_index(drop=True)
-    dataset, before = open_dataset(run.settings), None
-    images = torch.empty(0, 3, dataset.image_size, dataset.image_size, dtype=torch.uint8)
+        notes.append(f"{count}; the others are missing or damaged: run notebook 02")
     try:
-        if len(rows):
-            images = load_subset(run, method, dataset, image_keys(rows))
-        if view.before and method != REFERENCE:
-            source = run.settings.recipe_of(method).image_source
-            if source in _INITIAL:
-                notes.append(_INITIAL[source])
-            elif len(rows):
+        made = _sorted(run, view, method, made)
+    except PrismError as error:
+        notes.append(f"in order of class and index: {error}")
+    pages = max(1, -(-len(made) // size))
+    first = size * min(view.page, pages - 1)
+    rows = made.iloc[first : first + size].reset_index(drop=True)
+    dataset, before = open_dataset(run.settings), None
+    try:
+        images = load_subset(run, method, dataset, image_keys(rows))
+        if view.before and method != REFERENCE and len(rows):
+            if run.settings.recipe_of(method).image_source == "optimized":
                 before = initial_images_uint8(run, method, image_keys(rows))
+            else:
+                notes.append("not optimised, so there are no other initial images")
     except PrismError as error:
         notes.append(str(error))
-        rows, images = rows.iloc[:0], images[:0]
+        rows = rows.iloc[:0]
+        images = torch.empty(0, 3, dataset.image_size, dataset.image_size, dtype=torch.uint8)
     title = method_titles(run)[method]
     return Panel(method, title, rows, len(made), pages, "; ".join(notes), images, before)
 
 
-def _sorted_images(run: Run, view: GalleryView, method: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return a method's images in a view's order, and why they are not, if they are not."""
-    order, table = ORDERS[view.order], image_table(run, method, view.classes)
-    unit = diversity_unit(run, method, class_count(run))
-    table = table.assign(distance=_distances(run, table, run.units.marker(unit), view.network))
-    if "own loss" in order.columns or "agree" in order.columns:
-        if len(table) > MAX_SCORED:
-            return table, [
-                f"in order of class and index: teachers score {MAX_SCORED} images at most, and "
-                f"these are {len(table)}; choose fewer classes"
-            ]
-        try:
-            table = _with_teacher_scores(table, run, method)
-        except PrismError as error:
-            return table, [f"in order of class and index: {error}"]
-    sorted_table = sort_images(table, order, reverse=view.reverse)
-    made = table[table["made"]]
-    if not order.columns or not len(made) or made[order.columns[0]].notna().any():
-        return sorted_table, []
-    return sorted_table, [f"in order of class and index: no {order.title} is known"]
+def _sorted(run: Run, view: GalleryView, method: str, made: pd.DataFrame) -> pd.DataFrame:
+    """Return a method's images in a view's order.
+
+    Raises:
+        PrismError: Their values are not known, or cannot be computed.
+    """
+    order, made = ORDERS[view.order], made.assign(distance=_distances(run, view, method, made))
+    if len(made) and order.column in {"own loss", "divergence"}:
+        made = made.assign(**_teacher_scores(run, method, made))
+    if order.column and len(made) and made[order.column].isna().all():
+        raise UsageError(f"no {order.title} is known")
+    return sort_images(made, order, reverse=view.reverse)
 
 
 def sort_images(table: pd.DataFrame, order: SortOrder, *, reverse: bool) -> pd.DataFrame:
     """Sort images; ties stay in order of class and index, images without a value come last."""
-    if not order.columns:
+    if not order.column:
         return table.iloc[::-1] if reverse else table
-    ascending = [order.ascending != reverse, *([not reverse] * (len(order.columns) - 1))]
     return table.sort_values(
-        [*order.columns, "class", "image_index"],
-        ascending=[*ascending, True, True],
-        na_position="last",
+        [order.column, "class", "image_index"], ascending=[not reverse, True, True]
     )
 
 
-def _distances(
-    run: Run, table: pd.DataFrame, marker: dict[str, Any] | None, network: str
-) -> pd.Series:
+def _distances(run: Run, view: GalleryView, method: str, made: pd.DataFrame) -> list[float]:
     """Return each image's distance to the nearest training image, NaN where not measured."""
-    space = marker["record"]["spaces"].get(network) if marker else None
-    if space is None:
-        return pd.Series(float("nan"), table.index)
-    distances, ipc = space["nearest_real"]["distance"], run.settings.ipc
-    found = [distances[c * ipc + index] for c, index in image_keys(table)]
-    return pd.Series(found, table.index, dtype=float)
+    marker = run.units.marker(diversity_unit(run, method, class_count(run)))
+    if marker is None or view.network not in marker["record"]["spaces"]:
+        return [float("nan")] * len(made)
+    found = marker["record"]["spaces"][view.network]["nearest_real"]["distance"]
+    values = pd.Series(found, dtype=float)
+    return values.iloc[made["class"] * run.settings.ipc + made["image_index"]].to_list()
 
 
-def _with_teacher_scores(table: pd.DataFrame, run: Run, method: str) -> pd.DataFrame:
-    """Add `own loss`, `agree` (percent) and `apart` of each image, see `TeacherScores`."""
-    made = table[table["made"]]
-    if not len(made):
-        return table.assign(**{"own loss": float("nan"), "agree": float("nan"), "apart": 0.0})
-    pixels = load_subset(run, method, open_dataset(run.settings), image_keys(made))
-    found = teacher_scores(run, pixels, torch.tensor(made["class"].to_list()))
-    columns = {"own loss": found.loss, "agree": 100 * found.agreement, "apart": found.js_divergence}
-    scores = {name: values.numpy() for name, values in columns.items()}
-    return table.join(pd.DataFrame(scores, index=made.index))
+def _teacher_scores(run: Run, method: str, made: pd.DataFrame) -> dict[str, Any]:
+    """Return the primary's cross-entropy with each image's class, and the teachers' divergence."""
+    if len(made) > MAX_SCORED:
+        raise UsageError(
+            f"teachers score {MAX_SCORED} images at most, and these are {len(made)}; choose fewer "
+            "classes"
+        )
+    dataset, names = open_dataset(run.settings), run.settings.teachers
+    pixels = load_subset(run, method, dataset, image_keys(made))
+    logits = torch.stack(
+        [cached(logits_of, load_teacher(run, name), pixels, dataset) for name in names]
+    )
+    primary = logits[names.index(run.settings.primary)].double()
+    classes = torch.tensor(made["class"].to_list())
+    loss = functional.cross_entropy(primary, classes, reduction="none")
+    return {"own loss": loss.numpy(), "divergence": js_divergence(logits).numpy()}
 
 
 def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[ClassInfo]) -> str:
@@ -314,7 +297,7 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
     """
     if not panels:
         return "<p>Choose at least one method.</p>"
-    legend = _legend(panels)
+    legend = Legend({panel.method: panel.title for panel in panels})
     shown = [
         {
             "title": panel.title,
@@ -328,58 +311,41 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
     return render_page("gallery.html", panels=shown, side=view.side, columns=min(4, len(panels)))
 
 
-def _legend(panels: Sequence[Panel]) -> Legend:
-    return Legend({panel.method: panel.title for panel in panels})
-
-
 def _count(panel: Panel) -> str:
-    shown = len(panel.rows)
-    part = f"{shown} of " if shown < panel.count else ""
+    part = f"{len(panel.rows)} of " if len(panel.rows) < panel.count else ""
     before = ", each after its initial image" if panel.before is not None else ""
     return f"{part}{panel.count} image{'s' * (panel.count != 1)}{before}"
 
 
 def _tiles(panel: Panel, view: GalleryView, classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+    kind = image_kind(panel.images, view.side)
     sources = [
-        [encode_image(image, image_kind(pixels, view.side)).data_uri for image in images]
-        for pixels, images in _shown_images(panel, view)
+        [encode_image(image, kind).data_uri for image in thumbnails(images, view.side)]
+        for images in panel.image_sets
     ]
-    rows = panel.rows.to_dict("records")
     return [
         {
-            "caption": image_caption(row, view),
-            "details": image_details(row, classes[row["class"]]),
-            "sources": list(both),
+            "caption": _caption(row, view),
+            "details": _details(row, classes[row["class"]]),
+            "sources": both,
         }
-        for row, *both in zip(rows, *sources, strict=True)
+        for row, *both in zip(panel.rows.to_dict("records"), *sources, strict=True)
     ]
 
 
-def _shown_images(panel: Panel, view: GalleryView) -> list[tuple[Tensor, list[Image.Image]]]:
-    """Return the panel's initial images, if any, and its images, at the size to send."""
-    both = [panel.images] if panel.before is None else [panel.before, panel.images]
-    return [(pixels, thumbnails(pixels, view.side)) for pixels in both]
-
-
-def image_caption(row: dict[str, Any], view: GalleryView) -> str:
+def _caption(row: dict[str, Any], view: GalleryView) -> str:
     """Return the text below an image: class and index, and the value that it is sorted by."""
-    order = ORDERS[view.order]
-    value = row.get(order.columns[0]) if order.columns else None
-    index = row["image_index"]
+    order, index = ORDERS[view.order], row["image_index"]
     place = f"image {index}" if len(view.classes) == 1 else f"{row['class']} · {index}"
-    if isinstance(value, float) and not math.isnan(value):
-        return f"{place}\n{order.caption.format(value)}"
-    return place
+    value = row.get(order.column)
+    return place if pd.isna(value) else f"{place}\n{order.caption.format(value)}"
 
 
-def image_details(row: dict[str, Any], info: ClassInfo) -> str:
+def _details(row: dict[str, Any], info: ClassInfo) -> str:
     """Return all that is known of an image, in lines."""
-    lines = [f"class {class_label(info)}, image {row['image_index']}"]
-    for name, form in _DETAILS.items():
-        value = row.get(name)
-        if value is not None and value != "" and not pd.isna(value):
-            lines.append(form.format(value))
-    return "\n".join(lines)
+    known = {name: row[name] for name in _DETAILS if name in row and not pd.isna(row[name])}
+    lines = [_DETAILS[name].format(value) for name, value in known.items() if value != ""]
+    return "\n".join([f"class {class_label(info)}, image {row['image_index']}", *lines])
 
 
 def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:
@@ -387,28 +353,25 @@ def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:
 
     Where an image is shown at a multiple of its own side, its pixels are repeated.
     """
-    legend = _legend(panels)
-    strips = [_strip(panel, view, legend.color(panel.method)) for panel in panels]
-    width, height = max(s.width for s in strips), sum(s.height for s in strips)
-    sheet = Image.new("RGB", (width, height), "white")
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
+    grids = [_grid(panel, view) for panel in panels]
+    width = max(260, *(grid.width for grid in grids))
+    height = sum(grid.height + _TITLE_HEIGHT for grid in grids)
+    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for panel, grid in zip(panels, grids, strict=True):
+        draw.text((4, top + 2), panel.title, fill="black", font=font)
+        sheet.paste(grid, (0, top + _TITLE_HEIGHT))
+        top += _TITLE_HEIGHT + grid.height
     return encode_image(sheet, "png")
 
 
-def _strip(panel: Panel, view: GalleryView, colour: str) -> Image.Image:
-    """Return a panel's title above its images, each after its initial image, if any."""
-    sets = [images for _, images in _shown_images(panel, view)]
-    pairs = [image for both in zip(*sets, strict=True) for image in both]
-    zoom = max(1, view.side // panel.images.shape[-1])
-    shown = [i.resize((zoom * i.width, zoom * i.height), Image.Resampling.NEAREST) for i in pairs]
+def _grid(panel: Panel, view: GalleryView) -> Image.Image:
+    """Return a panel's images in rows, each after its initial image, if any."""
+    if not len(panel.images):
+        return Image.new("RGB", (1, 1))
+    sets = panel.image_sets
+    images = thumbnails(torch.stack(sets, 1).flatten(0, 1), view.side)
+    side = max(1, view.side // panel.images.shape[-1]) * images[0].width
+    shown = [image.resize((side, side), Image.Resampling.NEAREST) for image in images]
     columns = max(1, SHEET_WIDTH // (view.side * len(sets))) * len(sets)
-    grid = tile(shown, min(columns, len(shown))) if shown else Image.new("RGB", (1, 1))
-    strip = Image.new("RGB", (max(260, grid.width), _TITLE_HEIGHT + grid.height + 4), "white")
-    strip.paste(grid, (0, _TITLE_HEIGHT))
-    draw = ImageDraw.Draw(strip)
-    draw.rectangle((0, 3, 6, _TITLE_HEIGHT - 5), fill=colour)
-    draw.text((12, 2), panel.title, fill=_TEXT, font=ImageFont.load_default(14))
-    return strip
+    return tile(shown, min(columns, len(shown)))

@@ -1,4 +1,7 @@
-"""Figures of a run: teachers, losses, students, and published results."""
+"""Figures of a run: teachers, losses, students, and published results.
+
+Each draws a table of `viz.tables`, methods in the colours of a `Legend`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,7 @@ _MAX_CONFUSED = 40  # classes of a confusion matrix
 
 
 def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
-    """Draw accuracy against cost, a point per network.
-
-    Args:
-        teachers: The result of `tables.teacher_table`.
-    """
+    """Draw accuracy against cost, a point per network (`teacher_table`)."""
     figure = px.scatter(
         teachers.reset_index(),
         x="MFLOPs",
@@ -45,16 +44,15 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
 
 
 def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw the mean over units of each loss term, one colour per method, one dash per term.
-
-    Args:
-        losses: The result of `tables.loss_table`.
-        legend: The run's methods.
-    """
+    """Draw each loss term, mean over units, a dash per term (`loss_table`)."""
     mean = losses.groupby(["method", "term", "step"], sort=False)["value"].mean().reset_index()
-    scales = legend.scales("color")
     figure = px.line(
-        legend.rename(mean), x="step", y="value", line_dash="term", log_y=True, **scales
+        legend.rename(mean),
+        x="step",
+        y="value",
+        line_dash="term",
+        log_y=True,
+        **legend.scales("color"),
     )
     return apply_style(
         figure,
@@ -65,12 +63,7 @@ def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each network's share of each method's BN loss, as stacked bars.
-
-    Args:
-        shares: The result of `tables.bn_loss_share_table`.
-        legend: The run's methods.
-    """
+    """Draw each network's share of each method's BN loss (`bn_loss_share_table`)."""
     figure = px.bar(
         legend.rename(shares),
         x="method",
@@ -88,30 +81,21 @@ def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:
-    """Draw for how many steps of each unit each network gave its BN statistics.
-
-    Args:
-        usage: The result of `tables.bn_teacher_usage_table`.
-    """
+    """Draw in which share of draws each network was a BN teacher (`bn_teacher_usage_table`)."""
     figure = px.imshow(
         usage,
         zmin=0,
         zmax=100,
         color_continuous_scale="Blues",
         aspect="auto",
-        labels={"color": "% of steps"},
+        labels={"color": "% of draws"},
     )
     height = 160 + 22 * min(len(usage), 60)
     return apply_style(figure, title="BN teachers of each unit", x="network", y="", height=height)
 
 
 def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each student's accuracy by method, with the standard deviation over seeds.
-
-    Args:
-        accuracies: The result of `tables.accuracy_table`.
-        legend: The run's methods.
-    """
+    """Draw each student's accuracy, mean and deviation over seeds (`accuracy_table`)."""
     figure = px.bar(
         legend.rename(accuracies),
         x="student",
@@ -127,12 +111,7 @@ def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw held-out accuracy over epochs, mean and deviation over seeds, a dash per student.
-
-    Args:
-        curves: The result of `tables.learning_table`.
-        legend: The run's methods.
-    """
+    """Draw accuracy over epochs, mean and deviation over seeds (`learning_table`)."""
     seeds = curves.groupby(["method", "student", "epoch"], sort=False)["top1"]
     mean = (100 * seeds.agg(["mean", "std"])).reset_index()
     figure = px.line(
@@ -147,12 +126,7 @@ def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def transfer_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw the accuracy of each student on each method's images, as a matrix.
-
-    Args:
-        accuracies: The result of `tables.accuracy_table`.
-        legend: The run's methods.
-    """
+    """Draw the accuracy of each student on each method's images (`accuracy_table`)."""
     wide = legend.rename(accuracies).pivot_table("mean", "method", "student", sort=False)
     figure = px.imshow(
         wide,
@@ -165,12 +139,7 @@ def transfer_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each class's accuracy, a line per method.
-
-    Args:
-        classes: The result of `tables.class_accuracy_table`.
-        legend: The run's methods.
-    """
+    """Draw each class's accuracy, a line per method (`class_accuracy_table`)."""
     scales = legend.scales("color", "line_dash", "symbol")
     figure = px.line(_by_class(classes, legend), x="class", y="value", markers=True, **scales)
     title = "Accuracy of each class (mean over students and seeds)"
@@ -178,13 +147,7 @@ def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def class_gain_figure(gains: pd.DataFrame, legend: Legend, baseline: str) -> go.Figure:
-    """Draw each method's difference to a baseline, class by class.
-
-    Args:
-        gains: The result of `tables.class_gain_table`.
-        legend: The run's methods.
-        baseline: The method that the others are compared with.
-    """
+    """Draw each method's difference to a baseline, class by class (`class_gain_table`)."""
     scales = legend.scales("color", "pattern_shape")
     figure = px.bar(_by_class(gains, legend), x="class", y="value", barmode="group", **scales)
     title = f"Gain over {legend.titles[baseline]}, class by class"
@@ -199,12 +162,7 @@ def _by_class(table: pd.DataFrame, legend: Legend) -> pd.DataFrame:
 
 
 def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw a confusion matrix; of many classes, those with most mistakes.
-
-    Args:
-        shares: The result of `tables.confusion_matrix`.
-        title: The figure's title.
-    """
+    """Draw a `confusion_matrix`; of many classes, those with most mistakes."""
     mistakes = np.nan_to_num(100 - np.diag(shares))
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MAX_CONFUSED])
     names = [f"{index} {shares.index[index]}" for index in shown]  # ImageNet has two cranes
@@ -224,12 +182,7 @@ def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
 
 
 def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw accuracy against diversity, a point per method; fidelity is on hover.
-
-    Args:
-        tradeoff: The result of `tables.tradeoff_table`.
-        legend: The run's methods.
-    """
+    """Draw accuracy against diversity, fidelity on hover (`tradeoff_table`)."""
     figure = px.scatter(
         legend.rename(tradeoff.dropna(subset=["intra-class cosine"]).reset_index()),
         x="intra-class cosine",
@@ -248,12 +201,7 @@ def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def published_figure(table: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw a run's accuracies in its methods' colours and published ones in grey.
-
-    Args:
-        table: The result of `tables.published_table`; a panel per student.
-        legend: The run's methods.
-    """
+    """Draw a run's accuracies and, in grey, published ones, by student (`published_table`)."""
     colours = {title: legend.color(method) for method, title in legend.titles.items()}
     figure = px.bar(
         table.assign(shown=table["title"].where(table["source"] == "this run", "published")),

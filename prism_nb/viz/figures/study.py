@@ -1,4 +1,8 @@
-"""Figures of a study: accuracy with intervals, pairs, diversity and cost, a panel per scenario."""
+"""Figures of a study: accuracy with intervals, pairs, diversity and cost, a panel per scenario.
+
+`summary`, `pairs` and `images` are results of `summarize`, `compare_pairs` and `image_records` of
+`viz.study_report`; `scenarios` are titles by name, in the study's order.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,11 @@ from prism_nb.viz.style import SYMBOLS, TEXT_COLOR, Legend, apply_style
 
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
 _NOT_STUDENTS = ["scenario", "method", "mean", "low", "high", "std", "replicates"]
-Titles = Mapping[str, str]  # of scenarios, in the study's order
+Titles = Mapping[str, str]
 
 
 def accuracy_facets(summary: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Figure:
-    """Draw each scenario's methods with their 95 % intervals, and each student as a small mark.
-
-    Args:
-        summary: The result of `study_report.summarize`.
-        legend: The study's methods.
-        scenarios: Titles of scenarios.
-    """
+    """Draw each scenario's methods with their 95 % intervals, and each student as a small mark."""
     table = _with_titles(summary, legend, scenarios)
     means = table.assign(above=table["high"] - table["mean"], below=table["mean"] - table["low"])
     scales = legend.scales("color")
@@ -56,13 +54,7 @@ def accuracy_facets(summary: pd.DataFrame, legend: Legend, scenarios: Titles) ->
 
 
 def pair_facets(pairs: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Figure:
-    """Draw all differences: row minus column in points, ● where significant.
-
-    Args:
-        pairs: The result of `study_report.compare_pairs`, at least one pair.
-        legend: The study's methods.
-        scenarios: Titles of scenarios.
-    """
+    """Draw all differences: row minus column in points, ● where significant."""
     shown = [name for name in scenarios if name in set(pairs["scenario"])]
     methods = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
     differences = np.full((len(shown), len(methods), len(methods)), np.nan)
@@ -102,13 +94,7 @@ def pair_facets(pairs: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Fi
 
 
 def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> go.Figure:
-    """Draw diversity against fidelity, a colour per method and a symbol per scenario.
-
-    Args:
-        images: The result of `study_report.image_records`.
-        legend: The study's methods and the real images.
-        scenarios: Titles of scenarios.
-    """
+    """Draw diversity against fidelity, a colour per method and a symbol per scenario."""
     mean = images.groupby(["scenario", "method"], sort=False).mean(numeric_only=True).reset_index()
     mean = mean.dropna(subset=["cosine"])  # undefined at one image per class
     real = mean.groupby("scenario", sort=False).first().reset_index().assign(method=REFERENCE)
@@ -132,14 +118,7 @@ def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> 
 def cost_figure(
     images: pd.DataFrame, summary: pd.DataFrame, legend: Legend, scenarios: Titles
 ) -> go.Figure:
-    """Draw accuracy against seconds of synthesis per image.
-
-    Args:
-        images: The result of `study_report.image_records`.
-        summary: The result of `study_report.summarize`.
-        legend: The study's methods.
-        scenarios: Titles of scenarios.
-    """
+    """Draw accuracy against seconds of synthesis per image."""
     keys = ["scenario", "method"]
     cost = images.groupby(keys, sort=False)["seconds per image"].mean().reset_index()
     figure = px.scatter(

@@ -112,10 +112,11 @@ class DiversityDashboard(RunWidget):
             return
         if found.images is not None:
             title = html.escape(found.figure.layout.title.text, quote=True)
+            page = hover_page(found.figure, found.images, found.names)
             self.page.value = (
                 f'<iframe title="{title}" style="width:100%;border:0;height:'
                 f'{found.figure.layout.height + 20}px" '
-                f'srcdoc="{html.escape(hover_page(found), quote=True)}"></iframe>'
+                f'srcdoc="{html.escape(page, quote=True)}"></iframe>'
             )
             return
         data = {_PLOTLY: found.figure.to_plotly_json(), "text/plain": self.what.value}

@@ -27,13 +27,12 @@ from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures.diversity import (
     hover_page,
     load_points,
-    nearest_figure,
     project,
     subsample,
 )
 from prism_nb.viz.figures.gallery import near_duplicate_sheet
 from prism_nb.viz.html import Result
-from prism_nb.viz.style import METHOD_COLORS, Legend
+from prism_nb.viz.style import METHOD_COLORS
 from tests.helpers.linear_teacher import DIGITS, linear_teacher
 
 SPACE = "test_mambaout"
@@ -97,7 +96,7 @@ def test_tables_have_the_recorded_metrics(measured: Run) -> None:
     for name in ("cosine", "vendi", "coverage", "kid"):
         assert table.loc[METRICS[name].heading, "prism"] == record[name]["mean"]
     assert table.loc["recognised % ↑", "prism"] == 100 * record["recognised"]["mean"]
-    radius = tables.diversity_per_class(found).groupby("method")["radius"].mean()
+    radius = tables.class_metric_table(found, SPACE, "radius").mean()
     ratio = radius["prism"] / radius[REFERENCE]
     assert table.loc["radius / real"].tolist() == pytest.approx([1, ratio])
     assert not len(tables.undefined_table(found))
@@ -116,19 +115,18 @@ def test_a_curve_is_sorted_for_each_method_by_itself(measured: Run, measure: str
         assert line.line.color == METHOD_COLORS[method]
 
 
-def test_distances_are_counted_in_their_bins(measured: Run) -> None:
+def test_nearest_training_images_are_found_and_their_distances_drawn(measured: Run) -> None:
     nearest = tables.nearest_table(tables.only_measured(measured), SPACE)
     assert list(nearest["distance"]) == sorted(nearest["distance"])
     own = nearest[nearest["method"] == "prism"].sort_values(["class", "image_index"])
     copies = [DIGITS.class_indices("train", c)[20 + i] for c in range(10) for i in range(3)]
     assert own["training image"].tolist() == copies
     for line, method in zip(traces(results.nearest(measured, SPACE, BOTH)), BOTH, strict=True):
-        mine = nearest[nearest["method"] == method]["distance"].tolist()
-        edges = list(line.x)
-        for k in range(len(edges) - 1):
-            last = k == len(edges) - 2
-            inside = [d for d in mine if edges[k] <= d < edges[k + 1] or (last and d == edges[-1])]
-            assert line.y[k] == pytest.approx(100 * len(inside) / len(mine))
+        mine = nearest[nearest["method"] == method]["distance"].to_numpy()
+        shares = [100 * (mine <= x).mean() for x in np.unique(mine)]
+        assert dict(zip(line.x, line.y, strict=True)) == pytest.approx(
+            dict(zip(np.unique(mine), shares, strict=True))
+        )
 
 
 def test_near_duplicates_are_above_their_training_images(measured: Run) -> None:
@@ -137,12 +135,6 @@ def test_near_duplicates_are_above_their_training_images(measured: Run) -> None:
     sheet = np.array(Image.open(BytesIO(found.content)))
     zoom = sheet.shape[0] // 18  # two rows of 8 pixels, and 2 between them
     assert (sheet[: 8 * zoom : zoom, ::zoom] == sheet[10 * zoom :: zoom, ::zoom]).all()
-
-
-def test_distances_of_zero_can_be_drawn() -> None:
-    frame = pd.DataFrame({"method": ["random_real"] * 3, "distance": [0.0] * 3})
-    (line,) = nearest_figure(frame, Legend({"random_real": "Random real"})).data
-    assert line.y[0] == 100
 
 
 def test_an_undefined_metric_has_a_reason(measured: Run) -> None:
@@ -252,9 +244,8 @@ def test_methods_without_images_are_named(run: Run) -> None:
 
 def test_a_hover_page_works_offline_and_escapes(run: Run) -> None:
     found = results.image_map(run, SPACE, BOTH, (1,))
-    assert found.figure is not None
-    names = ("</script><b>",) * len(found.names)
-    page = hover_page(Result(found.table, found.figure, images=found.images, names=names))
+    assert found.images is not None
+    page = hover_page(found.figure, found.images, ("</script><b>",) * len(found.names))
     assert "</script><b>" not in page
     assert not re.search(r'<(script|link)[^>]*(src|href)="?(https?:)?//', page)
     assert '"showSendToCloud": false' in page

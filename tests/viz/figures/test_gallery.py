@@ -4,6 +4,7 @@ import base64
 import re
 from dataclasses import replace
 from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from prism_nb.core.config import load_settings
@@ -23,9 +25,9 @@ from prism_nb.core.units import Unit
 from prism_nb.data.distilled import load_images
 from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity import features
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.init import initial_images_uint8
+from prism_nb.viz.figures import gallery
 from prism_nb.viz.figures.gallery import (
     ORDERS,
     GalleryView,
@@ -88,7 +90,7 @@ def make(run: Run, unit: Unit) -> None:
 @pytest.fixture(autouse=True)
 def teachers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Teacher]:
     known = {n: linear_teacher(n) for n in load_settings("digits_quick").plain()["teachers"]}
-    monkeypatch.setattr(features, "load_teacher", lambda run, name: known[name])
+    monkeypatch.setattr(gallery, "load_teacher", lambda run, name: known[name])
     return known
 
 
@@ -145,16 +147,9 @@ def test_images_are_sorted_by_agreement(made: Run, teachers: dict[str, Teacher])
     for c in range(10):
         for index in range(3):
             image = DIGITS.normalize(pixels_of(c, index)[None])
-            logits = [teacher(image)[0].double() for teacher in teachers.values()]
-            pairs = [(a, b) for i, a in enumerate(logits) for b in logits[:i]]
-            apart = 0.0
-            for a, b in pairs:
-                p, q = a.softmax(0).numpy(), b.softmax(0).numpy()
-                m = (p + q) / 2
-                apart += float((p * np.log(p / m) + q * np.log(q / m)).sum() / 2) / len(pairs)
-            agree = sum(int(a.argmax()) == int(b.argmax()) for a, b in pairs) / len(pairs)
-            found[c, index] = (-agree, apart)
-    assert len({value[0] for value in found.values()}) > 1
+            p = [teacher(image)[0].double().softmax(0) for teacher in teachers.values()]
+            pairs = combinations(p, 2)
+            found[c, index] = np.mean([jensenshannon(a, b) ** 2 for a, b in pairs])
     assert shown(made, order="agreement") == sorted(found, key=found.__getitem__)
 
 
