@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,15 @@ def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool 
         run.locks.check_free(stage.name)  # before the driver's own notebook is overwritten
         begin = time.monotonic()
         with progress_bar(run, stage.name, len(states.states)):
-            execute_notebook(run, stage.notebook)
+            _execute(run, stage.notebook)
         pipeline.check(run, stage.name)
-        _record_results_hash(run, stage.notebook)
         log(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
-    begin = time.monotonic()
     report = run.file("figures/report.html")
     if _is_current(run, REPORT) and report.is_file() and not redo_notebooks:
         log(f"{REPORT:<16} done before")
         return
-    execute_notebook(run, REPORT)
-    if not report.is_file():
-        raise PrismError(f"{REPORT} wrote no report; see {notebook_path(run, REPORT)}")
-    _record_results_hash(run, REPORT)
+    begin = time.monotonic()
+    _execute(run, REPORT)
     log(f"{REPORT:<16} written, {time.monotonic() - begin:.0f} s")
 
 
@@ -64,34 +60,14 @@ def notebook_path(run: Run, notebook: str) -> Path:
     return run.file(f"notebooks/{notebook}.ipynb")
 
 
-def execute_notebook(run: Run, notebook: str, source: Path | None = None) -> None:
-    """Execute one notebook on a run under papermill.
-
-    Args:
-        run: The run.
-        notebook: Its name without ending.
-        source: The notebook's file; of the clone's `notebooks/` where None.
-
-    Raises:
-        PrismError: The notebook failed; the message is the notebook's own where it has one.
-    """
-    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
-    execute_file(
-        source or project_root() / "notebooks" / f"{notebook}.ipynb",
-        notebook_path(run, notebook),
-        parameters,
-    )
-
-
 def execute_study_notebook(folder: StudyFolder, study: str) -> None:
     """Execute the notebook of a study whose runs are finished; it writes the study's page."""
     parameters = {"study": study, "name": folder.path.name, "runs_dir": str(folder.path.parent)}
-    source = project_root() / "notebooks" / f"{STUDY}.ipynb"
-    execute_file(source, folder.path / "notebooks" / f"{STUDY}.ipynb", parameters)
+    execute_notebook(_source(STUDY), folder.path, parameters)
 
 
-def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a notebook file under papermill and save it as `target`, failed or not.
+def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook under papermill and save it in a folder's `notebooks`, failed or not.
 
     Raises:
         PrismError: The notebook failed; the message is the notebook's own where it has one.
@@ -99,21 +75,21 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    target = folder / "notebooks" / source.name
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # the terminal has a progress bar
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_papermill():
-            papermill.execute_notebook(
-                str(source),
-                str(target),
-                parameters=parameters,
-                progress_bar=False,
-                extra_arguments=_KERNEL_ARGUMENTS,
-                # Files of a run are written atomically, so the kernel may be killed at any moment.
-                shutdown_kernel="immediate",
-            )
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            parameters=parameters,
+            progress_bar=False,
+            extra_arguments=_KERNEL_ARGUMENTS,
+            # Files of a run are written atomically, so the kernel may be killed at any moment.
+            shutdown_kernel="immediate",
+        )
     except papermill.PapermillExecutionError as error:
-        message = f"{error.evalue}\n(the failed notebook: {target})"
-        raise _error_class(error.ename)(_format_error(error.ename, message)) from None
+        raise cell_error(error.ename, f"{error.evalue}\n(the failed notebook: {target})") from None
     except OSError as error:
         raise fileio.write_error(target, error) from None
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
@@ -124,49 +100,33 @@ def execute_file(source: Path, target: Path, parameters: dict[str, Any]) -> None
         ) from None
 
 
-def _error_class(name: str) -> type[PrismError]:
-    """Return the class to raise for an error in a kernel, by the name of the error's class."""
-    return UsageError if name == UsageError.__name__ else PrismError
-
-
-def _format_error(name: str, message: str) -> str:
-    """Return the message, after the error's name unless it is one of the kit's."""
+def cell_error(name: str, message: str) -> PrismError:
+    """Return the error to raise for one in a kernel, named unless it is one of the kit's."""
+    if name == UsageError.__name__:
+        return UsageError(message)
     kinds: list[type[PrismError]] = [PrismError, *PrismError.__subclasses__()]
-    return message if name in {kind.__name__ for kind in kinds} else f"{name}: {message}"
+    own = {kind.__name__ for kind in kinds}
+    return PrismError(message if name in own else f"{name}: {message}")
 
 
-def _content_of(run: Run, notebook: str) -> str:
+def _source(notebook: str) -> Path:
+    return project_root() / "notebooks" / f"{notebook}.ipynb"
+
+
+def _execute(run: Run, notebook: str) -> None:
+    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
+    execute_notebook(_source(notebook), run.path, parameters)
+    run.manifest.amend("notebooks", notebook, _results_hash(run, notebook))
+
+
+def _is_current(run: Run, notebook: str) -> bool:
+    """Return whether an executed notebook shows the results that the run has now."""
+    recorded = run.manifest.read().get("notebooks", {}).get(notebook)
+    return notebook_path(run, notebook).is_file() and recorded == _results_hash(run, notebook)
+
+
+def _results_hash(run: Run, notebook: str) -> str:
     """Return the hash of a notebook's results: its stage's units, or all units for the report."""
     stages = [s.name for s in pipeline.STAGES.values() if notebook in {s.notebook, REPORT}]
     units = [unit for stage in stages for unit in pipeline.stage_units(run, stage)]
     return short_hash([(run.units.marker(unit) or {}).get("digest") for unit in units])
-
-
-def _is_current(run: Run, notebook: str) -> bool:
-    stamp = _stamps(run).get(notebook)
-    if not notebook_path(run, notebook).is_file() or stamp is None:
-        return False
-    return bool(stamp == _content_of(run, notebook))
-
-
-def _record_results_hash(run: Run, notebook: str) -> None:
-    run.manifest.amend("notebooks", notebook, _content_of(run, notebook))
-
-
-def _stamps(run: Run) -> dict[str, Any]:
-    stamps = run.manifest.read().get("notebooks")
-    return stamps if isinstance(stamps, dict) else {}
-
-
-@contextmanager
-def _quiet_papermill() -> Iterator[None]:
-    """Keep papermill's log off the terminal, where the progress bar is."""
-    import logging
-
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

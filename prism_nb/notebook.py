@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import html
-import inspect
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from IPython.display import HTML, Image, display
 
@@ -22,14 +21,9 @@ from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.study import (
-    StudyFolder,
-    default_workers,
-    execute_study,
-    plan_table,
-)
+from prism_nb.execution.study import StudyFolder, default_workers, execute_study, plan_table
 from prism_nb.viz import tables
-from prism_nb.viz.html import HasPath, LabelMap, Result, save_figure, save_picture, table_html
+from prism_nb.viz.html import Result, figure_bundle, save_figure, save_picture, table_html
 from prism_nb.viz.report import write_report
 from prism_nb.viz.results import RUN_PICTURES, RUN_RESULTS, run_labels
 from prism_nb.viz.study_report import STUDY_RESULTS, study_labels, write_study_page
@@ -48,7 +42,6 @@ __all__ = [
 # The widgets of a run; `display` shows them, `value` has what was chosen.
 picker, monitor, gallery, dashboard = TeacherPicker, RunMonitor, Gallery, DiversityDashboard
 
-_PLOTLY = "application/vnd.plotly.v1+json"
 _RUN_PARAMETERS = ("run_name", "preset", "runs_dir")
 _STUDY_PARAMETERS = ("study", "name", "runs_dir", "workers")
 
@@ -83,12 +76,7 @@ def open_run(namespace: dict[str, Any]) -> Run:
 def open_study(namespace: dict[str, Any]) -> StudyFolder:
     """Open the study that a notebook's parameters name, and show its definition.
 
-    Args:
-        namespace: The notebook's `globals()`.
-
-    Raises:
-        UsageError: A parameter that does not exist, a value of the wrong type, or a study that
-            cannot be carried out.
+    Arguments and errors are those of `open_run`.
     """
     _check_parameters(namespace, valid=_STUDY_PARAMETERS)
     study, name, runs_dir = (_text(namespace, n) for n in ("study", "name", "runs_dir"))
@@ -118,21 +106,27 @@ def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) 
 
 def run_stage(run: Run, stage: str) -> None:
     """Do what is left of a stage, with a progress bar; call it again after any interruption."""
+    output, begin, drawn = display(HTML(""), display_id=True), time.monotonic(), 0.0
+
+    def draw(share: float, unit: str) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if now - drawn >= 1.0:
+            drawn = now
+            label = html.escape(f"{stage} {share:.0%}, {now - begin:.0f} s {unit}")
+            bar = f"<progress value='{share:.3f}' max='1' aria-label='{stage}' style='width:20em'>"
+            output.update(HTML(f"{bar}</progress> {label}"))
+
     units = len(pipeline.stage_units(run, stage))
-    bar = _ProgressBar(stage) if run.settings.progress else None
-    outcome = pipeline.execute(run, stage, StageProgress(units, bar) if bar else None)
-    if bar:
-        bar.close()
+    progress = StageProgress(units, draw) if run.settings.progress else None
+    outcome = pipeline.execute(run, stage, progress)
+    output.update(HTML(""))
     done = f"{outcome.made} units made, {outcome.skipped} done before, {outcome.seconds:.1f} s"
     _show(f"<b>{stage}</b>: {done}")
 
 
 def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:
-    """Do what is left of a study, a line per finished run; call it again after interruptions.
-
-    Returns:
-        The study with its results.
-    """
+    """Do what is left of a study, a line per finished run, and return it with its results."""
     output = display(HTML(""), display_id=True)
     lines: list[str] = []
 
@@ -156,32 +150,22 @@ def check(run: Run, *stages: str) -> None:
 
 
 def table(place: Run | StudyFolder, name: str, **options: Any) -> None:
-    """Show a result as a table with a note on how to read it.
+    """Show a result of `viz.results` or `viz.study_report` as a table with a note.
 
-    Args:
-        place: A run or a study.
-        name: The result's name, in `viz.results` or `viz.study_report`.
-        options: Its options, such as `network`.
+    Options are the result's own, such as `network`.
     """
     _show_numbers(place, _result(place, name, options))
 
 
 def figure(place: Run | StudyFolder, name: str, **options: Any) -> None:
-    """Show a result as a figure and a table, and save both in `figures/`.
-
-    Args:
-        place: A run or a study.
-        name: The result's name, in `viz.results` or `viz.study_report`.
-        options: Its options, such as `student`.
-    """
+    """Show a result as a figure and a table, see `table`, and save both in `figures/`."""
     result = _result(place, name, options)
     drawn = result.figure
     if drawn is not None:
-        # The bare MIME bundle: plotly's own renderers take seconds to load.
-        display({_PLOTLY: drawn.to_plotly_json(), "text/plain": name}, raw=True)
+        display(figure_bundle(drawn, name), raw=True)
     _show_numbers(place, result)
     if drawn is not None:
-        _save(place, partial(save_figure, place, name, drawn, result.table))
+        _save(place, partial(save_figure, place.path, name, drawn, result.table))
 
 
 def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **options: Any) -> None:
@@ -194,7 +178,7 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
         options: The sheet's options: `epoch` of the views, `network` of the near-duplicates.
     """
     titles = tables.method_titles(run)
-    sheet = _named(RUN_PICTURES, name, "picture", options)
+    sheet = _named(RUN_PICTURES, name, "picture")
     for method in methods or (run.settings.methods if name == "views" else titles):
         picture = sheet(run, method, **options)
         _show(f"<b>{html.escape(titles[method])}</b>")
@@ -202,7 +186,7 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
             _show("not defined")
             continue
         display(Image(picture.content, format=picture.kind))
-        _save(run, partial(save_picture, run, f"{name}_{method}", picture))
+        _save(run, partial(save_picture, run.path, f"{name}_{method}", picture))
 
 
 def report(place: Run | StudyFolder) -> None:
@@ -249,24 +233,14 @@ def choose(run: Run, what: str) -> Choice:
     return Choice(*known[what])
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
 def _result(place: Run | StudyFolder, name: str, options: dict[str, Any]) -> Result:
     known = STUDY_RESULTS if isinstance(place, StudyFolder) else RUN_RESULTS
-    return _named(known, name, "result", options)(place, **options)
+    return _named(known, name, "result")(place, **options)
 
 
-def _named(
-    functions: Mapping[str, Function], name: str, kind: str, options: dict[str, Any]
-) -> Function:
-    """Return a function by its name, if it takes these options."""
+def _named(functions: Mapping[str, Callable[..., Any]], name: str, kind: str) -> Callable[..., Any]:
     if name not in functions:
         raise UsageError(f"no {kind} is called {name!r}; {suggest(name, functions)}")
-    valid = list(inspect.signature(functions[name]).parameters)[1:]
-    for option in options:
-        if option not in valid:
-            raise UsageError(f"{name} has no option {option!r}; {suggest(option, valid)}")
     return functions[name]
 
 
@@ -275,44 +249,20 @@ def _show(text: str) -> None:
 
 
 def _show_numbers(place: Run | StudyFolder, result: Result) -> None:
-    labels: LabelMap = study_labels(place) if isinstance(place, StudyFolder) else run_labels(place)
+    labels = study_labels(place) if isinstance(place, StudyFolder) else run_labels(place)
     if len(result.table):
         _show(table_html(result.table, labels))
     if result.note:
         _show(f"<p>{html.escape(result.note)}</p>")
 
 
-def _save(place: HasPath, save: Callable[[], str]) -> None:
+def _save(place: Run | StudyFolder, save: Callable[[], str]) -> None:
     """Save a figure and show where; in a read-only folder, show that it is not saved."""
     folder = place.path / "figures"
     if os.access(folder if folder.exists() else place.path, os.W_OK):
         _show(f"saved as <code>{html.escape(save())}</code>")
     else:
         _show("not saved: the folder is read-only")
-
-
-class _ProgressBar:
-    """A progress bar that is redrawn at most once a second."""
-
-    def __init__(self, stage: str) -> None:
-        self._stage, self._start, self._drawn = stage, time.monotonic(), 0.0
-        self._output = display(HTML(self._html(0.0, "")), display_id=True)
-
-    def __call__(self, share: float, unit: str) -> None:
-        if time.monotonic() - self._drawn >= 1.0:
-            self._drawn = time.monotonic()
-            self._output.update(HTML(self._html(share, unit)))
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._output.update(HTML(""))
-
-    def _html(self, share: float, unit: str) -> str:
-        label = f"{self._stage} {share:.0%}, {time.monotonic() - self._start:.0f} s {unit}"
-        return (
-            f"<progress value='{share:.3f}' max='1' aria-label='{self._stage}' "
-            f"style='width:20em'></progress> {html.escape(label)}"
-        )
 
 
 def _text(namespace: dict[str, Any], name: str) -> str | None:

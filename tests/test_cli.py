@@ -175,7 +175,9 @@ def test_status_ignores_damaged_events(tmp_path: Path, prism: Any) -> None:
     assert "unit_start test_resnet" in result.out
 
 
-def test_a_stopped_stage_is_resumed_to_the_same_images(tmp_path: Path) -> None:
+def test_a_stopped_stage_is_resumed_to_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, undisturbed = (
         open_run.open_run(run_name=n, preset="digits_quick", runs_dir=tmp_path, changes=SHORT)
         for n in ("stopped", "undisturbed")
@@ -188,10 +190,11 @@ def test_a_stopped_stage_is_resumed_to_the_same_images(tmp_path: Path) -> None:
         children.append(start_stage(run))
         return children[-1]
 
-    monitor = RunMonitor(run, every=0, start=launch)
+    monkeypatch.setattr("prism_nb.viz.monitor.start_stage", launch)
+    monitor = RunMonitor(run, every=0)
     monitor.start.click()
     refresh_until(monitor, "this machine")
-    RunMonitor(run.path, every=0).stop.click()  # as from another kernel
+    RunMonitor(run, every=0).stop.click()  # as from another kernel
     assert children[0].wait(120) == 130
     assert pipeline.plan(run, "synthesis").counts["damaged"] == 0
     pipeline.execute(run, "synthesis")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from prism_nb import notebook as nb
-from prism_nb.core import fileio
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.viz.html import EncodedImage
@@ -59,7 +58,6 @@ def test_options_reach_the_result(evaluated: Run, displayed: list[Any]) -> None:
     ("call", "message"),
     [
         (lambda run: nb.figure(run, "acuracy"), "no result is called 'acuracy'; did you mean"),
-        (lambda run: nb.table(run, "learning", studnet="a"), "learning has no option 'studnet'"),
         (lambda run: nb.pictures(run, "image"), "no picture is called 'image'; did you mean"),
         (lambda run: nb.choose(run, "students"), "called 'students'; did you mean 'student'"),
     ],
@@ -94,7 +92,7 @@ def test_figures_are_saved_where_the_folder_is_writable(
     assert "<b>PRISM</b>" in displayed
     assert expected in displayed[-1]
     for name in ("transfer.html", "images_prism.png"):
-        assert fileio.is_file(evaluated.file(f"figures/{name}")) == writable
+        assert evaluated.file(f"figures/{name}").is_file() == writable
 
 
 def test_an_unknown_parameter_of_a_cell_is_refused(run: Run) -> None:

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -22,22 +22,15 @@ from prism_nb.core.text import DASH, format_value
 from prism_nb.data import image_io
 from prism_nb.viz.style import PAGE_CSS
 
+# Titles by name, for each column, level of the index or of the columns that holds such names.
 LabelMap = Mapping[str, Mapping[str, str]]
 
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 SHEET_WIDTH = 900  # pixels of a contact sheet, about
-MAX_ZOOM = 4  # of small images in a contact sheet
+_MAX_ZOOM = 4  # of small images in a contact sheet
 _GAP = 2  # pixels between the images of a contact sheet
 _BACKGROUND = 235  # grey level of the gaps
 _JPEG = {"quality": 88, "subsampling": 0}
-
-
-class HasPath(Protocol):
-    """A run or a study's folder: figures are saved in its `figures/`."""
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +52,41 @@ class Result:
     names: tuple[str, ...] = ()
 
 
+# --- Figures and pages ---
+
+
 def figure_html(figure: go.Figure) -> Markup:
     """Return a figure as a piece of HTML for a page that has plotly.js."""
     piece = figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
     return Markup(piece)  # noqa: S704 (plotly escapes)
 
 
-def save_figure(place: HasPath, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
-    """Write a figure as HTML and JSON, and its numbers as CSV.
+def figure_bundle(figure: go.Figure, name: str) -> dict[str, Any]:
+    """Return a figure as a MIME bundle; plotly's own renderers take seconds to load."""
+    return {"application/vnd.plotly.v1+json": figure.to_plotly_json(), "text/plain": name}
+
+
+def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
+    """Write a figure as HTML and JSON, and its numbers as CSV, into `figures/`.
 
     Args:
-        place: The run or study.
+        folder: Folder of the run or study.
         name: File name without ending.
         figure: The figure.
         table: The numbers that it shows.
 
     Returns:
-        The path of the HTML file, relative to the run or study. It works offline, with the
+        The path of the HTML file, relative to the folder. It works offline, with the
         `plotly.min.js` next to it.
     """
-    folder = place.path / "figures"
-    library = folder / "plotly.min.js"
+    figures = folder / "figures"
+    library = figures / "plotly.min.js"
     if not library.is_file():
         fileio.write_text(library, get_plotlyjs())
     page = figure.to_html(include_plotlyjs="directory", config=CONFIG)
-    fileio.write_text(folder / f"{name}.html", page)
-    fileio.write_text(folder / f"{name}.json", figure.to_json())
-    fileio.write_text(folder / f"{name}.csv", table.to_csv())
+    fileio.write_text(figures / f"{name}.html", page)
+    fileio.write_text(figures / f"{name}.json", figure.to_json())
+    fileio.write_text(figures / f"{name}.csv", table.to_csv())
     return f"figures/{name}.html"
 
 
@@ -104,35 +105,15 @@ def render_page(template: str, **content: Any) -> str:
     return pages.get_template(template).render(**content)
 
 
-def rename_labels(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
-    """Return a table with titles in place of names.
-
-    Args:
-        table: The table.
-        titles: Titles by name, for each column, level of the index or level of the columns that
-            holds such names.
-    """
-    renamed = table.copy()
-    for axis, title_of in titles.items():
-        if axis in renamed.columns:
-            renamed[axis] = [title_of.get(str(name), name) for name in renamed[axis]]
-        if axis in renamed.index.names:
-            renamed = renamed.rename(index=title_of, level=axis)
-        if axis in renamed.columns.names:
-            renamed = renamed.rename(columns=title_of, level=axis)
-    return renamed
+# --- Tables ---
 
 
 def table_html(table: pd.DataFrame, titles: LabelMap | None = None) -> Markup:
-    """Return a table as escaped HTML.
+    """Return a table as escaped HTML, with titles in place of names.
 
     An index other than a count becomes columns; numbers have three digits, NaN is a dash.
-
-    Args:
-        table: The table.
-        titles: See `rename_labels`.
     """
-    plain = rename_labels(table, titles or {})
+    plain = _with_titles(table, titles or {})
     if any(plain.index.names):
         plain = plain.reset_index()
     elif plain.index.dtype.kind not in "iu":
@@ -145,20 +126,30 @@ def table_html(table: pd.DataFrame, titles: LabelMap | None = None) -> Markup:
         return Markup(plain.to_html(index=False, border=0, escape=True))  # noqa: S704 (escaped)
 
 
+def _with_titles(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
+    renamed = table.copy()
+    for axis, title_of in titles.items():
+        if axis in renamed.columns:
+            renamed[axis] = [title_of.get(str(name), name) for name in renamed[axis]]
+        if axis in renamed.index.names:
+            renamed = renamed.rename(index=title_of, level=axis)
+        if axis in renamed.columns.names:
+            renamed = renamed.rename(columns=title_of, level=axis)
+    return renamed
+
+
 def _number(value: float) -> str:
     if pd.isna(value):
         return DASH
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
+# --- Images ---
+
+
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as a file holds it.
-
-    Attributes:
-        content: The file's bytes.
-        kind: `png` or `jpeg`, also the file's ending.
-    """
+    """An image file: its bytes, and its kind, `png` or `jpeg`, which is also its ending."""
 
     content: bytes
     kind: str
@@ -175,20 +166,15 @@ def encode_image(image: Image.Image, kind: str) -> EncodedImage:
     return EncodedImage(image_io.encode_image(image, kind, **options), kind)
 
 
-def save_picture(place: HasPath, name: str, picture: EncodedImage) -> str:
-    """Write an image into `figures/` and return its path, relative to the run or study."""
+def save_picture(folder: Path, name: str, picture: EncodedImage) -> str:
+    """Write an image into a run's `figures/` and return its path, relative to the run."""
     path = f"figures/{name}.{picture.kind}"
-    fileio.write_bytes(place.path / path, picture.content)
+    fileio.write_bytes(folder / path, picture.content)
     return path
 
 
 def thumbnails(images: Tensor, side: int) -> list[Image.Image]:
-    """Return images, averaged down where they are larger than a side.
-
-    Args:
-        images: uint8 RGB [N, 3, S, S].
-        side: Pixels.
-    """
+    """Return uint8 RGB images [N, 3, S, S], averaged down where they exceed a side in pixels."""
     pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     full = [Image.fromarray(image) for image in pixels]
     if side >= images.shape[-1]:
@@ -202,17 +188,13 @@ def image_kind(images: Tensor, side: int) -> str:
 
 
 def contact_sheet(images: Tensor, *, columns: int) -> EncodedImage:
-    """Lay images out row by row, some 900 pixels wide.
+    """Lay uint8 RGB images [N, 3, S, S], N at least 1, out row by row, some 900 pixels wide.
 
     Small images are enlarged without smoothing, as PNG; large ones are averaged down, as JPEG.
-
-    Args:
-        images: uint8 RGB [N, 3, S, S], N at least 1.
-        columns: Images per row.
     """
     side = SHEET_WIDTH // columns
     sheet = tile(thumbnails(images, side), columns)
-    zoom = max(1, min(MAX_ZOOM, side // images.shape[-1]))
+    zoom = max(1, min(_MAX_ZOOM, side // images.shape[-1]))
     sheet = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
     return encode_image(sheet, image_kind(images, side))
 

@@ -17,10 +17,7 @@ REPORT = "figures/report.html"
 
 
 def write_report(run: Run) -> str:
-    """Write the report of a finished run.
-
-    Returns:
-        Its path, relative to the run. The file works offline and by itself.
+    """Write the report of a run and return its path in it; it works offline and by itself.
 
     Raises:
         PrismError: A stage is not complete.
@@ -55,32 +52,28 @@ def _content(run: Run) -> dict[str, Any]:
 def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
     """Return title, result and options of each section."""
     titles, student = tables.method_titles(run), run.settings.students[0]
-    confusions = [
-        (
-            f"Confusions of {student}, trained on {titles[method]}",
-            "confusions",
-            {"method": method, "student": student},
-        )
-        for method in run.settings.methods
-    ]
-    diversity = [
-        (f"{title}, features of {network}", name, {"network": network})
-        for network in run.settings.feature_networks_used
-        for title, name in (("Diversity", "metrics"), ("Diversity class by class", "curve"))
-    ]
     has_variants = run.settings.eval_variants != ("protocol",) or run.settings.train_on_real
-    return [
+    sections: list[tuple[str, str, dict[str, Any]]] = [
         ("Accuracy", "accuracy", {}),
         ("Accuracy against diversity", "tradeoff", {}),
         ("Learning curves", "learning", {}),
         ("From student to student", "transfer", {}),
         ("Accuracy class by class", "classes", {}),
         ("Gains class by class", "class_gains", {}),
-        *confusions,
-        *([("Evaluation variants", "eval_variants", {})] if has_variants else []),
-        *([("DD-Ranking's scores", "scores", {})] if has_variants else []),
-        ("Published results", "published", {}),
-        *diversity,
+    ]
+    for method in run.settings.methods:
+        title = f"Confusions of {student}, trained on {titles[method]}"
+        sections.append((title, "confusions", {"method": method, "student": student}))
+    if has_variants:
+        sections.append(("Evaluation variants", "eval_variants", {}))
+        sections.append(("DD-Ranking's scores", "scores", {}))
+    sections.append(("Published results", "published", {}))
+    for network in run.settings.feature_networks_used:
+        options = {"network": network}
+        sections.append((f"Diversity, features of {network}", "metrics", options))
+        sections.append((f"Diversity class by class, features of {network}", "curve", options))
+    return [
+        *sections,
         ("Agreement of the teachers", "agreement", {}),
         ("Undefined metrics", "undefined", {}),
         ("BN teachers of each unit", "bn_teachers", {}),
@@ -97,13 +90,7 @@ def _seconds(run: Run, stage: str) -> float:
 
 
 def result_section(title: str, result: Result, labels: LabelMap) -> dict[str, str]:
-    """Return a result as a section of a page, for `templates/base.html`.
-
-    Args:
-        title: The heading.
-        result: The result.
-        labels: Titles of names in the table, see `html.rename_labels`.
-    """
+    """Return a result as a section of a page, for `templates/base.html`."""
     return {
         "title": title,
         "figure": "" if result.figure is None else figure_html(result.figure),

@@ -25,16 +25,11 @@ def method_legend(run: Run) -> Legend:
 
 
 def run_labels(run: Run) -> LabelMap:
-    """Return the titles of names in a run's tables, see `html.rename_labels`."""
+    """Return the titles of names in a run's tables."""
     return {"method": tables.method_titles(run)}
 
 
 # --- Teachers and synthesis ---
-
-
-def settings(run: Run) -> Result:
-    """Every setting with its meaning."""
-    return Result(tables.settings_table(run))
 
 
 def teachers(run: Run) -> Result:
@@ -68,7 +63,7 @@ def losses(run: Run) -> Result:
 # --- Diversity ---
 
 
-def metrics(run: Run, network: str | None = None) -> Result:
+def metrics(run: Run, network: str) -> Result:
     """Every metric in the features of a network."""
     note = (
         "Means over the classes. ↑ and ↓: higher or lower is better; metrics without an arrow are "
@@ -76,17 +71,17 @@ def metrics(run: Run, network: str | None = None) -> Result:
         "too: density, KID and recognised distinguish it from images. A distance of 0 to the "
         "nearest training image is a copy."
     )
-    return Result(tables.metric_table(run, network or _first_network(run)), note=note)
+    return Result(tables.metric_table(run, network), note=note)
 
 
 def curve(
     run: Run,
-    network: str | None = None,
+    network: str,
     methods: Sequence[str] | None = None,
     measure: str = "cosine",
 ) -> Result:
     """A metric of every class, sorted for each method by itself; the table is class by class."""
-    network, methods = network or _first_network(run), methods or _all_methods(run)
+    methods = methods or _all_methods(run)
     measured = tables.only_measured(run)
     table = tables.class_metric_table(measured, network, measure)
     table = table[[method for method in table if method in methods]]
@@ -97,9 +92,9 @@ def curve(
     return Result(table, figure, note)
 
 
-def nearest(run: Run, network: str | None = None, methods: Sequence[str] | None = None) -> Result:
+def nearest(run: Run, network: str, methods: Sequence[str] | None = None) -> Result:
     """Distances to the nearest training image; the table has the nearest three of each method."""
-    network, methods = network or _first_network(run), methods or _all_methods(run)
+    methods = methods or _all_methods(run)
     measured = tables.only_measured(run)
     table = tables.nearest_table(measured, network)
     mine = table[table["method"].isin(methods)]
@@ -114,14 +109,14 @@ def nearest(run: Run, network: str | None = None, methods: Sequence[str] | None 
 
 def similarity(
     run: Run,
-    network: str | None = None,
+    network: str,
     methods: Sequence[str] | None = None,
     classes: Sequence[int] = (0,),
 ) -> Result:
     """Cosines of all pairs of images of one class."""
     if len(classes) != 1:
         return Result(note="A similarity matrix is of one class; choose one")
-    network, methods = network or _first_network(run), methods or _all_methods(run)
+    methods = methods or _all_methods(run)
     most = diversity.MAX_IN_MATRIX * len(methods)
     points = diversity.load_points(run, network, methods, classes, most=most, min_real=0)
     label = tables.class_label(open_dataset(run.settings).classes[classes[0]])
@@ -138,13 +133,13 @@ def similarity(
 
 def image_map(
     run: Run,
-    network: str | None = None,
+    network: str,
     methods: Sequence[str] | None = None,
     classes: Sequence[int] | None = None,
     kind: str = "pca",
 ) -> Result:
     """Images as points of a PCA or UMAP of their features."""
-    network, methods = network or _first_network(run), methods or _all_methods(run)
+    methods = methods or _all_methods(run)
     points = diversity.load_points(run, network, methods, classes or range(class_count(run)))
     names = _image_names(run, points)
     try:
@@ -169,10 +164,6 @@ def undefined(run: Run) -> Result:
     """Metrics that are undefined, and why."""
     table = tables.undefined_table(run)
     return Result(table, note="" if len(table) else "Every metric is defined.")
-
-
-def _first_network(run: Run) -> str:
-    return str(run.settings.feature_networks_used[0])
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:
@@ -275,29 +266,22 @@ def scores(run: Run) -> Result:
 
 
 def summary(run: Run) -> Result:
-    """Accuracy, diversity and fidelity by method, and which method leads."""
-    return Result(tables.summary_table(run), note=summary_sentence(run))
-
-
-def summary_sentence(run: Run) -> str:
-    """Return which method leads in accuracy, controls included, and by how much."""
+    """Accuracy, diversity and fidelity by method, and whether one method leads, or a control."""
     accuracies, titles = tables.accuracy_table(run), tables.method_titles(run)
     ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
     means = ", ".join(f"{titles[str(m)]} {value:.1f} %" for m, value in ranked.items())
-    sentence, spread = f"Top-1 averaged over students: {means}.", float(accuracies["std"].max())
-    if len(ranked) > 1 and spread != spread:
-        return f"{sentence} With one seed each, no difference is significant."
-    if len(ranked) > 1 and ranked.iloc[0] - ranked.iloc[1] <= spread:
-        return (
-            f"{sentence} The first two differ by no more than the largest standard deviation over "
-            f"seeds ({spread:.1f}): this run does not separate them."
+    note, spread = f"Top-1 averaged over students: {means}.", float(accuracies["std"].max())
+    if len(ranked) > 1 and not ranked.iloc[0] - ranked.iloc[1] > spread:  # NaN with one seed each
+        note += (
+            " The first two do not differ by more than the largest standard deviation over seeds: "
+            "this run does not separate them."
         )
-    if run.settings.recipe_of(str(ranked.index[0])).image_source == "initial":
-        return (
-            f"{sentence} The control leads: real images with the same soft labels teach more here "
-            "than any optimised ones."
+    elif run.settings.recipe_of(str(ranked.index[0])).image_source == "initial":
+        note += (
+            " The control leads: real images with the same soft labels teach more here than any "
+            "optimised ones."
         )
-    return sentence
+    return Result(tables.summary_table(run), note=note)
 
 
 def tradeoff(run: Run) -> Result:
@@ -311,12 +295,10 @@ def tradeoff(run: Run) -> Result:
 def published(run: Run) -> Result:
     """Accuracies of the run and published ones of the same dataset, student and IPC."""
     table, config = tables.published_table(run), run.settings
-    if config.eval_split != "test":
-        return Result(note="Not compared: this run scores on part of the training images.")
     if not len(table):
         return Result(
-            note=f"No published result on record (data/published_results.csv) is of "
-            f"{config.dataset} with {' or '.join(config.students)} at IPC {config.ipc}."
+            note=f"No published result on record (data/published_results.csv) is of the test "
+            f"images of {config.dataset} with {' or '.join(config.students)} at IPC {config.ipc}."
         )
     note = (
         "Grey bars are numbers as their authors, or later repositories, print them. Nothing of "
@@ -336,7 +318,7 @@ def protocols(run: Run) -> Result:
 RUN_RESULTS: dict[str, Callable[..., Result]] = {
     function.__name__: function
     for function in (
-        *(settings, teachers, bn_teachers, bn_shares, losses),
+        *(teachers, bn_teachers, bn_shares, losses),
         *(metrics, curve, nearest, similarity, image_map, agreement, undefined),
         *(labels, accuracy, learning, transfer, classes, class_gains, confusions),
         *(eval_variants, scores, summary, tradeoff, published, protocols),

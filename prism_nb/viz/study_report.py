@@ -121,13 +121,10 @@ def search_records(folder: StudyFolder) -> pd.DataFrame:
 
 
 def summarize(records: pd.DataFrame) -> pd.DataFrame:
-    """Return mean accuracy with its 95 % interval, per scenario and method.
+    """Return mean accuracy with its 95 % interval (Student's t), per scenario and method.
 
     A replicate counts once, as the mean over its students, because students of one replicate
-    learn from the same images. The interval is Student's t over replicates.
-
-    Args:
-        records: The result of `accuracy_records`.
+    learn from the same images.
 
     Returns:
         Columns scenario, method, mean, low, high, std, replicates, and one mean per student; low,
@@ -135,20 +132,10 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (scenario, method), group in records.groupby(["scenario", "method"], sort=False):
-        values = group.groupby("replicate")["top1"].mean().to_numpy(float)
-        low, high = _interval(values)
-        rows.append(
-            {
-                "scenario": scenario,
-                "method": method,
-                "mean": values.mean(),
-                "low": low,
-                "high": high,
-                "std": values.std(ddof=1) if len(values) > 1 else np.nan,
-                "replicates": len(values),
-                **group.groupby("student", sort=False)["top1"].mean().to_dict(),
-            }
-        )
+        values = group.groupby("replicate")["top1"].mean()
+        row = {"scenario": scenario, "method": method, **_mean_interval(values)}
+        students = group.groupby("student", sort=False)["top1"].mean().to_dict()
+        rows.append({**row, "std": values.std(), "replicates": len(values), **students})
     return pd.DataFrame(rows)
 
 
@@ -158,9 +145,6 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
     Within a replicate both methods share teachers, label views and students' seeds, so their
     difference is taken there. P-values are corrected for the number of pairs in the scenario
     (Holm 1979).
-
-    Args:
-        records: The result of `accuracy_records`.
 
     Returns:
         `PAIR_COLUMNS`, one row per scenario and unordered pair: difference is a - b in points, low
@@ -183,27 +167,26 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
 
 def _compare(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
     both = means[[a, b]].dropna()
-    differences = (both[a] - both[b]).to_numpy(float)
-    low, high = _interval(differences)
+    differences = both[a] - both[b]
+    interval = _mean_interval(differences)
     # Without a spread there is no test: accuracies move in steps of one image, and tie.
     tested = len(differences) > 1 and differences.std() > 0
     return {
         "a": a,
         "b": b,
-        "difference": differences.mean() if len(differences) else np.nan,
-        "low": low,
-        "high": high,
+        "difference": interval.pop("mean"),
+        **interval,
         "p": float(stats.ttest_1samp(differences, 0.0).pvalue) if tested else np.nan,
         "replicates": len(differences),
     }
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
+def _mean_interval(values: pd.Series) -> dict[str, float]:
+    """Return a mean with Student's 95 % interval, which one value does not have."""
+    mean, half = values.mean(), np.nan
+    if len(values) > 1:
+        half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * values.sem()
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -228,49 +211,39 @@ def study_legend(folder: StudyFolder) -> Legend:
     return Legend({REFERENCE: "Real images", **titles})
 
 
-def scenario_titles(folder: StudyFolder) -> dict[str, str]:
-    """Return the titles of a study's scenarios, in its order."""
+def _scenario_titles(folder: StudyFolder) -> dict[str, str]:
     return {name: scenario.title for name, scenario in folder.study.scenarios.items()}
 
 
 def study_labels(folder: StudyFolder) -> LabelMap:
-    """Return the titles of names in a study's tables, see `html.rename_labels`."""
+    """Return the titles of names in a study's tables."""
     methods = dict.fromkeys(("method", "a", "b", "winner"), study_legend(folder).titles)
-    return {**methods, "scenario": scenario_titles(folder)}
+    return {**methods, "scenario": _scenario_titles(folder)}
 
 
 def answer(folder: StudyFolder) -> Result:
     """Accuracy by method and scenario, the best and its equals marked ●; and who leads."""
-    records = accuracy_records(folder)
+    records, titles = accuracy_records(folder), study_legend(folder).titles
     summary, pairs = summarize(records), compare_pairs(records)
     columns: dict[str, dict[str, str]] = {}
-    for name, title in scenario_titles(folder).items():
-        part = summary[summary["scenario"] == name].set_index("method")
-        leading = _leading(part, pairs[pairs["scenario"] == name]) if len(part) else []
-        cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
-        if cells:
-            columns[title] = {m: f"{c} ●" if m in leading else c for m, c in cells.items()}
-    methods = list(dict.fromkeys(summary["method"]))
-    table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
-    return Result(table, note=" ".join(leaders(folder, summary, pairs)))
-
-
-def leaders(folder: StudyFolder, summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return a sentence per scenario: who leads, and who is not significantly worse."""
-    titles, sentences = study_legend(folder).titles, []
-    for name, title in scenario_titles(folder).items():
+    sentences = []
+    for name, scenario in _scenario_titles(folder).items():
         part = summary[summary["scenario"] == name].set_index("method")
         if not len(part):
             continue
-        first, *equals = _leading(part, pairs[pairs["scenario"] == name])
-        sentence = f"{title}: {titles[first]} leads with {part.loc[first, 'mean']:.1f} %"
+        first, *equals = leading = _leading(part, pairs[pairs["scenario"] == name])
+        cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
+        columns[scenario] = {m: f"{c} ●" if m in leading else c for m, c in cells.items()}
+        sentence = f"{scenario}: {titles[first]} leads with {part.loc[first, 'mean']:.1f} %"
         if equals:
             names = ", ".join(titles[method] for method in equals)
             sentence += f"; not significantly worse: {names}"
         if folder.scenarios[name, 0].settings.recipe_of(first).image_source == "initial":
             sentence += ". A control that optimises nothing leads"
         sentences.append(f"{sentence}.")
-    return sentences
+    methods = list(dict.fromkeys(summary["method"]))
+    table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
+    return Result(table, note=" ".join(sentences))
 
 
 def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
@@ -285,7 +258,7 @@ def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
 def accuracy(folder: StudyFolder) -> Result:
     """Mean accuracy with its 95 % interval, per scenario and method."""
     table = summarize(accuracy_records(folder))
-    legend, scenarios = study_legend(folder), scenario_titles(folder)
+    legend, scenarios = study_legend(folder), _scenario_titles(folder)
     return Result(table, figures.accuracy_facets(table, legend, scenarios))
 
 
@@ -294,21 +267,21 @@ def pairs(folder: StudyFolder) -> Result:
     table = compare_pairs(accuracy_records(folder))
     if not len(table):
         return Result(note="One method has nothing to be compared with.")
-    return Result(table, figures.pair_facets(table, study_legend(folder), scenario_titles(folder)))
+    return Result(table, figures.pair_facets(table, study_legend(folder), _scenario_titles(folder)))
 
 
 def fidelity(folder: StudyFolder) -> Result:
     """Diversity and fidelity of the images."""
     table = image_records(folder)
     note = "Noise is diverse too: a low cosine counts only where the images are recognised."
-    figure = figures.fidelity_figure(table, study_legend(folder), scenario_titles(folder))
+    figure = figures.fidelity_figure(table, study_legend(folder), _scenario_titles(folder))
     return Result(table, figure, note)
 
 
 def cost(folder: StudyFolder) -> Result:
     """Accuracy against seconds of synthesis per image."""
     images, summary = image_records(folder), summarize(accuracy_records(folder))
-    legend, scenarios = study_legend(folder), scenario_titles(folder)
+    legend, scenarios = study_legend(folder), _scenario_titles(folder)
     columns = ["scenario", "replicate", "method", "seconds per image"]
     return Result(images[columns], figures.cost_figure(images, summary, legend, scenarios))
 

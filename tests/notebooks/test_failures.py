@@ -19,8 +19,9 @@ def run(tmp_path: Path) -> Run:
 
 
 def failure(run: Run, name: str, kind: type[PrismError]) -> str:
+    parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     with pytest.raises(kind) as caught:
-        execute_notebook(run, name, FIXTURES / f"{name}.ipynb")
+        execute_notebook(FIXTURES / f"{name}.ipynb", run.path, parameters)
     assert notebook_path(run, name).is_file()
     return str(caught.value)
 

@@ -39,7 +39,7 @@ def test_tables_keep_named_rows_and_drop_counts() -> None:
 
 
 def test_a_saved_figure_works_offline(run: Run) -> None:
-    path = save_figure(run, "accuracy", go.Figure(go.Bar(x=["a"], y=[1])), FRAME)
+    path = save_figure(run.path, "accuracy", go.Figure(go.Bar(x=["a"], y=[1])), FRAME)
     page = run.file(path).read_text()
     assert 'src="plotly.min.js"' in page
     assert "//cdn" not in page

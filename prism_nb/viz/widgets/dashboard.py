@@ -8,22 +8,22 @@ from typing import Any
 import ipywidgets as widgets
 
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.run import Run
+from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import metrics_of
 from prism_nb.viz.figures.diversity import MAPS, hover_page
-from prism_nb.viz.html import Result, save_figure, table_html
+from prism_nb.viz.html import Result, figure_bundle, save_figure, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
 from prism_nb.viz.tables import parse_class_selection
 from prism_nb.viz.widgets.base import (
-    RunOrPath,
-    RunWidget,
+    KeyboardBox,
     class_choice,
     css,
     dropdown,
     method_choice,
+    note_html,
 )
 
-_PLOTLY = "application/vnd.plotly.v1+json"
-_SLOW = "(UMAP compiles itself when it is first used, which takes up to a minute)"
 # Title of each result, and the controls that it needs beyond methods and network.
 FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "curve": ("Curve over classes", ("measure",)),
@@ -33,26 +33,19 @@ FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-class DiversityDashboard(RunWidget):
-    """The paper's curve, similarities of a class, maps and distances to the nearest image.
+class DiversityDashboard(KeyboardBox):
+    """The paper's curve, similarities of a class, maps and distances to the nearest image."""
 
-    Args:
-        place: The run, or its folder; a sentence names what it has not measured yet.
-    """
-
-    def __init__(self, place: RunOrPath) -> None:
-        super().__init__(place)
-        self.add_class("prism-tables")
-
-    def _build(self) -> list[widgets.Widget]:
-        self._last = Result()
+    def __init__(self, run: Run) -> None:
+        self._run, self._classes = run, open_dataset(run.settings).classes
+        self._shown = Result()
         self.what = widgets.ToggleButtons(
             options=[(title, name) for name, (title, _) in FIGURES.items()],
             description="Show",
             style={"description_width": "50px", "button_width": "auto"},
         )
-        self.methods = method_choice(self._run)
-        self.network = dropdown("Features", self._run.settings.feature_networks_used)
+        self.methods = method_choice(run)
+        self.network = dropdown("Features", run.settings.feature_networks_used)
         self.details = {
             "measure": dropdown("Measure", [(m.title, m.name) for m in metrics_of("class")]),
             "classes": class_choice(self._classes),
@@ -70,21 +63,23 @@ class DiversityDashboard(RunWidget):
         right = widgets.VBox([self.network, *self.details.values()])
         controls = widgets.HBox([self.methods, right])
         figure = [self.status, self.page, self.output, self.table]
-        return [css(), self.what, controls, self.save, *figure]
+        super().__init__([css(), self.what, controls, self.save, *figure])
+        self.add_class("prism-tables")
 
     @property
     def value(self) -> dict[str, Any]:
         """The options of the figure, for `RUN_RESULTS`.
 
         Raises:
-            UsageError: The text names no classes, or there is no run.
+            UsageError: No method is chosen, or the text names no classes.
         """
-        known = self._classes
+        if not self.methods.value:
+            raise UsageError("choose at least one method")
         options = {"network": self.network.value, "methods": tuple(self.methods.value)}
         _, needed = FIGURES[self.what.value]
         options |= {name: self.details[name].value for name in needed}
         if "classes" in options:
-            options["classes"] = parse_class_selection(options["classes"], known)
+            options["classes"] = parse_class_selection(options["classes"], self._classes)
         return options
 
     def _draw(self) -> None:
@@ -93,17 +88,16 @@ class DiversityDashboard(RunWidget):
         for name, control in self.details.items():
             control.layout.display = None if name in needed else "none"
         slow = "kind" in needed and self.details["kind"].value == "umap"
-        self._report(f"Drawing … {_SLOW if slow else ''}")
+        wait = " (UMAP compiles itself when it is first used, which takes up to a minute)"
+        self.status.value = note_html(f"Drawing …{wait if slow else ''}")
         try:
-            if not self.methods.value:
-                raise UsageError("choose at least one method")
-            self._last = RUN_RESULTS[self.what.value](self._run, **self.value)
+            self._shown = RUN_RESULTS[self.what.value](self._run, **self.value)
         except PrismError as error:
-            self._last = Result(note=f"Not shown: {error}")
-        self._show(self._last)
+            self._shown = Result(note=f"Not shown: {error}")
+        self._show(self._shown)
 
     def _show(self, found: Result) -> None:
-        self._report(found.note)
+        self.status.value = note_html(found.note)
         self.save.disabled = found.figure is None
         labels = run_labels(self._run)
         self.table.value = table_html(found.table, labels) if len(found.table) else ""
@@ -119,22 +113,16 @@ class DiversityDashboard(RunWidget):
                 f'srcdoc="{html.escape(page, quote=True)}"></iframe>'
             )
             return
-        data = {_PLOTLY: found.figure.to_plotly_json(), "text/plain": self.what.value}
+        data = figure_bundle(found.figure, self.what.value)
         self.output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
     def _save(self) -> None:
-        if self._last.figure is None:
-            return
         try:
             name = figure_name(self.what.value, self.value)
-            path = save_figure(self._run, name, self._last.figure, self._last.table)
+            path = save_figure(self._run.path, name, self._shown.figure, self._shown.table)
+            self.status.value = note_html(f"✓ saved as {path}")
         except PrismError as error:
-            self._report(f"Not saved: {error}")
-            return
-        self.status.value = f"<p>✓ saved as <code>{html.escape(path)}</code></p>"
-
-    def _report(self, text: str) -> None:
-        self.status.value = f"<p>{html.escape(text)}</p>" if text else ""
+            self.status.value = note_html(f"Not saved: {error}")
 
 
 def figure_name(what: str, options: dict[str, Any]) -> str:

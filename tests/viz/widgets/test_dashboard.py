@@ -61,7 +61,7 @@ def test_images_are_on_a_page_of_their_own(dashboard: DiversityDashboard) -> Non
 
 def test_what_cannot_be_drawn_has_a_reason(dashboard: DiversityDashboard) -> None:
     dashboard.details["measure"].value = "density"
-    assert dashboard.status.value == "<p>Not shown: no &lt;density&gt;</p>"
+    assert dashboard.status.value == '<p class="prism-quiet">Not shown: no &lt;density&gt;</p>'
     assert dashboard.save.disabled
     assert dashboard.output.outputs == ()
     dashboard.details["measure"].value = "vendi"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,11 +15,10 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
-from prism_nb.viz.monitor import STAGE, RunState, RunTracker, log_path
+from prism_nb.viz import monitor as process
+from prism_nb.viz.monitor import STAGE, RunTracker, log_path
 from prism_nb.viz.widgets.run_monitor import RunMonitor, losses_html
 from tests.helpers.synthesis_run import begin_unit, finish_units, refresh_until, unit_names
-
-Launch = Callable[[Run], "subprocess.Popen[bytes]"]
 
 # A process that holds the stage, begins a unit, and ends as a driver does when interrupted.
 DRIVER = """
@@ -39,31 +38,21 @@ with run.locks.stage("synthesis"):
 
 
 @pytest.fixture
-def launch() -> Iterator[Launch]:
-    """A start of a stand-in for the synthesis, which ends with the test at the latest."""
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Processes that are started in place of the synthesis, and end with the test."""
     children: list[subprocess.Popen[bytes]] = []
 
     def start(run: Run) -> "subprocess.Popen[bytes]":
+        fileio.write_bytes(log_path(run), b"")
         command = [sys.executable, "-c", DRIVER, str(run.path), unit_names(run)[0]]
         children.append(subprocess.Popen(command))
         return children[-1]
 
-    yield start
+    monkeypatch.setattr(process, "start_stage", start)
+    yield children
     for child in children:
         child.kill()
         child.wait()
-
-
-def ending(code: int) -> Launch:
-    """A start of a process that ends at once, with a line in the log."""
-
-    def start(run: Run) -> "subprocess.Popen[bytes]":
-        fileio.write_bytes(log_path(run), b"error: stage <squeeze> is not complete\n")
-        child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
-        child.wait()
-        return child
-
-    return start
 
 
 def buttons(monitor: RunMonitor) -> tuple[str, bool, bool]:
@@ -71,16 +60,17 @@ def buttons(monitor: RunMonitor) -> tuple[str, bool, bool]:
     return monitor.start.description, not monitor.start.disabled, not monitor.stop.disabled
 
 
-def test_start_and_stop_from_any_monitor(run: Run, launch: Launch) -> None:
+@pytest.mark.usefixtures("children")
+def test_start_and_stop_from_any_monitor(run: Run) -> None:
     finish_units(run, 1)
-    monitor = RunMonitor(run, every=0, start=launch)
+    monitor = RunMonitor(run, every=0)
     assert buttons(monitor) == ("Resume", True, False)
     monitor.start.click()
     assert "Starting" in monitor.message.value
     assert buttons(monitor)[1:] == (False, False)
     refresh_until(monitor, "on this machine")
     assert buttons(monitor)[1:] == (False, True)
-    second = RunMonitor(run.path, every=0)
+    second = RunMonitor(run, every=0)
     second.stop.click()
     assert second.stop.disabled
     refresh_until(second, "Stopped. Finished units are kept")
@@ -88,9 +78,8 @@ def test_start_and_stop_from_any_monitor(run: Run, launch: Launch) -> None:
     assert buttons(monitor)[1:] == (True, False)
 
 
-def test_a_killed_driver_has_failed(run: Run, launch: Launch) -> None:
-    children = []
-    monitor = RunMonitor(run, every=0, start=lambda r: children.append(launch(r)) or children[0])
+def test_a_killed_driver_has_failed(run: Run, children: list["subprocess.Popen[bytes]"]) -> None:
+    monitor = RunMonitor(run, every=0)
     monitor.start.click()
     refresh_until(monitor, "on this machine")
     while "at work" not in monitor.numbers.value:
@@ -100,21 +89,26 @@ def test_a_killed_driver_has_failed(run: Run, launch: Launch) -> None:
     assert not monitor.start.disabled
 
 
-def test_a_failed_start_shows_the_last_line_of_the_log(run: Run) -> None:
-    monitor = RunMonitor(run, every=0, start=ending(1))
-    assert buttons(monitor) == ("Start", True, False)
-    monitor.start.click()
-    assert "ended with code 1: error: stage &lt;squeeze&gt; is" in monitor.message.value
-    assert not monitor.start.disabled
+def test_failed_starts_have_a_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(run: Run) -> "subprocess.Popen[bytes]":
+        fileio.write_bytes(log_path(run), b"error: stage <squeeze> is not complete\n\n")
+        child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+        child.wait()
+        return child
 
-
-def test_a_run_that_cannot_be_written_to(run: Run) -> None:
     def refuse(run: Run) -> "subprocess.Popen[bytes]":
-        raise PrismError("cannot start: Read-only file system")
+        raise OSError("Read-only file system")
 
-    monitor = RunMonitor(run, every=0, start=refuse)
-    monitor.start.click()
-    assert "Read-only file system" in monitor.message.value
+    monitor = RunMonitor(run, every=0)
+    assert buttons(monitor) == ("Start", True, False)
+    for start, reason in (
+        (end, "ended with code 1: error: stage &lt;squeeze&gt; is"),
+        (refuse, "Read-only file system"),
+    ):
+        monkeypatch.setattr(process, "start_stage", start)
+        monitor.start.click()
+        assert reason in monitor.message.value
+        assert not monitor.start.disabled
 
 
 def test_a_kernel_cannot_stop_itself_by_a_button(run: Run) -> None:
@@ -214,6 +208,7 @@ def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
 
 def test_previews_of_the_next_unit_follow(run: Run) -> None:
     first, second = (f"prism/images00{k}-00{k}_classes000-009" for k in (0, 1))
+    run.write_classes(open_dataset(run.settings).class_records())
     write_previews(run, first, 0)
     previews = RunMonitor(run, every=0).previews
     previews.unit.value = first
@@ -236,7 +231,7 @@ def test_without_previews_the_setting_is_named(run: Run) -> None:
 
 def test_curves_have_a_logarithmic_axis() -> None:
     losses = {"bn": [(0, 1.0), (50, 10.0), (100, 100.0)]}
-    (path,) = re.findall(r'polyline points="([^"]+)"', losses_html(RunState(1, 0, losses=losses)))
+    (path,) = re.findall(r'polyline points="([^"]+)"', losses_html("u", 0, losses))
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in path.split())
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
@@ -245,6 +240,6 @@ def test_curves_have_a_logarithmic_axis() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")])
 def test_no_value_breaks_the_curves(value: float) -> None:
-    state = RunState(1, 0, losses={"<b>": [(1, value), (2, 1.0)], "none": [(1, 0.0)]})
-    assert "&lt;b&gt;" in losses_html(state)
-    assert "nan," not in losses_html(state)
+    shown = losses_html("u", 0, {"<b>": [(1, value), (2, 1.0)], "none": [(1, 0.0)]})
+    assert "&lt;b&gt;" in shown
+    assert "nan," not in shown
