@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pandas as pd
 from pydantic import Field, model_validator
@@ -21,13 +21,11 @@ from prism_nb.core.config import (
     merge,
     read_preset,
     resolve_references,
-    short_hash,
 )
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import find_file, studies
-from prism_nb.core.recipe import Names, make_recipe
 from prism_nb.core.run import Run, check_name
-from prism_nb.core.settings import Settings
+from prism_nb.core.settings import FOLDER_NAME, Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.registry import open_dataset, with_dataset_hash
@@ -37,8 +35,8 @@ from prism_nb.execution.open_run import preflight
 from prism_nb.execution.process_pool import run_parallel
 
 Value = bool | int | float | str
+Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME.pattern}$")]
 BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
-Log = Callable[[str], None]
 
 # A search needs the students' accuracies alone.
 _SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
@@ -53,13 +51,9 @@ class Search(StrictModel):
     """
 
     settings: dict[str, Any] = Field({}, description="settings of the search's runs")
-    grid: dict[str, list[Value]] = Field(description="values of recipe settings, all combinations")
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if not self.grid or not all(self.grid.values()):
-            raise ValueError("grid: name at least one recipe setting, with at least one value")
-        return self
+    grid: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(
+        min_length=1, description="values of recipe settings, all combinations"
+    )
 
 
 class Scenario(StrictModel):
@@ -77,46 +71,33 @@ class Study(StrictModel):
     question: str = Field("", description="the question of the study, for the page")
     preset: str = Field(description="the preset that every run starts from")
     settings: dict[str, Any] = Field({}, description="settings of every run")
-    searches: dict[str, Search] = Field({}, description="searches by name")
-    scenarios: dict[str, Scenario] = Field(description="scenarios by name")
+    searches: dict[Name, Search] = Field({}, description="searches by name")
+    scenarios: dict[Name, Scenario] = Field(min_length=1, description="scenarios by name")
     replicates: int = Field(3, ge=1, le=1000, description="repetitions of each scenario")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.scenarios:
-            raise ValueError("scenarios: name at least one")
-        for name in [*self.searches, *self.scenarios]:
-            try:
-                check_name(name)
-            except UsageError as error:
-                raise ValueError(f"scenarios and searches name folders: {error}") from None
-        own = {"replicate": "the study counts replicates"}
-        self._refuse("settings", self.settings, own)
+        """Refuse searches that do not exist, and settings that would be ignored silently."""
+        places = {"settings": (self.settings, ["replicate"])}
         for name, scenario in self.scenarios.items():
-            if scenario.tuned_by is not None and scenario.tuned_by not in self.searches:
+            if scenario.tuned_by not in {None, *self.searches}:
                 raise ValueError(
                     f"scenarios.{name}.tuned_by: {scenario.tuned_by!r} is no search; "
-                    f"{suggest(scenario.tuned_by, self.searches)}"
+                    f"{suggest(scenario.tuned_by or '', self.searches)}"
                 )
-            tuned = {"recipes": "the search does not use them; put them into the study's settings"}
-            refused = own | (tuned if scenario.tuned_by else {})
-            self._refuse(f"scenarios.{name}.settings", scenario.settings, refused)
-        searched = own | {
-            "eval_split": "a search scores on part of the training images",
-            "methods": "a search is for the methods of the scenarios that it tunes",
-        }
+            ignored = ["replicate", "recipes"] if scenario.tuned_by else ["replicate"]
+            places[f"scenarios.{name}.settings"] = (scenario.settings, ignored)
         for name, search in self.searches.items():
-            self._refuse(f"searches.{name}.settings", search.settings, searched)
-            if all(scenario.tuned_by != name for scenario in self.scenarios.values()):
-                raise ValueError(f"searches.{name}: no scenario is tuned_by it")
+            ignored = ["replicate", "eval_split", "methods"]
+            places[f"searches.{name}.settings"] = (search.settings, ignored)
+        for place, (settings, ignored) in places.items():
+            for name in ignored:
+                if name in settings:
+                    raise ValueError(
+                        f"{place}: {name} would be ignored there; leave it out, or set it for the "
+                        "whole study"
+                    )
         return self
-
-    @staticmethod
-    def _refuse(where: str, settings: Mapping[str, Any], refused: Mapping[str, str]) -> None:
-        """Refuse settings that would be ignored silently, for the reason given."""
-        for name in settings:
-            if name in refused:
-                raise ValueError(f"{where}: leave out {name}; {refused[name]}")
 
 
 def load_study(study: str) -> Study:
@@ -126,19 +107,13 @@ def load_study(study: str) -> Study:
         UsageError: No such study, or anything unknown, mistyped or contradictory in it.
     """
     path = find_file(studies(), study)
-    values = read_mapping(path, where=f"study {path}")
-    preset = values.get("preset")
-    if isinstance(preset, str) and Path(preset).suffix in {".yaml", ".yml"}:
-        values["preset"] = str(path.parent / preset)
-    groups = [part for kind in ("scenarios", "searches") for part in _parts(values.get(kind))]
-    for part in (values, *groups):  # recipe files are relative to the study's
-        if isinstance(part, dict) and isinstance(part.get("settings"), dict):
-            part["settings"] = resolve_references(part["settings"], path.parent)
-    return Study.parse(values, where=f"study {path}")
-
-
-def _parts(group: object) -> list[Any]:
-    return list(group.values()) if isinstance(group, dict) else []
+    where, folder = f"study {path}", path.parent
+    values = Study.parse(read_mapping(path, where=where), where=where).plain()
+    if Path(values["preset"]).suffix in {".yaml", ".yml"}:
+        values["preset"] = str(folder / values["preset"])
+    for part in (values, *values["scenarios"].values(), *values["searches"].values()):
+        part["settings"] = resolve_references(part["settings"], folder)
+    return Study.parse(values, where=where)
 
 
 @dataclass(frozen=True)
@@ -155,16 +130,11 @@ def search_runs(study: Study) -> dict[tuple[str, str], StudyRun]:
 
     A run's methods are the method with each combination of the grid; see `grid_points`.
     """
-    runs = {
+    return {
         (name, method): _search_run(study, name, method)
         for name in study.searches
         for method in _searched_methods(study, name)
     }
-    names = [run.name for run in runs.values()]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two searches would share the folder {name}; rename one of them")
-    return runs
 
 
 def grid_points(study: Study, search: str, method: str) -> dict[str, dict[str, Value]]:
@@ -181,73 +151,61 @@ def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], S
         study: The study.
         choice: Results of the searches; other methods use their recipe unchanged.
     """
-    values = {
-        name: _values(study, scenario.settings, where=f"scenario {name}")
-        for name, scenario in study.scenarios.items()
-    }
-    methods = dict.fromkeys(method for each in values.values() for method in each["methods"])
+    shared = {name: _scenario_settings(study, name) for name in study.scenarios}
+    methods = {method for settings in shared.values() for method in settings.methods}
     for method in study.settings.get("recipes", {}):
         if method not in methods:
             raise UsageError(
                 f"settings.recipes: no scenario runs {method!r}; {suggest(method, methods)}"
             )
-    return {
-        (name, replicate): _scenario_run(study, name, values[name], replicate, choice)
-        for replicate in range(study.replicates)
-        for name in study.scenarios
-    }
+    runs = {}
+    for replicate in range(study.replicates):
+        for name, settings in shared.items():
+            search = study.scenarios[name].tuned_by or ""
+            tuned = {m: choice[search, m] for m in settings.methods if (search, m) in choice}
+            recipes = merge(settings.recipes, tuned)
+            own = {**settings.plain(), "replicate": replicate, "recipes": recipes}
+            own_settings = build_settings(own, where=f"scenario {name}")
+            runs[name, replicate] = StudyRun(f"{name}-{replicate}", own_settings, _ALL_STAGES)
+    return runs
 
 
-def _scenario_run(
-    study: Study, name: str, values: dict[str, Any], replicate: int, choice: BestSettings
-) -> StudyRun:
-    search, recipes = study.scenarios[name].tuned_by, {}
-    for method in values["methods"]:
-        recipe = values.get("recipes", {}).get(method, {})
-        tuned = choice.get((search, method), {}) if search is not None else {}
-        if recipe or tuned or method in values.get("recipes", {}):
-            recipes[method] = {**recipe, **tuned}
-    chosen = {**values, "replicate": replicate, "recipes": recipes}
-    settings = with_dataset_hash(build_settings(chosen, where=f"scenario {name}"))
-    return StudyRun(f"{name}-{replicate}", settings, _ALL_STAGES)
-
-
-def _search_run(study: Study, search: str, method: str) -> StudyRun:
-    where = f"search {search}, method {method}"
-    values = _values(study, study.searches[search].settings, where=where)
-    own = values.get("recipes", {}).get(method, {})
-    base = {} if "base" in own or "title" in own else {"base": method}
-    points = grid_points(study, search, method)
-    recipes = {name: {**base, **own, **point, "title": name} for name, point in points.items()}
-    chosen = {**values, "methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
-    settings = with_dataset_hash(build_settings(chosen, where=where))
-    return StudyRun(f"search-{search}-{method}", settings, _SEARCH_STAGES)
+def _scenario_settings(study: Study, name: str) -> Settings:
+    return _settings(study, study.scenarios[name].settings, where=f"scenario {name}")
 
 
 def _searched_methods(study: Study, search: str) -> list[str]:
     """Return the methods of a search's scenarios that optimize images."""
     methods: dict[str, None] = {}
-    for scenario in study.scenarios.values():
+    for name, scenario in study.scenarios.items():
         if scenario.tuned_by == search:
-            values = _values(study, scenario.settings, where=f"search {search}")
-            recipes, shared = values.get("recipes", {}), values.get("recipe", {})
-            for method in values["methods"]:
-                if make_recipe(method, recipes.get(method, {}), shared).image_source == "optimized":
+            settings = _scenario_settings(study, name)
+            for method in settings.methods:
+                if settings.recipe_of(method).image_source == "optimized":
                     methods[method] = None
     return list(methods)
 
 
-class _Methods(StrictModel):
-    methods: Names = ("prism",)
-    recipe: dict[str, Any] = Field({})
-    recipes: dict[str, dict[str, Any]] = Field({})
+def _search_run(study: Study, search: str, method: str) -> StudyRun:
+    where = f"search {search}, method {method}"
+    changes = {**study.searches[search].settings, "methods": [method]}
+    settings = _settings(study, changes, where=where)
+    own = settings.recipes.get(method, {})
+    base = {} if "base" in own or "title" in own else {"base": method}
+    points = grid_points(study, search, method)
+    recipes = {name: {**base, **own, **point, "title": name} for name, point in points.items()}
+    searched = {"methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
+    chosen = build_settings({**settings.plain(), **searched}, where=where)
+    return StudyRun(f"search-{search}-{method}", chosen, _SEARCH_STAGES)
 
 
-def _values(study: Study, settings: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """Return the study's settings with others applied, those of the methods checked."""
-    values = merge(merge(read_preset(study.preset), study.settings), settings)
-    known = {name: value for name, value in values.items() if name in _Methods.model_fields}
-    return {**values, "methods": list(_Methods.parse(known, where=where).methods)}
+def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
+    """Return the study's settings with others applied, without recipes of methods not run."""
+    values = merge(merge(read_preset(study.preset), study.settings), changes)
+    methods, recipes = values.get("methods"), values.get("recipes")
+    if isinstance(methods, list) and isinstance(recipes, dict):
+        values["recipes"] = {m: recipe for m, recipe in recipes.items() if m in methods}
+    return with_dataset_hash(build_settings(values, where=where))
 
 
 @dataclass(frozen=True)
@@ -272,14 +230,13 @@ class StudyFolder:
 
         Args:
             study: A study's name or file.
-            runs_dir: Folder of the runs; `default_runs_dir` where None.
-            name: Name of the study's folder in it; the study's own where None.
+            runs_dir: Folder of the study's folder; `default_runs_dir` where None.
+            name: Name of the study's folder; the study's own where None.
 
         Raises:
             UsageError: The study is wrong, or the folder holds results of another one.
         """
-        loaded = load_study(study)
-        name = Path(study).stem if name is None else name
+        loaded, name = load_study(study), name or Path(study).stem
         check_name(name)
         runs = Path(runs_dir).absolute() if runs_dir else default_runs_dir()
         folder = cls(runs / name, loaded, study)
@@ -328,10 +285,10 @@ class StudyFolder:
     def is_done(self, study_run: StudyRun) -> bool:
         """Return whether every unit of a run has its files; they are not hashed."""
         run = self.run(study_run)
-        if not (run.path / "config.yaml").is_file():
-            return False
-        return not any(
-            pipeline.plan(run, stage, verify_hashes=False).missing for stage in study_run.stages
+        return all(
+            run.units.is_done(unit, verify_hashes=False)
+            for stage in study_run.stages
+            for unit in pipeline.stage_units(run, stage)
         )
 
     def record(self) -> None:
@@ -365,7 +322,7 @@ def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def execute_study(folder: StudyFolder, *, workers: int, log: Log) -> None:
+def execute_study(folder: StudyFolder, *, workers: int, log: Callable[[str], None]) -> None:
     """Do what is left of a study. Call it again after any interruption.
 
     Networks are trained first, once for all runs that share them; then come the searches, then
@@ -446,7 +403,11 @@ def _execute_run(folder: Path, study_run: StudyRun) -> float:
 
 
 def _execute_runs(
-    folder: StudyFolder, title: str, runs: Sequence[StudyRun], workers: int, log: Log
+    folder: StudyFolder,
+    title: str,
+    runs: Sequence[StudyRun],
+    workers: int,
+    log: Callable[[str], None],
 ) -> None:
     """Execute those of some runs that are not done, the longest first."""
     left = [each for each in runs if not folder.is_done(each)]
@@ -466,7 +427,7 @@ def _squeeze_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:
     Other runs copy networks that a run in the same folder has trained in the same way.
     """
     distinct = {
-        short_hash([unit.fingerprint for unit in network_units(each.settings)]): each
+        tuple(unit.fingerprint for unit in network_units(each.settings)): each
         for each in reversed(runs)
     }
     return [StudyRun(each.name, each.settings, ("squeeze",)) for each in distinct.values()]
