@@ -1,7 +1,6 @@
 """Diversity and fidelity metrics: their functions, and the table `METRICS` at the end.
 
-To add a metric, write its function and a line in the table: the stage records it, and tables,
-figures and the report show it.
+The stage records every row of the table; tables, figures and the report show it.
 
 `features` are penultimate features (inputs of a network's last linear layer) of the n images of
 one class [n, d]; `real` are those of real images [m, d]; `logits` are a network's [n, classes], or
@@ -101,21 +100,17 @@ def normalize_rows(features: Tensor) -> Tensor:
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return Euclidean distances between rows [n, d] and [m, d] as float64 [n, m].
-
-    Differences are taken first, so that equal rows lie at distance 0 exactly.
-    """
-    mode = "donot_use_mm_for_euclid_dist"
+    """Return Euclidean distances of rows [n, d] and [m, d], float64 [n, m]; 0 of equal rows."""
+    mode = "donot_use_mm_for_euclid_dist"  # differences first, not scalar products
     return torch.cdist(a.double(), b.double(), compute_mode=mode)
 
 
 def intra_class_cosine(features: Tensor) -> float:
-    """Return the mean pairwise cosine similarity of a class; lower is more diverse.
+    """Return the mean pairwise cosine similarity of a class; NaN under two images.
 
-        2 / (n (n - 1)) * sum over i < j of z_i . z_j
+        2 / (n (n - 1)) * sum over i < j of z_i . z_j   (PRISM, arXiv 2511.09905)
 
-    (PRISM, arXiv 2511.09905, evaluation.) In [-1/(n-1), 1]; at least 0 for features that are
-    never negative, such as those after a ReLU. NaN under two images.
+    In [-1/(n-1), 1]; at least 0 for features after a ReLU.
     """
     z, n = normalize_rows(features), len(features)
     if n < 2:
@@ -125,12 +120,11 @@ def intra_class_cosine(features: Tensor) -> float:
 
 
 def centroid_cosine(features: Tensor) -> float:
-    """Return the mean cosine similarity to the class's centroid; lower is more diverse.
+    """Return the mean cosine similarity to the class's centroid; NaN under two images.
 
-        1 / n * sum of z_i . c / |c|,  c = 1 / n * sum of z_i
+        1 / n * sum of z_i . c / |c| = |c|,  c = 1 / n * sum of z_i   (DELT, arXiv 2411.19946)
 
-    which is |c|. (DELT, arXiv 2411.19946; it exceeds the pairwise mean.) In [0, 1]; NaN under two
-    images.
+    In [0, 1], and above the pairwise mean.
     """
     if len(features) < 2:
         return UNDEFINED
@@ -138,12 +132,12 @@ def centroid_cosine(features: Tensor) -> float:
 
 
 def vendi_score(features: Tensor) -> float:
-    """Return the effective number of different images of a class; higher is more diverse.
+    """Return the effective number of different images of a class; NaN under two images.
 
         exp(-sum of e log e),  e the eigenvalues of Z Z^T / n,  0 log 0 = 0
 
     (Friedman and Dieng, arXiv 2210.02410, with the cosine kernel.) In [1, n]: 1 for equal
-    directions, n for orthogonal ones. NaN under two images.
+    directions, n for orthogonal ones.
     """
     z, n = normalize_rows(features), len(features)
     if n < 2 or not torch.isfinite(z).all():
@@ -155,12 +149,11 @@ def vendi_score(features: Tensor) -> float:
 
 
 def mean_distance_to_centroid(features: Tensor) -> float:
-    """Return the mean distance of a class's features to their mean; 0 is collapse.
+    """Return the mean distance of a class's features to their mean; NaN under two images.
 
         1 / n * sum of |f_i - 1 / n * sum of f_j|
 
-    At least 0, in the network's own unit: compare it with that of as many real images. NaN under
-    two images.
+    At least 0, where 0 is collapse, in the network's own unit.
     """
     if len(features) < 2:
         return UNDEFINED
@@ -173,8 +166,7 @@ def nearest_in_class(features: Tensor) -> float:
 
         1 / n * sum over i of min over j != i of |z_i - z_j|
 
-    In [0, 2]; higher is more diverse, 0 means that every image has a duplicate. NaN under two
-    images.
+    In [0, 2]; 0 means that every image has a duplicate. NaN under two images.
     """
     if len(features) < 2:
         return UNDEFINED
@@ -183,19 +175,15 @@ def nearest_in_class(features: Tensor) -> float:
 
 
 def nearest_real(features: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's distance to its nearest real image, and which one that is.
+    """Return each image's distance to its nearest real image, and the row of that.
 
         min over j of |z_i - y_j|,  y the normalized features of real images
 
-    A distance near 0 reveals a copy.
-
-    Returns:
-        Distances in [0, 2], float64 [n], NaN for an image without z, and for all where m is 0 or
-        a real image has no z. Rows of `real`, int64 [n]; meaningless where the distance is NaN.
+    Distances in [0, 2], float64 [n], NaN for an image without z, and for all where m is 0 or a real
+    image has no z; rows, int64 [n], meaningless where the distance is NaN.
     """
-    n = len(features)
     if not len(real):
-        return torch.full((n,), UNDEFINED, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
+        real = torch.full_like(features[:1], UNDEFINED)
     nearest = distances(normalize_rows(features), normalize_rows(real)).min(1)
     return nearest.values, nearest.indices
 
@@ -207,10 +195,7 @@ _TOLERANCE = 1e-5
 
 
 def neighbour_radii(real: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """Return each real image's distance to its k-th nearest neighbour, itself not counted.
-
-    float64 [m]; NaN throughout for m <= k.
-    """
+    """Return each real image's distance to its k-th nearest other, float64 [m]; NaN for m <= k."""
     if len(real) <= k:
         return torch.full((len(real),), UNDEFINED, dtype=torch.float64)
     # The image itself is the nearest of all.
@@ -227,14 +212,8 @@ def density_coverage(
 
     (Naeem et al., ICML 2020, arXiv 2002.09797, with the strict inequality of their program.)
     Density is at least 0, about 1 for other real images, and rises with fidelity. Coverage is in
-    [0, 1] and rises with diversity, and also with n, so compare equal n.
-    Both are NaN where a distance or radius is not finite.
-
-    Args:
-        features: Features of one class's images [n, d].
-        real: Features of the class's real images [m, d].
-        radii: Result of `neighbour_radii` for `real` and `k`.
-        k: The neighbour that the radii reach to.
+    [0, 1] and rises with diversity, and also with n. Both are NaN where a distance or one of the
+    `radii`, the result of `neighbour_radii` for `real` and `k`, is not finite.
     """
     apart = distances(features, real)
     if not apart.numel() or not torch.isfinite(apart).all() or not torch.isfinite(radii).all():
@@ -253,8 +232,8 @@ def kid(a: Tensor, b: Tensor) -> float:
         - 2 mean over i, j of k(a_i, b_j),  k(x, y) = (x . y / d + 1)^3
 
     (Binkowski et al., ICLR 2018, arXiv 1801.01401.) About 0 for sets of one distribution, more
-    for others, in the network's own unit. Unlike FID its expectation does not depend on the
-    number of images; for the same reason it may fall below 0. NaN under two images in a set.
+    for others, in the network's own unit; its expectation does not depend on the number of images,
+    so it may fall below 0. NaN under two images in a set.
     """
     n, m = len(a), len(b)
     if n < 2 or m < 2:
@@ -288,17 +267,14 @@ def confidence(logits: Tensor, label: int) -> Tensor:
     return _where_finite(logits.double().softmax(1)[:, label], logits)
 
 
-def all_agree(logits: Tensor) -> Tensor:
-    """Return for each image whether all networks have the same top-1: 1 or 0, float64 [n]."""
-    top1 = logits.argmax(-1)
-    return _of_pool((top1 == top1[0]).all(0).double(), logits)
-
-
 def pairs_agree(logits: Tensor) -> Tensor:
     """Return for each image the share of pairs of networks with the same top-1, float64 [n]."""
-    top1 = logits.argmax(-1)
-    same = [(top1[a] == top1[b]).double() for a, b in _pairs(logits)]
-    return _of_pool(torch.stack(same).mean(0), logits)
+    return _over_pairs(logits, lambda a, b: (a.argmax(-1) == b.argmax(-1)).double())
+
+
+def all_agree(logits: Tensor) -> Tensor:
+    """Return for each image whether all networks have the same top-1: 1 or 0, float64 [n]."""
+    return pairs_agree(logits).floor()
 
 
 def js_divergence(logits: Tensor) -> Tensor:
@@ -308,29 +284,33 @@ def js_divergence(logits: Tensor) -> Tensor:
 
     (Lin, IEEE Transactions on Information Theory 37, 1991.) In [0, log 2] nats, float64 [n].
     """
-    p = logits.double().softmax(-1)
-    apart = [_entropy((p[a] + p[b]) / 2) - _entropy(p[[a, b]]).mean(0) for a, b in _pairs(logits)]
     # Rounding may leave equal networks a hair below 0.
-    return _of_pool(torch.stack(apart).mean(0).clamp(min=0), logits)
+    return _over_pairs(logits, _divergence).clamp(min=0)
 
 
-def _pairs(logits: Tensor) -> list[tuple[int, int]]:
-    """Return all pairs of networks; of one network the pair with itself, which is left out."""
-    return list(combinations(range(len(logits)), 2)) or [(0, 0)]
+def _divergence(a: Tensor, b: Tensor) -> Tensor:
+    p, q = a.double().softmax(-1), b.double().softmax(-1)
+    return _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
 
 
 def _entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1)
 
 
-def _of_pool(values: Tensor, logits: Tensor) -> Tensor:
-    """Return values per image [n], NaN for one network or logits that are not finite."""
-    defined = logits.isfinite().all(-1).all(0) & (len(logits) > 1)
-    return values.where(defined, UNDEFINED)
+def _over_pairs(logits: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return a comparison of two networks per image, mean over their pairs [n]."""
+    pairs = [compare(a, b) for a, b in combinations(logits, 2)]
+    if not pairs:
+        return torch.full(logits.shape[1:2], UNDEFINED, dtype=torch.float64)
+    return _where_finite(torch.stack(pairs).mean(0), logits.movedim(0, -1).flatten(1))
 
 
 def _where_finite(values: Tensor, logits: Tensor) -> Tensor:
     return values.where(logits.isfinite().all(-1), UNDEFINED)
+
+
+def _of_features(function: Callable[[Tensor], float]) -> Callable[[ClassOutputs], float]:
+    return lambda outputs: function(outputs.features)
 
 
 _TWO = "2 images per class"
@@ -340,28 +320,14 @@ _SETS = "2 images, and 2 real training images besides the reference"
 _POOL = "2 teachers in the pool"
 
 _TABLE = (
-    Metric("cosine", "intra-class cosine", lambda c: intra_class_cosine(c.features), "↓", _TWO),
+    Metric("cosine", "intra-class cosine", _of_features(intra_class_cosine), "↓", _TWO),
+    Metric("centroid_cosine", "cosine to centroid", _of_features(centroid_cosine), "↓", _TWO),
+    Metric("vendi", "Vendi score", _of_features(vendi_score), "↑", _TWO),
     Metric(
-        "centroid_cosine", "cosine to centroid", lambda c: centroid_cosine(c.features), "↓", _TWO
+        "vendi_per_image", "Vendi / n", _of_features(lambda f: vendi_score(f) / len(f)), "↑", _TWO
     ),
-    Metric("vendi", "Vendi score", lambda c: vendi_score(c.features), "↑", _TWO),
-    Metric(
-        "vendi_per_image",
-        "Vendi / n",
-        lambda c: vendi_score(c.features) / len(c.features),
-        "↑",
-        _TWO,
-    ),
-    Metric(
-        "radius",
-        "radius",
-        lambda c: mean_distance_to_centroid(c.features),
-        needs=_TWO,
-        relative=True,
-    ),
-    Metric(
-        "nearest_in_class", "nearest in class", lambda c: nearest_in_class(c.features), "↑", _TWO
-    ),
+    Metric("radius", "radius", _of_features(mean_distance_to_centroid), "", _TWO, relative=True),
+    Metric("nearest_in_class", "nearest in class", _of_features(nearest_in_class), "↑", _TWO),
     Metric("density", "density", lambda c: c.density_coverage[0], "", _REAL),
     Metric("coverage", "coverage", lambda c: c.density_coverage[1], "↑", _REAL),
     Metric("nearest_real", "nearest training image", lambda c: c.nearest, "", _ONE_REAL),

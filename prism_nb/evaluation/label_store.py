@@ -27,12 +27,11 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class EpochLabels:
-    """Augmentation parameters and labels of one epoch.
+    """Augmentation parameters of one epoch's views, one per image, and their labels.
 
     Attributes:
-        params: One view per image.
-        logits: Soft label logits of the views [N, classes]; None where the true classes are the
-            labels.
+        params: The parameters.
+        logits: Soft label logits [N, classes]; None where the true classes are the labels.
     """
 
     params: BatchAugParams
@@ -44,10 +43,6 @@ class LabelStore:
 
     Each file carries a hash of its tensors and of what they depend on (settings, networks, images,
     class order), so that labels of anything else are never read.
-
-    Args:
-        run: The run.
-        method: The method.
     """
 
     def __init__(self, run: Run, method: str) -> None:
@@ -68,8 +63,8 @@ class LabelStore:
         Args:
             epoch: The epoch.
             params: Its augmentation parameters.
-            labels: Blocks of rows, int64 [n], and their logits [n, classes], which together have
-                every image once; each block is encoded before the next is taken.
+            labels: Rows, int64 [n], and their logits [n, classes], block by block; together they
+                have every image once.
         """
         label = self._run.settings.label
         tensors = {name: value.cpu().contiguous() for name, value in params.to_tensors().items()}
@@ -93,49 +88,32 @@ class LabelStore:
             return False
         return True
 
-    def load(self, epoch: int, device: torch.device, *, count: int) -> EpochLabels:
+    def load(self, epoch: int, device: torch.device) -> EpochLabels:
         """Read an epoch's labels onto a device.
-
-        Args:
-            epoch: The epoch.
-            device: The device.
-            count: Number of images that the file must have labels of.
 
         Raises:
             PrismError: The file is missing or damaged, or made from something else.
         """
         tensors = {name: value.to(device) for name, value in self._read(epoch).items()}
-        params = BatchAugParams.from_tensors(tensors)
-        if len(params.crop) != count:
-            raise self._error(epoch, f"are of {len(params.crop)} images, not of {count}")
-        return EpochLabels(params, decode(tensors, self._classes))
+        return EpochLabels(BatchAugParams.from_tensors(tensors), decode(tensors, self._classes))
 
     def _read(self, epoch: int) -> dict[str, Tensor]:
-        """Return the tensors of an epoch's file, on the CPU.
-
-        Raises:
-            PrismError: The file is missing or damaged, or made from something else.
-        """
+        path, problem = self._run.file(label_path(self._method, epoch)), ""
         try:
-            with safe_open(self._run.file(label_path(self._method, epoch)), framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 fingerprint, _, checksum = (file.metadata() or {}).get(_FORMAT, "").partition(" ")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if fingerprint != self._fingerprint:
+                problem = "were made from other images, networks, settings or another class order"
+            elif checksum != hash_tensors(tensors):
+                problem = "are damaged"
         except (OSError, SafetensorError) as error:
-            raise self._error(epoch, f"cannot be read: {error}") from None
-        if fingerprint != self._fingerprint:
-            raise self._error(
-                epoch, "were made from other images, networks, settings or another class order"
-            )
-        if checksum != hash_tensors(tensors):
-            raise self._error(epoch, "are damaged")
+            problem = f"cannot be read: {error}"
+        if problem:
+            raise PrismError(f"labels {path} {problem}; run the relabel stage again")
         return tensors
 
-    def _error(self, epoch: int, problem: str) -> PrismError:
-        path = self._run.file(label_path(self._method, epoch))
-        return PrismError(f"labels {path} {problem}; run the relabel stage again")
 
-
-_FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
 _INT8_STEPS = 254  # symmetric
 
 
@@ -149,21 +127,15 @@ def encode(logits: Tensor, kind: str, *, top_k: int) -> dict[str, Tensor]:
             over the other classes).
         top_k: Number of logits that `top_k` stores, at most C.
     """
-    if kind in _FLOATS:
-        return {"logits": logits.to(_FLOATS[kind])}
-    return _int8(logits.float()) if kind == "int8" else _top_k(logits.float(), top_k)
+    if kind == "int8":
+        return _int8(logits.float())
+    if kind == "top_k":
+        return _top_k(logits.float(), top_k)
+    return {"logits": logits.to({"fp32": torch.float32, "fp16": torch.float16}[kind])}
 
 
 def decode(tensors: dict[str, Tensor], classes: int) -> Tensor:
-    """Invert `encode` up to its loss; other tensors are ignored.
-
-    Args:
-        tensors: Result of `encode`.
-        classes: Number of classes, C.
-
-    Returns:
-        Logits [N, C], float32, or float16 where they were stored so.
-    """
+    """Return logits [N, classes] from the result of `encode`, float32, or float16 if stored so."""
     if "levels" in tensors:
         return tensors["middle"][:, None] + tensors["levels"].float() * tensors["step"][:, None]
     if "top" in tensors:

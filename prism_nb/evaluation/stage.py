@@ -24,9 +24,11 @@ from prism_nb.models.checkpoint import Checkpoint
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Train one student from one seed on one method's images, and write its scores."""
     settings, folder = run.settings, unit.params["folder"]
-    device = choose_device(settings.device)
-    start = time.monotonic()
-    checkpoint = Checkpoint(run.file(f"{folder}/student.checkpoint"), _fingerprint(run, unit))
+    device, start = choose_device(settings.device), time.monotonic()
+    # What decides a training: settings, images, labels, device, versions.
+    versions = [torch.__version__, torchvision.__version__, timm.__version__]
+    decided_by = [unit.fingerprint, run.units.inputs_hash(unit.inputs), device.type, versions]
+    checkpoint = Checkpoint(run.file(f"{folder}/student.checkpoint"), short_hash(decided_by))
     student, rows, result = train_student(
         unit.params["student"],
         open_dataset(settings),
@@ -60,13 +62,6 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         fileio.write_bytes(run.file(f"{folder}/{name}"), content)
     run.units.finish(unit, paths=[f"{folder}/{name}" for name in contents], record=summary)
     checkpoint.clear()
-
-
-def _fingerprint(run: Run, unit: Unit) -> str:
-    """Return a hash of what decides a training: settings, images, labels, device, versions."""
-    device = choose_device(run.settings.device).type
-    versions = [torch.__version__, torchvision.__version__, timm.__version__]
-    return short_hash([unit.fingerprint, run.units.inputs_hash(unit.inputs), device, versions])
 
 
 def student_table(run: Run) -> pd.DataFrame:

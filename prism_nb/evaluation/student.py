@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from prism_nb.core.device import half_precision, seeded, tf32_mode
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.core.settings import REFERENCE, Settings, Student
+from prism_nb.core.settings import REFERENCE, Student
 from prism_nb.core.unit_plan import is_hard, is_plain
 from prism_nb.data.augment import (
-    BatchAugParams,
     ImageSet,
     epoch_params,
     identity_params,
@@ -40,13 +40,7 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class StudentData:
-    """Training data of a student, on its device.
-
-    Attributes:
-        images: The images, N of them.
-        classes: Their classes, int64 [N].
-        labels_of: Function from an epoch to its views and labels.
-    """
+    """Images of a student, N of them, and their classes, int64 [N]; views and labels by epoch."""
 
     images: ImageSet
     classes: Tensor
@@ -74,7 +68,7 @@ def train_student(
         epochs: Passes over the images.
         seed: Seed of the weights and of the order of images.
         on_epoch: Called after each epoch with `step`, `steps` and `losses` by name.
-        checkpoint: File to save and resume the training; None: no checkpoints.
+        checkpoint: File to save and resume the training.
 
     Returns:
         The student in evaluation mode; a row per evaluation, with epoch (from 1), lr, mean
@@ -103,11 +97,7 @@ def train_student(
 
 
 def train_epoch(
-    trainer: Trainer,
-    images: ImageSet,
-    classes: Tensor,
-    labels: EpochLabels,
-    config: Student,
+    trainer: Trainer, images: ImageSet, classes: Tensor, labels: EpochLabels, config: Student
 ) -> float:
     """Train a student for one epoch, in a random order, and return the mean loss."""
     trainer.network.train()
@@ -118,42 +108,26 @@ def train_epoch(
         view = render(images, labels.params, rows)
         with half_precision(config.precision, classes.device):
             logits = trainer.network(view)
-        loss = _loss(logits.float(), labels, rows, classes, config, view.shape[-1])
+        logits = logits.float()
+        if labels.logits is None:
+            params = labels.params.select(rows)
+            other, fraction = classes[params.mix_index.long()], params.mix_fraction(view.shape[-1])
+            loss = cutmix_cross_entropy(logits, classes[rows], other, fraction)
+        elif config.loss == "kl":
+            soft = labels.logits[rows].float()
+            loss = kd_kl_loss(logits, soft, temperature=config.temperature)
+        else:
+            soft = labels.logits[rows].float()
+            loss = mse_gt_loss(logits, soft, classes[rows], ce_weight=config.ce_weight)
         trainer.step(loss)
         total += loss.detach()
     return total.item() / len(steps)
 
 
-def _loss(
-    logits: Tensor,
-    labels: EpochLabels,
-    rows: Tensor,
-    classes: Tensor,
-    config: Student,
-    size: int,
-) -> Tensor:
-    if labels.logits is None:
-        params = labels.params.select(rows)
-        other = classes[params.mix_index.long()]
-        return cutmix_cross_entropy(logits, classes[rows], other, params.mix_fraction(size))
-    soft = labels.logits[rows].float()
-    if config.loss == "kl":
-        return kd_kl_loss(logits, soft, temperature=config.temperature)
-    return mse_gt_loss(logits, soft, classes[rows], ce_weight=config.ce_weight)
-
-
 def student_trainer(
     name: str, dataset: ImageDataset, config: Student, device: torch.device, *, epochs: int
 ) -> Trainer:
-    """Build a student; its weights come from torch's global generators.
-
-    Args:
-        name: An architecture of `build_network`.
-        dataset: Gives the classes and the image size.
-        config: The training settings.
-        device: The device to train on.
-        epochs: Passes over the images, which the learning-rate schedule spans.
-    """
+    """Build a student, whose weights come from torch's global generators, as `train_student`."""
     network = build_network(name, classes=len(dataset.classes), image_size=dataset.image_size)
     network = network.to(device).to(memory_format=torch.channels_last)
     optimizer = new_optimizer(
@@ -163,9 +137,7 @@ def student_trainer(
         weight_decay=config.weight_decay,
         decay_vectors=False,
     )
-    scheduler = LambdaLR(
-        optimizer, lambda epoch: learning_rate_factor(config.schedule, epoch, epochs)
-    )
+    scheduler = LambdaLR(optimizer, lambda e: learning_rate_factor(config.schedule, e, epochs))
     return Trainer(network, optimizer, scheduler, ema=config.ema)
 
 
@@ -175,7 +147,7 @@ def load_student_data(run: Run, method: str, variant: str, device: torch.device)
     Args:
         run: The run.
         method: The method, or `REFERENCE`.
-        variant: One of `EVAL_VARIANTS`.
+        variant: One of `EVAL_VARIANTS`, which decides views and labels.
         device: The device to train on.
     """
     dataset = open_dataset(run.settings)
@@ -192,50 +164,35 @@ def load_student_data(run: Run, method: str, variant: str, device: torch.device)
 def _epoch_labels(
     run: Run, method: str, variant: str, images: DeviceImages | StreamedImages
 ) -> Callable[[int], EpochLabels]:
-    """Return the function from an epoch to its views and labels."""
     settings, no_aug = run.settings, is_plain(variant)
+    hard = is_hard(settings, variant)
+    stored = settings.labels == "stored" and not (hard or no_aug)
+    store = LabelStore(run, method) if stored else None
+    labeler = None if hard or stored else load_labeler(run)
 
-    def params_of(epoch: int) -> BatchAugParams:
+    def labels_of(epoch: int) -> EpochLabels:
+        if settings.student.cycle_labels:
+            epoch %= settings.label.epochs
+        if store:
+            return store.load(epoch, images.device)
         if no_aug:
-            return identity_params(len(images), images.size, images.device)
-        return epoch_params(settings, len(images), _label_epoch(settings, epoch), images.device)
+            params = identity_params(len(images), images.size, images.device)
+        else:
+            params = epoch_params(settings, len(images), epoch, images.device)
+        return EpochLabels(params, labeler(images, params) if labeler else None)
 
-    if is_hard(settings, variant):
-        return lambda epoch: EpochLabels(params_of(epoch), None)
     if no_aug:
-        params = params_of(0)
-        same = EpochLabels(params, load_labeler(run)(images, params))
+        same = labels_of(0)
         return lambda epoch: same
-    if settings.labels == "stored":
-        store = LabelStore(run, method)
-        return lambda epoch: store.load(
-            _label_epoch(settings, epoch), images.device, count=len(images)
-        )
-    labeler = load_labeler(run)
-
-    def online(epoch: int) -> EpochLabels:
-        params = params_of(epoch)
-        return EpochLabels(params, labeler(images, params))
-
-    return online
-
-
-def _label_epoch(settings: Settings, epoch: int) -> int:
-    """Return the epoch of labels that an epoch of training uses."""
-    return epoch % settings.label.epochs if settings.student.cycle_labels else epoch
+    return labels_of
 
 
 def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """Return the factor of the initial learning rate in an epoch.
+    """Return the factor of the initial learning rate in epoch 0 ... epochs - 1.
 
     `cosine_then_linear` is PRISM's: a slow cosine for five sixths of the epochs, down to
     0.75; then a drop to a sixth of that and a line to zero. `cosine` goes to zero (SRe2L, CDA,
     EDC, G-VBSM), `cosine_eta2` to one half (RDED), `constant` stays at one.
-
-    Args:
-        schedule: Name of the schedule.
-        epoch: The epoch, 0 ... epochs - 1.
-        epochs: Number of epochs, E.
     """
     if schedule == "constant":
         return 1.0
@@ -254,7 +211,7 @@ def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, ce_weight: flo
         logits: The student's logits [n, C].
         soft: Soft label logits of the same views [n, C].
         classes: Class of each image before mixing [n].
-        ce_weight: At least 0.
+        ce_weight: Weight of the cross-entropy.
     """
     hard = functional.cross_entropy(logits, classes)
     return functional.mse_loss(logits, soft) + ce_weight * hard
@@ -263,12 +220,8 @@ def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, ce_weight: flo
 def kd_kl_loss(logits: Tensor, soft: Tensor, *, temperature: float) -> Tensor:
     """Return KL(softmax(soft / T) || softmax(logits / T)), the mean over the batch.
 
-    Without the factor T^2 of Hinton et al. (2015), as in SRe2L and its descendants.
-
-    Args:
-        logits: The student's logits [n, C].
-        soft: Soft label logits of the same views [n, C].
-        temperature: T; 20 in the published code.
+    Logits are [n, C]. Without the factor T^2 of Hinton et al. (2015), as in SRe2L and its
+    descendants, whose T is 20.
     """
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(soft / temperature, dim=1)
@@ -282,7 +235,7 @@ def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: T
         logits: The student's logits [n, C].
         own: Class of each image [n].
         other: Class of the image mixed in [n].
-        fraction: Fraction of each view that is mixed in [n], in [0, 1].
+        fraction: Fraction of each view that the other image covers [n].
     """
     first, second = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
     return torch.lerp(first, second, fraction.to(first.dtype)).mean()
@@ -301,8 +254,8 @@ class EvalResult:
 
     top1: float
     top5: float
-    per_class: tuple[float | None, ...]
-    confusions: tuple[tuple[int, int, int], ...]
+    per_class: list[float | None]
+    confusions: list[list[int]]
 
 
 @torch.no_grad()
@@ -316,13 +269,13 @@ def evaluate(student: nn.Module, dataset: ImageDataset, device: torch.device) ->
         pairs.append(labels * count + top5[:, 0])  # one number per pair of classes
     pair, images_of = torch.cat(pairs).unique(return_counts=True)
     confusions = torch.stack([pair // count, pair % count, images_of], dim=1).tolist()
-    total, hits = [0] * count, [0] * count
+    total, hits = Counter[int](), Counter[int]()
     for label, predicted, number in confusions:
         total[label] += number
         hits[label] += number * (label == predicted)
     return EvalResult(
-        top1=sum(hits) / sum(total),
-        top5=int(top5_hits) / sum(total),
-        per_class=tuple(h / t if t else None for h, t in zip(hits, total, strict=True)),
-        confusions=tuple((label, predicted, number) for label, predicted, number in confusions),
+        top1=hits.total() / total.total(),
+        top5=int(top5_hits) / total.total(),
+        per_class=[hits[c] / total[c] if total[c] else None for c in range(count)],
+        confusions=confusions,
     )

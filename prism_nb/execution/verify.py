@@ -133,7 +133,7 @@ def _check_labels(run: Run) -> Iterator[Finding]:
         store = LabelStore(run, method)
         try:
             for epoch in {0, run.settings.label.epochs - 1}:
-                store.load(epoch, torch.device("cpu"), count=classes * run.settings.ipc)
+                store.load(epoch, torch.device("cpu"))
         except PrismError as error:
             remedy = f"delete {unit.marker} and run prism-nb run --run {run.name}"
             yield Finding("damaged", f"labels unit {method}", str(error), remedy)

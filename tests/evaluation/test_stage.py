@@ -37,5 +37,5 @@ def test_a_unit_writes_scores_and_weights_that_agree(tmp_path: Path) -> None:
     result = evaluate(student.eval(), dataset, torch.device("cpu"))
     assert (result.top1, result.top5) == (summary["last"], summary["top5"])
     confusion = pd.read_csv(folder / "confusion.csv")
-    assert list(confusion.itertuples(index=False, name=None)) == list(result.confusions)
+    assert confusion.to_numpy().tolist() == result.confusions
     assert not (folder / "student.checkpoint").exists()

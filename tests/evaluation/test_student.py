@@ -259,7 +259,7 @@ def test_scores_are_counted_image_by_image(run: Run, monkeypatch: pytest.MonkeyP
         top5 += label in ranked[:5]
     assert (result.top1, result.top5) == (top1 / 200, top5 / 200)
     assert {(label, predicted): n for label, predicted, n in result.confusions} == counts
-    assert list(result.confusions) == sorted(result.confusions)
+    assert result.confusions == sorted(result.confusions)
     assert result.per_class[9] is None
     for c in range(9):
         total = sum(n for (label, _), n in counts.items() if label == c)
