@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from prism_nb.core.config import (
     build_settings,
@@ -75,18 +74,16 @@ def load_run(
 ) -> Run:
     """Return a run and its settings without writing or checking anything further.
 
-    With a preset, the settings are the preset's and the changes; without, the existing run's and
-    the changes. See `open_run` for the arguments.
+    The settings are the preset's with the changes; without a preset, the existing run's with the
+    changes. See `open_run` for the arguments.
     """
-    name = Path(preset).stem if run_name is None and preset else run_name
+    name = run_name or (Path(preset).stem if preset else None)
     if name is None:
         raise UsageError("name a run or a preset")
     check_name(name)
     path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
     if preset is not None:
-        settings = load_settings(preset, changes)
-        # An unknown dataset is refused by the preflight.
-        return Run(path, settings if settings.data_dir is None else with_dataset_hash(settings))
+        return Run(path, with_dataset_hash(load_settings(preset, changes)))
     run = Run.open(path)
     changes = dict(changes or {})
     if changes.get("protocol") == run.settings.protocol:
@@ -137,20 +134,11 @@ def _check_machine(settings: Settings) -> None:
 def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) -> None:
     """Check that networks exist, fit the images, and have the layers that their use needs."""
     if not settings.fetch_weights:
-        check_weights_present(
-            [
-                name
-                for name in settings.networks
-                if is_pretrained_name(name) and not _has_network(settings, run, name)
-            ]
-        )
-    bn, conv = (_networks_with_statistics(settings, kind) for kind in ("bn", "conv"))
+        pretrained = [name for name in settings.networks if is_pretrained_name(name)]
+        check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
+    bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        needs = {"needs_bn": name in bn, "needs_conv": name in conv}
-        if is_pretrained_name(name):
-            _check_pretrained(name, dataset, **needs)
-        else:
-            _check_untrained(name, len(dataset.classes), dataset.image_size, **needs)
+        _check_network(name, dataset, needs_bn=name in bn, needs_conv=name in conv)
 
 
 def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
@@ -158,47 +146,33 @@ def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
     return run is not None and run.units.is_done(unit, verify_hashes=False)
 
 
-def _networks_with_statistics(settings: Settings, kind: str) -> set[str]:
-    """Return the networks whose statistics of a kind, `bn` or `conv`, some method aligns."""
-    found: set[str] = set()
+def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
+    """Return the networks whose BN layers, and whose convolutions, some method aligns."""
+    bn, conv = set[str](), set[str]()
     for method in settings.methods:
         recipe = settings.recipe_of(method)
         networks = set(stat_networks(settings, method))
         if recipe.statistics == "bn_conv":
-            found |= networks if kind == "conv" else set()
-        elif kind == "bn" and recipe.image_source == "optimized":
-            found |= networks & {settings.primary} if recipe.no_bn_policy == "zero" else networks
-    return found
+            conv |= networks
+        elif recipe.image_source == "optimized":
+            bn |= networks & {settings.primary} if recipe.no_bn_policy == "zero" else networks
+    return bn, conv
 
 
-# Cached, since the runs of a study use the same networks.
-@lru_cache(maxsize=256)
-def _check_untrained(
-    name: str, classes: int, image_size: int, *, needs_bn: bool, needs_conv: bool
-) -> None:
-    network = build_network(name, classes=classes, image_size=image_size)
-    check_forward(name, network, classes=classes, image_size=image_size)
-    _check_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
-
-
-@lru_cache(maxsize=256)
-def _check_pretrained(
-    name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool
-) -> None:
+@lru_cache(maxsize=256)  # the runs of a study use the same networks
+def _check_network(name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool) -> None:
     """Check a network with its weights, or without them if they are still to be downloaded."""
-    weights = resolve_weights(name)
-    if weights.file.is_file():
+    classes, size = len(dataset.classes), dataset.image_size
+    if not is_pretrained_name(name):
+        network = build_network(name, classes=classes, image_size=size)
+    elif (weights := resolve_weights(name)).file.is_file():
         pretrained = open_pretrained(name, dataset)
         network, size = pretrained.network, pretrained.preprocess.size
     else:
-        head_row_indices(weights, weights.head or len(dataset.classes), dataset)
+        head_row_indices(weights, weights.head or classes, dataset)
         network = untrained_teacher(name, dataset, torch.device("cpu")).network
         size = native_preprocess(name, dataset).size
-    check_forward(name, network, classes=len(dataset.classes), image_size=size)
-    _check_layers(name, network, needs_bn=needs_bn, needs_conv=needs_conv)
-
-
-def _check_layers(name: str, network: nn.Module, *, needs_bn: bool, needs_conv: bool) -> None:
+    check_forward(name, network, classes=classes, image_size=size)
     if needs_bn:
         check_bn(name, network)
     if needs_conv:

@@ -8,8 +8,9 @@ from typing import Literal
 
 import torch
 
+from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError, first_difference
-from prism_nb.core.lock import Owner, is_alive, seconds_since_heartbeat
+from prism_nb.core.lock import seconds_since_heartbeat
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_unit
 from prism_nb.core.unit_store import UnitState
@@ -17,8 +18,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import LabelStore
 from prism_nb.execution import pipeline
 
-_UNFINISHED = (".*.part", ".*.now")  # temporary files of an interrupted write
-_QUIET_SECONDS = 10.0  # a temporary file that changed later may be in use
+_QUIET_SECONDS = 60.0  # a temporary file that changed later may be in use
 
 
 @dataclass(frozen=True)
@@ -69,30 +69,16 @@ def verify_run(run: Run) -> VerificationReport:
 
 
 def clean(run: Run) -> int:
-    """Remove temporary files and leases of interrupted work, and return their number.
-
-    Raises:
-        PrismError: A process works on the run, or files cannot be removed.
-    """
-    leases = list(run.path.glob("locks/**/[!.]*.json"))
-    for lease in leases:
-        if is_alive(lease):
-            what = lease.relative_to(run.path / "locks").with_suffix("")
-            raise PrismError(
-                f"{what} of {run.path} is being worked on by {Owner.read(lease) or 'a process'}; "
-                "clean when that has ended"
-            )
-    unfinished = [path for pattern in _UNFINISHED for path in run.path.rglob(pattern)]
-    quiet = [path for path in unfinished if seconds_since_heartbeat(path) > _QUIET_SECONDS]
-    for path in [*leases, *quiet]:
+    """Remove temporary files of interrupted writes, and return their number."""
+    found = [
+        path for path in run.path.rglob(".*.part") if seconds_since_heartbeat(path) > _QUIET_SECONDS
+    ]
+    for path in found:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise PrismError(
-                f"cannot remove {path}: {error.strerror or error}; it does no harm, clean where "
-                "you may write to the run"
-            ) from error
-    return len(leases) + len(quiet)
+            raise fileio.write_error(path, error) from error
+    return len(found)
 
 
 def _check_units(run: Run, states: Sequence[UnitState]) -> Iterator[Finding]:

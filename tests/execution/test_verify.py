@@ -19,7 +19,7 @@ from prism_nb.core.run import Run
 from prism_nb.evaluation import label_store
 from prism_nb.execution import pipeline, verify
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.verify import Finding, clean, verify_run
+from prism_nb.execution.verify import clean, verify_run
 from tests.helpers.image_sets import begin_run
 
 IMAGE = "synthesis/random_real/images/00003/00003_0001.png"
@@ -45,15 +45,6 @@ def found(run: Run) -> list[tuple[str, str]]:
     return [(each.kind, each.where) for each in verify_run(run).findings]
 
 
-def only(run: Run) -> Finding:
-    (finding,) = verify_run(run).findings
-    return finding
-
-
-def no_dataset(_: object) -> None:
-    raise PrismError("the disk is not there")
-
-
 def test_a_whole_run_has_no_findings_and_its_units_are_counted(run: Run) -> None:
     report = verify_run(run)
     assert report.findings == ()
@@ -64,9 +55,11 @@ def test_a_whole_run_has_no_findings_and_its_units_are_counted(run: Run) -> None
 def test_a_changed_image_is_damage_with_a_remedy(run: Run) -> None:
     path = run.file(IMAGE)
     path.write_bytes(path.read_bytes()[:-1])
-    assert found(run) == [("damaged", "synthesis unit random_real/images000-001_classes000-009")]
-    assert "has changed" in only(run).what
-    assert "prism-nb run --run" in only(run).remedy
+    (finding,) = verify_run(run).findings
+    assert finding.kind == "damaged"
+    assert finding.where == "synthesis unit random_real/images000-001_classes000-009"
+    assert "has changed" in finding.what
+    assert "prism-nb run --run" in finding.remedy
 
 
 def test_another_class_order_is_damage_that_names_the_class(run: Run) -> None:
@@ -93,11 +86,17 @@ def test_labels_of_other_images_are_damage_under_a_valid_marker(run: Run) -> Non
 def test_without_the_dataset_only_the_class_order_is_not_checked(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_dataset(_: object) -> None:
+        raise PrismError("the disk is not there")
+
     for module in (verify, label_store):
         monkeypatch.setattr(module, "open_dataset", no_dataset)
-    assert found(run) == [("not checked", "classes.json")]
-    assert "the disk is not there" in only(run).what
-    assert verify_run(run).damages == 0
+    report = verify_run(run)
+    assert [(each.kind, each.where) for each in report.findings] == [
+        ("not checked", "classes.json")
+    ]
+    assert "the disk is not there" in report.findings[0].what
+    assert report.damages == 0
 
 
 SPOILS = ("cut", "overwrite", "insert", "repeat", "replace")
@@ -156,39 +155,21 @@ def parsed(content: bytes) -> object:
         return None
 
 
-def test_clean_removes_what_interrupted_work_has_left(run: Run) -> None:
+def test_clean_removes_what_interrupted_writes_have_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part = run.file("labels/random_real/.epoch_0000.safetensors.abcd.part")
     part.write_bytes(b"half")
     assert clean(run) == 0  # a process may be writing it
     os.utime(part, (1, 1))
-    dead = {"host": "elsewhere", "pid_namespace": "s", "process": 1, "started": "1", "token": "t"}
-    lease = run.file("locks/relabel/random_real.json")
-    fileio.write_json(lease, dead)
-    os.utime(lease, (1, 1))
     assert found(run) == []
-    assert clean(run) == 2
-    assert not part.exists()
-    assert not lease.exists()
-
-
-def test_clean_names_what_cannot_be_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = run.file("labels/.x.part")
-    part.write_bytes(b"half")
-    os.utime(part, (1, 1))
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "unlink", refuse)
-    message = rf"cannot remove {part}: Read-only file system; it does no harm"
-    with pytest.raises(PrismError, match=message):
-        clean(run)
-
-
-@pytest.mark.parametrize("name", ["relabel", "relabel/prism"])  # a driver, or a job without one
-def test_a_run_at_work_is_not_cleaned(run: Run, name: str) -> None:
-    with (
-        run.locks.lease(f"{name}.json", "relabel"),
-        pytest.raises(PrismError, match=f"{name} of .* is being worked on by process"),
-    ):
-        clean(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        with pytest.raises(PrismError, match="Read-only file system"):
+            clean(run)
+    assert clean(run) == 1
+    assert not part.exists()
