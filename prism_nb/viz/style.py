@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ _AXIS = {
     "tickcolor": TEXT_COLOR,
 }
 _BAR = {"outlinewidth": 0, "title": {"side": "right"}}
-_ERROR_BAR = {"color": TEXT_COLOR}
+_ERROR_BARS = {"error_x": {"color": TEXT_COLOR}, "error_y": {"color": TEXT_COLOR}}
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": TEXT_COLOR},
@@ -32,20 +33,14 @@ _TEMPLATE = go.layout.Template(
         "modebar": {"bgcolor": _CLEAR, "color": TEXT_COLOR, "remove": ["sendChartToCloud"]},
     },
     data={
-        "bar": [
-            {
-                "error_x": _ERROR_BAR,
-                "error_y": _ERROR_BAR,
-                "marker": {"pattern": {"fillmode": "overlay", "solidity": 0.15, "size": 10}},
-            }
-        ],
-        "scatter": [{"error_x": _ERROR_BAR, "error_y": _ERROR_BAR}],
+        "bar": [_ERROR_BARS],
+        "scatter": [_ERROR_BARS],
         "heatmap": [{"colorbar": _BAR}],
     },
 )
 _MAX_CLASS_NAMES = 40  # class names that fit on an axis
 
-# The colours stay distinguishable to colour-blind eyes; tests check that.
+# Distinguishable to colour-blind eyes; tests check that.
 METHOD_COLORS = {
     "prism": "#4477AA",
     "prism_intra": "#55BBEE",
@@ -72,15 +67,13 @@ NETWORK_COLORS = (
 )
 DASHES = ("solid", "8px,4px", "2px,3px", "8px,3px,2px,3px", "18px,4px")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
-_PATTERNS = ("", "/", "\\", "x", "-", "|", "+", ".")
 
 
 @dataclass(frozen=True)
 class Legend:
     """Titles, colours and marks of methods that are shown together.
 
-    The kit's own methods have fixed colours. Others take the remaining colours in alphabetical
-    order, hatched in bars where there are more methods than colours.
+    The kit's own methods have fixed colours; others take the remaining ones in alphabetical order.
 
     Attributes:
         titles: The methods' titles by name, in the order in which they are shown.
@@ -92,14 +85,8 @@ class Legend:
         """Return a method's colour, hex."""
         if method in METHOD_COLORS:
             return METHOD_COLORS[method]
-        return _OWN_METHODS[self._rank(method) % len(_OWN_METHODS)]
-
-    def _pattern(self, method: str) -> str:
-        repeats = 0 if method in METHOD_COLORS else self._rank(method) // len(_OWN_METHODS)
-        return _PATTERNS[repeats % len(_PATTERNS)]
-
-    def _rank(self, method: str) -> int:
-        return sorted(set(self.titles) - set(METHOD_COLORS)).index(method)
+        rank = sorted(set(self.titles) - set(METHOD_COLORS)).index(method)
+        return _OWN_METHODS[rank % len(_OWN_METHODS)]
 
     def rename(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with titles in its column `method`."""
@@ -109,22 +96,18 @@ class Legend:
         """Return arguments of `plotly.express` that style the column `method`, by title.
 
         Args:
-            aesthetics: Some of `color`, `line_dash`, `symbol` and `pattern_shape`.
+            aesthetics: Some of `color`, `line_dash` and `symbol`.
         """
-        names = list(self.titles)
-        values: dict[str, Callable[[str], str]] = {
-            "color": self.color,
-            "line_dash": lambda method: dash_of(names.index(method)),
-            "symbol": lambda method: SYMBOLS[names.index(method) % len(SYMBOLS)],
-            "pattern_shape": self._pattern,
+        maps = {
+            "color": ("color_discrete_map", map(self.color, self.titles)),
+            "line_dash": ("line_dash_map", cycle(DASHES)),
+            "symbol": ("symbol_map", cycle(SYMBOLS)),
         }
-        arguments: dict[str, Any] = {"category_orders": {"method": list(self.titles.values())}}
+        titles = list(self.titles.values())
+        arguments: dict[str, Any] = {"category_orders": {"method": titles}}
         for name in aesthetics:
-            map_name = "color_discrete_map" if name == "color" else f"{name}_map"
-            arguments[name] = "method"
-            arguments[map_name] = {self.titles[m]: values[name](m) for m in names}
-        if "line_dash" in aesthetics:
-            arguments["render_mode"] = "svg"  # WebGL, plotly's choice for many points, lacks dashes
+            argument, values = maps[name]
+            arguments |= {name: "method", argument: dict(zip(titles, values, strict=False))}
         return arguments
 
 
@@ -134,10 +117,8 @@ def color_at(index: int) -> str:
 
 
 def dash_of(index: int) -> str:
-    """Return the dashes of a line by its place in a list, for plotly and SVG; all differ."""
-    if index < len(DASHES):
-        return DASHES[index]
-    return "10px,3px" + ",2px,3px" * (index - len(DASHES) + 2)
+    """Return the dashes of a line, for plotly and SVG; 40 lines differ in these or `color_at`."""
+    return DASHES[index % len(DASHES)]
 
 
 def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:

@@ -68,6 +68,7 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return a row per network; columns that are empty for every network are left out."""
+    roles = {**dict.fromkeys(run.settings.teachers, "teacher"), run.settings.primary: "primary"}
     rows = []
     for unit in network_units(run.settings):
         record = run.units.record(unit)
@@ -75,7 +76,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
         rows.append(
             {
                 "network": unit.name,
-                "role": _role(run, unit.name),
+                "role": roles.get(unit.name, "holdout"),
                 "source": record["source"],
                 "parameters": record["parameters"],
                 "MFLOPs": record["flops"] / 1e6,
@@ -89,12 +90,6 @@ def teacher_table(run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).set_index("network").dropna(axis="columns", how="all")
-
-
-def _role(run: Run, network: str) -> str:
-    if network == run.settings.primary:
-        return "primary"
-    return "teacher" if network in run.settings.teachers else "holdout"
 
 
 def unit_table(run: Run) -> pd.DataFrame:

@@ -13,8 +13,6 @@ from prism_nb.viz.style import (
     Legend,
     apply_style,
     color_at,
-    dash_of,
-    style_class_axis,
 )
 
 MANY = Legend({f"mine_{i}": f"Mine {i}" for i in range(50)})
@@ -56,12 +54,6 @@ def test_recipes_of_the_kit_have_colours_of_their_own() -> None:
     assert not OWN & set(METHOD_COLORS.values())
 
 
-def test_more_methods_than_colours_are_hatched() -> None:
-    scales = MANY.scales("color", "pattern_shape")
-    colours, patterns = scales["color_discrete_map"], scales["pattern_shape_map"]
-    assert len({(colours[title], patterns[title]) for title in MANY.titles.values()}) == 50
-
-
 def test_colours_do_not_depend_on_the_order_of_methods() -> None:
     turned = Legend(dict(reversed(MANY.titles.items())))
     assert all(turned.color(name) == MANY.color(name) for name in MANY.titles)
@@ -82,17 +74,7 @@ def test_colours_are_visible_on_light_and_dark_pages() -> None:
         assert contrast(TEXT_COLOR, page) >= 4
 
 
-def test_no_two_lines_have_the_same_dashes() -> None:
-    assert len({dash_of(index) for index in range(30)}) == 30
-
-
 def test_figures_are_transparent_and_cannot_be_uploaded() -> None:
     layout = apply_style(go.Figure(), title="t", x="x", y="y").layout.template.layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
     assert "sendChartToCloud" in layout.modebar.remove
-
-
-@pytest.mark.parametrize(("classes", "named"), [(40, True), (41, False)])
-def test_class_names_are_hidden_where_there_are_many(classes: int, named: bool) -> None:
-    figure = style_class_axis(go.Figure(), classes)
-    assert (figure.layout.xaxis.showticklabels is not False) == named

@@ -40,13 +40,7 @@ _MATRIX_HEIGHT = 270  # pixels
 
 
 def curve_figure(values: pd.DataFrame, legend: Legend, metric: Metric) -> go.Figure:
-    """Draw a metric of every class, sorted for each method by itself (as in the PRISM paper).
-
-    Args:
-        values: The result of `tables.class_metric_table`; a share is drawn in percent.
-        legend: The methods.
-        metric: The metric.
-    """
+    """Draw a `class_metric_table`, sorted for each method by itself (as in the PRISM paper)."""
     long = values.reset_index().melt("class", var_name="method").dropna()
     curves = long.sort_values("value", kind="stable")
     curves["rank"] = curves.groupby("method").cumcount() + 1
@@ -69,12 +63,7 @@ def curve_figure(values: pd.DataFrame, legend: Legend, metric: Metric) -> go.Fig
 
 
 def nearest_figure(distances: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw the cumulative distribution of distances to the nearest training image.
-
-    Args:
-        distances: `method` and `distance`, in [0, 2].
-        legend: The methods.
-    """
+    """Draw the cumulative distribution of the distances of a `nearest_table`."""
     figure = px.ecdf(
         legend.rename(distances),
         x="distance",
@@ -178,10 +167,10 @@ def _image_keys(
 
 
 def project(features: Tensor, kind: str) -> np.ndarray:
-    """Project features onto the plane, float64 [n, 2].
+    """Project unit vectors, float64 [n, d], onto the plane, float64 [n, 2].
 
     Args:
-        features: Unit vectors, float64 [n, d].
+        features: The vectors.
         kind: `pca` (the two directions of largest variance) or `umap` (McInnes et al. 2018,
             cosine distance, 15 neighbours, a fixed seed).
 
@@ -217,14 +206,9 @@ def project(features: Tensor, kind: str) -> np.ndarray:
 def map_figure(
     points: FeaturePoints, coordinates: np.ndarray, kind: str, legend: Legend, names: Sequence[str]
 ) -> go.Figure:
-    """Draw images as points; methods differ by colour and symbol.
+    """Draw images as points, at the `coordinates` that `project` gives; their names are on hover.
 
-    Args:
-        points: The images; each point's `customdata` is its index among them.
-        coordinates: The result of `project`, [n, 2].
-        kind: A name of `MAPS`.
-        legend: The methods.
-        names: A title of each image.
+    Each point's `customdata` is its index among the images.
     """
     x, y = coordinates.T
     figure = px.scatter(
@@ -271,12 +255,9 @@ def similarity_matrices(points: FeaturePoints) -> dict[str, pd.DataFrame]:
 
 
 def similarity_figure(points: FeaturePoints, legend: Legend, title: str) -> go.Figure:
-    """Draw a similarity matrix per method, all in one colour scale.
+    """Draw the similarity matrix of each method's images of one class.
 
-    Args:
-        points: Images of one class; a cell's `customdata` is the indices of its two images.
-        legend: The methods.
-        title: The figure's title.
+    A cell's `customdata` is the indices of its two images.
     """
     matrices = similarity_matrices(points)
     columns = min(_MATRIX_COLUMNS, len(matrices))
@@ -302,10 +283,13 @@ def similarity_figure(points: FeaturePoints, legend: Legend, title: str) -> go.F
         figure.add_trace(heat, row=index // columns + 1, col=index % columns + 1)
     apply_style(figure, title=title, x="image", y="image", height=130 + rows * _MATRIX_HEIGHT)
     low = min(0.0, *(float(matrix.min(axis=None)) for matrix in matrices.values()))
-    bar = {"title": {"text": "cosine"}}
-    figure.update_layout(
-        coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": 1, "colorbar": bar}
-    )
+    scale = {
+        "colorscale": "Cividis",
+        "cmin": low,
+        "cmax": 1,
+        "colorbar": {"title": {"text": "cosine"}},
+    }
+    figure.update_layout(coloraxis=scale)
     # Image indices are names: as numbers, plotly would put halves between them.
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
     return figure.update_xaxes(showgrid=False, type="category")
@@ -349,10 +333,7 @@ plot.on('plotly_hover', event => show(event.points[0].customdata));
 def hover_page(figure: go.Figure, images: Tensor, names: Sequence[str]) -> str:
     """Return an offline page with a figure that shows the images it is hovered over.
 
-    Args:
-        figure: Its `customdata` are lists of indices of the images.
-        images: uint8 [n, 3, S, S].
-        names: A title of each image.
+    The figure's `customdata` are lists of indices of the images, uint8 [n, 3, S, S].
     """
     kind = image_kind(images, _THUMBNAIL)
     sources = [encode_image(image, kind).data_uri for image in thumbnails(images, _THUMBNAIL)]

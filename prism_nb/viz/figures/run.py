@@ -15,7 +15,6 @@ from prism_nb.viz.style import NETWORK_COLORS, Legend, apply_style, color_at, st
 TOP1 = "top-1 on held-out real images (%)"
 PUBLISHED_COLOR = "#B4B4B4"
 _ROLE_COLORS = {"primary": color_at(0), "teacher": color_at(2), "holdout": color_at(3)}
-_ROLE_SYMBOLS = {"primary": "star", "teacher": "circle", "holdout": "diamond-open"}
 _MAX_CONFUSED = 40  # classes of a confusion matrix
 
 
@@ -29,7 +28,6 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
         color="role",
         symbol="role",
         color_discrete_map=_ROLE_COLORS,
-        symbol_map=_ROLE_SYMBOLS,
         log_x=True,
     )
     figure.update_traces(textposition="top center", marker={"size": 13})
@@ -45,7 +43,7 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
 
 def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
     """Draw each loss term, mean over units, a dash per term (`loss_table`)."""
-    mean = losses.groupby(["method", "term", "step"], sort=False)["value"].mean().reset_index()
+    mean = losses.groupby(["method", "term", "step"], sort=False, as_index=False)["value"].mean()
     figure = px.line(
         legend.rename(mean),
         x="step",
@@ -69,7 +67,6 @@ def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
         x="method",
         y="share %",
         color="network",
-        pattern_shape="network",
         color_discrete_sequence=NETWORK_COLORS,
     )
     return apply_style(
@@ -103,7 +100,7 @@ def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
         error_y="std",
         barmode="group",
         text_auto=".1f",
-        **legend.scales("color", "pattern_shape"),
+        **legend.scales("color"),
     )
     figure.update_traces(textposition="inside", insidetextanchor="start")
     title = "Students trained on the distilled images alone (mean and std over seeds)"
@@ -148,7 +145,7 @@ def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
 
 def class_gain_figure(gains: pd.DataFrame, legend: Legend, baseline: str) -> go.Figure:
     """Draw each method's difference to a baseline, class by class (`class_gain_table`)."""
-    scales = legend.scales("color", "pattern_shape")
+    scales = legend.scales("color")
     figure = px.bar(_by_class(gains, legend), x="class", y="value", barmode="group", **scales)
     title = f"Gain over {legend.titles[baseline]}, class by class"
     apply_style(figure, title=title, x="class", y="difference in top-1 (points)")
@@ -156,22 +153,17 @@ def class_gain_figure(gains: pd.DataFrame, legend: Legend, baseline: str) -> go.
 
 
 def _by_class(table: pd.DataFrame, legend: Legend) -> pd.DataFrame:
-    """Return a table of classes by methods in long form: class, method, value."""
-    long = table.rename_axis(index="class", columns="method").reset_index()
-    return legend.rename(long.melt("class", var_name="method"))
+    return legend.rename(table.reset_index().melt("class", var_name="method"))
 
 
 def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
     """Draw a `confusion_matrix`; of many classes, those with most mistakes."""
     mistakes = np.nan_to_num(100 - np.diag(shares))
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MAX_CONFUSED])
-    names = [f"{index} {shares.index[index]}" for index in shown]  # ImageNet has two cranes
     if len(shown) < len(shares):
         title = f"{title}: the {len(shown)} of {len(shares)} classes with most mistakes"
     figure = px.imshow(
-        shares.iloc[shown, shown].to_numpy(),
-        x=names,
-        y=names,
+        shares.iloc[shown, shown],
         zmin=0,
         zmax=100,
         aspect="auto",

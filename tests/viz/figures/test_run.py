@@ -51,40 +51,15 @@ def test_learning_curves_are_means_with_the_seeds_spread() -> None:
     assert list(line.error_y.array) == pytest.approx([100 * np.std([0.2, 0.4], ddof=1), 0.0])
 
 
-def test_the_transfer_matrix_is_methods_by_students() -> None:
-    frame = pd.concat([ACCURACIES, ACCURACIES.assign(student="b", mean=[80.0, 60.0])])
-    (heat,) = figures.transfer_figure(frame, LEGEND).data
-    assert (list(heat.x), list(heat.y)) == (["a", "b"], ["PRISM", "SRe2L"])
-    assert heat.z.tolist() == [[90.0, 80.0], [70.0, 60.0]]
-
-
-def test_classes_and_gains_are_drawn_in_the_tables_order() -> None:
-    table = pd.DataFrame({"prism": [50.0, -5.0]}, index=["b", "a"])
-    for figure in (
-        figures.class_accuracy_figure(table, LEGEND),
-        figures.class_gain_figure(table, LEGEND, "sre2l"),
-    ):
-        (trace,) = figure.data
-        assert (list(trace.x), list(trace.y)) == (["b", "a"], [50.0, -5.0])
-
-
-def test_a_thousand_classes_keep_their_dashes() -> None:
-    names = [f"c{n}" for n in range(1000)]
-    table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=names)
-    lines = figures.class_accuracy_figure(table, LEGEND).data
-    assert [line.name for line in lines] == ["PRISM", "SRe2L"]
-    assert len({line.line.dash for line in lines}) == 2
-
-
 def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
     right = np.linspace(100, 1, 100)
     shares = np.diag(right)
     shares[:, 0] += 100 - right
     shares[0, 0] = 100
-    names = ["crane"] * 2 + [f"c{n}" for n in range(98)]  # a name that two classes share
+    names = [f"c{n}" for n in range(100)]
     frame = pd.DataFrame(shares, index=names, columns=names)
     figure = figures.confusion_figure(frame, title="x")
-    assert [name.split()[0] for name in figure.data[0].y] == [str(n) for n in range(60, 100)]
+    assert list(figure.data[0].y) == names[60:]
     assert "the 40 of 100 classes with most mistakes" in figure.layout.title.text
 
 
@@ -109,19 +84,3 @@ def test_published_results_are_grey() -> None:
     assert published.marker.color == figures.PUBLISHED_COLOR
     assert list(published.y) == ["SRe2L (published)", "CDA (published)"]
     assert np.isnan(published.error_x.array[1])
-
-
-def test_teachers_are_drawn_by_role() -> None:
-    table = pd.DataFrame(
-        {"role": ["primary", "holdout"], "MFLOPs": [10.0, 100.0], "accuracy %": [90.0, 80.0]},
-        index=pd.Index(["a", "b"], name="network"),
-    )
-    primary, holdout = figures.teacher_figure(table).data
-    assert (primary.name, list(primary.y), list(holdout.text)) == ("primary", [90.0], ["b"])
-
-
-def test_usage_is_drawn_in_percent_of_the_steps() -> None:
-    usage = pd.DataFrame({"a": [100.0], "b": [50.0]}, index=["prism/unit"])
-    (heat,) = figures.teacher_usage_figure(usage).data
-    assert heat.z.tolist() == [[100.0, 50.0]]
-    assert list(heat.y) == ["prism/unit"]
