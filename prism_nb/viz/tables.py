@@ -224,7 +224,7 @@ def _metric_records(run: Run) -> pd.DataFrame:
     for unit in stage_units(run, "diversity"):  # the real images come first
         record = run.units.record(unit)
         for features, found in {**record["spaces"], TEACHERS: record["teachers"]}.items():
-            for name in METRICS.keys() & found["metrics"].keys():
+            for name in (name for name in METRICS if name in found["metrics"]):
                 summary = found["metrics"][name]
                 real = of_real.setdefault((features, name), summary)
                 key = {"method": unit.name, "features": features, "metric": name}
