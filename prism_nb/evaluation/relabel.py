@@ -26,6 +26,9 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     Epochs that are already labelled are skipped. None are stored where `labels` is `online` or
     `hard`.
     """
+    if unit.parent:
+        _label_shard(run, unit, on_event)
+        return
     method, start = unit.params["method"], time.monotonic()
     images, classes = _load(run, method)
     labeler, paths = load_labeler(run), label_paths(run.settings, method)
@@ -37,7 +40,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
 
 
-def label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
+def _label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Label some epochs of one method's images; the method's own unit then skips them."""
     method = unit.params["method"]
     images, _ = _load(run, method)

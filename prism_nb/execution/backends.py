@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prism_nb.core.device import num_threads
 from prism_nb.core.run import Run
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.ray_backend import run_backend_ray
-from prism_nb.execution.slurm_backend import run_backend_slurm
-from prism_nb.execution.worker import Outcome, import_function, run_units_sequentially
+from prism_nb.execution.progress import follow_events
+from prism_nb.execution.ray_backend import run_on_ray
+from prism_nb.execution.slurm_backend import run_on_slurm
+from prism_nb.execution.worker import run_units_sequentially
 
+_BACKENDS = {"ray": run_on_ray, "slurm": run_on_slurm}
 _DEFAULT_SHARDS = 64  # of all units together, if the number of workers is left open
 
-
-@dataclass(frozen=True)
-class UnitSplitter:
-    """Division of one large unit among several workers.
-
-    Attributes:
-        split: `module:function` called as `split(run, unit, number)`; returns at most that many
-            units, whose files spare the large unit most of its work.
-        run_unit: `module:function` of the `UnitFunction` of such a unit.
-    """
-
-    split: str
-    run_unit: str
+SplitUnit = Callable[[Run, Unit, int], list[Unit]]
 
 
 def run_units(
@@ -35,8 +24,8 @@ def run_units(
     units: Sequence[Unit],
     run_unit: str,
     on_event: OnEvent,
-    splitter: UnitSplitter | None = None,
-) -> Outcome:
+    split: SplitUnit | None = None,
+) -> int:
     """Execute the units of a stage that are not done, on the backend of the run's settings.
 
     Every backend leaves the same files on one kind of machine.
@@ -46,22 +35,24 @@ def run_units(
         units: Units of one stage.
         run_unit: `module:function` of a `UnitFunction`, which reads and writes the run's files.
         on_event: Called with every event of the stage.
-        splitter: Division of a unit among workers of Ray or SLURM; None: none.
+        split: Division of a unit among workers of Ray or SLURM, called as
+            `split(run, unit, number)`; None: none.
+
+    Returns:
+        Number of units done by this call.
 
     Raises:
         PrismError: A unit failed. Finished units stay.
     """
-    backend = _BACKENDS[run.settings.backend]
-    if splitter is not None and run.settings.backend != "process":
-        shards = _split_units(run, units, splitter)
-        if shards:
-            backend(run, shards, splitter.run_unit, on_event)
-    return backend(run, units, run_unit, on_event)
+    if run.settings.backend == "process":
+        return _run_in_process(run, units, run_unit, on_event)
+    with follow_events(run, units[0].stage, on_event):
+        if split is not None:
+            _run_missing(run, _split_units(run, units, split), run_unit)
+        return _run_missing(run, units, run_unit)
 
 
-def _run_backend_process(
-    run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
-) -> Outcome:
+def _run_in_process(run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent) -> int:
     def log_event(event: dict[str, Any]) -> None:
         run.events.append(units[0].stage, **event)
         on_event(event)
@@ -71,13 +62,20 @@ def _run_backend_process(
         return run_units_sequentially(run, units, run_unit, log_event)
 
 
-_BACKENDS = {"process": _run_backend_process, "ray": run_backend_ray, "slurm": run_backend_slurm}
+def _run_missing(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+    """Do the units that are not done in other processes; return how many were done."""
+    missing = []
+    for unit in units:
+        if run.units.is_done(unit):
+            run.events.append(unit.stage, event="unit_skipped", **unit.event_fields)
+        else:
+            missing.append(unit)
+    return _BACKENDS[run.settings.backend](run, missing, run_unit) if missing else 0
 
 
-def _split_units(run: Run, units: Sequence[Unit], splitter: UnitSplitter) -> list[Unit]:
+def _split_units(run: Run, units: Sequence[Unit], split: SplitUnit) -> list[Unit]:
     """Split the units that are not done into about as many shards as there are workers."""
     missing = [unit for unit in units if not run.units.is_done(unit)]
     workers = _DEFAULT_SHARDS if run.settings.workers == "auto" else run.settings.workers
     number = -(-workers // max(1, len(missing)))
-    split = import_function(splitter.split)
     return [shard for unit in missing for shard in split(run, unit, number)]

@@ -27,7 +27,6 @@ from prism_nb.data.imported import CLASSES_FILE, infer_ipc
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import load_run, open_run
-from prism_nb.execution.worker import Outcome
 
 # -- export ----------------------------------------------------------------------------------
 
@@ -190,7 +189,7 @@ def import_images(
     changes: dict[str, Any] | None = None,
     resize: bool = False,
     on_event: OnEvent | None = None,
-) -> tuple[Run, Outcome]:
+) -> tuple[Run, pipeline.Outcome]:
     """Make a set of images a method of a run, and import the images at once.
 
     Args:

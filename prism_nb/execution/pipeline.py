@@ -18,8 +18,7 @@ from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution import cost, disk_space
-from prism_nb.execution.backends import UnitSplitter, run_units
-from prism_nb.execution.worker import Outcome
+from prism_nb.execution.backends import SplitUnit, run_units
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class Stage:
         needs: Stages whose files it reads.
         units: Called as `units(run, class_count)`; lists its units.
         run_unit: `module:function` of its `UnitFunction`.
-        splitter: How one unit is shared among several workers.
+        before_stage: `module:function` called as `before_stage(run, units)` before the first
+            missing unit.
+        split: Called as `split(run, unit, number)`; returns at most that many units that several
+            workers do first, and whose files spare the large unit most of its work.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Stage:
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
     run_unit: str
-    splitter: UnitSplitter | None = None
+    split: SplitUnit | None = None
 
 
 _STAGES = (
@@ -71,9 +73,7 @@ _STAGES = (
         needs=("squeeze", "synthesis"),
         units=unit_plan.relabel_units,
         run_unit="prism_nb.evaluation.relabel:run_unit",
-        splitter=UnitSplitter(
-            "prism_nb.core.unit_plan:label_shards", "prism_nb.evaluation.relabel:label_shard"
-        ),
+        split=unit_plan.label_shards,
     ),
     Stage(
         name="evaluation",
@@ -207,6 +207,15 @@ def check(run: Run, stage: str) -> StagePlan:
     return found
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of units that were done before and by a call, and the call's duration."""
+
+    skipped: int
+    made: int
+    seconds: float
+
+
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
     """Do what is left of a stage. Call it again after any interruption.
 
@@ -236,23 +245,24 @@ def execute_units(
     """
     begin = time.monotonic()
     if _all_done(run, units):
-        return Outcome(skipped=len(units), made=0, seconds=time.monotonic() - begin)
+        return Outcome(len(units), 0, time.monotonic() - begin)
     definition = _stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
         needed = plan(run, stage, verify_hashes=False).disk_bytes
         disk_space.check_disk_space(run, {stage: needed})
         disable_malloc_trim()
-        outcome = run_units(
-            run, units, definition.run_unit, on_event or (lambda _: None), definition.splitter
+        made = run_units(
+            run, units, definition.run_unit, on_event or (lambda _: None), definition.split
         )
-        if outcome.made:
+        seconds = time.monotonic() - begin
+        if made:
             run.manifest.record_stage(
                 stage,
-                units_made=outcome.made,
-                seconds=round(outcome.seconds, 3),
+                units_made=made,
+                seconds=round(seconds, 3),
                 peak_memory_bytes=_peak_memory(run),
             )
-    return outcome
+    return Outcome(len(units) - made, made, seconds)
 
 
 def _all_done(run: Run, units: Sequence[Unit]) -> bool:

@@ -8,8 +8,7 @@ import os
 import secrets
 import socket
 import sys
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,18 +16,10 @@ from typing import Any
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.progress import follow_events
-from prism_nb.execution.worker import (
-    Outcome,
-    TaskResult,
-    WorkerTask,
-    one_line,
-    run_task,
-    threads_per_worker,
-)
+from prism_nb.core.units import Unit
+from prism_nb.execution.worker import TaskResult, WorkerTask, one_line, run_task, threads_per_worker
 
-_MAX_DEATHS = 3  # of workers at one unit
+_RETRIES = 2  # of a unit whose worker has died
 _STALL_SECONDS = 30.0  # without a started unit before missing resources are reported
 _CONNECT_SECONDS = 5.0
 _START_TRIES = 3  # since Ray gives up after 30 seconds, which a busy machine may need
@@ -36,94 +27,62 @@ _LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's default)
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
 
-def run_backend_ray(run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent) -> Outcome:
-    """Do the units of a stage in Ray's workers, as `run_units` does.
+def run_on_ray(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+    """Do units of a stage as Ray tasks, and return how many were done.
 
-    A unit whose worker dies is given to another worker. After a failed unit no other is started.
+    As many tasks run at once as there are workers. After a failed unit no other is started.
 
     Raises:
         PrismError: A unit failed, or three workers died while running it.
     """
-    start, missing = time.monotonic(), list[Unit]()
-    for unit in units:
-        if run.units.is_done(unit):
-            on_event({"event": "unit_skipped", **unit.event_fields})
-        else:
-            missing.append(unit)
-    made = 0
-    if missing:
-        with follow_events(run, missing[0].stage, on_event), ray_session(run.settings):
-            made = _run_tasks(run, missing, run_unit)
-    return Outcome(len(units) - made, made, time.monotonic() - start)
+    with ray_session(run.settings):
+        import ray
 
-
-def _run_tasks(run: Run, units: Sequence[Unit], run_unit: str) -> int:
-    """Do units as Ray tasks, as many at once as there are workers; return how many were done."""
-    import ray
-
-    cpus, gpus, workers = worker_resources(run.settings, ray.cluster_resources())
-    # max_calls=0: a worker process that uses a GPU would otherwise end after one task.
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0)(run_task)
-    waiting, running, deaths = deque(units), dict[Any, Unit](), Counter[str]()
-    made, failure, reported = 0, "", False
-    try:
-        while running or (waiting and not failure):
-            while waiting and not failure and len(running) < workers:
-                unit = waiting.popleft()
-                running[remote.remote(WorkerTask.of(run, [unit], run_unit))] = unit
-            finished, _ = ray.wait(list(running), timeout=_STALL_SECONDS)
-            if not finished and not reported:
-                reported = _report_waiting(run, units[0].stage, cpus, gpus)
-            for reference in finished:
-                unit = running.pop(reference)
-                result = _task_result(reference)
-                if isinstance(result, str):
-                    run.events.append(unit.stage, event="worker_lost", unit=unit.name, why=result)
-                    deaths[unit.name] += 1
-                    if deaths[unit.name] < _MAX_DEATHS:
-                        waiting.appendleft(unit)
-                        continue
-                    result = TaskResult(0, _deaths_message(unit))
-                if result.error:
-                    run.events.append(unit.stage, event="failed", unit=unit.name, why=result.error)
+        cpus, gpus, workers = worker_resources(run.settings, ray.cluster_resources())
+        # max_calls=0: a worker process that uses a GPU would otherwise end after one task.
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=0)
+        task, waiting, running = remote(run_task), deque(units), dict[Any, Unit]()
+        made, failure, reported, stage = 0, "", False, units[0].stage
+        try:
+            while running or (waiting and not failure):
+                while waiting and not failure and len(running) < workers:
+                    unit = waiting.popleft()
+                    running[task.remote(WorkerTask.of(run, [unit], run_unit))] = unit
+                finished, _ = ray.wait(list(running), timeout=_STALL_SECONDS)
+                if not (finished or reported or any(run.path.glob(f"locks/{stage}/*.json"))):
+                    reported = True
+                    _report_waiting(run, stage, cpus, gpus)
+                for reference in finished:
+                    result = _task_result(reference, running.pop(reference))
+                    made += result.made
                     failure = failure or result.error
-                made += result.made
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
     if failure:
         raise PrismError(failure)
     return made
 
 
-def _task_result(reference: Any) -> TaskResult | str:
-    """Return the result of a finished task, or the reason for which its worker died."""
+def _task_result(reference: Any, unit: Unit) -> TaskResult:
+    """Return the result of a finished task; if Ray has given it up, its failure."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
     try:
-        result: TaskResult = ray.get(reference)
-    except RayTaskError as error:
-        return TaskResult(0, f"a worker could not take its task: {error.cause!r}")
-    except RayError as error:
-        return one_line(error)
-    return result
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return TaskResult(
+            0,
+            f"Ray gave up unit {unit.name}: {one_line(error)} If its workers died, out of memory "
+            "is the usual cause: lower workers or micro_batch_size. Their output is in "
+            f"{_LOGS} on their machine; finished units are kept",
+        )
 
 
-def _deaths_message(unit: Unit) -> str:
-    return (
-        f"{_MAX_DEATHS} workers died while running unit {unit.name}; out of memory is the usual "
-        f"cause: lower workers or micro_batch_size. Their output is in {_LOGS} on their machine; "
-        "finished units are kept"
-    )
-
-
-def _report_waiting(run: Run, stage: str, cpus: int, gpus: float) -> bool:
-    """Log which resources are missing if no unit has started; return whether they are."""
+def _report_waiting(run: Run, stage: str, cpus: int, gpus: float) -> None:
+    """Log which resources are missing."""
     import ray
 
-    if any(run.path.glob(f"locks/{stage}/*.json")):  # leases of started units
-        return False
     kind, needed = ("GPU", gpus) if gpus else ("CPU", cpus)
     free, total = ray.available_resources().get(kind, 0), ray.cluster_resources().get(kind, 0)
     why = (
@@ -131,18 +90,16 @@ def _report_waiting(run: Run, stage: str, cpus: int, gpus: float) -> bool:
         f"{total:g} are free"
     )
     run.events.append(stage, event="waiting", why=why)
-    return True
 
 
 def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int, float, int]:
-    """Return what a worker takes of a cluster: GPUs where there are any, else its CPU threads.
+    """Return the CPU cores and GPUs of a worker, and the number of workers wanted that fit.
+
+    A worker takes GPUs where there are any, else its CPU threads.
 
     Args:
         settings: The run's.
         cluster: The cluster's resources, by Ray's names.
-
-    Returns:
-        CPU cores and GPUs of a worker, and the number of workers wanted that the cluster holds.
 
     Raises:
         UsageError: The cluster holds no such worker.
@@ -182,11 +139,10 @@ def ray_session(settings: Settings) -> Iterator[None]:
     If this process is connected to Ray already, that connection is used and left open.
 
     Raises:
-        UsageError: As `require_ray`.
-        PrismError: As `require_ray`, or Ray does not start.
+        PrismError: Ray does not start, or as `require_ray`.
     """
     require_ray(settings)
-    if _is_connected():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
     elif settings.ray_address is None:
         workers = 1 if settings.workers == "auto" else settings.workers
@@ -225,21 +181,15 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
         raise PrismError(
             "Ray was imported before it could be restricted to this machine, and would listen to "
             "the network; restart this process (the kernel), or set "
-            f"{_assignments(_LOCAL_ONLY)} before"
+            f"{' and '.join(map('='.join, _LOCAL_ONLY.items()))} before"
         )
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray
 
+    options = {**_QUIET, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     for tries_left in reversed(range(_START_TRIES)):
         try:
-            ray.init(
-                "local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **_QUIET,
-            )
+            ray.init("local", num_cpus=cpus, num_gpus=gpus, **options)
             break
         except Exception as error:  # Ray raises several types
             ray.shutdown()
@@ -259,9 +209,8 @@ def require_ray(settings: Settings) -> None:
     """Check that settings for Ray can work, without starting anything.
 
     Raises:
-        UsageError: Ray is not installed, one device is named for several workers, or the
-            cluster's address is malformed.
-        PrismError: Nothing answers at the cluster's address.
+        UsageError: Ray is not installed, one device is named for several workers, or nothing
+            answers at the cluster's address.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError(
@@ -273,24 +222,13 @@ def require_ray(settings: Settings) -> None:
             f"device {settings.device!r} does not go with backend ray, which gives every worker a "
             "GPU of its own; use device auto, and CUDA_VISIBLE_DEVICES to leave some GPUs out"
         )
-    address = settings.ray_address
-    if address is None or address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal() or int(port) > 65_535:
-        raise UsageError(
-            f"ray_address {address!r} is no address; use HOST:PORT of the cluster's head as "
-            "`ray start` prints it, or auto for the cluster that this machine belongs to, or leave "
-            "it out to work on this machine alone"
-        )
-    try:  # Ray itself would try for minutes
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, UnicodeError) as error:  # the latter for a malformed host name
-        raise _unreachable(address, error) from None
-
-
-def _is_connected() -> bool:
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if settings.ray_address not in {None, "auto"}:
+        host, _, port = settings.ray_address.rpartition(":")
+        try:  # Ray itself would try for minutes
+            target = host.strip("[]"), int(port)
+            socket.create_connection(target, timeout=_CONNECT_SECONDS).close()
+        except (OSError, OverflowError, ValueError) as error:
+            raise _unreachable(settings.ray_address, error) from None
 
 
 def _set_environment(variables: dict[str, str]) -> None:
@@ -298,13 +236,9 @@ def _set_environment(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def _assignments(variables: dict[str, str]) -> str:
-    return " and ".join(f"{name}={value}" for name, value in variables.items())
-
-
-def _unreachable(address: str, error: Exception) -> PrismError:
-    return PrismError(
-        f"no Ray cluster answers at {address}: {one_line(error)}; start one there "
-        "with `ray start --head`, correct ray_address, or leave it out to work on this machine "
-        "alone"
+def _unreachable(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers at ray_address {address!r}: {one_line(error)}; use HOST:PORT of "
+        "the cluster's head, where `ray start --head` prints it, or auto for the cluster that this "
+        "machine belongs to, or leave it out to work on this machine alone"
     )

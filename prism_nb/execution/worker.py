@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from prism_nb.core.device import disable_malloc_trim
 from prism_nb.core.errors import PrismError
 from prism_nb.core.lock import LeaseHeldError
 from prism_nb.core.manifest import DECISIVE_PACKAGES, package_version
@@ -27,15 +28,6 @@ from prism_nb.core.units import OnEvent, Unit, WriteResult
 _POLL_SECONDS = 2.0  # between attempts at units that other processes work on
 
 UnitFunction = Callable[[Run, Unit, OnEvent], WriteResult | None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Numbers of units that were done before and by a call, and the call's duration."""
-
-    skipped: int
-    made: int
-    seconds: float
 
 
 def import_function(name: str) -> Callable[..., Any]:
@@ -49,20 +41,15 @@ def import_function(name: str) -> Callable[..., Any]:
 
 def run_units_sequentially(
     run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
-) -> Outcome:
-    """Do all units that are not done; wait for those of other processes.
+) -> int:
+    """Do all units of a stage that are not done, and return their number.
 
-    Args:
-        run: The run.
-        units: Units of one stage.
-        run_unit: `module:function` of a `UnitFunction`. A callable that it returns writes the
-            unit's files, in the background while the next unit is computed.
-        on_event: Called with every event.
+    Units of other processes are waited for.
 
-    Raises:
-        PrismError: A unit failed. Finished units stay.
+    A callable that the function `run_unit` returns writes the unit's files, in the background while
+    the next unit is computed.
     """
-    start, remaining = time.monotonic(), list(units)
+    remaining = list(units)
     with ThreadPoolExecutor(1) as thread:  # which ends after its last write, whatever happens
         worker = _SequentialWorker(run, import_function(run_unit), on_event, thread)
         while remaining:
@@ -71,7 +58,7 @@ def run_units_sequentially(
                 time.sleep(_POLL_SECONDS)
             remaining = held
         worker.wait_for_writes()
-    return Outcome(len(units) - worker.made, worker.made, time.monotonic() - start)
+    return worker.made
 
 
 class _SequentialWorker:
@@ -101,10 +88,8 @@ class _SequentialWorker:
             start = time.monotonic()
             write = self._run_unit(self._run, unit, self._on_event)
             kept_lease = lease.pop_all()  # released once the files are written
-        before, self._writing = (
-            self._writing,
-            self._thread.submit(self._finish, unit, start, write, kept_lease),
-        )
+        before = self._writing
+        self._writing = self._thread.submit(self._finish, unit, start, write, kept_lease)
         if before is not None:
             before.result()
         self.made += 1
@@ -144,21 +129,13 @@ class _SequentialWorker:
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """Units for one worker.
-
-    Attributes:
-        run: Path of the run, the same on every machine.
-        settings: The run's settings as plain values.
-        units: Units of one stage.
-        run_unit: `module:function` of a `UnitFunction`.
-        versions: `worker_versions` of the driver.
-    """
+    """Units of one stage for one worker, with the run's settings, and its path on every machine."""
 
     run: str
     settings: dict[str, Any]
     units: tuple[Unit, ...]
     run_unit: str
-    versions: dict[str, str]
+    versions: str  # of the driver
 
     @classmethod
     def of(cls, run: Run, units: Sequence[Unit], run_unit: str) -> WorkerTask:
@@ -177,8 +154,15 @@ class TaskResult:
 
 def run_task(task: WorkerTask) -> TaskResult:
     """Do a task in this process; its events go to the run's event log."""
+    disable_malloc_trim()
     try:
-        _check_versions(task.versions)
+        if task.versions != worker_versions():
+            raise PrismError(
+                f"a worker on {socket.gethostname()} has {worker_versions()}, but the run's driver "
+                f"{task.versions}. Images of different versions may differ: install the same ones "
+                "on every machine, end jobs that still wait from before an upgrade, and run the "
+                "same command again"
+            )
         run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
         torch.set_num_threads(threads_per_worker(run.settings))
 
@@ -186,7 +170,7 @@ def run_task(task: WorkerTask) -> TaskResult:
             if event["event"] != "unit_skipped":  # which the driver logs
                 run.events.append(task.units[0].stage, **event)
 
-        return TaskResult(run_units_sequentially(run, task.units, task.run_unit, log_event).made)
+        return TaskResult(run_units_sequentially(run, task.units, task.run_unit, log_event))
     except PrismError as error:
         return TaskResult(0, str(error))
     except Exception as error:
@@ -204,29 +188,11 @@ def one_line(error: Exception) -> str:
 
 
 @cache
-def worker_versions() -> dict[str, str]:
-    """Return the versions that decide results: the kit's, with a digest of its source, and more."""
+def worker_versions() -> str:
+    """Return the versions that decide results, the kit's with a digest of its source."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return {
-        "prism-nb": f"{package_version('prism-nb')} (source {digest.hexdigest()[:12]})",
-        "python": platform.python_version(),
-        **{name: package_version(name) for name in DECISIVE_PACKAGES},
-    }
-
-
-def _check_versions(driver: dict[str, str]) -> None:
-    """Check this process's versions against its driver's."""
-    differing = [
-        f"{name} {mine} there, {driver.get(name, 'none')} with the driver"
-        for name, mine in worker_versions().items()
-        if mine != driver.get(name)
-    ]
-    if differing:
-        raise PrismError(
-            f"a worker on {socket.gethostname()} has other versions than the run's driver: "
-            f"{'; '.join(differing)}. Images of different versions may differ: install the same "
-            "ones on every machine, end jobs that still wait from before an upgrade, and run the "
-            "same command again"
-        )
+    kit = f"prism-nb {package_version('prism-nb')} (source {digest.hexdigest()[:12]})"
+    others = [f"{name} {package_version(name)}" for name in DECISIVE_PACKAGES]
+    return ", ".join([kit, f"Python {platform.python_version()}", *others])

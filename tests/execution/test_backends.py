@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation import relabel
 from prism_nb.execution import backends, pipeline, worker
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.worker import Outcome
 from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.teacher import Teacher
@@ -74,8 +73,14 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(
         relabel, "load_labeler", lambda run: EnsembleLabeler(run.settings, [_teacher()], [0.5])
     )
-    # The backend of several workers, which here do their units in this process.
-    monkeypatch.setitem(backends._BACKENDS, "slurm", backends._BACKENDS["process"])
+
+    def run_here(run: Run, units: list[Unit], run_unit: str) -> int:
+        """Do what several workers would do."""
+        log = partial(run.events.append, "relabel")
+        call = worker.run_units_sequentially
+        return call(run, units, run_unit, lambda event: log(**event))
+
+    monkeypatch.setitem(backends._BACKENDS, "slurm", run_here)
     return run
 
 
@@ -86,7 +91,7 @@ def _teacher() -> Teacher:
         return untrained_teacher("test_resnet", dataset, CPU)
 
 
-def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
+def label(run: Run, on_event: Callable[[dict[str, Any]], None] | None = None) -> pipeline.Outcome:
     return pipeline.execute_units(run, "relabel", [label_unit(run, METHOD, 10)], on_event)
 
 
@@ -124,7 +129,7 @@ def test_finished_shards_are_kept_and_count_as_no_unit(
     images: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = label_shards(images, label_unit(images, METHOD, 10), 5)
-    relabel.label_shard(images, shards[1], lambda _: None)
+    relabel.run_unit(images, shards[1], lambda _: None)
     written = images.file(label_paths(images.settings, METHOD)[1]).stat().st_mtime_ns
     events, shares = list[dict[str, Any]](), list[float]()
     label(shared(images, 5), events.append)
@@ -135,7 +140,7 @@ def test_finished_shards_are_kept_and_count_as_no_unit(
         progress(event)
     assert shares[-1] == 0.5  # the labels are one unit, and its shards are none
     # A finished unit is not split.
-    monkeypatch.delattr(relabel, "label_shard")
+    monkeypatch.delattr(relabel, "run_unit")
     again = label(shared(images, 4))
     assert (again.skipped, again.made) == (1, 0)
 
