@@ -182,7 +182,7 @@ def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> Imag
     if sizes is None and name == "folder" and not settings.data_dir:
         raise UsageError(
             "dataset folder has no data_dir, so its size is not known; set data_dir, or give the "
-            "size, e.g. --size 100,50000,10000 (classes, training and held-out images)"
+            "size, e.g. --size 100 50000 10000 (classes, training and held-out images)"
         )
     if sizes is None:
         return open_dataset(settings)
