@@ -3,7 +3,7 @@
 import pytest
 
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.data.image_io import CorruptImageError
+from prism_nb.core.lock import LeaseLostError
 from prism_nb.headless import cell_error
 
 
@@ -11,7 +11,7 @@ from prism_nb.headless import cell_error
     ("name", "kind", "message"),
     [
         ("UsageError", UsageError, "no such setting"),
-        (CorruptImageError.__name__, PrismError, "no such setting"),
+        (LeaseLostError.__name__, PrismError, "no such setting"),
         ("ValueError", PrismError, "ValueError: no such setting"),
     ],
 )

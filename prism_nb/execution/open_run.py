@@ -138,7 +138,7 @@ def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) 
         check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
     bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        _check_network(name, dataset, needs_bn=name in bn, needs_conv=name in conv)
+        check_network(name, dataset, needs_bn=name in bn, needs_conv=name in conv)
 
 
 def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
@@ -160,8 +160,14 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
 
 
 @lru_cache(maxsize=256)  # the runs of a study use the same networks
-def _check_network(name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool) -> None:
-    """Check a network with its weights, or without them if they are still to be downloaded."""
+def check_network(
+    name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool = False
+) -> None:
+    """Check a network with its weights, or without them if they are still to be downloaded.
+
+    Raises:
+        UsageError: No such network, no such layers, or another size or head.
+    """
     classes, size = len(dataset.classes), dataset.image_size
     if not is_pretrained_name(name):
         network = build_network(name, classes=classes, image_size=size)

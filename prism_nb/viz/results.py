@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import pandas as pd
+
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
@@ -88,7 +90,7 @@ def curve(
     if not table.notna().any(axis=None):
         return Result(note=_why_undefined(measured, METRICS[measure].title))
     figure = diversity.curve_figure(table, method_legend(run), METRICS[measure])
-    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods], "03")
+    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods])
     return Result(table, figure, note)
 
 
@@ -103,7 +105,7 @@ def nearest(run: Run, network: str, methods: Sequence[str] | None = None) -> Res
     in_order = mine.sort_values("method", key=lambda m: m.map(list(methods).index), kind="stable")
     figure = diversity.nearest_figure(in_order, method_legend(run))
     nearest_three = in_order.groupby("method", sort=False).head(3).set_index("method")
-    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods], "03")
+    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods])
     return Result(nearest_three, figure, note)
 
 
@@ -125,7 +127,7 @@ def similarity(
     return Result(
         diversity.similarity_table(points),
         figure,
-        _left_out(run, methods, points.table["method"], "02"),
+        _left_out(run, methods, points.table["method"]),
         points.pixels,
         _image_names(run, points),
     )
@@ -147,34 +149,19 @@ def image_map(
     except UsageError as error:
         return Result(note=str(error))
     figure = diversity.map_figure(points, coordinates, kind, method_legend(run), names)
-    note = _left_out(run, methods, points.table["method"], "02")
+    note = _left_out(run, methods, points.table["method"])
     return Result(diversity.map_table(points, coordinates), figure, note, points.pixels, names)
-
-
-def agreement(run: Run) -> Result:
-    """How far the teachers agree on the images."""
-    note = (
-        "Shares of the images on which all teachers, or two of them on average, predict one class; "
-        "and the Jensen-Shannon divergence of two teachers' probabilities, 0 to 0.69 nats."
-    )
-    return Result(tables.agreement_table(run), note=note)
-
-
-def undefined(run: Run) -> Result:
-    """Metrics that are undefined, and why."""
-    table = tables.undefined_table(run)
-    return Result(table, note="" if len(table) else "Every metric is defined.")
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:
     return (REFERENCE, *run.settings.methods)
 
 
-def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str], notebook: str) -> str:
-    """Return which of the chosen methods are not shown, and the notebook that makes them."""
+def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str]) -> str:
+    """Return which of the chosen methods are not shown."""
     titles, shown = tables.method_titles(run), set(shown)
     names = ", ".join(titles[name] for name in methods if name not in shown)
-    return f"Left out: {names} (missing or damaged: run notebook {notebook})" if names else ""
+    return f"Left out: {names} (missing or damaged)" if names else ""
 
 
 def _image_names(run: Run, points: diversity.FeaturePoints) -> tuple[str, ...]:
@@ -192,11 +179,6 @@ def _why_undefined(run: Run, title: str) -> str:
 
 
 # --- Labels and students ---
-
-
-def labels(run: Run) -> Result:
-    """Accuracy of the teachers and their ensemble on the images."""
-    return Result(tables.label_table(run))
 
 
 def accuracy(run: Run) -> Result:
@@ -238,17 +220,11 @@ def class_gains(run: Run, baseline: str | None = None) -> Result:
     return Result(table, figures.class_gain_figure(table, method_legend(run), baseline))
 
 
-def confusions(run: Run, method: str | None = None, student: str | None = None) -> Result:
+def confusions(run: Run, method: str, student: str) -> Result:
     """Confusion matrix of a student of a method's images; the table has the top mistakes."""
-    method, student = method or run.settings.methods[0], student or run.settings.students[0]
     shares = tables.confusion_matrix(run, method, student)
     title = f"Confusions of {student}, trained on {tables.method_titles(run)[method]}"
     return Result(tables.top_confusions(shares), figures.confusion_figure(shares, title=title))
-
-
-def eval_variants(run: Run) -> Result:
-    """Accuracy without soft labels and without augmentation."""
-    return Result(tables.eval_variant_table(run))
 
 
 def scores(run: Run) -> Result:
@@ -305,24 +281,34 @@ def published(run: Run) -> Result:
         "them was measured here, and each has a protocol of its own: only the coloured bars are "
         "compared under one protocol."
     )
-    if config.dataset == "imagenet1k" and config.image_size != 224:
-        note += f" Published images have 224 pixels a side, those of this run {config.image_size}."
     return Result(table, figures.published_figure(table, method_legend(run)), note)
 
 
-def protocols(run: Run) -> Result:
-    """How students are trained in this run and in the papers of published results."""
-    return Result(tables.protocol_table(run))
+_AGREEMENT = (
+    "Shares of the images on which all teachers, or two of them on average, predict one class; "
+    "and the Jensen-Shannon divergence of two teachers' probabilities, 0 to 0.69 nats."
+)
+
+
+def _plain(table: Callable[[Run], pd.DataFrame], note: str = "") -> Callable[[Run], Result]:
+    return lambda run: Result(table(run), note=note)
 
 
 RUN_RESULTS: dict[str, Callable[..., Result]] = {
-    function.__name__: function
-    for function in (
-        *(teachers, bn_teachers, bn_shares, losses),
-        *(metrics, curve, nearest, similarity, image_map, agreement, undefined),
-        *(labels, accuracy, learning, transfer, classes, class_gains, confusions),
-        *(eval_variants, scores, summary, tradeoff, published, protocols),
-    )
+    "agreement": _plain(tables.agreement_table, _AGREEMENT),
+    "undefined": _plain(tables.undefined_table, "Metrics without a row are defined."),
+    "labels": _plain(tables.label_table),
+    "eval_variants": _plain(tables.eval_variant_table),
+    "protocols": _plain(tables.protocol_table),
+    **{
+        function.__name__: function
+        for function in (
+            *(teachers, bn_teachers, bn_shares, losses),
+            *(metrics, curve, nearest, similarity, image_map),
+            *(accuracy, learning, transfer, classes, class_gains, confusions),
+            *(scores, summary, tradeoff, published),
+        )
+    },
 }
 RUN_PICTURES: dict[str, Callable[..., EncodedImage | None]] = {
     "images": image_sheet,

@@ -13,26 +13,20 @@ import torch
 
 from prism_nb.core.recipe import Recipe
 from prism_nb.core.settings import Settings
-from prism_nb.core.units import is_pretrained_name
+from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.catalog import family_of
+from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.similarity import Comparison
-from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import NetworkInfo, architecture_of, build_on_meta, network_info
 from prism_nb.synthesis.teacher_sampling import sample_schedule
 from prism_nb.viz.widgets.base import note_html
 
 
-def image_side(name: str, of_dataset: int) -> int:
-    """Return the side of a network's images: its weights may need another than the dataset's."""
-    preprocess = resolve_weights(name).preprocess if is_pretrained_name(name) else None
-    return preprocess.size if preprocess else of_dataset
-
-
 @lru_cache(maxsize=512)
-def pool_network_info(name: str, classes: int, image_size: int) -> NetworkInfo:
-    """Return a network's numbers at the size of its images; see `image_side`."""
-    size, architecture = image_side(name, image_size), architecture_of(name)
-    network = build_on_meta(architecture, classes=classes, image_size=size)
+def pool_network_info(name: str, dataset: ImageDataset) -> NetworkInfo:
+    """Return a network's numbers at the size of its images, which may differ from the dataset's."""
+    size, architecture = native_preprocess(name, dataset).size, architecture_of(name)
+    network = build_on_meta(architecture, classes=len(dataset.classes), image_size=size)
     return network_info(architecture, network, image_size=size)
 
 
@@ -93,7 +87,9 @@ def preview_html(settings: Settings, method: str | None, infos: Mapping[str, Net
     bars = ["BN statistics in", "share of cost"]
     styler = table.style.format("{:.0%}", subset=["logits in", *bars])
     styler = styler.format("{:.3g}", subset="GFLOP").format_index(escape="html")
-    styler = styler.bar(subset=bars, vmin=0, vmax=1, height=70, color="rgba(68, 119, 170, 0.5)")
+    styler = styler.bar(
+        subset=bars, vmin=0, vmax=1, height=70, width=88, color="rgba(68, 119, 170, 0.5)"
+    )
     return note_html(sentence, "plain") + str(styler.to_html())
 
 

@@ -16,14 +16,12 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import write_yaml
-from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
+from prism_nb.execution.open_run import check_network
 from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_catalogue
-from prism_nb.models.pretrained import open_pretrained
+from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.similarity import compare_networks
-from prism_nb.models.teacher import check_bn
 from prism_nb.models.weights import check_weights_present
-from prism_nb.models.zoo import build_on_meta, check_forward
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
     control_style,
@@ -35,7 +33,6 @@ from prism_nb.viz.widgets.base import (
 )
 from prism_nb.viz.widgets.pool_preview import (
     comparison_html,
-    image_side,
     pool_network_info,
     pool_warnings,
     preview_html,
@@ -121,8 +118,9 @@ class TeacherPicker(KeyboardBox):
         """Put networks into the pool if all of them can be used."""
         try:
             dataset = open_dataset(self._run.settings)
+            check_weights_present([name for name in names if is_pretrained_name(name)])
             for name in names:
-                check_usable(name, dataset)
+                check_network(name, dataset, needs_bn=True)
         except PrismError as error:
             self.message.value = note_html(f"Not added: {error}", "stop")
             return
@@ -139,28 +137,22 @@ class TeacherPicker(KeyboardBox):
     def _refresh(self) -> None:
         self.warnings.value = self.preview.value = ""
         try:
-            settings = self.value
-            classes = len(open_dataset(settings).classes)
-            infos = {
-                n: pool_network_info(n, classes, settings.image_size) for n in settings.teachers
-            }
+            settings, dataset = self.value, open_dataset(self._run.settings)
+            infos = {name: pool_network_info(name, dataset) for name in settings.teachers}
         except PrismError as error:
             self.status.value = note_html(f"Not usable: {error}", "stop")
             return
         found = pool_warnings(settings, {name: info.bn_layers for name, info in infos.items()})
         self.warnings.value = "".join(note_html(f"Beware: {text}", "note") for text in found)
         self.preview.value = preview_html(settings, self.method.value, infos)
-        code = f"<pre>{html.escape(write_yaml(self._picked()))}</pre>"
-        self.status.value = self._verdict(settings) + code
-
-    def _verdict(self, settings: Settings) -> str:
-        """Return whether the run can take the pick, given the results that it has."""
         try:
             Run(self._run.path, settings).check_settings()
-        except PrismError as error:
+            verdict = note_html("Ready. The next cell uses these; in a preset they read:", "good")
+        except PrismError as error:  # it would mix results
             text = f"Not usable in this run: {error}. A preset for another run would read:"
-            return note_html(text, "stop")
-        return note_html("Ready. The next cell uses these; in a preset they read:", "good")
+            verdict = note_html(text, "stop")
+        code = html.escape(write_yaml(self._picked()))
+        self.status.value = f"{verdict}<pre>{code}</pre>"
 
     def _compare_networks(self) -> None:
         self.similarity.value = note_html("Comparing the networks on real images …")
@@ -168,25 +160,6 @@ class TeacherPicker(KeyboardBox):
             self.similarity.value = comparison_html(compare_networks(self._run, self.pool.names))
         except PrismError as error:
             self.similarity.value = note_html(f"Not compared: {error}", "stop")
-
-
-def check_usable(name: str, dataset: ImageDataset) -> None:
-    """Check that a network can classify a dataset's images and has BN statistics.
-
-    Without weights it is built on shapes alone, so that large networks take no longer.
-
-    Raises:
-        UsageError: No such network or weights, no BN layers, or another size or head.
-    """
-    classes, size = len(dataset.classes), dataset.image_size
-    if is_pretrained_name(name):
-        check_weights_present([name])
-        pretrained = open_pretrained(name, dataset)
-        network, size = pretrained.network, pretrained.preprocess.size
-    else:
-        network = build_on_meta(name, classes=classes, image_size=size)
-    check_bn(name, network)
-    check_forward(name, network, classes=classes, image_size=size)
 
 
 # -- candidates ------------------------------------------------------------------------------
@@ -292,7 +265,7 @@ def _line(entry: Entry) -> str:
 
 def candidates(run: Run) -> list[Entry]:
     """Return the networks with batch norm that a run has trained, then the catalogue."""
-    trained = []
+    trained, dataset = [], open_dataset(run.settings)
     for unit in network_units(run.settings):
         marker = run.units.marker(unit)
         if marker is not None and marker["record"].get("bn_layers"):
@@ -304,7 +277,7 @@ def candidates(run: Run) -> list[Entry]:
                     library="this run",
                     family=family_of(unit.name),
                     **{count: record[count] for count in counts},
-                    input_size=image_side(unit.name, run.settings.image_size),
+                    input_size=native_preprocess(unit.name, dataset).size,
                     weights={"measured": 100 * record["accuracy"]},
                     licence="",
                 )

@@ -153,7 +153,7 @@ def test_an_undefined_metric_has_a_reason(measured: Run) -> None:
 @pytest.mark.parametrize("result", [results.curve, results.nearest])
 def test_methods_without_measurements_are_named(measured: Run, result: Any) -> None:
     found = result(measured, SPACE, (*BOTH, "sre2l"))
-    assert found.note == "Left out: SRe2L (missing or damaged: run notebook 03)"
+    assert found.note == "Left out: SRe2L (missing or damaged)"
     assert len(traces(found)) == 2
     measured.file("diversity/prism.json").write_bytes(b"{")
     assert result(measured, SPACE, BOTH).note == found.note.replace("SRe2L", "PRISM")
@@ -235,7 +235,7 @@ def test_a_subsample_has_no_repetition_and_keeps_the_order() -> None:
 
 def test_methods_without_images_are_named(run: Run) -> None:
     found = results.image_map(run, SPACE, ("prism", "sre2l"))
-    assert found.note == "Left out: SRe2L (missing or damaged: run notebook 02)"
+    assert found.note == "Left out: SRe2L (missing or damaged)"
     for unit in method_units(run, "prism", 10):
         run.file(unit.marker).write_bytes(b"{")
     with pytest.raises(UsageError, match="no images of these methods, or damaged ones"):
