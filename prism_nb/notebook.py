@@ -7,7 +7,6 @@ import html
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from IPython.display import HTML, Image, display
@@ -165,7 +164,7 @@ def figure(place: Run | StudyFolder, name: str, **options: Any) -> None:
         display(figure_bundle(drawn, name), raw=True)
     _show_numbers(place, result)
     if drawn is not None:
-        _save(place, partial(save_figure, place.path, name, drawn, result.table))
+        _save(place, save_figure, name, drawn, result.table)
 
 
 def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **options: Any) -> None:
@@ -174,27 +173,25 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
     Args:
         run: The run.
         name: `images`, `views` or `near_duplicates`.
-        methods: The methods; where None all, and for `images` and `near_duplicates` the real ones.
+        methods: The methods; where None all, and the real images, which have no views.
         options: The sheet's options: `epoch` of the views, `network` of the near-duplicates.
     """
     titles = tables.method_titles(run)
     sheet = _named(RUN_PICTURES, name, "picture")
-    for method in methods or (run.settings.methods if name == "views" else titles):
+    for method in methods or titles:
         picture = sheet(run, method, **options)
         _show(f"<b>{html.escape(titles[method])}</b>")
         if picture is None:
             _show("not defined")
             continue
         display(Image(picture.content, format=picture.kind))
-        _save(run, partial(save_picture, run.path, f"{name}_{method}", picture))
+        _save(run, save_picture, f"{name}_{method}", picture)
 
 
 def report(place: Run | StudyFolder) -> None:
     """Write the page with all results of a run or a study, and link to it."""
-    write: Callable[[Any], str] = (
-        write_study_page if isinstance(place, StudyFolder) else write_report
-    )
-    path = html.escape(str(place.path / write(place)))
+    page = write_study_page(place) if isinstance(place, StudyFolder) else write_report(place)
+    path = html.escape(str(place.path / page))
     _show(f"Report: <a href='file://{path}'><code>{path}</code></a>")
 
 
@@ -256,11 +253,11 @@ def _show_numbers(place: Run | StudyFolder, result: Result) -> None:
         _show(f"<p>{html.escape(result.note)}</p>")
 
 
-def _save(place: Run | StudyFolder, save: Callable[[], str]) -> None:
+def _save(place: Run | StudyFolder, save: Callable[..., str], *content: Any) -> None:
     """Save a figure and show where; in a read-only folder, show that it is not saved."""
     folder = place.path / "figures"
     if os.access(folder if folder.exists() else place.path, os.W_OK):
-        _show(f"saved as <code>{html.escape(save())}</code>")
+        _show(f"saved as <code>{html.escape(save(place.path, *content))}</code>")
     else:
         _show("not saved: the folder is read-only")
 
@@ -281,17 +278,13 @@ def _exists(run_name: str | None, runs_dir: str | None) -> bool:
 
 
 def _check_parameters(namespace: dict[str, Any], *, valid: Collection[str]) -> None:
-    """Check every name that a parameters cell assigns.
+    """Check every name that a cell of parameters assigns: papermill only warns of unknown ones.
 
-    Papermill only warns of a parameter that a notebook does not have. The cells that it injects
-    begin with "# Parameters", and so do the notebooks' own.
+    The cells that it injects begin with "# Parameters", and so do the notebooks' own.
     """
     for source in namespace.get("In", []):
         if source.startswith("# Parameters"):
-            for statement in ast.parse(source).body:
-                targets = statement.targets if isinstance(statement, ast.Assign) else []
-                if isinstance(statement, ast.AnnAssign):
-                    targets = [statement.target]
-                for name in [target.id for target in targets if isinstance(target, ast.Name)]:
-                    if name not in valid:
-                        raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")
+            names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+            for name in [node.id for node in names if isinstance(node.ctx, ast.Store)]:
+                if name not in valid:
+                    raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")
