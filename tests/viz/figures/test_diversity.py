@@ -21,14 +21,13 @@ from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit, image_path, method_units
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity import stage
-from prism_nb.diversity.metrics import METRICS, metrics_of
+from prism_nb.diversity.metrics import METRICS
 from prism_nb.viz import results, tables
 from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures.diversity import (
     hover_page,
     load_points,
     project,
-    subsample,
 )
 from prism_nb.viz.figures.gallery import near_duplicate_sheet
 from prism_nb.viz.html import Result
@@ -103,7 +102,7 @@ def test_tables_have_the_recorded_metrics(measured: Run) -> None:
     assert list(tables.agreement_table(found).index) == list(BOTH)
 
 
-@pytest.mark.parametrize("measure", [metric.name for metric in metrics_of("class")])
+@pytest.mark.parametrize("measure", ["cosine", "recognised"])
 def test_a_curve_is_sorted_for_each_method_by_itself(measured: Run, measure: str) -> None:
     found = results.curve(measured, SPACE, BOTH, measure)
     factor = 100 if METRICS[measure].percent else 1
@@ -219,18 +218,12 @@ def test_subsampling_is_stated_and_deterministic(run: Run) -> None:
     few = load_points(run, SPACE, BOTH, range(10), most=20)
     assert few.table["method"].value_counts().to_dict() == {REFERENCE: 10, "prism": 10}
     assert few.count == "20 of 530 images"
+    keys = list(zip(few.table["class"], few.table["image_index"], strict=True))
+    assert keys[10:] == sorted(set(keys[10:]))
     again = load_points(run, SPACE, BOTH, range(10), most=20)
     pd.testing.assert_frame_equal(few.table, again.table)
     np.testing.assert_allclose(few.features, unit_features(few.pixels), atol=1e-6)
     assert load_points(run, SPACE, ("prism",), range(10), most=30).count == "30 images"
-
-
-def test_a_subsample_has_no_repetition_and_keeps_the_order() -> None:
-    keys = [(c, image_index) for c in range(20) for image_index in range(5)]
-    chosen = subsample(keys, 30)
-    assert len(set(chosen)) == 30
-    assert chosen == sorted(chosen)
-    assert subsample(keys, 100) == keys
 
 
 def test_methods_without_images_are_named(run: Run) -> None:

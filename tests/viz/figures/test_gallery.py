@@ -4,7 +4,7 @@ import base64
 import re
 from dataclasses import replace
 from io import BytesIO
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -132,25 +132,20 @@ def test_images_are_sorted_by_the_loss_of_their_unit(made: Run) -> None:
     assert shown(made, order="unit_loss", reverse=True)[0] == (0, 0)
 
 
-def test_images_are_sorted_by_their_own_loss(made: Run, teachers: dict[str, Teacher]) -> None:
-    losses = {}
-    for c in range(10):
-        for index in range(3):
-            image = DIGITS.normalize(pixels_of(c, index)[None])
-            logits = teachers["test_resnet"](image)[0].double()
-            losses[c, index] = float(torch.logsumexp(logits, 0) - logits[c])
-    assert shown(made, order="own_loss") == sorted(losses, key=losses.__getitem__)
-
-
-def test_images_are_sorted_by_agreement(made: Run, teachers: dict[str, Teacher]) -> None:
+@pytest.mark.parametrize("order", ["own_loss", "agreement"])
+def test_images_are_sorted_by_what_the_teachers_see(
+    made: Run, teachers: dict[str, Teacher], order: str
+) -> None:
     found = {}
-    for c in range(10):
-        for index in range(3):
-            image = DIGITS.normalize(pixels_of(c, index)[None])
-            p = [teacher(image)[0].double().softmax(0) for teacher in teachers.values()]
-            pairs = combinations(p, 2)
-            found[c, index] = np.mean([jensenshannon(a, b) ** 2 for a, b in pairs])
-    assert shown(made, order="agreement") == sorted(found, key=found.__getitem__)
+    for c, index in product(range(10), range(3)):
+        image = DIGITS.normalize(pixels_of(c, index)[None])
+        logits = {name: teacher(image)[0].double() for name, teacher in teachers.items()}
+        pairs = combinations([each.softmax(0) for each in logits.values()], 2)
+        found[c, index] = {
+            "own_loss": float(-logits["test_resnet"].log_softmax(0)[c]),
+            "agreement": float(np.mean([jensenshannon(a, b) ** 2 for a, b in pairs])),
+        }[order]
+    assert shown(made, order=order) == sorted(found, key=found.__getitem__)
 
 
 def test_images_are_sorted_by_recorded_distance(made: Run) -> None:
@@ -161,13 +156,11 @@ def test_images_are_sorted_by_recorded_distance(made: Run) -> None:
     assert shown(made, order="distance") == [divmod(int(i), 3) for i in np.argsort(distances)]
 
 
-def test_images_without_a_value_come_last() -> None:
-    frame = pd.DataFrame(
-        {"class": 0, "image_index": [0, 1, 2, 3], "distance": [0.2, np.nan, 0.1, 0.2]}
-    )
-    for reverse, expected in ((False, [2, 0, 3, 1]), (True, [0, 3, 2, 1])):
-        found = sort_images(frame, ORDERS["distance"], reverse=reverse)
-        assert found["image_index"].tolist() == expected
+@pytest.mark.parametrize(("reverse", "expected"), [(False, [2, 0, 3, 1]), (True, [0, 3, 2, 1])])
+def test_images_without_a_value_come_last(reverse: bool, expected: list[int]) -> None:
+    values = {"class": 0, "image_index": [0, 1, 2, 3], "distance": [0.2, np.nan, 0.1, 0.2]}
+    found = sort_images(pd.DataFrame(values), ORDERS["distance"], reverse=reverse)
+    assert found["image_index"].tolist() == expected
 
 
 def test_initial_images_are_known_of_optimised_ones(made: Run) -> None:
