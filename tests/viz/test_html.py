@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from prism_nb.core.run import Run
-from prism_nb.viz.html import contact_sheet, render_page, save_figure, table_html, thumbnails
+from prism_nb.viz.html import contact_sheet, save_figure, table_html, thumbnails
 
 FRAME = pd.DataFrame({"method": ["prism", "sre2l"], "student": "a", "mean": [90.0, 70.0]})
 
@@ -34,8 +34,7 @@ def test_tables_show_titles_of_names_on_every_axis() -> None:
 
 def test_tables_keep_named_rows_and_drop_counts() -> None:
     assert "search" in table_html(pd.DataFrame({"cells": [3, 4]}, index=["search", "scenarios"]))
-    assert table_html(pd.DataFrame({"cells": [30, 40, 50]}).iloc[1:]).count("<td>") == 2
-    assert ">yes<" in table_html(pd.DataFrame({"chosen": [True, False]}))
+    assert table_html(pd.DataFrame({"chosen": [True, True, False]}).iloc[1:]).count("<td>") == 2
 
 
 def test_a_saved_figure_works_offline(run: Run) -> None:
@@ -46,11 +45,6 @@ def test_a_saved_figure_works_offline(run: Run) -> None:
     assert '"showSendToCloud": false' in page
     assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
     assert pd.read_csv(run.file("figures/accuracy.csv"))["mean"].tolist() == [90.0, 70.0]
-
-
-def test_a_template_with_a_missing_value_is_an_error() -> None:
-    with pytest.raises(Exception, match="undefined"):
-        render_page("gallery.html", side=4, columns=1)
 
 
 @pytest.mark.parametrize(("columns", "zoom"), [(2, 4), (40, 3), (120, 1)])

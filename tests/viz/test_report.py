@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from prism_nb.execution import pipeline
-from prism_nb.viz import report, tables
+from prism_nb.viz import report
 from prism_nb.viz.html import EncodedImage, Result
 from tests.helpers.evaluated_run import evaluated_run
 
@@ -35,10 +35,3 @@ def test_a_report_has_all_results_and_needs_no_network(
     assert '"showSendToCloud": false' in page
     assert "prefers-color-scheme: dark" in page
     assert 'src="http' not in page
-
-
-def test_results_without_numbers_have_no_section(tmp_path: Path) -> None:
-    run = evaluated_run(tmp_path, eval_variants=["protocol"], train_on_real=False)
-    titles = [title for title, _, _ in report._sections(run)]
-    assert "DD-Ranking's scores" not in titles
-    assert not len(tables.published_table(run))

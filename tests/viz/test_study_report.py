@@ -15,7 +15,6 @@ from scipy import stats
 
 from prism_nb.execution.study import Study, StudyFolder
 from prism_nb.viz import study_report
-from prism_nb.viz.html import Result
 from prism_nb.viz.study_report import PAIR_COLUMNS, answer, compare_pairs, summarize
 from tests.helpers.study_records import CLEAR, CLOSE, study_records
 
@@ -48,23 +47,6 @@ def test_the_answer_marks_the_best_and_its_equals(folder: StudyFolder) -> None:
         "Second: PRISM leads with 81.7 %; not significantly worse: SRe2L. First: Random real "
         "leads with 91.1 %. A control that optimises nothing leads."
     )
-
-
-def test_labels_name_methods_and_scenarios(folder: StudyFolder) -> None:
-    labels = study_report.study_labels(folder)
-    assert labels["winner"]["sre2l"] == labels["method"]["sre2l"] == "SRe2L"
-    assert labels["scenario"] == {"b": "Second", "a": "First"}
-
-
-def test_one_method_has_no_pairwise_figure(
-    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = study_records({"a": {"prism": [1.0, 2.0]}})
-    monkeypatch.setattr(study_report, "accuracy_records", lambda folder: alone)
-    found = study_report.pairs(folder)
-    assert isinstance(found, Result)
-    assert found.figure is None
-    assert "One method" in found.note
 
 
 def records_of(values: dict[str, list[list[float]]]) -> pd.DataFrame:
@@ -147,5 +129,4 @@ def test_differences_without_a_spread_decide_nothing(lead: float) -> None:
 
 def test_one_method_has_no_pairs() -> None:
     pairs = compare_pairs(records_of({"a": [[10.0], [20.0]]}))
-    assert list(pairs.columns) == PAIR_COLUMNS
-    assert len(pairs) == 0
+    assert (list(pairs.columns), len(pairs)) == (PAIR_COLUMNS, 0)
