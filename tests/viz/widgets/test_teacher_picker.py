@@ -41,11 +41,6 @@ def add(picker: TeacherPicker, name: str) -> None:
 # -- the pool --------------------------------------------------------------------------------
 
 
-def test_untouched_it_returns_the_settings(picker: TeacherPicker, settings: Settings) -> None:
-    assert picker.value == settings
-    assert "Ready" in picker.status.value
-
-
 def test_a_primary_that_leaves_the_pool_is_not_replaced(
     picker: TeacherPicker, settings: Settings
 ) -> None:
@@ -150,6 +145,8 @@ def test_trained_networks_come_first(run: Run) -> None:
 def test_the_draw_goes_to_the_method_and_back(picker: TeacherPicker, settings: Settings) -> None:
     fields = picker.draws["prism"].fields
     assert list(picker.draws) == ["prism"]
+    assert picker.value == settings
+    assert "Ready" in picker.status.value
     fields["selection"].value = "intra"
     fields["resample_every"].value = 5
     fields["bn_slot_prob"].value = 0.25
