@@ -117,11 +117,7 @@ def metrics_in_space(
 
 
 def teacher_agreement(logits: Iterable[Tensor]) -> dict[str, Summary]:
-    """Return summaries by name of the agreement of teachers.
-
-    Args:
-        logits: For each class in order, the logits of T teachers for its images [T, n, classes].
-    """
+    """Return summaries by name, of the logits of T teachers for each class [T, n, classes]."""
     metrics = metrics_of("teachers")
     return summarise(metrics, [{m.name: m.value(some) for m in metrics} for some in logits])
 

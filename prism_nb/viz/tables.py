@@ -165,16 +165,10 @@ def loss_table(run: Run) -> pd.DataFrame:
 
 
 def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
-    """Return what a run has recorded of a method's images, class by class.
+    """Return what is recorded of images of a method, or of `REFERENCE`, class by class.
 
-    Args:
-        run: The run.
-        method: A method, `REFERENCE` for real images.
-        classes: Class indices.
-
-    Returns:
-        Columns `class`, `image_index`, `made` (whether the image exists), and of its unit the
-        name, `unit`, BN `teachers`, and last `logit loss` and `BN loss`; NaN where unknown.
+    Columns `class`, `image_index`, `made` (whether the image exists), and of its unit the name,
+    `unit`, BN `teachers`, and last `logit loss` and `BN loss`; NaN where unknown.
     """
     position, rows = {c: i for i, c in enumerate(classes)}, []
     if method == REFERENCE:
@@ -215,10 +209,9 @@ TEACHERS = "the teachers"  # in place of a feature network, where their agreemen
 
 
 def _metric_records(run: Run) -> pd.DataFrame:
-    """Return all recorded metrics: a row per method, network and metric of `METRICS`.
+    """Return a row per method, features (a network, or `TEACHERS`) and metric.
 
-    Columns: method, features (the network), metric, value (of all classes, as tables show it),
-    per_class (None or a value each), undefined (the reason, or None).
+    Columns: `value` as tables show it, `per_class`, `undefined` (the reason, or None).
     """
     rows, of_real = [], dict[tuple[str, str], dict[str, Any]]()
     for unit in stage_units(run, "diversity"):  # the real images come first
@@ -249,10 +242,7 @@ def diversity_table(run: Run) -> pd.DataFrame:
 
 
 def metric_table(run: Run, network: str) -> pd.DataFrame:
-    """Return every metric in the features of a network: a row per metric, a column per method.
-
-    Undefined ones are NaN; `undefined_table` has the reasons.
-    """
+    """Return every metric in the features of a network: metrics by methods, NaN if undefined."""
     return _metrics_by_method(run, network, metrics_of("class", "set"))
 
 
@@ -284,9 +274,8 @@ def class_metric_table(run: Run, network: str, metric: str) -> pd.DataFrame:
 def nearest_table(run: Run, network: str) -> pd.DataFrame:
     """Return the nearest training image of every image, the nearest pairs first.
 
-    Columns: method, class, name (of the class), image_index, training image (its index in the
-    training split), distance in [0, 2] between unit features. Undefined ones are left out. The
-    reference's distances show how near two real images are.
+    A training image is an index of the training split, a distance in [0, 2] that of unit features.
+    Undefined ones are left out; the reference's show how near two real images are.
     """
     names, rows = class_names(run), []
     for unit in stage_units(run, "diversity"):
@@ -456,10 +445,7 @@ def default_baseline(methods: Sequence[str]) -> str:
 
 
 def class_gain_table(classes: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Return each method's gain over a baseline in a `class_accuracy_table`, points, least first.
-
-    The table needs two methods at least.
-    """
+    """Return the gain over a baseline in a `class_accuracy_table`, points, least first."""
     gains = classes.drop(columns=baseline).sub(classes[baseline], axis=0)
     return gains.sort_values(gains.columns[0], kind="stable")
 
@@ -467,8 +453,7 @@ def class_gain_table(classes: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def confusion_matrix(run: Run, method: str, student: str) -> pd.DataFrame:
     """Return a student's confusions in percent of each class's held-out images, of all seeds.
 
-    Returns:
-        One row per class, one column per predicted class; NaN for a class without images.
+    One row per class, NaN for a class without images; one column per predicted class.
     """
     names = class_names(run)
     counts = pd.DataFrame(0, index=range(len(names)), columns=range(len(names)))
@@ -499,19 +484,14 @@ def published_results() -> pd.DataFrame:
 def published_table(run: Run) -> pd.DataFrame:
     """Return a run's accuracies and the published ones of the same dataset, student and IPC.
 
-    Returns:
-        Columns method, title, student, ipc, mean and std (top-1 in percent), source (`THIS_RUN`
-        for the run's own). For each student the run's methods come first, then the published
-        ones, best first. Empty where nothing is published, or where the run scores on part of
-        the training images.
+    For each student the run's methods come first, then the published ones, best first. Empty
+    where nothing is published, or where the run scores on part of the training images.
     """
     own, known, settings = accuracy_table(run), published_results(), run.settings
     own["title"], own["source"] = own["method"].map(method_titles(run)), THIS_RUN
     known = known[(known["dataset"] == settings.dataset) & (known["ipc"] == settings.ipc)]
-    known = known.sort_values("top1", ascending=False, kind="stable").rename(
-        columns={"top1": "mean"}
-    )
-    known["title"] = known["method"] + " (published)"
+    known = known.sort_values("top1", ascending=False, kind="stable")
+    known = known.assign(mean=known["top1"], title=known["method"] + " (published)")
     parts = []
     for student in settings.students if settings.eval_split == "test" else ():
         theirs = known[known["student"] == student.removeprefix("torchvision/")]

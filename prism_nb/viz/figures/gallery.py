@@ -64,12 +64,7 @@ _DETAILS = {
 
 
 def image_sheet(run: Run, method: str) -> EncodedImage:
-    """Return a contact sheet of a method: a row per class, a column per image, 20 of each at most.
-
-    Args:
-        run: The run.
-        method: A method, `REFERENCE` for real images.
-    """
+    """Return a contact sheet of a method or `REFERENCE`: a row per class, 20 of 20 at most."""
     images = load_subset(run, method, open_dataset(run.settings), _sheet_keys(run))
     return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc))
 
@@ -89,18 +84,12 @@ def _sheet_keys(run: Run) -> list[tuple[int, int]]:
     return [(c, i) for c in classes for i in range(min(_MAX_SHEET, run.settings.ipc))]
 
 
-def near_duplicate_sheet(run: Run, method: str, network: str | None = None) -> EncodedImage | None:
+def near_duplicate_sheet(run: Run, method: str, network: str) -> EncodedImage | None:
     """Return the images nearest to a training image of their class, above those training images.
 
-    Args:
-        run: The run.
-        method: A method, `REFERENCE` for real images.
-        network: The feature network; the first where None.
-
-    Returns:
-        The sheet; None where no distance is defined.
+    Near in the features of a network; None where no distance is defined.
     """
-    nearest = nearest_table(run, network or run.settings.feature_networks_used[0])
+    nearest = nearest_table(run, network)
     pairs = nearest[nearest["method"] == method].head(_MAX_PAIRS)
     if not len(pairs):
         return None
@@ -286,14 +275,9 @@ def _teacher_scores(run: Run, method: str, made: pd.DataFrame) -> dict[str, Any]
 
 
 def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[ClassInfo]) -> str:
-    """Return a page of a gallery; what is known of an image is on hover.
+    """Return the page of some panels; what is known of an image is on hover.
 
     Images are neither smoothed nor recoloured; those larger than shown are averaged down.
-
-    Args:
-        panels: The result of `panels`.
-        view: The view that they are of.
-        classes: The dataset's classes.
     """
     if not panels:
         return "<p>Choose at least one method.</p>"
@@ -349,10 +333,7 @@ def _details(row: dict[str, Any], info: ClassInfo) -> str:
 
 
 def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:
-    """Return a page of a gallery as PNG, panels one below the other.
-
-    Where an image is shown at a multiple of its own side, its pixels are repeated.
-    """
+    """Return a page of a gallery as PNG, panels one below the other; small images are enlarged."""
     grids = [_grid(panel, view) for panel in panels]
     width = max(260, *(grid.width for grid in grids))
     height = sum(grid.height + _TITLE_HEIGHT for grid in grids)
