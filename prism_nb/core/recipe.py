@@ -289,13 +289,17 @@ def recipe_differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
     mine, theirs = recipe.plain(), other.plain()
     matter = mine.keys() - TEXTS
     if recipe.image_source == "initial":
-        matter &= {"image_source", "init", *(_SCORING_FIELDS if recipe.needs_scorer else ())}
+        matter &= {"image_source", "init", "image_format"} | (
+            _SCORING_FIELDS if recipe.needs_scorer else set()
+        )
     elif recipe.image_source == "imported":
         matter &= {"image_source", *IMPORT_ONLY_FIELDS}
+    else:
+        matter -= set(IMPORT_ONLY_FIELDS)
     return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
 
 
-_SCORING_FIELDS = ("max_scored_images", "crops_per_image", "mosaic_grid", "crop_min")
+_SCORING_FIELDS = {"max_scored_images", "crops_per_image", "mosaic_grid", "crop_min"}
 
 
 @cache

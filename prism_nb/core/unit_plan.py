@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from prism_nb.core.config import short_hash
-from prism_nb.core.recipe import IMPORT_ONLY_FIELDS, TEXTS
+from prism_nb.core.recipe import Recipe, recipe_differences
 from prism_nb.core.run import Run
 from prism_nb.core.settings import (
     BATCHES,
@@ -155,13 +155,16 @@ def _teacher_units(settings: Settings, method: str) -> list[Unit]:
 
 
 def method_fingerprint(settings: Settings, method: str) -> str:
-    """Return a hash of everything that a method's images depend on."""
+    """Return a hash of everything that a method's images depend on.
+
+    Recipe fields at their defaults are left out, so that a new field leaves old images valid.
+    """
     recipe = settings.recipe_of(method)
-    silent = TEXTS if recipe.image_source == "imported" else TEXTS | set(IMPORT_ONLY_FIELDS)
+    defaults = Recipe.parse({"title": "", "paper": ""}, where="recipe")
     return short_hash(
         {
             "method": method,
-            "recipe": {k: v for k, v in recipe.plain().items() if k not in silent},
+            "recipe": recipe_differences(recipe, defaults),
             "data": settings.group_values(DATA),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
             "precision": settings.precision,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -57,10 +57,22 @@ class StrictModel(BaseModel):
         return ".".join(map(str, loc))
 
     @classmethod
+    def _model_at(cls, loc: tuple[str | int, ...]) -> type[BaseModel]:
+        """Return the model at a place in the values."""
+        model: type[BaseModel] = cls
+        for part in loc:
+            if part in model.model_fields:  # else the key of a mapping, or a place in a list
+                annotation = model.model_fields[str(part)].annotation
+                inner = (t for t in (annotation, *get_args(annotation)) if isinstance(t, type))
+                model = next((t for t in inner if issubclass(t, BaseModel)), model)
+        return model
+
+    @classmethod
     def _explain(cls, problem: Any) -> str:
         name = cls.location(problem["loc"])
         if problem["type"] == "extra_forbidden":
-            return f"unknown setting {name!r}; {suggest(name, cls.model_fields)}"
+            valid = cls._model_at(problem["loc"][:-1]).model_fields
+            return f"unknown setting {name!r}; {suggest(str(problem['loc'][-1]), valid)}"
         if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
             parent, place = name.rsplit(".", 1)
             return f"{parent}: value {int(place) + 1} is missing"

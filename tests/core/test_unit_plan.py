@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from prism_nb.core import recipe as recipe_module
 from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
+from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.unit_plan import diversity_units, relabel_units, student_units, synthesis_units
@@ -103,6 +105,21 @@ def test_methods_depend_on_the_networks_they_use(tmp_path: Path) -> None:
     assert unit.inputs == ("teachers/units/test_resnet.json",)
     (unit, *_) = unit_plan.method_units(run, "random_real", 10)
     assert unit.inputs == ()
+
+
+def test_a_new_recipe_field_leaves_old_images_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wider(Recipe):
+        novelty: float = 0.0
+
+    def fingerprint(**changes: Any) -> str:
+        return unit_plan.method_fingerprint(replicate(0, recipe=changes), "prism")
+
+    before, other = fingerprint(), fingerprint(lr=0.3)
+    assert before != other
+    for module in (recipe_module, unit_plan):
+        monkeypatch.setattr(module, "Recipe", Wider)
+    assert (fingerprint(), fingerprint(lr=0.3)) == (before, other)
+    assert fingerprint(novelty=1.0) not in {before, other}
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,19 @@ def test_unknown_names_are_refused_with_the_nearest_or_all() -> None:
     assert "valid: count, flag, name, names, rate" in refusal({"zzzzzz": 3})
 
 
+def test_names_inside_are_compared_with_those_of_their_model() -> None:
+    class Outer(StrictModel):
+        inner: Model | None = None
+        several: dict[str, Model] = Field({})
+
+    for values, place in [
+        ({"inner": {"cuont": 3}}, "inner"),
+        ({"several": {"a": {"cuont": 3}}}, "several.a"),
+    ]:
+        with pytest.raises(UsageError, match=rf"'{place}\.cuont'; did you mean 'count'\?"):
+            Outer.parse(values, where="here")
+
+
 def test_plain_values_build_an_equal_model() -> None:
     model = Model.parse({"names": ["a"], "rate": 1, "flag": True}, where="here")
     assert repr(model.rate) == "1.0"
