@@ -49,24 +49,16 @@ def sample_crop(
 
 @dataclass(frozen=True)
 class BatchAugParams:
-    """Augmentation parameters of one epoch: one view of each image of a set, by image index.
+    """Augmentation parameters of one epoch: one view of each of N images, by image index.
 
-    The names are those of FKD (Shen & Xing 2022) where the meaning is the same.
-
-    Attributes:
-        crop: Top, left, height and width in pixels, int16 [N, 4].
-        flip: Whether the view is mirrored, bool [N].
-        mix_index: Index of the image whose view is mixed in, int32 [N].
-        mix_bbox: Top, left, height and width of the pasted box (CutMix), int16 [N, 4]; height 0:
-            none.
-        mix_weight: Weight of the view mixed in (MixUp; 1 - lam of FKD), float32 [N] in [0, 1].
+    The names are those of FKD (Shen & Xing 2022). Boxes are top, left, height and width in pixels.
     """
 
-    crop: Tensor
-    flip: Tensor
-    mix_index: Tensor
-    mix_bbox: Tensor
-    mix_weight: Tensor
+    crop: Tensor  # int16 [N, 4]
+    flip: Tensor  # whether the view is mirrored, bool [N]
+    mix_index: Tensor  # the image whose view is mixed in, int32 [N]
+    mix_bbox: Tensor  # of CutMix, int16 [N, 4]; height 0: none
+    mix_weight: Tensor  # of the view that MixUp mixes in, 1 - lam of FKD, float32 [N] in [0, 1]
 
     def mix_fraction(self, size: int) -> Tensor:
         """Return the fraction of each view, `size` pixels wide, that is mixed in, float32 [N]."""
@@ -171,17 +163,9 @@ class ImageSet(Protocol):
 
 
 def render(images: ImageSet, params: BatchAugParams, rows: Tensor) -> Tensor:
-    """Augment some images of a set.
+    """Return views [n, 3, S, S] of the images with indices `rows`, int64 [n].
 
-    The result for a row depends only on its own and its partner's parameters, not on the batch.
-
-    Args:
-        images: The whole set.
-        params: Parameters of the whole set, on the same device.
-        rows: Indices of the images to augment, int64 [n].
-
-    Returns:
-        The views, [n, 3, S, S].
+    A view depends only on its own and its partner's parameters, not on the batch.
     """
     partners = params.mix_index[rows].long()
     own = crop_and_flip(images[rows], params.crop[rows], params.flip[rows])
@@ -201,10 +185,10 @@ def render_batches(rows: Tensor, size: int) -> list[Tensor]:
 
 
 def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
-    """Resize crops to the full size with one bilinear grid; mirroring reverses its columns.
+    """Resize crops of images [n, 3, S, S] to the full size, bilinearly, and mirror some.
 
     Args:
-        images: [n, 3, S, S].
+        images: The images.
         crop: Top, left, height and width of each, in pixels [n, 4]; outside of the image, its
             border is repeated.
         flip: Whether each is mirrored, bool [n].
@@ -237,17 +221,11 @@ _SLICE_FROM = 128  # pixels, from which slicing one shared view costs less than 
 
 @dataclass(frozen=True)
 class AugParams:
-    """One view in synthesis.
-
-    Attributes:
-        crop: Top, left, height and width, in pixels.
-        flip: Whether it is mirrored left to right.
-        shift: Cyclic shift down and right, in pixels.
-    """
+    """One view in synthesis."""
 
     crop: Box
     flip: bool = False
-    shift: tuple[int, int] = (0, 0)
+    shift: tuple[int, int] = (0, 0)  # cyclic, down and right, in pixels
 
 
 def sample_augmentation(
@@ -255,12 +233,8 @@ def sample_augmentation(
 ) -> AugParams:
     """Sample a view with the distribution of the published PRISM and SRe2L programs.
 
-    Args:
-        size: Side of the images, in pixels.
-        crop_min: Smallest area of a crop, as a fraction of the image, in (0, 1].
-        flip: Whether half of the views are mirrored.
-        jitter: Largest cyclic shift, in pixels.
-        generator: The unit's generator, on the CPU.
+    `crop_min` is the smallest area of a crop as a fraction of the image, in (0, 1]; `flip`, whether
+    half of the views are mirrored; `jitter`, the largest cyclic shift in pixels.
     """
     crop = sample_crop(size, crop_min, generator)
     mirrored = flip and torch.rand((), generator=generator).item() < 0.5
@@ -269,18 +243,11 @@ def sample_augmentation(
 
 
 def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
-    """Augment images: crop, resize bilinearly to the full size, mirror, shift.
+    """Augment images [N, 3, S, S]: crop, resize bilinearly to the full size, mirror, shift.
 
     Rows and columns are resampled independently, so a view is two matrices, and any crop costs
     one product on either side of the image. Where large images share one view, slicing and
-    interpolating it costs less.
-
-    Args:
-        images: [N, 3, S, S].
-        views: Parameters of one view for all images, or of one for each.
-
-    Returns:
-        [N, 3, S, S], differentiable.
+    interpolating it costs less. The views are one for all images, or one for each.
     """
     size = images.shape[-1]
     if len(views) == 1 and size >= _SLICE_FROM:
@@ -296,7 +263,6 @@ def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
 
 
 def _crop_resize(images: Tensor, view: AugParams) -> Tensor:
-    """Apply one view to all images."""
     top, left, height, width = view.crop
     crop = images[:, :, top : top + height, left : left + width]
     resized = functional.interpolate(crop, size=images.shape[-2:], mode="bilinear")
@@ -344,19 +310,14 @@ class TrainAugmentation:
         if self.crop_min == 1 and not self.flip and not self.per_image:
             return _random_shift(images, self.shift)
         count, size = len(images) if self.per_image else 1, images.shape[-1]
-        crops, flips = (value.to(images.device) for value in self._sample(count, size))
-        return crop_and_flip(images, crops.expand(len(images), 4), flips.expand(len(images)))
-
-    def _sample(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """Sample shifted crops [count, 4], and whether each is mirrored [count]."""
         crops = torch.tensor([0, 0, size, size]).repeat(count, 1)
         if self.crop_min < 1:
-            generator = torch.default_generator
-            crops = torch.tensor(
-                [sample_crop(size, self.crop_min, generator) for _ in range(count)]
-            )
+            draws = [sample_crop(size, self.crop_min, torch.default_generator) for _ in crops]
+            crops = torch.tensor(draws)
         crops[:, :2] += torch.randint(-self.shift, self.shift + 1, (count, 2))
-        return crops, (torch.rand(count) < 0.5) & self.flip
+        flips = (torch.rand(count) < 0.5) & self.flip
+        crops, flips = (value.to(images.device) for value in (crops, flips))
+        return crop_and_flip(images, crops.expand(len(images), 4), flips.expand(len(images)))
 
 
 def _random_shift(images: Tensor, most: int) -> Tensor:

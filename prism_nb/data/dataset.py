@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
 Channels = tuple[float, float, float]
 
 
@@ -35,7 +36,7 @@ class ClassInfo:
 
 
 class ImageDataset(ABC):
-    """Labelled real images of one size.
+    """Labelled real images of one size. A subclass sets every attribute that has no default.
 
     Attributes:
         name: Name of the dataset.
@@ -44,9 +45,9 @@ class ImageDataset(ABC):
             space in which images are optimised.
         std: Channel standard deviations, likewise.
         image_size: Side of the square images, in pixels.
-        content_hash: Digest of classes and files; None for images that come with the kit.
+        content_hash: Digest of classes and files, to which runs are bound; None only for images
+            that come with the kit.
         has_class_list: Whether the classes were selected by `class_list`.
-        corrupt_files: Files left out because they cannot be decoded, relative to the dataset.
     """
 
     name: str
@@ -54,9 +55,8 @@ class ImageDataset(ABC):
     mean: Channels
     std: Channels
     image_size: int
-    content_hash: str | None = None
+    content_hash: str | None
     has_class_list: bool = False
-    corrupt_files: tuple[str, ...] = ()
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:
@@ -69,19 +69,9 @@ class ImageDataset(ABC):
     def cache(self, split: Split) -> None:  # noqa: B027 (images in memory need nothing)
         """Decode a split into the disk cache, for uses that read its images many times."""
 
-    def uncached_bytes(self, split: Split) -> int:
-        """Return the bytes that `cache` would write; 0 if nothing is missing."""
+    def uncached_bytes(self, splits: Collection[Split]) -> int:
+        """Return the bytes that caching these splits would write."""
         return 0
-
-    def cache_subset(self, split: Split, indices: np.ndarray, name: str) -> np.ndarray | None:
-        """Return some images from a cache file of their own; None if they are in memory.
-
-        Args:
-            split: The split.
-            indices: Images of the split, int64 [n].
-            name: Identifies the subset within the dataset, e.g. "tuning images".
-        """
-        return None
 
     def class_indices(self, split: Split, index: int) -> np.ndarray:
         """Return the indices of one class's images in a split, in file order."""
@@ -134,23 +124,18 @@ class ImageDataset(ABC):
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The settings that decide a dataset.
+    """The settings that decide a dataset; `progress`, a bar while decoding, does not.
 
     Attributes:
-        name: Name of the dataset.
-        image_size: Side of its images, in pixels.
         data_dir: Its folder; None for one that comes with the kit.
         class_list: Folder names of the classes to take, in order; empty: all.
-        skip_corrupt: Whether images that cannot be decoded are left out.
         download: Whether torchvision may fetch it.
-        progress: Whether decoding shows a bar; not part of the dataset's identity.
     """
 
     name: str
     image_size: int
     data_dir: Path | None = None
     class_list: tuple[str, ...] = ()
-    skip_corrupt: bool = False
     download: bool = False
     progress: bool = field(default=True, compare=False)
 
@@ -162,17 +147,12 @@ class DatasetConfig:
             image_size=settings.image_size,
             data_dir=Path(settings.data_dir).absolute() if settings.data_dir else None,
             class_list=settings.class_list,
-            skip_corrupt=settings.skip_corrupt,
             download=settings.download,
             progress=settings.progress,
         )
 
     def folder(self) -> Path:
-        """Return `data_dir`.
-
-        Raises:
-            UsageError: `data_dir` is not set, or does not exist.
-        """
+        """Return `data_dir`, which must exist."""
         if self.data_dir is None:
             raise UsageError(
                 f"dataset {self.name} needs data_dir, the folder that holds its images; "
@@ -195,12 +175,37 @@ def choose_classes(
         UsageError: A listed class is not available, or there is none at all.
     """
     if not available:
-        raise UsageError(f"{where} holds no folder; each class needs one, with its images")
-    known = set(available)
-    unknown = [name for name in class_list if name not in known]
+        raise UsageError(
+            f"{where} holds no class folders; data_dir must hold train/<class>/<image> and "
+            "val/<class>/<image>"
+        )
+    unknown = [name for name in class_list if name not in available]
     if unknown:
         raise UsageError(
             f"class_list: {len(unknown)} of {len(class_list)} names are no folder of {where}, "
             f"e.g. {unknown[0]!r}; {suggest(unknown[0], available)}"
         )
     return tuple(class_list or available)
+
+
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:
+    """Return mean and deviation of each channel of images, to four digits and in [0, 1].
+
+    Args:
+        batches: uint8 [n, 3, H, W] each; counts of their 256 levels decide, so that the batches
+            do not matter.
+    """
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for images in batches:
+        for channel in range(3):
+            counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+    shares = counts / counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = (shares * levels).sum(1)
+    std = (shares * (levels - mean[:, None]).square()).sum(1).sqrt().clamp_min(1e-3)
+    return _rounded(mean), _rounded(std)
+
+
+def _rounded(values: Tensor) -> Channels:
+    red, green, blue = (round(value, 4) for value in values.tolist())
+    return red, green, blue

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from prism_nb.core.errors import PrismError
 from prism_nb.data.dataset import ImageDataset
 
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
-_MAX_ASPECT = 200  # resizing a longer strip would take gigabytes
 # What Pillow raises on files that are damaged, truncated, no image at all or absurdly large.
 DECODE_ERRORS = (
     OSError,
@@ -32,39 +30,29 @@ DECODE_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-
-
-class CorruptImageError(PrismError):
-    """An image file that cannot be decoded."""
+_PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of at most 8 bits per channel
+_CHUNK = 256  # images decoded between two writes
 
 
 def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.ndarray:
-    """Decode an image file as square RGB.
-
-    EXIF orientation is applied. Transparency is composited over white; greyscale, palette and
-    CMYK become RGB as Pillow converts them; 16-bit grey keeps its upper eight bits; of an
-    animation, the first frame is taken. See `resize_center_crop` for the geometry.
+    """Decode an image file, which EXIF may rotate, as square RGB, uint8 [size, size, 3].
 
     Args:
         path: A JPEG, PNG or WebP file, with any suffix.
         size: Side of the square, in pixels.
-        margin: Shorter side before cropping, divided by `size`; at least 1.
-
-    Returns:
-        uint8 [size, size, 3].
+        margin: Shorter side before the centre crop, divided by `size`; at least 1.
 
     Raises:
-        CorruptImageError: The file cannot be read or decoded; it is named.
+        PrismError: The file cannot be read or decoded; it is named.
     """
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             return np.asarray(resize_center_crop(to_rgb(upright), size, margin))
     except DECODE_ERRORS as error:
-        raise CorruptImageError(
+        raise PrismError(
             f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
-            "began, or begin another run: with a repaired file, or with skip_corrupt set to true, "
-            "which leaves damaged images out"
+            "began, or repair or remove it and begin another run"
         ) from None
 
 
@@ -74,18 +62,48 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
     As many threads decode as torch computes with, so that parallel workers share the cores.
     """
     pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
-
-    def read(index: int) -> None:
-        pixels[index] = read_image(paths[index], size, margin)
-
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for _ in threads.map(read, range(len(paths))):
-            pass
+        for row, image in enumerate(threads.map(lambda path: read_image(path, size, margin), paths)):
+            pixels[row] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
+def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Tensor:
+    """Decode an image whose pixels depend on no choice, uint8 RGB [3, size, size].
+
+    Args:
+        file: A PNG, JPEG or WebP file.
+        size: Its side, in pixels.
+        resize: Whether an image of another size is scaled (bicubic) to cover the square, and
+            cropped at its centre; otherwise it is refused.
+
+    Raises:
+        DECODE_ERRORS: The image is damaged, of another size, animated, transparent, or of more
+            than 8 bits per channel.
+    """
+    with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+        if image.size != (size, size) and not resize:
+            raise ValueError(f"it is {image.width} x {image.height}, not {size} pixels square")
+        if getattr(image, "n_frames", 1) > 1 or image.mode not in _PLAIN_MODES or _is_clear(image):
+            raise ValueError("it is animated, transparent, or has more than 8 bits per channel")
+        rgb = to_rgb(image)
+    if rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _is_clear(image: Image.Image) -> bool:
+    """Return whether any pixel is transparent."""
+    if not image.has_transparency_data:
+        return False
+    return image.convert("RGBA").getchannel("A").getextrema()[0] != 255
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB, composited over white where it is transparent."""
+    """Convert an image of any mode to RGB.
+
+    Transparency is composited over white; 16-bit grey keeps its upper eight bits.
+    """
     if image.mode.startswith("I;16"):
         return image.point(lambda level: level / 256).convert("L").convert("RGB")
     if image.has_transparency_data:
@@ -95,15 +113,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_center_crop(image: Image.Image, size: int, margin: float) -> Image.Image:
-    """Resize the shorter side to round(size * margin) (bicubic, antialiased); crop the centre.
-
-    Raises:
-        ValueError: One side is more than 200 times the other.
-    """
-    shorter = round(size * margin)
-    least = min(image.size)
-    if max(image.size) > least * _MAX_ASPECT:
-        raise ValueError(f"it is {image.width} x {image.height} pixels, a mere strip")
+    """Resize the shorter side to round(size * margin) (bicubic, antialiased); crop the centre."""
+    shorter, least = round(size * margin), min(image.size)
     width, height = (shorter * side // least for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in resized.size)
@@ -137,26 +148,18 @@ def quantize(dataset: ImageDataset, images: Tensor, *, mode: str) -> Tensor:
     if mode == "png":
         return dataset.to_uint8(images).cpu()
     truncated = dataset.to_uint8(images, rounded=False).cpu()
-    return torch.stack([_jpeg_roundtrip(image) for image in truncated])
-
-
-def _jpeg_roundtrip(image: Tensor) -> Tensor:
-    with Image.open(io.BytesIO(encode_image(image, "JPEG", quality=75))) as stored:
-        return torch.from_numpy(np.array(stored.convert("RGB"))).permute(2, 0, 1)
-
-
-_CHUNK = 256  # images
-_HEADROOM = 1.02  # of the space needed, so that a full disk is refused before hours of decoding
+    size = images.shape[-1]
+    jpegs = [encode_image(image, "JPEG", quality=75) for image in truncated]
+    return torch.stack([read_exact(io.BytesIO(jpeg), size) for jpeg in jpegs])
 
 
 def cached_decode(
     path: Path,
     decode: Callable[[Sequence[int]], Tensor],
     *,
-    count: int,
-    size: int,
+    shape: tuple[int, ...],
     what: str,
-    progress: bool = True,
+    progress: bool,
 ) -> np.ndarray:
     """Return images from a memory-mapped `.npy` file, which is made if it is missing.
 
@@ -166,55 +169,44 @@ def cached_decode(
 
     Args:
         path: The file; its name must depend on everything that decides its content.
-        decode: Maps indices to images, uint8 [n, 3, size, size].
-        count: Number of images.
-        size: Their side, in pixels.
-        what: Description of the images for messages.
+        decode: Maps indices to images, uint8 [n, 3, S, S].
+        shape: Shape of all images, (N, 3, S, S).
+        what: Description of the images for the progress bar.
         progress: Whether to show a bar.
 
     Returns:
-        uint8 [count, 3, size, size], read-only.
+        uint8 [N, 3, S, S], read-only.
 
     Raises:
         PrismError: The disk is too small or may not be written, or an image is damaged; no file
             is left then.
     """
-    shape = (count, 3, size, size)
-    cached = open_memmap(path, count=count, size=size)
+    cached = open_memmap(path, shape)
     if cached is not None:
         return cached
-    with _locked(path):
-        if open_memmap(path, count=count, size=size) is None:
-            _check_space(path, shape, what)
-            title = f"decoding {count} {what} once, {np.prod(shape) / 1e9:.2f} GB in {path.parent}"
+    with fileio.exclusive_lock(path.with_suffix(".lock"), timeout=-1):
+        cached = open_memmap(path, shape)
+        if cached is None:
+            for part in path.parent.glob(f".{path.name}.*.part"):  # of processes that were killed
+                part.unlink(missing_ok=True)
+            title = f"decoding {shape[0]} {what} once, {np.prod(shape) / 1e9:.2f} GB"
             fileio.write_chunks(path, _npy_chunks(decode, shape, title if progress else None))
-    cached = open_memmap(path, count=count, size=size)
-    if cached is None:
-        raise PrismError(f"{path} was just written but cannot be read; check the disk")
+            cached = np.load(path, mmap_mode="r")
     return cached
 
 
-def open_memmap(path: Path, *, count: int, size: int) -> np.ndarray | None:
+def open_memmap(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return a file of `cached_decode`, or None if it is missing or truncated."""
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: np.ndarray = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == (count, 3, size, size) and found.dtype == np.uint8 else None
+    return found if found.shape == shape and found.dtype == np.uint8 else None
 
 
 def gather(images: np.ndarray, indices: Sequence[int]) -> Tensor:
     """Copy images out of a memory-mapped array, uint8 [n, 3, S, S]."""
-    return torch.from_numpy(np.array(images[np.asarray(indices, dtype=np.int64)]))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, and delete what killed processes have left of it."""
-    with fileio.exclusive_lock(path.with_suffix(".lock"), timeout=-1):
-        for part in path.parent.glob(f".{path.name}.*.part"):
-            part.unlink(missing_ok=True)
-        yield
+    return torch.from_numpy(images[np.asarray(indices, dtype=np.int64)])
 
 
 def _npy_chunks(
@@ -228,13 +220,3 @@ def _npy_chunks(
     for start in tqdm(starts, title, disable=title is None, mininterval=2, leave=False):
         images = decode(range(start, min(start + _CHUNK, shape[0])))
         yield images.contiguous().numpy().tobytes()
-
-
-def _check_space(path: Path, shape: tuple[int, ...], what: str) -> None:
-    needed, free = float(np.prod(shape)) * _HEADROOM, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise PrismError(
-            f"the decoded {what} take {needed / 1e9:.1f} GB in {path.parent}, where "
-            f"{free / 1e9:.1f} GB are free; free some space, or set PRISM_CACHE to a folder on a "
-            "larger disk and run the same command again"
-        )

@@ -1,14 +1,14 @@
 """Datasets by name.
 
-To add one, write a function or class from `DatasetConfig` to `ImageDataset`, and enter it in
-`_DATASETS`.
+To add one, write a class or function from `DatasetConfig` to `ImageDataset`, and enter it in
+`DATASETS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -18,24 +18,30 @@ from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_folder import ImageFolder
-from prism_nb.data.image_io import gather
 from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
 from prism_nb.data.small import Cifar, Digits
 
 
-@dataclass(frozen=True)
-class DatasetSizes:
-    """Size of a dataset.
-
-    Attributes:
-        classes: Number of classes.
-        train: Number of training images.
-        val: Number of held-out images.
-    """
+class DatasetSizes(NamedTuple):
+    """Numbers of classes, training images and held-out images."""
 
     classes: int
     train: int
     val: int
+
+
+class DatasetEntry(NamedTuple):
+    """A dataset that runs may name.
+
+    Attributes:
+        open: Opens it.
+        sizes: Its published size, for planning without images.
+        in_memory: Whether it needs no cache of decoded images.
+    """
+
+    open: Callable[[DatasetConfig], ImageDataset]
+    sizes: DatasetSizes | None = None
+    in_memory: bool = False
 
 
 def _digits(config: DatasetConfig) -> ImageDataset:
@@ -47,14 +53,13 @@ def _digits(config: DatasetConfig) -> ImageDataset:
     return Digits(config.image_size)
 
 
-# How each is opened, and its size for planning without images if it is published.
-_DATASETS: dict[str, tuple[Callable[[DatasetConfig], ImageDataset], DatasetSizes | None]] = {
-    "cifar10": (Cifar, DatasetSizes(10, 50_000, 10_000)),
-    "cifar100": (Cifar, DatasetSizes(100, 50_000, 10_000)),
-    "digits": (_digits, None),
-    "folder": (ImageFolder, None),
-    "imagenet1k": (imagenet1k, DatasetSizes(1000, 1_281_167, 50_000)),
-    "tiny_imagenet": (tiny_imagenet, DatasetSizes(200, 100_000, 10_000)),
+DATASETS = {
+    "cifar10": DatasetEntry(Cifar, DatasetSizes(10, 50_000, 10_000), in_memory=True),
+    "cifar100": DatasetEntry(Cifar, DatasetSizes(100, 50_000, 10_000), in_memory=True),
+    "digits": DatasetEntry(_digits, in_memory=True),
+    "folder": DatasetEntry(ImageFolder),
+    "imagenet1k": DatasetEntry(imagenet1k, DatasetSizes(1000, 1_281_167, 50_000)),
+    "tiny_imagenet": DatasetEntry(tiny_imagenet, DatasetSizes(200, 100_000, 10_000)),
 }
 
 
@@ -65,31 +70,38 @@ def open_dataset(settings: Settings) -> ImageDataset:
         UsageError: Unknown dataset, one that is not in order, or other images than
             `dataset_hash` names.
     """
-    if settings.dataset not in _DATASETS:
+    if settings.dataset not in DATASETS:
         raise UsageError(
-            f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, _DATASETS)}"
+            f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, DATASETS)}"
         )
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
         raise UsageError(
             f"the images of dataset {settings.dataset} in {settings.data_dir} are not the run's: "
             f"their hash is {dataset.content_hash}, but dataset_hash is "
-            f"{settings.dataset_hash}. Restore the files, class_list and skip_corrupt that the run "
-            "began with, or choose another run name"
+            f"{settings.dataset_hash}. Restore the files and the class_list that the run began "
+            "with, or choose another run name"
         )
     return _holdout(dataset) if settings.eval_split == "tuning" else dataset
 
 
 def with_dataset_hash(settings: Settings) -> Settings:
-    """Return settings that name their images by hash, so that results of others never mix."""
+    """Return settings that name their images by hash, so that results of others never mix.
+
+    Raises:
+        NotImplementedError: The dataset is read from data_dir, but has no `content_hash`.
+    """
     if settings.dataset_hash is not None or settings.data_dir is None:
         return settings
-    return settings.model_copy(update={"dataset_hash": open_dataset(settings).content_hash})
+    content_hash = open_dataset(settings).content_hash
+    if content_hash is None:
+        raise NotImplementedError(f"dataset {settings.dataset} sets no content_hash")
+    return settings.model_copy(update={"dataset_hash": content_hash})
 
 
 @lru_cache(maxsize=2)
 def _open(config: DatasetConfig) -> ImageDataset:
-    return _DATASETS[config.name][0](config)
+    return DATASETS[config.name].open(config)
 
 
 @lru_cache(maxsize=2)
@@ -106,9 +118,6 @@ class ValidationHoldout(ImageDataset):
     A fixed quarter of each class is held out. Channel means and deviations are those of all
     training images, so that the pixel space is the same in a search and after it.
 
-    Args:
-        dataset: The dataset whose test images must stay unseen.
-
     Raises:
         UsageError: A class has too few training images to be split.
     """
@@ -117,12 +126,16 @@ class ValidationHoldout(ImageDataset):
         self.name = f"{dataset.name} (tuning)"
         self.classes, self.image_size = dataset.classes, dataset.image_size
         self.mean, self.std = dataset.mean, dataset.std
-        self.content_hash, self.corrupt_files = dataset.content_hash, dataset.corrupt_files
-        self.has_class_list = dataset.has_class_list
+        self.content_hash, self.has_class_list = dataset.content_hash, dataset.has_class_list
         self._dataset = dataset
-        self._cached_val: np.ndarray | None = None
         labels = dataset.labels("train")
-        _check_splittable(labels, dataset)
+        counts = np.bincount(labels, minlength=len(self.classes))
+        if counts.min() * _HOLDOUT_FRACTION < 1:
+            raise UsageError(
+                f"eval_split tuning holds a quarter of the training images out, but class "
+                f"{self.classes[counts.argmin()].folder!r} of {dataset.name} has {counts.min()}; "
+                "leave it out with class_list, or use eval_split test"
+            )
         train, val = train_test_split(
             np.arange(len(labels)), test_size=_HOLDOUT_FRACTION, stratify=labels, random_state=0
         )
@@ -135,34 +148,16 @@ class ValidationHoldout(ImageDataset):
 
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """See `ImageDataset.images`."""
-        if split == "val" and self._cached_val is not None:
-            return gather(self._cached_val, indices)
         rows = self._indices[split][np.asarray(indices, dtype=np.int64)]
         return self._dataset.images("train", rows.tolist())
 
     def cache(self, split: Split) -> None:
-        """See `ImageDataset.cache`."""
-        if split == "train":
-            self._dataset.cache("train")
-        elif self._dataset.uncached_bytes("train"):  # else all training images are cached already
-            indices = self._indices["val"]
-            self._cached_val = self._dataset.cache_subset("train", indices, "tuning images")
+        """See `ImageDataset.cache`; both splits are read from all training images."""
+        self._dataset.cache("train")
 
-    def uncached_bytes(self, split: Split) -> int:
+    def uncached_bytes(self, splits: Collection[Split]) -> int:
         """See `ImageDataset.uncached_bytes`."""
-        whole = self._dataset.uncached_bytes("train")
-        return whole if split == "train" else round(whole * _HOLDOUT_FRACTION)
-
-
-def _check_splittable(labels: np.ndarray, dataset: ImageDataset) -> None:
-    counts = np.bincount(labels, minlength=len(dataset.classes))
-    smallest = int(counts.argmin())
-    if counts[smallest] * _HOLDOUT_FRACTION < 1:
-        raise UsageError(
-            f"eval_split tuning holds a quarter of the training images out, but class "
-            f"{dataset.classes[smallest].folder!r} of {dataset.name} has {counts[smallest]}; leave "
-            "it out with class_list, or use eval_split test"
-        )
+        return self._dataset.uncached_bytes(["train"] if splits else [])
 
 
 def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> ImageDataset:
@@ -176,26 +171,26 @@ def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> Imag
         UsageError: Its size is not known, or the dataset is not in order.
     """
     name = settings.dataset
-    if sizes is None and name in _DATASETS and not settings.data_dir:
-        published = _DATASETS[name][1]
-        sizes = _selected(published, len(settings.class_list)) if published else None
-    if sizes is None and name == "folder" and not settings.data_dir:
-        raise UsageError(
-            "dataset folder has no data_dir, so its size is not known; set data_dir, or give the "
-            "size, e.g. --size 100 50000 10000 (classes, training and held-out images)"
-        )
+    if sizes is None and not settings.data_dir:
+        if name == "folder":
+            raise UsageError(
+                "dataset folder has no data_dir, so its size is not known; set data_dir, or give "
+                "the size, e.g. --size 100 50000 10000 (classes, training and held-out images)"
+            )
+        sizes = _selected_sizes(settings)
     if sizes is None:
         return open_dataset(settings)
     dataset = ShapeOnlyDataset(name, sizes, settings.image_size)
     return ValidationHoldout(dataset) if settings.eval_split == "tuning" else dataset
 
 
-def _selected(sizes: DatasetSizes, classes: int) -> DatasetSizes:
-    """Return the expected size of a selection of classes; 0: all."""
-    fraction = min(classes or sizes.classes, sizes.classes) / sizes.classes
-    return DatasetSizes(
-        *(round(fraction * count) for count in (sizes.classes, sizes.train, sizes.val))
-    )
+def _selected_sizes(settings: Settings) -> DatasetSizes | None:
+    """Return the published size of a dataset, in proportion to the classes selected."""
+    sizes = DATASETS[settings.dataset].sizes if settings.dataset in DATASETS else None
+    if sizes is None or not settings.class_list:
+        return sizes
+    fraction = min(1.0, len(settings.class_list) / sizes.classes)
+    return DatasetSizes(*(round(fraction * count) for count in sizes))
 
 
 class ShapeOnlyDataset(ImageDataset):
@@ -206,6 +201,8 @@ class ShapeOnlyDataset(ImageDataset):
         sizes: Its size; all classes have equally many images.
         image_size: Side of its images, in pixels.
     """
+
+    content_hash = None
 
     def __init__(self, name: str, sizes: DatasetSizes, image_size: int) -> None:
         self.name, self.image_size = name, image_size

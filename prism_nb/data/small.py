@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from torch.nn import functional
 
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.data.dataset import (
-    Channels,
+    SPLITS,
     ClassInfo,
     DatasetConfig,
     ImageDataset,
     Split,
+    channel_statistics,
     choose_classes,
 )
 from prism_nb.data.image_io import resize_center_crop
@@ -40,8 +40,10 @@ class Digits(ImageDataset):
         image_size: Side to which the 8x8 scans are enlarged (bilinear), in pixels.
     """
 
+    name = "digits"
+    content_hash = None  # they come with the kit
+
     def __init__(self, image_size: int = 32) -> None:
-        self.name = "digits"
         self.image_size = image_size
         self.classes = tuple(ClassInfo(i, str(i), name) for i, name in enumerate(_DIGIT_NAMES))
         scans, targets = load_digits(return_X_y=True)
@@ -52,9 +54,7 @@ class Digits(ImageDataset):
         indices = {"train": np.sort(train), "val": np.sort(val)}
         self._pixels = {split: pixels[torch.from_numpy(i)] for split, i in indices.items()}
         self._labels = {split: targets[i].astype(np.int64) for split, i in indices.items()}
-        train_pixels = self._pixels["train"].to(torch.float64) / 255
-        self.mean = (round(train_pixels.mean().item(), 4),) * 3
-        self.std = (round(train_pixels.std().item(), 4),) * 3
+        self.mean, self.std = channel_statistics([self._pixels["train"]])
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""
@@ -89,18 +89,18 @@ class Cifar(ImageDataset):
         self.name, self.image_size = config.name, config.image_size
         if config.download and config.data_dir is not None:
             config.data_dir.mkdir(parents=True, exist_ok=True)
-        root = config.folder()
-        parts = {split: _open_cifar(config, root, split) for split in ("train", "val")}
+        parts = {split: _open_cifar(config, split) for split in SPLITS}
         names = parts["train"].classes
-        chosen = choose_classes(names, config.class_list, where=root)
+        chosen = choose_classes(names, config.class_list, where=config.folder())
         self.classes = tuple(ClassInfo(i, name, name) for i, name in enumerate(chosen))
         label_of = np.array([chosen.index(name) if name in chosen else -1 for name in names])
-        self._labels, self._pixels = {}, {}
+        self._labels, self._pixels = dict[Split, np.ndarray](), dict[Split, np.ndarray]()
         for split, part in parts.items():
             labels = label_of[np.asarray(part.targets)].astype(np.int64)
             self._labels[split] = labels[labels >= 0]
             self._pixels[split] = part.data[labels >= 0]
-        self.mean, self.std = _channel_statistics(self._pixels["train"])
+        train = torch.from_numpy(self._pixels["train"]).permute(0, 3, 1, 2)
+        self.mean, self.std = channel_statistics([train])
         self.content_hash, self.has_class_list = self._hash(), bool(config.class_list)
 
     def labels(self, split: Split) -> np.ndarray:
@@ -119,17 +119,17 @@ class Cifar(ImageDataset):
 
     def _hash(self) -> str:
         digest = hashlib.sha256(repr([info.folder for info in self.classes]).encode())
-        for split in ("train", "val"):
+        for split in SPLITS:
             digest.update(self._labels[split].tobytes())
             digest.update(self._pixels[split].tobytes())
         return digest.hexdigest()[:16]
 
 
-def _open_cifar(config: DatasetConfig, root: Path, split: str) -> Any:
+def _open_cifar(config: DatasetConfig, split: Split) -> Any:
     """Return torchvision's dataset: `data`, uint8 [N, 32, 32, 3], `targets` and `classes`."""
     from torchvision import datasets
 
-    name = _CIFAR[config.name]
+    root, name = config.folder(), _CIFAR[config.name]
     remedy = (
         'set download to true, or run, where there is a network, `python -c "from '
         f"torchvision.datasets import {name}; {name}('DIR', download=True)\"` and set data_dir to "
@@ -142,16 +142,3 @@ def _open_cifar(config: DatasetConfig, root: Path, split: str) -> Any:
         raise PrismError(f"{name} could not be fetched into {root}: {error}; {remedy}") from None
     except RuntimeError as error:
         raise UsageError(f"{name} is not in {root}, or damaged ({error}); {remedy}") from None
-
-
-def _channel_statistics(pixels: np.ndarray) -> tuple[Channels, Channels]:
-    """Return mean and deviation of each channel, from counts of its 256 levels."""
-    levels = np.arange(256) / 255
-    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-    means = [float(np.average(levels, weights=count)) for count in counts]
-    stds = [
-        float(np.average((levels - mean) ** 2, weights=count)) ** 0.5
-        for mean, count in zip(means, counts, strict=True)
-    ]
-    red, green, blue = (round(mean, 4) for mean in means)
-    return (red, green, blue), (round(stds[0], 4), round(stds[1], 4), round(stds[2], 4))
