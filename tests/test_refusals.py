@@ -143,7 +143,7 @@ def test_runs_of_other_settings(tmp_path: Path) -> None:
     [
         (lambda root: (root / "val").rename(root / "held"), "val"),
         (lambda root: [p.unlink() for p in (root / "val" / "bee").iterdir()], "'bee'"),
-        (lambda root: (root / "train/ape/ape_0.png").rename(root / "train/x.png"), "x.png"),
+        (lambda root: (root / "train/ape/ape_0.png").rename(root / "train/ape/x.gif"), "x.gif"),
     ],
 )
 def test_image_folders(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:

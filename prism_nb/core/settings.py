@@ -185,9 +185,6 @@ class Settings(StrictModel):
         description="folder names of the classes to use, in this order, or a text file with one "
         "per line; empty: all classes, sorted",
     )
-    skip_corrupt: Annotated[bool, SOURCE] = Field(
-        False, description="decode every image when the dataset is indexed, and skip corrupt ones"
-    )
     download: Annotated[bool, SOURCE] = Field(
         False, description="download a dataset that torchvision provides"
     )

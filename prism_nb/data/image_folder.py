@@ -43,9 +43,7 @@ def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
         raise UsageError(
             f"{root} has no folder of held-out images; name it val, validation or test"
         )
-    return DatasetLayout(
-        classes, {"train": class_dirs(TRAIN, classes), "val": class_dirs(held_out, classes)}
-    )
+    return DatasetLayout(classes, class_dirs(TRAIN, classes), class_dirs(held_out, classes))
 
 
 def class_folders(folder: Path) -> list[str]:

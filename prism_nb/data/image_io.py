@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,8 +63,9 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
     As many threads decode as torch computes with, so that parallel workers share the cores.
     """
     pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    decode = partial(read_image, size=size, margin=margin)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for row, image in enumerate(threads.map(lambda path: read_image(path, size, margin), paths)):
+        for row, image in enumerate(threads.map(decode, paths)):
             pixels[row] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 

@@ -42,9 +42,9 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
             f"thousand, e.g. in {differing[0]!r}; add or remove it, choose classes by class_list, "
             "or use dataset folder"
         )
-    dirs = {"train": class_dirs(TRAIN, classes), "val": class_dirs(_VAL, classes)}
+    dirs = class_dirs(TRAIN, classes)
     if class_folders(root / _VAL):
-        return DatasetLayout(classes, dirs)
+        return DatasetLayout(classes, dirs, class_dirs(_VAL, classes))
     found = next((name for name in _VAL_LISTS if (root / name).is_file()), None)
     if found is None:
         raise UsageError(
@@ -52,8 +52,7 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
             "images; add val_classes.txt (lines like 'ILSVRC2012_val_00000001.JPEG n01751748') or "
             f"Kaggle's {_VAL_LISTS[1]}"
         )
-    dirs["val"] = [_listed_dir(_VAL, root / found, classes)]
-    return DatasetLayout(classes, dirs, lists=(found,))
+    return DatasetLayout(classes, dirs, [_listed_dir(_VAL, root / found, classes)], (found,))
 
 
 def tiny_imagenet(config: DatasetConfig) -> ImageDataset:
@@ -64,9 +63,9 @@ def tiny_imagenet(config: DatasetConfig) -> ImageDataset:
 def tiny_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<wnid>/images/*`, and `val/images/*` with `val/val_annotations.txt`."""
     classes = choose_classes(class_folders(root / TRAIN), class_list, where=root / TRAIN)
+    dirs = class_dirs(TRAIN, classes, "/images")
     val = _listed_dir(_TINY_VAL, root / _TINY_LIST, classes)
-    dirs = {"train": class_dirs(TRAIN, classes, "/images"), "val": [val]}
-    return DatasetLayout(classes, dirs, lists=(_TINY_LIST,))
+    return DatasetLayout(classes, dirs, [val], (_TINY_LIST,))
 
 
 def _listed_dir(folder: str, path: Path, classes: Sequence[str]) -> ImageDir:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -126,7 +127,8 @@ class ImageArchive:
         try:
             if path.is_dir():
                 # Of bounded depth, so that a link to a parent folder ends somewhere.
-                files = [p for deep in ("*", "*/*", "*/*/*") for p in path.glob(deep) if p.is_file()]
+                found = chain.from_iterable(map(path.glob, ("*", "*/*", "*/*/*")))
+                files = (file for file in found if file.is_file())
                 self.names = sorted(file.relative_to(path).as_posix() for file in files)
             else:
                 self._zip = zipfile.ZipFile(path)
@@ -151,9 +153,7 @@ class ImageArchive:
             ) from None
 
 
-def find_images(
-    archive: ImageArchive, classes: Sequence[ClassInfo]
-) -> tuple[str, list[list[str]]]:
+def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:
     """Find every class's images: `<class>/<image>`, at any depth, but all at the same place.
 
     Class folders are named as the dataset's, or classes and images are numbered. Numbered images
@@ -224,15 +224,20 @@ def _numbers(paths: Mapping[str, PurePosixPath]) -> tuple[str, dict[str, _Key]] 
     return None
 
 
+def _is_numbered(path: PurePosixPath) -> bool:
+    return any(p.fullmatch(f"{path.parent.name}/{path.stem}") for p in _NUMBERED.values())
+
+
 def _names(
     archive: ImageArchive, paths: Mapping[str, PurePosixPath], by_name: Mapping[str, int]
 ) -> dict[str, _Key]:
     """Return the class and stem of images in folders that are named as the classes."""
-    unknown = next((path for path in paths.values() if path.parent.name not in by_name), None)
-    if unknown is not None:
+    unknown = [path for path in paths.values() if path.parent.name not in by_name]
+    if unknown:
+        odd = min(unknown, key=_is_numbered)  # where a single one is not numbered, that one
         raise UsageError(
-            f"{archive.path}: the folder of {unknown} is no class of the dataset; name all folders "
+            f"{archive.path}: the folder of {odd} is no class of the dataset; name all folders "
             "as the classes, or all images as new000/class000_id000.png, ...; "
-            f"{suggest(unknown.parent.name, by_name)}"
+            f"{suggest(odd.parent.name, by_name)}"
         )
     return {name: (by_name[path.parent.name], path.stem) for name, path in paths.items()}

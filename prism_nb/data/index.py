@@ -42,12 +42,14 @@ class DatasetLayout(NamedTuple):
 
     Attributes:
         classes: Folder names of the classes, in order.
-        dirs: Folders of images of each split.
+        train: Folders of training images.
+        val: Folders of held-out images.
         lists: Files that name the classes of images, relative to the dataset.
     """
 
     classes: tuple[str, ...]
-    dirs: dict[Split, Sequence[ImageDir]]
+    train: Sequence[ImageDir]
+    val: Sequence[ImageDir]
     lists: tuple[str, ...] = ()
 
 
@@ -123,7 +125,10 @@ def open_index(config: DatasetConfig, read_layout: ReadLayout) -> Index:
 
 
 def _scan(root: Path, layout: DatasetLayout) -> Index:
-    splits = {split: _index_split(root, dirs) for split, dirs in layout.dirs.items()}
+    splits: dict[Split, SplitIndex] = {
+        "train": _index_split(root, layout.train),
+        "val": _index_split(root, layout.val),
+    }
     for split, part in splits.items():
         counts = np.bincount(part.labels, minlength=len(layout.classes))
         empty = [name for name, count in zip(layout.classes, counts, strict=True) if not count]
@@ -196,7 +201,7 @@ def _check_listed(folder: Path, labels: Mapping[str, int], sizes: Mapping[str, i
 
 def _sources(layout: DatasetLayout) -> set[str]:
     """Return all folders and files that an index is made from, relative to the dataset."""
-    folders = {place.folder for dirs in layout.dirs.values() for place in dirs}
+    folders = {place.folder for place in (*layout.train, *layout.val)}
     parents = {str(parent) for folder in folders for parent in PurePosixPath(folder).parents}
     return folders | parents | set(layout.lists)
 

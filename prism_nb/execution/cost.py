@@ -30,9 +30,9 @@ from prism_nb.core.unit_plan import batch_of, is_hard, is_plain
 from prism_nb.core.units import ImageBatch, Unit, is_pretrained_name
 from prism_nb.data.augment import epoch_params
 from prism_nb.data.dataset import ImageDataset, Split
-from prism_nb.data.distilled import MAX_RESIDENT_BYTES, set_bytes
+from prism_nb.data.distilled import MAX_RESIDENT_BYTES
 from prism_nb.data.image_io import encode_image, quantize
-from prism_nb.data.registry import open_dataset
+from prism_nb.data.registry import DATASETS, open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.student import student_trainer, train_epoch
 from prism_nb.execution.disk_space import trains_on_all_real, unit_bytes, weight_bytes
@@ -431,13 +431,16 @@ def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> pd.D
 
 
 def _cache_row(settings: Settings, dataset: ImageDataset, *, all_real: bool) -> dict[str, object]:
-    """Return the row of the cache of decoded images: real ones, and large distilled sets."""
-    splits: list[Split] = ["val", "train"] if all_real else ["val"]
-    sizes = [3 * dataset.image_size**2 * len(dataset.labels(split)) for split in splits]
-    each = set_bytes(settings, len(dataset.classes))
-    sizes += [each] * (1 + len(settings.methods)) if each else []
+    """Return the row of the cache of decoded real images."""
+    splits: list[Split] = ["val"]
+    if all_real or settings.eval_split == "tuning":  # which reads both from all training images
+        splits = ["val", "train"]
+    if DATASETS[settings.dataset].in_memory:
+        splits = []
+    images = sum(len(dataset.labels(split)) for split in splits)
+    size = 3.0 * dataset.image_size**2 * images
     empty = {"method": "", "units": 1, "flop": 0.0, "memory": 0.0}
-    return {"stage": "cache", "files": len(sizes), "bytes": float(sum(sizes)), **empty}
+    return {"stage": "cache", "files": len(splits), "bytes": size, **empty}
 
 
 def _files(settings: Settings, unit: Unit) -> int:

@@ -14,7 +14,7 @@ from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.text import format_bytes
 from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit, is_pretrained_name
-from prism_nb.data.distilled import is_decoded, set_bytes
+from prism_nb.data.dataset import Split
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import label_bytes
 from prism_nb.models.zoo import architecture_of, build_on_meta
@@ -53,24 +53,14 @@ def weight_bytes(name: str, classes: int, image_size: int) -> float:
 def cache_bytes(run: Run, units: Sequence[Unit]) -> int:
     """Return the most bytes that unfinished units will add to the cache of decoded images.
 
-    These are held-out images where networks are evaluated, training images where networks are
-    trained on all of them, and large distilled sets where stages read them whole.
+    These are held-out images where networks are evaluated, and training images where networks are
+    trained on all of them.
     """
-    readers = [unit for unit in units if unit.stage != "synthesis"]
-    if not readers:
-        return 0
-    dataset = open_dataset(run.settings)
-    added = 0
-    if any(unit.stage in {"squeeze", "evaluation"} for unit in readers):
-        added += dataset.uncached_bytes("val")
-    if any(map(trains_on_all_real, readers)):
-        added += dataset.uncached_bytes("train")
-    each = set_bytes(run.settings, len(dataset.classes))
-    if each:
-        distilled = [u for u in readers if u.stage != "squeeze" and not trains_on_all_real(u)]
-        sets = {unit.params["method"] for unit in distilled}
-        added += each * sum(not is_decoded(run, name, dataset) for name in sets)
-    return added
+    splits: set[Split] = set()
+    for unit in units:
+        if unit.stage in {"squeeze", "evaluation"}:
+            splits |= {"val", "train"} if trains_on_all_real(unit) else {"val"}
+    return open_dataset(run.settings).uncached_bytes(splits) if splits else 0
 
 
 def trains_on_all_real(unit: Unit) -> bool:

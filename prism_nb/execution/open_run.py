@@ -59,9 +59,8 @@ def open_run(
     if run.manifest.read().get("preflight") != passed:
         preflight(run.settings, run)
     run = Run.create(run.path, run.settings)
-    dataset = open_dataset(run.settings)
-    run.write_classes(dataset.class_records())
-    run.manifest.update(preflight=passed, images_left_out=list(dataset.corrupt_files))
+    run.write_classes(open_dataset(run.settings).class_records())
+    run.manifest.update(preflight=passed)
     return run
 
 

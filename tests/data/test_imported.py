@@ -7,7 +7,6 @@ import io
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.imported import (
     ImageArchive,
     ImportedSet,
-    decode_image,
     find_images,
     imported_set,
     infer_ipc,
@@ -63,32 +61,6 @@ def zipped(path: Path, folder: Path) -> Path:
     return path
 
 
-# -- layouts ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", [PUBLISHED, OWN, NAMED, "images/" + OWN, "sre2l_ipc2/" + PUBLISHED]
-)
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_layout_is_read_pixel_by_pixel(tmp_path: Path, name: str, packed: bool) -> None:
-    path = write_set(tmp_path / "set", name, ipc=2)
-    path = zipped(tmp_path / "set.zip", path) if packed else path
-    keys = [(c, s) for c in range(10) for s in range(2)]
-    pixels, _ = open_set(path).images(keys)
-    assert torch.equal(pixels, torch.stack([pixels_of(picture(100 * c + s)) for c, s in keys]))
-    assert infer_ipc(path, open_dataset(settings_of(path))) == 2
-
-
-@pytest.mark.parametrize(("kind", "suffix"), [("JPEG", "jpg"), ("JPEG", "JPEG"), ("WEBP", "webp")])
-def test_other_formats_are_decoded_as_pillow_does(kind: str, suffix: str, tmp_path: Path) -> None:
-    for c in range(10):
-        path = tmp_path / f"new{c:03d}" / f"class{c:03d}_id000.{suffix}"
-        path.parent.mkdir()
-        path.write_bytes(picture(c, kind=kind))
-    pixels, _ = open_set(tmp_path, ipc=1).images([(7, 0)])
-    assert torch.equal(pixels[0], pixels_of(picture(7, kind=kind)))
-
-
 class Names(ImageArchive):
     """An archive that is nothing but names."""
 
@@ -100,12 +72,30 @@ def infos(*folders: str) -> list[ClassInfo]:
     return [ClassInfo(index, folder, f"name {index}") for index, folder in enumerate(folders)]
 
 
+# -- layouts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [PUBLISHED, OWN, NAMED, "images/" + OWN, "sre2l_ipc2/" + PUBLISHED]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_layout_is_read_pixel_by_pixel(tmp_path: Path, name: str, packed: bool) -> None:
+    path = write_set(tmp_path / "set", name, ipc=2)
+    for litter in (".DS_Store", "README.md", "labels.safetensors", ".x.png"):
+        (path / litter).write_text("words")
+    path = zipped(tmp_path / "set.zip", path) if packed else path
+    keys = [(c, s) for c in range(10) for s in range(2)]
+    pixels, _ = open_set(path).images(keys)
+    assert torch.equal(pixels, torch.stack([pixels_of(picture(100 * c + s)) for c, s in keys]))
+    assert infer_ipc(path, open_dataset(settings_of(path))) == 2
+
+
 def test_numbers_are_ordered_as_numbers_and_names_as_text() -> None:
     archive = Names("new000/class000_id1000.png", "new000/class000_id999.png")
     _, files = find_images(archive, infos("a"))
-    assert files == (("new000/class000_id999.png", "new000/class000_id1000.png"),)
+    assert files == [["new000/class000_id999.png", "new000/class000_id1000.png"]]
     _, files = find_images(Names("a/10.png", "a/9.png"), infos("a"))
-    assert files == (("a/10.png", "a/9.png"),)
+    assert files == [["a/10.png", "a/9.png"]]
 
 
 @given(st.permutations(range(12)), st.sampled_from([PUBLISHED, OWN, "n{c:04d}/x{s}.jpg"]))
@@ -122,6 +112,14 @@ def test_every_image_is_found_once_in_its_own_class(order: list[int], name: str)
             assert re.search(rf"(x|_id00|_000){number}\.", found)
 
 
+def test_folders_that_mean_two_classes_are_refused() -> None:
+    names = ("00000/00000_0000.png", "00001/00001_0000.png")
+    with pytest.raises(UsageError, match="numbered as class 0, .* has another folder"):
+        find_images(Names(*names), infos("00001", "00000"))
+    _, files = find_images(Names(*names), infos("00000", "00001"))
+    assert files == [[names[0]], [names[1]]]
+
+
 def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1)
     _, record = open_set(folder, ipc=1).images([(3, 0), (1, 0)])
@@ -136,55 +134,27 @@ def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
     }
 
 
-def test_litter_and_descriptions_are_no_images(tmp_path: Path) -> None:
-    folder = write_set(tmp_path / "set", PUBLISHED)
-    (folder / "__MACOSX").mkdir()
-    for name in ("new000/.DS_Store", "new000/._x.png", "__MACOSX/y.png", "README.md", "card.md"):
-        (folder / name).write_text("words")
-    assert [len(names) for names in open_set(folder).files] == [2] * 10
-
-
-def test_one_folder_around_everything_is_skipped_and_two_are_not() -> None:
-    classes = infos("a", "b")
-    _, files = find_images(Names("top/a/0.png", "top/b/0.png", "top/README.md"), classes)
-    assert files == (("top/a/0.png",), ("top/b/0.png",))
-    with pytest.raises(UsageError, match=r"train/a/0.png does not lie in a class folder"):
-        find_images(Names("train/a/0.png", "val/a/0.png"), classes)
-
-
-def test_folders_that_mean_two_classes_are_refused() -> None:
-    names = ("00000/00000_0000.png", "00001/00001_0000.png")
-    with pytest.raises(UsageError, match="class 1 by its name and 0 by its number"):
-        find_images(Names(*names), infos("00001", "00000"))
-    _, files = find_images(Names(*names), infos("00000", "00001"))
-    assert files == ((names[0],), (names[1],))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "new004" / "class004_id001.png").unlink(), "has 1 images of class 4"),
-        (lambda f: (f / "new003" / "notes.txt").write_text("?"), r"new003/notes.txt is no image"),
-        (lambda f: (f / "new009").rename(f / "new010"), "'new010' is none of the 10 classes"),
-        (lambda f: (f / "new009").rename(f / "nine"), "is no class of the dataset; name all"),
+        (lambda f: (f / "new004/class004_id001.png").unlink(), "has 1 images of class 4"),
+        (lambda f: (f / "new002/class002_id0001.png").touch(), "has 3 images of class 2"),
+        (lambda f: (f / "new000").rename(f / "new001/new000"), "class folders at several places"),
+        (lambda f: (f / "new009").rename(f / "nine"), r"nine/.* is no class of the dataset"),
         (
-            lambda f: (f / "new001" / "class001_id000.png").rename(
-                f / "new001" / "class002_id000.png"
-            ),
-            r"new001/class002_id000.png is not named as an image of its class",
+            lambda f: (f / "new001/class001_id000.png").rename(f / "new001/class002_id000.png"),
+            r"new001/class002_id000.png is no class",
         ),
         (
-            lambda f: (f / "new002" / "class002_id0001.png").write_bytes(picture(1)),
-            "are both image 1 of one class",
+            lambda f: write_set(f, "new010/class010_id{s:03d}.png", classes=1),
+            "class 10, which is not a class",
         ),
-        (lambda f: (f / "new000").rename(f / "new001" / "new000"), "not lie in a class folder"),
-        (lambda f: (f / "classes.json").write_text("{}"), "must hold a list"),
-        (lambda f: (f / "classes.json").write_text("[" * 100_000), r"classes.json is damaged"),
+        (lambda f: (f / "classes.json").write_text("[" * 100_000), "classes.json is damaged"),
         (
             lambda f: (f / "classes.json").write_text(
                 '[{"index": 0, "folder": "0", "name": "zero"}]'
             ),
-            r"the classes differ at index 1: classes.json has None",
+            "the classes differ at index 1: classes.json has None",
         ),
     ],
 )
@@ -200,97 +170,19 @@ def test_a_set_that_does_not_fit_is_refused_by_name(
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no images"):
         open_set(tmp_path)
-    with pytest.raises(UsageError, match="no folder or archive at"):
+    with pytest.raises(UsageError, match="nowhere cannot be read"):
         open_set(tmp_path / "nowhere")
-
-
-# -- pixels ----------------------------------------------------------------------------------
-
-
-def png_of(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", **options)
-    return buffer.getvalue()
 
 
 def test_another_size_is_fitted_only_on_request(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1)
     (folder / "3" / "photo-0.png").write_bytes(picture(7, size=24))
-    with pytest.raises(UsageError, match=r"3/photo-0.png is 24 x 24 pixels, but image_size is 16"):
+    with pytest.raises(UsageError, match=r"3/photo-0.png cannot be .* 24 x 24.* set image_size"):
         open_set(folder, ipc=1).images([(3, 0)])
     pixels, _ = open_set(folder, ipc=1, resize=True).images([(3, 0)])
     with Image.open(io.BytesIO(picture(7, size=24))) as image:
         fitted = np.array(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     assert (pixels[0].permute(1, 2, 0).numpy() == fitted).all()
-
-
-def test_fitting_keeps_proportions_and_crops_the_centre() -> None:
-    wide = Image.new("RGB", (32, 16))
-    wide.paste((255, 255, 255), (8, 0, 24, 16))
-    found = decode_image(png_of(wide), name="wide", size=16, resize=True)
-    assert torch.equal(found, torch.full((3, 16, 16), 255, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no image at all",
-        b"",
-        picture(1)[:200],
-        picture(1, kind="BMP"),
-        picture(1, kind="GIF"),
-    ],
-)
-def test_what_is_no_whole_image_is_refused(content: bytes) -> None:
-    with pytest.raises(UsageError, match="the-name cannot be read as PNG, JPEG or WebP"):
-        decode_image(content, name="the-name", size=SIZE, resize=True)
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """Return a PNG whose header claims a size that its data do not have."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(b"\0" * 100))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [4_097, 10_000, 60_000])
-def test_decompression_bombs_are_refused_undecoded(side: int) -> None:
-    with pytest.raises(UsageError, match="decompression bomb"):
-        decode_image(png_that_claims(side, side), name="bomb", size=SIZE, resize=True)
-
-
-@pytest.mark.parametrize(
-    ("mode", "fill", "message"),
-    [
-        ("RGBA", (1, 2, 3, 254), "is partly transparent"),
-        ("LA", (1, 0), "is partly transparent"),
-        ("I;16", 700, "has pixels of mode I;16"),
-    ],
-)
-def test_ambiguous_pixels_are_refused(mode: str, fill: object, message: str) -> None:
-    content = png_of(Image.new(mode, (SIZE, SIZE), fill))
-    with pytest.raises(UsageError, match=message):
-        decode_image(content, name="odd", size=SIZE, resize=False)
-
-
-def test_animations_are_refused() -> None:
-    frames = [Image.new("RGB", (SIZE, SIZE), (shade, 0, 0)) for shade in (10, 200)]
-    content = png_of(frames[0], save_all=True, append_images=frames[1:])
-    with pytest.raises(UsageError, match="is animated"):
-        decode_image(content, name="film", size=SIZE, resize=False)
-
-
-def test_opaque_palette_and_grey_images_become_rgb() -> None:
-    grey = Image.new("L", (SIZE, SIZE), 77)
-    for image in (grey, grey.convert("RGBA"), grey.convert("P"), grey.convert("LA")):
-        found = decode_image(png_of(image), name="grey", size=SIZE, resize=False)
-        assert torch.equal(found, torch.full((3, SIZE, SIZE), 77, dtype=torch.uint8))
 
 
 # -- archives --------------------------------------------------------------------------------
@@ -313,39 +205,24 @@ def test_files_larger_than_an_image_can_be_are_not_read(
     monkeypatch.setattr(imported, "MAX_FILE_BYTES", 100)
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
     archive = ImageArchive(zipped(tmp_path / "set.zip", folder) if packed else folder)
-    with pytest.raises(UsageError, match="at most"):
+    with pytest.raises(UsageError, match="more than any image should"):
         archive.read("0/photo-0.png")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for content in (b"one", b"other"):
-            archive.writestr("new000/class000_id000.jpg", content)
-    with pytest.raises(UsageError, match=r"holds new000/class000_id000.jpg twice"):
-        ImageArchive(path)
-
-
-def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
-    whole = zipped(tmp_path / "set.zip", write_set(tmp_path / "set", NAMED, ipc=1)).read_bytes()
-    for content in (b"", b"words", whole[:-30], whole[: len(whole) // 2]):
-        path = tmp_path / "part.zip"
-        path.write_bytes(content)
-        with pytest.raises(UsageError, match=r"part.zip cannot be read"):
-            ImageArchive(path)
 
 
 def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=3)
     whole = zipped(tmp_path / "set.zip", folder).read_bytes()
-    random = np.random.default_rng(0)
     path, refusals = tmp_path / "damaged.zip", 0
+    for content in (b"", b"words", whole[:-30], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"damaged.zip cannot be read"):
+            ImageArchive(path)
+    random = np.random.default_rng(0)
     for _ in range(300):
-        content = io.BytesIO(whole)
-        content.seek(int(random.integers(len(whole))))
-        content.write(random.bytes(3))
-        path.write_bytes(content.getvalue())
+        content = bytearray(whole)
+        start = int(random.integers(len(whole) - 3))
+        content[start : start + 3] = random.bytes(3)
+        path.write_bytes(content)
         try:
             archive = ImageArchive(path)
             found = [archive.read(name) for name in archive.names]
@@ -359,8 +236,7 @@ def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> No
 def test_a_link_to_a_parent_folder_ends(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
     (folder / "0" / "loop").symlink_to(folder)
-    with pytest.raises(UsageError, match="does not lie in a class folder"):
-        find_images(ImageArchive(folder), infos("0"))
+    assert ImageArchive(folder).names == ["0/photo-0.png"]
 
 
 # -- settings --------------------------------------------------------------------------------

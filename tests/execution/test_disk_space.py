@@ -11,7 +11,6 @@ import pytest
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
-from prism_nb.data import distilled
 from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.execution import disk_space, open_run, pipeline
@@ -100,18 +99,3 @@ def test_real_images_are_decoded_for_many_passes(
 ) -> None:
     units = [Unit(stage, "a", "m", "b", params)]
     assert disk_space.cache_bytes(folder_run, units) == images * 3 * 16 * 16
-
-
-def test_large_sets_are_decoded_once_for_all_stages(
-    folder_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distilled, "MAX_DECODED_BYTES", 3 * 16 * 16)
-    methods = ("real", "prism", "rded")
-    units = [Unit("diversity", m, "m", "b", {"method": m}) for m in methods]
-    units += [Unit("relabel", m, "m", "b", {"method": m}) for m in methods[1:]]
-    decoded: list[str] = []
-    monkeypatch.setattr(disk_space, "is_decoded", lambda _, name, __: name in decoded)
-    one_set = 2 * 3 * 16 * 16
-    assert disk_space.cache_bytes(folder_run, units) == 3 * one_set
-    decoded.append("prism")
-    assert disk_space.cache_bytes(folder_run, units) == 2 * one_set
