@@ -22,7 +22,6 @@ from prism_nb.data.image_folder import ImageFolder, folder_layout
 from prism_nb.data.image_io import read_images
 from prism_nb.data.index import open_index
 from prism_nb.evaluation.label_store import decode, encode
-from tests.helpers.image_trees import age
 
 _SIZE, _CLASSES = 224, 1000
 _FILES = {"train": 90, "val": 10}  # of each class, to index
@@ -44,7 +43,6 @@ def _index_rows(root: Path) -> list[dict[str, Any]]:
             folder.mkdir(parents=True)
             for i in range(count):
                 (folder / f"{i:08d}.JPEG").write_bytes(b"x")
-    age(root)  # an index is cached only of folders that have not just changed
     source = DatasetConfig("folder", _SIZE, root)
     return [
         {"what": what, "seconds": seconds_of(lambda: open_index(source, folder_layout))}

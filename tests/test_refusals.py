@@ -23,7 +23,7 @@ from prism_nb.execution.open_run import load_run, open_run
 from prism_nb.execution.study import StudyFolder
 from prism_nb.models.weights import to_safetensors
 from tests.helpers.image_sets import SETTINGS, picture, write_set
-from tests.helpers.image_trees import age, make_tree
+from tests.helpers.image_trees import make_tree
 
 
 def refusal(attempt: Callable[[Path], object], folder: Path) -> str:
@@ -149,7 +149,6 @@ def test_runs_of_other_settings(tmp_path: Path) -> None:
 def test_image_folders(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     root = make_tree(tmp_path / "images")
     spoil(root)
-    age(root)
     changes = {"dataset": "folder", "data_dir": str(root)}
     changes |= {"image_size": 16, "squeeze_batch": 2}
     assert message in refusal(begin(changes), tmp_path)

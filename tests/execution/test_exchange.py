@@ -216,7 +216,7 @@ def test_the_source_is_not_needed_once_images_are_imported(tmp_path: Path) -> No
     run = open_run(**where, changes={"students": ["test_byobnet"]})
     assert run.settings.students == ("test_byobnet",)
     (run.path / "synthesis" / "imported" / "images" / "00000" / "00000_0000.png").unlink()
-    with pytest.raises(UsageError, match="no folder or archive at"):
+    with pytest.raises(UsageError, match="set cannot be read"):
         open_run(**where, changes={"students": ["test_resnet"]})
 
 
@@ -302,8 +302,8 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
         ("import SET --run new --preset digits_quick --set ipc=3", "but ipc is 3"),
         ("import SET --run new --preset digits_quick --set methods=prism", "a valid list"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
-        ("import nowhere --run new --preset digits_quick", "no folder or archive at"),
-        ("import TEN --run new --preset digits_quick", "'new010' is none of the 10 classes"),
+        ("import nowhere --run new --preset digits_quick", "cannot be read"),
+        ("import TEN --run new --preset digits_quick", "numbered as class 10, which is not a class"),
         ("export new random_real out.zip", "no run at"),
     ],
 )
