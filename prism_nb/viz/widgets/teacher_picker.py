@@ -124,9 +124,9 @@ class TeacherPicker(KeyboardBox):
         except PrismError as error:
             self.message.value = note_html(f"Not added: {error}", "stop")
             return
-        self.message.value = note_html(f"Added: {', '.join(names)}", "good")
-        self.name.value = ""
         self.pool.put((*self.pool.names, *names))
+        self.name.value = ""
+        self.message.value = note_html(f"Added: {', '.join(names)}", "good")
 
     def _pool_changed(self) -> None:
         for draw in self.draws.values():
