@@ -38,21 +38,13 @@ _Key = tuple[int, Any]  # class of an image, and what orders it within the class
 
 @dataclass(frozen=True)
 class ImportedSet:
-    """Images made elsewhere.
-
-    Attributes:
-        archive: The folder or archive that holds them.
-        layout: How their files are named, for the record.
-        files: Names of each class's images, in order.
-        size: Side of the images, in pixels.
-        resize: Whether images of another size are fitted.
-    """
+    """Images made elsewhere."""
 
     archive: ImageArchive
-    layout: str
-    files: Sequence[Sequence[str]]
-    size: int
-    resize: bool
+    layout: str  # how the files are named
+    files: Sequence[Sequence[str]]  # names of each class's images, in order
+    size: int  # side of the images, in pixels
+    resize: bool  # whether images of another size are fitted
 
     def images(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Any]]:
         """Read some images by class and index within the class.

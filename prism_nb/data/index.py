@@ -26,48 +26,30 @@ _LIST_THREADS = 8  # listing waits for the disk or the network, not for the proc
 
 
 class ImageDir(NamedTuple):
-    """A folder of images.
-
-    Attributes:
-        folder: Its path, relative to the dataset.
-        label: The class of all its images, or of each by file name; -1: left out.
-    """
+    """A folder of images; its path is relative to the dataset."""
 
     folder: str
-    label: int | Mapping[str, int]
+    label: int | Mapping[str, int]  # the class of all its images, or of each by name; -1: left out
 
 
 class DatasetLayout(NamedTuple):
-    """The folders that hold the images of each class.
+    """The folders that hold the images of each class."""
 
-    Attributes:
-        classes: Folder names of the classes, in order.
-        train: Folders of training images.
-        val: Folders of held-out images.
-        lists: Files that name the classes of images, relative to the dataset.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # folder names, in order
     train: Sequence[ImageDir]
     val: Sequence[ImageDir]
-    lists: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()  # files that name the classes of images, relative to the dataset
 
 
 ReadLayout = Callable[[Path, Sequence[str]], DatasetLayout]  # (data_dir, class_list)
 
 
 class SplitIndex(NamedTuple):
-    """The images of a split.
+    """The images of a split."""
 
-    Attributes:
-        files: Paths relative to the dataset, as bytes of fixed width, in order [N].
-        labels: Class of each, int64 [N].
-        sizes: Bytes of each, int64 [N].
-    """
-
-    files: np.ndarray
-    labels: np.ndarray
-    sizes: np.ndarray
+    files: np.ndarray  # paths relative to the dataset, as bytes of fixed width, in order [N]
+    labels: np.ndarray  # class of each, int64 [N]
+    sizes: np.ndarray  # bytes of each, int64 [N]
 
     def paths(self, root: Path, indices: Iterable[int]) -> list[Path]:
         """Return the files of some images."""
@@ -75,14 +57,9 @@ class SplitIndex(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The images of a dataset.
+    """The images of a dataset."""
 
-    Attributes:
-        classes: Folder names of the classes, in order.
-        splits: The images of each split.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # folder names, in order
     splits: dict[Split, SplitIndex]
 
     def content_hash(self) -> str:

@@ -161,11 +161,7 @@ class ValidationHoldout(ImageDataset):
 
 
 def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> ImageDataset:
-    """Return a run's dataset for planning: itself where it exists, else one of published size.
-
-    Args:
-        settings: The run's.
-        sizes: Sizes to plan with in place of the dataset's.
+    """Return a run's dataset for planning: of given sizes, of published size, or itself.
 
     Raises:
         UsageError: Its size is not known, or the dataset is not in order.
@@ -194,13 +190,7 @@ def _selected_sizes(settings: Settings) -> DatasetSizes | None:
 
 
 class ShapeOnlyDataset(ImageDataset):
-    """Substitute for real images where only their number matters.
-
-    Args:
-        name: Name of the dataset.
-        sizes: Its size; all classes have equally many images.
-        image_size: Side of its images, in pixels.
-    """
+    """Substitute for real images where only their number matters, equal for all classes."""
 
     content_hash = None
 
