@@ -271,7 +271,7 @@ def test_the_commands_export_and_import(
     new = ("--preset", "digits_quick", "--as", "theirs", "--runs-dir", tmp_path / "runs")
     result = call(monkeypatch, capsys, "import", archive, "--run", "b", *sets, *new)
     assert result.code == 0
-    assert "theirs: 2 images per class of digits" in result.out
+    assert "theirs, 2 images per class" in result.out
     found = Run.open(tmp_path / "runs" / "b")
     assert pixel_hashes(found, "theirs") == pixel_hashes(run, METHOD)
 
