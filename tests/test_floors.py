@@ -25,10 +25,7 @@ FLOORS = {
     "__main__": 8,
 }
 DISPLAY = {"ipywidgets", "plotly", "papermill", "IPython", "nbclient"}
-
-
-def package_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 
 def imports(path: Path) -> list[str]:
@@ -41,53 +38,26 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_import_from_lower_floors_or_their_own_package(path: Path) -> None:
-    own = package_of(path)
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     for name in imports(path):
         root, *parts = name.split(".")
         if root == "prism_nb" and parts[0] not in {own, "__version__"}:
             assert FLOORS[parts[0]] < FLOORS[own], f"{path} imports {name}"
+        assert root not in DISPLAY or FLOORS[own] >= 5, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_upper_floors_import_display_libraries(path: Path) -> None:
-    if FLOORS[package_of(path)] < 5:
-        assert not {name.split(".")[0] for name in imports(path)} & DISPLAY
-
-
-def requirement_name(requirement: str) -> str:
-    return requirement.split(">=")[0].split("==")[0].strip().lower()
-
-
-def test_environment_and_pyproject_list_the_same_packages_and_floors() -> None:
+def test_the_dependency_lists_agree_and_every_line_gives_its_purpose() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["test"]}
-    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    pip = next(item["pip"] for item in listed if isinstance(item, dict))
+    extras = project["optional-dependencies"]
+    text = (ROOT / "environment.yml").read_text()
+    listed = yaml.safe_load(text)["dependencies"]
     conda = {item for item in listed if isinstance(item, str)}
-    assert {item for item in conda if requirement_name(item) not in {"python", "pip", "make"}} | {
-        item for item in pip if not item.startswith("-e")
-    } == wanted
-
-
-def test_tests_have_every_extra() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = extras["optional-dependencies"]
-    assert {each for packages in extras.values() for each in packages} <= set(extras["test"])
-
-
-def test_every_line_of_the_environment_gives_its_purpose() -> None:
-    lines = (ROOT / "environment.yml").read_text().splitlines()
-    entries = [line for line in lines if line.strip().startswith("- ")]
-    assert entries
-    assert all("#" in line for line in entries if not line.strip().endswith(":"))
-
-
-def test_torch_is_never_pinned_to_a_build() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    assert "torch==" not in text
-    assert "+cpu" not in text
+    pip = next(item["pip"] for item in listed if isinstance(item, dict))
+    tools = {item for item in conda if item.split(">=")[0] in {"python", "pip", "make"}}
+    editable = {item for item in pip if item.startswith("-e")}
+    assert {*conda, *pip} - tools - editable == {*project["dependencies"], *extras["test"]}
+    assert {*extras["ray"], *extras["slurm"]} <= set(extras["test"])
+    entries = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
+    assert all("#" in line for line in entries if not line.endswith(":"))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,19 +23,15 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.execution import pipeline, ray_backend
 from prism_nb.execution.backends import run_units
-from prism_nb.execution.open_run import open_run, preflight
+from prism_nb.execution.open_run import preflight
 from prism_nb.execution.ray_backend import local_cluster, require_ray, worker_resources
+from tests.helpers.small_run import squeezed_run
 
 # Ray itself is imported by the kit, which sets its variables before.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 SMALL: dict[str, Any] = {
-    "teachers": ["test_resnet", "test_byobnet"],
-    "holdout_networks": [],
-    "feature_networks": ["test_byobnet"],
-    "squeeze_epochs": 1,
     "methods": ["prism"],
     "ipc": 4,
-    "batch_size": 10,
     "recipe": {"iterations": 60},
     "threads": 1,
 }
@@ -53,21 +47,14 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("runs"), "undisturbed")
+    run = squeezed_run(tmp_path_factory.mktemp("runs"), "undisturbed", **SMALL)
     pipeline.execute(run, "synthesis")
-    return run
-
-
-def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    asked = {**SMALL, **changes}
-    run = open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=asked)
-    pipeline.execute(run, "squeeze")
     return run
 
 
 def on_ray(undisturbed: Run, name: str, **changes: Any) -> Run:
     """A run of equal settings and teachers, whose units are done by Ray."""
-    run = new_run(undisturbed.path.parent, name)
+    run = squeezed_run(undisturbed.path.parent, name, **SMALL)
     return run.with_settings(run.settings.model_copy(update={"backend": "ray", **changes}))
 
 
@@ -226,29 +213,23 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
 def test_ray_imported_too_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", object())
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
-    with (
-        pytest.raises(PrismError, match="would listen to the network; restart this process"),
-        local_cluster(cpus=1, gpus=0),
-    ):
-        pass
+    with pytest.raises(PrismError, match="would listen to the network; restart this process"):
+        local_cluster(cpus=1, gpus=0).__enter__()
 
 
-def test_one_device_for_all_workers_is_refused() -> None:
-    with pytest.raises(UsageError, match="device 'cuda:3' does not go with backend ray"):
-        require_ray(asked(device="cuda:3"))
-
-
-@pytest.mark.parametrize("address", ["somewhere", "head:", "127.0.0.1:99999"])
-def test_a_malformed_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="ray_address .* use HOST:PORT"):
-        require_ray(asked(ray_address=address))
-
-
-def test_an_address_where_nobody_listens_is_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    with pytest.raises(UsageError, match=f"no Ray cluster answers .*{address}.*refused"):
-        require_ray(asked(ray_address=address))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "cuda:3"}, "device 'cuda:3' does not go with backend ray"),
+        ({"ray_address": "somewhere"}, "ray_address 'somewhere': .* use HOST:PORT"),
+        ({"ray_address": "head:"}, "ray_address 'head:': .* use HOST:PORT"),
+        ({"ray_address": "127.0.0.1:99999"}, "no Ray cluster answers at .* use HOST:PORT"),
+        ({"ray_address": "127.0.0.1:9"}, "no Ray cluster answers at .*refused"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        require_ray(asked(**changes))
 
 
 @pytest.mark.parametrize(

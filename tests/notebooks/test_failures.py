@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.headless import execute_notebook, notebook_path
@@ -13,40 +12,26 @@ from prism_nb.headless import execute_notebook, notebook_path
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "quick", load_settings("digits_quick"))
-
-
-def failure(run: Run, name: str, kind: type[PrismError]) -> str:
+@pytest.mark.parametrize(
+    ("name", "kind", "message", "traceback"),
+    [
+        ("dying_kernel", PrismError, "kernel of dying_kernel died", ""),
+        ("exception", PrismError, "ZeroDivisionError: division by zero", "ZeroDivisionError"),
+        ("user_mistake", UsageError, "teachers: name at least one", "teachers: name at least one"),
+        ("unknown_parameter", UsageError, "parameter 'icp'; did you mean 'ipc'", "UsageError"),
+    ],
+)
+def test_a_failed_notebook_is_kept_and_ends_with_one_message(
+    run: Run, name: str, kind: type[PrismError], message: str, traceback: str
+) -> None:
     parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     with pytest.raises(kind) as caught:
         execute_notebook(FIXTURES / f"{name}.ipynb", run.path, parameters)
-    assert notebook_path(run, name).is_file()
-    return str(caught.value)
-
-
-def test_a_dead_kernel_is_not_a_failed_cell(run: Run) -> None:
-    message = failure(run, "dying_kernel", PrismError)
-    assert "kernel of dying_kernel died" in message
-    assert "run the same command to continue" in message
-
-
-def test_an_exception_names_itself_and_the_kept_notebook(run: Run) -> None:
-    message = failure(run, "exception", PrismError)
-    assert "ZeroDivisionError: division by zero" in message
-    assert str(notebook_path(run, "exception")) in message
-    assert "ZeroDivisionError" in notebook_path(run, "exception").read_text()
-
-
-def test_a_users_mistake_keeps_its_kind_and_shows_no_stack_trace(run: Run) -> None:
-    message = failure(run, "user_mistake", UsageError)
-    assert message.startswith("teachers: name at least one")
-    cells = json.loads(notebook_path(run, "user_mistake").read_text())["cells"]
-    (error,) = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
-    assert error["traceback"] == ["UsageError: teachers: name at least one"]
-
-
-def test_an_unknown_parameter_names_the_nearest(run: Run) -> None:
-    message = failure(run, "unknown_parameter", UsageError)
-    assert message.startswith("unknown parameter 'icp'; did you mean 'ipc'")
+    assert message in str(caught.value)
+    cells = json.loads(notebook_path(run, name).read_text())["cells"]
+    errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert len(errors) == bool(traceback)
+    for error in errors:
+        assert str(notebook_path(run, name)) in str(caught.value)
+        assert traceback in "".join(error["traceback"])
+        assert len(error["traceback"]) == 1 or kind is PrismError  # users see no stack trace

@@ -1,6 +1,5 @@
 """Interruptions, order and reuse of teachers leave the same images."""
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -13,32 +12,13 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.backends import run_units
-from prism_nb.execution.open_run import open_run
+from tests.helpers.small_run import image_hashes, squeezed_run
 
-SMALL: dict[str, Any] = {
-    "teachers": ["test_resnet", "test_byobnet"],
-    "holdout_networks": [],
-    "feature_networks": ["test_byobnet"],
-    "squeeze_epochs": 1,
-    "methods": ["prism"],
-    "ipc": 3,
-    "batch_size": 10,
-    "recipe": {"iterations": 25},
-}
+SMALL: dict[str, Any] = {"methods": ["prism"], "ipc": 3, "recipe": {"iterations": 25}}
 
 
 def new_run(folder: Path, name: str, **changes: Any) -> Run:
-    asked = {**SMALL, **changes}
-    run = open_run(run_name=name, preset="digits_quick", runs_dir=folder, changes=asked)
-    pipeline.execute(run, "squeeze")
-    return run
-
-
-def image_hashes(run: Run) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(run.path.glob("synthesis/prism/images/*/*.png"))
-    }
+    return squeezed_run(folder, name, **{**SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +28,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_teachers_of_equal_settings_are_reused(undisturbed: Run) -> None:
-    other = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
-    for unit in pipeline.stage_units(other, "squeeze"):
-        assert other.units.record(unit)["reused_from"] == "undisturbed"
-        weights = unit.params["weights"]
-        assert other.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
-
-
-def test_teachers_of_other_settings_are_not_reused(undisturbed: Run) -> None:
+def test_teachers_of_equal_settings_alone_are_reused(undisturbed: Run) -> None:
+    reuse = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
     other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3)
+    for unit in pipeline.stage_units(reuse, "squeeze"):
+        assert reuse.units.record(unit)["reused_from"] == "undisturbed"
+        weights = unit.params["weights"]
+        assert reuse.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
     for unit in pipeline.stage_units(other, "squeeze"):
         assert other.units.record(unit)["reused_from"] is None
 
