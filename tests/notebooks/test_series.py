@@ -1,38 +1,16 @@
 """The whole series on the quick digits, as a user runs it: command line, papermill, nbval."""
 
 import json
-import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.command import ROOT, execute
+
 NOTEBOOKS = ROOT / "notebooks"
-BIN = Path(sys.executable).parent
-
-
-def call(*command: object, runs: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
-    return subprocess.run(
-        [str(part) for part in command],
-        env=environment,
-        cwd=runs,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-
-
-def prism(*arguments: object, runs: Path) -> subprocess.CompletedProcess[str]:
-    return call(BIN / "prism-nb", *arguments, runs=runs)
-
-
-def error_of(result: subprocess.CompletedProcess[str]) -> str:
-    assert "Traceback" not in result.stdout + result.stderr
-    return result.stderr
+prism = partial(execute, "prism-nb")
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +31,7 @@ def run(first: subprocess.CompletedProcess[str], runs: Path) -> Path:
 
 
 def markers(run: Path) -> dict[str, float]:
-    found = [
-        *run.glob("*/units/*.json"),
-        *run.glob("*/*/units/*.json"),
-        *run.glob("*/**/unit.json"),
-    ]
+    found = [*run.glob("**/units/*.json"), *run.glob("*/**/unit.json")]
     return {str(path): path.stat().st_mtime for path in found}
 
 
@@ -109,8 +83,8 @@ def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
 
 def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> None:
     before = markers(run)
-    result = call(
-        *(sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"),
+    result = execute(
+        *("python", "-m", "pytest", "--nbval-lax", "--nbval-current-env"),
         *("--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="),
         *("--rootdir", NOTEBOOKS, NOTEBOOKS),
         runs=runs,
@@ -120,10 +94,10 @@ def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> N
 
 
 def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
-    result = call(
-        *(BIN / "papermill", NOTEBOOKS / "02_synthesis.ipynb", runs / "out.ipynb"),
-        *("-f", NOTEBOOKS / "presets" / "digits_quick.yaml", "-p", "run_name", "digits_quick"),
-        runs=runs,
+    preset = NOTEBOOKS / "presets" / "digits_quick.yaml"
+    arguments = ("-f", preset, "-p", "run_name", "digits_quick")
+    result = execute(
+        "papermill", NOTEBOOKS / "02_synthesis.ipynb", "out.ipynb", *arguments, runs=runs
     )
     assert result.returncode == 0, result.stderr
 
@@ -139,21 +113,10 @@ def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
 def test_plain_papermill_refuses_wrong_parameters(
     run: Path, runs: Path, parameter: str, value: str, message: str
 ) -> None:
-    result = call(
-        *(BIN / "papermill", NOTEBOOKS / "02_synthesis.ipynb", runs / "bad.ipynb"),
-        *("-p", parameter, value),
-        runs=runs,
-    )
+    notebook, changes = NOTEBOOKS / "02_synthesis.ipynb", ("-p", parameter, value)
+    result = execute("papermill", notebook, "bad.ipynb", *changes, runs=runs)
     assert result.returncode == 1
     assert message in result.stderr
-
-
-def test_other_settings_are_refused_by_name(run: Path, runs: Path) -> None:
-    before = markers(run)
-    result = prism("run", "digits_quick", "--set", "ipc=3", runs=runs)
-    assert result.returncode == 2
-    assert "ipc is 2 in the run, 3 is requested" in error_of(result)
-    assert markers(run) == before
 
 
 def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:

@@ -5,15 +5,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+from tests.helpers.command import BIN, environment, execute
+
 STUDY = {
     "title": "Small <study>",
     "preset": "digits_quick",
@@ -40,24 +39,8 @@ RUNS = {
 }
 
 
-def command(runs: Path, *arguments: str) -> list[str]:
-    return [str(BIN / "prism-nb"), "study", str(runs / "small.yaml"), *arguments]
-
-
-def environment(runs: Path) -> dict[str, str]:
-    return {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
-
-
 def study(runs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(runs, *arguments),
-        env=environment(runs),
-        cwd=runs,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return execute("prism-nb", "study", "small.yaml", *arguments, runs=runs)
 
 
 def images(folder: Path) -> dict[str, str]:
@@ -78,8 +61,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(runs: Path) -> Path:
     """A study whose first scenario was being made when everything was killed."""
     child = subprocess.Popen(
-        command(runs, "--name", "small", "--workers", "1"),
+        [BIN / "prism-nb", "study", "small.yaml", "--name", "small", "--workers", "1"],
         env=environment(runs),
+        cwd=runs,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -114,13 +98,8 @@ def test_every_cell_is_a_run_and_the_page_shows_them(
         assert len((killed / f"{name}.csv").read_text().splitlines()) > 1
     notebook = json.loads((killed / "notebooks" / "07_ablation.ipynb").read_text())
     assert not [o for c in notebook["cells"] for o in c.get("outputs", []) if "ename" in o]
-    assert "wall time" in finished.stdout
-
-
-def test_what_was_done_before_the_kill_is_kept(
-    finished: subprocess.CompletedProcess[str],
-) -> None:
     assert "2 of 2 done before" in finished.stdout
+    assert "wall time" in finished.stdout
 
 
 def test_the_tuned_scenario_uses_what_its_search_chose(
@@ -166,26 +145,15 @@ def test_replicates_have_other_images_and_the_same_teachers(
     assert len(weights) == 1
 
 
-def test_the_plan_writes_nothing(runs: Path) -> None:
-    result = study(runs, "--name", "planned", "--plan")
-    assert result.returncode == 0
-    assert "scenarios" in result.stdout
-    assert not (runs / "planned").exists()
-
-
-def test_a_mistake_in_the_file_ends_with_one_message(runs: Path) -> None:
+def test_a_plan_and_a_mistake_write_nothing(runs: Path) -> None:
+    planned = study(runs, "--name", "planned", "--plan")
+    assert planned.returncode == 0
+    assert "scenarios" in planned.stdout
     wrong = {**STUDY, "searches": {"one": {"grid": {"lrr": [0.1]}}}}
     (runs / "wrong.yaml").write_text(yaml.safe_dump(wrong))
-    result = subprocess.run(
-        [str(BIN / "prism-nb"), "study", "wrong.yaml"],
-        env=environment(runs),
-        cwd=runs,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "did you mean 'lr'" in result.stderr
-    assert "Traceback" not in result.stderr
+    refused = execute("prism-nb", "study", "wrong.yaml", runs=runs)
+    assert refused.returncode == 2
+    assert "did you mean 'lr'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (runs / "planned").exists()
     assert not (runs / "wrong").exists()
