@@ -11,7 +11,7 @@ from prism_nb.core.units import OnEvent, Unit
 from prism_nb.execution.progress import follow_events
 from prism_nb.execution.ray_backend import run_on_ray
 from prism_nb.execution.slurm_backend import run_on_slurm
-from prism_nb.execution.worker import run_units_sequentially
+from prism_nb.execution.worker import RunUnit, run_units_sequentially
 
 _BACKENDS = {"ray": run_on_ray, "slurm": run_on_slurm}
 _DEFAULT_SHARDS = 64  # of all units together, if the number of workers is left open
@@ -22,7 +22,7 @@ SplitUnit = Callable[[Run, Unit, int], list[Unit]]
 def run_units(
     run: Run,
     units: Sequence[Unit],
-    run_unit: str,
+    run_unit: RunUnit,
     on_event: OnEvent,
     split: SplitUnit | None = None,
 ) -> int:
@@ -33,7 +33,7 @@ def run_units(
     Args:
         run: The run.
         units: Units of one stage.
-        run_unit: `module:function` of a `UnitFunction`, which reads and writes the run's files.
+        run_unit: A function of a module, which reads and writes the run's files.
         on_event: Called with every event of the stage.
         split: Division of a unit among workers of Ray or SLURM, called as
             `split(run, unit, number)`; None: none.
@@ -52,7 +52,7 @@ def run_units(
         return _run_missing(run, units, run_unit)
 
 
-def _run_in_process(run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent) -> int:
+def _run_in_process(run: Run, units: Sequence[Unit], run_unit: RunUnit, on_event: OnEvent) -> int:
     def log_event(event: dict[str, Any]) -> None:
         run.events.append(units[0].stage, **event)
         on_event(event)
@@ -62,7 +62,7 @@ def _run_in_process(run: Run, units: Sequence[Unit], run_unit: str, on_event: On
         return run_units_sequentially(run, units, run_unit, log_event)
 
 
-def _run_missing(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+def _run_missing(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
     """Do the units that are not done in other processes; return how many were done."""
     missing = []
     for unit in units:

@@ -17,8 +17,14 @@ from prism_nb.core.run import Run
 from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
 from prism_nb.data.registry import open_dataset
+from prism_nb.diversity import stage as diversity_stage
+from prism_nb.evaluation import relabel
+from prism_nb.evaluation import stage as evaluation_stage
 from prism_nb.execution import cost, disk_space
 from prism_nb.execution.backends import SplitUnit, run_units
+from prism_nb.execution.worker import RunUnit
+from prism_nb.models import squeeze
+from prism_nb.synthesis import stage as synthesis_stage
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,7 @@ class Stage:
         notebook: Name of its notebook, without ending.
         needs: Stages whose files it reads.
         units: Called as `units(run, class_count)`; lists its units.
-        run_unit: `module:function` of its `UnitFunction`.
-        before_stage: `module:function` called as `before_stage(run, units)` before the first
-            missing unit.
+        run_unit: Does one unit.
         split: Called as `split(run, unit, number)`; returns at most that many units that several
             workers do first, and whose files spare the large unit most of its work.
     """
@@ -41,7 +45,7 @@ class Stage:
     notebook: str
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
-    run_unit: str
+    run_unit: RunUnit
     split: SplitUnit | None = None
 
 
@@ -51,28 +55,28 @@ _STAGES = (
         notebook="01_teacher_pool",
         needs=(),
         units=unit_plan.squeeze_units,
-        run_unit="prism_nb.models.squeeze:run_unit",
+        run_unit=squeeze.run_unit,
     ),
     Stage(
         name="synthesis",
         notebook="02_synthesis",
         needs=("squeeze",),
         units=unit_plan.synthesis_units,
-        run_unit="prism_nb.synthesis.stage:run_unit",
+        run_unit=synthesis_stage.run_unit,
     ),
     Stage(
         name="diversity",
         notebook="03_diversity",
         needs=("squeeze", "synthesis"),
         units=unit_plan.diversity_units,
-        run_unit="prism_nb.diversity.stage:run_unit",
+        run_unit=diversity_stage.run_unit,
     ),
     Stage(
         name="relabel",
         notebook="04_relabel",
         needs=("squeeze", "synthesis"),
         units=unit_plan.relabel_units,
-        run_unit="prism_nb.evaluation.relabel:run_unit",
+        run_unit=relabel.run_unit,
         split=unit_plan.label_shards,
     ),
     Stage(
@@ -80,7 +84,7 @@ _STAGES = (
         notebook="05_evaluation",
         needs=("synthesis", "relabel"),
         units=unit_plan.student_units,
-        run_unit="prism_nb.evaluation.stage:run_unit",
+        run_unit=evaluation_stage.run_unit,
     ),
 )
 STAGES = {stage.name: stage for stage in _STAGES}

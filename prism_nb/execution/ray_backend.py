@@ -17,7 +17,14 @@ from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import Unit
-from prism_nb.execution.worker import TaskResult, WorkerTask, one_line, run_task, threads_per_worker
+from prism_nb.execution.worker import (
+    RunUnit,
+    TaskResult,
+    WorkerTask,
+    one_line,
+    run_task,
+    threads_per_worker,
+)
 
 _RETRIES = 2  # of a unit whose worker has died
 _STALL_SECONDS = 30.0  # without a started unit before missing resources are reported
@@ -27,7 +34,7 @@ _LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's default)
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
 
-def run_on_ray(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+def run_on_ray(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
     """Do units of a stage as Ray tasks, and return how many were done.
 
     As many tasks run at once as there are workers. After a failed unit no other is started.

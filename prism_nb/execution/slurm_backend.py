@@ -21,7 +21,14 @@ from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import Unit
-from prism_nb.execution.worker import TaskResult, WorkerTask, one_line, run_task, threads_per_worker
+from prism_nb.execution.worker import (
+    RunUnit,
+    TaskResult,
+    WorkerTask,
+    one_line,
+    run_task,
+    threads_per_worker,
+)
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
@@ -33,7 +40,7 @@ _MAX_TIMEOUTS = 50  # by which a job that makes no progress ends
 _NFS_SECONDS = 20.0  # for files of another machine to appear on this one
 
 
-def run_on_slurm(run: Run, units: Sequence[Unit], run_unit: str) -> int:
+def run_on_slurm(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
     """Do units of a stage in jobs, and return their number.
 
     Units of an earlier call's jobs that still wait or run are left to those; the others are
@@ -114,7 +121,7 @@ class _StageJob:
             return one_line(error)
 
 
-def _submit(run: Run, units: Sequence[Unit], run_unit: str) -> list[_StageJob]:
+def _submit(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> list[_StageJob]:
     """Submit units as one job array."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import platform
 import socket
 import time
@@ -27,31 +26,20 @@ from prism_nb.core.units import OnEvent, Unit, WriteResult
 
 _POLL_SECONDS = 2.0  # between attempts at units that other processes work on
 
-UnitFunction = Callable[[Run, Unit, OnEvent], WriteResult | None]
-
-
-def import_function(name: str) -> Callable[..., Any]:
-    """Return the function named `module:function`."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-# -- units one after another ------------------------------------------------------------------
+RunUnit = Callable[[Run, Unit, OnEvent], WriteResult | None]
 
 
 def run_units_sequentially(
-    run: Run, units: Sequence[Unit], run_unit: str, on_event: OnEvent
+    run: Run, units: Sequence[Unit], run_unit: RunUnit, on_event: OnEvent
 ) -> int:
     """Do all units of a stage that are not done, and return their number.
 
-    Units of other processes are waited for.
-
-    A callable that the function `run_unit` returns writes the unit's files, in the background while
-    the next unit is computed.
+    Units of other processes are waited for. A callable that `run_unit` returns writes the unit's
+    files, in the background while the next unit is computed.
     """
     remaining = list(units)
     with ThreadPoolExecutor(1) as thread:  # which ends after its last write, whatever happens
-        worker = _SequentialWorker(run, import_function(run_unit), on_event, thread)
+        worker = _SequentialWorker(run, run_unit, on_event, thread)
         while remaining:
             held = [unit for unit in remaining if not worker.try_unit(unit)]
             if len(held) == len(remaining):
@@ -65,7 +53,7 @@ class _SequentialWorker:
     """Does units under their leases; `made` counts the units done here."""
 
     def __init__(
-        self, run: Run, run_unit: UnitFunction, on_event: OnEvent, thread: ThreadPoolExecutor
+        self, run: Run, run_unit: RunUnit, on_event: OnEvent, thread: ThreadPoolExecutor
     ) -> None:
         self._run, self._run_unit, self._on_event, self._thread = run, run_unit, on_event, thread
         self._writing: Future[None] | None = None
@@ -124,9 +112,6 @@ class _SequentialWorker:
             self._on_event({"event": "unit_held", "unit": unit.name, "owner": str(held.owner)})
 
 
-# -- tasks for other processes ----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class WorkerTask:
     """Units of one stage for one worker, with the run's settings, and its path on every machine."""
@@ -134,11 +119,11 @@ class WorkerTask:
     run: str
     settings: dict[str, Any]
     units: tuple[Unit, ...]
-    run_unit: str
+    run_unit: RunUnit
     versions: str  # of the driver
 
     @classmethod
-    def of(cls, run: Run, units: Sequence[Unit], run_unit: str) -> WorkerTask:
+    def of(cls, run: Run, units: Sequence[Unit], run_unit: RunUnit) -> WorkerTask:
         """Return a task for some units of a run."""
         path, settings = str(run.path.absolute()), run.settings.plain()
         return cls(path, settings, tuple(units), run_unit, worker_versions())

@@ -159,7 +159,7 @@ def test_a_failed_unit_ends_the_stage(undisturbed: Run, cluster: str) -> None:
     run = on_ray(undisturbed, "failing", workers=1)
     units = pipeline.stage_units(run, "synthesis")
     with pytest.raises(PrismError, match="TypeError: .*getpid"):  # which takes no arguments
-        run_units(run, units, "os:getpid", lambda _: None)
+        run_units(run, units, os.getpid, lambda _: None)
     assert events(run, "unit_start") == [units[0].name]
 
 

@@ -22,7 +22,7 @@ from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
 from prism_nb.execution import slurm_backend
 from prism_nb.execution.backends import run_units
-from tests.helpers.slurm_work import units_of
+from tests.helpers.slurm_work import refuse_one, units_of, write
 
 pytest.importorskip("submitit")
 LOCAL = {"cluster": "local", "timeout_min": 30}
@@ -35,8 +35,8 @@ def run_with(tmp_path: Path, slurm: dict[str, Any], workers: int = 2) -> Run:
     return Run.create(tmp_path / "r", load_settings("digits_quick", changes))
 
 
-def carry_out(run: Run, units: list[Any], work: str = "write", listen: Any = None) -> int:
-    return run_units(run, units, f"tests.helpers.slurm_work:{work}", listen or (lambda _: None))
+def carry_out(run: Run, units: list[Any], work: Any = write, listen: Any = None) -> int:
+    return run_units(run, units, work, listen or (lambda _: None))
 
 
 def started(run: Run) -> Counter[str]:
@@ -91,7 +91,7 @@ def test_a_killed_job_is_named_and_its_unit_done_by_the_next_call(tmp_path: Path
 def test_a_failed_unit_is_named_with_its_reason_and_log(tmp_path: Path) -> None:
     run, units = run_with(tmp_path, DEBUG, workers=1), units_of(3)
     with pytest.raises(PrismError) as caught:
-        carry_out(run, units, "refuse_one")
+        carry_out(run, units, refuse_one)
     message = str(caught.value)
     assert "2 of 3 units of stage relabel were not done, first u1 in job" in message
     assert "u1 diverged" in message

@@ -45,9 +45,7 @@ SMALL = {
 }
 
 
-def test_threads_are_set_for_a_stage_and_restored(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_are_set_for_a_stage_and_restored(run: Run) -> None:
     before, used = torch.get_num_threads(), list[int]()
     asked = Run(run.path, run.settings.model_copy(update={"threads": before + 2}))
 
@@ -55,9 +53,8 @@ def test_threads_are_set_for_a_stage_and_restored(
         used.append(torch.get_num_threads())
         raise PrismError("a failed unit")
 
-    monkeypatch.setattr(worker, "import_function", lambda _: work)
     with pytest.raises(PrismError, match="a failed unit"):
-        backends.run_units(asked, units_of(1), "somewhere:work", lambda _: None)
+        backends.run_units(asked, units_of(1), work, lambda _: None)
     assert used == [before + 2]
     assert torch.get_num_threads() == before
 
@@ -74,7 +71,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         relabel, "load_labeler", lambda run: EnsembleLabeler(run.settings, [_teacher()], [0.5])
     )
 
-    def run_here(run: Run, units: list[Unit], run_unit: str) -> int:
+    def run_here(run: Run, units: list[Unit], run_unit: worker.RunUnit) -> int:
         """Do what several workers would do."""
         log = partial(run.events.append, "relabel")
         call = worker.run_units_sequentially
@@ -140,7 +137,7 @@ def test_finished_shards_are_kept_and_count_as_no_unit(
         progress(event)
     assert shares[-1] == 0.5  # the labels are one unit, and its shards are none
     # A finished unit is not split.
-    monkeypatch.delattr(relabel, "run_unit")
+    monkeypatch.delattr(relabel, "load_labeler")
     again = label(shared(images, 4))
     assert (again.skipped, again.made) == (1, 0)
 

@@ -23,13 +23,12 @@ Execute = Callable[[int, Callable[..., Any]], list[tuple[str, str]]]
 
 
 @pytest.fixture
-def execute(run: Run, monkeypatch: pytest.MonkeyPatch) -> Execute:
+def execute(run: Run) -> Execute:
     """Do a number of units with a function; returns kind and unit of every event."""
 
     def call(units: int, work: Callable[..., Any]) -> list[tuple[str, str]]:
         events: list[dict[str, Any]] = []
-        monkeypatch.setattr(worker, "import_function", lambda _: work)
-        run_units(run, units_of(units), "somewhere:work", events.append)
+        run_units(run, units_of(units), work, events.append)
         return [(event["event"], event["unit"]) for event in events]
 
     return call
@@ -141,12 +140,11 @@ def test_four_drivers_do_each_unit_once(run: Run, monkeypatch: pytest.MonkeyPatc
         begun.append(unit.name)
         finish(run, unit)
 
-    monkeypatch.setattr(worker, "import_function", lambda _: work)
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.001)
 
     def drive() -> None:
         own = Run(run.path, run.settings)
-        worker.run_units_sequentially(own, units, "somewhere:work", lambda _: None)
+        worker.run_units_sequentially(own, units, work, lambda _: None)
 
     drivers = [threading.Thread(target=drive) for _ in range(4)]
     for driver in drivers:
@@ -170,7 +168,7 @@ def test_a_unit_taken_over_writes_nothing(execute: Execute) -> None:
 
 
 def test_a_task_of_other_versions_starts_no_unit_and_names_them(run: Run) -> None:
-    task = WorkerTask.of(run, units_of(1), "json:none")
+    task = WorkerTask.of(run, units_of(1), finish)
     other = "prism-nb 0.1 (source 0123)"
     result = run_task(replace(task, settings={"no": "setting"}, versions=other))
     assert result.made == 0
