@@ -96,8 +96,7 @@ def _existing_run(command: Callable[..., None]) -> Callable[..., None]:
 
 @cli.command()
 @_with_run_options
-@click.option("--redo-notebooks", is_flag=True, help="Execute notebooks of finished stages again.")
-def run(redo_notebooks: bool, **options: Any) -> None:
+def run(**options: Any) -> None:
     """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run.
 
     Without a PRESET, --run continues a run with the settings that it has.
@@ -117,7 +116,7 @@ def run(redo_notebooks: bool, **options: Any) -> None:
         disk_space.cache_bytes(opened, [unit for plan in plans for unit in plan.left]),
     )
     try:
-        run_notebooks(opened, log=click.echo, redo_notebooks=redo_notebooks)
+        run_notebooks(opened, log=click.echo)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(running_jobs_message(opened)) from None
     summary = tables.summary_table(opened).rename(index=tables.method_titles(opened))

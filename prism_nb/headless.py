@@ -23,13 +23,12 @@ STUDY = "07_ablation"
 _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 
 
-def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool = False) -> None:
+def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
     """Execute every notebook whose stage is not done, in order.
 
     Args:
         run: The run, checked.
         log: Called with a line per stage.
-        redo_notebooks: Execute the notebooks of finished stages too, but not their units.
 
     Raises:
         PrismError: A notebook failed, its kernel died, or a stage's own check did not pass.
@@ -37,7 +36,7 @@ def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool 
     """
     for stage in pipeline.STAGES.values():
         states = pipeline.plan(run, stage.name)
-        if not states.missing and _is_current(run, stage.notebook) and not redo_notebooks:
+        if not states.missing and _is_current(run, stage.notebook):
             log(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
             continue
         run.locks.check_free(stage.name)  # before the driver's own notebook is overwritten
@@ -47,7 +46,7 @@ def run_notebooks(run: Run, *, log: Callable[[str], None], redo_notebooks: bool 
         pipeline.check(run, stage.name)
         log(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
     report = run.file("figures/report.html")
-    if _is_current(run, REPORT) and report.is_file() and not redo_notebooks:
+    if _is_current(run, REPORT) and report.is_file():
         log(f"{REPORT:<16} done before")
         return
     begin = time.monotonic()
