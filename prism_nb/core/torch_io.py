@@ -43,12 +43,6 @@ def load_torch_file(path: Path, *, also: Sequence[Any] = ()) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def fits_in_file(tensor: Tensor, path: Path) -> bool:
-    """Return whether a tensor is no larger than its file; a view may have any size."""
-    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return plain and tensor.numel() * tensor.element_size() <= path.stat().st_size
-
-
 def _reject_compressed(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_ARCHIVE)) != _ARCHIVE:

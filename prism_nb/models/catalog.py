@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 import torchvision
@@ -29,9 +29,8 @@ class Entry:
         parameters: Trainable values, with a head of 1,000 classes.
         flops: Operations of one image's forward pass at `input_size`; a multiply-add is two.
         input_size: Side of the images that it is made for, in pixels.
-        weights: Published weights by tag, each with its top-1 accuracy on ImageNet-1K in % where
-            the library states it, else None.
-        licence: Licence of the first weights, where their publisher names one.
+        weights: Top-1 accuracy on ImageNet-1K in % by tag of the published weights, if known.
+        licence: Licence of the first weights, if known.
     """
 
     name: str
@@ -57,8 +56,6 @@ class Entry:
         return f"{self.name.removeprefix('timm/')}.{tag}"
 
 
-AnyEntry = TypeVar("AnyEntry", bound=Entry)
-
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "name": lambda entry: entry.name,
     "family": lambda entry: (entry.family, entry.flops),
@@ -76,31 +73,24 @@ def read_catalogue() -> tuple[Entry, ...]:
     return tuple(map(_entry, csv.DictReader(text.splitlines())))
 
 
-def find_entry(architecture: str) -> Entry | None:
-    """Return the entry of an architecture, or None where it has no batch norm or is not listed."""
-    prefix, _, model = architecture.rpartition("/")
-    found = _by_name().get(architecture) or _by_name().get(model)
-    return found if found and prefix in {"", found.library} else None
-
-
 def filtered(
-    entries: Iterable[AnyEntry],
+    entries: Iterable[Entry],
     *,
     words: str = "",
     family: str = "",
     library: str = "",
     gflop: float | None = None,
     sort: str = "",
-) -> list[AnyEntry]:
+) -> list[Entry]:
     """Return the entries that meet every condition, sorted.
 
     Args:
         entries: The entries to choose from.
-        words: Parts of a name or family, each of which must occur; upper and lower case are one.
+        words: Parts of a name or family, each of which must occur, in any case.
         family: A whole family; empty: any.
-        library: `torchvision` or `timm`; empty: any.
+        library: Empty: any.
         gflop: Upper limit of a forward pass, in 10^9 operations; None: none.
-        sort: One of `SORTS`, unknown accuracies last; anything else keeps the order.
+        sort: One of `SORTS`; empty: the order of the entries.
     """
     parts = words.lower().split()
     found = [
@@ -111,16 +101,13 @@ def filtered(
         and library in {"", entry.library}
         and (gflop is None or entry.flops <= gflop * 1e9)
     ]
-    return sorted(found, key=SORTS[sort]) if sort in SORTS else found
+    return sorted(found, key=SORTS[sort]) if sort else found
 
 
 def family_of(name: str) -> str:
     """Return the family of a network: the library's file that builds it, without a version.
 
     So `resnet18`, `wide_resnet50_2` and timm's `resnetv2_50` are of one family, `resnet`.
-
-    Args:
-        name: A network of either library, with or without weights.
 
     Raises:
         UsageError: Neither library has it.
@@ -134,22 +121,9 @@ def family_of(name: str) -> str:
     return re.sub(r"_?v\d+$", "", module)
 
 
-@lru_cache(maxsize=1)
-def _by_name() -> dict[str, Entry]:
-    return {entry.name: entry for entry in read_catalogue()}
-
-
-def _entry(row: dict[str, str]) -> Entry:
+def _entry(row: dict[str, Any]) -> Entry:
     weights = (item.partition("=") for item in row["weights"].split())
-    return Entry(
-        name=row["name"],
-        library=row["library"],
-        family=row["family"],
-        bn_layers=int(row["bn_layers"]),
-        bn_channels=int(row["bn_channels"]),
-        parameters=int(row["parameters"]),
-        flops=int(row["flops"]),
-        input_size=int(row["input_size"]),
-        weights={tag: float(value) if value else None for tag, _, value in weights},
-        licence=row["licence"],
-    )
+    counts = ("bn_layers", "bn_channels", "parameters", "flops", "input_size")
+    values = row | {name: int(row[name]) for name in counts}
+    values["weights"] = {tag: float(value) if value else None for tag, _, value in weights}
+    return Entry(**values)

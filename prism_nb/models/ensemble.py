@@ -7,6 +7,7 @@ in which they are used.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -23,9 +24,7 @@ from prism_nb.models.teacher import Teacher
 
 
 class EnsembleLabeler:
-    """Labels views with an ensemble, by a run's settings.
-
-    Labels made during a student's training equal those that the relabel stage stores in fp32.
+    """Labels views with an ensemble by a run's settings, in relabelling and in students' training.
 
     Args:
         settings: The run's settings.
@@ -53,11 +52,7 @@ class EnsembleLabeler:
             yield rows, self.combine(logits)
 
     def combine(self, logits: Sequence[Tensor]) -> Tensor:
-        """Return the ensemble's logits of a block [n, classes].
-
-        Args:
-            logits: Logits of each network [n, classes].
-        """
+        """Return the ensemble's logits of a block from those of each network, [n, classes]."""
         names, primary = self._settings.label_teachers_used, self._settings.primary
         return combine_logits(
             self._settings.label.ensemble,
@@ -69,16 +64,9 @@ class EnsembleLabeler:
     def blocks(
         self, images: ImageSet, params: BatchAugParams
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield the logits of each network block by block, so that memory stays bounded.
+        """Yield blocks: their rows, int64 [n], and the logits of each network [n, classes].
 
-        A block has views of all classes alike, as far as there are enough images.
-
-        Args:
-            images: The images, N of them.
-            params: The views of an epoch, one per image.
-
-        Yields:
-            The block's rows, int64 [n], and the logits of each network [n, classes], float32.
+        Blocks bound the memory. Each has views of all classes alike, as far as there are enough.
         """
         order = self._row_order(params)
         count = -(-len(order) // LABEL_BLOCK)
@@ -102,10 +90,10 @@ class EnsembleLabeler:
         return [torch.cat(logits) for logits in zip(*batches, strict=True)]
 
     def _row_order(self, params: BatchAugParams) -> Tensor:
-        """Return the order in which images are labelled.
+        """Return the order in which images are labelled: their own, or a random one.
 
-        Batch statistics need many classes in a batch, so the order is then the random permutation
-        of the views' mixing partners; else it is the images' own.
+        Batch statistics need many classes in a batch; the random order is the permutation of the
+        views' mixing partners.
         """
         if self._settings.label.statistics == "batch":
             return params.mix_index.long()
@@ -128,7 +116,7 @@ def combine_logits(
 
     Args:
         kind: `norm_balanced`, `primary_half`, `mean` or `accuracy`.
-        logits: One block [N, classes] per network.
+        logits: Those of each network [N, classes].
         primary: Index of the primary network, for `primary_half`.
         accuracies: Accuracies on held-out real images in [0, 1], for `accuracy`.
     """
@@ -141,11 +129,7 @@ def combine_logits(
 
 
 def _norm_balanced(blocks: Sequence[Tensor]) -> Tensor:
-    """Average blocks after giving all of them the same norm.
-
-    Each is divided by its Frobenius norm and multiplied by the mean of the norms (published PRISM
-    and G-VBSM, their ResNet-18 recipe).
-    """
+    """Average networks at the mean of their Frobenius norms (PRISM, G-VBSM: for ResNet-18)."""
     norms = torch.stack([torch.linalg.vector_norm(block) for block in blocks])
     mean, tiny = norms.mean(), torch.finfo(norms.dtype).tiny
     balanced = (
@@ -155,10 +139,7 @@ def _norm_balanced(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def _primary_half(blocks: Sequence[Tensor], primary: int) -> Tensor:
-    """Give half of the weight to the primary and share the rest, then equalise the rows' norms.
-
-    Each row gets the mean norm of the rows (published PRISM, its ResNet-50 and -101 recipe).
-    """
+    """Give half of the weight to the primary, and all rows their mean norm (PRISM: ResNet-50)."""
     others = len(blocks) - 1
     rows = blocks[0]
     if others:
@@ -174,11 +155,7 @@ def _weighted_sum(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 def _sum(blocks: Iterable[Tensor]) -> Tensor:
     """Add up blocks one by one, since a stack would hold all of them once more."""
-    remaining = iter(blocks)
-    total = next(remaining).clone()
-    for block in remaining:
-        total += block
-    return total
+    return functools.reduce(torch.add, blocks)
 
 
 @contextmanager

@@ -41,15 +41,12 @@ def load_teacher(run: Run, name: str) -> Teacher:
 
 
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
-    """Return the real data's statistics of a network's convolutions.
+    """Return the real data's statistics of a network's convolutions, by their names.
 
     Args:
         run: The run.
         name: The network's name.
         patch: Side of the square patches, in pixels of the feature map.
-
-    Returns:
-        The statistics by their names in `conv_layer_stats`.
 
     Raises:
         PrismError: The statistics are not measured, or their file is damaged.
@@ -71,15 +68,7 @@ def wrap_teacher(
     native: PreprocessConfig,
     device: torch.device,
 ) -> Teacher:
-    """Return a network as a frozen teacher for a dataset's images.
-
-    Args:
-        name: The network's name.
-        network: The trained network.
-        dataset: The dataset whose images the teacher is given.
-        native: The preprocessing that the network was trained with.
-        device: Device of the teacher.
-    """
+    """Return a network, trained with a native preprocessing, as a frozen teacher for a dataset."""
     teacher = Teacher(name, network, native=native, dataset=dataset_preprocess(dataset))
     return teacher.to(device).to(memory_format=torch.channels_last)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import timm
 import torch
@@ -20,8 +20,6 @@ from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import WeightsSpec, read_weights, resolve_weights
 from prism_nb.models.zoo import build_network, build_on_meta, load_weights
 
-_SHOWN = 3  # state-dict keys that a message names
-_MAX_LOST = 0.1  # share of a head's classes; so few are missing by mistake rather than by choice
 _COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and it changes no result
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # older key names
 
@@ -42,17 +40,6 @@ class Pretrained:
     spec: WeightsSpec
     head: int
 
-    def facts(self) -> dict[str, Any]:
-        """Return the record of the weights in a run, as plain values."""
-        return {
-            "weights": self.spec.tag,
-            "weights_file": self.spec.file.name,
-            "licence": self.spec.licence,
-            "head_classes": self.head,
-            "published_accuracy": self.spec.accuracy,
-            "preprocess": asdict(self.preprocess),
-        }
-
 
 def native_preprocess(name: str, dataset: ImageDataset) -> PreprocessConfig:
     """Return a network's preprocessing without reading weights: the dataset's if none is known."""
@@ -63,38 +50,41 @@ def native_preprocess(name: str, dataset: ImageDataset) -> PreprocessConfig:
 def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
     """Read a named network's weights and cut its head to a dataset's classes.
 
-    Args:
-        name: See `resolve_weights`.
-        dataset: The images to classify.
-
     Raises:
         UsageError: The weights are missing, damaged, or of another architecture or other classes.
     """
     spec = resolve_weights(name)
     preprocess = spec.preprocess or dataset_preprocess(dataset)
-    size = preprocess.size
+    classes, size = len(dataset.classes), preprocess.size
     weights = read_weights(spec.file, hash_prefix=spec.hash_prefix)
     weights = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in weights.items()}
     with seeded(0, torch.device("cpu")):
         if spec.library == "timm":
             weights = _as_timm_loads(spec, weights)
-        network = build_network(spec.architecture, classes=len(dataset.classes), image_size=size)
+        network = build_network(spec.architecture, classes=classes, image_size=size)
     wanted = network.state_dict()
     weights = {key: value for key, value in wanted.items() if key.endswith(_COUNTER)} | weights
 
-    head_keys = _head_keys(spec.architecture, size)
-    head = _head_size(spec, weights, head_keys)
+    larger = build_on_meta(spec.architecture, classes=classes + 1, image_size=size).state_dict()
+    head_keys = [key for key in wanted if wanted[key].shape != larger[key].shape]
+    heads = {key: weights[key] for key in head_keys if key in weights}
+    head = _head_size(spec, heads)
     if head:
         rows = head_row_indices(spec, head, dataset)
-        heads = {key: weights[key] for key in head_keys if key in weights}
         weights |= {key: value[rows] for key, value in heads.items() if len(value) == head}
-    mismatch = _mismatch(wanted, weights)
-    if mismatch or not head:
+    try:
+        load_weights(network, weights)
+    except RuntimeError as error:
         raise UsageError(
-            f"weights {spec.file} are not of {spec.architecture!r}: {mismatch}; name the "
-            "architecture that they are of"
-        )
-    load_weights(network, weights)
+            f"weights {spec.file} are not of {spec.architecture!r}: "
+            f"{textwrap.shorten(str(error), 300)}; name the architecture that they are of"
+        ) from None
+    for key, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise UsageError(
+                f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
+                "save them again"
+            )
     return Pretrained(network.eval(), preprocess, spec, head)
 
 
@@ -110,29 +100,20 @@ def head_row_indices(spec: WeightsSpec, head: int, dataset: ImageDataset) -> lis
         dataset: The images to classify.
 
     Raises:
-        UsageError: The head has other classes; or the dataset lacks so few of its classes that
-            folders must have been lost.
+        UsageError: The head has other classes.
     """
-    folders = [info.folder for info in dataset.classes]
-    wnids = imagenet_wnids()
+    folders, wnids = [info.folder for info in dataset.classes], imagenet_wnids()
     classes = spec.classes or (wnids if head == len(wnids) else ())
-    if not set(folders) <= set(classes):
-        if head == len(folders):
-            return list(range(head))
-        raise UsageError(
-            f"network {spec.name!r} has a head of {head} classes, but {dataset.name} has "
-            f"{len(folders)}, which are not among them by folder name (e.g. {folders[0]!r}); take "
-            f"weights for these classes, or {spec.architecture!r} alone, which is trained here"
-        )
-    lacking = sorted(set(classes) - set(folders))
-    if lacking and not dataset.has_class_list and len(lacking) <= _MAX_LOST * len(classes):
-        raise UsageError(
-            f"network {spec.name!r} has a head of {len(classes)} classes, of which "
-            f"{dataset.name} has {len(folders)}; {lacking[0]!r} is the first of those missing. "
-            "Restore its folder, or, if it is left out on purpose, name the classes in class_list"
-        )
-    row_of = {folder: row for row, folder in enumerate(classes)}
-    return [row_of[folder] for folder in folders]
+    if set(folders) <= set(classes):
+        row_of = {folder: row for row, folder in enumerate(classes)}
+        return [row_of[folder] for folder in folders]
+    if head == len(folders):
+        return list(range(head))
+    raise UsageError(
+        f"network {spec.name!r} has a head of {head} classes, but {dataset.name} has "
+        f"{len(folders)}, which are not among them by folder name (e.g. {folders[0]!r}); take "
+        f"weights for these classes, or {spec.architecture!r} alone, which is trained here"
+    )
 
 
 def _as_timm_loads(spec: WeightsSpec, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -149,42 +130,12 @@ def _as_timm_loads(spec: WeightsSpec, weights: dict[str, Tensor]) -> dict[str, T
     return dict(network.state_dict())
 
 
-def _head_keys(architecture: str, image_size: int) -> list[str]:
-    """Return the state-dict keys whose length is the number of classes."""
-    two, three = (
-        build_on_meta(architecture, classes=count, image_size=image_size).state_dict()
-        for count in (2, 3)
-    )
-    return [key for key, value in two.items() if value.shape != three[key].shape]
-
-
-def _head_size(spec: WeightsSpec, weights: Mapping[str, Tensor], keys: list[str]) -> int:
+def _head_size(spec: WeightsSpec, heads: Mapping[str, Tensor]) -> int:
     """Return the number of classes of a file's head; 0 if it has none."""
-    heads = [weights[key] for key in keys if key in weights]
-    size = len(heads[-1]) if heads and heads[-1].ndim else 0
+    size = max((len(value) for value in heads.values() if value.ndim), default=0)
     if size and spec.head and size != spec.head:
         raise UsageError(
             f"weights {spec.file} have a head of {size} classes, but {spec.head} are named in "
             "their metadata; name all of them, in the head's order"
         )
     return size
-
-
-def _mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return the first differences between two state dicts; empty if there are none."""
-    shapes = [
-        f"{key} is {list(found[key].shape)} instead of {list(value.shape)}"
-        for key, value in wanted.items()
-        if key in found and found[key].shape != value.shape
-    ]
-    differences = {
-        "missing": [key for key in wanted if key not in found],
-        "unexpected": [key for key in found if key not in wanted],
-        "of other shape": shapes,
-    }
-    return "; ".join(
-        f"{kind} {', '.join(keys[:_SHOWN])}"
-        + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
-        for kind, keys in differences.items()
-        if keys
-    )

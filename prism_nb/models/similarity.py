@@ -45,12 +45,7 @@ class Comparison:
 
 
 def compare_networks(run: Run, names: Sequence[str]) -> Comparison:
-    """Compare networks on held-out images of a run's dataset.
-
-    Args:
-        run: The run that trained the networks, or whose dataset their weights classify.
-        names: Networks; those without weights are left out.
-    """
+    """Compare networks on held-out images, as far as a run has their weights."""
     dataset = open_dataset(run.settings)
     images = _some_images(dataset).to(choose_device(run.settings.device))
     outputs: dict[str, tuple[Tensor, Tensor]] = {}
@@ -80,8 +75,8 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     ||Y'X||_F^2 is the sum over all entries of XX' times YY'.
 
     Args:
-        x: Features of one network, a row per image [n, d].
-        y: Features of the other for the same images [n, e].
+        x: Features of one network [images, d].
+        y: Features of the other for the same images [images, e].
 
     Returns:
         A number in [0, 1]; NaN where a network's features are the same for all images.
@@ -92,12 +87,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def prediction_agreement(x: Tensor, y: Tensor) -> float:
-    """Return the share of images with equal top-1 classes, in [0, 1].
-
-    Args:
-        x: Logits of one network [n, classes].
-        y: Logits of the other for the same images [n, classes].
-    """
+    """Return the share of images with equal top-1 classes, by two networks' logits [n, classes]."""
     return float((x.argmax(1) == y.argmax(1)).double().mean())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
@@ -19,7 +20,6 @@ from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import OnEvent, Unit, is_pretrained_name, unit_seed
-from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import conv_layer_stats
@@ -33,7 +33,6 @@ from prism_nb.models.weights import (
     download_weights,
     metadata_path,
     resolve_weights,
-    sha256_of,
     to_safetensors,
     weights_metadata,
 )
@@ -49,7 +48,10 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """
     file = unit.params["statistics" if "patch" in unit.params else "weights"]
     if _is_pretrained(unit):
-        ensure_weights(unit.params["network"], may_fetch=run.settings.fetch_weights)
+        spec = resolve_weights(unit.params["network"])
+        if run.settings.fetch_weights and spec.library != "file" and not spec.file.is_file():
+            download_weights(spec)
+        check_weights_present([spec.name])
     donor = _find_reusable_run(run, unit)
     if donor is not None:
         content = donor.file(file).read_bytes()
@@ -64,111 +66,46 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     _checkpoint(run, unit).clear()
 
 
-def ensure_weights(name: str, *, may_fetch: bool) -> None:
-    """Check that a network's weights exist, after downloading them if that is allowed.
-
-    Raises:
-        UsageError: The weights do not exist, and may not or cannot be downloaded.
-    """
-    spec = resolve_weights(name)
-    if may_fetch and not spec.file.is_file():
-        download_weights(spec)
-    check_weights_present([name])
-
-
-def import_pretrained(name: str, dataset: ImageDataset, device: torch.device) -> Result:
-    """Return a network's weights, cut to a dataset's classes, and what held-out images confirm.
-
-    Args:
-        name: A network whose weights exist.
-        dataset: The images to classify.
-        device: Device to measure the accuracy on.
-
-    Raises:
-        PrismError: The weights do not fit, or the head's classes are in another order.
-    """
-    found = open_pretrained(name, dataset)
-    info = network_info(name, found.network, image_size=found.preprocess.size)
-    content = to_safetensors(
-        found.network.state_dict(), weights_metadata(dataset, found.preprocess)
-    )
-    teacher = wrap_teacher(name, found.network, dataset, found.preprocess, device)
-    predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
-    classes = len(dataset.classes)
-    if found.head > classes:
-        warnings.warn(
-            f"network {name!r}: of the {found.head} classes of its head, the {classes} of the "
-            "dataset are kept",
-            stacklevel=2,
-        )
-    record = {
-        **asdict(info),
-        **found.facts(),
-        "accuracy": accuracy_score(predicted, labels),
-        "order_checked": check_class_order(name, predicted, labels, classes=classes),
-    }
-    return content, record
-
-
-def check_class_order(
-    name: str, predicted: np.ndarray, labels: np.ndarray, *, classes: int
-) -> bool:
-    """Check that the outputs of a head are in the order of the dataset's classes.
-
-    The head's top-1 accuracy on held-out images is compared with chance, and with its accuracy if
-    its outputs were in one of the orders that programs write by mistake. Any other wrong order
-    lowers the accuracy: one of all classes is not confirmed, one of a few classes is not found.
+def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> bool:
+    """Check on held-out images that the outputs of a head are in the order of the classes.
 
     Args:
         name: The network's name.
-        predicted: Its top-1 class of each image, int64 [n].
+        predicted: Its top-1 output of each image, int64 [n].
         labels: The true classes, int64 [n].
         classes: Number of classes.
 
     Returns:
-        Whether the order is confirmed; if not, a warning is given.
+        Whether the accuracy is above that of guessing; if not, a warning is given.
 
     Raises:
-        PrismError: The accuracy is higher in another order.
+        PrismError: The outputs fit the classes in another order, and not in this one.
     """
-    right, count, chance = int((predicted == labels).sum()), len(labels), 1 / classes
-    # Untrained networks put similar images in one class, so they may do better than guessing. An
-    # accuracy of five times chance, or halfway to 1, is none of theirs; four standard deviations
-    # are for few images.
-    few = count * chance + 4 * (count * chance * (1 - chance)) ** 0.5
-    needed = max(few, count * min(5 * chance, (1 + chance) / 2))
-    right_if = {
-        order: int((class_of_output[predicted] == labels).sum())
-        for order, class_of_output in _mistaken_orders(classes).items()
-    }
-    best = max(right_if, key=right_if.__getitem__)
-    if right_if[best] > max(right, needed):
+    images = np.zeros((classes, classes), dtype=np.int64)  # number of them, by class and output
+    np.add.at(images, (labels, predicted), 1)
+    _, output_of = linear_sum_assignment(images, maximize=True)
+    right = int(images.trace())
+    best = int(images[np.arange(classes), output_of].sum())
+    # With fewer images, the best of all orders fits guesses too.
+    if len(labels) >= 10 * classes and best > max(2 * right, len(labels) / 2):
+        first = int(np.argmax(output_of != np.arange(classes)))
         raise PrismError(
-            f"network {name!r} classifies {right} of {count} held-out images correctly, but "
-            f"{right_if[best]} if the classes of its head are {best}: the class order of its head "
-            "is not the dataset's; compare classes.json with the classes of the weights"
+            f"network {name!r} classifies {right} of {len(labels)} held-out images correctly, but "
+            f"{best} in another order of its outputs, where class {first} is output "
+            f"{output_of[first]}: compare classes.json with the classes of the weights"
         )
-    if right <= needed:
+    # Untrained networks put similar images in one class, so they may do better than guessing, but
+    # not five times as well, or halfway to 1.
+    chance = 1 / classes
+    is_confirmed = right > len(labels) * min(5 * chance, (1 + chance) / 2)
+    if not is_confirmed:
         warnings.warn(
-            f"network {name!r} classifies {right} of {count} held-out images correctly, as "
+            f"network {name!r} classifies {right} of {len(labels)} held-out images correctly, as "
             "guessing might: whether its head has the dataset's classes in their order is not "
             "known; make sure of it before a long run",
             stacklevel=2,
         )
-    return right > needed
-
-
-def _mistaken_orders(classes: int) -> dict[str, np.ndarray]:
-    """Return for each mistaken order the class of each output of a head, int64 [classes]."""
-    indices = np.arange(classes)
-    as_text = np.array(sorted(range(classes), key=str))  # 0, 1, 10, 100, ..., 11, ...
-    return {
-        "reversed": indices[::-1],
-        "sorted as text": as_text,
-        "numbered by sorting as text": np.argsort(as_text),
-        "shifted by one": np.roll(indices, -1),
-        "shifted by one the other way": np.roll(indices, 1),
-    }
+    return is_confirmed
 
 
 def _is_pretrained(unit: Unit) -> bool:
@@ -179,9 +116,36 @@ def _compute(run: Run, unit: Unit, on_event: OnEvent) -> Result:
     if "patch" in unit.params:
         return _conv_stats(run, unit)
     if _is_pretrained(unit):
-        device = choose_device(run.settings.device)
-        return import_pretrained(unit.params["network"], open_dataset(run.settings), device)
+        return _import_pretrained(run, unit.params["network"])
     return _train(run, unit, on_event)
+
+
+def _import_pretrained(run: Run, name: str) -> Result:
+    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
+    found, classes = open_pretrained(name, dataset), len(dataset.classes)
+    if found.head > classes:
+        warnings.warn(
+            f"network {name!r}: of the {found.head} classes of its head, the {classes} of the "
+            "dataset are kept",
+            stacklevel=2,
+        )
+    info = network_info(name, found.network, image_size=found.preprocess.size)
+    metadata = weights_metadata(dataset, found.preprocess)
+    content = to_safetensors(found.network.state_dict(), metadata)
+    teacher = wrap_teacher(name, found.network, dataset, found.preprocess, device)
+    predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
+    record = {
+        **asdict(info),
+        "weights": found.spec.tag,
+        "weights_file": found.spec.file.name,
+        "licence": found.spec.licence,
+        "head_classes": found.head,
+        "published_accuracy": found.spec.accuracy,
+        "preprocess": asdict(found.preprocess),
+        "accuracy": accuracy_score(predicted, labels),
+        "order_checked": check_class_order(name, predicted, labels, classes),
+    }
+    return content, record
 
 
 def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
@@ -234,10 +198,9 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
     }
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
-        environment["weights_sha256"] = sha256_of(spec.file)
-        metadata_file = metadata_path(spec.file)
+        environment["weights_sha256"] = fileio.sha256(spec.file)
         if spec.library == "file":
-            environment["metadata_sha256"] = fileio.sha256(metadata_file)
+            environment["metadata_sha256"] = fileio.sha256(metadata_path(spec.file))
     return environment
 
 

@@ -46,13 +46,11 @@ def dataset_preprocess(dataset: ImageDataset) -> PreprocessConfig:
 class Teacher(nn.Module):
     """A network that stays frozen and in evaluation mode.
 
-    All its inputs are images [N, 3, H, W] normalised as the dataset's.
-
     Args:
         name: The network's name.
         network: The trained network; it is frozen in place.
         native: The preprocessing that the network was trained with.
-        dataset: The preprocessing of the images that it is given.
+        dataset: The preprocessing of all images that it is given [N, 3, H, W].
     """
 
     def __init__(
@@ -90,14 +88,9 @@ class Teacher(nn.Module):
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat] | None = None
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits [N, classes] and layer statistics of the batch, from one pass.
+        """Return logits [N, classes] and statistics of the batch, in the order of `stats`.
 
-        Args:
-            images: The batch.
-            stats: What to measure; the input of every BN layer if None.
-
-        Returns:
-            Logits, and the statistics in the order of `stats`, differentiable by the images.
+        They come from one pass; without `stats`, the input of every BN layer is measured.
         """
         wanted = self.bn_layer_stats if stats is None else stats
         with capture_stats(wanted) as measured:
@@ -114,15 +107,13 @@ class Teacher(nn.Module):
 
     def running_stats(self) -> list[MeanVar]:
         """Return the running statistics of the BN layers, in the order of `bn_layer_stats`."""
-        layers = [stat.layer for stat in self.bn_layer_stats]
         return [
-            MeanVar(*map(layer.get_buffer, ("running_mean", "running_var"))) for layer in layers
+            MeanVar(stat.layer.get_buffer("running_mean"), stat.layer.get_buffer("running_var"))
+            for stat in self.bn_layer_stats
         ]
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return penultimate features [N, d] and logits [N, classes], from one pass.
-
-        The features are the input of the linear head.
+        """Return penultimate features [N, d], the head's input, and logits [N, classes].
 
         Raises:
             UsageError: The network has no linear head.

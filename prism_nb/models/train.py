@@ -46,11 +46,10 @@ class Trainer:
     ) -> None:
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self._device = next(network.parameters()).device
-        self._average = (
-            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
-            if ema
-            else None
-        )
+        self._average: AveragedModel | None = None
+        if ema:
+            average = get_ema_multi_avg_fn(ema)
+            self._average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -108,9 +107,8 @@ class Trainer:
             "network": self.network,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
-            "average": self._average,
         }
-        return {name: part for name, part in parts.items() if part is not None}
+        return parts if self._average is None else {**parts, "average": self._average}
 
 
 def new_optimizer(
@@ -160,7 +158,7 @@ def train_network(
         seed: Seed of the initial weights, the order of images, their augmentation and dropout.
 
     Returns:
-        The trained network, in evaluation mode, on `device`.
+        The trained network, in evaluation mode, channels-last, on `device`.
 
     Raises:
         PrismError: The loss is no longer finite.
@@ -233,14 +231,6 @@ def collect_conv_stats(
     seed: int,
 ) -> dict[str, MeanVar]:
     """Measure layer statistics of the training images, in one pass augmented as in training.
-
-    Args:
-        teacher: The trained network.
-        stats: What to measure.
-        dataset: The real images.
-        config: Training settings of the network; batch size and augmentation are used.
-        device: Device of the teacher.
-        seed: Seed of the order of images and their augmentation.
 
     Returns:
         By the statistic's name, the mean over batches of each batch's mean and biased variance,

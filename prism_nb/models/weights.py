@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,8 +43,8 @@ class WeightsSpec:
         preprocess: The preprocessing that the weights need; None: the dataset's.
         classes: Folder names of the classes in the order of the head; None: unknown.
         head: Number of classes of the head; None: unknown until the file is read.
-        accuracy: Published top-1 accuracy on ImageNet-1K in [0, 1]; None: unknown.
-        licence: As published; None: unknown.
+        accuracy: Published top-1 accuracy on ImageNet-1K in [0, 1].
+        licence: As published.
         url: Address of the file; empty: Hugging Face's hub, or none.
     """
 
@@ -95,12 +93,11 @@ def check_weights_present(names: Sequence[str]) -> None:
     if not missing:
         return
     lines = [f"  {s.name}: {s.file.name} in {s.file.parent}\n    {s.fetch}" for s in missing]
-    if any(spec.library != "file" for spec in missing):
-        lines.append(
-            "run the commands where there is a network and put the files there, or set "
-            "fetch_weights to true"
-        )
-    raise UsageError("\n".join(["weights are missing:", *lines]))
+    remedy = (
+        "run the commands where there is a network and put the files there, or set fetch_weights "
+        "to true"
+    )
+    raise UsageError("\n".join(["weights are missing:", *lines, remedy]))
 
 
 def download_weights(spec: WeightsSpec) -> None:
@@ -110,8 +107,6 @@ def download_weights(spec: WeightsSpec) -> None:
         UsageError: The download failed; the message has a command for another machine.
     """
     try:
-        if spec.library == "file":
-            raise OSError("it is a local file")
         spec.file.parent.mkdir(parents=True, exist_ok=True)
         if spec.url:
             prefix = spec.hash_prefix or None
@@ -151,16 +146,13 @@ def _local_spec(name: str, weights: str) -> WeightsSpec:
 def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
     architecture = architecture_of(name)
     library, model = resolve_architecture(architecture)
-    if library != "torchvision":
+    known = torchvision.models.get_model_weights(model) if library == "torchvision" else {}
+    names = list(getattr(known, "__members__", known))
+    if tag not in names:
         raise UsageError(
-            f"network {name!r}: weights by @ and a tag are torchvision's; timm's are named "
-            f"{model}.TAG, and a file's end in {' or '.join(WEIGHT_FILES)}"
-        )
-    known = torchvision.models.get_model_weights(model)
-    if tag not in known.__members__:
-        raise UsageError(
-            f"network {name!r}: torchvision has no weights {tag!r} of {model} (and a file's "
-            f"name ends in {' or '.join(WEIGHT_FILES)}); {suggest(tag, known.__members__)}"
+            f"network {name!r}: {library} has no weights {tag!r} of {model}; NAME@TAG are weights "
+            f"of torchvision, NAME.TAG of timm, and a file's name ends in "
+            f"{' or '.join(WEIGHT_FILES)}; {suggest(tag, names)}"
         )
     weights = known[tag]
     transforms = weights.transforms()
@@ -217,20 +209,17 @@ def _timm_spec(name: str) -> WeightsSpec:
 def _timm_config(name: str) -> Any:
     full = name.removeprefix("timm/")
     model, _, tag = full.partition(".")
-    try:
-        config = timm.models.get_pretrained_cfg(full)
-    except RuntimeError:
-        config = None
-    tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{model}.*")]
-    if config is None or not tag:
+    known = timm.list_pretrained(f"{model}.*")
+    config = timm.models.get_pretrained_cfg(full) if full in known else None
+    if config is None:
+        tags = [other.partition(".")[2] for other in known]
         raise UsageError(
             f"network {name!r}: timm has no weights {tag!r} of {model}; {suggest(tag, tags)}"
         )
-    if config.custom_load or not (config.hf_hub_id or config.url):
+    if config.custom_load:
         raise UsageError(
-            f"network {name!r}: its weights have a format that only timm reads; choose others of "
-            f"{model} ({', '.join(t for t in tags if t != tag)}), or save its state dict with "
-            f"torch.save and name timm/{model}@FILE.pth"
+            f"network {name!r}: its weights have a format that only timm reads; save its state "
+            f"dict with torch.save and name timm/{model}@FILE.pth"
         )
     return config
 
@@ -250,14 +239,11 @@ def _torch_hub_file(url: str) -> Path:
 def _hf_hub_file(config: Any) -> Path:
     """Return the cached file of timm's weights, or the path that it would be copied to."""
     folder, hub_id = constants.HF_HUB_CACHE, config.hf_hub_id
-    names = [config.hf_hub_filename or "model.safetensors"]
-    if not config.hf_hub_filename:
-        names.append("pytorch_model.bin")
-    for name in names:
-        found = huggingface_hub.try_to_load_from_cache(hub_id, name, cache_dir=folder)
-        if isinstance(found, str):
-            return Path(found)
-    return Path(folder) / f"models--{hub_id.replace('/', '--')}" / names[0]
+    name = config.hf_hub_filename or "model.safetensors"
+    found = huggingface_hub.try_to_load_from_cache(hub_id, name, cache_dir=folder)
+    if isinstance(found, str):
+        return Path(found)
+    return Path(folder) / f"models--{hub_id.replace('/', '--')}" / name
 
 
 # -- metadata of a file ----------------------------------------------------------------------
@@ -270,8 +256,8 @@ _HEADER_KEY = "prism_nb"  # one entry: safetensors writes several in any order
 class WeightsMetadata(StrictModel):
     """Preprocessing and classes of the weights in a file.
 
-    The kit writes it into the header of its .safetensors files; for others, a YAML file of the
-    same stem may hold it.
+    The kit writes it into the header of its .safetensors files; a YAML file of the same stem
+    describes others, and takes precedence.
     """
 
     mean: tuple[_Mean, _Mean, _Mean] = Field(description="subtracted from channels in [0, 1]")
@@ -308,37 +294,29 @@ def metadata_path(weights: Path) -> Path:
 
 
 def read_metadata(weights: Path) -> WeightsMetadata | None:
-    """Return the metadata of a weights file, from its header or from a YAML file; None if neither.
+    """Return the metadata of a weights file, from a YAML file or from its header; None if neither.
 
     Raises:
-        UsageError: The file is damaged, the metadata is invalid, or both places have some.
+        UsageError: The file is damaged, or the metadata is invalid.
     """
-    header = None
-    if weights.suffix == ".safetensors" and weights.is_file():
-        try:
-            with safetensors.safe_open(weights, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise _damaged(weights, error) from None
-    metadata_file = metadata_path(weights)
-    if header and metadata_file.is_file():
-        raise UsageError(
-            f"weights {weights} hold their own metadata; delete {metadata_file}, or save the "
-            "weights without metadata"
-        )
-    if header:
-        return WeightsMetadata.parse(header, where=f"the metadata in {weights}")
-    if not metadata_file.is_file():
+    yaml_file = metadata_path(weights)
+    if yaml_file.is_file():
+        where = f"{yaml_file} (metadata of {weights.name})"
+        return WeightsMetadata.parse(read_mapping(yaml_file, where=where), where=where)
+    if weights.suffix != ".safetensors" or not weights.is_file():
         return None
-    where = f"{metadata_file} (metadata of {weights.name})"
-    return WeightsMetadata.parse(read_mapping(metadata_file, where=where), where=where)
+    try:
+        with safetensors.safe_open(weights, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(weights, error) from None
+    return header and WeightsMetadata.parse(header, where=f"the metadata in {weights}")
 
 
 # -- content of a file -----------------------------------------------------------------------
 
 _WRAPPERS = ("state_dict", "model")  # keys under which training programs save the weights
 _PREFIX = "module."  # added by torch's data parallelism
-_FORBIDDEN_GLOBAL = re.compile(r"GLOBAL:? (\S+)")  # in the message of torch's restricted reader
 
 
 def to_safetensors(tensors: Mapping[str, Tensor], metadata: WeightsMetadata | None = None) -> bytes:
@@ -346,17 +324,6 @@ def to_safetensors(tensors: Mapping[str, Tensor], metadata: WeightsMetadata | No
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {_HEADER_KEY: metadata.model_dump_json()} if metadata else None
     return safetensors.torch.save(plain, header)
-
-
-def sha256_of(path: Path) -> str:
-    """Return a weights file's SHA-256.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    if not path.is_file():
-        raise UsageError(f"weights {path} cannot be read: there is no such file")
-    return fileio.sha256(path)
 
 
 def read_weights(path: Path, *, hash_prefix: str = "") -> dict[str, Tensor]:
@@ -372,43 +339,25 @@ def read_weights(path: Path, *, hash_prefix: str = "") -> dict[str, Tensor]:
     Raises:
         UsageError: The file is damaged, has another hash, or holds something else than weights.
     """
-    found = sha256_of(path)
+    found = fileio.sha256(path)
     if not found.startswith(hash_prefix):
-        raise UsageError(
-            f"weights {path} are damaged: their SHA-256 begins with {found[:8]} instead of "
-            f"{hash_prefix}; delete the file and fetch it again"
-        )
-    weights = _state_dict(_read(path), path)
-    for name, value in weights.items():
-        if not torch_io.fits_in_file(value, path):
-            raise _damaged(path, f"{name} claims to be larger than the file")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise _damaged(path, f"{name} holds NaN or infinite values")
-    return weights
-
-
-def _read(path: Path) -> Any:
+        raise _damaged(path, f"their SHA-256 begins with {found[:8]} instead of {hash_prefix}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch_io.load_torch_file(path)
-    except pickle.UnpicklingError as error:
-        forbidden = _FORBIDDEN_GLOBAL.search(str(error))
-        if forbidden is None:  # torch's own message recommends to run the file's code
-            raise _damaged(path, "it is not a file of tensors") from None
-        raise UsageError(
-            f"weights {path} refer to {forbidden.group(1)}, so they are not read: a file of "
-            "more than tensors could run any program; save the state dict alone, best as "
-            ".safetensors"
-        ) from None
+        content = torch_io.load_torch_file(path)
+    except pickle.UnpicklingError:  # torch's own message recommends to run the file's code
+        raise _damaged(path, "it holds more than tensors") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
+    return _state_dict(content, path)
 
 
 def _damaged(path: Path, error: Exception | str) -> UsageError:
     reason = str(error).partition("\n")[0] or type(error).__name__
     return UsageError(
-        f"weights {path} are damaged or no weights at all: {reason}; fetch or save them again"
+        f"weights {path} are damaged or no state dict: {reason}; fetch them again, or save the "
+        "state dict alone, best as .safetensors"
     )
 
 
@@ -418,11 +367,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    entries = content if isinstance(content, dict) else {}
-    other = [f"{k!r} of {type(v)}" for k, v in entries.items() if not isinstance(v, Tensor)]
-    if other or not entries:
-        raise UsageError(
-            f"weights {path} are no state dict, they hold {(other or [reprlib.repr(content)])[0]}; "
-            f"save the state dict alone, or under {' or '.join(_WRAPPERS)}"
-        )
-    return {str(key).removeprefix(_PREFIX): value for key, value in entries.items()}
+    if not isinstance(content, dict) or not content:
+        raise _damaged(path, f"it holds a {type(content).__name__}")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise _damaged(path, f"{key!r} is a {type(value).__name__}")
+    return {str(key).removeprefix(_PREFIX): value for key, value in content.items()}

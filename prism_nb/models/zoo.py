@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,23 +109,19 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def check_forward(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
     """Check that a network classifies images of a size, in training and in evaluation mode.
 
-    The network and torch's global generator are left as they were.
-
     Raises:
         UsageError: The network does not take such images, or does not return their logits.
     """
-    was_training = network.training
+    trial = copy.deepcopy(network)  # a training pass moves running statistics
     images = torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = [network.train(mode)(images) for mode in (False, True)]
+            outputs = [trial.train(mode)(images) for mode in (False, True)]
     except Exception as error:
         raise UsageError(
             f"network {name!r} cannot take {image_size}-pixel images: {error}; choose another "
             "network or a larger image_size"
         ) from None
-    load_weights(network.train(was_training), before)  # the training pass moved running statistics
     for output in outputs:
         if not isinstance(output, Tensor) or output.shape != (2, classes):
             raise UsageError(

@@ -5,11 +5,12 @@ from click.testing import CliRunner
 
 from prism_nb.cli import cli
 from prism_nb.core.errors import UsageError
-from prism_nb.models.catalog import SORTS, family_of, filtered, find_entry, read_catalogue
+from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue
 from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import resolve_architecture
 
 ENTRIES = read_catalogue()
+BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
 def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
@@ -37,20 +38,17 @@ def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
 def test_known_networks_have_their_known_numbers(
     name: str, bn_layers: int, bn_channels: int, parameters: int
 ) -> None:
-    entry = find_entry(name)
-    assert entry is not None
+    entry = BY_NAME[name]
     found = (entry.bn_layers, entry.bn_channels, entry.parameters)
     assert found == (bn_layers, bn_channels, parameters)
 
 
 def test_networks_without_batch_norm_are_not_in_it() -> None:
-    assert all(find_entry(name) is None for name in ("alexnet", "vit_b_16", "test_convnext"))
+    assert not {"alexnet", "vit_b_16", "test_convnext"} & set(BY_NAME)
 
 
 def test_weights_have_names_that_the_kit_takes() -> None:
-    published, theirs = find_entry("resnet18"), find_entry("timm/resnet18")
-    assert published is not None
-    assert theirs is not None
+    published, theirs = BY_NAME["resnet18"], BY_NAME["timm/resnet18"]
     assert published.accuracy == 69.758
     name = published.with_weights("IMAGENET1K_V1")
     assert name == "resnet18@IMAGENET1K_V1"

@@ -21,9 +21,9 @@ from prism_nb.core.presets import POOLS
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
 from prism_nb.data.index import imagenet_wnids
-from prism_nb.models.pretrained import head_row_indices, native_preprocess, open_pretrained
+from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
-from prism_nb.models.weights import resolve_weights, to_safetensors, weights_metadata
+from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import architecture_of, build_network
 
 SHUFFLENET = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
@@ -139,17 +139,6 @@ def test_a_head_of_other_classes_is_refused(folders: list[str], torchvision_file
         open_pretrained("shufflenet_v2_x0_5@DEFAULT", Noise(folders))
 
 
-def test_a_lost_folder_is_not_taken_for_a_choice() -> None:
-    spec, wnids = resolve_weights("shufflenet_v2_x0_5@DEFAULT"), imagenet_wnids()
-    dataset = Noise([wnid for wnid in wnids if wnid not in {wnids[7], wnids[900]}])
-    message = rf"head of 1000 classes, .* has 998; '{wnids[7]}' is the first .* class_list"
-    with pytest.raises(UsageError, match=message):
-        head_row_indices(spec, 1000, dataset)
-    dataset.has_class_list = True
-    assert len(head_row_indices(spec, 1000, dataset)) == 998
-    assert len(head_row_indices(spec, 1000, Noise(wnids[:899]))) == 899
-
-
 def test_the_head_of_a_local_file_is_counted(tmp_path: Path) -> None:
     name = saved(tmp_path / "w.pth")
     assert open_pretrained(name, Noise("abc")).head == 3
@@ -160,18 +149,32 @@ def test_the_head_of_a_local_file_is_counted(tmp_path: Path) -> None:
 # -- fit -------------------------------------------------------------------------------------
 
 
-def test_weights_of_another_architecture_are_refused_by_keys(tmp_path: Path) -> None:
-    saved(tmp_path / "w.pth")
-    message = r"not of 'test_byobnet': missing stem\.conv\.weight.* more"
+@pytest.mark.parametrize(
+    ("saved_as", "opened_as", "message"),
+    [
+        (
+            "test_resnet",
+            "test_byobnet",
+            r"not of 'test_byobnet': .*Missing key.*stem\.conv\.weight",
+        ),
+        ("resnet18", "resnet18", r"size mismatch for conv1\.weight"),  # a stem for small images
+    ],
+)
+def test_weights_of_another_architecture_are_refused(
+    saved_as: str, opened_as: str, message: str, tmp_path: Path
+) -> None:
+    saved(tmp_path / "w.pth", saved_as, size=64)
     with pytest.raises(UsageError, match=message):
-        open_pretrained(f"test_byobnet@{tmp_path / 'w.pth'}", Noise("abc"))
+        open_pretrained(f"{opened_as}@{tmp_path / 'w.pth'}", Noise("abc", size=96))
 
 
-def test_weights_of_other_shapes_are_refused_by_shape(tmp_path: Path) -> None:
-    name = saved(tmp_path / "w.pth", "resnet18", size=64)  # a stem for small images
-    message = r"of other shape conv1\.weight is \[64, 3, 3, 3\] instead of \[64, 3, 7, 7\]"
-    with pytest.raises(UsageError, match=message):
-        open_pretrained(name, Noise("abc", size=96))
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    name = saved(tmp_path / "w.pth")
+    state = torch.load(tmp_path / "w.pth", weights_only=True)
+    state["fc.bias"][1] = float("nan")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"fc\.bias holds NaN"):
+        open_pretrained(name, Noise("abc"))
 
 
 def test_a_damaged_cache_is_named(torchvision_file: Path) -> None:

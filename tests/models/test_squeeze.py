@@ -25,7 +25,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.pool import load_teacher
-from prism_nb.models.squeeze import check_class_order, ensure_weights, run_unit
+from prism_nb.models.squeeze import check_class_order, run_unit
 from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.weights import read_weights, to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network
@@ -179,12 +179,15 @@ def test_missing_weights_are_downloaded_only_if_allowed(
     def download(url: str, to: str, prefix: str, **_: Any) -> None:
         Path(to).write_bytes(prefix.encode())
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "resnet18@IMAGENET1K_V1"
+    only = {**ALONE, "teachers": [name], "primary": name, "feature_networks": [name]}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(UsageError, match="weights are missing"):
-        ensure_weights("resnet18@DEFAULT", may_fetch=False)
-    assert not (tmp_path / "hub").exists()
-    ensure_weights("resnet18@DEFAULT", may_fetch=True)
+        squeezed(tmp_path, "never", **only)
+    assert not (tmp_path / "torch").exists()
+    with pytest.raises(UsageError, match="their SHA-256 begins with"):
+        squeezed(tmp_path, "fetched", fetch_weights=True, **only)
     assert next(tmp_path.rglob("*.pth")).read_bytes() == b"f37072fd"
 
 
@@ -192,11 +195,11 @@ def test_missing_weights_are_downloaded_only_if_allowed(
 
 
 def predictions(
-    class_of_output: np.ndarray, *, each: int = 50, accuracy: float = 0.7, seed: int = 0
+    class_of_output: np.ndarray, *, accuracy: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return outputs and labels of a network whose output o is class `class_of_output[o]`."""
     rng, classes = np.random.default_rng(seed), len(class_of_output)
-    labels = np.repeat(np.arange(classes), each)
+    labels = np.repeat(np.arange(classes), 50)
     similar = rng.permutation(classes)[labels]
     errors = np.where(rng.random(len(labels)) < 0.4, similar, rng.integers(0, classes, len(labels)))
     predicted = np.where(rng.random(len(labels)) < accuracy, labels, errors)
@@ -206,34 +209,23 @@ def predictions(
 @given(
     seed=strategies.integers(0, 2**32 - 1),
     classes=strategies.sampled_from([10, 100, 1000]),
-    each=strategies.sampled_from([30, 50]),
     accuracy=strategies.floats(0.65, 0.95),
 )
 @hypothesis_settings(max_examples=25, deadline=None)
-def test_the_right_order_is_always_confirmed(
-    seed: int, classes: int, each: int, accuracy: float
+def test_the_right_order_is_confirmed_and_any_other_refused(
+    seed: int, classes: int, accuracy: float
 ) -> None:
-    found = predictions(np.arange(classes), each=each, accuracy=accuracy, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check_class_order("mine", *found, classes=classes)
-
-
-AS_TEXT = np.array(sorted(range(1000), key=str))
-MISTAKES = {
-    "reversed": np.arange(1000)[::-1],
-    "sorted as text": AS_TEXT,
-    "numbered by sorting as text": np.argsort(AS_TEXT),
-    "shifted by one": np.roll(np.arange(1000), -1),
-}
-
-
-@pytest.mark.parametrize("order", MISTAKES)
-@pytest.mark.parametrize("accuracy", [0.1, 0.7])
-def test_a_mistaken_order_is_refused_and_named(order: str, accuracy: float) -> None:
-    found = predictions(MISTAKES[order], accuracy=accuracy)
-    with pytest.raises(PrismError, match=f"if the classes of its head are {order}: "):
-        check_class_order("mine", *found, classes=1000)
+        right = predictions(np.arange(classes), accuracy=accuracy, seed=seed)
+        assert check_class_order("mine", *right, classes)
+    for order in (np.arange(classes)[::-1], np.array(sorted(range(classes), key=str))):
+        if (order != np.arange(classes)).mean() > 0.6:
+            first = np.argmax(np.argsort(order) != np.arange(classes))
+            with pytest.raises(PrismError, match=f"where class {first} is output"):
+                check_class_order(
+                    "mine", *predictions(order, accuracy=accuracy, seed=seed), classes
+                )
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
@@ -242,7 +234,7 @@ def test_a_guessing_network_is_neither_refused_nor_confirmed(classes: int) -> No
     guesses = np.random.default_rng(0).integers(0, classes, len(labels))
     for predicted in (guesses, np.zeros_like(labels)):
         with pytest.warns(UserWarning, match="as guessing might"):
-            assert not check_class_order("mine", predicted, labels, classes=classes)
+            assert not check_class_order("mine", predicted, labels, classes)
 
 
 def test_a_head_in_the_wrong_order_stops_the_unit(trained: Run, tmp_path: Path) -> None:
@@ -250,7 +242,9 @@ def test_a_head_in_the_wrong_order_stops_the_unit(trained: Run, tmp_path: Path) 
     metadata = weights_metadata(dataset, dataset_preprocess(dataset))
     turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
     file.write_bytes(to_safetensors(read_weights(weights_of(trained)), turned))
-    with pytest.raises(PrismError, match=r"held-out images correctly, but \d+ if .* reversed"):
+    with pytest.raises(
+        PrismError, match=r"correctly, but \d+ in another order .* class 0 is output 9"
+    ):
         squeezed(tmp_path, "wrong", **with_weights(file))
 
 

@@ -57,11 +57,11 @@ def test_publishers_facts_are_known_without_the_file() -> None:
     ("name", "message"),
     [
         ("resnet18@IMAGENET1K", "no weights 'IMAGENET1K' of resnet18.*'IMAGENET1K_V1'"),
-        ("resnet18@w.bin", r"ends in \.safetensors or \.pth"),
+        ("resnet18@w.bin", r"name ends in \.safetensors or \.pth"),
         ("resnet18.a1_in1", "timm has no weights 'a1_in1' of resnet18.*'a1_in1k'"),
-        ("timm/resnet18@DEFAULT", r"timm's are named resnet18\.TAG"),
+        ("timm/resnet18@DEFAULT", r"NAME\.TAG of timm"),
         ("resnet81@DEFAULT", "unknown network 'resnet81'.*resnet18"),
-        ("vit_base_patch16_224.augreg_in1k", r"only timm reads; choose others .*augreg2_in21k"),
+        ("vit_base_patch16_224.augreg_in1k", r"only timm reads"),
     ],
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:
@@ -139,8 +139,9 @@ def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None
     assert read_metadata(file) == metadata
     assert to_safetensors(WEIGHTS, metadata) == content
     file.with_suffix(".yaml").write_text(write_yaml(METADATA))
-    with pytest.raises(UsageError, match=r"hold their own metadata; delete .*w\.yaml"):
-        read_metadata(file)
+    described = read_metadata(file)
+    assert described is not None
+    assert described.classes is None
     (tmp_path / "bare.safetensors").write_bytes(to_safetensors(WEIGHTS))
     assert read_metadata(tmp_path / "bare.safetensors") is None
 
@@ -183,26 +184,25 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
 def test_a_malicious_archive_does_not_run(tmp_path: Path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({**WEIGHTS, "x": Evil(mark)}, file)
-    with pytest.raises(UsageError, match=r"evil\.pth refer to posix\.system") as caught:
+    with pytest.raises(UsageError, match=r"evil\.pth .*more than tensors") as caught:
         read_weights(file)
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice how to run it after all
 
 
-def test_a_whole_network_is_refused(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"refer to torch\.nn\.modules\.linear\.Linear"):
-        read_weights(tmp_path / "w.pth")
-
-
 @pytest.mark.parametrize(
-    "content", [[["x"] * 10] * 10**5, {}, {"fc.weight": WEIGHTS["fc.weight"], "epoch": 3}]
+    "content",
+    [
+        torch.nn.Linear(2, 2),
+        [["x"] * 10] * 10**5,
+        {},
+        {"fc.weight": WEIGHTS["fc.weight"], "epoch": 3},
+    ],
 )
 def test_other_content_than_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"w\.pth .*save the state dict alone") as caught:
+    with pytest.raises(UsageError, match=r"w\.pth .*save the state dict alone"):
         read_weights(tmp_path / "w.pth")
-    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, damage: str) -> No
     whole = file.read_bytes()
     damaged = {"empty": b"", "noise": b"\x93" * 900, "cut": whole[: len(whole) // 2]}
     file.write_bytes(damaged[damage])
-    with pytest.raises(UsageError, match=rf"w\{suffix} are damaged or no weights at all"):
+    with pytest.raises(UsageError, match=rf"w\{suffix} are damaged or no state dict"):
         read_weights(file)
 
 
@@ -231,19 +231,12 @@ def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
         read_weights(compressed)
 
 
-def test_a_view_that_claims_any_size_is_refused(tmp_path: Path) -> None:
-    torch.save({"x": torch.zeros(1).expand(10**12)}, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="x claims to be larger than the file"):
-        read_weights(tmp_path / "w.pth")
-
-
-def test_another_hash_nan_and_no_file_are_refused(tmp_path: Path) -> None:
+def test_another_hash_and_no_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
-    safetensors.torch.save_file({"a": torch.tensor([1.0, float("nan")])}, file)
+    safetensors.torch.save_file(WEIGHTS, file)
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    with pytest.raises(UsageError, match=f"damaged: their SHA-256 begins with {found}"):
+    assert set(read_weights(file, hash_prefix=found)) == set(WEIGHTS)
+    with pytest.raises(UsageError, match=f"their SHA-256 begins with {found}"):
         read_weights(file, hash_prefix="00000000")
-    with pytest.raises(UsageError, match="a holds NaN"):
-        read_weights(file, hash_prefix=found)
-    with pytest.raises(UsageError, match=r"gone\.pth cannot be read"):
+    with pytest.raises(UsageError, match=r"gone\.pth .*No such file"):
         read_weights(tmp_path / "gone.pth")
