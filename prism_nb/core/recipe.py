@@ -124,7 +124,7 @@ class Recipe(StrictModel):
     beta2: float = Field(0.9, ge=0, lt=1, description="decay of Adam's second moment")
     r_bn: float = Field(0.01, ge=0, description="weight of the BN loss")
     first_bn_multiplier: float = Field(
-        10.0, ge=0, description="weight of each network's first BN layer"
+        10.0, ge=0, description="weight of each network's first matched layer"
     )
     tv_l1: float = Field(0.0, ge=0, description="weight of the total variation")
     l2_scale: float = Field(0.0, ge=0, description="weight of the images' L2 norm")

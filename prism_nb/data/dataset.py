@@ -47,7 +47,6 @@ class ImageDataset(ABC):
         image_size: Side of the square images, in pixels.
         content_hash: Digest of classes and files, to which runs are bound; None only for images
             that come with the kit.
-        has_class_list: Whether the classes were selected by `class_list`.
     """
 
     name: str
@@ -56,7 +55,6 @@ class ImageDataset(ABC):
     std: Channels
     image_size: int
     content_hash: str | None
-    has_class_list: bool = False
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:

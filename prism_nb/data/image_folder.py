@@ -81,7 +81,6 @@ class ImageFolder(ImageDataset):
         self._cached: dict[Split, np.ndarray | None] = {}
         self._index = open_index(config, read_layout)
         self.content_hash = self._index.content_hash()
-        self.has_class_list = bool(config.class_list)
         self.classes = class_infos(self._index.classes)
         self.mean, self.std = channels or self._channel_statistics()
 

@@ -126,7 +126,7 @@ class ValidationHoldout(ImageDataset):
         self.name = f"{dataset.name} (tuning)"
         self.classes, self.image_size = dataset.classes, dataset.image_size
         self.mean, self.std = dataset.mean, dataset.std
-        self.content_hash, self.has_class_list = dataset.content_hash, dataset.has_class_list
+        self.content_hash = dataset.content_hash
         self._dataset = dataset
         labels = dataset.labels("train")
         counts = np.bincount(labels, minlength=len(self.classes))

@@ -101,7 +101,7 @@ class Cifar(ImageDataset):
             self._pixels[split] = part.data[labels >= 0]
         train = torch.from_numpy(self._pixels["train"]).permute(0, 3, 1, 2)
         self.mean, self.std = channel_statistics([train])
-        self.content_hash, self.has_class_list = self._hash(), bool(config.class_list)
+        self.content_hash = self._hash()
 
     def labels(self, split: Split) -> np.ndarray:
         """See `ImageDataset.labels`."""
