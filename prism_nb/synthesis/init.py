@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,12 +74,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
 
 
 def initial_images_uint8(run: Run, method: str, members: Sequence[tuple[int, int]]) -> Tensor:
-    """Return initial images of a method as pixels, uint8 [n, 3, S, S].
-
-    Args:
-        run: The run.
-        method: A method that makes its images here (not imported).
-        members: (class, image index) of each image.
+    """Return initial images of a method, given as (class, index), as pixels, uint8 [n, 3, S, S].
 
     Raises:
         PrismError: As `prepare_unit`.
@@ -134,29 +130,35 @@ def initial_images(
         return dataset.normalize(dataset.images("train", indices))
     if scorer is None:
         raise ValueError(f"init {recipe.init!r} needs a network that scores the real images")
-    classes = dict.fromkeys(c for c, _ in members)
-    most = recipe.max_scored_images
     if recipe.init == "real_median":
-        ranked = {c: rank_by_median_loss(dataset, scorer, c, most, seed) for c in classes}
-        indices = [ranked[c][k] for c, k in members]
+        most = recipe.max_scored_images
+        indices = [rank_by_median_loss(dataset, scorer, c, most, seed)[k] for c, k in members]
         return dataset.normalize(dataset.images("train", indices))
+    return _mosaics(recipe, dataset, scorer, members, seed)
+
+
+def _mosaics(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    scorer: Teacher,
+    members: Sequence[tuple[int, int]],
+    seed: int,
+) -> Tensor:
     grid = recipe.grid(dataset.image_size)
-    crops = {
-        c: lowest_loss_crops(
+    mosaics = []
+    for c, k in members:
+        crops = lowest_loss_crops(
             dataset,
             scorer,
             c,
-            most=most,
+            most=recipe.max_scored_images,
             tries=recipe.crops_per_image,
             crop_min=recipe.crop_min,
             side=dataset.image_size // grid,
             seed=seed,
         )
-        for c in classes
-    }
-    return torch.stack(
-        [mosaic(dataset, crops[c][k * grid**2 : (k + 1) * grid**2], grid) for c, k in members]
-    )
+        mosaics.append(mosaic(dataset, crops[k * grid**2 : (k + 1) * grid**2], grid))
+    return torch.stack(mosaics)
 
 
 # Both rankings score whole classes, so each is made once per process and not once per unit.
@@ -166,7 +168,9 @@ def initial_images(
 def rank_by_median_loss(
     dataset: ImageDataset, scorer: Teacher, class_index: int, most: int, seed: int
 ) -> tuple[int, ...]:
-    """Return a class's training images in the order of their distance to its median loss (DELT).
+    """Return indices of a class's training images, the nearest to its median loss first (DELT).
+
+    Distances are counted in ranks, the lower loss first on ties.
 
     Args:
         dataset: The real images.
@@ -174,15 +178,9 @@ def rank_by_median_loss(
         class_index: The class.
         most: Images to score, chosen at random if the class has more.
         seed: Seed of that choice.
-
-    Returns:
-        Indices of training images; distances are counted in ranks, the lower loss first on ties.
     """
     indices = _subsample(dataset, class_index, most, seed)
-    batches = [
-        indices[start : start + _BATCH_SIZE] for start in range(0, len(indices), _BATCH_SIZE)
-    ]
-    images = (dataset.normalize(dataset.images("train", batch)) for batch in batches)
+    images = (dataset.normalize(dataset.images("train", batch)) for batch in _batches(indices))
     losses = np.concatenate([_cross_entropy(scorer, batch, class_index) for batch in images])
     ranked = np.argsort(losses, kind="stable")
     middle = (len(ranked) - 1) / 2
@@ -221,8 +219,8 @@ def lowest_loss_crops(
         for index in indices
         for _ in range(tries)
     ]
-    batches = [crops[start : start + _BATCH_SIZE] for start in range(0, len(crops), _BATCH_SIZE)]
-    images = (_upsample(crop_images(dataset, batch, side), dataset.image_size) for batch in batches)
+    size = dataset.image_size
+    images = (_upsample(crop_images(dataset, batch, side), size) for batch in _batches(crops))
     losses = np.concatenate([_cross_entropy(scorer, batch, class_index) for batch in images])
     best = losses.reshape(-1, tries).argmin(1) + tries * np.arange(len(indices))
     return tuple(crops[int(row)] for row in best[np.argsort(losses[best], kind="stable")])
@@ -252,6 +250,10 @@ def _subsample(dataset: ImageDataset, class_index: int, most: int, seed: int) ->
         rng = np.random.default_rng(unit_seed(seed, "scored", class_index))
         indices = np.sort(rng.permutation(indices)[:most])
     return [int(index) for index in indices]
+
+
+def _batches(items: list[Any]) -> list[list[Any]]:
+    return [items[start : start + _BATCH_SIZE] for start in range(0, len(items), _BATCH_SIZE)]
 
 
 def _upsample(images: Tensor, size: int) -> Tensor:

@@ -29,7 +29,8 @@ class ImageOptimizer:
     are clamped to what 8-bit pixels can hold.
 
     Args:
-        initial: Canonical images [N, 3, H, W]; left unchanged.
+        initial: Canonical images [N, 3, H, W]; left unchanged. Noise may exceed the pixel bounds
+            until an image's first step.
         labels: Class indices [N].
         backward: Computes the loss and its gradient.
         schedule: The teachers of each step.

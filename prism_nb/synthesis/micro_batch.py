@@ -8,11 +8,12 @@ are pooled without gradients first,
 
     mean = sum_p s_p mean_p,    var = sum_p s_p (var_p + (mean_p - mean)^2),
 
-then the loss is differentiated by them, and the second pass backpropagates, per micro-batch,
+then the loss is differentiated by the pooled statistics alone. Each micro-batch runs again, with
+gradients, and backpropagates the scalar
 
     s_p (dL/dmean . mean_p + dL/dvar . (var_p + (mean_p - stopgrad(mean))^2)),
 
-whose sum has the gradient of L by the chain rule.
+whose gradients add up to that of L, by the chain rule.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class MicroBatchedBackward:
         while True:
             for group in groups:
                 group.grad = None
-            roll_backs = [matcher.save_state() for matcher in self._objective.matchers]
+            before = self._matcher_states()
             try:
                 return self._forward_backward(
                     groups, aug_params, labels, logit_teachers, bn_teachers
@@ -87,20 +88,24 @@ class MicroBatchedBackward:
                         "networks, a smaller image_size or another device"
                     ) from None
                 self.micro_batch_size = -(-size // 2)
-                for roll_back in roll_backs:
-                    roll_back()
+                self._load_matcher_states(before)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the micro-batch size and the state of every matcher."""
-        matchers = {matcher.name: matcher.state_dict() for matcher in self._objective.matchers}
-        return {"micro_batch_size": self.micro_batch_size, "matchers": matchers}
+        return {"micro_batch_size": self.micro_batch_size, "matchers": self._matcher_states()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore that state; the micro-batch size is never raised above the present one."""
         sizes = [s for s in (self.micro_batch_size, state["micro_batch_size"]) if s]
         self.micro_batch_size = min(sizes, default=0)
-        for matcher in self._objective.matchers:
-            matcher.load_state_dict(state["matchers"][matcher.name])
+        self._load_matcher_states(state["matchers"])
+
+    def _matcher_states(self) -> list[dict[str, Any]]:
+        return [matcher.state_dict() for matcher in self._objective.matchers]
+
+    def _load_matcher_states(self, states: list[dict[str, Any]]) -> None:
+        for matcher, state in zip(self._objective.matchers, states, strict=True):
+            matcher.load_state_dict(state)
 
     def _forward_backward(
         self,
@@ -119,19 +124,18 @@ class MicroBatchedBackward:
         losses: dict[str, Tensor] = {}
         for term in self._objective.teacher_terms(logit_teachers, bn_teachers):
             if 0 < self.micro_batch_size < len(labels):
-                losses |= backward_micro_batched(
+                losses |= _backward_micro_batched(
                     term, leaf, labels, weights, size=self.micro_batch_size
                 )
             else:
                 losses |= _backward(term.losses(leaf, labels), weights)
         priors = self._objective.priors(images, augmented, labels)
-        roots: list[Tensor] = [augmented]
-        root_grads: list[Tensor | None] = [
-            torch.zeros_like(augmented) if leaf.grad is None else leaf.grad
-        ]
+        gradient = torch.zeros_like(augmented) if leaf.grad is None else leaf.grad
         if priors:
-            roots, root_grads = [*roots, weighted_sum(priors, weights)], [*root_grads, None]
-        torch.autograd.backward(roots, root_grads)
+            total = weighted_sum(priors, weights)
+            torch.autograd.backward([augmented, total], [gradient, None])
+        else:
+            augmented.backward(gradient)
         return losses | {name: value.detach() for name, value in priors.items()}
 
 
@@ -143,21 +147,10 @@ def _backward(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[s
     return {name: value.detach() for name, value in losses.items()}
 
 
-def backward_micro_batched(
+def _backward_micro_batched(
     term: TeacherTerm, leaf: Tensor, labels: Tensor, weights: Mapping[str, float], *, size: int
 ) -> dict[str, Tensor]:
-    """Backpropagate one network's terms in micro-batches.
-
-    Args:
-        term: The network and its part in the step.
-        leaf: The augmented images [N, 3, H, W], a leaf that requires a gradient.
-        labels: Class indices [N].
-        weights: Weight of each term, by its name.
-        size: Images per micro-batch, at least 1.
-
-    Returns:
-        The terms of `TeacherTerm.losses`, without gradients.
-    """
+    """Backpropagate one network's terms in micro-batches of a size; return them as `_backward`."""
     runner, losses = term.matcher.runner, dict[str, Tensor]()
     pooled: dict[LayerStat, MeanVar] = {}
     if term.matches_stats:
@@ -207,7 +200,7 @@ def _merge_stats(shares: Sequence[float], parts: Sequence[MeanVar]) -> MeanVar:
 
 
 def _surrogate_loss(pooled: MeanVar, part: MeanVar) -> Tensor:
-    """Return one statistic's scalar of the second pass, whose gradient is a micro-batch's part."""
+    """Return a micro-batch's scalar for one statistic, by the formula above, without its share."""
     var = part.var + (part.mean - pooled.mean.detach()).square()
     return (_grad_or_zero(pooled.mean) * part.mean).sum() + (_grad_or_zero(pooled.var) * var).sum()
 

@@ -11,9 +11,9 @@ statistics. Methods that couple the two (SRe2L, G-VBSM, CV-DD) have F = T.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,33 +119,25 @@ class StatMatcher:
     def _lerp(self, old: Tensor, new: Tensor) -> Tensor:
         return (self.stats_ema * old + (1 - self.stats_ema) * new).detach()
 
-    def save_state(self) -> Callable[[], None]:
-        """Return a function that rolls back to the present state, for a step that is retried."""
-        means = dict(self._means)
-        random = None if self.generator is None else self.generator.get_state()
-
-        def roll_back() -> None:
-            self._means.clear()
-            self._means.update(means)
-            if self.generator is not None and random is not None:
-                self.generator.set_state(random)
-
-        return roll_back
-
-    def state_dict(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the running means by the index of their statistic."""
-        return {
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running means by the index of their statistic, and the generator's state."""
+        means = {
             index: (self._means[stat].mean, self._means[stat].var)
             for index, stat in enumerate(self.real_stats)
             if stat in self._means
         }
+        return {"means": means, "rng": self.generator and self.generator.get_state()}
 
-    def load_state_dict(self, state: dict[int, tuple[Tensor, Tensor]]) -> None:
-        """Replace the running means."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore such a state."""
+        stats = list(self.real_stats.items())
         self._means.clear()
-        for index, (stat, real) in enumerate(self.real_stats.items()):
-            if index in state:
-                self._means[stat] = MeanVar(*(part.to(real.mean.device) for part in state[index]))
+        for index, (mean, var) in state["means"].items():
+            stat, real = stats[index]
+            device = real.mean.device
+            self._means[stat] = MeanVar(mean.to(device), var.to(device))
+        if self.generator is not None:
+            self.generator.set_state(state["rng"])
 
 
 def build_stat_matcher(
@@ -161,7 +153,7 @@ def build_stat_matcher(
 
     Args:
         teacher: The network.
-        recipe: Gives the kind of statistics and the weight of the first layer.
+        recipe: The method.
         conv_stats: Statistics of the real images by the names of `conv_layer_stats`; None where
             the recipe matches BN layers alone.
         generator: The unit's CPU generator, for dropped convolutions.
@@ -215,15 +207,11 @@ class TeacherTerm:
         return f"bn/{self.matcher.name}"
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Run the network once and return its unweighted loss terms.
-
-        Args:
-            images: Augmented images [N, 3, H, W].
-            labels: Class indices [N].
+        """Run the network once on augmented images [N, 3, H, W] with class indices [N].
 
         Returns:
-            Scalars `logit/<network>` and `bn/<network>`, as far as the network has a part in them.
-            The BN loss of a network without statistics is 0, and it is not run for that.
+            Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
+            network is not run for that.
         """
         runner, losses = self.matcher.runner, dict[str, Tensor]()
         stats = self.matcher.sample_layers() if self.matches_stats else ()
@@ -275,7 +263,11 @@ class Objective:
         ]
 
     def priors(self, images: Tensor, augmented: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the unweighted terms without a network, as far as the recipe has them."""
+        """Return the unweighted terms without a network, as far as the recipe has them.
+
+        Total variation and L2 norm are those of the images, densification that of their augmented
+        copies, which the networks are given too (each [N, 3, H, W]; class indices [N]).
+        """
         losses: dict[str, Tensor] = {}
         if self._recipe.tv_l1 or self._recipe.l2_scale:
             losses |= image_priors(images)
@@ -286,38 +278,19 @@ class Objective:
     def weights(
         self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
     ) -> dict[str, float]:
-        """Return the weight of every term of a step, by its name."""
-        names = [f"logit/{name}" for name in logit_teachers]
-        names += [f"bn/{name}" for name in bn_teachers]
-        names += ["tv/images", "l2/images", "density/images"]
-        return term_weights(names, self._recipe, self._bn_scales)
-
-
-def term_weights(
-    names: Iterable[str], recipe: Recipe, bn_scales: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the weight of each term: 1 / |F|, r_bn / |T| times the network's scale, or a prior's.
-
-    Args:
-        names: Names of all terms of the step.
-        recipe: Gives r_bn and the weights of the priors.
-        bn_scales: Factor of each network's BN loss; 1 for a network that is not named.
-    """
-    names = list(names)
-    counts = Counter(name.partition("/")[0] for name in names)
-    totals = {
-        "logit": 1.0,
-        "bn": recipe.r_bn,
-        "tv": recipe.tv_l1,
-        "l2": recipe.l2_scale,
-        "density": recipe.densification_weight,
-    }
-    weights = {}
-    for name in names:
-        kind, _, network = name.partition("/")
-        scale = bn_scales.get(network, 1.0) if kind == "bn" else 1.0
-        weights[name] = scale * totals[kind] / counts[kind]
-    return weights
+        """Return the weight of every term of a step with the given F and T, by its name."""
+        recipe, scales = self._recipe, self._bn_scales
+        logit = {f"logit/{name}": 1 / len(logit_teachers) for name in logit_teachers}
+        bn = {
+            f"bn/{name}": scales.get(name, 1.0) * recipe.r_bn / len(bn_teachers)
+            for name in bn_teachers
+        }
+        priors = {
+            "tv/images": recipe.tv_l1,
+            "l2/images": recipe.l2_scale,
+            "density/images": recipe.densification_weight,
+        }
+        return logit | bn | priors
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -345,7 +318,7 @@ def data_densification_loss(images: Tensor, labels: Tensor) -> Tensor:
     KL(softmax(e / 4) || softmax(e)), with gradients through the second alone; 0 for one image.
 
     Args:
-        images: Canonical images [N, 3, H, W].
+        images: Augmented images [N, 3, H, W].
         labels: Class indices [N].
 
     Returns:
@@ -388,7 +361,10 @@ def bn_loss_scales(
     if recipe.bn_normalize == "layers":
         sizes = {m.name: float(len(m.real_stats)) for m in [primary, *matchers]}
     elif recipe.bn_normalize == "channels":
-        sizes = {m.name: float(_num_channels(m)) for m in [primary, *matchers]}
+        sizes = {
+            m.name: float(sum(real.mean.numel() for real in m.real_stats.values()))
+            for m in [primary, *matchers]
+        }
     else:
         images = real_images()
         sizes = {m.name: _real_image_loss(m, images) for m in [primary, *matchers] if m.real_stats}
@@ -397,10 +373,6 @@ def bn_loss_scales(
         for m in matchers
         if m.real_stats
     }
-
-
-def _num_channels(matcher: StatMatcher) -> int:
-    return sum(real.mean.numel() for real in matcher.real_stats.values())
 
 
 def _real_image_loss(matcher: StatMatcher, images: Tensor) -> float:

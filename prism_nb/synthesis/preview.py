@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -54,14 +55,7 @@ class PreviewWriter:
         self._folder, self._writer = run.file(f"previews/{unit.name}"), writer
         self._dataset = open_dataset(run.settings)
         shown = batch_of(unit).members()[:_MAX_IMAGES]
-        about = {
-            "unit": unit.name,
-            "steps": steps,
-            "images": shown,
-            "resample_every": schedule.resample_every,
-            "bn_teachers": schedule.bn_teachers,
-            "logit_teachers": schedule.logit_teachers,
-        }
+        about = {"unit": unit.name, "steps": steps, "images": shown, **asdict(schedule)}
         writer.submit(_reset_folder, self._folder, about)
         self(optimizer, {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -98,16 +99,12 @@ def _optimize(
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
     )
     logger = LossLogger(unit, on_event)
-    checkpoint = _checkpoint(run, unit) if settings.checkpoint_interval_min else None
-    _resume(checkpoint, optimizer, logger)
+    checkpoint = _checkpoint(run, unit)
+    saver = _checkpoint_saver(checkpoint, optimizer, logger)
     with preview_writer(run, unit, schedule, optimizer) as previews:
-        images = recover(optimizer, [logger, *previews, _checkpoint_saver(checkpoint, logger)])
+        images = recover(optimizer, [logger, *previews, saver])
     record = {
-        "draws": {
-            "resample_every": schedule.resample_every,
-            "bn_teachers": schedule.bn_teachers,
-            "logit_teachers": schedule.logit_teachers,
-        },
+        "draws": asdict(schedule),
         "bn_scales": bn_scales,
         "bn_loss_shares": logger.bn_loss_shares(bn_scales),
         "losses": logger.last,
@@ -147,7 +144,7 @@ def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
     return Checkpoint(
         run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"),
         short_hash([unit.fingerprint, inputs_hash, key, run.settings.compile]),
-        every=60 * run.settings.checkpoint_interval_min,
+        every=60 * run.settings.checkpoint_interval_min or math.inf,
     )
 
 
@@ -155,10 +152,6 @@ class LossLogger:
     """Callback that logs mean losses about a hundred times per unit, and ends a diverged one.
 
     Losses stay on the device between two logs, so that a GPU rarely waits for Python.
-
-    Args:
-        unit: The unit.
-        on_event: Receives the `step` events.
 
     Attributes:
         last: Means of the latest log, by term.
@@ -214,19 +207,17 @@ class LossLogger:
         }
 
 
-def _resume(checkpoint: Checkpoint | None, optimizer: ImageOptimizer, logger: LossLogger) -> None:
-    """Restore the state of an interrupted call, if there is a valid checkpoint."""
-    state = checkpoint.load() if checkpoint else None
+def _checkpoint_saver(
+    checkpoint: Checkpoint, optimizer: ImageOptimizer, logger: LossLogger
+) -> Callback:
+    """Restore the state of an interrupted call, and return the callback that saves states."""
+    state = checkpoint.load()
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         logger.load_state_dict(state["logger"])
 
-
-def _checkpoint_saver(checkpoint: Checkpoint | None, logger: LossLogger) -> Callback:
-    """Return a callback that writes the checkpoint whenever it is due."""
-
     def save(optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
-        if checkpoint and checkpoint.due and optimizer.step < optimizer.total_steps:
+        if checkpoint.due and optimizer.step < optimizer.total_steps:
             checkpoint.save({"optimizer": optimizer.state_dict(), "logger": logger.state_dict()})
 
     return save

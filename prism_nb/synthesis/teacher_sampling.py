@@ -51,7 +51,11 @@ class TeacherSchedule:
 
 
 def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> TeacherSchedule:
-    """Return the teachers of a unit, drawn from their own generator, so before any work."""
+    """Return the teachers of a unit.
+
+    They depend on the settings and the unit's key alone, so they are known before any network is
+    loaded.
+    """
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
     key = [*batch.image_indices]
     if recipe.sample_per != "image_index":
@@ -72,7 +76,7 @@ def sample_schedule(
     the primary is in every group.
 
     Args:
-        recipe: The method, checked against the pool by `recipe.check_pool`.
+        recipe: The method, checked against the pool by `core.recipe.check_pool`.
         primary: The network that gives the logits where `logits` is `primary`.
         pool: All networks, the primary among them.
         generator: CPU generator of the draws.

@@ -21,7 +21,6 @@ from prism_nb.synthesis.objective import (
     build_stat_matcher,
     data_densification_loss,
     image_priors,
-    term_weights,
     weighted_sum,
 )
 from tests.helpers.objectives import (
@@ -201,15 +200,12 @@ def test_running_means_survive_a_round_trip_and_a_roll_back() -> None:
     whole = losses(objective_of(recipe, teacher), 4)
     first = objective_of(recipe, teacher)
     losses(first, 2)
-    state, matcher = first.matchers[0].state_dict(), first.matchers[0]
-    random = matcher.generator.get_state()
     second = objective_of(recipe, teacher)
-    second.matchers[0].load_state_dict(state)
-    second.matchers[0].generator.set_state(random)
-    backward = MicroBatchedBackward(second)
-    roll_back = second.matchers[0].save_state()
+    (matcher,) = second.matchers
+    matcher.load_state_dict(first.matchers[0].state_dict())
+    backward, before = MicroBatchedBackward(second), matcher.state_dict()
     StepResult(backward, noise(24), [], [teacher.name])
-    roll_back()
+    matcher.load_state_dict(before)
     again = [StepResult(backward, noise(24) * (k + 1), [], [teacher.name]).value for k in (2, 3)]
     assert again == whole[2:]
 
@@ -279,7 +275,8 @@ def test_terms_are_weighed_by_kind_scale_and_count() -> None:
     losses = {"logit/a": 1.0, "bn/a": 2.0, "bn/b": 4.0, "tv/images": 5.0, "density/images": 7.0}
     tensors = {name: torch.tensor(value) for name, value in losses.items()}
     recipe = prism(r_bn=0.5, tv_l1=0.1, densification_weight=0.2)
-    total = weighted_sum(tensors, term_weights(tensors, recipe, {"b": 3.0}))
+    weights = Objective(recipe, {}, {"b": 3.0}).weights(["a"], ["a", "b"])
+    total = weighted_sum(tensors, weights)
     assert total.item() == pytest.approx(1 + 0.5 * (2 + 12) / 2 + 0.5 + 1.4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     honest = Checkpoint.__init__
 
     def impatient(self: Checkpoint, path: Path, fingerprint: str, *, every: float) -> None:
-        honest(self, path, fingerprint, every=0.0)
+        honest(self, path, fingerprint, every=every if every == math.inf else 0.0)
 
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
     monkeypatch.setattr(stage, "load_teacher", lambda run, name: _teacher(name))
