@@ -10,7 +10,7 @@ from torch import Tensor
 from prism_nb.core.config import load_settings
 from prism_nb.data.augment import BatchAugParams, epoch_params, render
 from prism_nb.models import ensemble
-from prism_nb.models.ensemble import EnsembleLabeler, batch_statistics, combine_logits
+from prism_nb.models.ensemble import EnsembleLabeler, combine_logits
 from tests.helpers.teachers import teacher_of
 
 KINDS = ("norm_balanced", "primary_half", "mean", "accuracy")
@@ -51,13 +51,9 @@ def test_half_belongs_to_the_primary_and_rows_are_equally_long() -> None:
     assert not torch.allclose(found, together("primary_half", blocks, primary=0))
 
 
-def test_the_plain_mean_is_the_mean() -> None:
-    a, b, c = blocks_of()
-    assert torch.allclose(together("mean", [a, b, c]), (a + b + c) / 3, rtol=1e-12)
-
-
-def test_accuracies_weigh_by_a_softmax_of_their_percent() -> None:
+def test_means_are_plain_or_weighted_by_a_softmax_of_accuracies_in_percent() -> None:
     blocks = blocks_of()
+    assert torch.allclose(together("mean", blocks), sum(blocks) / 3, rtol=1e-12)
     raw = [math.exp(100 * accuracy / 5) for accuracy in ACCURACIES]
     expected = sum(w / sum(raw) * b for w, b in zip(raw, blocks, strict=True))
     assert torch.allclose(together("accuracy", blocks), expected, rtol=1e-12)
@@ -112,13 +108,6 @@ def test_blocks_have_every_image_once_and_all_classes(
         assert torch.equal(labels[rows], labeler.combine(logits))
 
 
-def test_blocks_change_no_mean_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    labeler = labeler_of(label_ensemble="mean")
-    whole = labeler(*views_of())
-    monkeypatch.setattr(ensemble, "LABEL_BLOCK", 3)
-    assert torch.allclose(labeler(*views_of()), whole, atol=1e-4)
-
-
 def test_batch_statistics_are_those_of_training_and_leave_no_trace() -> None:
     labeler = labeler_of(("test_resnet",), label_statistics="batch", label_batch=20)
     (teacher,) = labeler.teachers
@@ -137,19 +126,6 @@ def test_batch_statistics_are_never_those_of_a_small_rest() -> None:
     labeler.teachers[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     labeler(*views_of(18))
     assert sizes == [6, 6, 6]
-
-
-def test_batch_statistics_end_with_a_failure() -> None:
-    teacher = teacher_of("test_resnet")
-
-    def fail() -> None:
-        with batch_statistics(teacher):
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    layers = [m for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert all(layer.running_mean is not None for layer in layers)
 
 
 def test_labels_in_half_precision_differ_a_little() -> None:

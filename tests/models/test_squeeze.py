@@ -123,14 +123,6 @@ def test_an_equal_unit_of_another_run_is_reused(trained: Run) -> None:
     assert record_of(other)["reused_from"] is None
 
 
-def test_damaged_weights_are_named(trained: Run, tmp_path: Path) -> None:
-    run = squeezed(tmp_path, "r", **with_weights(weights_of(trained)))
-    name = run.settings.primary
-    run.file(f"teachers/{slug(name)}.safetensors").write_bytes(b"damaged")
-    with pytest.raises(PrismError, match="run the squeeze stage first"):
-        load_teacher(run, name)
-
-
 # -- imported networks -----------------------------------------------------------------------
 
 
@@ -148,6 +140,9 @@ def test_a_network_of_one_run_is_a_teacher_of_another(trained: Run, tmp_path: Pa
     assert record["order_checked"] is True
     copied = run.file(f"teachers/{slug(name)}.safetensors")
     assert copied.read_bytes() == weights_of(trained).read_bytes()
+    copied.write_bytes(b"damaged")
+    with pytest.raises(PrismError, match="run the squeeze stage first"):
+        load_teacher(run, name)
 
 
 def test_it_keeps_its_preprocessing_at_another_image_size(trained: Run, tmp_path: Path) -> None:
@@ -255,10 +250,7 @@ def test_an_unconfirmed_order_and_a_cut_head_are_warned_of(trained: Run, tmp_pat
     larger = metadata.model_copy(update={"classes": (*"abcdefghij", *metadata.classes)})
     network = build_network("test_resnet", classes=20, image_size=32)
     file.write_bytes(to_safetensors(network.state_dict(), larger))
-    with pytest.warns(UserWarning, match="test_resnet") as caught:
+    with pytest.warns(UserWarning, match="make sure of it") as caught:
         run = squeezed(tmp_path, "r", **with_weights(file))
-    messages = "\n".join(str(each.message) for each in caught)
-    assert "of the 20 classes of its head, the 10 of the dataset are kept" in messages
-    assert "make sure of it before a long run" in messages
-    assert record_of(run)["order_checked"] is False
-    assert record_of(run)["head_classes"] == 20
+    assert any("of the 20 classes of its head, the 10" in str(each.message) for each in caught)
+    assert (record_of(run)["order_checked"], record_of(run)["head_classes"]) == (False, 20)

@@ -96,42 +96,24 @@ def test_training_learns_repeats_and_restores_the_generator() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        ADAMW,
         {**ADAMW, "schedule": "cosine", **AUGMENTED},
-        SGD,
-        {**SGD, "schedule": "cosine", "label_smoothing": 0.1, **AUGMENTED},
+        {**SGD, "label_smoothing": 0.1},
     ],
 )
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    path, steps_per_epoch = tmp_path / "c", 100 // 32
+    checkpoint, steps = Checkpoint(tmp_path / "c", "same", every=0), list[int]()
 
     def die(progress: dict[str, Any]) -> None:
-        if progress["step"] > 2 * steps_per_epoch:
+        if progress["step"] > 2 * (100 // 32):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, on_step=die, checkpoint=Checkpoint(path, "same", every=0))
-    steps: list[int] = []
-    resumed = train(
-        config,
-        on_step=lambda progress: steps.append(progress["step"]),
-        checkpoint=Checkpoint(path, "same", every=0),
-    )
+        train(config, on_step=die, checkpoint=checkpoint)
+    resumed = train(config, on_step=lambda e: steps.append(e["step"]), checkpoint=checkpoint)
     assert steps == [7, 8, 9]  # the third epoch alone
     assert equal(train(config), resumed)
-
-
-def test_a_checkpoint_of_another_training_is_ignored(tmp_path: Path) -> None:
-    train(ADAMW, checkpoint=Checkpoint(tmp_path / "c", "one", every=0))
-    steps: list[int] = []
-    train(
-        ADAMW,
-        on_step=lambda progress: steps.append(progress["step"]),
-        checkpoint=Checkpoint(tmp_path / "c", "another", every=3600),
-    )
-    assert steps[0] == 1
 
 
 # -- optimizers and loss ---------------------------------------------------------------------
@@ -195,14 +177,10 @@ def test_vectors_decay_only_if_asked(kind: str) -> None:
 
 def test_label_smoothing_shares_the_true_class_with_all() -> None:
     logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 2, 1, 0])
-    config = Squeeze(label_smoothing=0.2)
-    found = classification_loss(nn.Identity(), logits, labels, config).item()
-    logs = logits.double().log_softmax(1)
-    terms = [
-        -sum((0.8 * (c == label) + 0.2 / 4) * logs[i, c].item() for c in range(4))
-        for i, label in enumerate(labels.tolist())
-    ]
-    assert found == pytest.approx(sum(terms) / 5, abs=1e-6)
+    found = classification_loss(nn.Identity(), logits, labels, Squeeze(label_smoothing=0.2))
+    target = 0.8 * functional.one_hot(labels).double() + 0.2 / 4
+    expected = -(target * logits.double().log_softmax(1)).sum() / 5
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_half_precision_trains_full_precision_weights() -> None:

@@ -99,16 +99,15 @@ def test_a_failed_download_names_a_command_for_elsewhere(
 # -- metadata --------------------------------------------------------------------------------
 
 
-def local_weights(folder: Path, **changes: object) -> str:
-    """Write a weights file with metadata in YAML, and return the network's name."""
-    torch.save(WEIGHTS, folder / "mine.pth")
+def described(folder: Path, **changes: object) -> str:
+    """Describe a weights file in YAML, and return the network's name with it."""
     values = {name: value for name, value in (METADATA | changes).items() if value is not None}
     (folder / "mine.yaml").write_text(write_yaml(values))
     return f"test_resnet@{folder / 'mine.pth'}"
 
 
 def test_a_yaml_file_describes_local_weights(tmp_path: Path) -> None:
-    spec = resolve_weights(local_weights(tmp_path, classes=["b", "a", "c"]))
+    spec = resolve_weights(described(tmp_path, classes=["b", "a", "c"]))
     assert spec.preprocess == PreprocessConfig((0.1, 0.2, 0.3), (0.4, 0.5, 1.0), 48, "bicubic")
     assert (spec.classes, spec.head) == (("b", "a", "c"), 3)
 
@@ -129,7 +128,7 @@ def test_invalid_metadata_are_refused(
     changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=rf"mine\.yaml \(metadata of mine\.pth\): .*{message}"):
-        resolve_weights(local_weights(tmp_path, **changes))
+        resolve_weights(described(tmp_path, **changes))
 
 
 def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None:
@@ -139,9 +138,9 @@ def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None
     assert read_metadata(file) == metadata
     assert to_safetensors(WEIGHTS, metadata) == content
     file.with_suffix(".yaml").write_text(write_yaml(METADATA))
-    described = read_metadata(file)
-    assert described is not None
-    assert described.classes is None
+    in_yaml = read_metadata(file)
+    assert in_yaml is not None
+    assert in_yaml.classes is None
     (tmp_path / "bare.safetensors").write_bytes(to_safetensors(WEIGHTS))
     assert read_metadata(tmp_path / "bare.safetensors") is None
 
@@ -159,35 +158,36 @@ class Evil:
         return os.system, (f"touch {self.mark}",)
 
 
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w}])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_wrappers_and_prefixes_are_understood(tmp_path: Path, wrap: Any, prefix: str) -> None:
-    file = tmp_path / "w.pth"
-    torch.save(wrap({prefix + key: value for key, value in WEIGHTS.items()}), file)
-    found = read_weights(file)
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"state_dict": WEIGHTS, "epoch": 3},
+        {"model": {f"module.{key}": value for key, value in WEIGHTS.items()}},
+    ],
+)
+def test_wrappers_and_prefixes_are_understood(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    found = read_weights(tmp_path / "w.pth")
     assert list(found) == list(WEIGHTS)
     assert all(torch.equal(found[key], value) for key, value in WEIGHTS.items())
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
+@pytest.mark.parametrize("protocol", [0, 2, 4, "archive"])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int | str) -> None:
     mark, file = tmp_path / "ran", tmp_path / "evil.pth"
-    file.write_bytes(pickle.dumps(Evil(mark), protocol=protocol))
-    with pytest.raises(UsageError, match=r"evil\.pth"):
-        read_weights(file)
-    assert not mark.exists()
-    pickle.loads(file.read_bytes())  # the file is what it is meant to be
-    assert mark.exists()
-
-
-def test_a_malicious_archive_does_not_run(tmp_path: Path) -> None:
-    mark, file = tmp_path / "ran", tmp_path / "evil.pth"
-    torch.save({**WEIGHTS, "x": Evil(mark)}, file)
+    if protocol == "archive":
+        torch.save({**WEIGHTS, "x": Evil(mark)}, file)
+    else:
+        file.write_bytes(pickle.dumps(Evil(mark), protocol=protocol))
     with pytest.raises(UsageError, match=r"evil\.pth .*more than tensors") as caught:
         read_weights(file)
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice how to run it after all
+    if protocol != "archive":
+        pickle.loads(file.read_bytes())  # the file is what it is meant to be
+        assert mark.exists()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,6 @@ def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(compressed, "w") as target:
         for part in source.infolist():
             target.writestr(part.filename, source.read(part), zipfile.ZIP_DEFLATED)
-    assert compressed.stat().st_size < 10_000
     with pytest.raises(UsageError, match=r"w\.pth are damaged"):
         read_weights(compressed)
 

@@ -100,18 +100,6 @@ def test_initial_images_stay_and_every_image_changes() -> None:
     assert not images.requires_grad
 
 
-def test_images_before_their_first_step_stay_as_they_are() -> None:
-    initial = initial_of(double=False)
-    optimizer = optimizer_of(prism(iterations=8), initial, start_steps=[0, 0, 3, 8])
-    moved: list[list[bool]] = []
-
-    def record(found: ImageOptimizer, losses: dict[str, Tensor]) -> None:
-        moved.append(((found.images - initial).flatten(1).abs().amax(1) > 0).tolist())
-
-    recover(optimizer, [record])
-    assert moved == [[True, True, step > 3, False] for step in range(1, 9)]
-
-
 def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
     optimizer = optimizer_of(prism(iterations=4), initial_of(), start_steps=[2] * 4)
     steps: list[int] = []

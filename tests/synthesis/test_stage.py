@@ -84,11 +84,8 @@ def test_a_method_makes_every_image_and_the_same_ones_again(trained: Run, method
     assert list(images) == [f"{c:05d}/{c:05d}_{k:04d}.png" for c in range(10) for k in range(2)]
     assert len(set(images.values())) == 20
     assert images_of(trained, method, again=True) == images
-
-
-def test_methods_make_different_images(trained: Run) -> None:
-    made = {method: tuple(images_of(trained, method).values()) for method in NAMES}
-    assert len(set(made.values())) == len(NAMES)
+    other = NAMES[NAMES.index(method) - 1]
+    assert images_of(trained, other) != images
 
 
 def test_records_hold_the_teachers_of_a_unit(trained: Run) -> None:
@@ -139,13 +136,9 @@ def test_losses_are_means_over_all_steps(restart_at: int | None) -> None:
     assert events[0]["losses"] == {"bn/a": 1.0, "bn/b": 2.0, "bn/c": 3.0, "bn/d": 4.0}
     expected = {f"bn/{n}": 200.0 * (i + 1) for i, n in enumerate("abcd")}
     assert logger.sums == pytest.approx(expected)
+    assert logged(250)[1][-1]["step"] == 250
     shares = logger.bn_loss_shares({"a": 4.0, "b": 1.0, "c": 1.0, "d": 0.0})
     assert shares == pytest.approx({"a": 4 / 9, "b": 2 / 9, "c": 3 / 9, "d": 0.0})
-
-
-def test_the_last_step_is_always_logged() -> None:
-    _, events = logged(250)
-    assert [events[-1]["step"], events[-1]["losses"]] == [250, {"bn/a": 1.0, "bn/b": 2.0}]
 
 
 def test_a_loss_that_is_not_finite_ends_the_unit() -> None:
@@ -245,18 +238,6 @@ def test_interrupted_unit_equals_an_undisturbed_one(run: Run, method: str) -> No
         assert make(run, unit) == list(range(step, STEPS + 1))
         assert results(run, unit) == expected
         assert not kept(run, unit).exists()
-
-
-def test_unit_that_is_killed_again_and_again_equals_an_undisturbed_one(run: Run) -> None:
-    unit = unit_of(run, "gvbsm")
-    make(run, unit)
-    expected = results(run, unit)
-    for step in range(2, STEPS + 1):
-        run.file(unit.marker).unlink(missing_ok=True)
-        with pytest.raises(KilledError):
-            make(run, unit, dies_at=step)
-    assert make(run, unit) == [STEPS]
-    assert results(run, unit) == expected
 
 
 @pytest.mark.parametrize("harm", ["torn", "empty", "foreign", "other inputs"])
