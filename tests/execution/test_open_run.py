@@ -156,7 +156,7 @@ def test_a_backend_that_cannot_submit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="sbatch and srun, which are not on the PATH"):
+    with pytest.raises(UsageError, match=r'Could not detect "srun".*cluster: local'):
         preflight(load_settings("digits_quick", {"backend": "slurm"}))
 
 
