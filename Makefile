@@ -20,7 +20,7 @@ demo: .venv/.installed  ## distil the digits with PRISM, SRe2L and a control; en
 evidence: .venv/.installed  ## compare PRISM with other methods and controls on digits; resumable
 	$(BIN)/prism-nb study evidence
 
-bench: .venv/.installed  ## time a step of the synthesis and of other loops
+bench: .venv/.installed  ## run all benchmarks, into benchmarks/results
 	$(BIN)/python -m benchmarks
 
 rehearsal: .venv/.installed  ## run the ImageNet preset on 1,000 generated classes, killed once

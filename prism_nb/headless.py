@@ -24,7 +24,7 @@ _KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
 
 
 def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
-    """Execute every notebook whose stage is not done, in order.
+    """Execute every notebook that is not done, or not of the present results, in order.
 
     Args:
         run: The run, checked.

@@ -165,7 +165,7 @@ def default_runs_dir() -> Path:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder of decoded images and features: `PRISM_CACHE`, else `data/cache`."""
+    """Return the folder of indexes, decoded images and weights: `PRISM_CACHE` or `data/cache`."""
     named = os.environ.get("PRISM_CACHE")
     return Path(named).absolute() if named else project_root() / "data" / "cache"
 

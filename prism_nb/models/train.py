@@ -59,7 +59,7 @@ class Trainer:
     def epochs(
         self, count: int, checkpoint: Checkpoint | None, history: list[Any] | None = None
     ) -> Iterator[int]:
-        """Yield the epochs that are left, and save the state after each but the last.
+        """Yield the epochs that are left; save the state between two of them when it is due.
 
         The state includes torch's global generators, which order images and draw augmentations.
 

@@ -41,8 +41,8 @@ from prism_nb.viz.widgets.pool_preview import (
 _HINT = (
     "Networks without batch norm are not listed: they cannot be BN teachers. Parameters and GFLOP "
     "count a head of 1,000 classes at the network's own image size (px); top-1, in %, is on "
-    "ImageNet-1K, or on this dataset for networks that a run has trained. Add weights of your own "
-    "by name, as NETWORK@weights/FILE."
+    "ImageNet-1K, or on this dataset for networks that this run has trained. Add weights of your "
+    "own by name, as NETWORK@weights/FILE."
 )
 _NO_DRAW = (
     "Nothing to set: no method of this run draws BN teachers from the pool as PRISM does. Add one "
