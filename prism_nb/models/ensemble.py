@@ -39,12 +39,8 @@ class EnsembleLabeler:
 
     def __call__(self, images: ImageSet, params: BatchAugParams) -> Tensor:
         """Return soft label logits [N, classes], float32."""
-        labels = torch.empty(0)
-        for rows, block in self.labels(images, params):
-            if not len(labels):
-                labels = block.new_empty(len(images), block.shape[1])
-            labels[rows] = block
-        return labels
+        rows, labels = zip(*self.labels(images, params), strict=True)
+        return torch.cat(labels)[torch.cat(rows).argsort()]
 
     def labels(self, images: ImageSet, params: BatchAugParams) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows of each block and their soft label logits [n, classes], float32."""

@@ -21,7 +21,7 @@ class MeanVar(NamedTuple):
     var: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LayerStat:
     """The mean and variance of one layer's input, as a statistic to measure.
 

@@ -47,9 +47,4 @@ def accuracy(
     classifier: Classifier, dataset: ImageDataset, split: Split, device: torch.device
 ) -> float:
     """Return the top-1 accuracy on a split, in [0, 1]; arguments as of `predict`."""
-    return accuracy_score(predict(classifier, dataset, split, device), dataset.labels(split))
-
-
-def accuracy_score(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of predicted classes that are right, in [0, 1]."""
-    return int((predicted == labels).sum()) / len(labels)
+    return float((predict(classifier, dataset, split, device) == dataset.labels(split)).mean())

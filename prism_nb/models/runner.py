@@ -10,6 +10,7 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -26,8 +27,6 @@ _ISOLATE = "isolate_recompiles"
 _COMPILE_OPTIONS: dict[str, Any] = (
     {_ISOLATE: True} if _ISOLATE in inspect.signature(torch.compile).parameters else {}
 )
-
-StatKey = tuple[nn.Module, int]  # a layer and the side of patches, which identify a `LayerStat`
 
 
 class TeacherRunner:
@@ -69,7 +68,7 @@ class CompiledTeacherRunner(TeacherRunner):
         self, teacher: Teacher, stats: Sequence[LayerStat], precision: str = "fp32"
     ) -> None:
         super().__init__(teacher, precision)
-        self._keys = tuple(_key(stat) for stat in stats)
+        self._stats = tuple(stats)
 
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat]
@@ -89,19 +88,19 @@ class CompiledTeacherRunner(TeacherRunner):
         return self._select(stats, compiled(images)[1])
 
     def _compiled(self, *, with_logits: bool) -> _CompiledForward:
-        return _compiled_forward(self.teacher, self._keys, self._precision, with_logits)
+        return _compiled_forward(self.teacher, self._stats, self._precision, with_logits)
 
     def _select(self, stats: Sequence[LayerStat], measured: list[MeanVar]) -> list[MeanVar]:
-        by_key = dict(zip(self._keys, measured, strict=True))
-        return [by_key[_key(stat)] for stat in stats]
+        by_stat = dict(zip(self._stats, measured, strict=True))
+        return [by_stat[stat] for stat in stats]
 
 
 @lru_cache(maxsize=64)
 def _compiled_forward(
-    teacher: Teacher, keys: tuple[StatKey, ...], precision: str, with_logits: bool
+    teacher: Teacher, stats: tuple[LayerStat, ...], precision: str, with_logits: bool
 ) -> _CompiledForward:
     """Return a compiled network, one per process, since units share their networks."""
-    return _CompiledForward(_HookedTeacher(teacher, keys, precision, with_logits=with_logits))
+    return _CompiledForward(_HookedTeacher(teacher, stats, precision, with_logits=with_logits))
 
 
 class _CompiledForward:
@@ -150,18 +149,18 @@ class _HookedTeacher(nn.Module):
     """
 
     def __init__(
-        self, teacher: Teacher, keys: Sequence[StatKey], precision: str, *, with_logits: bool
+        self, teacher: Teacher, stats: Sequence[LayerStat], precision: str, *, with_logits: bool
     ) -> None:
         super().__init__()
         shared = {id(tensor): tensor for tensor in [*teacher.parameters(), *teacher.buffers()]}
         self.twin = copy.deepcopy(teacher, shared)
         self._precision, self._with_logits = precision, with_logits
-        self._count = len(keys)
+        self._count = len(stats)
         self._measured: dict[int, MeanVar] = {}
         twins = dict(zip(teacher.modules(), self.twin.modules(), strict=True))
-        for index, (layer, patch) in enumerate(keys):
-            stat = LayerStat("", twins[layer], patch)
-            stat.layer.register_forward_pre_hook(partial(self._measure, index, stat))
+        for index, stat in enumerate(stats):
+            twin = replace(stat, layer=twins[stat.layer])
+            twin.layer.register_forward_pre_hook(partial(self._measure, index, twin))
 
     def _measure(
         self, index: int, stat: LayerStat, _: nn.Module, inputs: tuple[Tensor, ...]
@@ -169,17 +168,13 @@ class _HookedTeacher(nn.Module):
         self._measured[index] = stat.measure(inputs[0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits, or a zero in their place, and the statistics in the order of the keys."""
+        """Return logits, or a zero in their place, and the statistics in the order of `stats`."""
         self._measured = {}
         with half_precision(self._precision, images.device):
             logits = self.twin(images)
         measured = [self._measured[index] for index in range(self._count)]
         self._measured = {}
         return _at_least_fp32(logits) if self._with_logits else images.new_zeros(()), measured
-
-
-def _key(stat: LayerStat) -> StatKey:
-    return stat.layer, stat.patch
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:

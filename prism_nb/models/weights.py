@@ -43,7 +43,8 @@ class WeightsSpec:
         file: Path of the file, whether or not it exists.
         fetch: A command that downloads the file.
         preprocess: The preprocessing that the weights need; None: the dataset's.
-        classes: Folder names of the classes in the order of the head; None: unknown.
+        classes: Folder names of the classes in the order of the head; None: unknown, or those of
+            ImageNet-1K if it has 1,000.
         head: Number of classes of the head; None: unknown until the file is read.
         accuracy: Published top-1 accuracy on ImageNet-1K in [0, 1].
         licence: As published.
@@ -165,7 +166,6 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
     transforms = weights.transforms()
     metrics = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
     file = _torch_hub_file(weights.url)
-    head = len(weights.meta["categories"])
     return WeightsSpec(
         name=name,
         library="torchvision",
@@ -179,8 +179,7 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
             transforms.crop_size[0],
             transforms.interpolation.value,
         ),
-        classes=_imagenet_classes(head),
-        head=head,
+        head=len(weights.meta["categories"]),
         accuracy=metrics["acc@1"] / 100 if "acc@1" in metrics else None,
         licence=weights.meta.get("license"),
         url=weights.url,
@@ -233,7 +232,6 @@ def _timm_spec(name: str) -> WeightsSpec:
             config.input_size[-1],
             "bilinear" if config.interpolation == "bilinear" else "bicubic",
         ),
-        classes=_imagenet_classes(config.num_classes),
         head=config.num_classes,
         licence=config.license,
         url=url,
@@ -256,10 +254,6 @@ def _timm_config(name: str) -> Any:
             f"dict with torch.save and name timm/{model}@FILE.pth"
         )
     return config
-
-
-def _imagenet_classes(head: int) -> tuple[str, ...] | None:
-    return imagenet_wnids() if head == len(imagenet_wnids()) else None
 
 
 def _curl(file: Path, url: str) -> str:

@@ -28,28 +28,6 @@ _DENSITY_SIDE = 32  # pixels
 _DENSITY_TEMPERATURE = 4.0
 
 
-def bn_stats_loss(
-    batch_stats: Sequence[MeanVar], real_stats: Sequence[MeanVar], weights: Sequence[float]
-) -> Tensor:
-    """Return D_k, the distance of a batch's layer statistics from those of the real images.
-
-    Args:
-        batch_stats: Mean and biased variance of each layer's input over the batch.
-        real_stats: Targets, in the same order.
-        weights: w_l of each layer.
-
-    Returns:
-        A scalar: the weighted sum of unsquared L2 norms, 0 where all statistics agree.
-    """
-    terms = [
-        torch.linalg.vector_norm(batch.var - real.var)
-        + torch.linalg.vector_norm(batch.mean - real.mean)
-        for batch, real in zip(batch_stats, real_stats, strict=True)
-    ]
-    weighted = [term if w == 1 else w * term for term, w in zip(terms, weights, strict=True)]
-    return torch.stack(weighted).sum()
-
-
 @dataclass(frozen=True, eq=False)
 class StatMatcher:
     """One teacher's layer statistics, their targets, and its state between steps.
@@ -89,35 +67,32 @@ class StatMatcher:
         }
         return tuple(stat for stat in self.real_stats if stat.layer not in dropped)
 
-    def loss(self, batch_stats: Mapping[LayerStat, MeanVar]) -> Tensor:
-        """Return D_k of the given statistics of a batch; at least one."""
-        stats = list(batch_stats)
-        return bn_stats_loss(
-            self._ema_update(stats, list(batch_stats.values())),
-            [self.real_stats[stat] for stat in stats],
-            [self.weights[stat] for stat in stats],
-        )
+    def distance(self, batch_stats: Mapping[LayerStat, MeanVar]) -> Tensor:
+        """Return D_k of at least one statistic, a sum of unsquared L2 norms; 0 where all agree."""
+        terms = []
+        for stat, batch in batch_stats.items():
+            real, weight = self.real_stats[stat], self.weights[stat]
+            term = torch.linalg.vector_norm(batch.var - real.var)
+            term = term + torch.linalg.vector_norm(batch.mean - real.mean)
+            terms.append(term if weight == 1 else weight * term)
+        return torch.stack(terms).sum()
 
-    def _ema_update(
-        self, stats: Sequence[LayerStat], values: Sequence[MeanVar]
-    ) -> Sequence[MeanVar]:
-        """Replace statistics by their running mean, with the gradient of the present batch.
+    def loss(self, batch_stats: Mapping[LayerStat, MeanVar]) -> Tensor:
+        """Return D_k, that of the running means of the statistics if the method has them."""
+        if self.stats_ema:
+            batch_stats = {stat: self._smooth(stat, new) for stat, new in batch_stats.items()}
+        return self.distance(batch_stats)
+
+    def _smooth(self, stat: LayerStat, new: MeanVar) -> MeanVar:
+        """Return the running mean of a statistic, with the gradient of the present batch.
 
         m <- a m + (1 - a) x; the loss compares m + x - stopgrad(x) with the target (G-VBSM, CVPR
         2024, score distillation form). The mean starts with the first x.
         """
-        if not self.stats_ema:
-            return values
-        for stat, new in zip(stats, values, strict=True):
-            old = self._means.get(stat, new)
-            self._means[stat] = MeanVar(*map(self._lerp, old, new))
-        return [
-            MeanVar(*(m + x - x.detach() for m, x in zip(self._means[stat], new, strict=True)))
-            for stat, new in zip(stats, values, strict=True)
-        ]
-
-    def _lerp(self, old: Tensor, new: Tensor) -> Tensor:
-        return (self.stats_ema * old + (1 - self.stats_ema) * new).detach()
+        a, old = self.stats_ema, self._means.get(stat, new)
+        means = [(a * m + (1 - a) * x).detach() for m, x in zip(old, new, strict=True)]
+        self._means[stat] = MeanVar(*means)
+        return MeanVar(*(m + x - x.detach() for m, x in zip(means, new, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running means by the index of their statistic, and the generator's state."""
@@ -376,9 +351,9 @@ def bn_loss_scales(
 
 
 def _real_image_loss(matcher: StatMatcher, images: Tensor) -> float:
-    _, batch_stats = matcher.runner.forward_with_stats(images, tuple(matcher.real_stats))
-    weights = list(matcher.weights.values())
-    return float(bn_stats_loss(batch_stats, list(matcher.real_stats.values()), weights))
+    stats = tuple(matcher.real_stats)
+    _, values = matcher.runner.forward_with_stats(images, stats)
+    return float(matcher.distance(dict(zip(stats, values, strict=True))))
 
 
 def _is_bn(stat: LayerStat) -> bool:
