@@ -1,8 +1,9 @@
 """The optimization of a unit's images: Adam steps under a schedule of teachers.
 
-A step costs one forward and one backward pass, to the images and not to the weights, of each of its
-teachers, one after the other (`micro_batch.py`). A BN teacher that gives no logits ends behind its
-last matched layer; micro-batches add a forward pass for the statistics of the whole batch.
+A step costs one forward and one backward pass of each of its teachers, one after the other
+(`micro_batch.py`). The backward pass leads to the images and not to the weights. A BN teacher that
+gives no logits ends behind its last matched layer. Micro-batches add a forward pass of each BN
+teacher, for the statistics of the whole batch.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.core.recipe import Recipe
@@ -26,6 +26,117 @@ from prism_nb.models.teacher import Teacher
 
 _DENSITY_SIDE = 32  # pixels
 _DENSITY_TEMPERATURE = 4.0
+
+
+class Objective:
+    """The loss of a unit's images over all its steps.
+
+    Args:
+        recipe: Weights of the terms.
+        matchers: Every network of the unit, by name.
+        bn_scales: Factor of each network's BN loss; 1 for a network that is not named.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        matchers: Mapping[str, StatMatcher],
+        bn_scales: Mapping[str, float] | None = None,
+    ) -> None:
+        self._recipe, self._by_name, self._bn_scales = recipe, matchers, bn_scales or {}
+
+    @property
+    def matchers(self) -> list[StatMatcher]:
+        """Every network of the unit."""
+        return list(self._by_name.values())
+
+    def teacher_terms(
+        self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
+    ) -> list[TeacherTerm]:
+        """Return the part of each network in a step with the given F and T."""
+        return [
+            TeacherTerm(
+                self._by_name[name],
+                gives_logits=name in logit_teachers,
+                matches_stats=name in bn_teachers,
+            )
+            for name in dict.fromkeys([*logit_teachers, *bn_teachers])
+        ]
+
+    def priors(self, images: Tensor, augmented: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the unweighted terms without a network, as far as the recipe has them.
+
+        Total variation and L2 norm are those of the images, densification that of their augmented
+        copies, which the networks are given too (each [N, 3, H, W]; class indices [N]).
+        """
+        losses: dict[str, Tensor] = {}
+        if self._recipe.tv_l1 or self._recipe.l2_scale:
+            losses |= image_priors(images)
+        if self._recipe.densification_weight:
+            losses["density/images"] = data_densification_loss(augmented, labels)
+        return losses
+
+    def weights(
+        self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
+    ) -> dict[str, float]:
+        """Return the weight of every term of a step with the given F and T, by its name."""
+        recipe, scales = self._recipe, self._bn_scales
+        logit = {f"logit/{name}": 1 / len(logit_teachers) for name in logit_teachers}
+        bn = {
+            f"bn/{name}": scales.get(name, 1.0) * recipe.r_bn / len(bn_teachers)
+            for name in bn_teachers
+        }
+        priors = {
+            "tv/images": recipe.tv_l1,
+            "l2/images": recipe.l2_scale,
+            "density/images": recipe.densification_weight,
+        }
+        return logit | bn | priors
+
+
+@dataclass(frozen=True)
+class TeacherTerm:
+    """One teacher's part in a step.
+
+    Attributes:
+        matcher: The teacher and its targets.
+        gives_logits: Whether it is in F.
+        matches_stats: Whether it is in T.
+    """
+
+    matcher: StatMatcher
+    gives_logits: bool
+    matches_stats: bool
+
+    @property
+    def logit_name(self) -> str:
+        """Name of its cross-entropy."""
+        return f"logit/{self.matcher.name}"
+
+    @property
+    def bn_name(self) -> str:
+        """Name of its BN loss."""
+        return f"bn/{self.matcher.name}"
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Run the network once on augmented images [N, 3, H, W] with class indices [N].
+
+        Returns:
+            Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
+            network is not run for that.
+        """
+        runner, losses = self.matcher.runner, dict[str, Tensor]()
+        stats = self.matcher.sample_layers() if self.matches_stats else ()
+        if self.gives_logits:
+            logits, values = runner.forward_with_stats(images, stats)
+            losses[self.logit_name] = functional.cross_entropy(logits, labels)
+        else:
+            values = runner.stats_only(images, stats)
+        if self.matches_stats:
+            batch_stats = dict(zip(stats, values, strict=True))
+            zero = images.new_zeros(())
+            losses[self.bn_name] = self.matcher.loss(batch_stats) if stats else zero
+        return losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +169,8 @@ class StatMatcher:
         """Return the statistics of one step: all but those of dropped convolutions."""
         if not self.conv_drop_prob:
             return tuple(self.real_stats)
-        convolutions = dict.fromkeys(s.layer for s in self.real_stats if not _is_bn(s))
+        layers = dict.fromkeys(stat.layer for stat in self.real_stats)
+        convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         draws = torch.rand(len(convolutions), generator=self.generator).tolist()
         dropped = {
             layer
@@ -157,117 +269,6 @@ def build_stat_matcher(
     )
 
 
-@dataclass(frozen=True)
-class TeacherTerm:
-    """One teacher's part in a step.
-
-    Attributes:
-        matcher: The teacher and its targets.
-        gives_logits: Whether it is in F.
-        matches_stats: Whether it is in T.
-    """
-
-    matcher: StatMatcher
-    gives_logits: bool
-    matches_stats: bool
-
-    @property
-    def logit_name(self) -> str:
-        """Name of its cross-entropy."""
-        return f"logit/{self.matcher.name}"
-
-    @property
-    def bn_name(self) -> str:
-        """Name of its BN loss."""
-        return f"bn/{self.matcher.name}"
-
-    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Run the network once on augmented images [N, 3, H, W] with class indices [N].
-
-        Returns:
-            Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
-            network is not run for that.
-        """
-        runner, losses = self.matcher.runner, dict[str, Tensor]()
-        stats = self.matcher.sample_layers() if self.matches_stats else ()
-        if self.gives_logits:
-            logits, values = runner.forward_with_stats(images, stats)
-            losses[self.logit_name] = functional.cross_entropy(logits, labels)
-        else:
-            values = runner.stats_only(images, stats)
-        if self.matches_stats:
-            batch_stats = dict(zip(stats, values, strict=True))
-            zero = images.new_zeros(())
-            losses[self.bn_name] = self.matcher.loss(batch_stats) if stats else zero
-        return losses
-
-
-class Objective:
-    """The loss of a unit's images over all its steps.
-
-    Args:
-        recipe: Weights of the terms.
-        matchers: Every network of the unit, by name.
-        bn_scales: Factor of each network's BN loss; 1 for a network that is not named.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        matchers: Mapping[str, StatMatcher],
-        bn_scales: Mapping[str, float] | None = None,
-    ) -> None:
-        self._recipe, self._by_name, self._bn_scales = recipe, matchers, bn_scales or {}
-
-    @property
-    def matchers(self) -> list[StatMatcher]:
-        """Every network of the unit."""
-        return list(self._by_name.values())
-
-    def teacher_terms(
-        self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
-    ) -> list[TeacherTerm]:
-        """Return the part of each network in a step with the given F and T."""
-        return [
-            TeacherTerm(
-                self._by_name[name],
-                gives_logits=name in logit_teachers,
-                matches_stats=name in bn_teachers,
-            )
-            for name in dict.fromkeys([*logit_teachers, *bn_teachers])
-        ]
-
-    def priors(self, images: Tensor, augmented: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the unweighted terms without a network, as far as the recipe has them.
-
-        Total variation and L2 norm are those of the images, densification that of their augmented
-        copies, which the networks are given too (each [N, 3, H, W]; class indices [N]).
-        """
-        losses: dict[str, Tensor] = {}
-        if self._recipe.tv_l1 or self._recipe.l2_scale:
-            losses |= image_priors(images)
-        if self._recipe.densification_weight:
-            losses["density/images"] = data_densification_loss(augmented, labels)
-        return losses
-
-    def weights(
-        self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
-    ) -> dict[str, float]:
-        """Return the weight of every term of a step with the given F and T, by its name."""
-        recipe, scales = self._recipe, self._bn_scales
-        logit = {f"logit/{name}": 1 / len(logit_teachers) for name in logit_teachers}
-        bn = {
-            f"bn/{name}": scales.get(name, 1.0) * recipe.r_bn / len(bn_teachers)
-            for name in bn_teachers
-        }
-        priors = {
-            "tv/images": recipe.tv_l1,
-            "l2/images": recipe.l2_scale,
-            "density/images": recipe.densification_weight,
-        }
-        return logit | bn | priors
-
-
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the scalar sum of at least one term by its weight."""
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
@@ -354,7 +355,3 @@ def _real_image_loss(matcher: StatMatcher, images: Tensor) -> float:
     stats = tuple(matcher.real_stats)
     _, values = matcher.runner.forward_with_stats(images, stats)
     return float(matcher.distance(dict(zip(stats, values, strict=True))))
-
-
-def _is_bn(stat: LayerStat) -> bool:
-    return isinstance(stat.layer, torch.nn.BatchNorm2d)
