@@ -34,7 +34,7 @@ test: .venv/.installed  ## run every test; root gets Chromium from apt, where th
 	$(BIN)/python -m pytest -n 2
 
 test-unit: .venv/.installed  ## run the fast tests: no whole notebooks, browser, Ray or SLURM
-	$(BIN)/python -m pytest -n 2 -m "not notebooks and not browser and not cluster"
+	$(BIN)/python -m pytest -n 2 -m "not notebooks and not browser and not cluster and not weights"
 
 pictures: .venv/.installed  ## take the README's pictures of the demo's run, with Chromium
 	$(BIN)/python -m tests.browser.pictures
