@@ -21,9 +21,10 @@ from tests.helpers.synthesis_run import begin_unit, finish_units, refresh_until,
 
 # A process that holds the stage, begins a unit, and ends as a driver does when interrupted.
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from prism_nb.core.run import Run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 run = Run.open(Path(sys.argv[1]))
 with run.locks.stage("synthesis"):
     try:
