@@ -108,6 +108,8 @@ class Legend:
         for name in aesthetics:
             argument, values = maps[name]
             arguments |= {name: "method", argument: dict(zip(titles, values, strict=False))}
+        if "line_dash" in aesthetics:
+            arguments["render_mode"] = "svg"  # WebGL, plotly's choice for many points, lacks dashes
         return arguments
 
 

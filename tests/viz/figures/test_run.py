@@ -84,3 +84,9 @@ def test_published_results_are_grey() -> None:
     assert published.marker.color == figures.PUBLISHED_COLOR
     assert list(published.y) == ["SRe2L (published)", "CDA (published)"]
     assert np.isnan(published.error_x.array[1])
+
+
+def test_a_thousand_classes_keep_their_dashes() -> None:
+    table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=[f"c{n}" for n in range(1000)])
+    lines = figures.class_accuracy_figure(table, LEGEND).data
+    assert len({line.line.dash for line in lines}) == len(lines) == 2
