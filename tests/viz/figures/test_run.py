@@ -87,6 +87,7 @@ def test_published_results_are_grey() -> None:
 
 
 def test_a_thousand_classes_keep_their_dashes() -> None:
-    table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=[f"c{n}" for n in range(1000)])
+    names = pd.Index([f"c{n}" for n in range(1000)], name="class")
+    table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=names)
     lines = figures.class_accuracy_figure(table, LEGEND).data
     assert len({line.line.dash for line in lines}) == len(lines) == 2
