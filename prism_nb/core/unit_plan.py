@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from prism_nb.core.config import short_hash
@@ -18,15 +18,7 @@ from prism_nb.core.settings import (
     Settings,
     Squeeze,
 )
-from prism_nb.core.units import (
-    ImageBatch,
-    Unit,
-    class_major,
-    class_wise,
-    cross_class,
-    is_pretrained_name,
-    slug,
-)
+from prism_nb.core.units import ImageBatch, Unit, image_batches, is_pretrained_name, slug
 
 # -- squeeze ---------------------------------------------------------------------------------
 
@@ -85,8 +77,6 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
 
 # -- synthesis -------------------------------------------------------------------------------
 
-_BATCH_FORMS = {"cross_class": cross_class, "class_wise": class_wise, "class_major": class_major}
-
 
 def synthesis_units(run: Run, classes: int) -> list[Unit]:
     """Return the units of every method of the run."""
@@ -118,8 +108,8 @@ def method_units(run: Run, method: str, classes: int) -> list[Unit]:
 def method_batches(settings: Settings, method: str, classes: int) -> list[ImageBatch]:
     """Return the batches of a method, one per unit."""
     recipe = settings.recipe_of(method)
-    form = partial(_BATCH_FORMS[recipe.batches], share_indices=not recipe.early_late_step)
-    return form(classes, settings.ipc, settings.batch_size)
+    sizes = classes, settings.ipc, settings.batch_size
+    return image_batches(recipe.batches, *sizes, share_indices=not recipe.early_late_step)
 
 
 def batch_of(unit: Unit) -> ImageBatch:
@@ -200,34 +190,27 @@ def label_unit(run: Run, method: str, classes: int) -> Unit:
 
 
 def label_shards(run: Run, unit: Unit, count: int) -> list[Unit]:
-    """Split the labelling of one method's images into units of some epochs each.
+    """Split the labelling of one method's images into at most `count` units of some epochs each.
 
-    Args:
-        run: The run.
-        unit: The unit of all epochs.
-        count: Largest number of shards.
-
-    Returns:
-        The shards; empty where there would be one, or where labels are not stored.
+    There are none where there would be one, or where labels are not stored.
     """
     epochs = len(label_paths(run.settings, unit.params["method"]))
     size = -(-epochs // max(1, count))
-    begins = range(0, epochs, size or 1)
-    ranges = [(begin, min(begin + size, epochs)) for begin in begins] if len(begins) > 1 else []
-    return [_shard(unit, begin, end) for begin, end in ranges]
-
-
-def _shard(unit: Unit, begin: int, end: int) -> Unit:
-    stem = f"epochs{begin:04d}-{end - 1:04d}"
-    return Unit(
-        stage=unit.stage,
-        name=f"{unit.name}/{stem}",
-        marker=f"labels/{unit.name}/pieces/{stem}.json",
-        fingerprint=short_hash([unit.fingerprint, begin, end]),
-        params={**unit.params, "epochs": [begin, end]},
-        inputs=unit.inputs,
-        parent=unit.name,
-    )
+    shards = []
+    for begin in range(0, epochs, size) if size < epochs else ():
+        end = min(begin + size, epochs)
+        stem = f"epochs{begin:04d}-{end - 1:04d}"
+        shards.append(
+            replace(
+                unit,
+                name=f"{unit.name}/{stem}",
+                marker=f"labels/{unit.name}/pieces/{stem}.json",
+                fingerprint=short_hash([unit.fingerprint, begin, end]),
+                params={**unit.params, "epochs": [begin, end]},
+                parent=unit.name,
+            )
+        )
+    return shards
 
 
 def label_path(method: str, epoch: int) -> str:
@@ -288,11 +271,16 @@ def student_unit(
     run: Run, method: str, variant: str, student: str, seed: int, classes: int
 ) -> Unit:
     """Return the unit that trains one student; the method `REFERENCE` is all real images."""
+    settings = run.settings
     way = "" if variant == "protocol" else f"-{variant}"
     name = f"{method}/{slug(student)}{way}-seed{seed}"
     key = {"method": method, "variant": variant, "student": student, "seed": seed}
-    source, inputs = _student_source(run, method, classes)
-    how = run.settings.group_values(EVALUATION)
+    source: Any = [settings.group_values(DATA, RELABEL), settings.replicate]
+    inputs: tuple[str, ...] = ()
+    if method != REFERENCE:
+        labels = label_unit(run, method, classes)
+        source, inputs = labels.fingerprint, (labels.marker, *labels.inputs)
+    how = settings.group_values(EVALUATION)
     return Unit(
         stage="evaluation",
         name=name,
@@ -301,15 +289,6 @@ def student_unit(
         params={**key, "folder": f"evaluation/{name}"},
         inputs=inputs,
     )
-
-
-def _student_source(run: Run, method: str, classes: int) -> tuple[Any, tuple[str, ...]]:
-    """Return a student's images and labels as a fingerprint, and the markers of these."""
-    if method == REFERENCE:
-        views = run.settings.group_values(DATA, RELABEL)
-        return [views, run.settings.replicate], ()
-    labels = label_unit(run, method, classes)
-    return labels.fingerprint, (labels.marker, *labels.inputs)
 
 
 # -- diversity -------------------------------------------------------------------------------

@@ -93,76 +93,42 @@ class ImageBatch:
         return [(c, s) for s in range(*self.image_indices) for c in range(*self.classes)]
 
 
-def cross_class(
-    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
+def image_batches(
+    form: str, classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
 ) -> list[ImageBatch]:
-    """Fill batches with as many different classes as they hold (PRISM's cross-class batches).
-
-    With at least `batch_size` classes, a batch holds one image of each of consecutive classes.
-    With fewer classes, it holds several images of each. Batches are as equal in size as possible,
-    since a small rest has poor statistics.
+    """Split the images of a method into batches of nearly equal size.
 
     Args:
+        form: `cross_class`: as many different classes as a batch holds, and several images of each
+            only where it holds them all (PRISM); `class_wise`: images of one class; `class_major`:
+            all images of as many classes as a batch holds (G-VBSM, DELT).
         classes: Number of classes, at least 1.
         ipc: Images per class, at least 1.
         batch_size: The most images of a batch, at least 1.
-        share_indices: Whether a batch may hold several image indices.
+        share_indices: Whether a batch may hold several image indices; if not, `class_major` is as
+            `cross_class`.
 
     Returns:
-        Batches that hold every (class, image index) exactly once, image indices ascending.
+        Batches that hold every (class, image index) exactly once: `cross_class` in the order of
+        image indices, the others in that of classes.
     """
-    indices_together = max(1, batch_size // classes) if share_indices else 1
-    return [
-        ImageBatch(image_indices, chunk)
-        for image_indices in _split_evenly(ipc, indices_together)
-        for chunk in _split_evenly(classes, batch_size)
-    ]
-
-
-def class_wise(
-    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
-) -> list[ImageBatch]:
-    """Fill each batch with images of one class.
-
-    Args:
-        classes: Number of classes, at least 1.
-        ipc: Images per class, at least 1.
-        batch_size: The most images of a batch, at least 1.
-        share_indices: Whether a batch may hold several image indices.
-
-    Returns:
-        Batches that hold every (class, image index) exactly once, classes ascending.
-    """
-    runs = _split_evenly(ipc, batch_size if share_indices else 1)
-    return [ImageBatch(image_indices, (c, c + 1)) for c in range(classes) for image_indices in runs]
-
-
-def class_major(
-    classes: int, ipc: int, batch_size: int, *, share_indices: bool = True
-) -> list[ImageBatch]:
-    """Fill each batch with all images of as many classes as it holds (G-VBSM, DELT).
-
-    Args:
-        classes: Number of classes, at least 1.
-        ipc: Images per class, at least 1.
-        batch_size: The most images of a batch, at least 1; a class of more is split.
-        share_indices: Whether a batch may hold several image indices; else as `cross_class`.
-
-    Returns:
-        Batches that hold every (class, image index) exactly once, classes ascending.
-    """
-    if not share_indices:
-        return cross_class(classes, ipc, batch_size, share_indices=False)
-    return [
-        ImageBatch(image_indices, chunk)
-        for chunk in _split_evenly(classes, max(1, batch_size // ipc))
-        for image_indices in _split_evenly(ipc, batch_size)
-    ]
+    by_index = form == "cross_class" or (form == "class_major" and not share_indices)
+    if by_index:
+        indices_together, classes_together = batch_size // classes, batch_size
+    elif form == "class_wise":
+        indices_together, classes_together = batch_size, 1
+    else:
+        indices_together, classes_together = batch_size, batch_size // ipc
+    runs = _split_evenly(ipc, indices_together if share_indices else 1)
+    chunks = _split_evenly(classes, classes_together)
+    if by_index:
+        return [ImageBatch(run, chunk) for run in runs for chunk in chunks]
+    return [ImageBatch(run, chunk) for chunk in chunks for run in runs]
 
 
 def _split_evenly(count: int, most: int) -> list[tuple[int, int]]:
-    """Split range(count) into the fewest runs of at most `most`, of nearly equal length."""
-    runs = -(-count // most)
+    """Split range(count) into the fewest runs of at most `most` or 1, of nearly equal length."""
+    runs = -(-count // max(1, most))
     cuts = [count * i // runs for i in range(runs + 1)]
     return list(pairwise(cuts))
 

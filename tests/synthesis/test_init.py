@@ -15,7 +15,7 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.recipe import load_recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, method_units
-from prism_nb.core.units import ImageBatch, class_major, class_wise, cross_class, unit_seed
+from prism_nb.core.units import ImageBatch, image_batches, unit_seed
 from prism_nb.data.augment import Box, sample_crop
 from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
@@ -204,7 +204,7 @@ def few(kind: str) -> dict[str, object]:
 
 @given(
     kind=st.sampled_from(_KINDS),
-    form=st.sampled_from([cross_class, class_wise, class_major]),
+    form=st.sampled_from(["cross_class", "class_wise", "class_major"]),
     ipc=st.integers(1, _MOST),
     batch_size=st.integers(1, 30),
 )
@@ -213,11 +213,11 @@ def test_a_slot_is_the_same_image_whatever_the_layout_and_ipc(
     whole: dict[str, dict[tuple[int, int], Tensor]],
     scorer: Teacher,
     kind: str,
-    form: object,
+    form: str,
     ipc: int,
     batch_size: int,
 ) -> None:
-    for batch in form(_CLASSES, ipc, batch_size):
+    for batch in image_batches(form, _CLASSES, ipc, batch_size):
         images = scored(batch, scorer, **few(kind))
         for member, image in zip(batch.members(), images, strict=True):
             # The same to the last bits: a product of a larger batch may sum in another order.

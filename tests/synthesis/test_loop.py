@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prism_nb.core.recipe import Recipe, load_recipe
-from prism_nb.core.units import class_major, cross_class
+from prism_nb.core.units import image_batches
 from prism_nb.data.augment import augment, sample_augmentation
 from prism_nb.synthesis.loop import ImageOptimizer, min_crop_area, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
@@ -180,7 +180,7 @@ def test_images_of_a_batch_are_in_the_order_of_their_start(
     classes: int, ipc: int, batch_size: int
 ) -> None:
     recipe = load_recipe("delt")
-    for form in (class_major, cross_class):
-        for batch in form(classes, ipc, batch_size):
+    for form in ("class_major", "cross_class"):
+        for batch in image_batches(form, classes, ipc, batch_size):
             starts = [recipe.start_step(index, ipc) for _, index in batch.members()]
             assert starts == sorted(starts)
