@@ -179,65 +179,44 @@ class Recipe(StrictModel):
         """Return the networks of a pool that may be drawn as BN teachers."""
         if self.selection == "fixed":
             return self.bn_fixed
-        if (
-            self.selection in {"pre", "intra"}
-            and not self.num_bn_slots
-            and self.bn_subset_size is None
-        ):
+        draws_none = not self.num_bn_slots and self.bn_subset_size is None
+        if self.selection in {"pre", "intra"} and draws_none:
             return ()
         return tuple(n for n in pool if n != primary or self.primary_in_bn == "candidate")
 
-    def bn_networks(self, primary: str, pool: Sequence[str]) -> Names:
-        """Return every network that may be a BN teacher: the primary where it always is, first."""
-        if self.image_source != "optimized":
-            return ()
-        always = (primary,) if self.primary_in_bn == "always" else ()
-        return tuple(dict.fromkeys([*always, *self.candidates(primary, pool)]))
-
-    def stat_networks(self, primary: str, pool: Sequence[str]) -> Names:
-        """Return every network whose statistics are read, to match them or to scale others."""
-        anchor = (
-            (primary,) if self.bn_normalize != "none" and self.image_source == "optimized" else ()
-        )
-        return tuple(dict.fromkeys([*self.bn_networks(primary, pool), *anchor]))
-
-    def networks(self, primary: str, pool: Sequence[str]) -> Names:
-        """Return every network that may take part in the synthesis in any way."""
-        return tuple(
-            dict.fromkeys(n for names in self.roles(primary, pool).values() for n in names)
-        )
-
     def roles(self, primary: str, pool: Sequence[str]) -> dict[str, Names]:
-        """Return the networks of a pool by what they may do, in the order of drawing."""
+        """Return the networks of a pool by what they may do, in the order of drawing.
+
+        They score real images, give logits, are drawn as BN teachers, or give the scale of others'
+        BN losses.
+        """
         scorer = (primary,) if self.needs_scorer else ()
         if self.image_source != "optimized":
             return {"scores": scorer}
         logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
+        always = (primary,) if self.primary_in_bn == "always" else ()
         return {
             "scores": scorer,
             "logits": logit_teachers[self.logits],
-            "drawn": self.bn_networks(primary, pool),
+            "drawn": tuple(dict.fromkeys([*always, *self.candidates(primary, pool)])),
             "scales": (primary,) if self.bn_normalize != "none" else (),
         }
+
+    def networks(self, primary: str, pool: Sequence[str], *roles: str) -> Names:
+        """Return every network of a pool that may have one of some roles, or any role at all."""
+        found = self.roles(primary, pool)
+        return tuple(dict.fromkeys(n for role in roles or found for n in found.get(role, ())))
 
 
 # -- reading ---------------------------------------------------------------------------------
 
 
-def load_recipe(name: str, *overrides: dict[str, Any]) -> Recipe:
-    """Read a recipe of the kit and apply changes, later ones last.
-
-    Raises:
-        UsageError: Unknown recipe, unknown setting or wrong value.
-    """
-    values = dict(_read(name))
-    for changes in overrides:
-        values |= changes
-    return Recipe.parse(values, where=f"recipe {name}")
-
-
-def make_recipe(
-    method: str, own: dict[str, Any], *shared: dict[str, Any], where: str | None = None
+def load_recipe(
+    method: str,
+    own: dict[str, Any] | None = None,
+    shared: dict[str, Any] | None = None,
+    *,
+    where: str | None = None,
 ) -> Recipe:
     """Build a method's recipe.
 
@@ -251,32 +230,29 @@ def make_recipe(
     Raises:
         UsageError: Unknown recipe, unknown setting or wrong value.
     """
-    changes, where = dict(own), where or f"recipe {method}"
+    changes, where = dict(own or {}), where or f"recipe {method}"
     base = changes.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{where}: base must be the name of a recipe, got {base!r}")
-    is_new = base is None and method not in RECIPES.names() and {"title", "paper"} <= own.keys()
-    values = {} if is_new else dict(_read(base or method, where=where))
+    is_new = base is None and method not in RECIPES.names() and {"title", "paper"} <= changes.keys()
+    values = {} if is_new else dict(_read(base or method, where))
     if base not in {None, method}:
         values["title"] = method
     if (values | changes).get("image_source", "optimized") == "optimized":
-        for layer in shared:
-            values |= layer
+        values |= shared or {}
     return Recipe.parse(values | changes, where=where)
 
 
 def read_recipe_file(path: str | Path, method: str | None = None) -> dict[str, Any]:
     """Read a recipe file: the YAML of a whole recipe, or of changes to a `base`.
 
-    Args:
-        path: The file.
-        method: The method that it is for; the file's name without ending where None.
+    Its method has the name of the file, without ending, where none is given.
 
     Raises:
         UsageError: The file cannot be read, or does not give a valid recipe.
     """
     values = read_mapping(Path(path), where=f"recipe {path}")
-    make_recipe(method or Path(path).stem, values, where=f"recipe {path}")
+    load_recipe(method or Path(path).stem, values, where=f"recipe {path}")
     return values
 
 
@@ -303,13 +279,12 @@ _SCORING_FIELDS = {"max_scored_images", "crops_per_image", "mosaic_grid", "crop_
 
 
 @cache
-def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
+def _read(name: str, where: str) -> dict[str, Any]:
     """Read a recipe of the kit, once per process, since every unit needs its method's."""
     if name not in RECIPES.names():
         raise UsageError(
-            f"{where + ': ' if where else ''}unknown method {name!r}; "
-            f"{suggest(name, RECIPES.names())}; a recipe of your own needs an entry in `recipes` "
-            "with a `base`, or with a `title` and a `paper`"
+            f"{where}: unknown method {name!r}; {suggest(name, RECIPES.names())}; a recipe of your "
+            "own needs an entry in `recipes` with a `base`, or with a `title` and a `paper`"
         )
     return RECIPES.read(name)
 
@@ -318,36 +293,18 @@ def _read(name: str, *, where: str | None = None) -> dict[str, Any]:
 
 
 def check_recipe(method: str, recipe: Recipe, primary: str, pool: Sequence[str], ipc: int) -> None:
-    """Check that a recipe can be carried out.
-
-    Args:
-        method: The method's name, for messages.
-        recipe: Its recipe.
-        primary: The run's primary.
-        pool: The run's teachers.
-        ipc: Images per class.
+    """Check that a method's recipe can be carried out with a primary, a pool and an IPC.
 
     Raises:
-        UsageError: The recipe cannot be carried out; the message names the remedy.
+        UsageError: It cannot; the message names the remedy.
     """
     _check_source(method, recipe)
     if recipe.image_source == "optimized":
-        check_pool(method, recipe, primary, pool)
+        _check_pool(method, recipe, primary, pool)
         _check_steps(method, recipe, ipc)
-        if recipe.batches == "class_wise" and (ipc < 2 or recipe.early_late_step):
-            raise UsageError(
-                f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
-                "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
-                "cross_class batches"
-            )
 
 
-def check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -> None:
-    """Check that a recipe can draw its BN teachers from a pool.
-
-    Raises:
-        UsageError: The recipe names a network outside the pool, or draws more than the pool holds.
-    """
+def _check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -> None:
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
             if name not in pool:
@@ -391,6 +348,12 @@ def _check_steps(method: str, recipe: Recipe, ipc: int) -> None:
                 "iterations, or lower early_late_step (each index of a period gets fewer steps) or "
                 "delt_start_gap (later groups start later)"
             )
+    if recipe.batches == "class_wise" and (ipc < 2 or recipe.early_late_step):
+        raise UsageError(
+            f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
+            "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
+            "cross_class batches"
+        )
 
 
 def _check_source(method: str, recipe: Recipe) -> None:

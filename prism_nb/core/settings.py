@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import protocol_values
-from prism_nb.core.recipe import Names, Recipe, make_recipe
+from prism_nb.core.recipe import Names, Recipe, load_recipe
 from prism_nb.core.units import is_pretrained_name, unit_seed
 from prism_nb.core.yaml_io import StrictModel
 
@@ -378,8 +378,8 @@ class Settings(StrictModel):
         return 0 if self.micro_batch_size == "auto" else self.micro_batch_size
 
     def recipe_of(self, method: str) -> Recipe:
-        """Return a method's recipe with this run's changes applied; see `make_recipe`."""
-        return make_recipe(method, self.recipes.get(method, {}), self.recipe)
+        """Return a method's recipe with this run's changes applied; see `load_recipe`."""
+        return load_recipe(method, self.recipes.get(method, {}), self.recipe)
 
     # -- checks ------------------------------------------------------------------------------
 

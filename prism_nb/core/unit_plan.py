@@ -27,10 +27,10 @@ def squeeze_units(run: Run, classes: int) -> list[Unit]:
     """Return one unit per network, then one per network's convolution statistics, where needed."""
     settings = run.settings
     wanted = dict.fromkeys(
-        (network, recipe.conv_patch_size)
-        for recipe in map(settings.recipe_of, settings.methods)
-        if recipe.statistics == "bn_conv"
-        for network in recipe.stat_networks(settings.primary, settings.teachers)
+        (network, settings.recipe_of(method).conv_patch_size)
+        for method in settings.methods
+        if settings.recipe_of(method).statistics == "bn_conv"
+        for network in stat_networks(settings, method)
     )
     return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
 
@@ -122,14 +122,14 @@ def image_path(method: str, class_index: int, image_index: int) -> str:
     return f"synthesis/{method}/images/{class_index:05d}/{class_index:05d}_{image_index:04d}.png"
 
 
-def synthesis_networks(settings: Settings, method: str) -> tuple[str, ...]:
-    """Return every network that may take part in a method's synthesis, the primary first."""
-    return settings.recipe_of(method).networks(settings.primary, settings.teachers)
+def synthesis_networks(settings: Settings, method: str, *roles: str) -> tuple[str, ...]:
+    """Return the networks that may have some roles in a method's synthesis; see `Recipe.roles`."""
+    return settings.recipe_of(method).networks(settings.primary, settings.teachers, *roles)
 
 
 def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
-    """Return the networks whose statistics a method may read."""
-    return settings.recipe_of(method).stat_networks(settings.primary, settings.teachers)
+    """Return the networks whose statistics a method may read, to match them or to scale others."""
+    return synthesis_networks(settings, method, "drawn", "scales")
 
 
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:

@@ -76,7 +76,7 @@ def sample_schedule(
     the primary is in every group.
 
     Args:
-        recipe: The method, checked against the pool by `core.recipe.check_pool`.
+        recipe: The method, checked against the pool by `core.recipe.check_recipe`.
         primary: The network that gives the logits where `logits` is `primary`.
         pool: All networks, the primary among them.
         generator: CPU generator of the draws.

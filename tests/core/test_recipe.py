@@ -9,7 +9,7 @@ import pytest
 
 from prism_nb.core.config import build_settings, load_settings, read_preset
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import RECIPES, load_recipe, make_recipe, recipe_differences
+from prism_nb.core.recipe import RECIPES, load_recipe, recipe_differences
 from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 WHOLE = "title: Mine\npaper: nobody, nowhere\ninit: noise\nlr: 0.3\n"
@@ -101,7 +101,7 @@ def test_methods_of_one_network_use_no_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gvbsm", "edc", "cvdd"])
 def test_coupled_methods_may_draw_any_of_the_pool(name: str) -> None:
-    assert load_recipe(name).bn_networks("a", ("b", "a", "c")) == ("b", "a", "c")
+    assert load_recipe(name).networks("a", ("b", "a", "c"), "drawn") == ("b", "a", "c")
 
 
 def test_networks_give_logits_statistics_or_scales() -> None:
@@ -110,7 +110,7 @@ def test_networks_give_logits_statistics_or_scales() -> None:
 
     def loaded(**changes: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         recipe = load_recipe("prism", {**own, **changes})
-        return recipe.networks("a", pool), recipe.stat_networks("a", pool)
+        return recipe.networks("a", pool), recipe.networks("a", pool, "drawn", "scales")
 
     assert loaded() == (("a", "b"), ("b",))
     assert loaded(logits="bn_teachers") == (("b",), ("b",))
@@ -122,7 +122,7 @@ def test_networks_give_logits_statistics_or_scales() -> None:
 def test_methods_that_do_not_optimise_only_score() -> None:
     assert load_recipe("random_real").networks("a", ("a", "b")) == ()
     assert load_recipe("rded").networks("a", ("a", "b")) == ("a",)
-    assert load_recipe("rded").bn_networks("a", ("a", "b")) == ()
+    assert load_recipe("rded").networks("a", ("a", "b"), "drawn") == ()
 
 
 def test_differences_are_those_that_matter() -> None:
@@ -160,8 +160,8 @@ def test_a_new_method_changes_a_base() -> None:
     assert (recipe.title, recipe.bn_subset_size, recipe.iterations) == ("two", 2, 7)
     assert recipe.paper == load_recipe("prism").paper
     assert recipe.lr == settings.recipe_of("prism").lr == 0.3
-    assert make_recipe("two", {"base": "sre2l", "title": "Two"}).title == "Two"
-    assert make_recipe("prism", {"base": "sre2l"}).init == "noise"
+    assert load_recipe("two", {"base": "sre2l", "title": "Two"}).title == "Two"
+    assert load_recipe("prism", {"base": "sre2l"}).init == "noise"
 
 
 @pytest.mark.parametrize("text", [WHOLE, BASED])
@@ -214,10 +214,10 @@ def test_files_of_no_recipe_are_refused(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize("method", ["random_real", "rded"])
 def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
     shared = {"init": "noise", "crop_min": 0.9, "lr": 9.0, "mosaic_grid": 3}
-    assert make_recipe(method, {}, shared) == load_recipe(method)
-    assert make_recipe(method, {"crop_min": 0.7}, shared).crop_min == 0.7
+    assert load_recipe(method, {}, shared) == load_recipe(method)
+    assert load_recipe(method, {"crop_min": 0.7}, shared).crop_min == 0.7
     back = {"base": method, "image_source": "optimized"}
-    assert make_recipe("two", back, shared).init == "noise"
+    assert load_recipe("two", back, shared).init == "noise"
 
 
 # -- what cannot be carried out --------------------------------------------------------------
