@@ -13,8 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -44,47 +43,32 @@ class Locks:
         self._folder, self._events = folder, events
 
     def lease(self, name: str, stage: str) -> Lease:
-        """Return the lease of a name, as a context; a takeover is an event of the stage."""
+        """Return the lease of a file's name, as a context; a takeover is an event of the stage."""
 
         def on_takeover(before: Owner | None) -> None:
             self._events.append(stage, event="lease_takeover", what=name, owner=str(before))
 
-        return Lease(self._folder / name, on_takeover)
+        what = f"stage {stage} of {self._folder.parent}"
+        return Lease(self._folder / name, what, on_takeover)
 
-    @contextmanager
-    def stage(self, stage: str) -> Iterator[None]:
-        """Hold a stage, so that no second process runs it; a dead owner's lease is taken over.
-
-        Raises:
-            PrismError: Another process holds it.
-        """
-        with ExitStack() as held:
-            try:
-                held.enter_context(self.lease(f"{stage}.json", stage))
-            except LeaseHeldError as error:
-                raise self._is_run_by(stage, error.owner) from None
-            yield
+    def stage(self, stage: str) -> Lease:
+        """Return the lease of a stage, so that no second process runs it."""
+        return self.lease(f"{stage}.json", stage)
 
     def check_free(self, stage: str) -> None:
         """Check that no process runs a stage.
 
         Raises:
-            PrismError: A process runs it.
+            LeaseHeldError: A process runs it.
         """
         owner = self.driver(stage)
         if owner is not None:
-            raise self._is_run_by(stage, owner)
+            raise LeaseHeldError(f"stage {stage} of {self._folder.parent}", owner)
 
     def driver(self, stage: str) -> Owner | None:
         """Return the process that runs a stage now, or None."""
         path = self._folder / f"{stage}.json"
         return Owner.read(path) if path.exists() and is_alive(path) else None
-
-    def _is_run_by(self, stage: str, owner: Owner | None) -> PrismError:
-        return PrismError(
-            f"stage {stage} of {self._folder.parent} is being run by {owner or 'another process'}; "
-            "wait for it or stop it"
-        )
 
 
 @dataclass(frozen=True)
@@ -114,11 +98,7 @@ class Owner:
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """Return the owner recorded in a lease's file; None where it is missing or damaged.
-
-        Raises:
-            PrismError: The file cannot be read.
-        """
+        """Return the owner recorded in a lease's file; None where it is missing or damaged."""
         record = fileio.read_record(path)
         types = {each.name: int if each.name == "process" else str for each in fields(cls)}
         if {name: type(value) for name, value in record.items()} != types:
@@ -138,11 +118,14 @@ class LeaseHeldError(PrismError):
     """The lease is held by a living process.
 
     Args:
+        what: What the lease is of.
         owner: The holder; None where the file is damaged.
     """
 
-    def __init__(self, owner: Owner | None) -> None:
-        super().__init__(f"held by {owner or 'an unknown process'}")
+    def __init__(self, what: str, owner: Owner | None) -> None:
+        super().__init__(
+            f"{what} is being run by {owner or 'another process'}; wait for it or stop it"
+        )
         self.owner = owner
 
 
@@ -158,6 +141,7 @@ class Lease:
 
     Args:
         path: The lease's file.
+        what: What it is of, for messages.
         on_takeover: Called with the dead owner that was replaced.
 
     Raises:
@@ -165,8 +149,8 @@ class Lease:
         PrismError: On entering, where the folder cannot be written.
     """
 
-    def __init__(self, path: Path, on_takeover: Callable[[Owner | None], None] | None = None):
-        self._path, self._on_takeover = path, on_takeover
+    def __init__(self, path: Path, what: str, on_takeover: Callable[[Owner | None], object]):
+        self._path, self._what, self._on_takeover = path, what, on_takeover
         self._owner = Owner.current()
         self._released = threading.Event()
         self._heartbeat = threading.Thread(target=self._update, daemon=True)
@@ -199,7 +183,6 @@ class Lease:
 
         Raises:
             LeaseLostError: It has been taken over.
-            PrismError: The file cannot be read.
         """
         owner = Owner.read(self._path)
         if owner != self._owner:
@@ -217,12 +200,11 @@ class Lease:
         with fileio.exclusive_lock(self._path.with_name(".takeover")):
             before = Owner.read(self._path)
             if self._path.exists() and is_alive(self._path):
-                raise LeaseHeldError(before)
+                raise LeaseHeldError(self._what, before)
             self._path.unlink(missing_ok=True)
             if not self._create():
-                raise LeaseHeldError(Owner.read(self._path))
-        if self._on_takeover is not None:
-            self._on_takeover(before)
+                raise LeaseHeldError(self._what, Owner.read(self._path))
+        self._on_takeover(before)
 
     def _update(self) -> None:
         while not self._released.wait(_HEARTBEAT):

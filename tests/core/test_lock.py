@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,43 +34,58 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "locks" / "stage.json"
 
 
+def lease_of(path: Path) -> Lease:
+    return Lease(path, "the work", lambda owner: None)
+
+
 def write_owner(path: Path, **changes: object) -> Owner:
     owner = replace(Owner.current(), **changes)
     fileio.write_json(path, asdict(owner))
     return owner
 
 
+def end_a_process() -> int:
+    """Return the number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# -- leases ----------------------------------------------------------------------------------
+
+
 def test_one_owner_at_a_time(path: Path) -> None:
-    with Lease(path):
-        with pytest.raises(LeaseHeldError) as caught, Lease(path):
+    with lease_of(path):
+        with pytest.raises(LeaseHeldError) as caught, lease_of(path):
             pass
         assert caught.value.owner is not None
         assert caught.value.owner.process == os.getpid()
     assert not path.exists()
-    with Lease(path) as again:
+    with lease_of(path) as again:
         assert again.is_mine
 
 
-def test_a_remote_owner_lives_while_its_file_changes(path: Path) -> None:
-    write_owner(path, host="elsewhere", pid_namespace="elsewhere", process=1)
-    with pytest.raises(LeaseHeldError, match="process 1 on elsewhere"), Lease(path):
-        pass
-
-
-def test_a_remote_owner_is_dead_after_a_minute(path: Path) -> None:
+def test_a_remote_owner_is_dead_after_a_minute_without_changes(path: Path) -> None:
     before = write_owner(path, host="elsewhere", pid_namespace="elsewhere", process=1)
+    with pytest.raises(LeaseHeldError, match="process 1 on elsewhere"), lease_of(path):
+        pass
     long_ago = time.time() - 61
     os.utime(path, (long_ago, long_ago))
     owners: list[Owner | None] = []
-    with Lease(path, owners.append) as lease:
+    with Lease(path, "the work", owners.append) as lease:
         assert lease.is_mine
     assert owners == [before]
 
 
 def test_an_owner_in_another_container_is_remote(path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    write_owner(path, pid_namespace="another", process=ended.pid)
+    write_owner(path, pid_namespace="another", process=end_a_process())
     assert is_alive(path)
     os.utime(path, (1, 1))
     assert not is_alive(path)
@@ -84,25 +101,22 @@ def test_a_zombie_is_dead(path: Path) -> None:
     write_owner(path, process=child.pid, started=process_start_time(child.pid))
     assert is_alive(path)
     child.kill()
-    deadline = time.monotonic() + 10
-    while is_alive(path):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(path))
     child.communicate()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff\x00"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"host": "x"}', b"\xff\x00"])
 def test_a_damaged_file_is_held_for_a_minute(path: Path, content: bytes) -> None:
     fileio.write_bytes(path, content)
-    with pytest.raises(LeaseHeldError, match="unknown"), Lease(path):
+    with pytest.raises(LeaseHeldError, match="another process"), lease_of(path):
         pass
     os.utime(path, (1, 1))
-    with Lease(path) as lease:
+    with lease_of(path) as lease:
         assert lease.is_mine
 
 
 def test_a_lost_lease_is_found_before_writing(path: Path) -> None:
-    with Lease(path) as lease:
+    with lease_of(path) as lease:
         lease.check()
         write_owner(path, host="elsewhere", token="other")
         with pytest.raises(
@@ -114,14 +128,16 @@ def test_a_lost_lease_is_found_before_writing(path: Path) -> None:
             lease.check()
 
 
-def test_a_lost_lease_is_not_updated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)
-    with Lease(path) as lease:
-        write_owner(path, token="other")
+def test_the_heartbeat_updates_a_lease_until_it_is_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)  # the production interval is ten seconds
+    with lease_of(path) as lease:
         os.utime(path, (1, 1))
+        wait_until(lambda: path.stat().st_mtime > 1)
+        write_owner(path, token="other")
         lease._heartbeat.join(10)
         assert not lease._heartbeat.is_alive()
-        assert path.stat().st_mtime == 1
 
 
 def test_a_disk_that_does_not_answer_frees_no_lease(
@@ -130,11 +146,11 @@ def test_a_disk_that_does_not_answer_frees_no_lease(
     def away(_: Path) -> object:
         raise PrismError("cannot read it")
 
-    with Lease(path) as lease:
+    with lease_of(path) as lease:
         monkeypatch.setattr(fileio, "read_record", away)
         with pytest.raises(PrismError, match="cannot read it"):
             lease.check()
-        with pytest.raises(PrismError, match="cannot read it"), Lease(path):
+        with pytest.raises(PrismError, match="cannot read it"), lease_of(path):
             pass
     assert path.exists()  # it is not updated from now on, and is taken over
 
@@ -145,12 +161,8 @@ def test_one_of_many_takes_over(path: Path) -> None:
 
     def race() -> None:
         start.wait()
-        lease = Lease(path)
-        try:
-            lease.__enter__()
-        except LeaseHeldError:
-            return
-        won.append(lease)
+        with contextlib.suppress(LeaseHeldError):
+            won.append(lease_of(path).__enter__())
 
     threads = [threading.Thread(target=race) for _ in range(8)]
     for thread in threads:
@@ -165,7 +177,7 @@ def test_one_of_many_takes_over(path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'file'}"):
-        Lease(tmp_path / "file" / "x.json").__enter__()
+        lease_of(tmp_path / "file" / "x.json").__enter__()
 
 
 @pytest.mark.parametrize("process", [-1, 10**12])
@@ -173,45 +185,25 @@ def test_numbers_of_no_process_have_no_start_time(process: int) -> None:
     assert process_start_time(process) is None
 
 
-def test_a_second_lock_of_a_stage_is_refused(run: Run) -> None:
-    with (
-        run.locks.stage("relabel"),
-        pytest.raises(PrismError) as caught,
-        run.locks.stage("relabel"),
-    ):
-        pass
-    message = str(caught.value)
-    assert "stage relabel" in message
-    assert f"process {os.getpid()} on {socket.gethostname()}" in message
-    assert "wait for it or stop it" in message
+# -- stages ----------------------------------------------------------------------------------
 
 
 def test_a_dead_owners_stage_is_taken_over(run: Run) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead = asdict(replace(Owner.current(), process=ended.pid, started="1", token="dead"))
-    fileio.write_json(run.path / "locks" / "relabel.json", dead)
+    file = run.path / "locks" / "relabel.json"
+    dead = write_owner(file, process=end_a_process(), started="1", token="dead")
     with run.locks.stage("relabel"):
-        owner = json.loads((run.path / "locks" / "relabel.json").read_text())
-    assert owner["process"] == os.getpid()
+        assert json.loads(file.read_text())["process"] == os.getpid()
     (event,) = run.events.read("relabel")
-    assert event["owner"] == f"process {ended.pid} on {socket.gethostname()}"
-
-
-def test_the_heartbeat_changes_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_HEARTBEAT", 0.01)  # the production interval is ten seconds
-    with Lease(path):
-        os.utime(path, (1, 1))
-        deadline = time.monotonic() + 10
-        while path.stat().st_mtime < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    assert event["owner"] == str(dead) == f"process {dead.process} on {socket.gethostname()}"
 
 
 def test_stages_are_locked_apart_and_freed(run: Run) -> None:
+    message = f"stage squeeze of {run.path} is being run by {Owner.current()}; wait for it or stop"
     with run.locks.stage("relabel"), run.locks.stage("squeeze"):
         assert str(run.locks.driver("squeeze")) == str(Owner.current())
-        with pytest.raises(PrismError, match="stage squeeze .* is being run by process"):
+        with pytest.raises(PrismError, match=message):
             run.locks.check_free("squeeze")
+        with pytest.raises(PrismError, match=message), run.locks.stage("squeeze"):
+            pass
     assert run.locks.driver("squeeze") is None
     run.locks.check_free("squeeze")
