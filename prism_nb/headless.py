@@ -115,7 +115,7 @@ def _source(notebook: str) -> Path:
 def _execute(run: Run, notebook: str) -> None:
     parameters = {"run_name": run.name, "runs_dir": str(run.path.parent)}
     execute_notebook(_source(notebook), run.path, parameters)
-    run.manifest.amend("notebooks", notebook, _results_hash(run, notebook))
+    run.manifest.update(notebooks={notebook: _results_hash(run, notebook)})
 
 
 def _is_current(run: Run, notebook: str) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,11 +42,6 @@ def json_bytes(value: Any) -> bytes:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     atomic_write(path, lambda file: file.write(content))
-
-
-def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file atomically, from chunks that are made on the way."""
-    atomic_write(path, lambda file: file.writelines(chunks))
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -98,15 +93,9 @@ def write_error(path: Path, error: OSError) -> PrismError:
 
 
 def create_exclusive(path: Path, content: bytes) -> bool:
-    """Create a file that does not exist yet; of several processes that try, one succeeds.
+    """Create a file and return True; False where it exists, also by a process that tries at once.
 
     A reader may find it before its content is written.
-
-    Returns:
-        Whether it was created; if not, it existed.
-
-    Raises:
-        OSError: The file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,10 +129,7 @@ def exclusive_lock(path: Path, *, timeout: float = 60.0) -> Iterator[None]:
 
     Args:
         path: The lock file.
-        timeout: Seconds to wait for it; below 0: without limit.
-
-    Raises:
-        PrismError: The lock is not released in time, or its file cannot be made.
+        timeout: Seconds to wait for it before a PrismError; below 0: without limit.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,67 +145,47 @@ def exclusive_lock(path: Path, *, timeout: float = 60.0) -> Iterator[None]:
         yield
 
 
-# -- reading ---------------------------------------------------------------------------------
+# -- reading; a disk that does not answer is a PrismError ------------------------------------
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file.
-
-    Raises:
-        PrismError: The disk does not answer.
-    """
+    """Return whether there is a file."""
     try:
-        with read_errors(path):
+        with _read_errors(path):
             return path.is_file()
     except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
         return False
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; None where it is missing or damaged.
-
-    Raises:
-        PrismError: The disk does not answer.
-    """
+    """Read a JSON file; None where it is missing or damaged."""
     try:
-        with read_errors(path):
+        with _read_errors(path):
             return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON file of names and values; empty where it is missing, damaged or different.
-
-    Raises:
-        PrismError: The disk does not answer.
-    """
+    """Read a JSON file of names and values; empty where it is missing, damaged or different."""
     value = read_json(path)
     return value if isinstance(value, dict) else {}
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, or "" where there is no file.
-
-    Raises:
-        PrismError: The disk does not answer.
-    """
+    """Return the SHA-256 of a file's content, or "" where there is no file."""
     try:
-        with read_errors(path), path.open("rb") as file:
+        with _read_errors(path), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return ""
 
 
 @contextlib.contextmanager
-def read_errors(path: Path) -> Iterator[None]:
+def _read_errors(path: Path) -> Iterator[None]:
     """Distinguish a missing file from an unavailable disk.
 
     Finished work must not count as lost because a network share was away for a moment.
-
-    Raises:
-        FileNotFoundError: There is no file of that name.
-        PrismError: The disk or share gave an error.
     """
     try:
         yield

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -40,35 +39,33 @@ class Manifest:
 
     def stage(self, stage: str) -> dict[str, Any]:
         """Return the record of a stage; empty where there is none."""
-        stages = self.read().get("stages")
-        record = stages.get(stage) if isinstance(stages, dict) else None
-        return record if isinstance(record, dict) else {}
+        return _dict(_dict(self.read().get("stages")).get(stage))
 
     def record_stage(self, stage: str, **values: Any) -> None:
         """Add to a stage's record, and record today's versions and machine."""
         record = {**self.stage(stage), **values}
-        self.amend("stages", stage, record, environment=environment(self._settings))
+        self.update(stages={stage: record}, environment=environment(self._settings))
 
     def update(self, **values: Any) -> None:
-        """Replace entries; entries that other processes change meanwhile stay."""
-        self._rewrite(lambda found: values)
-
-    def amend(self, group: str, name: str, value: Any, **others: Any) -> None:
-        """Replace one value of a group of entries, and other entries."""
-
-        def amended(found: dict[str, Any]) -> dict[str, Any]:
-            known = found.get(group)
-            return {**others, group: {**(known if isinstance(known, dict) else {}), name: value}}
-
-        self._rewrite(amended)
-
-    def _rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace entries, one by one in those that are dicts; others stay as they are."""
         found = self.read()
-        if found == {**found, **change(found)}:
+        if found == _updated(found, values):
             return  # so that a finished run may be in a read-only folder
         with fileio.exclusive_lock(self._folder / "locks" / ".manifest"):
-            found = self.read()
-            fileio.write_json(self._path, {**found, **change(found)})
+            fileio.write_json(self._path, _updated(self.read(), values))
+
+
+def _updated(found: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = {
+        name: {**_dict(found.get(name)), **value} if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+    return {**found, **merged}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """Return a recorded dict; empty where it is missing or damaged."""
+    return value if isinstance(value, dict) else {}
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -101,17 +98,14 @@ def package_version(package: str) -> str:
 
 def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the environment in a manifest; today's where it is missing or damaged."""
-    today, recorded = environment(settings), manifest.get("environment")
-    if isinstance(recorded, dict) and recorded.keys() == today.keys():
-        return recorded if isinstance(recorded["versions"], dict) else today
-    return today
+    today, recorded = environment(settings), _dict(manifest.get("environment"))
+    whole = recorded.keys() == today.keys() and isinstance(recorded["versions"], dict)
+    return recorded if whole else today
 
 
 def newer_version_message(manifest: dict[str, Any]) -> str | None:
     """Return a sentence if a run was made by a newer version of the kit, else None."""
-    recorded = manifest.get("environment")
-    versions = recorded.get("versions") if isinstance(recorded, dict) else None
-    made_by = versions.get("prism-nb") if isinstance(versions, dict) else None
+    made_by = _dict(_dict(manifest.get("environment")).get("versions")).get("prism-nb")
     if not isinstance(made_by, str) or _numbers(made_by) <= _numbers(__version__):
         return None
     return f"this run was made by version {made_by} of the kit, newer than this one ({__version__})"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +12,6 @@ import torch
 from torch import Tensor
 
 _ARCHIVE = b"PK\x03\x04"  # torch reads a file that begins with it as an archive
-_END_SIZE = 22  # bytes of the record at an archive's very end, where it has no comment
-_LOCATOR = struct.Struct("<4sLQL")  # before it in large ones: signature, disk, place, disks
-_LARGE_END_SIZE = 56  # bytes of the record that this points to
 
 
 class ZipBombError(ValueError):
@@ -35,7 +30,7 @@ def load_torch_file(path: Path, *, also: Sequence[Any] = ()) -> Any:
 
     Raises:
         ZipBombError: The archive has compressed entries, or may have.
-        pickle.UnpicklingError: It contains other types, or is no such file.
+        pickle.UnpicklingError: It contains other types.
         Exception: Other errors of torch's reader on damaged content.
     """
     _reject_compressed(path)
@@ -58,16 +53,8 @@ def _reject_compressed(path: Path) -> None:
         raise ZipBombError("its entries are larger than the file")
     # Python looks for the directory before the file's end, torch where the end record points.
     first = min((part.header_offset for part in parts), default=1)
-    if comment or first or _has_second_directory(path):
+    if comment or first:
         raise ZipBombError("it may have two directories, which torch.save never writes")
-
-
-def _has_second_directory(path: Path) -> bool:
-    """Return whether the zip64 locator points to another record than the one before it."""
-    with path.open("rb") as file:
-        place = file.seek(-_END_SIZE - _LOCATOR.size, os.SEEK_END)
-        signature, _, pointed, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
-    return bool(signature == b"PK\x06\x07" and pointed != place - _LARGE_END_SIZE)
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

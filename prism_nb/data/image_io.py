@@ -192,7 +192,8 @@ def cached_decode(
             for part in path.parent.glob(f".{path.name}.*.part"):  # of processes that were killed
                 part.unlink(missing_ok=True)
             title = f"decoding {shape[0]} {what} once, {np.prod(shape) / 1e9:.2f} GB"
-            fileio.write_chunks(path, _npy_chunks(decode, shape, title if progress else None))
+            chunks = _npy_chunks(decode, shape, title if progress else None)
+            fileio.atomic_write(path, lambda file: file.writelines(chunks))
             cached = np.load(path, mmap_mode="r")
     return cached
 

@@ -38,7 +38,7 @@ def test_a_damaged_manifest_is_empty(run: Run, content: str) -> None:
 
 def test_threads_that_write_at_once_lose_nothing(run: Run) -> None:
     def write(name: str) -> None:
-        run.manifest.amend("notebooks", name, name)
+        run.manifest.update(notebooks={name: name})
         run.manifest.update(**{name: name})
 
     names = [f"n{i}" for i in range(16)]
