@@ -252,7 +252,8 @@ def execute_units(
         return Outcome(len(units), 0, time.monotonic() - begin)
     definition = _stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
-        needed = plan(run, stage, verify_hashes=False).disk_bytes
+        left = [unit for unit in units if not run.units.is_done(unit, verify_hashes=False)]
+        needed = disk_space.disk_bytes(run, left, class_count(run))
         disk_space.check_disk_space(run, {stage: needed})
         disable_malloc_trim()
         made = run_units(

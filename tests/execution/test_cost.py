@@ -190,6 +190,20 @@ def test_a_run_is_estimated_by_stage_and_method(tmp_path: Path) -> None:
     assert "hours" not in cost.estimate_table(found)
 
 
+def test_a_finished_run_has_as_many_files_as_estimated(tmp_path: Path) -> None:
+    one = {key: ["test_resnet"] for key in ("teachers", "feature_networks", "students")}
+    short = {"squeeze_epochs": 1, "label_epochs": 2, "student_seeds": 1, "holdout_networks": []}
+    run = run_of(tmp_path, **one, **short, ipc=1, methods=["random_real"], image_size=16)
+    dataset = open_dataset(run.settings)
+    run.write_classes(dataset.class_records())
+    estimated = cost.estimate_run(run, dataset, all_units(run, 10)).groupby("stage")["files"].sum()
+    for stage in pipeline.STAGES:
+        pipeline.execute(run, stage)
+        folders = {"squeeze": "teachers", "relabel": "labels"}
+        made = run.path / folders.get(stage, stage)
+        assert sum(path.is_file() for path in made.rglob("*")) == estimated[stage], stage
+
+
 def test_micro_batches_bound_the_memory(tmp_path: Path) -> None:
     unit_memory = {}
     for size in ("auto", 2):
