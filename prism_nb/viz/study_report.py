@@ -86,23 +86,15 @@ def image_records(folder: StudyFolder) -> pd.DataFrame:
     rows = []
     for (scenario, replicate), cell in folder.finished.items():
         run = folder.run(cell)
-        means = tables.diversity_table(run)
+        means = tables.diversity_table(run).set_axis(["cosine", "recognised %"], axis=1)
+        real = means.loc[REFERENCE].add_prefix("real ")
         units = [(u.params["method"], run.units.record(u)) for u in stage_units(run, "synthesis")]
         for method in cell.settings.methods:
             records = [record for name, record in units if name == method]
             seconds = sum(record["seconds"] for record in records)
-            rows.append(
-                {
-                    "scenario": scenario,
-                    "replicate": replicate,
-                    "method": method,
-                    "cosine": means.loc[method, "intra-class cosine"],
-                    "recognised %": means.loc[method, "recognised %"],
-                    "real cosine": means.loc[REFERENCE, "intra-class cosine"],
-                    "real recognised %": means.loc[REFERENCE, "recognised %"],
-                    "seconds per image": seconds / sum(record["images"] for record in records),
-                }
-            )
+            images = sum(record["images"] for record in records)
+            key = {"scenario": scenario, "replicate": replicate, "method": method}
+            rows.append({**key, **means.loc[method], **real, "seconds per image": seconds / images})
     return pd.DataFrame(rows)
 
 
@@ -305,17 +297,16 @@ def search(folder: StudyFolder) -> Result:
     return Result(search_records(folder), note=note)
 
 
-STUDY_RESULTS: dict[str, Callable[..., Result]] = {
-    function.__name__: function
-    for function in (answer, accuracy, pairs, fidelity, cost, full_data, search)
-}
-_SECTIONS = {
+_SECTIONS: dict[str, Callable[[StudyFolder], Result]] = {
     "Accuracy": accuracy,
     "Pairwise comparisons": pairs,
     "Diversity and fidelity": fidelity,
     "Cost": cost,
     "Trained on all real images": full_data,
     "Search": search,
+}
+STUDY_RESULTS: dict[str, Callable[..., Result]] = {
+    function.__name__: function for function in (answer, *_SECTIONS.values())
 }
 
 

@@ -94,20 +94,17 @@ def teacher_table(run: Run) -> pd.DataFrame:
 
 def unit_table(run: Run) -> pd.DataFrame:
     """Return one row per synthesis unit: its BN teachers, last logit loss and seconds."""
-    rows = []
+    rows = {}
     for unit in stage_units(run, "synthesis"):
         record = run.units.record(unit)
-        rows.append(
-            {
-                "unit": unit.name,
-                "images": record["images"],
-                "BN teachers": _drawn(record) or "none (not optimised)",
-                "draws": len(_draws(record)),
-                "logit loss": _last_loss(record, "logit"),
-                "seconds": record["seconds"],
-            }
-        )
-    return pd.DataFrame(rows).set_index("unit")
+        rows[unit.name] = {
+            "images": record["images"],
+            "BN teachers": _drawn(record) or "none (not optimised)",
+            "draws": len(_draws(record)),
+            "logit loss": _last_loss(record, "logit"),
+            "seconds": record["seconds"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("unit")
 
 
 def _draws(record: dict[str, Any]) -> list[list[str]]:
@@ -318,20 +315,17 @@ def only_measured(run: Run) -> Run:
 
 def label_table(run: Run) -> pd.DataFrame:
     """Return the accuracy of teachers and ensemble on the images, a row per method."""
-    rows = []
+    rows = {}
     for unit in stage_units(run, "relabel"):
         record = run.units.record(unit)
         teachers = zip(record["teachers"], record["teacher_accuracy"], strict=True)
-        rows.append(
-            {
-                "method": unit.name,
-                "ensemble %": 100 * record["ensemble_accuracy"],
-                **{f"{name} %": 100 * value for name, value in teachers},
-                "MB": sum(run.file(p).stat().st_size for p in run.units.files(unit)) / 1e6,
-                "seconds": record["seconds"],
-            }
-        )
-    return pd.DataFrame(rows).set_index("method")
+        rows[unit.name] = {
+            "ensemble %": 100 * record["ensemble_accuracy"],
+            **{f"{name} %": 100 * value for name, value in teachers},
+            "MB": sum(run.file(p).stat().st_size for p in run.units.files(unit)) / 1e6,
+            "seconds": record["seconds"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def protocol_units(run: Run) -> list[Unit]:

@@ -71,14 +71,6 @@ def test_a_replicate_counts_once_for_all_its_students() -> None:
     assert (few["n0"], few["n1"]) == pytest.approx((20.0, 60.0))
 
 
-def test_one_replicate_has_no_interval_and_decides_nothing() -> None:
-    records = records_of({"a": [[10.0]], "b": [[90.0]]})
-    assert summarize(records)[["low", "high", "std"]].isna().all(axis=None)
-    pair = compare_pairs(records).iloc[0]
-    assert np.isnan(pair["p"])
-    assert pair["winner"] == "none"
-
-
 def test_pairs_are_scipys_paired_t_test_with_holms_correction() -> None:
     rng = np.random.default_rng(0)
     values = {m: (rng.normal(50 + 3 * i, 1, (5, 2))).tolist() for i, m in enumerate("abc")}
@@ -118,10 +110,13 @@ def test_what_both_methods_share_cancels_out(shared: list[float], lead: float) -
     assert pair["high"] - pair["low"] == pytest.approx(2 * half, abs=1e-6)
 
 
-@pytest.mark.parametrize("lead", [0.0, 2.0])
-def test_differences_without_a_spread_decide_nothing(lead: float) -> None:
+@pytest.mark.parametrize(("lead", "replicates"), [(0.0, 3), (2.0, 3), (80.0, 1)])
+def test_differences_without_a_spread_decide_nothing(lead: float, replicates: int) -> None:
     """Accuracies move in steps of one test image, so that ties are ordinary."""
-    pair = compare_pairs(records_of({"a": [[10.0]] * 3, "b": [[10.0 + lead]] * 3})).iloc[0]
+    records = records_of({"a": [[10.0]] * replicates, "b": [[10.0 + lead]] * replicates})
+    intervals = summarize(records)[["low", "high", "std"]]
+    assert intervals.isna().all(axis=None) == (replicates == 1)
+    pair = compare_pairs(records).iloc[0]
     assert pair["difference"] == -lead
     assert np.isnan(pair["p"])
     assert pair["winner"] == "none"
