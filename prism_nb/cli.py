@@ -229,7 +229,6 @@ def study(
 
     begin = time.monotonic()
     folder = studies.StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    workers = workers or studies.default_workers()
     click.echo(f"study {folder.path}\n\n{studies.plan_table(folder, workers).to_string()}\n")
     if only_plan:
         studies.check_study(folder)

@@ -20,7 +20,7 @@ from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.study import StudyFolder, default_workers, execute_study, plan_table
+from prism_nb.execution.study import StudyFolder, execute_study, plan_table
 from prism_nb.viz import tables
 from prism_nb.viz.html import Result, figure_bundle, save_figure, save_picture, table_html
 from prism_nb.viz.report import write_report
@@ -97,7 +97,7 @@ def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) 
         workers: Parallel runs of a study; one per core where None.
     """
     if isinstance(place, StudyFolder):
-        found = plan_table(place, workers or default_workers())
+        found = plan_table(place, workers)
     else:
         found = tables.plan_table(pipeline.plan(place, stage, measure=True))
     _show(table_html(found))
@@ -133,7 +133,7 @@ def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:
         lines.append(line)
         output.update(HTML(f"<pre>{html.escape(chr(10).join(lines[-8:]))}</pre>"))
 
-    execute_study(study, workers=workers or default_workers(), log=show_line)
+    execute_study(study, workers=workers, log=show_line)
     return study.reload()
 
 

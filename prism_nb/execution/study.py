@@ -322,7 +322,9 @@ def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def execute_study(folder: StudyFolder, *, workers: int, log: Callable[[str], None]) -> None:
+def execute_study(
+    folder: StudyFolder, *, workers: int | None = None, log: Callable[[str], None]
+) -> None:
     """Do what is left of a study. Call it again after any interruption.
 
     Networks are trained first, once for all runs that share them; then come the searches, then
@@ -330,13 +332,15 @@ def execute_study(folder: StudyFolder, *, workers: int, log: Callable[[str], Non
 
     Args:
         folder: The study.
-        workers: Runs in parallel; each has one CPU thread, so that results do not depend on it.
+        workers: Runs in parallel, one per core where None, at most 8; each has one CPU thread, so
+            that results do not depend on it.
         log: Called with a line per finished run.
 
     Raises:
         PrismError: A run failed. Finished units of all runs are kept.
     """
     check_study(folder)
+    workers = workers or _default_workers()
     searches, scenarios = list(folder.searches.values()), list(folder.scenarios.values())
     folder.record()
     _execute_runs(folder, "squeeze", _squeeze_runs([*searches, *scenarios]), workers, log)
@@ -363,17 +367,16 @@ def check_study(folder: StudyFolder) -> None:
             raise UsageError(f"run {each.name}: {error}") from None
 
 
-def default_workers() -> int:
-    """Return the default number of parallel runs: one per core, at most 8."""
+def _default_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def plan_table(folder: StudyFolder, workers: int) -> pd.DataFrame:
+def plan_table(folder: StudyFolder, workers: int | None = None) -> pd.DataFrame:
     """Return the number of runs of each part of a study, those done, and the time left.
 
     The time is estimated from the seconds of finished runs by their optimization steps.
     """
-    rows = {}
+    workers, rows = workers or _default_workers(), {}
     for name, runs in (("search", folder.searches), ("scenarios", folder.scenarios)):
         done = [each for each in runs.values() if folder.is_done(each)]
         left = sum(_cost(each) for each in runs.values() if each not in done)

@@ -69,27 +69,25 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return a row per network; columns that are empty for every network are left out."""
     roles = {**dict.fromkeys(run.settings.teachers, "teacher"), run.settings.primary: "primary"}
-    rows = []
+    rows = {}
     for unit in network_units(run.settings):
         record = run.units.record(unit)
         checked = record.get("order_checked")
-        rows.append(
-            {
-                "network": unit.name,
-                "role": roles.get(unit.name, "holdout"),
-                "source": record["source"],
-                "parameters": record["parameters"],
-                "MFLOPs": record["flops"] / 1e6,
-                "BN layers": record["bn_layers"],
-                "BN channels": record["bn_channels"],
-                "accuracy %": 100 * record["accuracy"],
-                "published %": 100 * (record.get("published_accuracy") or NAN),
-                "class order checked": None if checked is None else format_value(checked),
-                "seconds": record["seconds"],
-                "reused from": record["reused_from"],
-            }
-        )
-    return pd.DataFrame(rows).set_index("network").dropna(axis="columns", how="all")
+        rows[unit.name] = {
+            "role": roles.get(unit.name, "holdout"),
+            "source": record["source"],
+            "parameters": record["parameters"],
+            "MFLOPs": record["flops"] / 1e6,
+            "BN layers": record["bn_layers"],
+            "BN channels": record["bn_channels"],
+            "accuracy %": 100 * record["accuracy"],
+            "published %": 100 * (record.get("published_accuracy") or NAN),
+            "class order checked": None if checked is None else format_value(checked),
+            "seconds": record["seconds"],
+            "reused from": record["reused_from"],
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
+    return table.dropna(axis="columns", how="all")
 
 
 def unit_table(run: Run) -> pd.DataFrame:
@@ -183,16 +181,12 @@ def image_table(run: Run, method: str, classes: Sequence[int]) -> pd.DataFrame:
 
 def _unit_details(run: Run, unit: Unit) -> dict[str, Any]:
     marker = run.units.marker(unit)
+    details = {"made": marker is not None, "unit": unit.name}
     if marker is None:
-        return {"made": False, "unit": unit.name}
+        return details
     record = marker["record"]
-    return {
-        "made": True,
-        "unit": unit.name,
-        "teachers": _drawn(record),
-        "logit loss": _last_loss(record, "logit"),
-        "BN loss": _last_loss(record, "bn"),
-    }
+    losses = {"logit loss": _last_loss(record, "logit"), "BN loss": _last_loss(record, "bn")}
+    return {**details, "teachers": _drawn(record), **losses}
 
 
 def image_keys(table: pd.DataFrame) -> list[tuple[int, int]]:
