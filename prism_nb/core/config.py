@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.presets import apply_protocol, expand_pool, find_file, presets, project_root
+from prism_nb.core.presets import expand_pool, find_file, presets, project_root, protocol_values
 from prism_nb.core.recipe import check_recipe, read_recipe_file
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import read_lines, read_mapping, read_yaml
@@ -31,14 +31,7 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """Return the values of a preset.
-
-    Args:
-        preset: The name of a preset, or the path of a YAML file.
-
-    Raises:
-        UsageError: No such preset, or a file that is not a mapping.
-    """
+    """Return the values of a preset: of a name, or of the path of a YAML file."""
     path = find_file(presets(), preset)
     if not path.is_file():
         names = ", ".join(presets().names())
@@ -55,11 +48,13 @@ def resolve_references(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     Args:
         values: Settings, or changes to them.
         folder: The folder that relative paths of files start from.
-
-    Raises:
-        UsageError: Unknown protocol, or a file that cannot be read or is no recipe.
     """
-    found = apply_protocol(dict(values))
+    found = dict(values)
+    if "protocol" in found:
+        name = found["protocol"]
+        if not isinstance(name, str):
+            raise UsageError(f"protocol: a name is needed, got {name!r}")
+        found = {**protocol_values(name), **found}
     if isinstance(found.get("class_list"), str):
         found["class_list"] = read_lines(folder / found["class_list"], where="class_list")
     if isinstance(found.get("data_dir"), str):
@@ -97,14 +92,7 @@ def add_recipes(
 
 
 def read_settings(path: Path) -> Settings:
-    """Return the settings that a run has recorded.
-
-    Args:
-        path: Its `config.yaml`.
-
-    Raises:
-        UsageError: The file cannot be read, or was written by another version of the kit.
-    """
+    """Return the settings that a run has recorded in its `config.yaml`."""
     values = read_mapping(path, where=str(path))
     unknown = [name for name in values if name not in Settings.fields()]
     if unknown:
@@ -136,11 +124,7 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `name=value` texts into settings; `recipe.lr=0.1` sets an entry of a dict.
-
-    Raises:
-        UsageError: A text without `=`, or a setting that is assigned whole and in parts.
-    """
+    """Parse `name=value` texts into settings; `recipe.lr=0.1` sets an entry of a dict."""
     changes: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")

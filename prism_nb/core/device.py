@@ -19,11 +19,7 @@ from prism_nb.core.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn the `device` setting into a device; `auto` takes a CUDA GPU where there is one.
-
-    Raises:
-        UsageError: The CUDA device does not exist on this machine.
-    """
+    """Turn the `device` setting into a device; `auto` takes a CUDA GPU where there is one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
@@ -37,11 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Check that a device computes in a precision.
-
-    Raises:
-        UsageError: The device lacks the precision.
-    """
+    """Check that a device computes in a precision."""
     if precision == "bf16":
         fits = (
             torch.cuda.is_bf16_supported(including_emulation=False)
@@ -57,11 +49,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that networks can be compiled for a device.
-
-    Raises:
-        UsageError: A requirement of the compiler is missing.
-    """
+    """Check that the compiler of networks for a device has what it needs."""
     if device.type == "cuda":
         missing = None if importlib.util.find_spec("triton") else "the package triton"
     else:

@@ -23,9 +23,6 @@ def project_root() -> Path:
 
     That is `PRISM_HOME`, else the nearest folder above the working directory, else the one the
     package was installed from in editable mode.
-
-    Raises:
-        UsageError: None of them holds the notebooks.
     """
     named = os.environ.get("PRISM_HOME")
     here, installed = Path.cwd(), Path(__file__).resolve().parents[2]
@@ -49,11 +46,7 @@ def studies() -> YamlFolder:
 
 
 def find_file(files: YamlFolder, name: str) -> Path:
-    """Return the file that a user means by a name of a folder, or by a path of a YAML file.
-
-    Raises:
-        UsageError: The folder has no such name.
-    """
+    """Return the file that a user means by a name of a folder, or by a path of a YAML file."""
     path = Path(name)
     return path if path.suffix in {".yaml", ".yml"} else files.path(name)
 
@@ -67,53 +60,17 @@ def protocol_metadata(name: str) -> dict[str, str]:
 
 
 def protocol_values(name: str) -> dict[str, Any]:
-    """Return the settings of a protocol, by flat name.
-
-    Raises:
-        UsageError: Unknown protocol.
-    """
+    """Return the settings of a protocol, by flat name."""
     return {name: value for name, value in PROTOCOLS.read(name).items() if name not in _TEXTS}
 
 
-def apply_protocol(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings completed by those of the protocol that they name.
-
-    Raises:
-        UsageError: Unknown protocol.
-    """
-    if "protocol" not in values:
-        return values
-    name = values["protocol"]
-    if not isinstance(name, str):
-        raise UsageError(f"protocol: a name is needed, got {name!r}")
-    return {**protocol_values(name), **values}
-
-
-def protocol_overrides(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ from the named protocol.
-
-    Args:
-        values: All settings of a run, plain.
-
-    Returns:
-        By the setting's name: the run's value, and the protocol's.
-    """
-    published = protocol_values(values["protocol"])
-    return {
-        name: (values[name], value) for name, value in published.items() if values[name] != value
-    }
-
-
 def protocol_sentence(values: dict[str, Any]) -> str:
-    """Return a sentence that names a run's protocol and the settings that differ from it.
-
-    Args:
-        values: All settings of a run, plain.
-    """
+    """Return a sentence that names the protocol of some settings and those that differ from it."""
     sentence = f"Protocol: {protocol_metadata(values['protocol'])['title']}"
     changed = [
-        f"{name} {format_value(mine)} (there {format_value(published)})"
-        for name, (mine, published) in protocol_overrides(values).items()
+        f"{name} {format_value(values[name])} (there {format_value(published)})"
+        for name, published in protocol_values(values["protocol"]).items()
+        if values[name] != published
     ]
     return f"{sentence}, but {', '.join(changed)}." if changed else f"{sentence}."
 
@@ -135,9 +92,6 @@ def expand_pool(values: dict[str, Any]) -> dict[str, Any]:
 
     Networks that only label are added to `holdout_networks`, and to `label_teachers` unless these
     are set.
-
-    Raises:
-        UsageError: Unknown pool.
     """
     name = values.get("teachers")
     if not isinstance(name, str):

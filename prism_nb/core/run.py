@@ -41,11 +41,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open a run that exists.
-
-        Raises:
-            UsageError: There is no run, or its settings cannot be read.
-        """
+        """Open a run that exists."""
         config = path / "config.yaml"
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
@@ -62,14 +58,7 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Run:
-        """Open a run with the given settings, or begin it.
-
-        Settings may change as long as no stage that they decide has results.
-
-        Raises:
-            UsageError: The run holds results of other settings (the differing ones are named),
-                or its name cannot be a folder's.
-        """
+        """Open a run with the given settings, or begin it; see `check_settings`."""
         run = cls(path, settings)
         if not run.check_settings():
             fileio.write_text(path / "config.yaml", write_yaml(settings.plain()))
@@ -82,11 +71,10 @@ class Run:
     def check_settings(self) -> bool:
         """Check that the folder holds no results of other settings.
 
+        Settings may change as long as no stage that they decide has results.
+
         Returns:
             Whether the folder records these very settings already.
-
-        Raises:
-            UsageError: The folder holds results of other settings, or of unknown ones.
         """
         check_name(self.name)
         if (self.path / "study.json").exists():
@@ -113,11 +101,7 @@ class Run:
         return self.path.name
 
     def file(self, relative: str) -> Path:
-        """Return the path of a file of the run.
-
-        Raises:
-            UsageError: The path would leave the run.
-        """
+        """Return the path of a file of the run, and never of one outside."""
         path = self.path / relative
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise UsageError(f"{relative!r} leaves the run {self.path}")
@@ -128,9 +112,6 @@ class Run:
 
         Args:
             classes: Index, folder and name of each class.
-
-        Raises:
-            PrismError: The order differs; the first differing class is named.
         """
         path = self.path / "classes.json"
         recorded = self.read_classes()
@@ -146,11 +127,7 @@ class Run:
             )
 
     def read_classes(self) -> list[dict[str, Any]] | None:
-        """Return the recorded class order, or None where none is recorded yet.
-
-        Raises:
-            PrismError: The record is damaged.
-        """
+        """Return the recorded class order, or None where none is recorded yet."""
         path = self.path / "classes.json"
         if not path.exists():
             return None
@@ -167,11 +144,7 @@ class Run:
 
 
 def check_name(name: str) -> None:
-    """Check that a run's name can be one folder's.
-
-    Raises:
-        UsageError: The name is not a valid folder name.
-    """
+    """Check that a run's name can be one folder's."""
     if not FOLDER_NAME.fullmatch(name):
         raise UsageError(
             f"run name {name!r}: use letters, digits, dot, dash and underscore, "
@@ -181,41 +154,28 @@ def check_name(name: str) -> None:
 
 _RESULTS = {
     "squeeze": "teachers/units/*.json",
-    "synthesis": "synthesis/*/units/*.json",
-    "diversity": "diversity/*.json",
-    "relabel": "labels/*/unit.json",
-    "evaluation": "evaluation/*/*/unit.json",
+    "synthesis": "synthesis/{}/units/*.json",
+    "diversity": "diversity/{}.json",
+    "relabel": "labels/{}/unit.json",
+    "evaluation": "evaluation/{}/*/unit.json",
     "report": "figures/report.html",
 }
-_RESULTS_OF_METHOD = (
-    "synthesis/{}/units/*.json",
-    "diversity/{}.json",
-    "labels/{}/unit.json",
-    "evaluation/{}/*/unit.json",
-)
+_STAGES_OF_METHOD = ("synthesis", "diversity", "relabel", "evaluation")
 
 
-def has_results(folder: Path, stage: str) -> bool:
-    """Return whether a stage has finished any unit in a run's folder."""
-    return any(folder.glob(_RESULTS[stage]))
+def has_results(folder: Path, stage: str, method: str = "*") -> bool:
+    """Return whether a stage has finished any unit in a run's folder, of a method or at all."""
+    return any(folder.glob(_RESULTS[stage].format(method)))
 
 
 def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) -> list[str]:
-    """Return a message for each changed setting that would mix a run's results with others.
-
-    Args:
-        folder: The run's.
-        recorded: The settings that the run has.
-        requested: The settings that it would have.
-    """
+    """Return a message for each changed setting that would mix a run's results with others."""
     old, new = recorded.plain(), requested.plain()
     found = []
     for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
-        mine, theirs = (_deciding_changes(values, method) for values in (new, old))
-        if mine != theirs and any(
-            any(folder.glob(pattern.format(method))) for pattern in _RESULTS_OF_METHOD
-        ):
-            found.append(_difference(f"recipes.{method}", theirs, mine))
+        before, after = (_deciding_changes(values, method) for values in (old, new))
+        if before != after and any(has_results(folder, s, method) for s in _STAGES_OF_METHOD):
+            found.append(_difference(f"recipes.{method}", before, after))
     if recorded.label_teachers_used == requested.label_teachers_used:
         old["label_teachers"] = new["label_teachers"]
     for name in old:

@@ -48,15 +48,12 @@ class UnitStore:
         self._held: dict[str, Lease] = {}
 
     def finish(self, unit: Unit, *, paths: list[str], record: dict[str, Any]) -> None:
-        """Write a unit's marker, after all of its files.
+        """Write a unit's marker, after all of its files, unless the unit has been taken over.
 
         Args:
             unit: The finished unit.
             paths: Its files, relative to the run.
             record: Plain values worth recording, e.g. seeds, draws, losses, seconds.
-
-        Raises:
-            LeaseLostError: The unit was held, and has been taken over.
         """
         values = {
             "unit": unit.name,
@@ -75,11 +72,7 @@ class UnitStore:
         return marker if marker and marker["fingerprint"] == unit.fingerprint else None
 
     def record(self, unit: Unit) -> dict[str, Any]:
-        """Return the record of a finished unit.
-
-        Raises:
-            PrismError: The unit is not done.
-        """
+        """Return the record of a unit that must be done."""
         marker = self.marker(unit)
         if marker is None:
             raise PrismError(f"{unit.stage} unit {unit.name} is not done; run that stage first")
@@ -135,11 +128,7 @@ class UnitStore:
                 del self._held[unit.marker]
 
     def check_held(self, unit: Unit) -> None:
-        """Check that a unit which this process holds has not been taken over.
-
-        Raises:
-            LeaseLostError: The unit has been taken over.
-        """
+        """Check that a unit which this process holds has not been taken over; see `Lease`."""
         if unit.marker in self._held:
             self._held[unit.marker].check()
 

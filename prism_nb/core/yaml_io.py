@@ -102,34 +102,18 @@ class YamlFolder:
         return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
     def path(self, name: str) -> Path:
-        """Return the file of a name.
-
-        Raises:
-            UsageError: There is no such file.
-        """
+        """Return the file of a name."""
         if name not in self.names():
             raise UsageError(f"unknown {self.kind} {name!r}; {suggest(name, self.names())}")
         return self.folder / f"{name}.yaml"
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return the values in the file of a name.
-
-        Raises:
-            UsageError: There is no such file, or it is not valid.
-        """
+        """Return the values in the file of a name."""
         return read_mapping(self.path(name), where=f"{self.kind} {name}")
 
 
 def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
-    """Read a YAML file that holds names and values.
-
-    Args:
-        path: The file.
-        where: Name of the file in messages.
-
-    Raises:
-        UsageError: The file cannot be read, is not valid YAML, or holds something else.
-    """
+    """Read a YAML file of names and values; `where` is its name in messages."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_MAX_CHARACTERS + 1)
@@ -144,11 +128,7 @@ def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
 
 
 def read_lines(path: Path, *, where: str) -> list[str]:
-    """Read the lines of a text file, without empty ones and those that begin with `#`.
-
-    Raises:
-        UsageError: The file cannot be read, or is not text.
-    """
+    """Read the lines of a text file, without empty ones and those that begin with `#`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -158,11 +138,7 @@ def read_lines(path: Path, *, where: str) -> list[str]:
 
 
 def read_yaml(text: str, *, where: str) -> Any:
-    """Read one YAML document safely.
-
-    Raises:
-        UsageError: The text is not valid YAML, or uses an alias; the message gives the line.
-    """
+    """Read one YAML document safely; a refusal gives the line."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (LookupError, AttributeError):  # PyYAML's errors for `!!bool x`, without a line
