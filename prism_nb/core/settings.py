@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from prism_nb.core.errors import UsageError, suggest
@@ -306,33 +308,33 @@ class Settings(StrictModel):
     @classmethod
     def fields(cls) -> dict[str, FieldInfo]:
         """Return every setting by its flat name."""
-        return {name: _field_at(path) for name, path in _paths().items()}
+        return {name: field for name, (_, field) in _places().items()}
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, where: str) -> Self:
         """Build settings from plain values by flat name; see `StrictModel.parse`."""
-        paths = _paths()
-        unknown = [name for name in values if name not in paths]
+        unknown = [name for name in values if name not in _places()]
         if unknown:
-            lines = [f"unknown setting {name!r}; {suggest(name, paths)}" for name in unknown]
+            lines = [f"unknown setting {name!r}; {suggest(name, _places())}" for name in unknown]
             raise UsageError(f"{where}: " + "; ".join(lines))
         nested: dict[str, Any] = {}
         for name, value in values.items():
-            *section, field = paths[name]
+            *section, field = _places()[name][0]
             (nested.setdefault(section[0], {}) if section else nested)[field] = value
         return super().parse(nested, where=where)
 
     @classmethod
     def location(cls, loc: tuple[str | int, ...]) -> str:
         """Return the flat name of a place in the nested values, for messages."""
-        flat: dict[tuple[str | int, ...], str] = {path: name for name, path in _paths().items()}
-        head = next((n for n in (2, 1) if loc[:n] in flat), 0)
-        return ".".join([flat.get(loc[:head], ""), *map(str, loc[head:])]).strip(".")
+        for name, (place, _) in _places().items():
+            if loc[: len(place)] == place:
+                return ".".join([name, *map(str, loc[len(place) :])])
+        return super().location(loc)
 
     def plain(self) -> dict[str, Any]:
         """Return the plain values by flat name."""
         values = self.model_dump(mode="json")
-        return {name: _value_at(values, path) for name, path in _paths().items()}
+        return {name: reduce(getitem, place, values) for name, (place, _) in _places().items()}
 
     def replace(self, **changes: Any) -> Settings:
         """Return a validated copy with some values changed, by flat name."""
@@ -383,19 +385,14 @@ class Settings(StrictModel):
 
     # -- checks ------------------------------------------------------------------------------
 
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
-            raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
-        return device
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_lists()
         self._check_networks()
         self._check_labels()
         self._check_variants()
+        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", self.device):
+            raise ValueError(f"device: {self.device!r} is no device; use auto, cpu, cuda or cuda:N")
         if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
             raise ValueError(
                 f"micro_batch_size: {self.micro_batch_size} is more than batch_size "
@@ -404,20 +401,14 @@ class Settings(StrictModel):
         return self
 
     def _check_lists(self) -> None:
-        for name, field in Settings.fields().items():
-            if field.annotation == Names:
-                values = _value_at(self, _paths()[name])
-                doubled = sorted({value for value in values if values.count(value) > 1})
-                if doubled:
-                    raise ValueError(f"{name}: {', '.join(doubled)} is named twice")
+        for name, value in self.plain().items():
+            if Settings.fields()[name].annotation == Names and len(set(value)) < len(value):
+                doubled = ", ".join(sorted(name for name in set(value) if value.count(name) > 1))
+                raise ValueError(f"{name}: {doubled} is named twice")
         for name in ("teachers", "methods", "students"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: name at least one")
-        for name in self.recipes:
-            if name not in self.methods:
-                raise ValueError(
-                    f"recipes: {name!r} is not among the methods; {suggest(name, self.methods)}"
-                )
+        _check_known("recipes", self.recipes, self.methods, "is not among the methods")
         for name in self.methods:
             if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
                 raise ValueError(
@@ -432,11 +423,7 @@ class Settings(StrictModel):
                     f"students: {name!r} names weights, but a student starts untrained; name the "
                     "architecture alone, without @ or a tag"
                 )
-        if self.primary not in self.teachers:
-            raise ValueError(
-                f"primary: {self.primary!r} is not in the pool; "
-                f"{suggest(self.primary, self.teachers)}"
-            )
+        _check_known("primary", [self.primary], self.teachers, "is not in the pool")
         shared = sorted(set(self.teachers) & set(self.holdout_networks))
         if shared:
             raise ValueError(
@@ -448,14 +435,9 @@ class Settings(StrictModel):
                 "holdout_networks: name at least one network to measure diversity with, or name "
                 "a teacher in feature_networks"
             )
-        named = {"label_teachers": self.label.teachers, "feature_networks": self.feature_networks}
-        for setting, networks in named.items():
-            for name in networks:
-                if name not in self.networks:
-                    raise ValueError(
-                        f"{setting}: {name!r} is neither teacher nor holdout network, so it is not "
-                        f"trained; {suggest(name, self.networks)}"
-                    )
+        untrained = "is neither teacher nor holdout network, so it is not trained"
+        _check_known("label_teachers", self.label.teachers, self.networks, untrained)
+        _check_known("feature_networks", self.feature_networks, self.networks, untrained)
 
     def _check_labels(self) -> None:
         protocol_values(self.protocol)  # refuses an unknown name
@@ -474,9 +456,7 @@ class Settings(StrictModel):
             raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
 
     def _check_variants(self) -> None:
-        for name in self.eval_variants:
-            if name not in EVAL_VARIANTS:
-                raise ValueError(f"eval_variants: {name!r} is none; {suggest(name, EVAL_VARIANTS)}")
+        _check_known("eval_variants", self.eval_variants, EVAL_VARIANTS, "is none")
         if "protocol" not in self.eval_variants:
             raise ValueError(
                 "eval_variants: protocol must be among them, since methods are compared by it"
@@ -490,39 +470,30 @@ class Settings(StrictModel):
 
 def group_of(name: str) -> Group | None:
     """Return the group of a setting, by flat name; None for one that decides nothing."""
-    field = Settings.model_fields[_paths()[name][0]]
+    field = Settings.model_fields[_places()[name][0][0]]
     return next((mark for mark in field.metadata if isinstance(mark, Group)), None)
 
 
 def extends(name: str) -> bool:
     """Return whether a setting, by flat name, may change at any time."""
-    return EXTENDS in Settings.fields()[name].metadata
+    return EXTENDS in _places()[name][1].metadata
+
+
+def _check_known(setting: str, names: Iterable[str], valid: Sequence[str], problem: str) -> None:
+    for name in names:
+        if name not in valid:
+            raise ValueError(f"{setting}: {name!r} {problem}; {suggest(name, valid)}")
 
 
 @cache
-def _paths() -> dict[str, tuple[str, ...]]:
-    """Return where each setting is, by flat name: (field,) or (section, field)."""
-    found: dict[str, tuple[str, ...]] = {}
+def _places() -> dict[str, tuple[tuple[str, ...], FieldInfo]]:
+    """Return each setting's place, (field,) or (section, field), and its field, by flat name."""
+    found: dict[str, tuple[tuple[str, ...], FieldInfo]] = {}
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, StrictModel):
             for inner, within in section.model_fields.items():
-                found[within.alias or f"{name}_{inner}"] = (name, inner)
+                found[within.alias or f"{name}_{inner}"] = (name, inner), within
         else:
-            found[name] = (name,)
+            found[name] = (name,), field
     return found
-
-
-def _field_at(path: tuple[str, ...]) -> FieldInfo:
-    field = Settings.model_fields[path[0]]
-    if len(path) == 1:
-        return field
-    section: Any = field.annotation
-    within: FieldInfo = section.model_fields[path[1]]
-    return within
-
-
-def _value_at(values: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        values = values[name] if isinstance(values, dict) else getattr(values, name)
-    return values
