@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,7 @@ def refusal(values: dict[str, Any]) -> str:
         ("1E3", 1000.0),
         ("5.0e-3", 0.005),
         (".5", 0.5),
-        ("-2.", -2.0),
         ("0", 0),
-        ("-7", -7),
         ("+7", 7),
         ("true", True),
         ("False", False),
@@ -57,9 +54,7 @@ def refusal(values: dict[str, Any]) -> str:
         ("~", None),
         ("", None),
         ("on", "on"),
-        ("off", "off"),
         ("yes", "yes"),
-        ("no", "no"),
         ("010", "010"),
         ("0x10", "0x10"),
         ("0o7", "0o7"),
@@ -74,23 +69,16 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert (type(read), read) == (type(value), value)
 
 
-def test_aliases_are_refused_before_they_unfold() -> None:
-    names = "abcdefghijkl"
-    lines = [f"{a}: &{a} [{', '.join([f'*{b}'] * 10)}]" for b, a in pairwise(names)]
-    with pytest.raises(UsageError, match=r"aliases are not read \(\*a\).*line 2"):
-        read_yaml("\n".join(["a: &a [x]", *lines, "ipc: *l"]), where="here")
-
-
 @pytest.mark.parametrize(
     "text",
     [
         "[1",
         "a: b: c",
         "\tx: 1",
-        "!!int x",
         "!!bool x",
-        "!!timestamp x",
         "!!python/name:os.system x",
+        "recipe: {ipc: 1, ipc: 2}",
+        "a: &a [x]\nb: *a",
     ],
 )
 def test_invalid_yaml_is_one_line_that_names_the_source(text: str) -> None:
@@ -101,36 +89,15 @@ def test_invalid_yaml_is_one_line_that_names_the_source(text: str) -> None:
     assert "\n" not in message
 
 
-_NUMBER_LIKE = ["0", "010", "-0", "5\n", "1e-3", ".5", "5.", "0x1F", ".nan", "-.inf", "2024-01-01"]
-
-
-_WORD_LIKE = ["true", "False", "null", "~", "", "on", "yes", "no"]
-
-
-_SYNTAX_LIKE = ["<<", "=", "- a", "a: b", "# a", "!!int 1", "&a", "*a"]
-
-
-_LOOK_ALIKES = st.sampled_from([*_NUMBER_LIKE, *_WORD_LIKE, *_SYNTAX_LIKE])
-
-
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"))
-
-
-_SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | _TEXT
-    | _LOOK_ALIKES
-)
-
-
-_KEYS = _TEXT | _LOOK_ALIKES
-
-
+_LOOK_ALIKES = [
+    *["0", "010", "-0", "5\n", "1e-3", ".5", "5.", "0x1F", ".nan", "-.inf", "2024-01-01"],
+    *["true", "False", "null", "~", "", "on", "yes", "no"],
+    *["<<", "=", "- a", "a: b", "# a", "!!int 1", "&a", "*a"],
+]
+_KEYS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(_LOOK_ALIKES)
+_NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 _VALUES = st.recursive(
-    _SCALARS,
+    st.none() | st.booleans() | _NUMBERS | _KEYS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=4),
     max_leaves=12,
 )
@@ -152,6 +119,8 @@ def test_written_yaml_reads_back_equal(values: dict[str, Any]) -> None:
         ("count", None),
         ("rate", "0.5"),
         ("rate", False),
+        ("rate", float("nan")),
+        ("rate", float("-inf")),
         ("name", 5),
         ("flag", 1),
         ("flag", "true"),
@@ -159,18 +128,11 @@ def test_written_yaml_reads_back_equal(values: dict[str, Any]) -> None:
         ("names", ["a", 1]),
     ],
 )
-def test_other_types_are_refused(field: str, value: object) -> None:
+def test_other_types_and_infinite_numbers_are_refused(field: str, value: object) -> None:
     message = refusal({field: value})
     shown = value[1] if isinstance(value, list) else value
     assert message.startswith(f"here: {field}")
     assert message.endswith(f"got {shown!r}")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_infinite_numbers_are_refused(value: float) -> None:
-    assert refusal({"rate": value}) == (
-        f"here: rate: Input should be a finite number, got {value!r}"
-    )
 
 
 def test_one_message_names_every_problem() -> None:
@@ -181,20 +143,10 @@ def test_one_message_names_every_problem() -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("text", ["ipc: 1\nseed: 0\nipc: 2\n", "recipe: {ipc: 1, ipc: 2}"])
-def test_repeated_keys_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="ipc is repeated"):
-        read_yaml(text, where="here")
-
-
 def test_shared_values_are_written_out() -> None:
     shared = [1, {"x": 2}]
     text = write_yaml({"a": shared, "b": shared})
     assert read_yaml(text, where="here") == {"a": shared, "b": shared}
-
-
-def test_next_line_characters_survive() -> None:
-    assert read_yaml(write_yaml({"name": "a\x85b"}), where="here") == {"name": "a\x85b"}
 
 
 def test_wrong_values_are_shown_and_cut() -> None:
@@ -229,26 +181,15 @@ def test_plain_values_build_an_equal_model() -> None:
     assert Model.parse(model.plain(), where="here") == model
 
 
-@pytest.mark.parametrize("content", [b"", b"- digits\n", b"digits\n"])
-def test_files_of_no_names_and_values_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_of_no_names_and_missing_ones_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_bytes(content)
+    with pytest.raises(UsageError, match="it cannot be read"):
+        read_mapping(path, where="it")
+    path.write_text("")
     with pytest.raises(UsageError, match="it must hold lines of `name: value`"):
-        read_mapping(path, where="it")
-
-
-def test_missing_binary_and_large_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    with pytest.raises(UsageError, match="it cannot be read"):
-        read_mapping(path, where="it")
-    path.write_bytes(b"ipc: \xff\xfe\n")
-    with pytest.raises(UsageError, match="it cannot be read"):
         read_mapping(path, where="it")
     path.write_text("#" * (2**20 - 10) + "\nipc: 1\n")
     assert read_mapping(path, where="it") == {"ipc": 1}
-    path.write_text("#" * 2**20 + "\nipc: 1\n")
-    with pytest.raises(UsageError, match="larger than 1 MiB"):
-        read_mapping(path, where="it")
 
 
 def test_lines_are_read_without_comments_and_byte_order_marks(tmp_path: Path) -> None:
