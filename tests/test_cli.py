@@ -13,22 +13,8 @@ from prism_nb import cli
 from prism_nb.core import fileio
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
-from prism_nb.execution import open_run, pipeline
 from prism_nb.execution.verify import Finding, VerificationReport
-from prism_nb.viz.monitor import start_stage
-from prism_nb.viz.widgets.run_monitor import RunMonitor
 from tests.helpers.command import Result, call
-from tests.helpers.synthesis_run import refresh_until
-
-SHORT: dict[str, Any] = {
-    "teachers": ["test_resnet"],
-    "holdout_networks": [],
-    "feature_networks": ["test_resnet"],
-    "squeeze_epochs": 1,
-    "methods": ["prism"],
-    "recipe": {"iterations": 60},
-    "batch_size": 10,
-}
 
 
 @pytest.fixture
@@ -145,37 +131,6 @@ def test_status_ignores_damaged_events(run: Run, prism: Any) -> None:
     result = prism("status r")
     assert result.code == 0
     assert "unit_start test_resnet" in result.out
-
-
-def test_a_stopped_stage_is_resumed_to_the_same_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, undisturbed = (
-        open_run.open_run(run_name=n, preset="digits_quick", runs_dir=tmp_path, changes=SHORT)
-        for n in ("stopped", "undisturbed")
-    )
-    pipeline.execute(run, "squeeze")
-    pipeline.execute(undisturbed, "squeeze")
-    children: list[subprocess.Popen[bytes]] = []
-
-    def launch(run: Run) -> subprocess.Popen[bytes]:
-        children.append(start_stage(run))
-        return children[-1]
-
-    monkeypatch.setattr("prism_nb.viz.monitor.start_stage", launch)
-    monitor = RunMonitor(run, every=0)
-    monitor.start.click()
-    refresh_until(monitor, "this machine")
-    RunMonitor(run, every=0).stop.click()  # as from another kernel
-    assert children[0].wait(120) == 130
-    assert pipeline.plan(run, "synthesis").counts["damaged"] == 0
-    pipeline.execute(run, "synthesis")
-    pipeline.execute(undisturbed, "synthesis")
-    mine, theirs = (files(r.path / "synthesis/prism/images") for r in (run, undisturbed))
-    assert mine == theirs
-    kinds = [event["event"] for event in run.events.read("synthesis")]
-    assert kinds.count("stopped") == 1
-    assert kinds[-1] == "complete"
 
 
 @pytest.mark.parametrize(

@@ -82,25 +82,14 @@ def workers_of(run: Run) -> list[int]:
     return [owner.process for owner in owners if owner]
 
 
-def test_two_workers_make_the_images_of_one_process(undisturbed: Run, cluster: str) -> None:
-    run = on_ray(undisturbed, "two", workers=2)
-    heard: list[dict[str, Any]] = []
-    outcome = pipeline.execute(run, "synthesis", heard.append)
-    assert hashes(run) == hashes(undisturbed)
-    assert (outcome.made, outcome.skipped) == (4, 0)
-    ends = [event["unit"] for event in heard if event["event"] == "unit_end"]
-    assert sorted(ends) == sorted(unit.name for unit in pipeline.stage_units(run, "synthesis"))
-    assert any(event["event"] == "step" for event in heard)
-    again = pipeline.execute(run, "synthesis")
-    assert (again.made, again.skipped) == (0, 4)
-
-
 def test_a_dead_workers_unit_goes_to_another(undisturbed: Run, cluster: str) -> None:
     run = on_ray(undisturbed, "death", workers=1)
     killer = threading.Thread(target=kill_one_worker, args=[run])
     killer.start()
-    outcome = pipeline.execute(run, "synthesis")
+    heard: list[dict[str, Any]] = []
+    outcome = pipeline.execute(run, "synthesis", heard.append)
     killer.join()
+    assert {event["event"] for event in heard} >= {"unit_start", "step", "unit_end"}
     assert hashes(run) == hashes(undisturbed)
     assert outcome.made == 4
     starts = events(run, "unit_start")

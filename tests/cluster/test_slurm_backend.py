@@ -194,12 +194,6 @@ def test_a_refusal_is_in_sbatchs_own_words(tmp_path: Path, slurm: Path) -> None:
         carry_out(run, units_of(2))
 
 
-def test_missing_commands_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="slurm: Could not detect .srun.*cluster: local"):
-        slurm_backend.require_slurm(run_with(tmp_path, ON_SLURM).settings)
-
-
 def test_missing_submitit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UsageError, match=r"pip install submitit"):

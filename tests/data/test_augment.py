@@ -20,7 +20,6 @@ from prism_nb.data.augment import (
     BatchAugParams,
     TrainAugmentation,
     augment,
-    identity_params,
     render,
     render_batches,
     sample_bbox,
@@ -86,14 +85,6 @@ def test_without_mixing_a_view_is_the_resized_crop() -> None:
         assert torch.allclose(views[row][:, inner, inner], expected[:, inner, inner], atol=1e-4)
 
 
-def test_identity_params_leave_images_as_they_are() -> None:
-    images = torch.randn(7, 3, 16, 16)
-    params = identity_params(7, 16, CPU)
-    assert torch.allclose(render(images, params, torch.arange(7)), images, atol=1e-5)
-    mirrored = replace(params, flip=torch.ones(7, dtype=torch.bool))
-    assert torch.allclose(render(images, mirrored, torch.arange(7)), images.flip(-1), atol=1e-5)
-
-
 def test_cutmix_pastes_the_partners_view_into_the_box() -> None:
     images, mixed = torch.randn(8, 3, 16, 16), params_of(8)
     plain = replace(mixed, mix_bbox=torch.zeros_like(mixed.mix_bbox))
@@ -150,15 +141,6 @@ def test_the_mixed_fraction_is_the_pasted_area_or_the_weight() -> None:
     assert torch.allclose(pasted.mix_fraction(16), torch.tensor(covered))
     assert torch.equal(blended.mix_fraction(16), blended.mix_weight)
     assert not params_of(5, mix="none").mix_fraction(16).any()
-
-
-def test_params_survive_the_way_to_tensors_and_back() -> None:
-    params = params_of(9)
-    stored = params.to_tensors()
-    assert stored["flip"].dtype == torch.uint8
-    back = BatchAugParams.from_tensors({**stored, "logits": torch.zeros(9)})
-    for name, value in vars(params).items():
-        assert torch.equal(getattr(back, name), value)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 16, 17])

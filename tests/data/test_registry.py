@@ -34,11 +34,6 @@ def settings_of(root: Path, **changes: object) -> Settings:
     return with_dataset_hash(load_settings("digits_quick", values))
 
 
-def test_an_unknown_dataset_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean 'cifar100' or 'cifar10'"):
-        open_dataset(load_settings("digits_quick", {"dataset": "cifar1000"}))
-
-
 def test_digits_take_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="digits comes with the kit"):
         open_dataset(load_settings("digits_quick", {"data_dir": str(tmp_path)}))

@@ -40,9 +40,3 @@ def layer_inputs(
     for handle in handles:
         handle.remove()
     return logits, [inputs[layer] for layer in layers]
-
-
-def bn_inputs(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the input of each BN layer, in the network's order."""
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    return layer_inputs(network, layers, images)[1]

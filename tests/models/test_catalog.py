@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from prism_nb.cli import cli
 from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue
 from prism_nb.models.weights import resolve_weights
-from prism_nb.models.zoo import resolve_architecture
+from prism_nb.models.zoo import build_network, network_info, resolve_architecture
 
 ENTRIES = read_catalogue()
 BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -38,9 +38,10 @@ def test_every_entry_is_a_network_with_batch_norm_and_listed_once() -> None:
 def test_known_networks_have_their_known_numbers(
     name: str, bn_layers: int, bn_channels: int, parameters: int
 ) -> None:
-    entry = BY_NAME[name]
-    found = (entry.bn_layers, entry.bn_channels, entry.parameters)
-    assert found == (bn_layers, bn_channels, parameters)
+    built = network_info(name, build_network(name, classes=1000, image_size=224), image_size=224)
+    for found in (BY_NAME[name], built):
+        numbers = (found.bn_layers, found.bn_channels, found.parameters)
+        assert numbers == (bn_layers, bn_channels, parameters)
 
 
 def test_weights_have_names_that_the_kit_takes() -> None:

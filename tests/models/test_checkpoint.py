@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.train import Trainer, new_optimizer
-from prism_nb.models.zoo import build_network
 
 STATE: dict[str, Any] = {
     "tensors": [
@@ -66,34 +64,3 @@ def test_a_damaged_file_is_no_state(path: Path, share: float, rest: bytes) -> No
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))] + rest)
     assert Checkpoint(path, "mine").load() is None
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "mnasnet0_5"])  # the latter needs its version
-def test_a_network_and_its_optimizer_come_back(name: str, tmp_path: Path) -> None:
-    def trainer(seed: int) -> Trainer:
-        torch.manual_seed(seed)
-        network = build_network(name, classes=3, image_size=32).to(
-            memory_format=torch.channels_last
-        )
-        optimizer = new_optimizer(network, "adamw", lr=0.1, weight_decay=0.1)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9)
-        return Trainer(network, optimizer, scheduler, ema=0.5)
-
-    first, second = trainer(0), trainer(1)
-    checkpoint = Checkpoint(tmp_path / "c", "mine", every=0)
-    for epoch in first.epochs(3, checkpoint):
-        if epoch == 1:
-            break
-        first.step(first.network(torch.randn(4, 3, 32, 32)).square().sum())
-        first.scheduler.step()
-    history: list[Any] = []
-    assert next(second.epochs(3, checkpoint, history)) == 1
-    images = torch.randn(4, 3, 32, 32)
-    for each in (first, second):
-        torch.manual_seed(2)  # of dropout
-        each.step(each.network(images).square().sum())
-    for part in ("network", "eval_model"):
-        pairs = zip(
-            getattr(first, part).parameters(), getattr(second, part).parameters(), strict=True
-        )
-        assert all(torch.equal(a, b) for a, b in pairs)

@@ -59,12 +59,13 @@ def train(
     config: dict[str, Any],
     dataset: ImageDataset | None = None,
     *,
+    name: str = "test_byobnet",
     on_step: Callable[[dict[str, Any]], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Tensor]:
     squeeze = Squeeze(**{"weight_decay": 0.05, "lr": 3e-3, **config})
     network = train_network(
-        "test_byobnet", dataset or SomeDigits(), squeeze, CPU, on_step, checkpoint, seed=5
+        name, dataset or SomeDigits(), squeeze, CPU, on_step, checkpoint, seed=5
     )
     return network.state_dict()
 
@@ -94,14 +95,14 @@ def test_training_learns_repeats_and_restores_the_generator() -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("name", "config"),
     [
-        {**ADAMW, "schedule": "cosine", **AUGMENTED},
-        {**SGD, "label_smoothing": 0.1},
+        ("test_byobnet", {**ADAMW, "schedule": "cosine", **AUGMENTED}),
+        ("mnasnet0_5", {**SGD, "label_smoothing": 0.1}),  # whose state needs its version
     ],
 )
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
-    config: dict[str, Any], tmp_path: Path
+    name: str, config: dict[str, Any], tmp_path: Path
 ) -> None:
     checkpoint, steps = Checkpoint(tmp_path / "c", "same", every=0), list[int]()
 
@@ -110,10 +111,12 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, on_step=die, checkpoint=checkpoint)
-    resumed = train(config, on_step=lambda e: steps.append(e["step"]), checkpoint=checkpoint)
+        train(config, name=name, on_step=die, checkpoint=checkpoint)
+    resumed = train(
+        config, name=name, on_step=lambda e: steps.append(e["step"]), checkpoint=checkpoint
+    )
     assert steps == [7, 8, 9]  # the third epoch alone
-    assert equal(train(config), resumed)
+    assert equal(train(config, name=name), resumed)
 
 
 # -- optimizers and loss ---------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -218,16 +217,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, damage: str) -> No
     file.write_bytes(damaged[damage])
     with pytest.raises(UsageError, match=rf"w\{suffix} are damaged or no state dict"):
         read_weights(file)
-
-
-def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
-    torch.save({"x": torch.zeros(10**6)}, tmp_path / "a.pth")
-    compressed = tmp_path / "w.pth"
-    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(compressed, "w") as target:
-        for part in source.infolist():
-            target.writestr(part.filename, source.read(part), zipfile.ZIP_DEFLATED)
-    with pytest.raises(UsageError, match=r"w\.pth are damaged"):
-        read_weights(compressed)
 
 
 def test_another_hash_and_no_file_are_refused(tmp_path: Path) -> None:

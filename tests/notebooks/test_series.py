@@ -60,14 +60,6 @@ def test_every_notebook_is_kept_without_errors(run: Path) -> None:
                 assert output.get("name") != "stderr", output
 
 
-def test_the_distilled_set_is_an_image_folder_in_class_order(run: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
-    folder = ImageFolder(str(run / "synthesis" / "prism" / "images"))
-    assert len(folder) == 20
-    assert [target for _, target in folder.samples] == [c for c in range(10) for _ in range(2)]
-
-
 def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
     before, report = markers(run), run / "figures" / "report.html"
     assert len(before) == 5 + 3 + 3 + 12

@@ -28,17 +28,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_teachers_of_equal_settings_alone_are_reused(undisturbed: Run) -> None:
-    reuse = new_run(undisturbed.path.parent, "reuse", recipe={"iterations": 5})
-    other = new_run(undisturbed.path.parent, "other", squeeze_lr=1e-3)
-    for unit in pipeline.stage_units(reuse, "squeeze"):
-        assert reuse.units.record(unit)["reused_from"] == "undisturbed"
-        weights = unit.params["weights"]
-        assert reuse.file(weights).read_bytes() == undisturbed.file(weights).read_bytes()
-    for unit in pipeline.stage_units(other, "squeeze"):
-        assert other.units.record(unit)["reused_from"] is None
-
-
 # Kills its own process at a unit's step once another unit is done.
 DYING = """
 import os, signal, sys
@@ -77,26 +66,6 @@ def test_units_do_not_depend_on_their_order(undisturbed: Run) -> None:
     units = pipeline.stage_units(run, "synthesis")[::-1]
     run_units(run, units, pipeline.STAGES["synthesis"].run_unit, lambda event: None)
     assert image_hashes(run) == image_hashes(undisturbed)
-
-
-def test_interrupted_labels_keep_their_whole_epochs(undisturbed: Run) -> None:
-    run, seen = undisturbed, 0
-
-    def stop_in_the_middle(event: dict[str, Any]) -> None:
-        nonlocal seen
-        seen = event.get("step", seen)
-        if seen == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.execute(run, "relabel", stop_in_the_middle)
-    files = sorted(run.path.glob("labels/prism/*.safetensors"))
-    assert len(files) == 4
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
-    pipeline.execute(run, "relabel")
-    assert len(sorted(run.path.glob("labels/prism/*.safetensors"))) == run.settings.label.epochs
-    for path, (changed, content) in before.items():
-        assert (path.stat().st_mtime_ns, path.read_bytes()) == (changed, content)
 
 
 def test_a_stage_whose_inputs_are_missing_is_refused(undisturbed: Run) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from copy import deepcopy
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from prism_nb.core.units import image_batches
 from prism_nb.data.augment import augment, sample_augmentation
 from prism_nb.synthesis.loop import ImageOptimizer, min_crop_area, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.objective import image_priors
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism, step_of
+from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism
 from tests.helpers.teachers import teacher_of
 
 NAMES = ("test_resnet", "test_byobnet")
@@ -88,16 +86,11 @@ def literal_recover(initial: Tensor, start_steps: list[int], recipe: Recipe) -> 
 @pytest.mark.parametrize("start_steps", [[0, 0, 0, 0], [0, 0, 2, 3], [0, 1, 2, 3]])
 def test_recover_is_adam_with_a_cosine_and_a_clamp(views: str, start_steps: list[int]) -> None:
     recipe = prism(iterations=5, crop_min=0.3, flip=True, jitter=4, views=views)
-    images = recover(optimizer_of(recipe, initial_of(), start_steps=start_steps))
-    assert torch.allclose(images, literal_recover(initial_of(), start_steps, recipe), atol=1e-8)
-
-
-def test_initial_images_stay_and_every_image_changes() -> None:
-    initial = initial_of(double=False)
-    images = recover(optimizer_of(prism(), initial))
-    assert torch.equal(initial, initial_of(double=False))
-    assert ((images - initial).abs().flatten(1).amax(1) > 0).all()
-    assert not images.requires_grad
+    initial = initial_of()
+    images = recover(optimizer_of(recipe, initial, start_steps=start_steps))
+    assert torch.equal(initial, initial_of())
+    assert torch.allclose(images, literal_recover(initial, start_steps, recipe), atol=1e-8)
+    assert images.abs().max() == BOUND
 
 
 def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
@@ -107,41 +100,12 @@ def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
     assert steps == [3, 4]
 
 
-def test_images_stay_within_the_pixel_bounds() -> None:
-    images = recover(optimizer_of(prism(lr=5.0), initial_of(double=False)))
-    assert (images.min(), images.max()) == (-BOUND, BOUND)
-
-
-def test_recover_lowers_the_loss_and_priors_smooth() -> None:
-    initial = initial_of(double=False)
-    plain = recover(optimizer_of(prism(iterations=30), initial))
-    smooth = recover(optimizer_of(prism(iterations=30, tv_l1=100.0), initial))
-    objective = objective_of(prism(), *(teacher_of(name) for name in NAMES))
-
-    def loss(images: Tensor) -> float:
-        return step_of(objective, images, NAMES[:1], NAMES).value
-
-    assert loss(plain) < 0.95 * loss(initial)
-    assert image_priors(smooth)["tv/images"] < image_priors(plain)["tv/images"]
-
-
 def test_groups_of_teachers_take_turns() -> None:
     schedule = TeacherSchedule(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
     optimizer = optimizer_of(prism(iterations=6), initial_of(double=False), schedule=schedule)
     seen: list[set[str]] = []
     recover(optimizer, [lambda _, losses: seen.append({n for n in losses if n[:3] == "bn/"})])
     assert seen == [{"bn/test_resnet"}] * 2 + [{"bn/test_byobnet"}] * 2 + [{"bn/test_resnet"}] * 2
-
-
-def test_state_dict_resumes_bit_for_bit() -> None:
-    recipe = prism(iterations=6, crop_min=0.3, flip=True, jitter=4, stats_ema=0.4)
-    first = optimizer_of(recipe, initial_of(double=False), start_steps=[0, 0, 2, 4])
-    for _ in range(3):
-        first.take_step()
-    state = deepcopy(first.state_dict())
-    second = optimizer_of(recipe, torch.zeros(4, 3, 32, 32), start_steps=[0, 0, 2, 4])
-    second.load_state_dict(state)
-    assert torch.equal(recover(first), recover(second))
 
 
 @pytest.mark.parametrize("schedule", ["fixed", "curriculum"])
