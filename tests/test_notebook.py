@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from prism_nb import notebook as nb
-from prism_nb.core.errors import UsageError
+from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.lock import LeaseLostError
 from prism_nb.core.run import Run
+from prism_nb.headless import cell_error
 from prism_nb.viz.html import EncodedImage
 from tests.helpers.evaluated_run import evaluated_run
 
@@ -93,14 +95,9 @@ def test_figures_are_saved_where_the_folder_is_writable(
         assert evaluated.file(f"figures/{name}").is_file() == writable
 
 
-def test_an_unknown_parameter_of_a_cell_is_refused(run: Run) -> None:
-    namespace = {
-        "run_name": run.name,
-        "runs_dir": str(run.path.parent),
-        "In": ["# Parameters\nsqeeze_epochs: int = 3"],
-    }
-    with pytest.raises(UsageError, match="unknown parameter 'sqeeze_epochs'; did you mean"):
-        nb.open_run(namespace)
+def test_a_lost_lease_is_named_by_its_message_alone() -> None:
+    error = cell_error(LeaseLostError.__name__, "taken over")
+    assert (type(error), str(error)) == (PrismError, "taken over")
 
 
 def test_an_opened_run_shows_its_settings(run: Run, displayed: list[Any]) -> None:

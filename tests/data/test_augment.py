@@ -188,16 +188,6 @@ def test_augmenting_equals_the_plain_way(
     assert torch.allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_whole_views_are_the_identity(dtype: torch.dtype) -> None:
-    images = torch.randn(3, 3, 32, 32, dtype=dtype)
-    whole = AugParams((0, 0, 32, 32))
-    for views in ([whole], [whole] * 3):
-        found = augment(images, views)
-        assert torch.equal(found, images)
-        assert found.dtype == dtype
-
-
 def test_the_memory_layout_of_images_does_not_matter() -> None:
     images = torch.randn(2, 3, 16, 16)
     view = AugParams((3, 1, 9, 12), True, (5, 2))

@@ -6,7 +6,7 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,54 +75,56 @@ def test_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert (read_image(tmp_path / "a.jpg", 14) == expected).all()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_composited_over_white(tmp_path: Path, mode: str) -> None:
-    pixels = np.asarray(picture(2, 32, 32, mode)).astype(np.float64)
-    picture(2, 32, 32, mode).save(tmp_path / "a.png")
+def over_white(pixels: np.ndarray) -> np.ndarray:
     alpha = pixels[..., -1:] / 255
-    over = pixels[..., :-1] * alpha + 255 * (1 - alpha)
-    mine = read_image(tmp_path / "a.png", 28).astype(np.float64)
-    assert np.abs(mine - over[2:30, 2:30]).max() <= 1
+    return pixels[..., :-1] * alpha + 255 * (1 - alpha)
 
 
-def test_a_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
-    image = Image.new("P", (16, 16), 1)
+def palette_image() -> Image.Image:
+    """Return an image whose upper half is of a transparent colour."""
+    image = Image.new("P", (32, 32), 1)
     image.putpalette([10, 20, 30, 200, 100, 50])
-    image.paste(0, (0, 0, 16, 8))
-    image.save(tmp_path / "a.png", transparency=0)
-    mine = read_image(tmp_path / "a.png", 14)
-    assert (mine[0, 0] == 255).all()
-    assert mine[13, 0].tolist() == [200, 100, 50]
+    image.paste(0, (0, 0, 32, 16))
+    image.info["transparency"] = 0
+    return image
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_grey_two_tone_and_palette_images_keep_their_colours(tmp_path: Path, mode: str) -> None:
-    grey = picture(3, 16, 16, "L").point(lambda v: 255 if v > 99 else 0)
-    grey.convert(mode).save(tmp_path / "a.png")
-    expected = literal(np.repeat(np.asarray(grey)[..., None], 3, axis=2), 14)
-    assert (read_image(tmp_path / "a.png", 14) == expected).all()
+GREY = picture(3, 32, 32, "L").point(lambda v: 255 if v > 99 else 0)
+DEEP = np.random.default_rng(5).integers(0, 65536, (32, 32)).astype(np.uint16)
 
 
-def test_sixteen_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
-    levels = np.random.default_rng(5).integers(0, 65536, (32, 32)).astype(np.uint16)
-    Image.fromarray(levels).save(tmp_path / "a.png")
-    mine = read_image(tmp_path / "a.png", 28)
-    assert (mine == (levels // 256)[2:30, 2:30, None]).all()
-
-
-def test_cmyk_becomes_the_colours_it_prints(tmp_path: Path) -> None:
-    Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
-    mine = read_image(tmp_path / "a.jpg", 28).astype(int)
-    assert np.abs(mine - [255, 0, 0]).max() <= 3
-
-
-def test_webp_and_a_wrong_suffix_are_read_by_content(tmp_path: Path) -> None:
-    image = picture(6, 32, 32)
-    image.save(tmp_path / "a.webp", lossless=True)
-    image.save(tmp_path / "b.JPEG", format="PNG")
-    cropped = np.asarray(image)[2:30, 2:30]
-    assert (read_image(tmp_path / "a.webp", 28) == cropped).all()
-    assert (read_image(tmp_path / "b.JPEG", 28) == cropped).all()
+@pytest.mark.parametrize(
+    ("image", "suffix", "expected", "tolerance"),
+    [
+        (picture(2, 32, 32, "RGBA"), "png", over_white, 1),
+        (picture(2, 32, 32, "LA"), "png", over_white, 1),
+        (palette_image(), "png", lambda a: np.array([[255] * 3, [200, 100, 50]])[a], 0),
+        (GREY.convert("1"), "png", lambda a: 255 * a[..., None], 0),
+        (GREY, "png", lambda a: a[..., None], 0),
+        (GREY.convert("P"), "png", lambda a: a[..., None], 0),
+        (Image.fromarray(DEEP), "png", lambda a: a[..., None] // 256, 0),
+        (
+            Image.new("CMYK", (32, 32), (0, 255, 255, 0)),
+            "jpg",
+            lambda a: a[..., :3] * 0 + [255, 0, 0],
+            3,
+        ),
+        (picture(6, 32, 32), "webp", lambda a: a, 0),
+    ],
+)
+def test_images_of_every_mode_become_rgb(
+    tmp_path: Path,
+    image: Image.Image,
+    suffix: str,
+    expected: Callable[[np.ndarray], np.ndarray],
+    tolerance: int,
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, quality=95, lossless=True)
+    found = read_image(path, 28).astype(float)
+    assert np.abs(found - expected(np.asarray(image))[2:30, 2:30]).max() <= tolerance
+    wrong = path.rename(tmp_path / "b.tiff")
+    assert (read_image(wrong, 28) == found).all()
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -36,16 +36,6 @@ def test_cka_is_its_formula(seed: int, width: int, other: int) -> None:
     assert linear_cka(x, y) == pytest.approx(linear_cka(y, x), abs=1e-12)
 
 
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100))
-def test_cka_does_not_see_rotations_scales_and_shifts(seed: int, scale: float) -> None:
-    x, y = features(seed, 5), features(seed + 1, 7)
-    turn = torch.linalg.qr(features(seed + 2, 5, 5)).Q
-    assert linear_cka(scale * x @ turn - 2, y) == pytest.approx(linear_cka(x, y), abs=1e-9)
-    assert linear_cka(x, x @ turn) == pytest.approx(1)
-    assert linear_cka(x, x * torch.tensor([100.0, 1, 1, 1, 1])) < 1
-
-
 def test_cka_of_orthogonal_signals_is_0_and_of_constant_ones_no_number() -> None:
     x = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
     y = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])

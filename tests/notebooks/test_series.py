@@ -118,24 +118,6 @@ def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
     assert "last event" in status.stdout
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "synthesis/prism/images/00003/00003_0001.png",
-        "labels/prism/epoch_0001.safetensors",
-        "teachers/test_byobnet.safetensors",
-    ],
-)
-def test_a_damaged_file_is_named_and_made_again(run: Path, runs: Path, path: str) -> None:
-    whole = (run / path).read_bytes()
-    (run / path).write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
-    verify = prism("verify", "digits_quick", runs=runs)
-    assert verify.returncode == 1
-    assert f"{Path(path).name} has changed" in verify.stdout
-    assert prism("run", "digits_quick", runs=runs).returncode == 0
-    assert (run / path).read_bytes() == whole
-
-
 def test_a_further_method_joins_the_run_and_the_rest_is_kept(run: Path, runs: Path) -> None:
     before = markers(run)
     more = "methods=[prism, sre2l, random_real]"

@@ -27,14 +27,10 @@ DIGITS = Digits(32)
 DIGITS_8 = Digits(8)
 
 
-def start(kind: str, batch: ImageBatch, *, seed: int = 0, unit: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(unit)
-    recipe = load_recipe("prism", {"init": kind})
-    return initial_images(recipe, batch, DIGITS, seed=seed, generator=generator)
-
-
 def test_real_images_come_in_file_order() -> None:
-    images = start("real", ImageBatch((2, 4), (3, 5)))
+    recipe, generator = load_recipe("prism", {"init": "real"}), torch.Generator()
+    batch = ImageBatch((2, 4), (3, 5))
+    images = initial_images(recipe, batch, DIGITS, seed=0, generator=generator)
     indices = [
         DIGITS.class_indices("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)
     ]

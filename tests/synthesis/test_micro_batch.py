@@ -85,17 +85,6 @@ def test_single_precision_stays_close() -> None:
     assert_same(second_step(names, 2, double=False), second_step(names, 0, double=False), 1e-3)
 
 
-def test_independent_micro_batches_would_be_wrong() -> None:
-    """The average of micro-batch gradients is another gradient, or the two passes were needless."""
-    whole = second_step(["test_resnet"], 0)
-    backward = MicroBatchedBackward(objective_of(["test_resnet"]))
-    gradients = []
-    for images, labels in zip(images_of().split(2), LABELS.split(2), strict=True):
-        step = StepResult(backward, images, ["test_resnet"], ["test_resnet"], labels, AUG)
-        gradients.append(step.gradient * len(labels) / len(LABELS))
-    assert relative_error(torch.cat(gradients), whole.gradient) > 1e-2
-
-
 def too_large(_: object, inputs: tuple[Tensor, ...]) -> None:
     if len(inputs[0]) > 2:
         raise torch.OutOfMemoryError("out of memory")
