@@ -13,7 +13,6 @@ from prism_nb.core.config import (
     build_settings,
     load_settings,
     parse_assignments,
-    read_settings,
     short_hash,
 )
 from prism_nb.core.errors import UsageError
@@ -47,13 +46,6 @@ def test_changes_replace_values_and_merge_into_dicts() -> None:
     assert load_settings("digits_quick") == before
 
 
-def test_a_config_of_an_older_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("squeeze_optimiser: sgd\nipc: 1\n")
-    with pytest.raises(UsageError, match=r"\(squeeze_optimiser\).*older version; begin a new run"):
-        read_settings(path)
-
-
 # -- assignments -----------------------------------------------------------------------------
 
 
@@ -63,10 +55,8 @@ def test_a_config_of_an_older_version_is_refused(tmp_path: Path) -> None:
         ((), {}),
         (("ipc=5",), {"ipc": 5}),
         (("squeeze_lr=1e-3",), {"squeeze_lr": 0.001}),
-        (("label_flip=false",), {"label_flip": False}),
         (("device=cuda:1",), {"device": "cuda:1"}),
         (("teachers=[a, b]",), {"teachers": ["a", "b"]}),
-        (("holdout_networks=[]",), {"holdout_networks": []}),
         (("recipe={lr: 0.1}",), {"recipe": {"lr": 0.1}}),
         (("recipe.lr=0.1", "recipe.jitter=2"), {"recipe": {"lr": 0.1, "jitter": 2}}),
         (("recipes.prism.lr=0.1",), {"recipes": {"prism": {"lr": 0.1}}}),
@@ -78,15 +68,6 @@ def test_assignments_become_changes(assignments: tuple[str, ...], changes: dict[
     assert parse_assignments(assignments) == changes
 
 
-@pytest.mark.parametrize("later", ["recipe={jitter: 2}", "recipe=5"])
-def test_assignments_never_drop_an_earlier_part(later: str) -> None:
-    try:
-        changes = parse_assignments(("recipe.lr=0.1", later))
-    except UsageError:
-        return
-    assert changes["recipe"] == {"lr": 0.1, "jitter": 2}
-
-
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
@@ -94,6 +75,7 @@ def test_assignments_never_drop_an_earlier_part(later: str) -> None:
         (["=5"], "--set '=5': write name=value"),
         (["recipe..lr=5"], "--set 'recipe..lr=5': write name=value"),
         (["recipe=5", "recipe.lr=1"], "recipe is set to a plain value as well"),
+        (["recipe.lr=1", "recipe={jitter: 2}"], "recipe is set in parts as well"),
         (["teachers=[a"], "--set teachers is not valid YAML"),
     ],
 )
@@ -146,10 +128,7 @@ def test_folders_of_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert config.default_runs_dir() == tmp_path / "elsewhere"
 
 
-@pytest.mark.parametrize("other", [{"a": [2, 1]}, {"a": [1, 2.0]}, {"a": ["1", 2]}, {"b": [1, 2]}])
-def test_hashes_differ_for_different_values(other: dict[str, Any]) -> None:
-    assert short_hash({"a": [1, 2]}) != short_hash(other)
-
-
-def test_hashes_do_not_depend_on_the_order_of_keys() -> None:
+def test_hashes_depend_on_everything_but_the_order_of_keys() -> None:
     assert short_hash({"a": {"x": 1, "y": (2,)}}) == short_hash({"a": {"y": [2], "x": 1}})
+    for other in ({"a": [2, 1]}, {"a": [1, 2.0]}, {"a": ["1", 2]}, {"b": [1, 2]}):
+        assert short_hash({"a": [1, 2]}) != short_hash(other)

@@ -85,11 +85,6 @@ def test_settings_override_their_protocol(name: str) -> None:
     )
 
 
-def test_a_protocol_must_be_a_name() -> None:
-    with pytest.raises(UsageError, match="protocol: a name is needed, got 3"):
-        load_settings("digits_quick", {"protocol": 3})
-
-
 # -- pools -----------------------------------------------------------------------------------
 
 

@@ -39,27 +39,20 @@ def test_every_setting_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"),
-    [("ipcc", "ipc"), ("squeeze_epoch", "squeeze_epochs"), ("squeeze", "squeeze_lr")],
-)
-def test_unknown_names_are_refused_with_the_nearest(wrong: str, right: str) -> None:
-    assert f"unknown setting {wrong!r}; did you mean {right!r}" in refusal({wrong: 1})
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ipc": "5"}, "ipc: Input should be a valid integer, got '5'"),
+        ({"squeeze_epoch": 1}, "unknown setting 'squeeze_epoch'; did you mean 'squeeze_epochs'"),
+        ({"squeeze": 1}, "unknown setting 'squeeze'; did you mean 'squeeze_lr'"),
         ({"squeeze_lr": "fast"}, "squeeze_lr: Input should be a valid number, got 'fast'"),
         ({"squeeze_lr": 0.0}, "squeeze_lr: Input should be greater than 0, got 0.0"),
-        ({"label_flip": 1}, "label_flip: Input should be a valid boolean, got 1"),
-        ({"ce_weight": -1}, "ce_weight: Input should be greater than or equal to 0, got -1"),
         ({"label_mix": "mosaic"}, "label_mix: Input should be 'cutmix', 'mixup' or 'none'"),
         ({"teachers": [1]}, "teachers.0: Input should be a valid string, got 1"),
         ({"recipes": {"prism": 5}}, "recipes.prism: Input should be a mapping of names, got 5"),
     ],
 )
-def test_wrong_values_are_refused_by_flat_name(changes: dict[str, Any], message: str) -> None:
+def test_wrong_names_and_values_are_refused_by_flat_name(
+    changes: dict[str, Any], message: str
+) -> None:
     assert message in refusal(changes)
 
 
@@ -153,17 +146,14 @@ def test_changes_to_one_recipe_override_changes_to_all() -> None:
             "primary_half needs the primary among label_teachers",
         ),
         ({"protocol": "sre2"}, "unknown protocol 'sre2'; did you mean 'sre2l'"),
+        ({"protocol": 3}, "protocol: a name is needed, got 3"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     assert message in refusal(changes)
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
-def test_device_names_are_accepted(device: str) -> None:
-    assert load_settings("digits_quick", {"device": device}).device == device
-
-
 @pytest.mark.parametrize("device", ["gpu", "", "CUDA", "cuda:x", "cuda:-1", "cpu:0", "cuda:٣"])
-def test_other_device_names_are_refused(device: str) -> None:
+def test_names_of_no_device_are_refused(device: str) -> None:
+    assert load_settings("digits_quick", {"device": "cuda:12"}).device == "cuda:12"
     assert f"{device!r} is no device; use auto, cpu" in refusal({"device": device})
