@@ -22,6 +22,7 @@ from prism_nb.execution.exchange import import_images
 from prism_nb.execution.open_run import load_run, open_run
 from prism_nb.execution.study import StudyFolder
 from prism_nb.models.weights import to_safetensors
+from tests.helpers.dangerous import Dangerous
 from tests.helpers.image_sets import SETTINGS, picture, write_set
 from tests.helpers.image_trees import make_tree
 
@@ -152,16 +153,6 @@ def test_image_folders(tmp_path: Path, spoil: Callable[[Path], object], message:
     changes = {"dataset": "folder", "data_dir": str(root)}
     changes |= {"image_size": 16, "squeeze_batch": 2}
     assert message in refusal(begin(changes), tmp_path)
-
-
-class Dangerous:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self._path,))
 
 
 def of_network(name: str, classes: int = 10) -> bytes:

@@ -138,23 +138,10 @@ def test_a_head_of_other_classes_is_refused(tmp_path: Path, torchvision_file: Pa
 # -- fit -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("saved_as", "opened_as", "message"),
-    [
-        (
-            "test_resnet",
-            "test_byobnet",
-            r"not of 'test_byobnet': .*Missing key.*stem\.conv\.weight",
-        ),
-        ("resnet18", "resnet18", r"size mismatch for conv1\.weight"),  # a stem for small images
-    ],
-)
-def test_weights_of_another_architecture_are_refused(
-    saved_as: str, opened_as: str, message: str, tmp_path: Path
-) -> None:
-    saved(tmp_path / "w.pth", saved_as, size=64)
-    with pytest.raises(UsageError, match=message):
-        open_pretrained(f"{opened_as}@{tmp_path / 'w.pth'}", Noise("abc", size=96))
+def test_weights_with_another_stem_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "w.pth", "resnet18", size=64)  # a stem for small images
+    with pytest.raises(UsageError, match=r"size mismatch for conv1\.weight"):
+        open_pretrained(f"resnet18@{tmp_path / 'w.pth'}", Noise("abc", size=96))
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from prism_nb.models.weights import (
     resolve_weights,
     to_safetensors,
 )
+from tests.helpers.dangerous import Dangerous
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.ones(2)}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -147,16 +147,6 @@ def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None
 # -- content ---------------------------------------------------------------------------------
 
 
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch {self.mark}",)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -177,9 +167,9 @@ def test_wrappers_and_prefixes_are_understood(content: dict[str, Any], tmp_path:
 def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int | str) -> None:
     mark, file = tmp_path / "ran", tmp_path / "evil.pth"
     if protocol == "archive":
-        torch.save({**WEIGHTS, "x": Evil(mark)}, file)
+        torch.save({**WEIGHTS, "x": Dangerous(mark)}, file)
     else:
-        file.write_bytes(pickle.dumps(Evil(mark), protocol=protocol))
+        file.write_bytes(pickle.dumps(Dangerous(mark), protocol=protocol))
     with pytest.raises(UsageError, match=r"evil\.pth .*more than tensors") as caught:
         read_weights(file)
     assert not mark.exists()

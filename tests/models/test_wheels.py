@@ -26,20 +26,11 @@ from prism_nb.models import weights, wheels
 from prism_nb.models.squeeze import run_unit
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
+from tests.helpers.dangerous import Dangerous
 
 NETWORK = "squeezenet1_1"
 MEMBER = "tiny_weights/net.pth"
 FOOLBOX_SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
-
-
-class Touch:
-    """A pickled object whose unpickling would create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -125,7 +116,7 @@ def test_other_wheels_are_refused(publish: Any, changes: dict[str, str], message
 
 
 def test_code_in_a_wheel_does_not_run(publish: Any, tmp_path: Path) -> None:
-    publish({"weight": Touch(tmp_path / "ran")})
+    publish({"weight": Dangerous(tmp_path / "ran")})
     with pytest.raises(UsageError, match="holds more than tensors"):
         wheels.download_state_dict(NETWORK)
     assert not (tmp_path / "ran").exists()
