@@ -119,7 +119,9 @@ def test_every_format_goes_through_a_file_of_the_planned_size(tmp_path: Path, ki
     assert loaded.logits is not None
     assert torch.equal(loaded.logits, decode(encode(logits, kind, top_k=9), CLASSES))
     for name, value in vars(params).items():
-        assert torch.equal(getattr(loaded.params, name), value)
+        found = getattr(loaded.params, name)
+        assert found.dtype == value.dtype
+        assert torch.equal(found, value)
 
 
 Damage = Callable[[bytes], bytes]
