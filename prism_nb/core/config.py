@@ -108,9 +108,8 @@ def build_settings(values: dict[str, Any], *, where: str) -> Settings:
     """Build settings, and check every method's recipe with them."""
     settings = Settings.parse(expand_pool(values), where=where)
     for method in settings.methods:
-        check_recipe(
-            method, settings.recipe_of(method), settings.primary, settings.teachers, settings.ipc
-        )
+        recipe = settings.recipe_of(method)
+        check_recipe(method, recipe, settings.primary, settings.teachers, settings.ipc)
     return settings
 
 

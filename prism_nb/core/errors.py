@@ -26,16 +26,10 @@ class UsageError(PrismError):
     exit_code = 2
 
 
-def suggest(name: str, valid: Iterable[str], *, most: int = 3) -> str:
-    """Return "did you mean ..." for a mistyped name, or the list of what is valid.
-
-    Args:
-        name: What the user wrote.
-        valid: The names that exist.
-        most: The number of near names to offer.
-    """
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Return "did you mean ..." for a mistyped name, or the list of what is valid."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not names:

@@ -16,11 +16,7 @@ _YEAR_9999 = 253_402_300_799  # its last second, the latest that calendars can w
 
 
 class EventLog:
-    """The events of a run's stages, in `events/<stage>.jsonl`.
-
-    Args:
-        folder: The run's `events` folder.
-    """
+    """The events of a run's stages, in `<stage>.jsonl` of its `events` folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -50,9 +50,6 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: The file; its folder is made where it is missing.
         write: Writes the content to a new file; called once.
-
-    Raises:
-        PrismError: The folder cannot be written, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

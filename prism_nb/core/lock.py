@@ -56,11 +56,7 @@ class Locks:
         return self.lease(f"{stage}.json", stage)
 
     def check_free(self, stage: str) -> None:
-        """Check that no process runs a stage.
-
-        Raises:
-            LeaseHeldError: A process runs it.
-        """
+        """Check that no process runs a stage."""
         owner = self.driver(stage)
         if owner is not None:
             raise LeaseHeldError(f"stage {stage} of {self._folder.parent}", owner)
@@ -115,12 +111,7 @@ class Owner:
 
 
 class LeaseHeldError(PrismError):
-    """The lease is held by a living process.
-
-    Args:
-        what: What the lease is of.
-        owner: The holder; None where the file is damaged.
-    """
+    """A living process holds the lease; it is unknown where the lease's file is damaged."""
 
     def __init__(self, what: str, owner: Owner | None) -> None:
         super().__init__(
@@ -146,7 +137,6 @@ class Lease:
 
     Raises:
         LeaseHeldError: On entering, where a living process holds it.
-        PrismError: On entering, where the folder cannot be written.
     """
 
     def __init__(self, path: Path, what: str, on_takeover: Callable[[Owner | None], object]):
@@ -179,11 +169,7 @@ class Lease:
         return Owner.read(self._path) == self._owner
 
     def check(self) -> None:
-        """Check that the lease has not been taken over, before a result is written.
-
-        Raises:
-            LeaseLostError: It has been taken over.
-        """
+        """Check that the lease has not been taken over, before a result is written."""
         owner = Owner.read(self._path)
         if owner != self._owner:
             raise LeaseLostError(

@@ -22,12 +22,7 @@ DECISIVE_PACKAGES = ("torch", "torchvision", "timm")  # packages whose versions 
 
 
 class Manifest:
-    """The record of a run in `manifest.json`.
-
-    Args:
-        folder: The run's folder.
-        settings: The run's settings.
-    """
+    """The record of a run in its folder's `manifest.json`."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder, self._settings = folder, settings
@@ -80,11 +75,7 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def environment_key(device: torch.device) -> dict[str, str]:
-    """Return what may change a unit's result besides its settings and inputs.
-
-    Args:
-        device: The device that the unit is computed on.
-    """
+    """Return what may change a unit's result besides its settings and inputs."""
     return {"device": device.type, **{name: package_version(name) for name in DECISIVE_PACKAGES}}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -298,78 +298,77 @@ def check_recipe(method: str, recipe: Recipe, primary: str, pool: Sequence[str],
     Raises:
         UsageError: It cannot; the message names the remedy.
     """
-    _check_source(method, recipe)
+    for problem in _problems(method, recipe, primary, pool, ipc):
+        raise UsageError(f"method {method}: {problem}")
+
+
+def _problems(
+    method: str, recipe: Recipe, primary: str, pool: Sequence[str], ipc: int
+) -> Iterator[str]:
+    if recipe.image_source == "imported":
+        if recipe.source is None:
+            yield (
+                "no source; name the folder or archive of the images in "
+                f"recipes.{method}.source, or use `prism-nb import`"
+            )
+        elif not Path(recipe.source).is_absolute():
+            yield (
+                f"source {recipe.source!r} depends on where the run is started; write the absolute "
+                "path"
+            )
+    elif recipe.source is not None:
+        yield (
+            f"source is {recipe.source!r}, but image_source is {recipe.image_source}; set it to "
+            "imported, or leave source out"
+        )
     if recipe.image_source == "optimized":
-        _check_pool(method, recipe, primary, pool)
-        _check_steps(method, recipe, ipc)
+        yield from _draw_problems(recipe, primary, pool)
+        yield from _step_problems(recipe, ipc)
 
 
-def _check_pool(method: str, recipe: Recipe, primary: str, pool: Sequence[str]) -> None:
+def _draw_problems(recipe: Recipe, primary: str, pool: Sequence[str]) -> Iterator[str]:
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
             if name not in pool:
-                raise UsageError(
-                    f"method {method}: {setting} names {name!r}, which is not in the pool; "
-                    f"{suggest(name, pool)}"
-                )
+                yield f"{setting} names {name!r}, which is not in the pool; {suggest(name, pool)}"
     if len(set(recipe.bn_fixed)) < len(recipe.bn_fixed):
-        raise UsageError(f"method {method}: bn_fixed names a network twice")
+        yield "bn_fixed names a network twice"
     if recipe.primary_in_bn == "never" and primary in recipe.bn_fixed:
-        raise UsageError(
-            f"method {method}: bn_fixed names the primary {primary!r}, but primary_in_bn is never; "
-            "change one of the two"
+        yield (
+            f"bn_fixed names the primary {primary!r}, but primary_in_bn is never; change one of "
+            "the two"
         )
     candidates = recipe.candidates(primary, pool)
     if (recipe.bn_subset_size or 0) > len(candidates):
-        raise UsageError(
-            f"method {method}: bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
+        yield (
+            f"bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
             f"{len(candidates)} candidates besides the primary; lower it or add to `teachers`"
         )
     draws_some = recipe.bn_subset_size or (recipe.num_bn_slots and recipe.bn_slot_prob)
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or draws_some)
     if recipe.primary_in_bn != "always" and not drawable:
-        raise UsageError(
-            f"method {method} has no BN teacher: primary_in_bn is {recipe.primary_in_bn!r} and no "
-            "other network can be drawn; add to `teachers`, or set primary_in_bn to always"
+        yield (
+            f"no BN teacher: primary_in_bn is {recipe.primary_in_bn!r} and no other network can be "
+            "drawn; add to `teachers`, or set primary_in_bn to always"
         )
 
 
-def _check_steps(method: str, recipe: Recipe, ipc: int) -> None:
+def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
     if recipe.early_late_step and recipe.delt_start_gap:
-        raise UsageError(
-            f"method {method}: early_late_step needs a unit per image index, delt_start_gap all "
-            "image indices in one unit; set one of them to 0"
+        yield (
+            "early_late_step needs a unit per image index, delt_start_gap all image indices in one "
+            "unit; set one of them to 0"
         )
     for image_index in range(ipc):
         steps = recipe.for_image_index(image_index).iterations - recipe.start_step(image_index, ipc)
         if steps < 1:
-            raise UsageError(
-                f"method {method}: image index {image_index} would get {steps} steps; raise "
-                "iterations, or lower early_late_step (each index of a period gets fewer steps) or "
-                "delt_start_gap (later groups start later)"
+            yield (
+                f"image index {image_index} would get {steps} steps; raise iterations, or lower "
+                "early_late_step (each index of a period gets fewer steps) or delt_start_gap "
+                "(later groups start later)"
             )
     if recipe.batches == "class_wise" and (ipc < 2 or recipe.early_late_step):
-        raise UsageError(
-            f"method {method} has class-wise batches, which at ipc 1, or with early_late_step, "
-            "hold one image and no statistics; raise ipc, set early_late_step to 0 or use "
-            "cross_class batches"
-        )
-
-
-def _check_source(method: str, recipe: Recipe) -> None:
-    if recipe.image_source != "imported":
-        if recipe.source is not None:
-            raise UsageError(
-                f"method {method}: source is {recipe.source!r}, but image_source is "
-                f"{recipe.image_source}; set it to imported, or leave source out"
-            )
-    elif recipe.source is None:
-        raise UsageError(
-            f"method {method}: no source; name the folder or archive of the images in "
-            f"recipes.{method}.source, or use `prism-nb import`"
-        )
-    elif not Path(recipe.source).is_absolute():
-        raise UsageError(
-            f"method {method}: source {recipe.source!r} depends on where the run is started; "
-            "write the absolute path"
+        yield (
+            "class-wise batches, which at ipc 1, or with early_late_step, hold one image and no "
+            "statistics; raise ipc, set early_late_step to 0 or use cross_class batches"
         )

@@ -21,14 +21,6 @@ class Run:
     """A run directory with its settings.
 
     Use `Run.create` for a new or continued run and `Run.open` for one that must exist.
-
-    Attributes:
-        path: The folder.
-        settings: The run's settings.
-        events: The event logs of its stages.
-        manifest: The record of machine, versions and stages.
-        locks: The leases of stages and units.
-        units: The markers of its units.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -65,7 +57,7 @@ class Run:
         return run
 
     def with_settings(self, settings: Settings) -> Run:
-        """Return the run with other settings, refused where they would mix results."""
+        """Return the run with other settings; see `check_settings`."""
         return Run.create(self.path, settings)
 
     def check_settings(self) -> bool:

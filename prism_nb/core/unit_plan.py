@@ -26,13 +26,8 @@ from prism_nb.core.units import ImageBatch, Unit, image_batches, is_pretrained_n
 def squeeze_units(run: Run, classes: int) -> list[Unit]:
     """Return one unit per network, then one per network's convolution statistics, where needed."""
     settings = run.settings
-    wanted = dict.fromkeys(
-        (network, settings.recipe_of(method).conv_patch_size)
-        for method in settings.methods
-        if settings.recipe_of(method).statistics == "bn_conv"
-        for network in stat_networks(settings, method)
-    )
-    return network_units(settings) + [statistics_unit(settings, *pair) for pair in wanted]
+    wanted = [unit for method in settings.methods for unit in _statistics_units(settings, method)]
+    return network_units(settings) + list(dict.fromkeys(wanted))
 
 
 def network_units(settings: Settings) -> list[Unit]:
@@ -132,16 +127,17 @@ def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
     return synthesis_networks(settings, method, "drawn", "scales")
 
 
+def _statistics_units(settings: Settings, method: str) -> list[Unit]:
+    """Return the units of the convolution statistics that a method reads, if any."""
+    recipe = settings.recipe_of(method)
+    networks = stat_networks(settings, method) if recipe.statistics == "bn_conv" else ()
+    return [statistics_unit(settings, name, recipe.conv_patch_size) for name in networks]
+
+
 def _teacher_units(settings: Settings, method: str) -> list[Unit]:
     """Return the units whose files a method's synthesis reads."""
-    units = [network_unit(settings, name) for name in synthesis_networks(settings, method)]
-    recipe = settings.recipe_of(method)
-    if recipe.statistics == "bn_conv":
-        units += [
-            statistics_unit(settings, name, recipe.conv_patch_size)
-            for name in stat_networks(settings, method)
-        ]
-    return units
+    networks = [network_unit(settings, name) for name in synthesis_networks(settings, method)]
+    return networks + _statistics_units(settings, method)
 
 
 def method_fingerprint(settings: Settings, method: str) -> str:

@@ -93,11 +93,9 @@ class UnitStore:
         return self.state(unit, verify_hashes=verify_hashes).state == "done"
 
     def state(self, unit: Unit, *, verify_hashes: bool = True) -> UnitState:
-        """Compare a unit's marker with its settings, its files and its inputs.
+        """Compare a unit's marker with its settings, its inputs and its files.
 
-        Args:
-            unit: The unit.
-            verify_hashes: Whether to hash the files, or only to check that they exist.
+        Without `verify_hashes`, files need only exist.
         """
         if not fileio.is_file(self._folder / unit.marker):
             return UnitState(unit, "missing")
@@ -115,11 +113,7 @@ class UnitStore:
 
     @contextmanager
     def hold(self, unit: Unit) -> Iterator[None]:
-        """Hold a unit, so that no second process works on it.
-
-        Raises:
-            LeaseHeldError: Another process holds it.
-        """
+        """Hold a unit, so that no second process works on it; see `Lease`."""
         with self._locks.lease(f"{unit.stage}/{slug(unit.name)}.json", unit.stage) as lease:
             self._held[unit.marker] = lease
             try:

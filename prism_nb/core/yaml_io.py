@@ -87,12 +87,7 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True)
 class YamlFolder:
-    """A folder of YAML files that users name by their stems.
-
-    Attributes:
-        folder: The folder.
-        kind: The kind of the files, for messages, e.g. "protocol".
-    """
+    """A folder of YAML files of a kind, e.g. "protocol", that users name by their stems."""
 
     folder: Path
     kind: str

@@ -206,9 +206,9 @@ def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
         (
             {"primary_in_bn": "never", "selection": "all"},
             {"teachers": ["test_resnet"]},
-            "method two has no BN teacher: .* 'never'",
+            "method two: no BN teacher: .* 'never'",
         ),
-        ({"primary_in_bn": "never", "bn_slot_prob": 0}, {}, "method two has no BN teacher"),
+        ({"primary_in_bn": "never", "bn_slot_prob": 0}, {}, "method two: no BN teacher"),
         ({"batches": "class_wise"}, {"ipc": 1}, "class-wise batches, which at ipc 1"),
         ({"batches": "class_wise", "early_late_step": 5}, {}, "or with early_late_step"),
         ({"early_late_step": 20}, {}, "image index 1 would get 0 steps"),
