@@ -72,10 +72,7 @@ def add_recipes(
 ) -> dict[str, Any]:
     """Return changes to a preset that add the recipes of some files to its methods.
 
-    Args:
-        preset: A preset's name or file.
-        changes: Other changes; `methods` among them replaces the preset's.
-        paths: Recipe files; each method has the name of its file, without ending.
+    Each method has the name of its file, without ending.
     """
     if not paths:
         return changes

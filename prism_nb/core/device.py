@@ -121,11 +121,7 @@ def benchmark(
 ) -> float:
     """Return the median seconds of some work on a device, after a warm-up.
 
-    Args:
-        device: The device.
-        work: The work.
-        times: Number of measurements.
-        patience: Seconds after which no further measurement begins.
+    Measurements end after so many `times`, or `patience` seconds.
     """
     seconds: list[float] = []
     while len(seconds) <= times and (len(seconds) < 2 or sum(seconds) < patience):

@@ -45,12 +45,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that a reader gets the old content, the new, or none, never a part.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        write: Writes the content to a new file; called once.
-    """
+    """Write a file so that a reader gets the old content, the new, or none, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -124,9 +119,7 @@ def append_line(path: Path, text: str) -> None:
 def exclusive_lock(path: Path, *, timeout: float = 60.0) -> Iterator[None]:
     """Hold a lock file of this machine's kernel, for short changes by one process at a time.
 
-    Args:
-        path: The lock file.
-        timeout: Seconds to wait for it before a PrismError; below 0: without limit.
+    It is waited for `timeout` seconds; below 0: without limit.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,13 +30,9 @@ _STALE = 60.0  # seconds without an update after which an owner elsewhere counts
 
 
 class Locks:
-    """The leases of a run: one for each stage in progress, and one for each unit.
+    """The leases of a run, in its `locks` folder: of stages in progress, and of units.
 
     Leases work on network shares, where kernel locks have no effect on other machines.
-
-    Args:
-        folder: The run's `locks` folder.
-        events: The run's events; taking over a dead owner's lease is recorded there.
     """
 
     def __init__(self, folder: Path, events: EventLog) -> None:

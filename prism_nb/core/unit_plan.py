@@ -300,11 +300,10 @@ def diversity_unit(run: Run, name: str, classes: int) -> Unit:
     settings = run.settings
     spaces = [network_unit(settings, network) for network in settings.feature_networks_used]
     teachers = [network_unit(settings, network) for network in settings.teachers]
-    real = name == REFERENCE
-    images = [] if real else method_units(run, name, classes)
-    source = (
-        [settings.group_values(DATA), settings.ipc] if real else method_fingerprint(settings, name)
-    )
+    source: Any = [settings.group_values(DATA), settings.ipc]
+    images: list[Unit] = []
+    if name != REFERENCE:
+        source, images = method_fingerprint(settings, name), method_units(run, name, classes)
     return Unit(
         stage="diversity",
         name=name,

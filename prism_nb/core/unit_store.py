@@ -37,10 +37,6 @@ class UnitStore:
 
     A marker is the last file of a unit that is written. It lists the unit's files with their
     hashes, the hash of its inputs, and what is worth recording.
-
-    Args:
-        folder: The run's folder.
-        locks: The run's leases.
     """
 
     def __init__(self, folder: Path, locks: Locks) -> None:

@@ -6,8 +6,6 @@ import errno
 import hashlib
 import os
 import stat
-import threading
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -109,24 +107,6 @@ def test_impossible_names_are_missing(tmp_path: Path, name: str) -> None:
     assert not fileio.is_file(path)
 
 
-def test_locks_exclude_each_other(tmp_path: Path) -> None:
-    path, within = tmp_path / "locks" / ".x", []
-
-    def change() -> None:
-        with fileio.exclusive_lock(path):
-            within.append(1)
-            assert len(within) == 1
-            time.sleep(0.01)
-            within.clear()
-
-    threads = [threading.Thread(target=change) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not within
-
-
 def test_a_lock_that_is_not_released_is_named(tmp_path: Path) -> None:
     path = tmp_path / ".x"
     with (
@@ -143,15 +123,6 @@ def test_json_reads_back_equal_and_is_deterministic(tmp_path: Path) -> None:
     fileio.write_json(tmp_path / "x.json", {"a": value["a"], "b": value["b"]})
     assert fileio.read_json(tmp_path / "x.json") == value
     assert (tmp_path / "x.json").read_bytes() == fileio.json_bytes(value)
-
-
-def test_lines_are_appended_after_unfinished_ones(tmp_path: Path) -> None:
-    path = tmp_path / "events" / "x.jsonl"
-    fileio.append_line(path, "one")
-    with path.open("a") as file:
-        file.write("tw")
-    fileio.append_line(path, "three")
-    assert path.read_text(encoding="utf-8") == "one\ntw\nthree\n"
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
