@@ -219,7 +219,7 @@ def choose(run: Run, what: str) -> Choice:
     methods = [(titles[name], name) for name in run.settings.methods]
     students, networks = run.settings.students, run.settings.feature_networks_used
     known: dict[str, tuple[str, Sequence[Any], str]] = {
-        "student": ("Student", students, students[0]),
+        "student": ("Student", students or ("none",), students[0] if students else "none"),
         "method": ("Images of", methods, methods[0][1]),
         "baseline": ("Baseline", methods, tables.default_baseline(run.settings.methods)),
         "network": ("Features", networks, networks[0]),

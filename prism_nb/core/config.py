@@ -106,7 +106,7 @@ def build_settings(values: dict[str, Any], *, where: str) -> Settings:
     settings = Settings.parse(expand_pool(values), where=where)
     for method in settings.methods:
         recipe = settings.recipe_of(method)
-        check_recipe(method, recipe, settings.primary, settings.teachers, settings.ipc)
+        check_recipe(method, recipe, settings.pool, settings.ipc)
     return settings
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,38 @@ TEXTS = {"title", "paper", "deviations"}  # fields that decide no result
 IMPORT_ONLY_FIELDS = ("source", "resize")
 Names = tuple[str, ...]
 _LARGE = 128  # pixels; RDED tiles crops from here on
+
+
+@dataclass(frozen=True)
+class TeacherPool:
+    """The networks of a pool, by what each may give.
+
+    Attributes:
+        primary: The network that gives the logits where a recipe names no other.
+        teachers: Every network, in order.
+        bn_only: Those without a head for the run's classes: they give BN statistics alone.
+        logits_only: Those that give logits alone, such as networks without batch norm.
+    """
+
+    primary: str
+    teachers: Names
+    bn_only: Names = ()
+    logits_only: Names = ()
+
+    @property
+    def logits(self) -> Names:
+        """The networks that may give logits."""
+        return tuple(name for name in self.teachers if name not in self.bn_only)
+
+    @property
+    def bn(self) -> Names:
+        """The networks that may give BN statistics."""
+        return tuple(name for name in self.teachers if name not in self.logits_only)
+
+    @property
+    def scale_reference(self) -> str:
+        """The network to whose scale others' BN losses are brought: the primary if it has one."""
+        return self.primary if self.primary in self.bn else self.bn[0]
 
 
 class Recipe(StrictModel):
@@ -67,6 +100,11 @@ class Recipe(StrictModel):
         description="logit teachers: the primary, each network of the pool in turn by step, or all "
         "BN teachers of the step",
     )
+    whole_head: bool = Field(
+        True,
+        description="cross-entropy among all classes of a teacher's head, of which the dataset's "
+        "may be a part; false: among the dataset's",
+    )
     selection: Literal["pre", "intra", "all", "round_robin", "fixed"] = Field(
         "pre",
         description="BN teachers: drawn once per unit (pre) or again every resample_every steps "
@@ -92,10 +130,10 @@ class Recipe(StrictModel):
         "error",
         description="drawn networks without BN layers: an error, or a zero term that counts in |T|",
     )
-    bn_normalize: Literal["none", "layers", "channels", "real"] = Field(
+    bn_normalize: Literal["none", "layers", "channels", "real", "gradient"] = Field(
         "none",
         description="scale of each network's BN loss to the primary's: by the number of layers or "
-        "channels, or by the loss of real images",
+        "channels, by the loss of real images, or by the gradient on the unit's initial images",
     )
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="statistics of the inputs of BN layers, or of convolutions too (G-VBSM)"
@@ -175,36 +213,44 @@ class Recipe(StrictModel):
         """Whether the primary scores real images to choose the initial ones."""
         return self.image_source != "imported" and self.init in {"real_median", "patches"}
 
-    def candidates(self, primary: str, pool: Sequence[str]) -> Names:
+    def logit_teachers(self, pool: TeacherPool) -> Names:
+        """Return the networks that give logits in turn; none where the BN teachers do."""
+        choices = {"primary": (pool.primary,), "round_robin": pool.logits, "bn_teachers": ()}
+        return choices[self.logits]
+
+    def always_in_bn(self, pool: TeacherPool) -> Names:
+        """Return the primary if it is a BN teacher in every draw."""
+        always = self.primary_in_bn == "always" and pool.primary in pool.bn
+        return (pool.primary,) if always else ()
+
+    def candidates(self, pool: TeacherPool) -> Names:
         """Return the networks of a pool that may be drawn as BN teachers."""
         if self.selection == "fixed":
             return self.bn_fixed
         draws_none = not self.num_bn_slots and self.bn_subset_size is None
         if self.selection in {"pre", "intra"} and draws_none:
             return ()
-        return tuple(n for n in pool if n != primary or self.primary_in_bn == "candidate")
+        return tuple(n for n in pool.bn if n != pool.primary or self.primary_in_bn == "candidate")
 
-    def roles(self, primary: str, pool: Sequence[str]) -> dict[str, Names]:
+    def roles(self, pool: TeacherPool) -> dict[str, Names]:
         """Return the networks of a pool by what they may do, in the order of drawing.
 
         They score real images, give logits, are drawn as BN teachers, or give the scale of others'
         BN losses.
         """
-        scorer = (primary,) if self.needs_scorer else ()
+        scorer = (pool.primary,) if self.needs_scorer else ()
         if self.image_source != "optimized":
             return {"scores": scorer}
-        logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
-        always = (primary,) if self.primary_in_bn == "always" else ()
         return {
             "scores": scorer,
-            "logits": logit_teachers[self.logits],
-            "drawn": tuple(dict.fromkeys([*always, *self.candidates(primary, pool)])),
-            "scales": (primary,) if self.bn_normalize != "none" else (),
+            "logits": self.logit_teachers(pool),
+            "drawn": tuple(dict.fromkeys([*self.always_in_bn(pool), *self.candidates(pool)])),
+            "scales": (pool.scale_reference,) if self.bn_normalize != "none" else (),
         }
 
-    def networks(self, primary: str, pool: Sequence[str], *roles: str) -> Names:
+    def networks(self, pool: TeacherPool, *roles: str) -> Names:
         """Return every network of a pool that may have one of some roles, or any role at all."""
-        found = self.roles(primary, pool)
+        found = self.roles(pool)
         return tuple(dict.fromkeys(n for role in roles or found for n in found.get(role, ())))
 
 
@@ -292,19 +338,17 @@ def _read(name: str, where: str) -> dict[str, Any]:
 # -- checks ----------------------------------------------------------------------------------
 
 
-def check_recipe(method: str, recipe: Recipe, primary: str, pool: Sequence[str], ipc: int) -> None:
-    """Check that a method's recipe can be carried out with a primary, a pool and an IPC.
+def check_recipe(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> None:
+    """Check that a method's recipe can be carried out with a pool and an IPC.
 
     Raises:
         UsageError: It cannot; the message names the remedy.
     """
-    for problem in _problems(method, recipe, primary, pool, ipc):
+    for problem in _problems(method, recipe, pool, ipc):
         raise UsageError(f"method {method}: {problem}")
 
 
-def _problems(
-    method: str, recipe: Recipe, primary: str, pool: Sequence[str], ipc: int
-) -> Iterator[str]:
+def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Iterator[str]:
     if recipe.image_source == "imported":
         if recipe.source is None:
             yield (
@@ -322,23 +366,39 @@ def _problems(
             "imported, or leave source out"
         )
     if recipe.image_source == "optimized":
-        yield from _draw_problems(recipe, primary, pool)
+        yield from _part_problems(recipe, pool)
+        yield from _draw_problems(recipe, pool)
         yield from _step_problems(recipe, ipc)
 
 
-def _draw_problems(recipe: Recipe, primary: str, pool: Sequence[str]) -> Iterator[str]:
+def _part_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
+    """Yield what the method asks of networks that can only give logits, or only BN statistics."""
+    limited = (*pool.bn_only, *pool.logits_only)
+    if recipe.logits == "bn_teachers" and limited:
+        yield (
+            "it takes logits and BN statistics from the same networks, but "
+            f"{', '.join(limited)} can give only one of the two (bn_only, logits_only); take the "
+            "network out of `teachers`, or leave the method out"
+        )
+    for name in recipe.bn_fixed:
+        if name in pool.logits_only:
+            yield f"bn_fixed names {name!r}, which is among logits_only; change one of the two"
+
+
+def _draw_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
+    known = pool.teachers
     for setting, names in (("bn_fixed", recipe.bn_fixed), ("bn_weights", recipe.bn_weights)):
         for name in names:
-            if name not in pool:
-                yield f"{setting} names {name!r}, which is not in the pool; {suggest(name, pool)}"
+            if name not in known:
+                yield f"{setting} names {name!r}, which is not in the pool; {suggest(name, known)}"
     if len(set(recipe.bn_fixed)) < len(recipe.bn_fixed):
         yield "bn_fixed names a network twice"
-    if recipe.primary_in_bn == "never" and primary in recipe.bn_fixed:
+    if recipe.primary_in_bn == "never" and pool.primary in recipe.bn_fixed:
         yield (
-            f"bn_fixed names the primary {primary!r}, but primary_in_bn is never; change one of "
-            "the two"
+            f"bn_fixed names the primary {pool.primary!r}, but primary_in_bn is never; change one "
+            "of the two"
         )
-    candidates = recipe.candidates(primary, pool)
+    candidates = recipe.candidates(pool)
     if (recipe.bn_subset_size or 0) > len(candidates):
         yield (
             f"bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
@@ -346,10 +406,13 @@ def _draw_problems(recipe: Recipe, primary: str, pool: Sequence[str]) -> Iterato
         )
     draws_some = recipe.bn_subset_size or (recipe.num_bn_slots and recipe.bn_slot_prob)
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or draws_some)
-    if recipe.primary_in_bn != "always" and not drawable:
+    if not recipe.always_in_bn(pool) and not drawable:
+        why = f"primary_in_bn is {recipe.primary_in_bn!r}"
+        if pool.primary in pool.logits_only:
+            why = f"the primary {pool.primary!r} gives logits only"
         yield (
-            f"no BN teacher: primary_in_bn is {recipe.primary_in_bn!r} and no other network can be "
-            "drawn; add to `teachers`, or set primary_in_bn to always"
+            f"no BN teacher: {why} and no other network can be drawn; add to `teachers`, or let "
+            "the primary give BN statistics (primary_in_bn: always)"
         )
 
 

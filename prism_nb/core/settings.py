@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import protocol_values
-from prism_nb.core.recipe import Names, Recipe, load_recipe
+from prism_nb.core.recipe import Names, Recipe, TeacherPool, load_recipe
 from prism_nb.core.units import is_pretrained_name, unit_seed
 from prism_nb.core.yaml_io import StrictModel
 
@@ -39,6 +39,7 @@ class Group:
 
 
 DATA = Group("data", STAGES)
+WEIGHTS = Group("weights", STAGES)  # of pretrained networks alone
 SOURCE = Group("source")  # where the data are; what they are is hashed into `dataset_hash`
 SQUEEZE = Group("squeeze", STAGES)
 SYNTHESIS = Group("synthesis", STAGES[1:])
@@ -195,6 +196,11 @@ class Settings(StrictModel):
         (), description="networks that take no part in the synthesis, to measure with"
     )
     squeeze: Annotated[Squeeze, SQUEEZE] = Squeeze.model_validate({})
+    resample: Annotated[bool, WEIGHTS] = Field(
+        True,
+        description="bring images to the size that a network's weights were trained at; false: "
+        "networks with weights take them at image_size, which is faster where that is less",
+    )
 
     teachers: Annotated[Names, SYNTHESIS] = Field(
         description="the pool: networks that label and may give BN statistics; with weights: "
@@ -202,6 +208,16 @@ class Settings(StrictModel):
     )
     primary: Annotated[str, SYNTHESIS] = Field(
         description="the network of the pool that gives the logits"
+    )
+    bn_only: Annotated[Names, SYNTHESIS] = Field(
+        (),
+        description="networks of the pool that give BN statistics alone, such as backbones with "
+        "weights but without a head for these classes",
+    )
+    logits_only: Annotated[Names, SYNTHESIS] = Field(
+        (),
+        description="networks of the pool that give logits and labels alone, such as networks "
+        "without batch norm",
     )
     methods: Annotated[Names, SYNTHESIS, EXTENDS] = Field(
         ("prism",), description="methods to run, by the names of their recipes"
@@ -240,7 +256,7 @@ class Settings(StrictModel):
     )
 
     students: Annotated[Names, EVALUATION, EXTENDS] = Field(
-        description="networks trained from scratch on the images"
+        description="networks trained from scratch on the images; [] leaves the evaluation out"
     )
     student: Annotated[Student, EVALUATION] = Student.model_validate({})
     eval_variants: Annotated[Names, EVALUATION, EXTENDS] = Field(
@@ -360,14 +376,29 @@ class Settings(StrictModel):
         return self.teachers + self.holdout_networks
 
     @property
+    def pool(self) -> TeacherPool:
+        """The pool, with what each of its networks may give."""
+        return TeacherPool(self.primary, self.teachers, self.bn_only, self.logits_only)
+
+    @property
     def label_teachers_used(self) -> Names:
         """The networks whose logits become the soft labels."""
-        return self.label.teachers or self.teachers
+        return self.label.teachers or self.pool.logits
 
     @property
     def feature_networks_used(self) -> Names:
         """The networks whose features measure diversity."""
         return self.feature_networks or self.holdout_networks
+
+    @property
+    def data_free(self) -> bool:
+        """Whether there are no real images: ImageNet-1K's classes without its folder."""
+        return self.dataset == "imagenet1k" and self.data_dir is None
+
+    @property
+    def image_sets(self) -> Names:
+        """The sets of images whose diversity is measured: real ones, if any, then the methods'."""
+        return self.methods if self.data_free else (REFERENCE, *self.methods)
 
     @property
     def replicate_seed(self) -> int:
@@ -405,7 +436,7 @@ class Settings(StrictModel):
             if Settings.fields()[name].annotation == Names and len(set(value)) < len(value):
                 doubled = ", ".join(sorted(name for name in set(value) if value.count(name) > 1))
                 raise ValueError(f"{name}: {doubled} is named twice")
-        for name in ("teachers", "methods", "students"):
+        for name in ("teachers", "methods"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: name at least one")
         _check_known("recipes", self.recipes, self.methods, "is not among the methods")
@@ -424,6 +455,7 @@ class Settings(StrictModel):
                     "architecture alone, without @ or a tag"
                 )
         _check_known("primary", [self.primary], self.teachers, "is not in the pool")
+        self._check_parts()
         shared = sorted(set(self.teachers) & set(self.holdout_networks))
         if shared:
             raise ValueError(
@@ -438,6 +470,26 @@ class Settings(StrictModel):
         untrained = "is neither teacher nor holdout network, so it is not trained"
         _check_known("label_teachers", self.label.teachers, self.networks, untrained)
         _check_known("feature_networks", self.feature_networks, self.networks, untrained)
+
+    def _check_parts(self) -> None:
+        for setting in ("bn_only", "logits_only"):
+            _check_known(setting, getattr(self, setting), self.teachers, "is not in the pool")
+        for name in self.bn_only:
+            if name in self.logits_only:
+                raise ValueError(f"logits_only: {name!r} is among bn_only too; change one of them")
+            if name == self.primary:
+                raise ValueError(
+                    f"bn_only: {name!r} is the primary, which gives logits; choose another primary"
+                )
+            for setting, names in (
+                ("label_teachers", self.label.teachers),
+                ("feature_networks", self.feature_networks),
+            ):
+                if name in names:
+                    raise ValueError(
+                        f"{setting}: {name!r} is among bn_only, so it gives no logits and its "
+                        "features are not used; change one of the two"
+                    )
 
     def _check_labels(self) -> None:
         protocol_values(self.protocol)  # refuses an unknown name

@@ -15,6 +15,7 @@ from prism_nb.core.settings import (
     REFERENCE,
     RELABEL,
     SQUEEZE,
+    WEIGHTS,
     Settings,
     Squeeze,
 )
@@ -41,12 +42,18 @@ def network_unit(settings: Settings, name: str) -> Unit:
     It does not depend on the rest of the pool.
     """
     stem = slug(name)
-    groups = (DATA,) if is_pretrained_name(name) else (DATA, SQUEEZE)
+    decided_by: dict[str, Any] = {"network": name, **settings.group_values(DATA)}
+    if not is_pretrained_name(name):
+        decided_by |= settings.group_values(SQUEEZE)
+    else:
+        decided_by |= settings.group_values(WEIGHTS)
+        if name in settings.bn_only:
+            decided_by["bn_only"] = True
     return Unit(
         stage="squeeze",
         name=name,
         marker=f"teachers/units/{stem}.json",
-        fingerprint=short_hash({**settings.group_values(*groups), "network": name}),
+        fingerprint=short_hash(decided_by),
         params={"network": name, "weights": f"teachers/{stem}.safetensors"},
     )
 
@@ -119,7 +126,7 @@ def image_path(method: str, class_index: int, image_index: int) -> str:
 
 def synthesis_networks(settings: Settings, method: str, *roles: str) -> tuple[str, ...]:
     """Return the networks that may have some roles in a method's synthesis; see `Recipe.roles`."""
-    return settings.recipe_of(method).networks(settings.primary, settings.teachers, *roles)
+    return settings.recipe_of(method).networks(settings.pool, *roles)
 
 
 def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
@@ -154,7 +161,7 @@ def method_fingerprint(settings: Settings, method: str) -> str:
             "data": settings.group_values(DATA),
             "layout": [settings.ipc, settings.batch_size, settings.replicate],
             "precision": settings.precision,
-            "roles": recipe.roles(settings.primary, settings.teachers),
+            "roles": recipe.roles(settings.pool),
             "networks": [unit.fingerprint for unit in _teacher_units(settings, method)],
         }
     )
@@ -291,15 +298,15 @@ def student_unit(
 
 
 def diversity_units(run: Run, classes: int) -> list[Unit]:
-    """Return the unit of the real images, then one per method."""
-    return [diversity_unit(run, name, classes) for name in (REFERENCE, *run.settings.methods)]
+    """Return the unit of the real images, if there are any, then one per method."""
+    return [diversity_unit(run, name, classes) for name in run.settings.image_sets]
 
 
 def diversity_unit(run: Run, name: str, classes: int) -> Unit:
     """Return the unit that measures a method, or the real images under `REFERENCE`."""
     settings = run.settings
     spaces = [network_unit(settings, network) for network in settings.feature_networks_used]
-    teachers = [network_unit(settings, network) for network in settings.teachers]
+    teachers = [network_unit(settings, network) for network in settings.pool.logits]
     source: Any = [settings.group_values(DATA), settings.ipc]
     images: list[Unit] = []
     if name != REFERENCE:

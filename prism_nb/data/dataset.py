@@ -47,6 +47,7 @@ class ImageDataset(ABC):
         image_size: Side of the square images, in pixels.
         content_hash: Digest of classes and files, to which runs are bound; None only for images
             that come with the kit.
+        has_images: Whether there are real images; else every split is empty.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ImageDataset(ABC):
     std: Channels
     image_size: int
     content_hash: str | None
+    has_images: bool = True
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:
@@ -165,7 +167,7 @@ class DatasetConfig:
 
 
 def choose_classes(
-    available: Sequence[str], class_list: Sequence[str], *, where: Path
+    available: Sequence[str], class_list: Sequence[str], *, where: Path | str
 ) -> tuple[str, ...]:
     """Return the classes of `class_list`, or all that are available if it is empty.
 
@@ -180,7 +182,7 @@ def choose_classes(
     unknown = [name for name in class_list if name not in available]
     if unknown:
         raise UsageError(
-            f"class_list: {len(unknown)} of {len(class_list)} names are no folder of {where}, "
+            f"class_list: {len(unknown)} of {len(class_list)} names are not among {where}, "
             f"e.g. {unknown[0]!r}; {suggest(unknown[0], available)}"
         )
     return tuple(class_list or available)

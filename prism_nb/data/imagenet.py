@@ -6,11 +6,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from torch import Tensor
+
+from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import read_lines
-from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset, choose_classes
+from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset, Split, choose_classes
 from prism_nb.data.image_folder import TRAIN, ImageFolder, class_dirs, class_folders
-from prism_nb.data.index import DatasetLayout, ImageDir, imagenet_wnids
+from prism_nb.data.index import DatasetLayout, ImageDir, class_infos, imagenet_wnids
 
 IMAGENET_CHANNELS: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _VAL, _TINY_VAL, _TINY_LIST = "val", "val/images", "val/val_annotations.txt"
@@ -19,8 +23,35 @@ _LINE = re.compile(r"(\w+)(?:\.JPEG)?[\s,]+(n\d{8})\b")  # name of an image, and
 
 
 def imagenet1k(config: DatasetConfig) -> ImageDataset:
-    """Open ImageNet-1K; see `imagenet_layout`."""
+    """Open ImageNet-1K, see `imagenet_layout`; without a `data_dir`, its classes alone."""
+    if config.data_dir is None:
+        return ImageNetClasses(config)
     return ImageFolder(config, imagenet_layout, IMAGENET_CHANNELS)
+
+
+class ImageNetClasses(ImageDataset):
+    """Classes of ImageNet-1K without images, for a synthesis from noise and networks alone.
+
+    Raises:
+        UsageError: A name in `class_list` is no wnid of ImageNet-1K.
+    """
+
+    has_images = False
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.name, self.image_size = config.name, config.image_size
+        self.mean, self.std = IMAGENET_CHANNELS
+        where = "ImageNet-1K's wnids"
+        wnids = choose_classes(imagenet_wnids(), config.class_list, where=where)
+        self.classes, self.content_hash = class_infos(wnids), short_hash(wnids)
+
+    def labels(self, split: Split) -> np.ndarray:
+        """See `ImageDataset.labels`."""
+        return np.zeros(0, dtype=np.int64)
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        """Refuse: there are none."""
+        raise ValueError(f"{self.name} has no real images without data_dir")
 
 
 def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:

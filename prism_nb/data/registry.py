@@ -76,8 +76,9 @@ def open_dataset(settings: Settings) -> ImageDataset:
         )
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
+        where = f" in {settings.data_dir}" if settings.data_dir else ""
         raise UsageError(
-            f"the images of dataset {settings.dataset} in {settings.data_dir} are not the run's: "
+            f"the images or classes of dataset {settings.dataset}{where} are not the run's: "
             f"their hash is {dataset.content_hash}, but dataset_hash is "
             f"{settings.dataset_hash}. Restore the files and the class_list that the run began "
             "with, or choose another run name"
@@ -91,7 +92,8 @@ def with_dataset_hash(settings: Settings) -> Settings:
     Raises:
         NotImplementedError: The dataset is read from data_dir, but has no `content_hash`.
     """
-    if settings.dataset_hash is not None or settings.data_dir is None:
+    comes_with_kit = settings.data_dir is None and not settings.data_free
+    if settings.dataset_hash is not None or comes_with_kit:
         return settings
     content_hash = open_dataset(settings).content_hash
     if content_hash is None:
@@ -167,7 +169,7 @@ def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> Imag
         UsageError: Its size is not known, or the dataset is not in order.
     """
     name = settings.dataset
-    if sizes is None and not settings.data_dir:
+    if sizes is None and not settings.data_dir and (settings.students or not settings.data_free):
         if name == "folder":
             raise UsageError(
                 "dataset folder has no data_dir, so its size is not known; set data_dir, or give "

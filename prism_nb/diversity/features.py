@@ -26,7 +26,7 @@ Extractor = Callable[[Teacher, Tensor, ImageDataset], Tensor]
 def features_and_logits(
     network: Teacher, pixels: Tensor, dataset: ImageDataset
 ) -> tuple[Tensor, Tensor]:
-    """Return penultimate features [N, d] and logits [N, classes], float32 on the CPU.
+    """Return penultimate features [N, d] and head logits [N, head], float32 on the CPU.
 
     Args:
         network: The network.
@@ -43,7 +43,7 @@ def features_of(network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tens
 
 
 def logits_of(network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tensor:
-    """Return the logits of `features_and_logits`, of a network that may have no linear head."""
+    """Return logits [N, classes], float32 on the CPU, of a network that need not give features."""
     return _in_batches(lambda images: (network(images),), network, pixels, dataset)[0]
 
 
@@ -116,6 +116,12 @@ class RealFeatures:
     def others(self) -> Tensor:
         """Features of the images outside the reference [m - reference, d]."""
         return self.features[self.reference :]
+
+
+def no_real_features(width: int) -> RealFeatures:
+    """Return those of a class without real images, for features of a width."""
+    none = torch.empty(0, width)
+    return RealFeatures(0, np.empty(0, dtype=np.int64), none, neighbour_radii(none))
 
 
 # Once per process and network, since all methods are compared with the same images.

@@ -72,9 +72,9 @@ class ClassOutputs:
     """A network's outputs for the images of one class, and the real images of that class.
 
     Attributes:
-        label: Index of the class.
+        label: Index of the class among the logits.
         features: Penultimate features of the images [n, d].
-        logits: Logits of the images [n, classes].
+        logits: Logits of the images, of the network's whole head [n, head].
         real: Features of real training images besides the reference [m, d].
         radii: Result of `neighbour_radii` for `real` [m].
         nearest: Distance of each image to its nearest training image, see `nearest_real` [n].

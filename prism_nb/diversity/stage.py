@@ -22,6 +22,7 @@ from prism_nb.diversity.features import (
     features_and_logits,
     iter_classes,
     logits_of,
+    no_real_features,
     real_features,
 )
 from prism_nb.diversity.metrics import ClassOutputs, Metric, metrics_of, nearest_real
@@ -53,22 +54,27 @@ def _measure(
     run: Run, name: str, pixels: Tensor, dataset: ImageDataset, is_reference: bool
 ) -> dict[str, Any]:
     network, settings = load_teacher(run, name), run.settings
-    real = real_features(
-        dataset,
-        network,
-        reference=settings.ipc,
-        others=settings.real_per_class,
-        seed=settings.seed,
-    )
+    real: tuple[RealFeatures, ...] = ()
+    if dataset.has_images:
+        real = real_features(
+            dataset,
+            network,
+            reference=settings.ipc,
+            others=settings.real_per_class,
+            seed=settings.seed,
+        )
+    classes = len(dataset.classes)
     outputs = iter_classes(
-        lambda chunk: features_and_logits(network, chunk, dataset), pixels, len(dataset.classes)
+        lambda chunk: features_and_logits(network, chunk, dataset), pixels, classes
     )
-    return metrics_in_space(outputs, real, is_reference=is_reference)
+    device = next(network.parameters()).device
+    labels = network.head_labels(torch.arange(classes, device=device)).tolist()
+    return metrics_in_space(outputs, labels, real, is_reference=is_reference)
 
 
 def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Iterator[Tensor]:
     """Yield the logits of the pool for each class [teachers, n, classes]."""
-    teachers = [load_teacher(run, name) for name in run.settings.teachers]
+    teachers = [load_teacher(run, name) for name in run.settings.pool.logits]
 
     def extract(chunk: Tensor) -> tuple[Tensor, ...]:
         return tuple(logits_of(teacher, chunk, dataset) for teacher in teachers)
@@ -77,14 +83,19 @@ def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Iterator
 
 
 def metrics_in_space(
-    outputs: Iterable[tuple[Tensor, ...]], real: tuple[RealFeatures, ...], *, is_reference: bool
+    outputs: Iterable[tuple[Tensor, ...]],
+    labels: Sequence[int],
+    real: tuple[RealFeatures, ...],
+    *,
+    is_reference: bool,
 ) -> dict[str, Any]:
     """Return the metrics of a set of images in the feature space of one network.
 
     Args:
-        outputs: For each class in order, features [n, d] and logits [n, classes] of its images;
+        outputs: For each class in order, features [n, d] and head logits [n, head] of its images;
             iterated once, so that a large set need not be in memory.
-        real: Features of the real images of each class.
+        labels: Output of the head for each class.
+        real: Features of the real images of each class; empty where there are no real images.
         is_reference: Whether the images are the reference, which is not compared with itself.
 
     Returns:
@@ -93,20 +104,20 @@ def metrics_in_space(
     """
     class_metrics, values = metrics_of("class"), list[dict[str, float]]()
     distances, indices = list[float | None](), list[int | None]()
-    some_features, quota = list[Tensor](), max(1, _SET_IMAGES // len(real))
-    for label, (features, logits) in enumerate(outputs):
-        others, radii = real[label].others, real[label].radii
-        skipped = real[label].reference if is_reference else 0
-        nearest, rows = nearest_real(features, real[label].features[skipped:])
-        sample = ClassOutputs(label, features, logits, others, radii, nearest)
+    sets, quota = list[tuple[Tensor, Tensor]](), max(1, _SET_IMAGES // len(labels))
+    for index, (features, logits) in enumerate(outputs):
+        mine = real[index] if real else no_real_features(features.shape[1])
+        skipped = mine.reference if is_reference else 0
+        nearest, rows = nearest_real(features, mine.features[skipped:])
+        sample = ClassOutputs(labels[index], features, logits, mine.others, mine.radii, nearest)
         values.append({metric.name: metric.value(sample) for metric in class_metrics})
         for distance, row in zip(map(_to_json, nearest.tolist()), rows.tolist(), strict=True):
             distances.append(distance)
-            found = None if distance is None else int(real[label].indices[skipped + row])
+            found = None if distance is None else int(mine.indices[skipped + row])
             indices.append(found)
-        some_features.append(features[:quota].clone())
-    sets = torch.cat(some_features), torch.cat([each.others[:quota] for each in real])
-    of_sets = {m.name: _summarise(m, [m.value(*sets)]) for m in metrics_of("set")}
+        sets.append((features[:quota].clone(), mine.others[:quota]))
+    both = [torch.cat(each) for each in zip(*sets, strict=True)]
+    of_sets = {m.name: _summarise(m, [m.value(*both)]) for m in metrics_of("set")}
     return {
         "metrics": {
             **summarise(class_metrics, values),

@@ -121,7 +121,7 @@ def _diversity_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
     """Extract features and predictions; the reference also those of the real images."""
     images = len(dataset.classes) * settings.ipc
     uses: dict[Use, float] = defaultdict(float)
-    for name in [*settings.feature_networks_used, *settings.teachers]:
+    for name in [*settings.feature_networks_used, *settings.pool.logits]:
         uses[Use("forward", name)] += images
     if unit.params["method"] == REFERENCE:
         real = len(dataset.classes) * (settings.ipc + settings.real_per_class)
@@ -193,7 +193,10 @@ class StepTimer:
         self._settings, self._dataset = settings, dataset
         self._device, self._size = choose_device(settings.device), dataset.image_size
         self._known: dict[Use, float] = {}
-        self._teacher = cache(lambda name: untrained_teacher(name, dataset, self._device))
+        resample = settings.resample
+        self._teacher = cache(
+            lambda name: untrained_teacher(name, dataset, self._device, resample=resample)
+        )
         self._work = {
             **dict.fromkeys(("step", *_GRADIENT_ROLES), self._synthesis),
             **{"forward": self._forward, "label": self._label, "store": self._store},
@@ -389,7 +392,7 @@ class StepCounter:
         """Return a network without values and the side of its images."""
         size = self._dataset.image_size
         if is_pretrained_name(name):
-            size = native_preprocess(name, self._dataset).size
+            size = native_preprocess(name, self._dataset, resample=self._settings.resample).size
         return _on_meta(architecture_of(name), len(self._dataset.classes), size), size
 
 

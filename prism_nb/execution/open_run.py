@@ -29,7 +29,7 @@ from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
 from prism_nb.models.pool import untrained_teacher
-from prism_nb.models.pretrained import head_row_indices, native_preprocess, open_pretrained
+from prism_nb.models.pretrained import head_classes, native_preprocess, open_pretrained
 from prism_nb.models.teacher import check_bn, check_conv
 from prism_nb.models.weights import check_weights_present, resolve_weights
 from prism_nb.models.zoo import build_network, check_forward
@@ -110,11 +110,14 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     dataset = open_dataset(settings)
     _check_networks(settings, dataset, run)
     finished = finished_methods(run) if run else []
+    if not dataset.has_images:
+        _check_data_free(settings)
     for method in settings.methods:
         _check_method(settings, method, dataset)
         if settings.recipe_of(method).image_source == "imported" and method not in finished:
             imported_set(settings, method, dataset)
-    _check_image_counts(settings, dataset)
+    if dataset.has_images:
+        _check_image_counts(settings, dataset)
     return dataset
 
 
@@ -137,7 +140,14 @@ def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) 
         check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
     bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        check_network(name, dataset, needs_bn=name in bn, needs_conv=name in conv)
+        check_network(
+            name,
+            dataset,
+            needs_bn=name in bn,
+            needs_conv=name in conv,
+            needs_logits=name not in settings.bn_only,
+            resample=settings.resample,
+        )
 
 
 def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
@@ -154,13 +164,20 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
         if recipe.statistics == "bn_conv":
             conv |= networks
         elif recipe.image_source == "optimized":
-            bn |= networks & {settings.primary} if recipe.no_bn_policy == "zero" else networks
+            reference = {settings.pool.scale_reference}
+            bn |= networks & reference if recipe.no_bn_policy == "zero" else networks
     return bn, conv
 
 
 @lru_cache(maxsize=256)  # the runs of a study use the same networks
 def check_network(
-    name: str, dataset: ImageDataset, *, needs_bn: bool, needs_conv: bool = False
+    name: str,
+    dataset: ImageDataset,
+    *,
+    needs_bn: bool,
+    needs_conv: bool = False,
+    needs_logits: bool = True,
+    resample: bool = True,
 ) -> None:
     """Check a network with its weights, or without them if they are still to be downloaded.
 
@@ -171,17 +188,46 @@ def check_network(
     if not is_pretrained_name(name):
         network = build_network(name, classes=classes, image_size=size)
     elif (weights := resolve_weights(name)).file.is_file():
-        pretrained = open_pretrained(name, dataset)
-        network, size = pretrained.network, pretrained.preprocess.size
+        found = open_pretrained(name, dataset, resample=resample, gives_logits=needs_logits)
+        network, size = found.network, found.preprocess.size
+        classes = len(found.classes) or classes
     else:
-        head_row_indices(weights, weights.head or classes, dataset)
-        network = untrained_teacher(name, dataset, torch.device("cpu")).network
-        size = native_preprocess(name, dataset).size
+        if needs_logits:
+            head_classes(weights, weights.head or classes, dataset)
+        cpu = torch.device("cpu")
+        network = untrained_teacher(name, dataset, cpu, resample=resample).network
+        size = native_preprocess(name, dataset, resample=resample).size
     check_forward(name, network, classes=classes, image_size=size)
     if needs_bn:
         check_bn(name, network)
     if needs_conv:
         check_conv(name, network)
+
+
+def only_part(name: str, dataset: ImageDataset, *, resample: bool) -> str | None:
+    """Return the setting that has to name a network of the pool, since it can play one part only.
+
+    Returns:
+        `bn_only` for one without a head for the dataset's classes, `logits_only` for one without
+        batch norm, None for one that can do both.
+
+    Raises:
+        UsageError: It can do neither.
+    """
+    parts: tuple[tuple[str | None, bool, bool], ...] = (
+        (None, True, True),
+        ("bn_only", True, False),
+        ("logits_only", False, True),
+    )
+    problems = []
+    for setting, bn, logits in parts:
+        try:
+            check_network(name, dataset, needs_bn=bn, needs_logits=logits, resample=resample)
+        except UsageError as error:
+            problems.append(error)
+        else:
+            return setting
+    raise problems[0]
 
 
 def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
@@ -210,12 +256,55 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
         )
 
 
+def _check_data_free(settings: Settings) -> None:
+    """Check that nothing in a run needs real images, since it has none.
+
+    Raises:
+        UsageError: Something does; the message names it.
+    """
+    untrained = [name for name in settings.networks if not is_pretrained_name(name)]
+    needs: list[tuple[str, object]] = [
+        ("students are evaluated on them: set students to []", settings.students),
+        ("train_on_real is set: leave it out", settings.train_on_real),
+        ("eval_split tuning splits them: leave it out", settings.eval_split == "tuning"),
+        (f"{', '.join(untrained)} would be trained on them: name weights", untrained),
+        (
+            "label_ensemble accuracy weights networks by their accuracy on them: choose another",
+            settings.label.ensemble == "accuracy",
+        ),
+    ]
+    for method in settings.methods:
+        recipe, where = settings.recipe_of(method), f"method {method}"
+        needs += [
+            (f"{where} starts from them: set init to noise", recipe.real_per_image(1)),
+            (
+                f"{where} has random real images for its result: leave it out",
+                recipe.image_source == "initial",
+            ),
+            (
+                f"{where} measures convolutions on them: set statistics to bn",
+                recipe.statistics == "bn_conv",
+            ),
+            (
+                f"{where} scales losses by them: set bn_normalize to gradient",
+                recipe.bn_normalize == "real",
+            ),
+        ]
+    for problem, is_needed in needs:
+        if is_needed:
+            raise UsageError(
+                f"the run has no real images (data_dir is not set), but {problem}; or name the "
+                f"folder of {settings.dataset} by --set data_dir=PATH"
+            )
+
+
 def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
     dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
     if len(dataset.classes) * settings.ipc < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")
     images = len(dataset.labels("train"))
-    if settings.squeeze.batch > images:
+    trains = not all(map(is_pretrained_name, settings.networks))
+    if trains and settings.squeeze.batch > images:
         raise UsageError(
             f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only {images} "
             "training images"

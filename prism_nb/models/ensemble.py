@@ -100,7 +100,8 @@ def load_labeler(run: Run) -> EnsembleLabeler:
     """Return the ensemble of a run's label teachers."""
     settings = run.settings
     units = [network_unit(settings, name) for name in settings.label_teachers_used]
-    accuracies = [float(run.units.record(unit)["accuracy"]) for unit in units]
+    # Not measured without real images, where `Settings` do not weight by accuracy.
+    accuracies = [float(run.units.record(unit)["accuracy"] or 0) for unit in units]
     teachers = [load_teacher(run, name) for name in settings.label_teachers_used]
     return EnsembleLabeler(settings, teachers, accuracies)
 

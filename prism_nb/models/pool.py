@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.models.layer_stats import MeanVar
 from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.teacher import PreprocessConfig, Teacher, dataset_preprocess
-from prism_nb.models.zoo import architecture_of, build_network, load_weights
+from prism_nb.models.zoo import architecture_of, build_network, head_tensors, load_weights
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
@@ -32,12 +33,12 @@ def load_teacher(run: Run, name: str) -> Teacher:
     unit = network_unit(run.settings, name)
     path, content_hash = _finished_file(run, unit, "weights")
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
-    native = (
-        PreprocessConfig.from_dict(run.units.record(unit)["preprocess"])
-        if is_pretrained_name(name)
-        else dataset_preprocess(dataset)
-    )
-    return _load_teacher(name, path, content_hash, dataset, native, device)
+    native, head, rows = dataset_preprocess(dataset), len(dataset.classes), None
+    if is_pretrained_name(name):
+        record = run.units.record(unit)
+        native, head = PreprocessConfig.from_dict(record["preprocess"]), record["head_classes"]
+        rows = record["head_rows"] and tuple(record["head_rows"])
+    return _load_teacher(name, path, content_hash, dataset, native, head, rows, device)
 
 
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
@@ -55,10 +56,13 @@ def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
     return _load_stats(*_finished_file(run, unit, "statistics"), choose_device(run.settings.device))
 
 
-def untrained_teacher(name: str, dataset: ImageDataset, device: torch.device) -> Teacher:
+def untrained_teacher(
+    name: str, dataset: ImageDataset, device: torch.device, *, resample: bool = True
+) -> Teacher:
     """Return a teacher with fresh weights, which costs as much to run as a trained one."""
-    native = native_preprocess(name, dataset)
-    return wrap_teacher(name, _build(name, dataset, native), dataset, native, device)
+    native = native_preprocess(name, dataset, resample=resample)
+    network = _build(name, len(dataset.classes), native)
+    return wrap_teacher(name, network, dataset, native, device)
 
 
 def wrap_teacher(
@@ -67,9 +71,12 @@ def wrap_teacher(
     dataset: ImageDataset,
     native: PreprocessConfig,
     device: torch.device,
+    head_rows: Sequence[int] | None = None,
 ) -> Teacher:
     """Return a network, trained with a native preprocessing, as a frozen teacher for a dataset."""
-    teacher = Teacher(name, network, native=native, dataset=dataset_preprocess(dataset))
+    teacher = Teacher(
+        name, network, native=native, dataset=dataset_preprocess(dataset), head_rows=head_rows
+    )
     return teacher.to(device).to(memory_format=torch.channels_last)
 
 
@@ -93,17 +100,20 @@ def _load_teacher(
     content_hash: str,  # part of the cache's key, so that a changed file is read again
     dataset: ImageDataset,
     native: PreprocessConfig,
+    head: int,  # number of classes; 0: the file has none
+    rows: tuple[int, ...] | None,
     device: torch.device,
 ) -> Teacher:
-    network = _build(name, dataset, native)
+    network = _build(name, head or len(dataset.classes), native)
+    optional = head_tensors(architecture_of(name), image_size=native.size) if not head else ()
     try:
-        load_weights(network, safetensors.torch.load_file(path))
+        load_weights(network, safetensors.torch.load_file(path), optional=optional)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise PrismError(
             f"weights {path} do not fit {name!r}: {error}; delete the file and run the squeeze "
             "stage again"
         ) from None
-    return wrap_teacher(name, network, dataset, native, device)
+    return wrap_teacher(name, network, dataset, native, device, rows)
 
 
 @lru_cache(maxsize=32)
@@ -118,8 +128,6 @@ def _load_stats(path: Path, content_hash: str, device: torch.device) -> dict[str
     return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
 
 
-def _build(name: str, dataset: ImageDataset, native: PreprocessConfig) -> nn.Module:
+def _build(name: str, classes: int, native: PreprocessConfig) -> nn.Module:
     with seeded(0, torch.device("cpu")):
-        return build_network(
-            architecture_of(name), classes=len(dataset.classes), image_size=native.size
-        )
+        return build_network(architecture_of(name), classes=classes, image_size=native.size)

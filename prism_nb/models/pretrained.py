@@ -1,11 +1,11 @@
-"""Networks with published or local weights, their heads cut to the classes of a dataset."""
+"""Networks with published or local weights, and the outputs of their heads for a dataset."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import timm
 import torch
@@ -18,7 +18,7 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import WeightsSpec, read_weights, resolve_weights
-from prism_nb.models.zoo import build_network, build_on_meta, load_weights
+from prism_nb.models.zoo import build_network, head_tensors, load_weights
 
 _COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and it changes no result
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # older key names
@@ -29,55 +29,80 @@ class Pretrained:
     """A network with published or local weights.
 
     Attributes:
-        network: The network on the CPU, in evaluation mode, with a head of the dataset's classes.
+        network: The network on the CPU, in evaluation mode.
         preprocess: The preprocessing that it needs.
         spec: Its weights.
-        head: Number of classes of the weights' own head.
+        tensors: The weights by name; without a head where it gives no logits.
+        classes: Folder names of the classes of its head, in order; none where it gives no logits.
+        head_rows: Output of the head for each class of the dataset; None: its outputs in order.
     """
 
     network: nn.Module
     preprocess: PreprocessConfig
     spec: WeightsSpec
-    head: int
+    tensors: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+    head_rows: tuple[int, ...] | None
 
 
-def native_preprocess(name: str, dataset: ImageDataset) -> PreprocessConfig:
-    """Return a network's preprocessing without reading weights: the dataset's if none is known."""
+def native_preprocess(
+    name: str, dataset: ImageDataset, *, resample: bool = True
+) -> PreprocessConfig:
+    """Return a network's preprocessing without reading weights: the dataset's if none is known.
+
+    Args:
+        name: The network's name.
+        dataset: The images.
+        resample: Whether images are brought to the size that the weights were trained at.
+    """
     known = resolve_weights(name).preprocess if is_pretrained_name(name) else None
-    return known or dataset_preprocess(dataset)
+    if known is None:
+        return dataset_preprocess(dataset)
+    return known if resample else replace(known, size=dataset.image_size)
 
 
-def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
-    """Read a named network's weights and cut its head to a dataset's classes.
+def open_pretrained(
+    name: str, dataset: ImageDataset, *, resample: bool = True, gives_logits: bool = True
+) -> Pretrained:
+    """Read a named network's weights, and find a dataset's classes in its head.
+
+    Args:
+        name: The network's name.
+        dataset: The images.
+        resample: As of `native_preprocess`.
+        gives_logits: Whether its head is used; otherwise it may have none, or other classes.
 
     Raises:
         UsageError: The weights are missing, damaged, or of another architecture or other classes.
     """
     spec = resolve_weights(name)
-    preprocess = spec.preprocess or dataset_preprocess(dataset)
-    classes, size = len(dataset.classes), preprocess.size
+    preprocess = native_preprocess(name, dataset, resample=resample)
+    size = preprocess.size
     weights = read_weights(spec.file, hash_prefix=spec.hash_prefix)
     weights = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in weights.items()}
     with seeded(0, torch.device("cpu")):
         if spec.library == "timm":
             weights = _as_timm_loads(spec, weights)
-        network = build_network(spec.architecture, classes=classes, image_size=size)
-    wanted = network.state_dict()
-    weights = {key: value for key, value in wanted.items() if key.endswith(_COUNTER)} | weights
-
-    larger = build_on_meta(spec.architecture, classes=classes + 1, image_size=size).state_dict()
-    head_keys = [key for key in wanted if wanted[key].shape != larger[key].shape]
-    heads = {key: weights[key] for key in head_keys if key in weights}
-    head = _head_size(spec, heads)
-    if head:
-        rows = head_row_indices(spec, head, dataset)
-        weights |= {key: value[rows] for key, value in heads.items() if len(value) == head}
+        head = head_tensors(spec.architecture, image_size=size)
+        classes = tuple[str, ...]()
+        if gives_logits:
+            classes = head_classes(spec, _head_size(spec, weights, head), dataset)
+        else:
+            weights = {key: value for key, value in weights.items() if key not in head}
+        network = build_network(
+            spec.architecture, classes=len(classes) or len(dataset.classes), image_size=size
+        )
+    own = network.state_dict().items()
+    weights = {key: value for key, value in own if key.endswith(_COUNTER)} | weights
     try:
-        load_weights(network, weights)
+        load_weights(network, weights, optional=() if gives_logits else head)
     except RuntimeError as error:
+        remedy = "name the architecture that they are of"
+        if not resample:
+            remedy += f", or set resample to true if it does not take {size}-pixel images"
         raise UsageError(
             f"weights {spec.file} are not of {spec.architecture!r}: "
-            f"{textwrap.shorten(str(error), 300)}; name the architecture that they are of"
+            f"{textwrap.shorten(str(error), 300)}; {remedy}"
         ) from None
     for key, value in weights.items():
         if not bool(value.isfinite().all()):
@@ -85,35 +110,49 @@ def open_pretrained(name: str, dataset: ImageDataset) -> Pretrained:
                 f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
                 "save them again"
             )
-    return Pretrained(network.eval(), preprocess, spec, head)
+    rows = _head_rows(classes, dataset) if classes else None
+    return Pretrained(network.eval(), preprocess, spec, weights, classes, rows)
 
 
-def head_row_indices(spec: WeightsSpec, head: int, dataset: ImageDataset) -> list[int]:
-    """Return the rows of a head that belong to a dataset's classes, in the dataset's order.
+def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[str, ...]:
+    """Return the folder names of a head's classes, in order, which include a dataset's.
 
     Classes are matched by folder name. A head of unknown classes is ImageNet-1K's if it has 1,000
     and the dataset's folders are among its wnids, else the dataset's own if it has as many.
 
     Args:
         spec: The weights.
-        head: Number of classes of their head.
+        head: Number of classes of their head; 0: they have none.
         dataset: The images to classify.
 
     Raises:
-        UsageError: The head has other classes.
+        UsageError: There is no head, or it has other classes.
     """
-    folders, wnids = [info.folder for info in dataset.classes], imagenet_wnids()
+    folders, wnids = tuple(info.folder for info in dataset.classes), imagenet_wnids()
     classes = spec.classes or (wnids if head == len(wnids) else ())
-    if set(folders) <= set(classes):
-        row_of = {folder: row for row, folder in enumerate(classes)}
-        return [row_of[folder] for folder in folders]
-    if head == len(folders):
-        return list(range(head))
+    if head and set(folders) <= set(classes):
+        return classes
+    if head and head == len(folders):
+        return folders
+    other = f"{spec.architecture!r} alone, which is trained here"
+    if not head:
+        raise UsageError(
+            f"weights of {spec.name!r} have no head, so the network gives neither logits nor "
+            f"labels; name it in bn_only, or take {other}"
+        )
     raise UsageError(
         f"network {spec.name!r} has a head of {head} classes, but {dataset.name} has "
         f"{len(folders)}, which are not among them by folder name (e.g. {folders[0]!r}); take "
-        f"weights for these classes, or {spec.architecture!r} alone, which is trained here"
+        f"weights for these classes, or {other}, or name it in bn_only, to use its BN statistics "
+        "and not its head"
     )
+
+
+def _head_rows(classes: tuple[str, ...], dataset: ImageDataset) -> tuple[int, ...] | None:
+    """Return the output of a head for each class of a dataset; None if they are its outputs."""
+    row_of = {folder: row for row, folder in enumerate(classes)}
+    rows = tuple(row_of[info.folder] for info in dataset.classes)
+    return None if rows == tuple(range(len(classes))) else rows
 
 
 def _as_timm_loads(spec: WeightsSpec, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,9 +169,9 @@ def _as_timm_loads(spec: WeightsSpec, weights: dict[str, Tensor]) -> dict[str, T
     return dict(network.state_dict())
 
 
-def _head_size(spec: WeightsSpec, heads: Mapping[str, Tensor]) -> int:
-    """Return the number of classes of a file's head; 0 if it has none."""
-    size = max((len(value) for value in heads.values() if value.ndim), default=0)
+def _head_size(spec: WeightsSpec, weights: Mapping[str, Tensor], head: tuple[str, ...]) -> int:
+    """Return the number of classes of a file's head, from its tensors; 0 if it has none."""
+    size = max((len(weights[k]) for k in head if k in weights and weights[k].ndim), default=0)
     if size and spec.head and size != spec.head:
         raise UsageError(
             f"weights {spec.file} have a head of {size} classes, but {spec.head} are named in "

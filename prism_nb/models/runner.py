@@ -43,7 +43,7 @@ class TeacherRunner:
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat]
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits and layer statistics, as `Teacher.forward_with_stats`."""
+        """Return head logits and layer statistics, as `Teacher.forward_with_stats`."""
         with half_precision(self._precision, images.device):
             logits, measured = self.teacher.forward_with_stats(images, stats)
         return _at_least_fp32(logits), measured
@@ -73,7 +73,7 @@ class CompiledTeacherRunner(TeacherRunner):
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat]
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits and layer statistics, as `Teacher.forward_with_stats`."""
+        """Return head logits and layer statistics, as `Teacher.forward_with_stats`."""
         compiled = self._compiled(with_logits=True)
         if not compiled.compiles_for(images):
             return super().forward_with_stats(images, stats)
@@ -168,10 +168,10 @@ class _HookedTeacher(nn.Module):
         self._measured[index] = stat.measure(inputs[0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits, or a zero in their place, and the statistics in the order of `stats`."""
+        """Return head logits, or a zero instead, and the statistics in the order of `stats`."""
         self._measured = {}
         with half_precision(self._precision, images.device):
-            logits = self.twin(images)
+            logits = self.twin.head_logits(images)
         measured = [self._measured[index] for index in range(self._count)]
         self._measured = {}
         return _at_least_fp32(logits) if self._with_logits else images.new_zeros(()), measured

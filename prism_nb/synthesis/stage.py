@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +21,7 @@ from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
+from prism_nb.data.augment import AugParams
 from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
@@ -38,6 +41,7 @@ from prism_nb.synthesis.preview import preview_writer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule, teacher_schedule
 
 _LOGS_PER_UNIT = 100
+_GRADIENTS_PER_UNIT = 5  # measurements, each of which costs one to two steps
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> WriteResult:
@@ -81,16 +85,31 @@ def _optimize(
     schedule = teacher_schedule(settings, unit.params["method"], batch_of(unit))
     matchers = _build_matchers(run, recipe, schedule, start.generator)
 
+    images = start.images.to(device, memory_format=torch.channels_last)
+    labels = torch.tensor([c for c, _ in members], device=device)
+
+    def gradient_norms(networks: Sequence[str]) -> dict[str, float]:
+        backward = MicroBatchedBackward(Objective(recipe, matchers), settings.part)
+        leaf, whole = images.clone().requires_grad_(), AugParams((0, 0, *images.shape[2:]))
+        norms = backward.gradient_norms([leaf], [whole], labels, (), networks)
+        return {name: norms[f"bn/{name}"] for name in networks}
+
     def real_images() -> Tensor:
         pixels = random_real(dataset, members, seed=settings.replicate_seed, tag="scale")
         return dataset.normalize(pixels.to(device))
 
     bn_matchers = [matchers[name] for name in schedule.bn_networks]
-    bn_scales = bn_loss_scales(recipe, matchers.get(settings.primary), bn_matchers, real_images)
+    bn_scales = bn_loss_scales(
+        recipe,
+        matchers.get(settings.pool.scale_reference),
+        bn_matchers,
+        real_images=real_images,
+        gradient_norms=gradient_norms,
+    )
     backward = MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part)
     optimizer = ImageOptimizer(
-        start.images.to(device, memory_format=torch.channels_last),
-        torch.tensor([c for c, _ in members], device=device),
+        images,
+        labels,
         backward=backward,
         schedule=schedule,
         recipe=recipe,
@@ -98,15 +117,18 @@ def _optimize(
         generator=start.generator,
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
     )
-    logger = LossLogger(unit, on_event)
+    logger, gradients = LossLogger(unit, on_event), GradientLogger(unit, on_event)
     checkpoint = _checkpoint(run, unit)
-    saver = _checkpoint_saver(checkpoint, optimizer, logger)
+    saver = _checkpoint_saver(checkpoint, optimizer, {"losses": logger, "gradients": gradients})
+    if optimizer.step == 0:
+        gradients.measure(optimizer)
     with preview_writer(run, unit, schedule, optimizer) as previews:
-        images = recover(optimizer, [logger, *previews, saver])
+        images = recover(optimizer, [logger, gradients, *previews, saver])
     record = {
         "draws": asdict(schedule),
         "bn_scales": bn_scales,
         "bn_loss_shares": logger.bn_loss_shares(bn_scales),
+        "gradient_shares": gradients.shares,
         "losses": logger.last,
         "device": str(device),
         "compile": settings.compile,
@@ -119,8 +141,8 @@ def _optimize(
 def _build_matchers(
     run: Run, recipe: Recipe, schedule: TeacherSchedule, generator: torch.Generator
 ) -> dict[str, StatMatcher]:
-    """Load every network of a unit, and the primary where others are scaled to it."""
-    reference = [run.settings.primary] if recipe.bn_normalize != "none" else []
+    """Load every network of a unit, and the one that others are scaled to."""
+    reference = recipe.networks(run.settings.pool, "scales")
     matchers = {}
     for name in dict.fromkeys([*schedule.networks, *reference]):
         conv_stats = None
@@ -207,18 +229,68 @@ class LossLogger:
         }
 
 
+class GradientLogger:
+    """Callback that logs, a few times per unit, each term's share of the gradient on the images.
+
+    A share is the norm of the weighted term's gradient, divided by the sum of these norms over the
+    terms of networks. Where networks give statistics of different scales, the loss's shares do not
+    show which of them pulls the images.
+    """
+
+    def __init__(self, unit: Unit, on_event: OnEvent) -> None:
+        self._unit, self._on_event = unit, on_event
+        self._norms: list[dict[str, float]] = []
+
+    def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
+        """Measure the next step if it is time to."""
+        step, steps = optimizer.step, optimizer.total_steps
+        if step < steps and step % max(1, steps // _GRADIENTS_PER_UNIT) == 0:
+            self.measure(optimizer)
+
+    def measure(self, optimizer: ImageOptimizer) -> None:
+        """Measure and log the shares of the next step."""
+        norms = optimizer.gradient_norms()
+        self._norms.append(norms)
+        event = {"event": "gradient", "unit": self._unit.name, "step": optimizer.step}
+        self._on_event({**event, "shares": _shares(norms)})
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each term's share, of norms summed over the measured steps."""
+        total: Counter[str] = Counter()
+        for norms in self._norms:
+            total.update(norms)
+        return _shares(total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the measured norms."""
+        return {"norms": self._norms}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._norms = list(state["norms"])
+
+
+def _shares(norms: Mapping[str, float]) -> dict[str, float]:
+    total = sum(norms.values())
+    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+
+
 def _checkpoint_saver(
-    checkpoint: Checkpoint, optimizer: ImageOptimizer, logger: LossLogger
+    checkpoint: Checkpoint,
+    optimizer: ImageOptimizer,
+    loggers: Mapping[str, LossLogger | GradientLogger],
 ) -> Callback:
     """Restore the state of an interrupted call, and return the callback that saves states."""
+    parts: dict[str, Any] = {"optimizer": optimizer, **loggers}
     state = checkpoint.load()
     if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        logger.load_state_dict(state["logger"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
     def save(optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
         if checkpoint.due and optimizer.step < optimizer.total_steps:
-            checkpoint.save({"optimizer": optimizer.state_dict(), "logger": logger.state_dict()})
+            checkpoint.save({name: part.state_dict() for name, part in parts.items()})
 
     return save
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from prism_nb.core.recipe import Recipe
+from prism_nb.core.recipe import Recipe, TeacherPool
 from prism_nb.core.settings import Settings
 from prism_nb.core.units import ImageBatch, unit_seed
 
@@ -57,41 +56,39 @@ def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> Teac
     loaded.
     """
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
-    key = [*batch.image_indices]
+    key = [*batch.image_indices]  # all units of these indices share it, unless classes are added
     if recipe.sample_per != "image_index":
         key += batch.classes
     seed = unit_seed(settings.replicate_seed, "draws", method, *key)
     generator = torch.Generator().manual_seed(seed)
-    return sample_schedule(recipe, settings.primary, settings.teachers, generator)
+    return sample_schedule(recipe, settings.pool, generator)
 
 
 def sample_schedule(
-    recipe: Recipe, primary: str, pool: Sequence[str], generator: torch.Generator
+    recipe: Recipe, pool: TeacherPool, generator: torch.Generator
 ) -> TeacherSchedule:
     """Sample the teachers of a unit's steps.
 
     `selection` is `pre`: one draw for all steps; `intra`: a new draw every `resample_every` steps
     (both PRISM, arXiv 2511.09905); `all`: every candidate; `round_robin`: one candidate per step,
     in the pool's order (G-VBSM, CVPR 2024); `fixed`: as named. Where `primary_in_bn` is `always`,
-    the primary is in every group.
+    the primary is in every group, unless it gives logits alone.
 
     Args:
         recipe: The method, checked against the pool by `core.recipe.check_recipe`.
-        primary: The network that gives the logits where `logits` is `primary`.
-        pool: All networks, the primary among them.
+        pool: The networks, and which of them may give logits and BN statistics.
         generator: CPU generator of the draws.
     """
-    candidates = recipe.candidates(primary, pool)
-    resample_every, groups = _sample_groups(recipe, primary, candidates, generator)
-    logit_teachers = {"primary": (primary,), "round_robin": tuple(pool), "bn_teachers": ()}
-    return TeacherSchedule(resample_every, groups, logit_teachers[recipe.logits])
+    resample_every, groups = _sample_groups(
+        recipe, recipe.always_in_bn(pool), recipe.candidates(pool), generator
+    )
+    return TeacherSchedule(resample_every, groups, recipe.logit_teachers(pool))
 
 
 def _sample_groups(
-    recipe: Recipe, primary: str, candidates: TeacherNames, generator: torch.Generator
+    recipe: Recipe, always: TeacherNames, candidates: TeacherNames, generator: torch.Generator
 ) -> tuple[int, tuple[TeacherNames, ...]]:
     """Return the steps per group, and the groups of BN teachers."""
-    always = (primary,) if recipe.primary_in_bn == "always" else ()
     if recipe.selection in {"all", "fixed"}:
         return recipe.iterations, (tuple(dict.fromkeys([*always, *candidates])),)
     if recipe.selection == "round_robin":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from prism_nb.core import fileio
@@ -51,7 +52,7 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
     """Return title, result and options of each section."""
-    titles, student = tables.method_titles(run), run.settings.students[0]
+    titles, students = tables.method_titles(run), run.settings.students
     has_variants = run.settings.eval_variants != ("protocol",) or run.settings.train_on_real
     sections: list[tuple[str, str, dict[str, Any]]] = [
         ("Accuracy", "accuracy", {}),
@@ -61,7 +62,7 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
         ("Accuracy class by class", "classes", {}),
         ("Gains class by class", "class_gains", {}),
     ]
-    for method in run.settings.methods:
+    for student, method in product(students[:1], run.settings.methods):
         title = f"Confusions of {student}, trained on {titles[method]}"
         sections.append((title, "confusions", {"method": method, "student": student}))
     if has_variants:
@@ -77,7 +78,7 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
         ("Agreement of the teachers", "agreement", {}),
         ("Undefined metrics", "undefined", {}),
         ("BN teachers of each unit", "bn_teachers", {}),
-        ("BN loss by network", "bn_shares", {}),
+        ("Pull of each network", "bn_shares", {}),
         ("Losses", "losses", {}),
         ("Teachers", "teachers", {}),
     ]

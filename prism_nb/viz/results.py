@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
-from prism_nb.core.settings import REFERENCE
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS
 from prism_nb.execution.pipeline import class_count
@@ -37,7 +37,8 @@ def run_labels(run: Run) -> LabelMap:
 def teachers(run: Run) -> Result:
     """Accuracy, size and role of every network."""
     table = tables.teacher_table(run)
-    return Result(table, figures.teacher_figure(table))
+    is_measured = "accuracy %" in table  # not without real images
+    return Result(table, figures.teacher_figure(table) if is_measured else None)
 
 
 def bn_teachers(run: Run) -> Result:
@@ -48,10 +49,33 @@ def bn_teachers(run: Run) -> Result:
 
 
 def bn_shares(run: Run) -> Result:
-    """Share of each network in each method's BN loss."""
-    table = tables.bn_loss_share_table(run)
-    figure = figures.bn_share_figure(table, method_legend(run)) if len(table) else None
-    return Result(table, figure)
+    """Share of each network in the gradient on the images and in the BN loss, by method."""
+    table = tables.share_table(run)
+    if not len(table):
+        return Result(table)
+    figure = figures.share_figure(table, method_legend(run))
+    columns = ["of", "term", "network"]
+    wide = table.pivot_table("share %", columns, "method", sort=False).rename_axis(columns="method")
+    return Result(wide[list(table["method"].unique())], figure, _dominance(run, table))
+
+
+_DOMINATES = 0.9
+
+
+def _dominance(run: Run, shares: pd.DataFrame) -> str:
+    """Return which methods have a network with nearly all of the BN teachers' gradient."""
+    titles, found = tables.method_titles(run), []
+    bn = shares[(shares["of"] == "gradient") & (shares["term"] == "bn")]
+    for method, rows in bn.groupby("method", sort=False):
+        networks = rows.set_index("network")["share %"]
+        share = networks.max() / networks.sum()
+        if len(networks) > 1 and share > _DOMINATES:
+            name = networks.idxmax()
+            found.append(f"{titles[str(method)]}: {name} has {share:.0%} of the BN teachers' pull")
+    if not found:
+        return ""
+    remedy = "the others hardly count; bn_normalize or bn_weights of the recipe change that."
+    return f"{'; '.join(found)}: {remedy}"
 
 
 def losses(run: Run) -> Result:
@@ -90,7 +114,7 @@ def curve(
     if not table.notna().any(axis=None):
         return Result(note=_why_undefined(measured, METRICS[measure].title))
     figure = diversity.curve_figure(table, method_legend(run), METRICS[measure])
-    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods])
+    note = _left_out(run, methods, measured.settings.image_sets)
     return Result(table, figure, note)
 
 
@@ -105,7 +129,7 @@ def nearest(run: Run, network: str, methods: Sequence[str] | None = None) -> Res
     in_order = mine.sort_values("method", key=lambda m: m.map(list(methods).index), kind="stable")
     figure = diversity.nearest_figure(in_order, method_legend(run))
     nearest_three = in_order.groupby("method", sort=False).head(3).set_index("method")
-    note = _left_out(run, methods, [REFERENCE, *measured.settings.methods])
+    note = _left_out(run, methods, measured.settings.image_sets)
     return Result(nearest_three, figure, note)
 
 
@@ -154,7 +178,7 @@ def image_map(
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:
-    return (REFERENCE, *run.settings.methods)
+    return run.settings.image_sets
 
 
 def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str]) -> str:
@@ -243,6 +267,8 @@ def scores(run: Run) -> Result:
 
 def summary(run: Run) -> Result:
     """Accuracy, diversity and fidelity by method, and whether one method leads, or a control."""
+    if not run.settings.students:
+        return Result(tables.summary_table(run), note=_NO_STUDENTS)
     accuracies, titles = tables.accuracy_table(run), tables.method_titles(run)
     ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
     means = ", ".join(f"{titles[str(m)]} {value:.1f} %" for m, value in ranked.items())
@@ -290,6 +316,18 @@ _AGREEMENT = (
 )
 
 
+_NO_STUDENTS = "No students are trained in this run (students is empty): no accuracies."
+
+
+def _of_students(result: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a result with a note in its place where the run has no students."""
+
+    def function(run: Run, *args: Any, **options: Any) -> Result:
+        return result(run, *args, **options) if run.settings.students else Result(note=_NO_STUDENTS)
+
+    return function
+
+
 def _plain(table: Callable[[Run], pd.DataFrame], note: str = "") -> Callable[[Run], Result]:
     return lambda run: Result(table(run), note=note)
 
@@ -298,15 +336,20 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
     "agreement": _plain(tables.agreement_table, _AGREEMENT),
     "undefined": _plain(tables.undefined_table, "Metrics without a row are defined."),
     "labels": _plain(tables.label_table),
-    "eval_variants": _plain(tables.eval_variant_table),
+    "eval_variants": _of_students(_plain(tables.eval_variant_table)),
     "protocols": _plain(tables.protocol_table),
     **{
         function.__name__: function
         for function in (
             *(teachers, bn_teachers, bn_shares, losses),
-            *(metrics, curve, nearest, similarity, image_map),
+            *(metrics, curve, nearest, similarity, image_map, summary),
+        )
+    },
+    **{
+        function.__name__: _of_students(function)
+        for function in (
             *(accuracy, learning, transfer, classes, class_gains, confusions),
-            *(scores, summary, tradeoff, published),
+            *(scores, tradeoff, published),
         )
     },
 }

@@ -30,9 +30,10 @@ THIS_RUN = "this run"
 
 
 def method_titles(run: Run) -> dict[str, str]:
-    """Return the titles of the real reference and of a run's methods, by name."""
-    methods = {name: run.settings.recipe_of(name).title for name in run.settings.methods}
-    return {REFERENCE: "Real images", **methods}
+    """Return the titles of the real images, if there are any, and of a run's methods, by name."""
+    settings = run.settings
+    titles = {name: settings.recipe_of(name).title for name in settings.methods}
+    return {name: titles.get(name, "Real images") for name in settings.image_sets}
 
 
 def settings_table(run: Run) -> pd.DataFrame:
@@ -68,7 +69,13 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
 
 def teacher_table(run: Run) -> pd.DataFrame:
     """Return a row per network; columns that are empty for every network are left out."""
-    roles = {**dict.fromkeys(run.settings.teachers, "teacher"), run.settings.primary: "primary"}
+    pool = run.settings.pool
+    roles = {
+        **dict.fromkeys(pool.teachers, "teacher"),
+        **dict.fromkeys(pool.bn_only, "teacher (BN only)"),
+        **dict.fromkeys(pool.logits_only, "teacher (logits only)"),
+        pool.primary: "primary",
+    }
     rows = {}
     for unit in network_units(run.settings):
         record = run.units.record(unit)
@@ -80,7 +87,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
             "MFLOPs": record["flops"] / 1e6,
             "BN layers": record["bn_layers"],
             "BN channels": record["bn_channels"],
-            "accuracy %": 100 * record["accuracy"],
+            "accuracy %": 100 * (NAN if record["accuracy"] is None else record["accuracy"]),
             "published %": 100 * (record.get("published_accuracy") or NAN),
             "class order checked": None if checked is None else format_value(checked),
             "seconds": record["seconds"],
@@ -120,16 +127,28 @@ def _last_loss(record: dict[str, Any], term: str) -> float:
     return sum(values) / len(values) if values else NAN
 
 
-def bn_loss_share_table(run: Run) -> pd.DataFrame:
-    """Return each network's share of the weighted BN loss, mean over a method's units, in %."""
+SHARES = {"gradient": "gradient on the images", "BN loss": "weighted BN loss"}
+
+
+def share_table(run: Run) -> pd.DataFrame:
+    """Return each network's shares, mean over a method's units: method, of, term, network, share %.
+
+    `of` is one of `SHARES`; `term`, `logit` or `bn`.
+    """
     units = stage_units(run, "synthesis")
     count = Counter(unit.params["method"] for unit in units)
-    total: Counter[tuple[str, str]] = Counter()
+    total: Counter[tuple[str, str, str]] = Counter()
     for unit in units:
-        for network, share in run.units.record(unit).get("bn_loss_shares", {}).items():
-            total[unit.params["method"], network] += share
-    rows = [(method, name, 100 * share / count[method]) for (method, name), share in total.items()]
-    return pd.DataFrame(rows, columns=["method", "network", "share %"])
+        method, record = unit.params["method"], run.units.record(unit)
+        for term, share in record.get("gradient_shares", {}).items():
+            total[method, "gradient", term] += share
+        for network, share in record.get("bn_loss_shares", {}).items():
+            total[method, "BN loss", f"bn/{network}"] += share
+    rows = [
+        (method, of, *term.split("/", 1), 100 * share / count[method])
+        for (method, of, term), share in total.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "of", "term", "network", "share %"])
 
 
 def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
@@ -294,12 +313,13 @@ def only_measured(run: Run) -> Run:
     """Return the run as if it had only the methods whose diversity is measured.
 
     Raises:
-        UsageError: The real reference is not measured.
+        UsageError: Nothing is measured, or not the real reference.
     """
     units = stage_units(run, "diversity")
     done = {unit.name for unit in units if run.units.marker(unit) is not None}
-    if REFERENCE not in done:
-        raise UsageError("the real images are not measured, or damaged: run notebook 03")
+    if run.settings.image_sets[0] not in done:
+        first = method_titles(run)[run.settings.image_sets[0]]
+        raise UsageError(f"{first}: not measured, or damaged; run notebook 03")
     methods = tuple(name for name in run.settings.methods if name in done)
     return Run(run.path, run.settings.model_copy(update={"methods": methods}))
 
@@ -365,9 +385,14 @@ def mean_std(mean: float, std: float) -> str:
 
 def summary_table(run: Run) -> pd.DataFrame:
     """Return a run's main results: accuracy per student, diversity and fidelity, by method."""
-    accuracies = accuracy_table(run)
-    table = transfer_table(accuracies).add_suffix(" %").join(diversity_table(run))
-    table.insert(len(run.settings.students), "seeds", accuracies.groupby("method")["seeds"].min())
+    table = diversity_table(run)
+    if run.settings.students:
+        accuracies = accuracy_table(run)
+        table = transfer_table(accuracies).add_suffix(" %").join(table)
+        seeds = accuracies.groupby("method")["seeds"].min()
+        table.insert(len(run.settings.students), "seeds", seeds)
+    else:
+        table = table.reindex(run.settings.methods).rename_axis(index="method")
     for name, digits in (("intra-class cosine", 3), ("recognised %", 1)):
         table[name] = table[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna(DASH)
     return table.rename_axis(columns=None)

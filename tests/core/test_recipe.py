@@ -9,7 +9,7 @@ import pytest
 
 from prism_nb.core.config import build_settings, load_settings, read_preset
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import RECIPES, load_recipe, recipe_differences
+from prism_nb.core.recipe import RECIPES, TeacherPool, load_recipe, recipe_differences
 from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 WHOLE = "title: Mine\npaper: nobody, nowhere\ninit: noise\nlr: 0.3\n"
@@ -75,18 +75,18 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
 def test_methods_use_the_networks_of_their_papers(
     name: str, networks: tuple[str, ...], drawn: tuple[str, ...]
 ) -> None:
-    recipe, pool = load_recipe(name), ("b", "a", "c")
-    assert set(recipe.networks("a", pool)) == set(networks)
-    assert recipe.networks("a", pool, "drawn") == drawn
+    recipe, pool = load_recipe(name), TeacherPool("a", ("b", "a", "c"))
+    assert set(recipe.networks(pool)) == set(networks)
+    assert recipe.networks(pool, "drawn") == drawn
 
 
 def test_networks_give_logits_statistics_or_scales() -> None:
     own = {"selection": "fixed", "bn_fixed": ["b"], "primary_in_bn": "never"}
-    pool = ("a", "b", "c")
+    pool = TeacherPool("a", ("a", "b", "c"))
 
     def loaded(**changes: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         recipe = load_recipe("prism", {**own, **changes})
-        return recipe.networks("a", pool), recipe.networks("a", pool, "drawn", "scales")
+        return recipe.networks(pool), recipe.networks(pool, "drawn", "scales")
 
     assert loaded() == (("a", "b"), ("b",))
     assert loaded(logits="bn_teachers") == (("b",), ("b",))

@@ -121,7 +121,7 @@ def test_a_small_class_gives_what_it_has() -> None:
 
 def test_real_images_pass_once_per_network() -> None:
     teacher, calls = linear_teacher("net"), []
-    teacher.register_forward_hook(lambda *_: calls.append(1))
+    teacher.network.register_forward_hook(lambda *_: calls.append(1))
     for _ in range(3):
         real_features(DIGITS, teacher, reference=2, others=10, seed=0)
     assert len(calls) == len(DIGITS.classes)

@@ -45,7 +45,7 @@ def measure(
     features: Tensor, logits: Tensor, real: tuple[RealFeatures, ...], *, is_reference: bool = False
 ) -> dict[str, Any]:
     classes: Iterator[tuple[Tensor, Tensor]] = zip(features, logits, strict=True)
-    return metrics_in_space(classes, real, is_reference=is_reference)
+    return metrics_in_space(classes, range(len(features)), real, is_reference=is_reference)
 
 
 def undefined(record: dict[str, Any]) -> set[str]:

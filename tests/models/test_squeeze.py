@@ -21,6 +21,7 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_unit, squeeze_units
 from prism_nb.core.units import slug
 from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
@@ -232,9 +233,13 @@ def test_a_guessing_network_is_neither_refused_nor_confirmed(classes: int) -> No
             assert not check_class_order("mine", predicted, labels, classes)
 
 
+def folders_of(dataset: ImageDataset) -> list[str]:
+    return [info.folder for info in dataset.classes]
+
+
 def test_a_head_in_the_wrong_order_stops_the_unit(trained: Run, tmp_path: Path) -> None:
     dataset, file = open_dataset(trained.settings), tmp_path / "w.safetensors"
-    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    metadata = weights_metadata(folders_of(dataset), dataset_preprocess(dataset))
     turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
     file.write_bytes(to_safetensors(read_weights(weights_of(trained)), turned))
     with pytest.raises(
@@ -243,14 +248,24 @@ def test_a_head_in_the_wrong_order_stops_the_unit(trained: Run, tmp_path: Path) 
         squeezed(tmp_path, "wrong", **with_weights(file))
 
 
-def test_an_unconfirmed_order_and_a_cut_head_are_warned_of(trained: Run, tmp_path: Path) -> None:
+def test_an_unconfirmed_order_is_warned_of_and_a_larger_head_kept(
+    trained: Run, tmp_path: Path
+) -> None:
     torch.manual_seed(6)
     dataset, file = open_dataset(trained.settings), tmp_path / "w.safetensors"
-    metadata = weights_metadata(dataset, dataset_preprocess(dataset))
+    metadata = weights_metadata(folders_of(dataset), dataset_preprocess(dataset))
     larger = metadata.model_copy(update={"classes": (*"abcdefghij", *metadata.classes)})
     network = build_network("test_resnet", classes=20, image_size=32)
     file.write_bytes(to_safetensors(network.state_dict(), larger))
-    with pytest.warns(UserWarning, match="make sure of it") as caught:
+    with pytest.warns(UserWarning, match="make sure of it"):
         run = squeezed(tmp_path, "r", **with_weights(file))
-    assert any("of the 20 classes of its head, the 10" in str(each.message) for each in caught)
-    assert (record_of(run)["order_checked"], record_of(run)["head_classes"]) == (False, 20)
+    record = record_of(run)
+    assert (record["order_checked"], record["head_classes"]) == (False, 20)
+    assert record["head_rows"] == list(range(10, 20))
+    teacher = load_teacher(run, run.settings.primary)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        whole = network.eval()(images)
+        torch.testing.assert_close(teacher.head_logits(images), whole)
+        assert torch.equal(teacher(images), teacher.head_logits(images)[:, 10:])
+    assert torch.equal(teacher.head_labels(torch.tensor([2, 0])), torch.tensor([12, 10]))

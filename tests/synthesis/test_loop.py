@@ -93,6 +93,20 @@ def test_recover_is_adam_with_a_cosine_and_a_clamp(views: str, start_steps: list
     assert images.abs().max() == BOUND
 
 
+def test_measuring_gradients_changes_no_image() -> None:
+    recipe = prism(iterations=4, crop_min=0.3, flip=True, jitter=4, tv_l1=0.1)
+    starts, norms = [0, 0, 2, 3], list[dict[str, float]]()
+    plain = recover(optimizer_of(recipe, initial_of(), start_steps=starts))
+    measured = optimizer_of(recipe, initial_of(), start_steps=starts)
+    norms.append(measured.gradient_norms())
+    last = recipe.iterations
+    callback = lambda o, _: norms.append(o.gradient_norms()) if o.step < last else None  # noqa: E731
+    assert torch.equal(recover(measured, [callback]), plain)
+    assert len(norms) == 4
+    assert norms[0].keys() == {"logit/test_resnet", "bn/test_resnet", "bn/test_byobnet"}
+    assert all(norm > 0 for each in norms for norm in each.values())
+
+
 def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
     optimizer = optimizer_of(prism(iterations=4), initial_of(), start_steps=[2] * 4)
     steps: list[int] = []

@@ -7,10 +7,17 @@ import torch
 from torch import Tensor
 
 from prism_nb.core.recipe import load_recipe
-from prism_nb.data.augment import AugParams
+from prism_nb.data.augment import AugParams, augment
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective
-from tests.helpers.objectives import PATCH, StepResult, matcher_of, relative_error
+from tests.helpers.objectives import LABELS as FOUR
+from tests.helpers.objectives import (
+    PATCH,
+    StepResult,
+    literal_terms,
+    matcher_of,
+    relative_error,
+)
 from tests.helpers.teachers import ARCHITECTURES, teacher_of
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
@@ -106,6 +113,44 @@ def test_out_of_memory_halves_the_size_and_repeats_the_step(fails_at: int) -> No
         gradients.append(found.gradient)
         assert backward.micro_batch_size == (2 if limited else 0)  # 7, 4, 2
     assert relative_error(gradients[1], gradients[0]) < 1e-9
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_gradient_norms_are_those_of_separate_backward_passes(size: int) -> None:
+    names, images, labels = ["test_resnet", "test_byobnet"], images_of()[:4], FOUR
+    teachers = {name: teacher_of(name, double=True) for name in names}
+    backward = MicroBatchedBackward(objective_of(names, tv_l1=0.2), size)
+    found = backward.gradient_norms(
+        [images.clone().requires_grad_()], [AUG], labels, names[:1], names
+    )
+    terms = {
+        "logit/test_resnet": ("test_resnet", 0, 1.0),
+        "bn/test_resnet": ("test_resnet", 1, 0.5 * 0.3 / 2),  # its scale is 0.5
+        "bn/test_byobnet": ("test_byobnet", 1, 0.3 / 2),
+    }
+    assert found.keys() == terms.keys()
+    for term, (name, part, weight) in terms.items():
+        leaf = images.clone().requires_grad_()
+        value = weight * literal_terms(augment(leaf, [AUG]), teachers[name])[part]
+        expected = torch.autograd.grad(value, leaf)[0].norm().item()
+        assert found[term] == pytest.approx(expected, rel=1e-7)
+
+
+def test_measuring_gradients_changes_nothing() -> None:
+    """Neither running means nor the draw of convolutions, nor the gradients of the images."""
+    names, changes = ["test_resnet"], {**CONV, "conv_drop_prob": 0.5, "stats_ema": 0.4}
+    gradients = []
+    for measures in (False, True):
+        backward = MicroBatchedBackward(objective_of(names, **changes))
+        for _ in range(2):
+            if measures:
+                leaf = images_of().requires_grad_()
+                leaf.grad = torch.full_like(leaf, 2.0)
+                backward.gradient_norms([leaf], [AUG], LABELS, names, names)
+                assert (leaf.grad == 2).all()
+            found = StepResult(backward, images_of(), names, names, LABELS, AUG)
+        gradients.append(found.gradient)
+    assert torch.equal(*gradients)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

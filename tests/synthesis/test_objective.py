@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -72,6 +72,35 @@ def test_gvbsm_equals_the_formula(name: str) -> None:
         return entropy + 0.3 * distance
 
     value, gradient = gradient_of(literal, noise(24))
+    assert step.value == pytest.approx(value, rel=1e-10)
+    assert relative_error(step.gradient, gradient) < 1e-7
+
+
+@pytest.mark.parametrize("whole_head", [True, False])
+@pytest.mark.parametrize("size", [0, 3])
+def test_cross_entropy_is_among_the_whole_head_or_the_datasets_classes(
+    whole_head: bool, size: int
+) -> None:
+    rows = [7, 2, 9, 0, 4]
+    plain = teacher_of("test_resnet", double=True)
+    teacher = Teacher(
+        "test_resnet",
+        plain.network,
+        native=plain._native,
+        dataset=plain._dataset,
+        head_rows=rows,
+    )
+    objective = objective_of(prism(whole_head=whole_head), teacher)
+    step = step_of(objective, noise(), [teacher.name], [], size=size)
+
+    def literal(x: Tensor) -> Tensor:
+        logits = plain.network(x)
+        among = range(10) if whole_head else rows
+        total = torch.stack([logits[:, row].exp() for row in among]).sum(0).log()
+        picked = torch.stack([logits[n, rows[label]] for n, label in enumerate(LABELS.tolist())])
+        return (total - picked).mean()
+
+    value, gradient = gradient_of(literal, noise())
     assert step.value == pytest.approx(value, rel=1e-10)
     assert relative_error(step.gradient, gradient) < 1e-7
 
@@ -277,16 +306,20 @@ def test_densification_equals_the_divergence_of_each_class(size: int) -> None:
 # -- scales ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["none", "layers", "channels", "real"])
+@pytest.mark.parametrize("kind", ["none", "layers", "channels", "real", "gradient"])
 def test_normalization_brings_networks_to_the_primarys_scale(kind: str) -> None:
     recipe = gvbsm(bn_normalize=kind, bn_weights={"test_byobnet": 2.0})
     one, two = (teacher_of(n, size=24, double=True) for n in ("test_resnet", "test_byobnet"))
     matchers = [matcher_of(teacher, recipe) for teacher in (one, two)]
-    asked: list[int] = []
+    asked: list[str] = []
 
     def real_images() -> Tensor:
-        asked.append(1)
+        asked.append("real")
         return noise(24)
+
+    def gradient_norms(networks: Sequence[str]) -> dict[str, float]:
+        asked.append("gradient")
+        return {teacher.name: size(teacher) for teacher in (one, two)}
 
     def size(teacher: Teacher) -> float:
         conv = conv_stats_of(teacher)
@@ -296,17 +329,23 @@ def test_normalization_brings_networks_to_the_primarys_scale(kind: str) -> None:
         if kind == "channels":
             channels = sum(layer.num_features for layer in layers)
             return channels + sum(len(target.mean) for target in conv.values())
+        if kind == "gradient":
+            return {"test_resnet": 3.0, "test_byobnet": 7.0}[teacher.name]
         return literal_terms(noise(24), teacher, conv_stats=conv)[1].item()
 
     factor = 1.0 if kind == "none" else size(one) / size(two)
-    scales = bn_loss_scales(recipe, matchers[0], matchers, real_images)
+    scales = bn_loss_scales(
+        recipe, matchers[0], matchers, real_images=real_images, gradient_norms=gradient_norms
+    )
     assert scales == pytest.approx({"test_resnet": 1.0, "test_byobnet": 2 * factor}, rel=1e-9)
-    assert len(asked) == (kind == "real")
+    assert asked == ([kind] if kind in {"real", "gradient"} else [])
     assert abs(factor - 1) > 0.01 or kind == "none"
 
 
 def test_a_network_without_statistics_has_no_scale() -> None:
     recipe = load_recipe("prism_reference", {"bn_normalize": "layers"})
     matchers = [build_stat_matcher(teacher_of(n), recipe) for n in ("test_resnet", "test_convnext")]
-    scales = bn_loss_scales(recipe, matchers[0], matchers, lambda: torch.zeros(0))
+    scales = bn_loss_scales(
+        recipe, matchers[0], matchers, real_images=lambda: noise(16), gradient_norms=lambda _: {}
+    )
     assert scales == {"test_resnet": 1.0}

@@ -210,6 +210,8 @@ def make(run: Run, unit: Unit, *, dies_at: int | None = None) -> list[int]:
     steps: list[int] = []
 
     def listen(event: dict[str, Any]) -> None:
+        if event["event"] != "step":
+            return
         if event["step"] == dies_at:
             raise KilledError
         steps.append(event["step"])

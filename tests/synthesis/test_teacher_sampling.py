@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings, strategies
 from torch import Generator
 
 from prism_nb.core.config import load_settings
-from prism_nb.core.recipe import load_recipe
+from prism_nb.core.recipe import TeacherPool, load_recipe
 from prism_nb.core.units import ImageBatch
 from prism_nb.synthesis.teacher_sampling import (
     TeacherSchedule,
@@ -22,7 +22,8 @@ PUBLISHED = {0: 0.125, 1: 0.375, 2: 0.375, 3: 0.125}  # BN teachers besides the 
 
 def draw(*, seed: int = 0, **changes: object) -> TeacherSchedule:
     values = {"iterations": 8000, "resample_every": 1, "selection": "intra", **changes}
-    return sample_schedule(load_recipe("prism", values), "a", POOL, Generator().manual_seed(seed))
+    generator = Generator().manual_seed(seed)
+    return sample_schedule(load_recipe("prism", values), TeacherPool("a", POOL), generator)
 
 
 def assert_binomial(count: int, n: int, p: float) -> None:

@@ -263,7 +263,7 @@ def _teacher_scores(run: Run, method: str, made: pd.DataFrame) -> dict[str, Any]
             f"teachers score {MAX_SCORED} images at most, and these are {len(made)}; choose fewer "
             "classes"
         )
-    dataset, names = open_dataset(run.settings), run.settings.teachers
+    dataset, names = open_dataset(run.settings), run.settings.pool.logits
     pixels = load_subset(run, method, dataset, image_keys(made))
     logits = torch.stack(
         [cached(logits_of, load_teacher(run, name), pixels, dataset) for name in names]

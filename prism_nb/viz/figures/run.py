@@ -11,6 +11,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from prism_nb.viz.style import NETWORK_COLORS, Legend, apply_style, color_at, style_class_axis
+from prism_nb.viz.tables import SHARES
 
 TOP1 = "top-1 on held-out real images (%)"
 PUBLISHED_COLOR = "#B4B4B4"
@@ -60,20 +61,28 @@ def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
     )
 
 
-def bn_share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each network's share of each method's BN loss (`bn_loss_share_table`)."""
+def share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
+    """Draw each network's share of the gradient and of the BN loss by method (`share_table`)."""
     figure = px.bar(
-        legend.rename(shares),
-        x="method",
-        y="share %",
+        legend.rename(shares.assign(of=shares["of"].map(SHARES))),
+        x="share %",
+        y="method",
         color="network",
+        pattern_shape="term",
+        pattern_shape_map={"bn": "", "logit": "/"},
+        facet_col="of",
         color_discrete_sequence=NETWORK_COLORS,
+        orientation="h",
     )
+    figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="share (%)")
     return apply_style(
         figure,
-        title="Share of each network in the weighted BN loss",
-        x="method",
-        y="share of the BN loss (%)",
+        title="Which network pulls the images (hatched: by its logits)",
+        x="share (%)",
+        y="",
+        height=200 + 40 * shares["method"].nunique(),
     )
 
 

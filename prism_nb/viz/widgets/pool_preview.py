@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from prism_nb.core.recipe import Recipe
+from prism_nb.core.recipe import Recipe, TeacherPool
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.catalog import family_of
@@ -31,15 +31,16 @@ def pool_network_info(name: str, dataset: ImageDataset) -> NetworkInfo:
 
 
 def sample_steps(
-    recipe: Recipe, primary: str, pool: Sequence[str]
+    recipe: Recipe, pool: TeacherPool
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return BN teachers and logit teachers of about 1,000 steps, each with its own draw."""
-    turns = max(1, len(pool) * (len(pool) - 1))  # so that networks in turn come equally often
+    size = len(pool.teachers)
+    turns = max(1, size * (size - 1))  # so that networks in turn come equally often
     changes: dict[str, Any] = {"iterations": turns * -(-1000 // turns), "resample_every": 1}
     if recipe.selection == "pre":
         changes["selection"] = "intra"
     generator = torch.Generator().manual_seed(0)
-    schedule = sample_schedule(recipe.model_copy(update=changes), primary, pool, generator)
+    schedule = sample_schedule(recipe.model_copy(update=changes), pool, generator)
     steps = range(changes["iterations"])
     return [(schedule.bn_teachers_at(step), schedule.logit_teachers_at(step)) for step in steps]
 
@@ -59,7 +60,7 @@ def preview_html(settings: Settings, method: str | None, infos: Mapping[str, Net
             "plain",
         )
     recipe = settings.recipe_of(method).for_image_index(0)
-    steps = sample_steps(recipe, settings.primary, settings.teachers)
+    steps = sample_steps(recipe, settings.pool)
     rows = []
     for name, info in infos.items():
         has_bn = info.bn_layers > 0  # a network without BN layers runs only for its logits
@@ -103,7 +104,7 @@ def pool_warnings(settings: Settings, bn_layers: Mapping[str, int]) -> list[str]
     pool, primary, family = settings.teachers, settings.primary, family_of(settings.primary)
     found = [
         f"{name} has no BN layers: it can label, but as a BN teacher it gives no statistics."
-        for name in pool
+        for name in settings.pool.bn
         if bn_layers[name] == 0
     ]
     related = [name for name in pool if name != primary and family_of(name) == family]

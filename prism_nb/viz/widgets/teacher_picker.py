@@ -17,7 +17,7 @@ from prism_nb.core.unit_plan import network_units
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import open_dataset
-from prism_nb.execution.open_run import check_network
+from prism_nb.execution.open_run import only_part
 from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_catalogue
 from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.similarity import compare_networks
@@ -42,7 +42,8 @@ _HINT = (
     "Networks without batch norm are not listed: they cannot be BN teachers. Parameters and GFLOP "
     "count a head of 1,000 classes at the network's own image size (px); top-1, in %, is on "
     "ImageNet-1K, or on this dataset for networks that this run has trained. Add weights of your "
-    "own by name, as NETWORK@weights/FILE."
+    "own by name, as NETWORK@weights/FILE; one without batch norm then gives logits alone, and one "
+    "without a head for these classes BN statistics alone."
 )
 _NO_DRAW = (
     "Nothing to set: no method of this run draws BN teachers from the pool as PRISM does. Add one "
@@ -66,6 +67,7 @@ class TeacherPicker(KeyboardBox):
         )
         self.add = widgets.Button(description="Add")
         self.pool = PoolList(settings.teachers, settings.primary, self._pool_changed)
+        self._only = {"bn_only": settings.bn_only, "logits_only": settings.logits_only}
         self.draws = {
             method: DrawControls(settings.recipe_of(method), settings.teachers, self._refresh)
             for method in drawing_methods(settings)
@@ -111,19 +113,25 @@ class TeacherPicker(KeyboardBox):
 
     def _picked(self) -> dict[str, Any]:
         changes = {method: draw.changes for method, draw in self.draws.items() if draw.changes}
-        pool = {"teachers": list(self.pool.names), "primary": self.pool.primary.value}
+        names = list(self.pool.names)
+        pool: dict[str, Any] = {"teachers": names, "primary": self.pool.primary.value}
+        for setting, only in self._only.items():
+            if only:
+                pool[setting] = [name for name in names if name in only]
         return {**pool, "recipes": changes} if changes else pool
 
     def _add(self, names: list[str]) -> None:
         """Put networks into the pool if all of them can be used."""
         try:
-            dataset = open_dataset(self._run.settings)
+            settings, dataset = self._run.settings, open_dataset(self._run.settings)
             check_weights_present([name for name in names if is_pretrained_name(name)])
-            for name in names:
-                check_network(name, dataset, needs_bn=True)
+            parts = {name: only_part(name, dataset, resample=settings.resample) for name in names}
         except PrismError as error:
             self.message.value = note_html(f"Not added: {error}", "stop")
             return
+        for name, setting in parts.items():
+            if setting:
+                self._only[setting] = (*self._only[setting], name)
         self.pool.put((*self.pool.names, *names))
         self.name.value = ""
         self.message.value = note_html(f"Added: {', '.join(names)}", "good")
@@ -270,6 +278,7 @@ def candidates(run: Run) -> list[Entry]:
         marker = run.units.marker(unit)
         if marker is not None and marker["record"].get("bn_layers"):
             record = marker["record"]
+            accuracy = record["accuracy"]
             counts = ("bn_layers", "bn_channels", "parameters", "flops")
             trained.append(
                 Entry(
@@ -278,7 +287,7 @@ def candidates(run: Run) -> list[Entry]:
                     family=family_of(unit.name),
                     **{count: record[count] for count in counts},
                     input_size=native_preprocess(unit.name, dataset).size,
-                    weights={"measured": 100 * record["accuracy"]},
+                    weights={"measured": None if accuracy is None else 100 * accuracy},
                     licence="",
                 )
             )

@@ -8,7 +8,7 @@ import pytest
 
 from prism_nb.core.config import build_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import load_recipe
+from prism_nb.core.recipe import TeacherPool, load_recipe
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_unit
@@ -75,7 +75,6 @@ def test_a_pick_that_would_mix_results_is_not_ready(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("test_convnext", "no BN layers"),
         ("<b>", "unknown network"),
         ("inception_v3", "cannot take 32-pixel images"),
         ("resnet18@IMAGENET1K_V1", "weights are missing"),
@@ -89,6 +88,17 @@ def test_a_network_that_cannot_be_used_is_not_added(
     assert reason in picker.message.value
     assert "<b>" not in picker.message.value
     assert picker.value == settings
+
+
+def test_a_network_without_batch_norm_gives_logits_alone(picker: TeacherPicker) -> None:
+    add(picker, "test_convnext")
+    assert "Added: test_convnext" in picker.message.value
+    assert picker.value.logits_only == ("test_convnext",)
+    assert "logits_only:" in picker.status.value
+    assert "Beware: test_convnext" not in picker.warnings.value
+    picker.pool.members.value = ("test_convnext",)
+    picker.pool.remove.click()
+    assert picker.value.logits_only == ()
 
 
 # -- candidates ------------------------------------------------------------------------------
@@ -192,7 +202,7 @@ POOL = ("a", "b", "c", "d", "e")
 
 
 def test_sampled_steps_have_the_published_draw() -> None:
-    steps = sample_steps(load_recipe("prism"), "a", POOL)
+    steps = sample_steps(load_recipe("prism"), TeacherPool("a", POOL))
     shares = {name: np.mean([name in bn for bn, _ in steps]) for name in POOL}
     assert shares["a"] == 1
     # Three slots, each filled with probability 1/2: 1.5 of the 4 others on average.
@@ -202,7 +212,7 @@ def test_sampled_steps_have_the_published_draw() -> None:
 
 def test_networks_in_turn_come_equally_often() -> None:
     changes = {"selection": "round_robin", "logits": "round_robin", "iterations": 60}
-    steps = sample_steps(load_recipe("prism", changes), "a", POOL)
+    steps = sample_steps(load_recipe("prism", changes), TeacherPool("a", POOL))
     assert {np.mean([name in logits for _, logits in steps]) for name in POOL} == {0.2}
     assert {np.mean([name in bn for bn, _ in steps]) for name in POOL} == {0.25, 1.0}
 
