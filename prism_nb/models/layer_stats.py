@@ -135,9 +135,13 @@ class _ChannelMeanVar(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
         values, mean = ctx.saved_tensors  # type: ignore[attr-defined]
         count = values.numel() // values.shape[1]
+        shape = (1, -1, *[1] * (values.ndim - 2))
+        if values.dtype != mean.dtype:
+            # In half precision, two large products would round away the difference to the mean.
+            near = mean.to(values.dtype)
+            values, mean = values - near.view(shape), mean - near
         factor = 2 / count * grad_var
         constant = grad_mean / count - mean * factor
-        shape = (1, -1, *[1] * (values.ndim - 2))
         return torch.addcmul(
             constant.to(values.dtype).view(shape), values, factor.to(values.dtype).view(shape)
         )

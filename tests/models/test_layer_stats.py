@@ -23,10 +23,13 @@ def literal(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.stack(var)
 
 
+@pytest.mark.parametrize("offset", [5, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_half_precision_inputs_get_full_precision_statistics(dtype: torch.dtype) -> None:
+def test_half_precision_inputs_get_full_precision_statistics(
+    dtype: torch.dtype, offset: int
+) -> None:
     torch.manual_seed(0)
-    values = (2 * torch.randn(8, 16, 20, 20) + 5).to(dtype)
+    values = (2 * torch.randn(8, 16, 20, 20) + offset).to(dtype)
     values = values.contiguous(memory_format=torch.channels_last).requires_grad_()
     mean, var = channel_mean_var(values)
     assert mean.dtype == var.dtype == torch.float32
@@ -38,7 +41,8 @@ def test_half_precision_inputs_get_full_precision_statistics(dtype: torch.dtype)
     assert values.grad.dtype == dtype
     count = values.numel() / 16
     true_grad = (1 + 2 * (values.detach().double() - true_mean.view(1, -1, 1, 1))) / count
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    # The gradient is rounded to the inputs' type; far from 0, it must lose no more than that.
+    tolerance = {torch.float32: 3e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
     assert (values.grad.double() - true_grad).norm() < tolerance * true_grad.norm()
 
 
