@@ -53,7 +53,7 @@ def refused(result: Result, cause: str, remedy: str) -> None:
         ("verify nope", "no run at", "none exist"),
         ("stage nope synthesis", "no run at", "none exist"),
         ("plan digits_quick --size 0 20 3", "Invalid value for '--size'", "--help"),
-        ("plan imagenet1k_ipc50", "needs data_dir", "--set data_dir=PATH"),
+        ("plan imagenet1k_ipc50", "has no real images", "--set data_dir=PATH"),
         ("run", "name a run or a preset", ""),
         ("run --run mine --recipe mine.yaml", "--recipe adds to the methods of a preset", "name"),
         ("frobnicate", "No such command 'frobnicate'", "--help"),

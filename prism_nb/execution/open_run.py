@@ -108,10 +108,10 @@ def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """
     _check_machine(settings)
     dataset = open_dataset(settings)
-    _check_networks(settings, dataset, run)
-    finished = finished_methods(run) if run else []
     if not dataset.has_images:
         _check_data_free(settings)
+    _check_networks(settings, dataset, run)
+    finished = finished_methods(run) if run else []
     for method in settings.methods:
         _check_method(settings, method, dataset)
         if settings.recipe_of(method).image_source == "imported" and method not in finished:

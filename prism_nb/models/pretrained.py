@@ -85,17 +85,17 @@ def open_pretrained(
             weights = _as_timm_loads(spec, weights)
         head = head_tensors(spec.architecture, image_size=size)
         classes = tuple[str, ...]()
-        if gives_logits:
-            classes = head_classes(spec, _head_size(spec, weights, head), dataset)
-        else:
+        if not gives_logits:
             weights = {key: value for key, value in weights.items() if key not in head}
+        elif outputs := _head_size(spec, weights, head):
+            classes = head_classes(spec, outputs, dataset)
         network = build_network(
             spec.architecture, classes=len(classes) or len(dataset.classes), image_size=size
         )
     own = network.state_dict().items()
     weights = {key: value for key, value in own if key.endswith(_COUNTER)} | weights
     try:
-        load_weights(network, weights, optional=() if gives_logits else head)
+        load_weights(network, weights, optional=() if classes else head)
     except RuntimeError as error:
         remedy = "name the architecture that they are of"
         if not resample:
@@ -110,6 +110,11 @@ def open_pretrained(
                 f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
                 "save them again"
             )
+    if gives_logits and not classes:
+        raise UsageError(
+            f"weights of {name!r} have no head, so the network gives neither logits nor labels; "
+            f"name it in bn_only, or take {spec.architecture!r} alone, which is trained here"
+        )
     rows = _head_rows(classes, dataset) if classes else None
     return Pretrained(network.eval(), preprocess, spec, weights, classes, rows)
 
@@ -122,29 +127,23 @@ def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[s
 
     Args:
         spec: The weights.
-        head: Number of classes of their head; 0: they have none.
+        head: Number of classes of their head.
         dataset: The images to classify.
 
     Raises:
-        UsageError: There is no head, or it has other classes.
+        UsageError: The head has other classes.
     """
     folders, wnids = tuple(info.folder for info in dataset.classes), imagenet_wnids()
     classes = spec.classes or (wnids if head == len(wnids) else ())
-    if head and set(folders) <= set(classes):
+    if set(folders) <= set(classes):
         return classes
-    if head and head == len(folders):
+    if head == len(folders):
         return folders
-    other = f"{spec.architecture!r} alone, which is trained here"
-    if not head:
-        raise UsageError(
-            f"weights of {spec.name!r} have no head, so the network gives neither logits nor "
-            f"labels; name it in bn_only, or take {other}"
-        )
     raise UsageError(
         f"network {spec.name!r} has a head of {head} classes, but {dataset.name} has "
         f"{len(folders)}, which are not among them by folder name (e.g. {folders[0]!r}); take "
-        f"weights for these classes, or {other}, or name it in bn_only, to use its BN statistics "
-        "and not its head"
+        f"weights for these classes, or {spec.architecture!r} alone, which is trained here, or "
+        "name it in bn_only, to use its BN statistics and not its head"
     )
 
 

@@ -320,7 +320,6 @@ def _eigenvalue_kl(rows: Tensor) -> Tensor:
     return functional.kl_div(eigenvalues.log_softmax(0), target, reduction="sum")
 
 
-@torch.no_grad()
 def bn_loss_scales(
     recipe: Recipe,
     reference: StatMatcher | None,
@@ -368,6 +367,7 @@ def bn_loss_scales(
     }
 
 
+@torch.no_grad()
 def _real_image_loss(matcher: StatMatcher, images: Tensor) -> float:
     stats = tuple(matcher.real_stats)
     _, values = matcher.runner.forward_with_stats(images, stats)

@@ -47,6 +47,7 @@ METHOD_COLORS = {
     "prism_all": "#444499",
     "prism_wide": "#7777EE",
     "prism_reference": "#6677CC",
+    "prism_balanced": "#2255DD",
     "sre2l": "#EE6677",
     "cda": "#994400",
     "gvbsm": "#AA3377",

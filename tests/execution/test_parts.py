@@ -20,6 +20,7 @@ from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network, head_tensors
+from prism_nb.synthesis.init import prepare_unit
 from prism_nb.viz import results
 from prism_nb.viz.report import write_report
 
@@ -58,7 +59,8 @@ def values(
     names: dict[str, str], *, methods: list[str] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """Return settings of a run without real images."""
-    recipes = {} if methods else {"prism": {"selection": "all", "logits": "round_robin"}}
+    recipes = {"prism": {"selection": "all", "logits": "round_robin"}}
+    recipes["prism_balanced"] = {"selection": "all"}
     return {
         "dataset": "imagenet1k",
         "data_dir": None,
@@ -69,9 +71,9 @@ def values(
         "bn_only": [names["no_head"]],
         "logits_only": [names["no_bn"]],
         "holdout_networks": [names["holdout"]],
-        "methods": ["prism", "sre2l"] if methods is None else methods,
+        "methods": methods or ["prism", "sre2l", "prism_balanced"],
         "recipe": {"init": "noise", "iterations": 5, "early_late_step": 0, "jitter": 4},
-        "recipes": recipes,
+        "recipes": {} if methods else recipes,
         "ipc": 2,
         "batch_size": 6,
         "students": [],
@@ -111,6 +113,24 @@ def test_each_network_plays_its_part(made: Run, names: dict[str, str]) -> None:
     assert sum(record["gradient_shares"].values()) == pytest.approx(1)
     labels = made.units.record(unit_plan.label_unit(made, "prism", len(CLASSES)))
     assert labels["teachers"] == [names["both"], names["no_bn"]]
+
+
+def test_balanced_gradients_on_the_initial_images_are_of_one_length(
+    made: Run, names: dict[str, str]
+) -> None:
+    (unit,) = unit_plan.method_units(made, "prism_balanced", len(CLASSES))
+    initial, lengths = prepare_unit(made, unit).images, {}
+    for name in (names["both"], names["no_head"]):
+        teacher, leaf = load_teacher(made, name), initial.clone().requires_grad_()
+        inputs = teacher.stats_only(leaf, teacher.bn_layer_stats)
+        loss = torch.zeros(())
+        for layer, (batch, real) in enumerate(zip(inputs, teacher.running_stats(), strict=True)):
+            distance = (batch.var - real.var).norm() + (batch.mean - real.mean).norm()
+            loss = loss + (10 if layer == 0 else 1) * distance
+        lengths[name] = torch.autograd.grad(loss, leaf)[0].norm().item()
+    expected = {name: lengths[names["both"]] / length for name, length in lengths.items()}
+    assert made.units.record(unit)["bn_scales"] == pytest.approx(expected, rel=1e-4)
+    assert expected[names["no_head"]] != pytest.approx(1, rel=0.1)
 
 
 def test_a_run_of_both_kinds_repeats_itself(
@@ -179,7 +199,7 @@ def test_a_part_that_a_network_cannot_play_is_refused(
 def test_every_stage_works_without_real_images(made: Run) -> None:
     assert [info.folder for info in open_dataset(made.settings).classes] == list(CLASSES)
     summary = results.RUN_RESULTS["summary"](made)
-    assert list(summary.table.index) == ["prism", "sre2l"]
+    assert list(summary.table.index) == list(made.settings.methods)
     assert "No students" in summary.note
     assert results.RUN_RESULTS["accuracy"](made).note == summary.note
     (network,) = made.settings.feature_networks_used
@@ -187,7 +207,7 @@ def test_every_stage_works_without_real_images(made: Run) -> None:
     assert table.loc["intra-class cosine ↓"].notna().all()
     assert table.loc[["nearest training image", "density"]].isna().all(axis=None)
     shares = results.RUN_RESULTS["bn_shares"](made)
-    assert shares.table.loc["gradient"].sum().to_list() == pytest.approx([100, 100])
+    assert shares.table.loc["gradient"].sum().to_list() == pytest.approx([100, 100, 100])
     page = (made.path / write_report(made)).read_text()
     assert "Pull of each network" in page
     assert "Real images" not in page

@@ -19,16 +19,23 @@ from safetensors.torch import load_file
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import network_unit
+from prism_nb.core.unit_plan import method_units, network_unit, network_units
 from prism_nb.core.yaml_io import YamlFolder, write_yaml
+from prism_nb.data.distilled import load_images
 from prism_nb.data.index import imagenet_wnids
+from prism_nb.data.registry import open_dataset
 from prism_nb.models import weights, wheels
+from prism_nb.models.pool import load_teacher
 from prism_nb.models.squeeze import run_unit
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
+from prism_nb.synthesis.objective import build_stat_matcher
+from prism_nb.synthesis.stage import run_unit as run_synthesis
 from tests.helpers.dangerous import Dangerous
 
 NETWORK = "squeezenet1_1"
+LITE = "tf_efficientnet_lite0"
+WITH_HEAD = [name for name in wheels.WHEELS.names() if wheels.read_wheel(name).head]
 MEMBER = "tiny_weights/net.pth"
 FOOLBOX_SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
 
@@ -130,8 +137,9 @@ def test_weights_of_another_network_are_refused(publish: Any) -> None:
 
 def test_every_wheel_of_the_kit_is_described() -> None:
     for name in wheels.WHEELS.names():
-        assert wheels.read_wheel(name).package.count("==") == 1
-        assert weights.resolve_weights(f"{name}@wheel").head == 1000
+        wheel = wheels.read_wheel(name)
+        assert wheel.package.count("==") == 1
+        assert weights.resolve_weights(f"{name}@wheel").head == (1000 if wheel.head else None)
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +161,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.weights
-def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Path) -> None:
-    names = [f"{network}@wheel" for network in wheels.WHEELS.names()]
-    changes = {
+def begin(photographs: Path, folder: Path, names: list[str], **changes: Any) -> Run:
+    """Squeeze networks with weights on the photographs."""
+    values = {
         "dataset": "folder",
         "data_dir": str(photographs),
         "image_size": 224,
@@ -165,12 +172,76 @@ def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Pat
         "holdout_networks": [],
         "feature_networks": names[:1],
         "fetch_weights": True,
+        "ipc": 1,
+        **changes,
     }
-    run = Run.create(tmp_path / "run", load_settings("digits_quick", changes))
+    run = Run.create(folder, load_settings("digits_quick", values))
     for name in names:
-        unit = network_unit(run.settings, name)
-        run_unit(run, unit, lambda _: None)
-        record = run.units.record(unit)
+        run_unit(run, network_unit(run.settings, name), lambda _: None)
+    return run
+
+
+@pytest.mark.weights
+def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Path) -> None:
+    names = [f"{network}@wheel" for network in WITH_HEAD]
+    run = begin(photographs, tmp_path / "run", names)
+    for name in names:
+        record = run.units.record(network_unit(run.settings, name))
         assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
         assert record["accuracy"] >= 18 / 20
         assert record["order_checked"]
+
+
+@pytest.mark.weights
+def test_real_statistics_are_nearer_than_those_of_noise(photographs: Path, tmp_path: Path) -> None:
+    names = [f"{network}@wheel" for network in wheels.WHEELS.names()]
+    headless = [name for name in names if name.partition("@")[0] not in WITH_HEAD]
+    run = begin(
+        photographs, tmp_path / "run", sorted(names, key=headless.__contains__), bn_only=headless
+    )
+    dataset = open_dataset(run.settings)
+    real = dataset.normalize(dataset.images("val", range(20)))
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    for name in names:
+        matcher = build_stat_matcher(load_teacher(run, name), run.settings.recipe_of("prism"))
+        stats = tuple(matcher.real_stats)
+        near, far = (
+            float(matcher.distance(dict(zip(stats, found, strict=True))))
+            for found in (matcher.runner.stats_only(x, stats) for x in (real, noise))
+        )
+        assert near < far / 2
+    record = run.units.record(network_unit(run.settings, headless[0]))
+    assert (record["accuracy"], record["order_checked"], record["head_classes"]) == (None, None, 0)
+
+
+@pytest.mark.weights
+def test_a_list_in_another_order_is_noticed(photographs: Path, tmp_path: Path) -> None:
+    spec = weights.resolve_weights(f"{LITE}@wheel")
+    if not spec.file.is_file():
+        weights.download_weights(spec)
+    metadata = weights.read_metadata(spec.file)
+    assert metadata is not None
+    turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
+    file = tmp_path / "turned.safetensors"
+    file.write_bytes(weights.to_safetensors(weights.read_weights(spec.file), turned))
+    with pytest.warns(UserWarning, match="classifies 0 of 20 held-out images correctly"):
+        run = begin(photographs, tmp_path / "run", [f"{LITE}@{file}"])
+    (unit,) = network_units(run.settings)
+    assert run.units.record(unit)["order_checked"] is False
+
+
+@pytest.mark.weights
+def test_images_start_from_photographs(photographs: Path, tmp_path: Path) -> None:
+    recipe = {"init": "real", "iterations": 2, "early_late_step": 0}
+    names = [f"{LITE}@wheel"]
+    run = begin(
+        photographs, tmp_path / "run", names, methods=["sre2l"], recipe=recipe, image_size=64
+    )
+    (unit,) = method_units(run, "sre2l", 20)
+    run_synthesis(run, unit, lambda _: None)()
+    dataset = open_dataset(run.settings)
+    made, classes = load_images(run, "sre2l", dataset)
+    assert classes.tolist() == list(range(20))
+    first = dataset.images("train", [int(dataset.class_indices("train", c)[0]) for c in range(20)])
+    apart = (made.float() - first.float()).abs().mean()
+    assert 0 < apart < 10  # two steps away from the photographs

@@ -157,7 +157,7 @@ def test_methods_without_measurements_are_named(measured: Run, result: Any) -> N
     measured.file("diversity/prism.json").write_bytes(b"{")
     assert result(measured, SPACE, BOTH).note == found.note.replace("SRe2L", "PRISM")
     measured.file(f"diversity/{REFERENCE}.json").write_bytes(b"{")
-    with pytest.raises(UsageError, match="real images are not measured, or damaged"):
+    with pytest.raises(UsageError, match="Real images: not measured, or damaged"):
         result(measured, SPACE, BOTH)
 
 

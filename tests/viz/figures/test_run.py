@@ -39,8 +39,9 @@ def test_losses_are_averaged_over_units() -> None:
 
 
 def test_networks_have_other_colours_than_methods() -> None:
-    shares = pd.DataFrame({"method": "prism", "network": list("abcdefgh"), "share %": 12.5})
-    colours = {bar.marker.color for bar in figures.bn_share_figure(shares, LEGEND).data}
+    columns = {"method": "prism", "of": "gradient", "term": "bn", "share %": 12.5}
+    shares = pd.DataFrame({**columns, "network": list("abcdefgh")})
+    colours = {bar.marker.color for bar in figures.share_figure(shares, LEGEND).data}
     assert len(colours) == 8
     assert not colours & set(METHOD_COLORS.values())
 
