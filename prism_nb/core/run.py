@@ -167,7 +167,7 @@ def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) 
     for method in sorted(old["recipes"].keys() | new["recipes"].keys()):
         before, after = (_deciding_changes(values, method) for values in (old, new))
         if before != after and any(has_results(folder, s, method) for s in _STAGES_OF_METHOD):
-            found.append(_difference(f"recipes.{method}", before, after))
+            found += _differences(f"recipes.{method}", before, after)
     if recorded.label_teachers_used == requested.label_teachers_used:
         old["label_teachers"] = new["label_teachers"]
     for name in old:
@@ -175,7 +175,7 @@ def conflicting_settings(folder: Path, recorded: Settings, requested: Settings) 
         if old[name] == new[name] or group is None or extends(name):
             continue
         if any(has_results(folder, stage) for stage in group.stages):
-            found.append(_difference(name, old[name], new[name]))
+            found += _differences(name, old[name], new[name])
     return found
 
 
@@ -184,5 +184,21 @@ def _deciding_changes(values: dict[str, Any], method: str) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if name not in TEXTS}
 
 
-def _difference(name: str, old: Any, new: Any) -> str:
-    return f"{name} is {old!r} in the run, {new!r} is requested"
+def _differences(name: str, old: Any, new: Any) -> list[str]:
+    """Return a message for a changed setting, or for each changed key of one that is a dict."""
+    before, after = _by_key(name, old), _by_key(name, new)
+    return [
+        f"{key} is {_shown(before, key)} in the run, {_shown(after, key)} is requested"
+        for key in before | after
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def _by_key(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {f"{name}.{key}": each for key, each in value.items()}
+    return {name: value}
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "the default"

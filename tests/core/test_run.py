@@ -97,7 +97,7 @@ def test_settings_are_bound_by_the_stages_they_decide(run: Run, name: str, stage
     pretend_results(run, stage)
     changed = quick(**{name: value})
     if stage in stages:
-        with pytest.raises(UsageError, match=f" {name} is "):
+        with pytest.raises(UsageError, match=rf" {name}(\.lr)? is "):
             run.with_settings(changed)
     else:
         assert run.with_settings(changed).settings == changed
@@ -133,11 +133,21 @@ def test_extending_machine_and_text_settings_may_change(run: Run, changes: dict[
 def test_a_recipe_is_bound_by_its_methods_results(run: Run, stage: str) -> None:
     pretend_results(run, stage)  # of prism
     with pytest.raises(
-        UsageError, match=r"recipes\.prism is \{\} in the run, \{'lr': 0.5\} is requested"
+        UsageError, match=r"recipes\.prism\.lr is the default in the run, 0\.5 is requested"
     ):
         run.with_settings(quick(recipes={"prism": {"lr": 0.5}}))
     run.with_settings(quick(recipes={"sre2l": {"lr": 0.5}}))
     run.with_settings(quick(recipes={"sre2l": {"lr": 0.7}}))
+
+
+def test_only_the_changed_values_of_a_recipe_are_named(run: Run) -> None:
+    pretend_results(run, "synthesis")
+    with pytest.raises(UsageError) as caught:
+        run.with_settings(quick(recipe={"iterations": 10, "beta1": 0.9}))
+    assert (
+        "settings: recipe.iterations is 20 in the run, 10 is requested; "
+        "recipe.beta1 is the default in the run, 0.9 is requested. "
+    ) in str(caught.value)
 
 
 @pytest.mark.parametrize("relative", ["../x", "a/../../x", "/etc/passwd", "..", "link/x"])
