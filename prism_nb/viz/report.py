@@ -10,8 +10,8 @@ from prism_nb.core.manifest import recorded_environment
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.viz import tables
-from prism_nb.viz.figures.gallery import image_sheet
-from prism_nb.viz.html import LabelMap, Result, figure_html, render_page, table_html
+from prism_nb.viz.figures.gallery import comparison_sheet, image_sheet
+from prism_nb.viz.html import LabelMap, Result, figure_html, render_page, save_picture, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
 
 REPORT = "figures/report.html"
@@ -20,12 +20,17 @@ REPORT = "figures/report.html"
 def write_report(run: Run) -> str:
     """Write the report of a run and return its path in it; it works offline and by itself.
 
+    The methods' images side by side, with which it begins, are a file of their own too.
+
     Raises:
         PrismError: A stage is not complete.
     """
     for stage in pipeline.STAGES:
         pipeline.check(run, stage)
-    fileio.write_text(run.file(REPORT), render_page("run.html", **_content(run)))
+    comparison = comparison_sheet(run)
+    save_picture(run.path, "comparison", comparison)
+    page = render_page("run.html", **_content(run), comparison=comparison.data_uri)
+    fileio.write_text(run.file(REPORT), page)
     return REPORT
 
 

@@ -23,6 +23,7 @@ def test_a_report_has_all_results_and_needs_no_network(
     }
     monkeypatch.setattr(report, "RUN_RESULTS", results)
     monkeypatch.setattr(report, "image_sheet", lambda run, method: EncodedImage(b"", "png"))
+    monkeypatch.setattr(report, "comparison_sheet", lambda run: EncodedImage(b"jpg", "jpeg"))
     monkeypatch.setattr(pipeline, "check", lambda run, stage: None)
     monkeypatch.setattr(report, "_seconds", lambda run, stage: 1.0)  # no other stage has units
     page = run.file(report.write_report(run)).read_text()
@@ -34,4 +35,5 @@ def test_a_report_has_all_results_and_needs_no_network(
     assert "&lt;as recorded&gt;" in page
     assert '"showSendToCloud": false' in page
     assert "prefers-color-scheme: dark" in page
+    assert run.file("figures/comparison.jpeg").read_bytes() == b"jpg"
     assert 'src="http' not in page

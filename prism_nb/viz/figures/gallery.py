@@ -45,6 +45,7 @@ from prism_nb.viz.tables import (
 )
 
 _MAX_SHEET = 20  # classes, and images of a class, on a contact sheet
+_MAX_COMPARED = 10  # classes of a comparison of methods
 _MAX_PAIRS = 12  # of an image and its nearest training image
 MAX_SCORED = 2000  # images that are run through the teachers to sort them
 MAX_PAGE_PIXELS = 24_000_000  # of all images of a page: a browser shows that many without delay
@@ -67,6 +68,20 @@ def image_sheet(run: Run, method: str) -> EncodedImage:
     """Return a contact sheet of a method or `REFERENCE`: a row per class, 20 of 20 at most."""
     images = load_subset(run, method, open_dataset(run.settings), _sheet_keys(run))
     return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc))
+
+
+def comparison_sheet(run: Run) -> EncodedImage:
+    """Return the first image of each of ten classes at most: a titled row per set of images."""
+    keys = [(c, 0) for c in range(min(_MAX_COMPARED, class_count(run)))]
+    side, dataset = SHEET_WIDTH // len(keys), open_dataset(run.settings)
+    grids = {}
+    for name, title in method_titles(run).items():
+        images = thumbnails(load_subset(run, name, dataset, keys), side)
+        zoom = max(1, side // images[0].width)
+        size = images[0].width * zoom, images[0].height * zoom
+        large = [image.resize(size, Image.Resampling.NEAREST) for image in images]
+        grids[title] = tile(large, len(keys))
+    return encode_image(_titled(grids), "png" if dataset.image_size <= side else "jpeg")
 
 
 def view_sheet(run: Run, method: str, epoch: int = 0) -> EncodedImage:
@@ -334,16 +349,20 @@ def _details(row: dict[str, Any], info: ClassInfo) -> str:
 
 def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:
     """Return a page of a gallery as PNG, panels one below the other; small images are enlarged."""
-    grids = [_grid(panel, view) for panel in panels]
-    width = max(260, *(grid.width for grid in grids))
-    height = sum(grid.height + _TITLE_HEIGHT for grid in grids)
+    return encode_image(_titled({panel.title: _grid(panel, view) for panel in panels}), "png")
+
+
+def _titled(grids: dict[str, Image.Image]) -> Image.Image:
+    """Return grids of images below one another, each under its title."""
+    width = max(260, *(grid.width for grid in grids.values()))
+    height = sum(grid.height + _TITLE_HEIGHT for grid in grids.values())
     sheet, top = Image.new("RGB", (width, height), "white"), 0
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for panel, grid in zip(panels, grids, strict=True):
-        draw.text((4, top + 2), panel.title, fill="black", font=font)
+    for title, grid in grids.items():
+        draw.text((4, top + 2), title, fill="black", font=font)
         sheet.paste(grid, (0, top + _TITLE_HEIGHT))
         top += _TITLE_HEIGHT + grid.height
-    return encode_image(sheet, "png")
+    return sheet
 
 
 def _grid(panel: Panel, view: GalleryView) -> Image.Image:

@@ -234,6 +234,19 @@ def test_a_saved_page_repeats_pixels_and_nothing_else(made: Run, before: bool) -
         assert (cut == image.permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)).all()
 
 
+def test_a_comparison_has_a_row_per_set_and_a_column_per_class(made: Run) -> None:
+    run = Run(made.path, made.settings.replace(methods=["sre2l"]))
+    sheet = np.array(Image.open(BytesIO(gallery.comparison_sheet(run).content)))
+    zoom, gap, title = 11, 2, 22  # ten images of 8 pixels in a width of 900
+    for row, name in enumerate(("real", "sre2l")):
+        first = load_images(run, name, open_dataset(run.settings))[0][::3]
+        top = row * (title + 8 * zoom) + title
+        for column, image in enumerate(first):
+            left = column * (8 * zoom + gap)
+            cut = sheet[top : top + 8 * zoom, left : left + 8 * zoom]
+            assert (cut == image.permute(1, 2, 0).numpy().repeat(zoom, 0).repeat(zoom, 1)).all()
+
+
 def test_a_page_is_limited_to_what_a_browser_bears(
     made: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
