@@ -56,9 +56,9 @@ def test_recipes_have_the_values_of_their_papers(name: str, facts: dict[str, Any
     assert {key: plain[key] for key in facts} == facts
 
 
-# Fingerprints leave out fields at their defaults: if a default changed, images made with the old one
-# would still count as done. Where this fails, restore the default, and write the new value into the
-# files of `configs/recipes`. A new field may join the list, a removed one leaves it.
+# Fingerprints leave out fields at their defaults: if a default changed, images made with the old
+# one would still count as done. Where this fails, restore the default, and write the new value into
+# the files of `configs/recipes`. A new field may join the list, a removed one leaves it.
 _DEFAULTS: dict[str, Any] = {
     **{"image_source": "optimized", "source": None, "resize": False, "image_format": "png"},
     **{"init": "real", "max_scored_images": 300, "crops_per_image": 5, "mosaic_grid": None},
