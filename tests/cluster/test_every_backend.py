@@ -15,15 +15,17 @@ from prism_nb.execution.open_run import open_run
 from prism_nb.execution.ray_backend import local_cluster
 
 SMALL: dict[str, Any] = {
-    "teachers": ["test_resnet", "test_byobnet"],
+    "teachers": ["test_resnet", "test_byobnet", "test_vit"],
+    "bn_only": ["test_byobnet"],
+    "logits_only": ["test_vit"],
     "holdout_networks": [],
-    "feature_networks": ["test_byobnet"],
+    "feature_networks": ["test_resnet"],
     "squeeze_epochs": 1,
     "squeeze_batch": 600,
     "methods": ["prism"],  # one, so that two workers share its relabelling by epochs
     "ipc": 1,
     "batch_size": 5,
-    "recipe": {"iterations": 2},
+    "recipe": {"iterations": 2, "selection": "all", "logits": "round_robin"},
     "label_epochs": 2,
     "students": ["test_resnet"],
     "student_seeds": 2,
