@@ -194,7 +194,8 @@ def _amid_synthesis(rehearsal: Rehearsal) -> bool:
     """Return whether some units of the synthesis are done and another is between two steps."""
     if not (rehearsal.run / "events" / "synthesis.jsonl").is_file():
         return False
-    events = list(Run.open(rehearsal.run).events.read("synthesis"))
+    log = Run.open(rehearsal.run).events.read("synthesis")
+    events = [event for event in log if event["event"] != "gradient"]  # which follow a step's
     if sum(event["event"] == "unit_end" for event in events) < _UNITS_FIRST:
         return False
     return events[-1]["event"] == "step" and events[-1]["step"] < events[-1]["steps"]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prism_nb.core import fileio
 
-_NEEDED = {"unit_start": {"unit"}, "step": {"unit", "step", "steps"}, "waiting": {"why"}}
+_NEEDED = {
+    "unit_start": {"unit"},
+    "step": {"unit", "step", "steps"},
+    "gradient": {"unit", "step", "shares"},
+    "waiting": {"why"},
+}
 _YEAR_9999 = 253_402_300_799  # its last second, the latest that calendars can write
 
 
@@ -58,6 +63,7 @@ class _Event(BaseModel):
     step: int = Field(0, ge=0)
     steps: int = Field(1, gt=0)
     losses: dict[str, float] = {}
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     seconds: float = Field(0, ge=0)
     units_made: int = Field(0, ge=0)
     peak_memory_bytes: int = Field(0, ge=0)

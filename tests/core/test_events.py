@@ -42,6 +42,11 @@ def test_events_come_back_in_order_by_stage(log: EventLog) -> None:
         b'{"event": "start", "time": NaN}',
         b'{"event": "start", "time": 1e20}',
         b'{"event": "step", "unit": "u", "step": 1, "steps": 2, "losses": {"a": "b"}}',
+        b'{"event": "gradient", "unit": "u", "step": 1}',
+        b'{"event": "gradient", "unit": "u", "step": 1, "shares": [0.5]}',
+        b'{"event": "gradient", "unit": "u", "step": 1, "shares": {"bn/a": NaN}}',
+        b'{"event": "gradient", "unit": "u", "step": 1, "shares": {"bn/a": -0.1}}',
+        b'{"event": "gradient", "unit": "u", "step": 1, "shares": {"bn/a": 1.1}}',
     ],
 )
 def test_damaged_lines_are_left_out(log: EventLog, tmp_path: Path, line: bytes) -> None:
