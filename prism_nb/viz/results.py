@@ -18,6 +18,7 @@ from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
 from prism_nb.viz.html import EncodedImage, LabelMap, Result
+from prism_nb.viz.shares import dominance
 from prism_nb.viz.style import Legend
 
 
@@ -53,29 +54,23 @@ def bn_shares(run: Run) -> Result:
     table = tables.share_table(run)
     if not len(table):
         return Result(table)
-    figure = figures.share_figure(table, method_legend(run))
+    figure = figures.share_figure(table, method_legend(run), run.settings.teachers)
     columns = ["of", "term", "network"]
     wide = table.pivot_table("share %", columns, "method", sort=False).rename_axis(columns="method")
     return Result(wide[list(table["method"].unique())], figure, _dominance(run, table))
 
 
-_DOMINATES = 0.9
-
-
 def _dominance(run: Run, shares: pd.DataFrame) -> str:
     """Return which methods have a network with nearly all of the BN teachers' gradient."""
-    titles, found = tables.method_titles(run), []
+    titles = tables.method_titles(run)
     bn = shares[(shares["of"] == "gradient") & (shares["term"] == "bn")]
-    for method, rows in bn.groupby("method", sort=False):
-        networks = rows.set_index("network")["share %"]
-        share = networks.max() / networks.sum()
-        if len(networks) > 1 and share > _DOMINATES:
-            name = networks.idxmax()
-            found.append(f"{titles[str(method)]}: {name} has {share:.0%} of the BN teachers' pull")
-    if not found:
-        return ""
-    remedy = "the others hardly count; bn_normalize or bn_weights of the recipe change that."
-    return f"{'; '.join(found)}: {remedy}"
+    by_method = bn.groupby("method", sort=False)
+    return dominance(
+        {
+            titles[str(method)]: rows.set_index("network")["share %"].to_dict()
+            for method, rows in by_method
+        }
+    )
 
 
 def losses(run: Run) -> Result:

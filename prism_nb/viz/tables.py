@@ -133,7 +133,7 @@ SHARES = {"gradient": "gradient on the images", "BN loss": "weighted BN loss"}
 def share_table(run: Run) -> pd.DataFrame:
     """Return each network's shares, mean over a method's units: method, of, term, network, share %.
 
-    `of` is one of `SHARES`; `term`, `logit` or `bn`.
+    `of` is one of `SHARES`; `term`, `bn` or `logit`. Networks are in the pool's order.
     """
     units = stage_units(run, "synthesis")
     count = Counter(unit.params["method"] for unit in units)
@@ -148,6 +148,8 @@ def share_table(run: Run) -> pd.DataFrame:
         (method, of, *term.split("/", 1), 100 * share / count[method])
         for (method, of, term), share in total.items()
     ]
+    orders = (run.settings.methods, tuple(SHARES), ("bn", "logit"), run.settings.teachers)
+    rows.sort(key=lambda row: [order.index(key) for order, key in zip(orders, row, strict=False)])
     return pd.DataFrame(rows, columns=["method", "of", "term", "network", "share %"])
 
 

@@ -5,12 +5,15 @@ Each draws a table of `viz.tables`, methods in the colours of a `Legend`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from prism_nb.viz.style import NETWORK_COLORS, Legend, apply_style, color_at, style_class_axis
+from prism_nb.viz.shares import short_names
+from prism_nb.viz.style import Legend, apply_style, color_at, style_class_axis
 from prism_nb.viz.tables import SHARES
 
 TOP1 = "top-1 on held-out real images (%)"
@@ -61,29 +64,62 @@ def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
     )
 
 
-def share_figure(shares: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each network's share of the gradient and of the BN loss by method (`share_table`)."""
+def share_figure(shares: pd.DataFrame, legend: Legend, networks: Sequence[str]) -> go.Figure:
+    """Draw each network's share of the gradient and of the BN loss by method (`share_table`).
+
+    Args:
+        shares: The table.
+        legend: Titles of the methods.
+        networks: The pool, whose order gives the colours.
+    """
+    names, methods = short_names(networks), list(shares["method"].unique())
+    named = shares.assign(of=shares["of"].map(SHARES), network=shares["network"].map(names))
     figure = px.bar(
-        legend.rename(shares.assign(of=shares["of"].map(SHARES))),
+        legend.rename(named),
         x="share %",
         y="method",
         color="network",
         pattern_shape="term",
         pattern_shape_map={"bn": "", "logit": "/"},
         facet_col="of",
-        color_discrete_sequence=NETWORK_COLORS,
+        facet_col_spacing=0.06,
+        text_auto=".0f",
+        color_discrete_map={name: color_at(i) for i, name in enumerate(names.values())},
+        category_orders={
+            "network": list(names.values()),
+            "term": ["bn", "logit"],
+            "of": list(SHARES.values()),
+            "method": [legend.titles[method] for method in methods],
+        },
         orientation="h",
     )
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="share (%)")
-    return apply_style(
+    figure.for_each_trace(_name_term)
+    figure.update_traces(
+        textangle=0,
+        insidetextanchor="middle",
+        marker={"pattern": {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.45}},
+    )
+    figure.update_xaxes(title="share (%)", range=[0, 100], tickvals=[0, 25, 50, 75, 100])
+    figure.update_yaxes(range=[-0.5, len(methods) - 0.5])
+    apply_style(
         figure,
         title="Which network pulls the images (hatched: by its logits)",
         x="share (%)",
         y="",
-        height=200 + 40 * shares["method"].nunique(),
+        height=180 + 42 * len(methods),
     )
+    return figure.update_layout(
+        bargap=0.3,
+        uniformtext={"minsize": 10, "mode": "hide"},  # no numbers where they do not fit
+        legend={"orientation": "h", "yref": "container", "y": 0.02, "yanchor": "bottom"},
+        margin={"b": 105},
+    )
+
+
+def _name_term(bar: go.Bar) -> None:
+    network, _, term = bar.name.partition(", ")
+    bar.name = f"{network}, logits" if term == "logit" else network
 
 
 def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:

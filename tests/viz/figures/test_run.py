@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from prism_nb.viz.figures import run as figures
-from prism_nb.viz.style import METHOD_COLORS, Legend
+from prism_nb.viz.style import METHOD_COLORS, Legend, color_at
 
 LEGEND = Legend({"real": "Real images", "prism": "PRISM", "sre2l": "SRe2L"})
 ACCURACIES = pd.DataFrame(
@@ -41,9 +41,32 @@ def test_losses_are_averaged_over_units() -> None:
 def test_networks_have_other_colours_than_methods() -> None:
     columns = {"method": "prism", "of": "gradient", "term": "bn", "share %": 12.5}
     shares = pd.DataFrame({**columns, "network": list("abcdefgh")})
-    colours = {bar.marker.color for bar in figures.share_figure(shares, LEGEND).data}
+    figure = figures.share_figure(shares, LEGEND, list("abcdefgh"))
+    colours = {bar.marker.color for bar in figure.data}
     assert len(colours) == 8
     assert not colours & set(METHOD_COLORS.values())
+
+
+def test_shares_are_in_the_order_of_the_pool_and_of_the_methods() -> None:
+    rows = [
+        ("sre2l", "gradient", "bn", "b@wheel", 88.0),
+        ("sre2l", "gradient", "logit", "b@wheel", 12.0),
+        ("sre2l", "BN loss", "bn", "b@wheel", 100.0),
+        ("prism", "gradient", "bn", "timm/a@/far/a.pth", 60.0),
+        ("prism", "gradient", "bn", "b@wheel", 40.0),
+    ]
+    columns = ["method", "of", "term", "network", "share %"]
+    pool = ["unused", "timm/a@/far/a.pth", "b@wheel"]
+    figure = figures.share_figure(pd.DataFrame(rows, columns=columns), LEGEND, pool)
+    gradient = [bar for bar in figure.data if bar.xaxis == "x"]
+    assert [(bar.name, list(bar.x)) for bar in gradient] == [
+        ("a", [60.0]),
+        ("b", [88.0, 40.0]),
+        ("b, logits", [12.0]),
+    ]
+    assert [bar.marker.color for bar in gradient] == [color_at(1), color_at(2), color_at(2)]
+    assert [bar.marker.pattern.shape for bar in gradient] == ["", "", "/"]
+    assert list(figure.layout.yaxis.categoryarray) == ["PRISM", "SRe2L"]  # from below
 
 
 def test_learning_curves_are_means_with_the_seeds_spread() -> None:
