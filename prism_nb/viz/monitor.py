@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,21 @@ class UnitProgress:
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
+@dataclass(frozen=True)
+class Pull:
+    """Shares of the gradient on a method's images, by term, mean over so many units.
+
+    Attributes:
+        shares: Shares in [0, 1] by term, such as `bn/resnet18`.
+        units: Number of units.
+        step: The step that was measured, of the newest unit.
+    """
+
+    shares: dict[str, float]
+    units: int
+    step: int
+
+
 class RunTracker:
     """Progress of a run's synthesis, from its files; each `read` takes only what is new.
 
@@ -63,6 +79,7 @@ class RunTracker:
         self.done: set[str] = set()
         self.driver: Owner | None = None
         self.unit, self.losses_of, self.losses = "", "", LossCurves()
+        self._measured: dict[str, dict[str, Pull]] = {}  # by method and unit, the newest last
         self._costs: dict[str, float] = {}
         self._at_work: dict[str, UnitProgress] = {}
         self._seconds: dict[str, float] = {}  # of units that ended
@@ -129,6 +146,24 @@ class RunTracker:
         workers = max(1, len(self._at_work))
         return None if left is None else left / workers  # workers share what is left
 
+    @property
+    def pulls(self) -> dict[str, Pull]:
+        """What pulls the images of each method that was measured.
+
+        Of a finished method it is the mean over its units; before, that over the units at work,
+        or the newest unit where these were not measured yet.
+        """
+        unfinished = {self.units[name].params["method"] for name in self.units.keys() - self.done}
+        found = {}
+        for method in self._run.settings.methods:
+            measured = list(self._measured.get(method, {}).items())
+            if measured and method in unfinished:
+                at_work = [each for each in measured if each[0] in self._at_work]
+                measured = at_work or measured[-1:]
+            if measured:
+                found[method] = _mean([pull for _, pull in measured])
+        return found
+
     def _add(self, event: dict[str, Any]) -> None:
         """Take note of an event; unknown kinds and units of other settings change nothing."""
         kind, unit, self._time = event["event"], event.get("unit"), event.get("time", self._time)
@@ -142,6 +177,10 @@ class RunTracker:
             self._begin(unit)
         elif kind == "step":
             self._step(unit, event)
+        elif kind == "gradient":
+            measured = self._measured.setdefault(self.units[unit].params["method"], {})
+            measured.pop(unit, None)
+            measured[unit] = Pull(event["shares"], 1, event["step"])
         elif kind in {"unit_end", "unit_skipped"}:
             self.done.add(unit)
             self._at_work.pop(unit, None)
@@ -166,6 +205,14 @@ class RunTracker:
                 self.losses_of, self.losses = unit, {}
             for term, value in losses.items():
                 self.losses.setdefault(term, []).append((work.step, value))
+
+
+def _mean(pulls: list[Pull]) -> Pull:
+    total: Counter[str] = Counter()
+    for pull in pulls:
+        total.update(pull.shares)
+    shares = {term: share / len(pulls) for term, share in total.items()}
+    return Pull(shares, len(pulls), pulls[-1].step)
 
 
 def _where(driver: Owner) -> str:

@@ -34,6 +34,12 @@ def report_step(run: Run, unit: str, step: int, loss: float) -> None:
     run.events.append(STAGE, event="step", unit=unit, step=step, steps=20, losses={"bn/net": loss})
 
 
+def report_shares(run: Run, unit: str, step: int, **of_bn: float) -> None:
+    """Write an event with shares of the gradient, by BN teacher."""
+    shares = {f"bn/{network}": share for network, share in of_bn.items()}
+    run.events.append(STAGE, event="gradient", unit=unit, step=step, shares=shares)
+
+
 def refresh_until(monitor: RunMonitor, text: str) -> None:
     """Refresh a monitor until its message holds a text."""
     deadline = time.monotonic() + 240

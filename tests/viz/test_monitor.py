@@ -21,10 +21,17 @@ from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import (
     STAGE,
     PreviewSequence,
+    Pull,
     RunTracker,
     can_be_stopped,
 )
-from tests.helpers.synthesis_run import begin_unit, finish_units, report_step, unit_names
+from tests.helpers.synthesis_run import (
+    begin_unit,
+    finish_units,
+    report_shares,
+    report_step,
+    unit_names,
+)
 
 KERNEL = Owner.current()
 OTHER = replace(KERNEL, process=KERNEL.process + 1)
@@ -134,9 +141,43 @@ def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
     assert tracker.read().losses == {"bn/net": [(1, 9.0)]}
 
 
+def test_pulls_are_those_of_the_units_at_work_then_of_all(tmp_path: Path, run: Run) -> None:
+    run = Run.create(tmp_path / "two", run.settings.replace(batch_size=10, ipc=2))
+    first, second = [name for name in unit_names(run) if name.startswith("prism/")]
+    tracker = RunTracker(run)
+    assert tracker.read().pulls == {}
+    with run.locks.stage(STAGE):
+        begin_unit(run, first)
+        report_shares(run, first, 0, a=0.9, b=0.1)
+        report_shares(run, first, 4, a=0.75, b=0.25)
+        report_shares(run, "gvbsm/of-other-settings", 8, a=1.0)
+        assert tracker.read().pulls == {"prism": Pull({"bn/a": 0.75, "bn/b": 0.25}, 1, 4)}
+        run.events.append(STAGE, event="unit_start", unit=second)
+        report_shares(run, second, 0, b=0.5, c=0.5)
+        both = Pull({"bn/a": 0.375, "bn/b": 0.375, "bn/c": 0.25}, 2, 0)
+        assert tracker.read().pulls == {"prism": both}
+        run.events.append(STAGE, event="unit_end", unit=first)
+        assert tracker.read().pulls == {"prism": Pull({"bn/b": 0.5, "bn/c": 0.5}, 1, 0)}
+        assert (tracker.at_work.step, tracker.losses_of) == (0, first)  # as without shares
+        run.events.append(STAGE, event="unit_end", unit=second)
+        assert tracker.read().pulls == {"prism": both}
+
+
+def test_a_pull_stays_until_the_next_unit_is_measured(tmp_path: Path, run: Run) -> None:
+    run = Run.create(tmp_path / "two", run.settings.replace(batch_size=10, ipc=2))
+    first, second = [name for name in unit_names(run) if name.startswith("prism/")]
+    begin_unit(run, first)
+    report_shares(run, first, 16, a=1.0)
+    run.events.append(STAGE, event="unit_end", unit=first)
+    run.events.append(STAGE, event="unit_start", unit=second)
+    assert RunTracker(run).read().pulls == {"prism": Pull({"bn/a": 1.0}, 1, 16)}
+
+
 _values = st.none() | st.integers(-5, 5) | st.floats() | st.sampled_from("ab") | st.just({"bn": 1})
-_kinds = st.sampled_from(["start", "unit_start", "step", "unit_end", "failed", "waiting"])
-_keys = st.sampled_from(["time", "step", "steps", "losses", "seconds", "why", "reason"])
+_kinds = st.sampled_from(
+    ["start", "unit_start", "step", "gradient", "unit_end", "failed", "waiting"]
+)
+_keys = st.sampled_from(["time", "step", "steps", "losses", "shares", "seconds", "why", "reason"])
 
 
 @given(st.lists(st.tuples(_kinds, st.dictionaries(_keys, _values)), max_size=8))
@@ -149,6 +190,7 @@ def test_no_event_stops_the_monitor(run: Run, events: list[tuple[str, dict[str, 
     for kind, values in events:
         run.events.append(STAGE, event=kind, unit=unit, **{"time": 1.0, **values})
     state = RunTracker(run).read()
+    assert all(0 <= share <= 1 for pull in state.pulls.values() for share in pull.shares.values())
     assert len(state.done) in {0, 1}
     assert state.message
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from prism_nb.core.run import Run
 from prism_nb.core.text import format_duration
 from prism_nb.viz import monitor
 from prism_nb.viz.html import EncodedImage, render_page
-from prism_nb.viz.monitor import LossCurves, PreviewSequence, RunTracker, load_previews
-from prism_nb.viz.style import color_at, dash_of
+from prism_nb.viz.monitor import LossCurves, PreviewSequence, Pull, RunTracker, load_previews
+from prism_nb.viz.shares import dominance, short_names
+from prism_nb.viz.style import NETWORK_COLORS, color_at, dash_of
+from prism_nb.viz.tables import method_titles
 from prism_nb.viz.widgets.base import KeyboardBox, control_style, dropdown
 
 _IDLE = 3  # refreshes are this many times rarer while no process drives the run
@@ -41,17 +43,19 @@ class RunMonitor(KeyboardBox):
 
     def __init__(self, run: Run, *, every: float = 1.0) -> None:
         self._run, self._tracker = run, RunTracker(run)
+        self._titles = method_titles(run)
         self._ended, self._lock = threading.Event(), threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping, self._problem = False, ""
         self.start = widgets.Button(tooltip="Do the unfinished units in a process of their own")
         self.stop = widgets.Button(description="Stop", tooltip="Stop it; finished units are kept")
-        self.message, self.numbers, self.losses = (widgets.HTML() for _ in range(3))
+        self.message, self.numbers, self.pulls, self.losses = (widgets.HTML() for _ in range(4))
         self.previews = PreviewViewer(run)
         self.start.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._stop())
         buttons = widgets.HBox([self.start, self.stop])
-        super().__init__([buttons, self.message, self.numbers, self.losses, self.previews])
+        texts = [self.message, self.numbers, self.pulls, self.losses]
+        super().__init__([buttons, *texts, self.previews])
         self.refresh()
         if every:
             self._follow(every)
@@ -121,8 +125,9 @@ class RunMonitor(KeyboardBox):
         self.stop.disabled = self._stopping or not monitor.can_be_stopped(tracker.driver)
         self.message.value = message_html(message, self._problem)
         self.numbers.value = numbers_html(tracker)
-        steps = tracker.at_work.steps
-        self.losses.value = losses_html(tracker.losses_of, steps, tracker.losses)
+        networks, steps = self._run.settings.teachers, tracker.at_work.steps
+        self.pulls.value = pulls_html(tracker.pulls, self._titles, networks)
+        self.losses.value = losses_html(tracker.losses_of, steps, tracker.losses, networks)
 
     def _follow(self, every: float) -> None:
         """Refresh in a thread, in place of an older monitor of the run."""
@@ -237,8 +242,47 @@ def numbers_html(tracker: RunTracker) -> str:
     return f"{bar}</progress><div>{line}</div>"
 
 
-def losses_html(unit: str, steps: int, losses: LossCurves) -> str:
-    """Return losses on a logarithmic axis of so many steps at least, and as numbers."""
+def pulls_html(
+    pulls: Mapping[str, Pull], titles: Mapping[str, str], networks: Sequence[str]
+) -> str:
+    """Return a bar per method of the networks' shares of the gradient, and them in words.
+
+    Args:
+        pulls: The shares by method; nothing is shown of none.
+        titles: The methods' titles.
+        networks: The pool, whose order gives places and colours.
+    """
+    if not pulls:
+        return ""
+    rows, bn_shares, names = [], {}, short_names(networks)
+    for method, pull in pulls.items():
+        measured = f"at step {pull.step}" if pull.units == 1 else f"mean of {pull.units} units"
+        shown = _shown_networks(pull, names)
+        rows.append({"title": titles[method], "measured": measured, "networks": shown})
+        bn_shares[titles[method]] = {n["name"]: n["bn"] for n in shown if n["bn"] is not None}
+    return render_page("pulls.html", rows=rows, note=dominance(bn_shares))
+
+
+def _shown_networks(pull: Pull, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return name, text, colour and shares of the networks that pull, in the pool's order."""
+    shown = []
+    for index, (network, name) in enumerate(names.items()):
+        bn, logit = (pull.shares.get(f"{term}/{network}") for term in ("bn", "logit"))
+        if bn is None and logit is None:
+            continue
+        text = f"{name} {(bn or 0) + (logit or 0):.0%}"
+        if logit is not None:
+            text += " (logits)" if bn is None else f" (logits {logit:.0%})"
+        values = {"text": text, "color": color_at(index), "bn": bn, "logit": logit}
+        shown.append({"name": name, **values})
+    return shown
+
+
+def losses_html(unit: str, steps: int, losses: LossCurves, networks: Sequence[str] = ()) -> str:
+    """Return losses on a logarithmic axis of so many steps at least, and as numbers.
+
+    Networks have the colours of their places in the pool, and dashes by term.
+    """
     if not losses:
         return "<p>No losses yet: they come with the first steps of an optimised unit.</p>"
     left, right, top, bottom = 62, 548, 12, 210  # of the axes, in the drawing of the template
@@ -257,16 +301,22 @@ def losses_html(unit: str, steps: int, losses: LossCurves) -> str:
     def y(power: float) -> float:
         return round(bottom - (bottom - top) * (power - low) / (high - low), 1)
 
-    lines = [
-        {
-            "term": term,
-            "points": " ".join(f"{x(step)},{y(power)}" for step, power in line),
-            "color": color_at(index),
-            "dashes": dash_of(index).replace("solid", "none"),
-            "latest": f"{losses[term][-1][1]:.4g}",
-        }
-        for index, (term, line) in enumerate(logs.items())
-    ]
+    names = short_names(networks)
+    order = list(dict.fromkeys([*names, *(term.partition("/")[2] or term for term in logs)]))
+    lines = []
+    for term, line in logs.items():
+        kind, _, network = term.partition("/")
+        index = order.index(network or term)
+        repeat = 2 * (index // len(NETWORK_COLORS))  # one dash for statistics, one for logits
+        lines.append(
+            {
+                "term": f"{kind}/{names[network]}" if network in names else term,
+                "points": " ".join(f"{x(step)},{y(power)}" for step, power in line),
+                "color": color_at(index),
+                "dashes": dash_of(repeat + (kind == "logit")).replace("solid", "none"),
+                "latest": f"{losses[term][-1][1]:.4g}",
+            }
+        )
     grid = range(low, high + 1, -(-(high - low) // 8))
     return render_page(
         "losses.html",

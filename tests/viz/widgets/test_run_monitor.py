@@ -15,9 +15,16 @@ from prism_nb.core.run import Run
 from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.viz import monitor as process
-from prism_nb.viz.monitor import STAGE, log_path
-from prism_nb.viz.widgets.run_monitor import RunMonitor, losses_html
-from tests.helpers.synthesis_run import begin_unit, finish_units, refresh_until, unit_names
+from prism_nb.viz.monitor import STAGE, Pull, log_path
+from prism_nb.viz.style import color_at
+from prism_nb.viz.widgets.run_monitor import RunMonitor, losses_html, pulls_html
+from tests.helpers.synthesis_run import (
+    begin_unit,
+    finish_units,
+    refresh_until,
+    report_shares,
+    unit_names,
+)
 
 # A process that holds the stage, begins a unit, and ends as a driver does when interrupted.
 DRIVER = """
@@ -158,6 +165,47 @@ def test_numbers_and_losses(run: Run) -> None:
     assert monitor.stop.disabled  # the driver is this very process
 
 
+# -- the networks' pull ----------------------------------------------------------------------
+
+POOL = ("net_a@wheel", "timm/net_b@/far/away/b.pth", "net_c", "<d>")
+
+
+def test_the_monitor_shows_what_pulls_the_images(run: Run) -> None:
+    monitor = RunMonitor(run, every=0)
+    assert monitor.pulls.value == ""
+    begin_unit(run, unit_names(run)[0])
+    report_shares(run, unit_names(run)[0], 4, test_resnet=0.95, test_byobnet=0.05)
+    monitor.refresh()
+    assert "PRISM, at step 4" in monitor.pulls.value
+    assert "test_resnet 95%" in monitor.pulls.value
+    assert "PRISM: test_resnet has 95% of the BN teachers&#39; pull" in monitor.pulls.value
+
+
+def test_pulls_are_drawn_in_the_order_and_colours_of_the_pool() -> None:
+    shares = {"bn/<d>": 0.05, f"bn/{POOL[1]}": 0.45, f"logit/{POOL[0]}": 0.3, "logit/net_c": 0.08}
+    shown = pulls_html({"m": Pull({**shares, f"bn/{POOL[0]}": 0.12}, 3, 4)}, {"m": "M&M"}, POOL)
+    assert "M&amp;M, mean of 3 units" in shown
+    texts = re.findall(r"</span>\n([^<]+)</span>", shown)
+    assert texts == ["net_a 42% (logits 30%)", "net_b 45%", "net_c 8% (logits)", "&lt;d&gt; 5%"]
+    bars = re.findall(r'width: ([\d.]+)%;\s+background:([^"]*)(#\w{6})"', shown)
+    assert [(float(width), color) for width, _, color in bars] == [
+        (pytest.approx(12), color_at(0)),
+        (pytest.approx(30), color_at(0)),
+        (pytest.approx(45), color_at(1)),
+        (pytest.approx(8), color_at(2)),
+        (pytest.approx(5), color_at(3)),
+    ]
+    assert ["gradient" in hatched for _, hatched, _ in bars] == [False, True, False, True, False]
+    assert "hardly count" not in shown
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-320, 1.0])
+def test_no_share_breaks_the_bars(share: float) -> None:
+    shown = pulls_html({"m": Pull({"bn/net_c": share, "bn/<d>": share}, 1, 0)}, {"m": "M"}, POOL)
+    assert f"net_c {share:.0%}" in shown
+    assert "hardly count" not in shown
+
+
 # -- previews --------------------------------------------------------------------------------
 
 
@@ -217,6 +265,17 @@ def test_curves_have_a_logarithmic_axis() -> None:
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
     assert y0 > y1 > y2
+
+
+def test_curves_have_the_colours_of_their_networks() -> None:
+    losses = {f"{term}/{POOL[k]}": [(0, 1.0)] for term in ("logit", "bn") for k in (1, 0)}
+    shown = losses_html("u", 0, losses | {"tv": [(0, 1.0)]}, POOL)
+    lines = re.findall(r'<polyline.*?stroke="(\S+)".*?dasharray="(\S+)"', shown, re.DOTALL)
+    colours = [colour for colour, _ in lines]
+    assert colours[:4] == [color_at(1), color_at(0)] * 2
+    assert colours[4] not in colours[:4]
+    assert len(set(lines)) == 5
+    assert re.findall(r"<td>([^<]+)</td>", shown)[:2] == ["logit/net_b", "logit/net_a"]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")])
