@@ -14,7 +14,7 @@ from prism_nb.core.settings import Settings
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import dataset_sizes, open_dataset
 from prism_nb.execution import cost, pipeline
-from prism_nb.execution.open_run import open_run, preflight
+from prism_nb.execution.open_run import only_part, open_run, preflight
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
@@ -191,6 +191,29 @@ def test_a_part_that_a_network_cannot_play_is_refused(
 
     with pytest.raises(UsageError, match=message):
         preflight(settings_of(names, **named(changes)))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("vit_tiny_patch16_224", "logits_only"),
+        ("convnext_atto", "logits_only"),
+        ("alexnet", "logits_only"),
+        ("mobilenetv2_100", None),
+        ("HEADLESS", "bn_only"),
+    ],
+)
+def test_a_networks_part_is_found_out(name: str, part: str | None, tmp_path: Path) -> None:
+    dataset = open_dataset(load_settings("digits_quick", {"image_size": 96}))
+    if name == "HEADLESS":
+        name = weights_file(tmp_path, "mobilenetv2_100", head=False)
+    assert only_part(name, dataset, resample=True) == part
+
+
+def test_a_network_without_both_parts_is_refused(tmp_path: Path) -> None:
+    dataset = open_dataset(load_settings("digits_quick", {"image_size": SIZE}))
+    with pytest.raises(UsageError, match="have no head"):
+        only_part(weights_file(tmp_path, "test_convnext", head=False), dataset, resample=True)
 
 
 # -- without real images -----------------------------------------------------------------------
