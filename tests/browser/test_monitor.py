@@ -45,6 +45,7 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     page.wait_for_selector("text=Running in process", timeout=120_000)
     page.wait_for_selector("text=at work: prism/", timeout=120_000)
     page.get_by_alt_text("three, image 0").wait_for(timeout=60_000)
+    page.wait_for_selector("text=/test_resnet [0-9]+% .logits [0-9]+%/")
     answer = f"() => {KERNEL}.requestExecute({{code: '6 * 7'}}).done.then(r => r.content.status)"
     assert page.evaluate(answer) == "ok"  # the kernel is free while the run continues
     page.wait_for_selector("text=/, step [1-9][0-9]*0 of 240/", timeout=120_000)

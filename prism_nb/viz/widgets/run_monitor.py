@@ -256,7 +256,9 @@ def pulls_html(
         return ""
     rows, bn_shares, names = [], {}, short_names(networks)
     for method, pull in pulls.items():
-        measured = f"at step {pull.step}" if pull.units == 1 else f"mean of {pull.units} units"
+        measured = f"at step {pull.step}"
+        if pull.units > 1:
+            measured = f"mean of the last measurements of {pull.units} units"
         shown = _shown_networks(pull, names)
         rows.append({"title": titles[method], "measured": measured, "networks": shown})
         bn_shares[titles[method]] = {n["name"]: n["bn"] for n in shown if n["bn"] is not None}

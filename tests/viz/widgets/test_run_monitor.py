@@ -184,7 +184,7 @@ def test_the_monitor_shows_what_pulls_the_images(run: Run) -> None:
 def test_pulls_are_drawn_in_the_order_and_colours_of_the_pool() -> None:
     shares = {"bn/<d>": 0.05, f"bn/{POOL[1]}": 0.45, f"logit/{POOL[0]}": 0.3, "logit/net_c": 0.08}
     shown = pulls_html({"m": Pull({**shares, f"bn/{POOL[0]}": 0.12}, 3, 4)}, {"m": "M&M"}, POOL)
-    assert "M&amp;M, mean of 3 units" in shown
+    assert "M&amp;M, mean of the last measurements of 3 units" in shown
     texts = re.findall(r"</span>\n([^<]+)</span>", shown)
     assert texts == ["net_a 42% (logits 30%)", "net_b 45%", "net_c 8% (logits)", "&lt;d&gt; 5%"]
     bars = re.findall(r'width: ([\d.]+)%;\s+background:([^"]*)(#\w{6})"', shown)
