@@ -55,6 +55,7 @@ def teacher_schedule(settings: Settings, method: str, batch: ImageBatch) -> Teac
     They depend on the settings and the unit's key alone, so they are known before any network is
     loaded.
     """
+    # With early-late a unit holds one image index; otherwise all indices have the same steps.
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
     key = [*batch.image_indices]  # all units of these indices share it, unless classes are added
     if recipe.sample_per != "image_index":
@@ -68,6 +69,9 @@ def sample_schedule(
     recipe: Recipe, pool: TeacherPool, generator: torch.Generator
 ) -> TeacherSchedule:
     """Sample the teachers of a unit's steps.
+
+    The published PRISM has the primary in every group, and up to three other networks: each of
+    three slots is filled with probability 1/2.
 
     `selection` is `pre`: one draw for all steps; `intra`: a new draw every `resample_every` steps
     (both PRISM, arXiv 2511.09905); `all`: every candidate; `round_robin`: one candidate per step,
@@ -92,7 +96,8 @@ def _sample_groups(
     if recipe.selection in {"all", "fixed"}:
         return recipe.iterations, (tuple(dict.fromkeys([*always, *candidates])),)
     if recipe.selection == "round_robin":
-        return 1, tuple((*always, name) for name in candidates) or (always,)
+        turns = tuple((*always, name) for name in candidates)
+        return 1, turns or (always,)  # the primary may be the only network
     every = recipe.iterations if recipe.selection == "pre" else recipe.resample_every
     count = -(-recipe.iterations // every)
     return every, tuple(_sample_group(recipe, always, candidates, generator) for _ in range(count))
