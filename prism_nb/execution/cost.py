@@ -39,9 +39,16 @@ from prism_nb.execution.disk_space import trains_on_all_real, unit_bytes, weight
 from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
-from prism_nb.models.pretrained import native_preprocess
+from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.train import train_loop
-from prism_nb.models.zoo import META, architecture_of, build_network, build_on_meta, count_flops
+from prism_nb.models.zoo import (
+    META,
+    BuildOptions,
+    architecture_of,
+    build_network,
+    build_on_meta,
+    count_flops,
+)
 from prism_nb.synthesis.loop import sample_augmentations
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
@@ -322,6 +329,9 @@ class StepCounter:
         self._settings, self._dataset = settings, dataset
         self._forward_flop = cache(self._count_forward)
         self.activation_bytes = cache(self._activation_bytes)
+        self._weight_bytes = cache(
+            lambda name: weight_bytes(name, len(dataset.classes), dataset.image_size)
+        )
 
     def unit_flop(self, unit: Unit) -> float:
         """Return the operations of a unit."""
@@ -369,9 +379,6 @@ class StepCounter:
         network, size = self._network(name)
         return float(count_flops(network, image_size=size))
 
-    def _weight_bytes(self, name: str) -> float:
-        return weight_bytes(name, len(self._dataset.classes), self._dataset.image_size)
-
     def _activation_bytes(self, name: str, batch: int, *, training: bool = False) -> float:
         """Return the bytes of the tensors that a forward pass saves for the backward pass."""
         network, size = self._network(name)
@@ -393,12 +400,13 @@ class StepCounter:
         size = self._dataset.image_size
         if is_pretrained_name(name):
             size = native_preprocess(name, self._dataset, resample=self._settings.resample).size
-        return _on_meta(architecture_of(name), len(self._dataset.classes), size), size
+        options, classes = build_options(name), len(self._dataset.classes)
+        return _on_meta(architecture_of(name), classes, size, options), size
 
 
 @lru_cache(maxsize=64)
-def _on_meta(architecture: str, classes: int, size: int) -> nn.Module:
-    return build_on_meta(architecture, classes=classes, image_size=size)
+def _on_meta(architecture: str, classes: int, size: int, options: BuildOptions) -> nn.Module:
+    return build_on_meta(architecture, classes=classes, image_size=size, options=options)
 
 
 def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import Split
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import label_bytes
-from prism_nb.models.zoo import architecture_of, build_on_meta
+from prism_nb.models.pretrained import build_options
+from prism_nb.models.zoo import BuildOptions, architecture_of, build_on_meta
 
 _PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 
@@ -43,10 +44,14 @@ def unit_bytes(settings: Settings, unit: Unit, classes: int) -> float:
     return weight_bytes(name, classes, settings.image_size) if name else 0.0
 
 
-@lru_cache(maxsize=256)
 def weight_bytes(name: str, classes: int, image_size: int) -> float:
     """Return the bytes of a network's weights and running statistics."""
-    network = build_on_meta(architecture_of(name), classes=classes, image_size=image_size)
+    return _weight_bytes(architecture_of(name), classes, image_size, build_options(name))
+
+
+@lru_cache(maxsize=256)
+def _weight_bytes(architecture: str, classes: int, image_size: int, options: BuildOptions) -> float:
+    network = build_on_meta(architecture, classes=classes, image_size=image_size, options=options)
     return float(sum(value.nbytes for value in network.state_dict().values()))
 
 

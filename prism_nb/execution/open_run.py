@@ -31,7 +31,7 @@ from prism_nb.execution.slurm_backend import require_slurm
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import head_classes, native_preprocess, open_pretrained
 from prism_nb.models.teacher import check_bn, check_conv
-from prism_nb.models.weights import check_weights_present, resolve_weights
+from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
 from prism_nb.models.zoo import build_network, check_forward
 
 
@@ -169,7 +169,6 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
     return bn, conv
 
 
-@lru_cache(maxsize=256)  # the runs of a study use the same networks
 def check_network(
     name: str,
     dataset: ImageDataset,
@@ -184,10 +183,24 @@ def check_network(
     Raises:
         UsageError: No such network, no such layers, or another size or head.
     """
+    weights = resolve_weights(name) if is_pretrained_name(name) else None
+    _check_network(name, weights, dataset, needs_bn, needs_conv, needs_logits, resample)
+
+
+@lru_cache(maxsize=256)  # the runs of a study use the same networks
+def _check_network(
+    name: str,
+    weights: WeightsSpec | None,
+    dataset: ImageDataset,
+    needs_bn: bool,
+    needs_conv: bool,
+    needs_logits: bool,
+    resample: bool,
+) -> None:
     classes, size = len(dataset.classes), dataset.image_size
-    if not is_pretrained_name(name):
+    if weights is None:
         network = build_network(name, classes=classes, image_size=size)
-    elif (weights := resolve_weights(name)).file.is_file():
+    elif weights.file.is_file():
         found = open_pretrained(name, dataset, resample=resample, gives_logits=needs_logits)
         network, size = found.network, found.preprocess.size
         classes = len(found.classes) or classes

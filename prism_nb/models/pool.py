@@ -19,9 +19,15 @@ from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.layer_stats import MeanVar
-from prism_nb.models.pretrained import native_preprocess
+from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.teacher import PreprocessConfig, Teacher, dataset_preprocess
-from prism_nb.models.zoo import architecture_of, build_network, head_tensors, load_weights
+from prism_nb.models.zoo import (
+    BuildOptions,
+    architecture_of,
+    build_network,
+    head_tensors,
+    load_weights,
+)
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
@@ -34,11 +40,13 @@ def load_teacher(run: Run, name: str) -> Teacher:
     path, content_hash = _finished_file(run, unit, "weights")
     dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
     native, head, rows = dataset_preprocess(dataset), len(dataset.classes), None
+    options: BuildOptions = ()
     if is_pretrained_name(name):
         record = run.units.record(unit)
         native, head = PreprocessConfig.from_dict(record["preprocess"]), record["head_classes"]
         rows = record["head_rows"] and tuple(record["head_rows"])
-    return _load_teacher(name, path, content_hash, dataset, native, head, rows, device)
+        options = tuple(record.get("build", {}).items())
+    return _load_teacher(name, path, content_hash, dataset, native, head, rows, options, device)
 
 
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
@@ -61,7 +69,7 @@ def untrained_teacher(
 ) -> Teacher:
     """Return a teacher with fresh weights, which costs as much to run as a trained one."""
     native = native_preprocess(name, dataset, resample=resample)
-    network = _build(name, len(dataset.classes), native)
+    network = _build(name, len(dataset.classes), native, build_options(name))
     return wrap_teacher(name, network, dataset, native, device)
 
 
@@ -102,10 +110,13 @@ def _load_teacher(
     native: PreprocessConfig,
     head: int,  # number of classes; 0: the file has none
     rows: tuple[int, ...] | None,
+    options: BuildOptions,
     device: torch.device,
 ) -> Teacher:
-    network = _build(name, head or len(dataset.classes), native)
-    optional = head_tensors(architecture_of(name), image_size=native.size) if not head else ()
+    network = _build(name, head or len(dataset.classes), native, options)
+    optional: tuple[str, ...] = ()
+    if not head:
+        optional = head_tensors(architecture_of(name), image_size=native.size, options=options)
     try:
         load_weights(network, safetensors.torch.load_file(path), optional=optional)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -128,6 +139,8 @@ def _load_stats(path: Path, content_hash: str, device: torch.device) -> dict[str
     return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
 
 
-def _build(name: str, classes: int, native: PreprocessConfig) -> nn.Module:
+def _build(name: str, classes: int, native: PreprocessConfig, options: BuildOptions) -> nn.Module:
     with seeded(0, torch.device("cpu")):
-        return build_network(architecture_of(name), classes=classes, image_size=native.size)
+        return build_network(
+            architecture_of(name), classes=classes, image_size=native.size, options=options
+        )

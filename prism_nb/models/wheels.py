@@ -43,6 +43,9 @@ class Wheel(StrictModel):
     std: _Channel = Field(description="divisor of each channel after that")
     size: int = Field(ge=8, description="side of the square input, in pixels")
     interpolation: Literal["bilinear", "bicubic"] = Field(description="resampling of images")
+    build: dict[str, str | int | float | bool] = Field(
+        {}, description="arguments of `timm.create_model` or torchvision's builder"
+    )
     head: bool = Field(True, description="whether a head of ImageNet-1K's classes is among them")
 
     @property
@@ -109,9 +112,11 @@ def _renamed(wheel: Wheel, tensors: dict[str, Tensor], network: str) -> dict[str
 
     The packages define the same layers in the same order and only name them otherwise.
     """
-    own = dict(build_on_meta(network, classes=_CLASSES, image_size=wheel.size).state_dict())
+    options = tuple(wheel.build.items())
+    whole = build_on_meta(network, classes=_CLASSES, image_size=wheel.size, options=options)
+    own = dict(whole.state_dict())
     if not wheel.head:
-        for key in head_tensors(network, image_size=wheel.size):
+        for key in head_tensors(network, image_size=wheel.size, options=options):
             del own[key]
     shapes = [tensor.shape for tensor in own.values()]
     if shapes != [tensor.shape for tensor in tensors.values()]:

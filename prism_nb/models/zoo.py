@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import timm
@@ -21,8 +22,12 @@ from prism_nb.core.errors import UsageError, suggest
 META = torch.device("meta")
 WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that hold weights
 
+BuildOptions = tuple[tuple[str, str | int | float | bool], ...]  # keyword arguments, hashable
 
-def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
+
+def build_network(
+    name: str, *, classes: int, image_size: int, options: BuildOptions = ()
+) -> nn.Module:
     """Build a network whose initial weights are drawn from torch's global generator.
 
     Images of up to 64 pixels get a stem that does not downsample.
@@ -32,33 +37,86 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
             in the published PRISM, unless the name is e.g. `timm/resnet18`.
         classes: Size of its head.
         image_size: Side of its square input, in pixels.
+        options: Further arguments of `timm.create_model`, or of torchvision's builder.
 
     Raises:
         UsageError: Unknown name.
     """
     library, architecture = resolve_architecture(name)
+    arguments: dict[str, Any] = {"num_classes": classes, **dict(options)}
     if library == "torchvision":
-        network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+        network = torchvision.models.get_model(architecture, weights=None, **arguments)
     else:
         config = timm.models.get_pretrained_cfg(architecture)
-        options: dict[str, Any] = (
-            {"img_size": image_size} if config and config.fixed_input_size else {}
-        )
-        network = timm.create_model(architecture, num_classes=classes, **options)
+        if config and config.fixed_input_size:
+            arguments["img_size"] = image_size
+        network = timm.create_model(architecture, **arguments)
     if image_size <= _SMALL:
         _shrink_stem(network)
     return network
 
 
-def build_on_meta(name: str, *, classes: int, image_size: int) -> nn.Module:
+def build_on_meta(
+    name: str, *, classes: int, image_size: int, options: BuildOptions = ()
+) -> nn.Module:
     """Build a network as `build_network`, without values, on torch's meta device."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of initialising tensors without values
         try:
             with META:
-                return build_network(name, classes=classes, image_size=image_size)
+                return build_network(name, classes=classes, image_size=image_size, options=options)
         except (RuntimeError, NotImplementedError):  # its code computes with values
-            return build_network(name, classes=classes, image_size=image_size).to(META)
+            network = build_network(name, classes=classes, image_size=image_size, options=options)
+            return network.to(META)
+
+
+# Arguments of the builders that load weights, or that the kit sets: images are square, have three
+# channels and the metadata's size, and the head has the dataset's classes.
+_RESERVED = {
+    *inspect.signature(timm.create_model).parameters,
+    *("num_classes", "in_chans", "img_size", "features_only", "device", "dtype"),
+    *("weights", "weights_backbone", "progress"),
+}
+
+
+@lru_cache(maxsize=256)
+def check_options(name: str, options: BuildOptions, *, image_size: int, where: str) -> None:
+    """Check that an architecture can be built with further arguments.
+
+    Builders raise a TypeError for an argument that they do not know (all 1,371 of timm 1.0.31 do),
+    but take some unknown values for the default, so an argument that changes no layer is warned of.
+
+    Args:
+        name: The architecture.
+        options: As of `build_network`.
+        image_size: Side of its square input, in pixels.
+        where: What names them, for the message.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not options:
+        return
+    library, architecture = resolve_architecture(name)
+    arguments = ", ".join(f"{key}={value!r}" for key, value in options)
+    try:
+        if reserved := sorted(_RESERVED & dict(options).keys()):
+            raise ValueError(f"{', '.join(reserved)} cannot be set")
+        build = partial(build_on_meta, name, classes=10, image_size=image_size)
+        layers = str(build(options=options))
+        rest = {o: build(options=tuple(other for other in options if other != o)) for o in options}
+    except Exception as error:  # builders fail in many ways
+        raise UsageError(
+            f"build in {where}: {library} does not make {architecture} with {arguments}: {error}; "
+            "correct the arguments or leave them out"
+        ) from None
+    for (key, value), network in rest.items():
+        if str(network) == layers:
+            warnings.warn(
+                f"build in {where}: {key}={value!r} changes no layer of {library}'s "
+                f"{architecture}: correct it, or leave it out",
+                stacklevel=2,
+            )
 
 
 def architecture_of(name: str) -> str:
@@ -93,10 +151,11 @@ def resolve_architecture(name: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=256)
-def head_tensors(name: str, *, image_size: int) -> tuple[str, ...]:
+def head_tensors(name: str, *, image_size: int, options: BuildOptions = ()) -> tuple[str, ...]:
     """Return the names of the weights of a network's head: those that grow with its classes."""
     few, more = (
-        build_on_meta(name, classes=n, image_size=image_size).state_dict() for n in (10, 11)
+        build_on_meta(name, classes=n, image_size=image_size, options=options).state_dict()
+        for n in (10, 11)
     )
     return tuple(key for key in few if few[key].shape != more[key].shape)
 

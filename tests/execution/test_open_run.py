@@ -13,10 +13,17 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
+from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.registry import open_dataset
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
-from prism_nb.execution.open_run import open_run, preflight
-from prism_nb.models.zoo import build_network
+from prism_nb.execution.cost import StepCounter, Use
+from prism_nb.execution.disk_space import weight_bytes
+from prism_nb.execution.open_run import check_network, open_run, preflight
+from prism_nb.models.teacher import dataset_preprocess
+from prism_nb.models.weights import to_safetensors, weights_metadata
+from prism_nb.models.zoo import build_network, count_flops
+from prism_nb.viz.widgets.pool_preview import pool_network_info
 
 MEDIAN = {"init": "real_median", "delt_start_gap": 1}  # over what the preset sets for all methods
 
@@ -74,6 +81,28 @@ def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], message: s
     settings = load_settings("digits_quick", changes)
     with pytest.raises(UsageError, match=message):
         preflight(settings)
+
+
+def test_build_arguments_decide_checks_and_numbers_and_are_read_again(tmp_path: Path) -> None:
+    settings, file = load_settings("digits_quick"), tmp_path / "w.safetensors"
+    dataset, name = open_dataset(settings), f"test_resnet@{file}"
+    options = (("stem_width", 8),)
+    other = build_network("test_resnet", classes=10, image_size=32, options=options)
+    classes = [info.folder for info in dataset.classes]
+    metadata = weights_metadata(classes, dataset_preprocess(dataset), options)
+    file.write_bytes(to_safetensors(other.state_dict(), metadata))
+    check_network(name, dataset, needs_bn=True)
+    parameters = sum(parameter.numel() for parameter in other.parameters())
+    assert pool_network_info(name, dataset).parameters == parameters
+    assert weight_bytes(name, 10, 32) == sum(value.nbytes for value in other.state_dict().values())
+    counted = StepCounter(settings, dataset).flop(Use("forward", name))
+    assert counted == count_flops(other, image_size=32)
+    plain = {**metadata.plain(), "build": {}}
+    file.with_suffix(".yaml").write_text(write_yaml(plain))
+    with pytest.raises(UsageError, match="are not of 'test_resnet'"):
+        check_network(name, dataset, needs_bn=True)
+    assert pool_network_info(name, dataset).parameters != parameters
+    assert weight_bytes(name, 10, 32) != sum(value.nbytes for value in other.state_dict().values())
 
 
 def test_crops_enough_for_every_tile_pass() -> None:

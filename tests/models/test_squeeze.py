@@ -25,10 +25,15 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.pool import load_teacher
+from prism_nb.models.pool import load_teacher, untrained_teacher
 from prism_nb.models.squeeze import check_class_order, run_unit
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import read_weights, to_safetensors, weights_metadata
+from prism_nb.models.weights import (
+    read_metadata,
+    read_weights,
+    to_safetensors,
+    weights_metadata,
+)
 from prism_nb.models.zoo import build_network
 
 ALONE: dict[str, Any] = {"holdout_networks": [], "label_teachers": []}
@@ -58,9 +63,9 @@ def weights_of(run: Run) -> Path:
     return run.file("teachers/test_resnet.safetensors")
 
 
-def with_weights(file: Path) -> dict[str, Any]:
+def with_weights(file: Path, architecture: str = "test_resnet") -> dict[str, Any]:
     """Return settings of a run whose only network has weights from a file."""
-    name = f"test_resnet@{file}"
+    name = f"{architecture}@{file}"
     return {**ALONE, "teachers": [name], "primary": name, "feature_networks": [name]}
 
 
@@ -167,6 +172,40 @@ def test_a_changed_file_or_metadata_is_imported_again(trained: Run, tmp_path: Pa
     fourth = squeezed(tmp_path, "fourth", **with_weights(file))
     assert record_of(fourth)["reused_from"] is None
     assert record_of(fourth)["preprocess"]["size"] == 40
+    build = {"act_layer": "silu"}
+    file.with_suffix(".yaml").write_text(write_yaml({**values, "build": build}))
+    fifth = squeezed(tmp_path, "fifth", **with_weights(file))
+    assert record_of(fifth)["reused_from"] is None
+    images = torch.randn(2, 3, 32, 32)
+    one, other = (load_teacher(run, run.settings.primary)(images) for run in (fourth, fifth))
+    assert not torch.allclose(one, other, rtol=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:network")  # it is not trained
+def test_build_arguments_go_from_a_file_through_a_run_into_another(tmp_path: Path) -> None:
+    architecture, build = "test_efficientnet", {"pad_type": "same", "bn_eps": 0.001}
+    dataset, file = open_dataset(load_settings("digits_quick")), tmp_path / "w.safetensors"
+    size = {"classes": 10, "image_size": 32}
+    network = build_network(architecture, **size, options=tuple(build.items())).eval()
+    plain, images = build_network(architecture, **size).eval(), torch.randn(4, 3, 32, 32)
+    plain.load_state_dict(network.state_dict())
+    metadata = weights_metadata(folders_of(dataset), dataset_preprocess(dataset))
+    file.write_bytes(
+        to_safetensors(network.state_dict(), metadata.model_copy(update={"build": build}))
+    )
+    for number in range(2):
+        run = squeezed(tmp_path, f"run{number}", **with_weights(file, architecture))
+        name = run.settings.primary
+        with torch.no_grad():
+            found = load_teacher(run, name)(images)
+            torch.testing.assert_close(found, network(images))
+            assert not torch.allclose(found, plain(images), rtol=0.01)
+        twin = untrained_teacher(name, dataset, torch.device("cpu")).network
+        assert str(twin) == str(network) != str(plain)
+        file = run.file(f"teachers/{slug(name)}.safetensors")
+        written = read_metadata(file)
+        assert written is not None
+        assert written.build == record_of(run)["build"] == build
 
 
 def test_missing_weights_are_downloaded_only_if_allowed(

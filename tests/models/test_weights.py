@@ -130,8 +130,18 @@ def test_invalid_metadata_are_refused(
         resolve_weights(described(tmp_path, **changes))
 
 
+def test_unknown_build_arguments_are_refused_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"metadata of .*mine\.pth: timm .* with no_such=1: "):
+        resolve_weights(described(tmp_path, build={"no_such": 1}))
+    with pytest.raises(UsageError, match=r"build\.no_such.*got \[1\]"):
+        resolve_weights(described(tmp_path, build={"no_such": [1]}))
+
+
 def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None:
-    metadata = WeightsMetadata.parse({**METADATA, "classes": ["a", "b"]}, where="a test")
+    build = {"act_layer": "silu", "flag": True, "count": 1, "bn_eps": 1e-3}
+    values = {**METADATA, "classes": ["a", "b"], "build": build}
+    metadata = WeightsMetadata.parse(values, where="a test")
+    assert [*map(type, metadata.build.values())] == [str, bool, int, float]
     content, file = to_safetensors(WEIGHTS, metadata), tmp_path / "w.safetensors"
     file.write_bytes(content)
     assert read_metadata(file) == metadata

