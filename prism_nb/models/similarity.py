@@ -16,6 +16,7 @@ from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
+from prism_nb.models.bn_distance import spaced_images
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import Teacher
@@ -47,7 +48,7 @@ class Comparison:
 def compare_networks(run: Run, names: Sequence[str]) -> Comparison:
     """Compare networks on held-out images, as far as a run has their weights."""
     dataset = open_dataset(run.settings)
-    images = _some_images(dataset).to(choose_device(run.settings.device))
+    images = spaced_images(dataset, IMAGES).to(choose_device(run.settings.device))
     outputs: dict[str, tuple[Tensor, Tensor]] = {}
     missing: dict[str, str] = {}
     for name in names:
@@ -99,14 +100,6 @@ def _teacher(run: Run, name: str, dataset: ImageDataset) -> Teacher:
     found = open_pretrained(name, dataset, resample=run.settings.resample)
     device = choose_device(run.settings.device)
     return wrap_teacher(name, found.network, dataset, found.preprocess, device, found.head_rows)
-
-
-def _some_images(dataset: ImageDataset) -> Tensor:
-    """Return held-out images [n, 3, S, S], evenly spaced over the classes."""
-    labels = dataset.labels("val")
-    by_class = np.argsort(labels, kind="stable")
-    chosen = by_class[np.linspace(0, len(labels) - 1, min(IMAGES, len(labels))).astype(int)]
-    return dataset.normalize(dataset.images("val", chosen.tolist()))
 
 
 @torch.no_grad()

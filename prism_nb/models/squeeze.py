@@ -19,8 +19,10 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import network_units
 from prism_nb.core.units import OnEvent, Unit, is_pretrained_name, unit_seed
 from prism_nb.data.registry import open_dataset
+from prism_nb.models.bn_distance import IMAGES, bn_distance, distance_limits, spaced_images
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, predict
@@ -64,6 +66,8 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     fileio.write_bytes(run.file(file), content)
     run.units.finish(unit, paths=[file], record=record)
     _checkpoint(run, unit).clear()
+    if _is_pretrained(unit):
+        _warn_of_pixels(run)
 
 
 def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> bool:
@@ -127,11 +131,13 @@ def _import_pretrained(run: Run, name: str) -> Result:
     info = network_info(name, found.network, image_size=found.preprocess.size)
     metadata = weights_metadata(found.classes, found.preprocess, found.spec.build)
     content = to_safetensors(found.tensors, metadata)
-    right = is_checked = None
-    if gives_logits and dataset.has_images:
+    right = is_checked = distance = None
+    if dataset.has_images:
         teacher = wrap_teacher(
             name, found.network, dataset, found.preprocess, device, found.head_rows
         )
+        distance = bn_distance(teacher, spaced_images(dataset, IMAGES).to(device))
+    if dataset.has_images and gives_logits:
         predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
         right = float((predicted == labels).mean())
         is_checked = check_class_order(name, predicted, labels, len(dataset.classes))
@@ -146,8 +152,28 @@ def _import_pretrained(run: Run, name: str) -> Result:
         "preprocess": asdict(found.preprocess),
         "accuracy": right,
         "order_checked": is_checked,
+        "bn_distance": distance,
     }
     return content, record
+
+
+def _warn_of_pixels(run: Run) -> None:
+    """Warn of weights that real images do not fit, once all networks with weights are here."""
+    units = [unit for unit in network_units(run.settings) if _is_pretrained(unit)]
+    if any(run.units.marker(unit) is None for unit in units):
+        return
+    records = {unit.name: run.units.record(unit) for unit in units}
+    distances = {name: record.get("bn_distance") for name, record in records.items()}
+    known = {name: value for name, value in distances.items() if value is not None}
+    for name, limit in distance_limits(known).items():
+        preprocess = records[name]["preprocess"]
+        warnings.warn(
+            f"network {name!r}: the BN statistics of real images are {known[name]:.3f} away from "
+            f"those of its weights, above the limit of {limit:.3f}: its mean {preprocess['mean']} "
+            f"and std {preprocess['std']} may be wrong (correct them in its metadata), or the "
+            "images are unlike those that it was trained on",
+            stacklevel=3,
+        )
 
 
 def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:

@@ -79,7 +79,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
     rows = {}
     for unit in network_units(run.settings):
         record = run.units.record(unit)
-        checked = record.get("order_checked")
+        checked, distance = record.get("order_checked"), record.get("bn_distance")
         rows[unit.name] = {
             "role": roles.get(unit.name, "holdout"),
             "source": record["source"],
@@ -89,6 +89,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
             "BN channels": record["bn_channels"],
             "accuracy %": 100 * (NAN if record["accuracy"] is None else record["accuracy"]),
             "published %": 100 * (record.get("published_accuracy") or NAN),
+            "BN distance": NAN if distance is None else distance,
             "class order checked": None if checked is None else format_value(checked),
             "seconds": record["seconds"],
             "reused from": record["reused_from"],

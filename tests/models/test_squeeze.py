@@ -35,6 +35,7 @@ from prism_nb.models.weights import (
     weights_metadata,
 )
 from prism_nb.models.zoo import build_network
+from prism_nb.viz.tables import teacher_table
 
 ALONE: dict[str, Any] = {"holdout_networks": [], "label_teachers": []}
 TRAINED = {
@@ -179,6 +180,33 @@ def test_a_changed_file_or_metadata_is_imported_again(trained: Run, tmp_path: Pa
     images = torch.randn(2, 3, 32, 32)
     one, other = (load_teacher(run, run.settings.primary)(images) for run in (fourth, fifth))
     assert not torch.allclose(one, other, rtol=0.01)
+
+
+def test_a_wrong_mean_and_std_are_warned_of_and_right_ones_not(
+    trained: Run, tmp_path: Path
+) -> None:
+    own, files = dataset_preprocess(open_dataset(trained.settings)), []
+    for number, (mean, std) in enumerate([(own.mean, own.std)] * 2 + [((0.0,) * 3, (1.0,) * 3)]):
+        files.append(tmp_path / f"w{number}.safetensors")
+        files[-1].write_bytes(weights_of(trained).read_bytes())
+        values = {"mean": [*mean], "std": [*std], "size": 32, "interpolation": "bilinear"}
+        files[-1].with_suffix(".yaml").write_text(write_yaml(values))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "network .* BN statistics")
+        right = squeezed(tmp_path, "right", **with_weights(files[0]))
+    assert 0 < record_of(right)["bn_distance"] < 0.05
+    with pytest.warns(UserWarning, match=r"BN statistics .* mean \[0\.0.*\] and std \[1\.0"):
+        wrong = squeezed(tmp_path, "wrong", **with_weights(files[2]))
+    assert record_of(wrong)["bn_distance"] > 5 * record_of(right)["bn_distance"]
+    names = [f"test_resnet@{file}" for file in files]
+    pool = {**with_weights(files[0]), "teachers": names}
+    with pytest.warns(UserWarning, match="BN statistics") as found:
+        run = squeezed(tmp_path, "pool", **pool)
+    texts = [str(w.message) for w in found if "BN statistics" in str(w.message)]
+    assert [names[2] in text for text in texts] == [True]
+    table = teacher_table(run)["BN distance"]
+    assert table[names[2]] == record_of(wrong)["bn_distance"]
+    assert table[names[0]] == table[names[1]] == record_of(right)["bn_distance"]
 
 
 @pytest.mark.filterwarnings("ignore:network")  # it is not trained

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from prism_nb.data.distilled import load_images
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import weights, wheels
-from prism_nb.models.pool import load_teacher
+from prism_nb.models.bn_distance import IMAGES, bn_distance, spaced_images
+from prism_nb.models.pool import load_teacher, wrap_teacher
+from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.squeeze import run_unit
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
@@ -202,6 +206,44 @@ def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Pat
         assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
         assert record["accuracy"] >= 18 / 20
         assert record["order_checked"]
+
+
+@pytest.mark.weights
+def test_mean_and_std_of_other_networks_are_found_out(photographs: Path, tmp_path: Path) -> None:
+    networks = wheels.WHEELS.names()
+    headless = [f"{name}@wheel" for name in networks if name not in WITH_HEAD]
+    names = [*(f"{name}@wheel" for name in WITH_HEAD), *headless]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "network .* BN statistics")
+        run = begin(photographs, tmp_path / "right", names, bn_only=headless)
+    right = [run.units.record(network_unit(run.settings, name))["bn_distance"] for name in names]
+    assert 0.01 < min(right) < max(right) < 0.03
+    assert max(right[:3]) < 1.3 * min(right[:3])  # three sizes of one network
+    dataset = open_dataset(run.settings)
+    images, none = spaced_images(dataset, IMAGES), ((0.0,) * 3, (1.0,) * 3)
+    pixels = {(wheel.mean, wheel.std) for wheel in map(wheels.read_wheel, networks)} | {none}
+    for name in names:
+        preprocess = native_preprocess(name, dataset)
+        network = load_teacher(run, name).network
+        for mean, std in pixels - {(preprocess.mean, preprocess.std)}:
+            other = replace(preprocess, mean=mean, std=std)
+            teacher = wrap_teacher(name, network, dataset, other, torch.device("cpu"))
+            distance = bn_distance(teacher, images)
+            assert distance is not None
+            assert 0.06 < distance < 0.25
+    file = tmp_path / "wrong.safetensors"
+    file.write_bytes(weights.resolve_weights(names[0]).file.read_bytes())
+    own = weights.read_metadata(file)
+    imagenet = wheels.read_wheel("mobilenetv2_100")
+    assert own is not None
+    values = {**own.plain(), "mean": [*imagenet.mean], "std": [*imagenet.std]}
+    file.with_suffix(".yaml").write_text(write_yaml(values))
+    wrong = f"{LITE}@{file}"
+    with pytest.warns(UserWarning, match=rf"{re.escape(wrong)}.* mean \[0\.485, 0\.456, 0\.406\]"):
+        run = begin(photographs, tmp_path / "wrong", [wrong, *names[1:]], bn_only=headless)
+    record = run.units.record(network_unit(run.settings, wrong))
+    assert record["accuracy"] >= 18 / 20  # which shows nothing
+    assert record["bn_distance"] > 4 * right[0]
 
 
 @pytest.mark.weights
