@@ -42,7 +42,7 @@ def test_half_precision_inputs_get_full_precision_statistics(
     count = values.numel() / 16
     true_grad = (1 + 2 * (values.detach().double() - true_mean.view(1, -1, 1, 1))) / count
     # The gradient is rounded to the inputs' type; far from 0, it must lose no more than that.
-    tolerance = {torch.float32: 3e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
     assert (values.grad.double() - true_grad).norm() < tolerance * true_grad.norm()
 
 
