@@ -130,10 +130,16 @@ class Recipe(StrictModel):
         "error",
         description="drawn networks without BN layers: an error, or a zero term that counts in |T|",
     )
-    bn_normalize: Literal["none", "layers", "channels", "real", "gradient"] = Field(
+    bn_normalize: Literal["none", "layers", "channels", "real"] = Field(
         "none",
         description="scale of each network's BN loss to the primary's: by the number of layers or "
-        "channels, by the loss of real images, or by the gradient on the unit's initial images",
+        "channels, or by the loss of real images",
+    )
+    bn_distance: Literal["norms", "relative"] = Field(
+        "norms",
+        description="distance of a layer's statistics: norms of the differences of mean and "
+        "variance; relative: to the running deviation, with the log-ratio of variances, by the "
+        "root of the number of channels",
     )
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="statistics of the inputs of BN layers, or of convolutions too (G-VBSM)"

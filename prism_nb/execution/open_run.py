@@ -299,7 +299,7 @@ def _check_data_free(settings: Settings) -> None:
                 recipe.statistics == "bn_conv",
             ),
             (
-                f"{where} scales losses by them: set bn_normalize to gradient",
+                f"{where} scales losses by them: set bn_distance to relative",
                 recipe.bn_normalize == "real",
             ),
         ]

@@ -6,11 +6,13 @@
 Here z is the randomly augmented batch x. In PRISM (arXiv 2511.09905, section 3, with the norms and
 layer weights of the published code) the logit teachers F are the primary alone, the BN teachers T
 are drawn from the pool, layers are BN layers, and their targets var_l, mean_l are running
-statistics. Methods that couple the two (SRe2L, G-VBSM, CV-DD) have F = T.
+statistics. Methods that couple the two (SRe2L, G-VBSM, CV-DD) have F = T. `relative` distances
+replace the norms of D_k by ones without a layer's scale.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,7 @@ from prism_nb.models.runner import CompiledTeacherRunner, TeacherRunner
 from prism_nb.models.teacher import Teacher
 
 _DENSITY_SIDE = 32  # pixels
+_EPS = 1e-5  # batch norm's default
 _DENSITY_TEMPERATURE = 4.0
 
 
@@ -159,6 +162,7 @@ class StatMatcher:
         weights: w_l of every matched statistic.
         conv_drop_prob: Probability that a convolution is left out of a step (EDC).
         stats_ema: Momentum of the running mean of the batch statistics (G-VBSM); 0 disables it.
+        relative: Whether distances are relative to the running deviation.
         generator: CPU generator of the dropped convolutions.
     """
 
@@ -167,6 +171,7 @@ class StatMatcher:
     weights: Mapping[LayerStat, float]
     conv_drop_prob: float = 0.0
     stats_ema: float = 0.0
+    relative: bool = False
     generator: torch.Generator | None = None
     _means: dict[LayerStat, MeanVar] = field(default_factory=dict)
 
@@ -191,11 +196,9 @@ class StatMatcher:
 
     def distance(self, batch_stats: Mapping[LayerStat, MeanVar]) -> Tensor:
         """Return D_k of at least one statistic, a sum of unsquared L2 norms; 0 where all agree."""
-        terms = []
+        terms, apart = [], _relative_distance if self.relative else _distance
         for stat, batch in batch_stats.items():
-            real, weight = self.real_stats[stat], self.weights[stat]
-            term = torch.linalg.vector_norm(batch.var - real.var)
-            term = term + torch.linalg.vector_norm(batch.mean - real.mean)
+            term, weight = apart(batch, self.real_stats[stat]), self.weights[stat]
             terms.append(term if weight == 1 else weight * term)
         return torch.stack(terms).sum()
 
@@ -275,8 +278,27 @@ def build_stat_matcher(
         {s: recipe.first_bn_multiplier if s.layer is first else 1.0 for s in real_stats},
         conv_drop_prob=recipe.conv_drop_prob if conv_stats is not None else 0.0,
         stats_ema=recipe.stats_ema,
+        relative=recipe.bn_distance == "relative",
         generator=generator,
     )
+
+
+def _distance(batch: MeanVar, real: MeanVar) -> Tensor:
+    var = torch.linalg.vector_norm(batch.var - real.var)
+    return var + torch.linalg.vector_norm(batch.mean - real.mean)
+
+
+def _relative_distance(batch: MeanVar, real: MeanVar) -> Tensor:
+    """Return a distance without the layer's scale, a sum of root mean squares over channels.
+
+    rms((mean - mean_l) / sqrt(var_l + eps)) + rms(log((var + eps) / (var_l + eps))), with batch
+    norm's default eps, since some channels of most networks have a variance of nearly 0. (The
+    kit's own; PSM, 2026, has such a log-ratio in its score of images.)
+    """
+    var = real.var + _EPS
+    mean_apart = torch.linalg.vector_norm((batch.mean - real.mean) * var.rsqrt())
+    var_apart = torch.linalg.vector_norm(((batch.var + _EPS) / var).log())
+    return (mean_apart + var_apart) / math.sqrt(len(var))
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -324,16 +346,14 @@ def bn_loss_scales(
     recipe: Recipe,
     reference: StatMatcher | None,
     matchers: Sequence[StatMatcher],
-    *,
     real_images: Callable[[], Tensor],
-    gradient_norms: Callable[[Sequence[str]], dict[str, float]],
 ) -> dict[str, float]:
     """Return the factor of every BN teacher's loss: its weight times its normalization.
 
     Networks differ in depth by an order of magnitude, and their losses with them. Normalization
     brings each to the reference's scale, so that r_bn keeps its meaning: by the number of
-    statistics (one per BN layer, two per convolution), by that of their channels, by the loss that
-    real images have, or by the norm of the loss's gradient on the unit's initial images.
+    statistics (one per BN layer, two per convolution), by that of their channels, or by the loss
+    that real images have.
 
     Args:
         recipe: The method.
@@ -342,7 +362,6 @@ def bn_loss_scales(
         matchers: All BN teachers of the unit.
         real_images: Returns as many real images of the unit's classes, canonical [N, 3, S, S];
             called only where the recipe normalizes by them.
-        gradient_norms: Returns the norm of each named network's gradient, likewise.
     """
     weights = {m.name: recipe.bn_weights.get(m.name, 1.0) for m in matchers}
     if recipe.bn_normalize == "none" or reference is None:
@@ -355,8 +374,6 @@ def bn_loss_scales(
             name: float(sum(real.mean.numel() for real in m.real_stats.values()))
             for name, m in measured.items()
         }
-    elif recipe.bn_normalize == "gradient":
-        sizes = gradient_norms(tuple(measured))
     else:
         images = real_images()
         sizes = {name: _real_image_loss(m, images) for name, m in measured.items()}

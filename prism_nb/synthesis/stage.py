@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,6 @@ from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
-from prism_nb.data.augment import AugParams
 from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
@@ -88,24 +87,13 @@ def _optimize(
     images = start.images.to(device, memory_format=torch.channels_last)
     labels = torch.tensor([c for c, _ in members], device=device)
 
-    def gradient_norms(networks: Sequence[str]) -> dict[str, float]:
-        backward = MicroBatchedBackward(Objective(recipe, matchers), settings.part)
-        leaf, whole = images.clone().requires_grad_(), AugParams((0, 0, *images.shape[2:]))
-        norms = backward.gradient_norms([leaf], [whole], labels, (), networks)
-        return {name: norms[f"bn/{name}"] for name in networks}
-
     def real_images() -> Tensor:
         pixels = random_real(dataset, members, seed=settings.replicate_seed, tag="scale")
         return dataset.normalize(pixels.to(device))
 
     bn_matchers = [matchers[name] for name in schedule.bn_networks]
-    bn_scales = bn_loss_scales(
-        recipe,
-        matchers.get(settings.pool.scale_reference),
-        bn_matchers,
-        real_images=real_images,
-        gradient_norms=gradient_norms,
-    )
+    reference = matchers.get(settings.pool.scale_reference)
+    bn_scales = bn_loss_scales(recipe, reference, bn_matchers, real_images)
     backward = MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part)
     optimizer = ImageOptimizer(
         images,

@@ -27,7 +27,9 @@ def dominance(bn_shares: Mapping[str, Mapping[str, float]]) -> str:
                 found.append(f"{title}: {name} has {share:.0%} of the BN teachers' pull")
     if not found:
         return ""
-    remedy = "the others hardly count; bn_normalize or bn_weights of the recipe change that."
+    remedy = (
+        "the others hardly count; bn_distance: relative, or bn_weights, of the recipe change that."
+    )
     return f"{'; '.join(found)}: {remedy}"
 
 
