@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from prism_nb.core.recipe import load_recipe
 from prism_nb.data.augment import AugParams, augment
+from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import (
@@ -129,6 +131,21 @@ def test_relative_distances_equal_the_formula(name: str, size: int) -> None:
     value, gradient = gradient_of(literal, noise())
     assert step.value == pytest.approx(value, rel=1e-10)
     assert relative_error(step.gradient, gradient) < 1e-7
+
+
+@pytest.mark.parametrize("distance", ["norms", "relative"])
+def test_relative_distances_alone_have_no_scale(distance: str) -> None:
+    teacher = teacher_of("test_resnet", double=True)
+    matcher = matcher_of(teacher, prism(bn_distance=distance))
+    stats = tuple(matcher.real_stats)
+    batch = dict(zip(stats, matcher.runner.stats_only(noise(), stats), strict=True))
+
+    def scaled(values: Mapping[LayerStat, MeanVar]) -> dict[LayerStat, MeanVar]:
+        return {stat: MeanVar(30 * v.mean, 900 * v.var) for stat, v in values.items()}
+
+    larger = replace(matcher, real_stats=scaled(matcher.real_stats))
+    ratio = float(larger.distance(scaled(batch)) / matcher.distance(batch))
+    assert (abs(ratio - 1) < 1e-3) == (distance == "relative")
 
 
 def test_coupled_teachers_are_averaged_and_scaled() -> None:
