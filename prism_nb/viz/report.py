@@ -62,6 +62,7 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
     sections: list[tuple[str, str, dict[str, Any]]] = [
         ("Accuracy", "accuracy", {}),
         ("Accuracy against diversity", "tradeoff", {}),
+        ("Pull of each network", "bn_shares", {}),
         ("Learning curves", "learning", {}),
         ("From student to student", "transfer", {}),
         ("Accuracy class by class", "classes", {}),
@@ -83,7 +84,6 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
         ("Agreement of the teachers", "agreement", {}),
         ("Undefined metrics", "undefined", {}),
         ("BN teachers of each unit", "bn_teachers", {}),
-        ("Pull of each network", "bn_shares", {}),
         ("Losses", "losses", {}),
         ("Teachers", "teachers", {}),
     ]

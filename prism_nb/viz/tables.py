@@ -227,20 +227,24 @@ def _metric_records(run: Run) -> pd.DataFrame:
     Columns: `value` as tables show it, `per_class`, `undefined` (the reason, or None).
     """
     rows, of_real = [], dict[tuple[str, str], dict[str, Any]]()
-    for unit in stage_units(run, "diversity"):  # the real images come first
+    for unit in stage_units(run, "diversity"):  # the real images, if any, come first
         record = run.units.record(unit)
         for features, found in {**record["spaces"], TEACHERS: record["teachers"]}.items():
             for name in (name for name in METRICS if name in found["metrics"]):
                 summary = found["metrics"][name]
-                real = of_real.setdefault((features, name), summary)
+                if unit.name == REFERENCE:
+                    of_real[features, name] = summary
+                real = of_real.get((features, name))
                 key = {"method": unit.name, "features": features, "metric": name}
                 rows.append({**key, **summary, "value": _value(METRICS[name], summary, real)})
     return pd.DataFrame(rows)
 
 
-def _value(metric: Metric, mine: dict[str, Any], real: dict[str, Any]) -> float:
+def _value(metric: Metric, mine: dict[str, Any], real: dict[str, Any] | None) -> float:
     """Return a metric's mean over the classes, of both sets where it is relative."""
     if metric.relative:
+        if real is None:
+            return NAN
         a, b = (np.array(found["per_class"], dtype=float) for found in (mine, real))
         both = np.isfinite(a) & np.isfinite(b)
         return float(a[both].sum() / b[both].sum()) if b[both].sum() > 0 else NAN

@@ -209,7 +209,7 @@ def test_every_stage_works_without_real_images(made: Run) -> None:
     (network,) = made.settings.feature_networks_used
     table = results.RUN_RESULTS["metrics"](made, network).table
     assert table.loc["intra-class cosine ↓"].notna().all()
-    assert table.loc[["nearest training image", "density"]].isna().all(axis=None)
+    assert table.loc[["nearest training image", "density", "radius / real"]].isna().all(axis=None)
     shares = results.RUN_RESULTS["bn_shares"](made)
     assert shares.table.loc["gradient"].sum().to_list() == pytest.approx([100, 100, 100])
     page = (made.path / write_report(made)).read_text()
