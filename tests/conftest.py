@@ -21,11 +21,14 @@ from prism_nb.core.settings import Settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests by their folders, so that `make test-unit` can leave them out."""
+    """Mark the slow tests by their folders, and run them first, so that no worker ends alone."""
+    slow = []
     for item in items:
         for name in ("notebooks", "browser", "cluster"):
             if Path(__file__).parent / name in item.path.parents:
                 item.add_marker(getattr(pytest.mark, name))
+                slow.append(item)
+    items.sort(key=lambda item: item not in slow)
 
 
 @pytest.fixture(autouse=True)
