@@ -105,6 +105,7 @@ def run(**options: Any) -> None:
     from prism_nb.execution.slurm_backend import running_jobs_message
     from prism_nb.headless import notebook_path, run_notebooks
     from prism_nb.viz import tables
+    from prism_nb.viz.report import comparison_path
 
     begin = time.monotonic()
     opened = open_run.open_run(**_run_arguments(**options))
@@ -121,6 +122,7 @@ def run(**options: Any) -> None:
         raise KeyboardInterrupt(running_jobs_message(opened)) from None
     summary = tables.summary_table(opened).rename(index=tables.method_titles(opened))
     click.echo(f"\n{summary.to_string()}\n")
+    click.echo(f"images     {comparison_path(opened)}")
     click.echo(f"report     {opened.path / 'figures' / 'report.html'}")
     click.echo(f"notebooks  {notebook_path(opened, '06_report').parent}")
     click.echo(f"wall time  {time.monotonic() - begin:.0f} s")

@@ -413,12 +413,12 @@ def _draw_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
     draws_some = recipe.bn_subset_size or (recipe.num_bn_slots and recipe.bn_slot_prob)
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or draws_some)
     if not recipe.always_in_bn(pool) and not drawable:
-        why = f"primary_in_bn is {recipe.primary_in_bn!r}"
+        why, remedy = f"primary_in_bn is {recipe.primary_in_bn!r}", "set primary_in_bn to always"
         if pool.primary in pool.logits_only:
-            why = f"the primary {pool.primary!r} gives logits only"
+            why, remedy = f"the primary {pool.primary!r} gives logits only", "change logits_only"
         yield (
-            f"no BN teacher: {why} and no other network can be drawn; add to `teachers`, or let "
-            "the primary give BN statistics (primary_in_bn: always)"
+            f"no BN teacher: {why} and no other network can be drawn; add to `teachers`, or "
+            f"{remedy}"
         )
 
 

@@ -439,7 +439,8 @@ class Settings(StrictModel):
         for name in ("teachers", "methods"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: name at least one")
-        _check_known("recipes", self.recipes, self.methods, "is not among the methods")
+        problem = "is not among the methods (keep it in `methods`, or take its entry out)"
+        _check_known("recipes", self.recipes, self.methods, problem)
         for name in self.methods:
             if not FOLDER_NAME.fullmatch(name) or name == REFERENCE:
                 raise ValueError(

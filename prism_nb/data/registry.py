@@ -83,6 +83,11 @@ def open_dataset(settings: Settings) -> ImageDataset:
             f"{settings.dataset_hash}. Restore the files and the class_list that the run began "
             "with, or choose another run name"
         )
+    if settings.eval_split == "tuning" and not dataset.has_images:
+        raise UsageError(
+            "eval_split tuning splits the real images, and the run has none; leave it out, or set "
+            "data_dir"
+        )
     return _holdout(dataset) if settings.eval_split == "tuning" else dataset
 
 

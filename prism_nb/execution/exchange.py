@@ -105,7 +105,7 @@ _CARD = """\
 ---
 {front_matter}---
 
-# {title}: a small set in place of {dataset}
+# {title}: a small set for {classes} classes of {dataset}
 
 {ipc} PNG images of {size} x {size} pixels for each of {classes} classes.
 
@@ -119,10 +119,19 @@ images.
 
 ## Licence
 
-The images derive from the training images of {dataset}, and from networks that were trained on
-them; where they began as real images or were imported, they may still show them. The terms of the
-source dataset therefore apply. The kit claims no rights in the images.
+{licence} The kit claims no rights in the images.
 """
+
+
+_LICENCE = (
+    "The images derive from the training images of {dataset}, and from networks that were trained "
+    "on them; where they began as real images or were imported, they may still show them. The "
+    "terms of the source dataset therefore apply."
+)
+_DATA_FREE_LICENCE = (
+    "The images were grown from noise, without real images, by networks that were trained on "
+    "{dataset}: {networks}."
+)
 
 
 def _card(run: Run, method: str, content: str, *, labelled: bool) -> str:
@@ -134,6 +143,8 @@ def _card(run: Run, method: str, content: str, *, labelled: bool) -> str:
     if recipe.image_source == "imported":
         resized = " and resized" if recipe.resize else ""
         origin = f"Made by others ({recipe.paper}); imported{resized} by {kit} as `{method}`."
+    grown = settings.data_free and recipe.image_source == "optimized"
+    licence = _DATA_FREE_LICENCE if grown else _LICENCE
     teachers = settings.label_teachers_used if labelled else ()
     labels = f"`labels/` holds soft labels of {', '.join(teachers)}, as the kit stores them."
     return _CARD.format(
@@ -145,6 +156,9 @@ def _card(run: Run, method: str, content: str, *, labelled: bool) -> str:
         classes=pipeline.class_count(run),
         origin=origin,
         labels=labels if labelled else "No soft labels come with them.",
+        licence=licence.format(
+            dataset=settings.dataset, networks=", ".join(synthesis_networks(settings, method))
+        ),
     )
 
 
@@ -157,7 +171,7 @@ def _front_matter(
     return {
         "pretty_name": f"{recipe['title']} of {settings.dataset}",
         "license": "other",
-        "license_name": f"that-of-{settings.dataset}",
+        "license_name": "unknown" if settings.data_free else f"that-of-{settings.dataset}",
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "prism-nb"],
         "prism_nb": {

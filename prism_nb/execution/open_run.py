@@ -276,11 +276,20 @@ def _check_data_free(settings: Settings) -> None:
         UsageError: Something does; the message names it.
     """
     untrained = [name for name in settings.networks if not is_pretrained_name(name)]
+    unknown = [
+        name
+        for name in settings.networks
+        if is_pretrained_name(name) and resolve_weights(name).preprocess is None
+    ]
     needs: list[tuple[str, object]] = [
         ("students are evaluated on them: set students to []", settings.students),
         ("train_on_real is set: leave it out", settings.train_on_real),
-        ("eval_split tuning splits them: leave it out", settings.eval_split == "tuning"),
         (f"{', '.join(untrained)} would be trained on them: name weights", untrained),
+        (
+            f"mean and std of {', '.join(unknown)} could only be checked on them: write these into "
+            "a YAML file beside the weights (docs/weights.md)",
+            unknown,
+        ),
         (
             "label_ensemble accuracy weights networks by their accuracy on them: choose another",
             settings.label.ensemble == "accuracy",
@@ -289,11 +298,8 @@ def _check_data_free(settings: Settings) -> None:
     for method in settings.methods:
         recipe, where = settings.recipe_of(method), f"method {method}"
         needs += [
+            (f"{where} takes them as its result: leave it out", recipe.image_source == "initial"),
             (f"{where} starts from them: set init to noise", recipe.real_per_image(1)),
-            (
-                f"{where} has random real images for its result: leave it out",
-                recipe.image_source == "initial",
-            ),
             (
                 f"{where} measures convolutions on them: set statistics to bn",
                 recipe.statistics == "bn_conv",

@@ -205,7 +205,10 @@ def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
     methods, recipes = values.get("methods"), values.get("recipes")
     if isinstance(methods, list) and isinstance(recipes, dict):
         values["recipes"] = {m: recipe for m, recipe in recipes.items() if m in methods}
-    return with_dataset_hash(build_settings(values, where=where))
+    settings = build_settings(values, where=where)
+    if not settings.students:
+        raise UsageError(f"{where}: a study compares accuracies, so `students` may not be empty")
+    return with_dataset_hash(settings)
 
 
 @dataclass(frozen=True)

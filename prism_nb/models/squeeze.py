@@ -27,7 +27,7 @@ from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, predict
 from prism_nb.models.pool import load_teacher, wrap_teacher
-from prism_nb.models.pretrained import open_pretrained
+from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.train import collect_conv_stats, train_network
 from prism_nb.models.weights import (
@@ -129,7 +129,8 @@ def _import_pretrained(run: Run, name: str) -> Result:
     dataset, gives_logits = open_dataset(settings), name not in settings.bn_only
     found = open_pretrained(name, dataset, resample=settings.resample, gives_logits=gives_logits)
     info = network_info(name, found.network, image_size=found.preprocess.size)
-    metadata = weights_metadata(found.classes, found.preprocess, found.spec.build)
+    trained = native_preprocess(name, dataset)  # of the weights, whatever this run gives them
+    metadata = weights_metadata(found.classes, trained, found.spec.build)
     content = to_safetensors(found.tensors, metadata)
     right = is_checked = distance = None
     if dataset.has_images:

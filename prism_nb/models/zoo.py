@@ -22,6 +22,7 @@ from prism_nb.core.errors import UsageError, suggest
 META = torch.device("meta")
 WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that hold weights
 
+_PADDINGS = ("", "same", "valid")  # timm takes any other text for its default
 BuildOptions = tuple[tuple[str, str | int | float | bool], ...]  # keyword arguments, hashable
 
 
@@ -102,6 +103,8 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
     try:
         if reserved := sorted(_RESERVED & dict(options).keys()):
             raise ValueError(f"{', '.join(reserved)} cannot be set")
+        if (padding := dict(options).get("pad_type", "")) not in _PADDINGS:
+            raise ValueError(f"pad_type {padding!r} is none of {', '.join(map(repr, _PADDINGS))}")
         build = partial(build_on_meta, name, classes=10, image_size=image_size)
         layers = str(build(options=options))
         rest = {o: build(options=tuple(other for other in options if other != o)) for o in options}

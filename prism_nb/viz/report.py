@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
@@ -34,10 +35,16 @@ def write_report(run: Run) -> str:
     return REPORT
 
 
+def comparison_path(run: Run) -> Path | None:
+    """Return the picture of the methods' images side by side; None before the report is written."""
+    return next(iter((run.path / "figures").glob("comparison.*")), None)
+
+
 def _content(run: Run) -> dict[str, Any]:
     labels, summary = run_labels(run), RUN_RESULTS["summary"](run)
     return {
         "run": run.name,
+        "has_students": bool(run.settings.students),
         "answer": table_html(summary.table, labels),
         "leaders": summary.note,
         "pictures": {

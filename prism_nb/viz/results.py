@@ -86,12 +86,15 @@ def losses(run: Run) -> Result:
 
 def metrics(run: Run, network: str) -> Result:
     """Every metric in the features of a network."""
-    note = (
-        "Means over the classes. ↑ and ↓: higher or lower is better; metrics without an arrow are "
-        "compared with the column of the real images, as many as of each method. Noise is diverse "
-        "too: density, KID and recognised distinguish it from images. A distance of 0 to the "
-        "nearest training image is a copy."
-    )
+    note = "Means over the classes. ↑ and ↓: higher or lower is better. Noise is diverse too: "
+    if run.settings.data_free:
+        note += "recognised tells it from images. Without real images the rest is undefined."
+    else:
+        note += (
+            "density, KID and recognised distinguish it from images. Metrics without an arrow are "
+            "compared with the column of the real images, as many as of each method. A distance "
+            "of 0 to the nearest training image is a copy."
+        )
     return Result(tables.metric_table(run, network), note=note)
 
 

@@ -236,7 +236,10 @@ def _metric_records(run: Run) -> pd.DataFrame:
                     of_real[features, name] = summary
                 real = of_real.get((features, name))
                 key = {"method": unit.name, "features": features, "metric": name}
-                rows.append({**key, **summary, "value": _value(METRICS[name], summary, real)})
+                value = _value(METRICS[name], summary, real)
+                if METRICS[name].relative and real is None:
+                    summary = {**summary, "undefined": "needs real images to compare with"}
+                rows.append({**key, **summary, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -402,7 +405,19 @@ def summary_table(run: Run) -> pd.DataFrame:
         table = table.reindex(run.settings.methods).rename_axis(index="method")
     for name, digits in (("intra-class cosine", 3), ("recognised %", 1)):
         table[name] = table[name].map(f"{{:.{digits}f}}".format, na_action="ignore").fillna(DASH)
+    table["largest BN pull %"] = largest_pull(run).reindex(table.index).map(_rounded).fillna(DASH)
     return table.rename_axis(columns=None)
+
+
+def _rounded(value: float) -> str | None:
+    return None if pd.isna(value) else f"{value:.0f}"
+
+
+def largest_pull(run: Run) -> pd.Series:
+    """Return by method the largest share of one network in the BN teachers' gradient, in %."""
+    shares = share_table(run)
+    bn = shares[(shares["of"] == "gradient") & (shares["term"] == "bn")].groupby("method")
+    return 100 * bn["share %"].max() / bn["share %"].sum()
 
 
 def tradeoff_table(run: Run) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Networks that give logits alone, or BN statistics alone, and runs without real images."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from prism_nb.core.settings import Settings
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import dataset_sizes, open_dataset
 from prism_nb.execution import cost, pipeline
+from prism_nb.execution.exchange import export_set
 from prism_nb.execution.open_run import only_part, open_run, preflight
+from prism_nb.execution.study import StudyFolder, execute_study
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import to_safetensors, weights_metadata
+from prism_nb.models.weights import (
+    read_metadata,
+    read_weights,
+    to_safetensors,
+    weights_metadata,
+)
 from prism_nb.models.zoo import build_network, head_tensors
 from prism_nb.viz import results
 from prism_nb.viz.report import write_report
@@ -222,10 +230,10 @@ def test_every_stage_works_without_real_images(made: Run) -> None:
     [
         ({"students": ["test_resnet"]}, r"students are evaluated on them: set students to \[\]"),
         ({"recipe": {"init": "real"}}, "method prism starts from them: set init to noise"),
-        ({"methods": ["random_real"]}, "method random_real starts from them"),
+        ({"methods": ["random_real"]}, "method random_real takes them as its result"),
         ({"methods": ["prism_wide"]}, "method prism_wide measures convolutions on them"),
         ({"recipe": {"init": "noise", "bn_normalize": "real"}}, "scales losses by them"),
-        ({"eval_split": "tuning"}, "tuning"),
+        ({"eval_split": "tuning"}, "eval_split tuning splits the real images, and the run has"),
         ({"label_ensemble": "accuracy"}, "label_ensemble accuracy"),
         ({"holdout_networks": ["test_vit"]}, "test_vit would be trained on them: name weights"),
         ({"class_list": ["n02007558", "n00000000"]}, "not among ImageNet-1K's wnids"),
@@ -236,6 +244,45 @@ def test_what_needs_real_images_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         preflight(settings_of(names, **changes))
+
+
+def test_pixels_that_cannot_be_checked_are_refused(names: dict[str, str], tmp_path: Path) -> None:
+    bare = tmp_path / "bare.safetensors"
+    path = Path(names["holdout"].partition("@")[2])
+    bare.write_bytes(to_safetensors(read_weights(path)))
+    with pytest.raises(UsageError, match="mean and std of test_mambaout@.*bare.safetensors could"):
+        preflight(settings_of(names, holdout_networks=[f"test_mambaout@{bare}"]))
+
+
+def test_the_card_of_a_data_free_set_names_networks(made: Run, tmp_path: Path) -> None:
+    export_set(made, "sre2l", tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        card = archive.read("card.md").decode()
+    assert "grown from noise" in card
+    assert made.settings.primary in card
+    assert "training images of" not in card
+
+
+def test_a_file_of_a_run_keeps_the_size_of_its_training(
+    names: dict[str, str], tmp_path: Path
+) -> None:
+    changes = values(names, image_size=48, resample=False, methods=["sre2l"])
+    run = open_run(run_name="a", preset="digits_quick", runs_dir=tmp_path, changes=changes)
+    pipeline.execute(run, "squeeze")
+    unit = unit_plan.network_unit(run.settings, names["both"])
+    assert run.units.record(unit)["preprocess"]["size"] == 48
+    metadata = read_metadata(run.file(unit.params["weights"]))
+    assert metadata is not None
+    assert metadata.size == SIZE
+
+
+def test_a_study_without_students_is_refused(tmp_path: Path) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text(
+        "title: S\nquestion: Q\npreset: imagenet_wheels\nreplicates: 1\nscenarios: {a: {title: A}}\n"
+    )
+    with pytest.raises(UsageError, match="`students` may not be empty"):
+        execute_study(StudyFolder.open(str(study), runs_dir=tmp_path), workers=1)
 
 
 def test_other_classes_do_not_mix(made: Run, names: dict[str, str]) -> None:

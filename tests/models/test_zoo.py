@@ -105,6 +105,7 @@ def test_a_trial_changes_neither_network_nor_generator(name: str) -> None:
     ("name", "options", "message"),
     [
         ("test_efficientnet", {"pad_tipe": "same"}, "unexpected keyword argument 'pad_tipe'"),
+        ("test_efficientnet", {"pad_type": "sane"}, "pad_type 'sane' is none of"),
         ("timm/resnet18", {"pad_type": "same"}, "unexpected keyword argument 'pad_type'"),
         ("resnet18", {"bn_eps": 0.001}, "unexpected keyword argument 'bn_eps'"),
         ("resnet18", {"width_per_group": 128}, "BasicBlock only supports"),
@@ -122,7 +123,7 @@ def test_arguments_that_a_builder_does_not_take_are_refused(
 
 
 def test_an_argument_that_changes_no_layer_is_warned_of() -> None:
-    options = (("pad_type", "sane"), ("bn_eps", 0.001))
-    with pytest.warns(UserWarning, match=r"pad_type='sane' changes no layer") as found:
+    options = (("drop_rate", 0.0), ("bn_eps", 0.001))
+    with pytest.warns(UserWarning, match=r"drop_rate=0.0 changes no layer") as found:
         check_options("test_efficientnet", options, image_size=64, where="w.yaml")
     assert len(found) == 1
