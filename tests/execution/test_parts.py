@@ -12,6 +12,7 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import dataset_sizes, open_dataset
 from prism_nb.execution import cost, pipeline
@@ -278,11 +279,10 @@ def test_a_file_of_a_run_keeps_the_size_of_its_training(
 
 def test_a_study_without_students_is_refused(tmp_path: Path) -> None:
     study = tmp_path / "s.yaml"
-    study.write_text(
-        "title: S\nquestion: Q\npreset: imagenet_wheels\nreplicates: 1\nscenarios: {a: {title: A}}\n"
-    )
+    values = {"title": "S", "question": "Q", "preset": "imagenet_wheels", "replicates": 1}
+    study.write_text(write_yaml({**values, "scenarios": {"a": {"title": "A"}}}))
     with pytest.raises(UsageError, match="`students` may not be empty"):
-        execute_study(StudyFolder.open(str(study), runs_dir=tmp_path), workers=1)
+        execute_study(StudyFolder.open(str(study), runs_dir=tmp_path), log=lambda _: None)
 
 
 def test_other_classes_do_not_mix(made: Run, names: dict[str, str]) -> None:
