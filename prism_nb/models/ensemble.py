@@ -100,7 +100,7 @@ def load_labeler(run: Run) -> EnsembleLabeler:
     """Return the ensemble of a run's label teachers."""
     settings = run.settings
     units = [network_unit(settings, name) for name in settings.label_teachers_used]
-    # Not measured without real images, where `Settings` do not weight by accuracy.
+    # Not measured without real images; such runs may not weight networks by accuracy.
     accuracies = [float(run.units.record(unit)["accuracy"] or 0) for unit in units]
     teachers = [load_teacher(run, name) for name in settings.label_teachers_used]
     return EnsembleLabeler(settings, teachers, accuracies)

@@ -100,24 +100,10 @@ def open_pretrained(
             image_size=size,
             options=spec.build,
         )
-    own = network.state_dict().items()
-    weights = {key: value for key, value in own if key.endswith(_COUNTER)} | weights
-    try:
-        load_weights(network, weights, optional=() if classes else head)
-    except RuntimeError as error:
-        remedy = "name the architecture that they are of"
-        if not resample:
-            remedy += f", or set resample to true if it does not take {size}-pixel images"
-        raise UsageError(
-            f"weights {spec.file} are not of {spec.architecture!r}: "
-            f"{textwrap.shorten(str(error), 300)}; {remedy}"
-        ) from None
-    for key, value in weights.items():
-        if not bool(value.isfinite().all()):
-            raise UsageError(
-                f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
-                "save them again"
-            )
+    remedy = "name the architecture that they are of"
+    if not resample:
+        remedy += f", or set resample to true if it does not take {size}-pixel images"
+    weights = _load(network, weights, spec, optional=() if classes else head, remedy=remedy)
     if gives_logits and not classes:
         raise UsageError(
             f"weights of {name!r} have no head, so the network gives neither logits nor labels; "
@@ -125,6 +111,37 @@ def open_pretrained(
         )
     rows = _head_rows(classes, dataset) if classes else None
     return Pretrained(network.eval(), preprocess, spec, weights, classes, rows)
+
+
+def _load(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    spec: WeightsSpec,
+    *,
+    optional: tuple[str, ...],
+    remedy: str,
+) -> dict[str, Tensor]:
+    """Load weights that may lack batch norm's counters, and return them with these.
+
+    Raises:
+        UsageError: They are of another architecture, or hold values that are not finite.
+    """
+    own = network.state_dict().items()
+    whole = {key: value for key, value in own if key.endswith(_COUNTER)} | dict(weights)
+    try:
+        load_weights(network, whole, optional=optional)
+    except RuntimeError as error:
+        raise UsageError(
+            f"weights {spec.file} are not of {spec.architecture!r}: "
+            f"{textwrap.shorten(str(error), 300)}; {remedy}"
+        ) from None
+    for key, value in whole.items():
+        if not bool(value.isfinite().all()):
+            raise UsageError(
+                f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
+                "save them again"
+            )
+    return whole
 
 
 def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[str, ...]:

@@ -200,9 +200,9 @@ class LossLogger:
 
     def bn_loss_shares(self, bn_scales: dict[str, float]) -> dict[str, float]:
         """Return each network's share of the scaled BN loss, summed over the steps."""
-        scaled = {name: s * self.sums.get(f"bn/{name}", 0.0) for name, s in bn_scales.items()}
-        total = sum(scaled.values())
-        return {name: value / total if total else 0.0 for name, value in scaled.items()}
+        return _shares(
+            {name: s * self.sums.get(f"bn/{name}", 0.0) for name, s in bn_scales.items()}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values; they include the losses that are not logged yet."""
@@ -259,9 +259,9 @@ class GradientLogger:
         self._norms = list(state["norms"])
 
 
-def _shares(norms: Mapping[str, float]) -> dict[str, float]:
-    total = sum(norms.values())
-    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+def _shares(values: Mapping[str, float]) -> dict[str, float]:
+    total = sum(values.values())
+    return {name: value / total if total else 0.0 for name, value in values.items()}
 
 
 def _checkpoint_saver(

@@ -63,8 +63,7 @@ def bn_shares(run: Run) -> Result:
 def _dominance(run: Run, shares: pd.DataFrame) -> str:
     """Return which methods have a network with nearly all of the BN teachers' gradient."""
     titles = tables.method_titles(run)
-    bn = shares[(shares["of"] == "gradient") & (shares["term"] == "bn")]
-    by_method = bn.groupby("method", sort=False)
+    by_method = tables.bn_gradient_shares(shares).groupby("method", sort=False)
     return dominance(
         {
             titles[str(method)]: rows.set_index("network")["share %"].to_dict()

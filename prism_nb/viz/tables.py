@@ -415,9 +415,13 @@ def _rounded(value: float) -> str | None:
 
 def largest_pull(run: Run) -> pd.Series:
     """Return by method the largest share of one network in the BN teachers' gradient, in %."""
-    shares = share_table(run)
-    bn = shares[(shares["of"] == "gradient") & (shares["term"] == "bn")].groupby("method")
-    return 100 * bn["share %"].max() / bn["share %"].sum()
+    shares = bn_gradient_shares(share_table(run)).groupby("method")["share %"]
+    return 100 * shares.max() / shares.sum()
+
+
+def bn_gradient_shares(shares: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a `share_table` on the BN teachers' part of the gradient."""
+    return shares[(shares["of"] == "gradient") & (shares["term"] == "bn")]
 
 
 def tradeoff_table(run: Run) -> pd.DataFrame:

@@ -74,14 +74,11 @@ def comparison_sheet(run: Run) -> EncodedImage:
     """Return the first image of each of ten classes at most: a titled row per set of images."""
     keys = [(c, 0) for c in range(min(_MAX_COMPARED, class_count(run)))]
     side, dataset = SHEET_WIDTH // len(keys), open_dataset(run.settings)
-    grids = {}
-    for name, title in method_titles(run).items():
-        images = thumbnails(load_subset(run, name, dataset, keys), side)
-        zoom = max(1, side // images[0].width)
-        size = images[0].width * zoom, images[0].height * zoom
-        large = [image.resize(size, Image.Resampling.NEAREST) for image in images]
-        grids[title] = tile(large, len(keys))
-    return encode_image(_titled(grids), "png" if dataset.image_size <= side else "jpeg")
+    sets = {
+        title: load_subset(run, name, dataset, keys) for name, title in method_titles(run).items()
+    }
+    grids = {title: tile(_scaled(images, side), len(keys)) for title, images in sets.items()}
+    return encode_image(_titled(grids), image_kind(next(iter(sets.values())), side))
 
 
 def view_sheet(run: Run, method: str, epoch: int = 0) -> EncodedImage:
@@ -370,8 +367,13 @@ def _grid(panel: Panel, view: GalleryView) -> Image.Image:
     if not len(panel.images):
         return Image.new("RGB", (1, 1))
     sets = panel.image_sets
-    images = thumbnails(torch.stack(sets, 1).flatten(0, 1), view.side)
-    side = max(1, view.side // panel.images.shape[-1]) * images[0].width
-    shown = [image.resize((side, side), Image.Resampling.NEAREST) for image in images]
+    shown = _scaled(torch.stack(sets, 1).flatten(0, 1), view.side)
     columns = max(1, SHEET_WIDTH // (view.side * len(sets))) * len(sets)
     return tile(shown, min(columns, len(shown)))
+
+
+def _scaled(images: Tensor, side: int) -> list[Image.Image]:
+    """Return images averaged down to a side, or enlarged to it by a whole factor, unsmoothed."""
+    shown = thumbnails(images, side)
+    width = max(1, side // images.shape[-1]) * shown[0].width
+    return [image.resize((width, width), Image.Resampling.NEAREST) for image in shown]
