@@ -94,7 +94,7 @@ class Chaos:
     def _finish(self, run: Run, pause: float) -> None:
         """Complete a run, with kills on the way, at most `pause` seconds apart."""
         finished: dict[str, Any] = {}
-        while any(pipeline.plan(run, stage).missing for stage in pipeline.STAGES):
+        while any(pipeline.state(run, stage).missing for stage in pipeline.STAGES):
             command = [sys.executable, "-c", _DRIVER, str(run.path)]
             driver, before = subprocess.Popen(command, cwd=ROOT), self._kills_left  # noqa: S603
             while driver.poll() is None and self._kills_left > 0 and _at_work(run, driver):

@@ -1,6 +1,7 @@
 """The command `prism-nb`."""
 
-# Everything heavier than click is imported inside the commands, so that --help answers at once.
+# Everything heavier than click is imported inside the commands, what imports torch once the names
+# in a command are known to be right: --help and a refusal then come at once.
 
 from __future__ import annotations
 
@@ -101,14 +102,16 @@ def run(**options: Any) -> None:
 
     Without a PRESET, --run continues a run with the settings that it has.
     """
-    from prism_nb.execution import disk_space, open_run
+    from prism_nb.execution.open_run import open_run
+
+    begin = time.monotonic()
+    opened = open_run(**_run_arguments(**options))
+    from prism_nb.execution import disk_space
     from prism_nb.execution.slurm_backend import running_jobs_message
     from prism_nb.headless import notebook_path, run_notebooks
     from prism_nb.viz import tables
     from prism_nb.viz.report import comparison_path
 
-    begin = time.monotonic()
-    opened = open_run.open_run(**_run_arguments(**options))
     click.echo(f"run {opened.path}")
     plans = _plans(opened)
     disk_space.check_disk_space(
@@ -146,14 +149,17 @@ def run(**options: Any) -> None:
 def plan(quick: bool, count: bool, at: float | None, size: Any, **options: Any) -> None:
     """Show what `run` would do and take, from a few real steps on this device; write nothing."""
     from prism_nb.core.text import format_bytes
-    from prism_nb.execution import disk_space, open_run
+    from prism_nb.execution.open_run import load_run
 
-    found = open_run.load_run(**_run_arguments(**options))
+    found = load_run(**_run_arguments(**options))
     if count or at or size:
         _echo_counts(found, at, size)
         return
     found.check_settings()
-    open_run.preflight(found.settings, found)
+    from prism_nb.execution import disk_space
+    from prism_nb.execution.preflight import preflight
+
+    preflight(found.settings, found)
     plans = _plans(found, measure=not quick)
     _echo_plans(found, plans)
     cache = disk_space.cache_bytes(found, [unit for plan in plans for unit in plan.left])
@@ -161,17 +167,41 @@ def plan(quick: bool, count: bool, at: float | None, size: Any, **options: Any) 
     click.echo(f"{total} to be written at most, {format_bytes(cache)} of it in the cache")
 
 
+@cli.command("runs")
+@_runs_dir
+def runs_command(runs_dir: Path | None) -> None:
+    """List the runs, and how many of their units are done."""
+    from prism_nb.core.config import default_runs_dir
+    from prism_nb.core.run import Run
+    from prism_nb.execution import pipeline
+
+    for config in sorted((runs_dir or default_runs_dir()).glob("*/config.yaml")):
+        try:
+            run = Run.open(config.parent)
+            found = [pipeline.state(run, stage, verify_hashes=False) for stage in pipeline.STAGES]
+        except PrismError as error:
+            click.echo(f"{config.parent.name:<24} {error}")
+            continue
+        done = ", ".join(f"{each.stage} {each.counts['done']}/{len(each.states)}" for each in found)
+        click.echo(f"{run.name:<24} {done}")
+
+
 @cli.command()
 @_existing_run
 def status(run: Run) -> None:
     """Show what a run has done so far, also while it is running."""
+    from prism_nb.core.text import format_duration
     from prism_nb.execution import pipeline
 
-    _echo_plans(run, _plans(run))
+    click.echo(f"run {run.path}\n")
     for stage in pipeline.STAGES:
+        found = pipeline.state(run, stage, verify_hashes=False)
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(found.counts.items()))
+        left = f"; about {format_duration(found.seconds_left)} left" if found.seconds_left else ""
+        click.echo(f"{stage:<11} {len(found.states)} units: {counts}{left}")
         for last in run.events.read(stage)[-1:]:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
-            click.echo(f"{stage:<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
+            click.echo(f"{'':<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
 
 
 @cli.command()
@@ -201,12 +231,14 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
 
     Ctrl-C stops it; the same command continues it. Notebook 02's monitor starts it this way.
     """
-    from prism_nb.execution import open_run, pipeline
+    from prism_nb.execution import pipeline
+    from prism_nb.execution.open_run import open_run
     from prism_nb.execution.progress import progress_bar
 
     # A parent process may have its children ignore Ctrl-C, which is how this one is stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    found = open_run.open_run(run_name=run_name, runs_dir=runs_dir)
+    pipeline.find_stage(stage)
+    found = open_run(run_name=run_name, runs_dir=runs_dir)
     with progress_bar(found, stage, len(pipeline.stage_units(found, stage))):
         outcome = pipeline.execute(found, stage)
     done = f"{outcome.made} units made, {outcome.skipped} done before, {outcome.seconds:.1f} s"
@@ -250,7 +282,7 @@ def study(
 
 
 @cli.command("import")
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--run", "run_name", required=True, help="Run that the images join, or begin.")
 @click.option("--preset", help="Settings of a new run; one that exists keeps its own.")
 @click.option("--as", "method", default="imported", show_default=True, help="Name of the method.")

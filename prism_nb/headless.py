@@ -35,7 +35,7 @@ def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
             The failed notebook is saved with the others.
     """
     for stage in pipeline.STAGES.values():
-        states = pipeline.plan(run, stage.name)
+        states = pipeline.state(run, stage.name)
         if not states.missing and _is_current(run, stage.notebook):
             log(f"{stage.notebook:<16} done before, {len(states.states)} units kept")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from prism_nb import cli
 from prism_nb.core import fileio
+from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution.verify import Finding, VerificationReport
@@ -114,6 +116,55 @@ def test_status_ignores_damaged_events(run: Run, prism: Any) -> None:
     result = prism("status r")
     assert result.code == 0
     assert "unit_start test_resnet" in result.out
+
+
+def test_answers_without_work_import_no_torch(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", load_settings("digits_quick"))
+    run.write_classes(open_dataset(run.settings).class_records())
+    commands = {
+        "--help": 0,
+        "methods": 0,
+        "protocols": 0,
+        "runs": 0,
+        "status r": 0,
+        "status s": 2,
+        "run digitz": 2,
+        "run digits --set ipcs=1": 2,
+        "run digits --set dataset=dogits": 2,
+        "run digits --set methods=[prisn]": 2,
+        "plan --run r --set student_loss=mse": 2,
+        "stage r sqeeze": 2,
+        "study evidenze": 2,
+        "export s prism x.zip": 2,
+        "import nowhere --run r": 2,
+    }
+    script = f"""
+import contextlib, io, sys
+from prism_nb.cli import main
+for words, code in {commands}.items():
+    sys.argv = ["prism-nb", *words.split()]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+            found = 0
+        except SystemExit as end:
+            found = end.code
+    assert found == code, (words, found)
+    assert "torch" not in sys.modules, words
+"""
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env=os.environ | {"PRISM_RUNS": str(tmp_path)}
+    )
+
+
+def test_runs_are_listed_with_what_is_done(run: Run, prism: Any) -> None:
+    run.write_classes(open_dataset(run.settings).class_records())
+    fileio.write_text(run.path.parent / "old" / "config.yaml", "no_such_setting: 1\n")
+    result = prism("runs")
+    assert result.code == 0
+    lines = {line.split()[0]: line for line in result.out.splitlines()}
+    assert "squeeze 0/5, synthesis 0/3" in lines["r"]
+    assert "made by an older version" in lines["old"]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ import subprocess
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from prism_nb import __version__
 from prism_nb.core import fileio
 from prism_nb.core.settings import MACHINE, Settings
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("prism-nb", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 DECISIVE_PACKAGES = ("torch", "torchvision", "timm")  # packages whose versions may change results

@@ -238,6 +238,19 @@ class Recipe(StrictModel):
             return ()
         return tuple(n for n in pool.bn if n != pool.primary or self.primary_in_bn == "candidate")
 
+    def mean_networks(self, pool: TeacherPool) -> float:
+        """Return how many networks of a pool a step takes on average, for comparisons of costs."""
+        always, candidates = self.always_in_bn(pool), self.candidates(pool)
+        if self.selection in {"all", "fixed"}:
+            drawn: float = len({*candidates} - {*always})
+        elif self.selection == "round_robin":
+            drawn = 1
+        else:
+            slots = self.bn_subset_size or self.num_bn_slots * self.bn_slot_prob
+            drawn = min(slots, len(candidates))
+        logits_alone = self.logits != "bn_teachers" and not always
+        return len(always) + drawn + logits_alone
+
     def roles(self, pool: TeacherPool) -> dict[str, Names]:
         """Return the networks of a pool by what they may do, in the order of drawing.
 

@@ -23,6 +23,7 @@ FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a me
 STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report")
 EVAL_VARIANTS = ("protocol", "no_aug", "hard_labels", "hard_labels_no_aug")
 Precision = Literal["fp32", "tf32", "bf16"]
+DatasetName = Literal["cifar10", "cifar100", "digits", "folder", "imagenet1k", "tiny_imagenet"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Settings(StrictModel):
     A new setting is one field here or in a section: its annotation names the results it decides.
     """
 
-    dataset: Annotated[str, DATA] = Field("digits", description="name of the dataset")
+    dataset: Annotated[DatasetName, DATA] = Field("digits", description="name of the dataset")
     image_size: Annotated[int, DATA] = Field(
         32, ge=8, le=2048, description="side of the square images, in pixels"
     )

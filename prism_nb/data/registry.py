@@ -1,7 +1,7 @@
 """Datasets by name.
 
-To add one, write a class or function from `DatasetConfig` to `ImageDataset`, and enter it in
-`DATASETS`.
+To add one, write a class or function from `DatasetConfig` to `ImageDataset`, enter it in
+`DATASETS`, and its name in `core.settings.DatasetName`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.errors import UsageError
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_folder import ImageFolder
@@ -67,13 +67,8 @@ def open_dataset(settings: Settings) -> ImageDataset:
     """Open the dataset of a run; it stays open for the rest of the process.
 
     Raises:
-        UsageError: Unknown dataset, one that is not in order, or other images than
-            `dataset_hash` names.
+        UsageError: The dataset is not in order, or has other images than `dataset_hash` names.
     """
-    if settings.dataset not in DATASETS:
-        raise UsageError(
-            f"unknown dataset {settings.dataset!r}; {suggest(settings.dataset, DATASETS)}"
-        )
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
         where = f" in {settings.data_dir}" if settings.data_dir else ""
@@ -189,7 +184,7 @@ def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> Imag
 
 def _selected_sizes(settings: Settings) -> DatasetSizes | None:
     """Return the published size of a dataset, in proportion to the classes selected."""
-    sizes = DATASETS[settings.dataset].sizes if settings.dataset in DATASETS else None
+    sizes = DATASETS[settings.dataset].sizes
     if sizes is None or not settings.class_list:
         return sizes
     fraction = min(1.0, len(settings.class_list) / sizes.classes)

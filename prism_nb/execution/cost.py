@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
@@ -477,48 +477,7 @@ def estimate_table(estimates: pd.DataFrame, *, rate: float | None = None) -> pd.
     return pd.DataFrame(shown).reset_index()
 
 
-def unit_costs(run: Run, units: Sequence[Unit], *, measure: bool = False) -> dict[str, float]:
-    """Return each unit's cost by its name.
-
-    Costs are seconds if `measure` takes a few real steps on this device; else images x steps x
-    networks of the synthesis, and 1 elsewhere, to be compared within a stage.
-    """
-    if measure:
-        timer = StepTimer(run.settings, open_dataset(run.settings))
-        return {unit.name: timer.unit_seconds(unit) for unit in units}
-    return {unit.name: _relative_cost(run.settings, unit) for unit in units}
-
-
-def _relative_cost(settings: Settings, unit: Unit) -> float:
-    if unit.stage != "synthesis":
-        return 1.0
-    method, batch = unit.params["method"], batch_of(unit)
-    if settings.recipe_of(method).image_source != "optimized":
-        return float(len(batch.members()))
-    return sum(
-        steps * active * len({*logit_teachers, *bn_teachers})
-        for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch)
-    )
-
-
-def seconds_left(
-    costs: Mapping[str, float],
-    progress: Mapping[str, tuple[float, float]],
-    *,
-    measured: bool = False,
-) -> float | None:
-    """Return the time that the rest of a stage will take, at the pace of what is done.
-
-    Args:
-        costs: Every unit's cost, by its name.
-        progress: By the name of a unit begun: its share that is done in [0, 1], and its seconds.
-        measured: Whether costs are seconds, so that nothing need be done yet.
-
-    Returns:
-        Seconds; None if nothing is known.
-    """
-    done = sum(share * costs[name] for name, (share, _) in progress.items())
-    left = sum(costs.values()) - done
-    if left and done:
-        return left * sum(seconds for _, seconds in progress.values()) / done
-    return left if measured or not left else None
+def measured_costs(run: Run, units: Sequence[Unit]) -> dict[str, float]:
+    """Return the seconds of each unit by its name, from a few real steps on this device."""
+    timer = StepTimer(run.settings, open_dataset(run.settings))
+    return {unit.name: timer.unit_seconds(unit) for unit in units}

@@ -23,8 +23,6 @@ from prism_nb.core.unit_plan import (
 )
 from prism_nb.core.units import OnEvent
 from prism_nb.core.yaml_io import write_yaml
-from prism_nb.data.imported import CLASSES_FILE, infer_ipc
-from prism_nb.data.registry import open_dataset
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import load_run, open_run
 
@@ -55,6 +53,8 @@ def export_set(run: Run, method: str, dest: Path) -> str:
         )
     if dest.suffix != ".zip" or dest.exists():
         raise UsageError(f"cannot export to {dest}; name a new file that ends in .zip")
+    from prism_nb.data.imported import CLASSES_FILE
+
     images, labels = _image_files(run, method), _label_files(run, method)
     listed = "".join(f"{fileio.sha256(path)}  {name}\n" for name, path in images.items())
     content = hashlib.sha256(listed.encode()).hexdigest()
@@ -234,6 +234,9 @@ def import_images(
     wanted = _with_method(load_run(**where).settings, changes or {}, method, recipe)
     if is_new and "ipc" not in wanted:
         settings = load_run(**where, changes=wanted).settings
+        from prism_nb.data.imported import infer_ipc
+        from prism_nb.data.registry import open_dataset
+
         wanted["ipc"] = infer_ipc(source, open_dataset(settings))
     run = open_run(**where, changes=wanted)
     units = method_units(run, method, pipeline.class_count(run))

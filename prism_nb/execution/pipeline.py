@@ -9,22 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from prism_nb.core import unit_plan
-from prism_nb.core.device import choose_device, disable_malloc_trim, peak_memory_bytes
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.run import Run
 from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.data.registry import open_dataset
-from prism_nb.diversity import stage as diversity_stage
-from prism_nb.evaluation import relabel
-from prism_nb.evaluation import stage as evaluation_stage
-from prism_nb.execution import cost, disk_space
-from prism_nb.execution.backends import SplitUnit, run_units
-from prism_nb.execution.worker import RunUnit
-from prism_nb.models import squeeze
-from prism_nb.synthesis import stage as synthesis_stage
+from prism_nb.execution.forecast import OtherLoad, relative_cost, seconds_left
+
+if TYPE_CHECKING:
+    from prism_nb.execution.backends import SplitUnit
+    from prism_nb.execution.worker import RunUnit
+
+# Modules that import torch are imported where work begins, so that the state of a run is shown in
+# less than a second.
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stage:
         notebook: Name of its notebook, without ending.
         needs: Stages whose files it reads.
         units: Called as `units(run, class_count)`; lists its units.
-        run_unit: Does one unit.
+        module: The module whose `run_unit` does one unit.
         split: Called as `split(run, unit, number)`; returns at most that many units that several
             workers do first, and whose files spare the large unit most of its work.
     """
@@ -45,8 +45,14 @@ class Stage:
     notebook: str
     needs: tuple[str, ...]
     units: Callable[[Run, int], list[Unit]]
-    run_unit: RunUnit
+    module: str
     split: SplitUnit | None = None
+
+    @property
+    def run_unit(self) -> RunUnit:
+        """The function that does one unit."""
+        function: RunUnit = import_module(self.module).run_unit
+        return function
 
 
 _STAGES = (
@@ -55,28 +61,28 @@ _STAGES = (
         notebook="01_teacher_pool",
         needs=(),
         units=unit_plan.squeeze_units,
-        run_unit=squeeze.run_unit,
+        module="prism_nb.models.squeeze",
     ),
     Stage(
         name="synthesis",
         notebook="02_synthesis",
         needs=("squeeze",),
         units=unit_plan.synthesis_units,
-        run_unit=synthesis_stage.run_unit,
+        module="prism_nb.synthesis.stage",
     ),
     Stage(
         name="diversity",
         notebook="03_diversity",
         needs=("squeeze", "synthesis"),
         units=unit_plan.diversity_units,
-        run_unit=diversity_stage.run_unit,
+        module="prism_nb.diversity.stage",
     ),
     Stage(
         name="relabel",
         notebook="04_relabel",
         needs=("squeeze", "synthesis"),
         units=unit_plan.relabel_units,
-        run_unit=relabel.run_unit,
+        module="prism_nb.evaluation.relabel",
         split=unit_plan.label_shards,
     ),
     Stage(
@@ -84,7 +90,7 @@ _STAGES = (
         notebook="05_evaluation",
         needs=("synthesis", "relabel"),
         units=unit_plan.student_units,
-        run_unit=evaluation_stage.run_unit,
+        module="prism_nb.evaluation.stage",
     ),
 )
 STAGES = {stage.name: stage for stage in _STAGES}
@@ -92,13 +98,17 @@ STAGES = {stage.name: stage for stage in _STAGES}
 
 def stage_units(run: Run, stage: str) -> list[Unit]:
     """Return the units of a stage."""
-    return _stage(stage).units(run, class_count(run))
+    return find_stage(stage).units(run, class_count(run))
 
 
 def class_count(run: Run) -> int:
     """Return the number of classes, as recorded in the run, or else of its dataset."""
     recorded = run.read_classes()
-    return len(open_dataset(run.settings).classes) if recorded is None else len(recorded)
+    if recorded is not None:
+        return len(recorded)
+    from prism_nb.data.registry import open_dataset
+
+    return len(open_dataset(run.settings).classes)
 
 
 def finished_methods(run: Run) -> list[str]:
@@ -114,34 +124,30 @@ def finished_methods(run: Run) -> list[str]:
     ]
 
 
-def _stage(name: str) -> Stage:
+def find_stage(name: str) -> Stage:
+    """Return the stage of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; {suggest(name, STAGES)}")
     return STAGES[name]
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """State of a stage's units, and what the missing ones take.
+class StageState:
+    """State of a stage's units.
 
     Attributes:
         stage: Name of the stage.
         states: State of each unit.
-        images: Number of images that the missing units will make; of the synthesis alone.
-        seconds_left: Estimate; None where nothing was measured.
-        disk_bytes: What the missing units will still write at most, but for small files.
-        memory_bytes: Peak memory of a process that worked on the stage in this run, or that has
-            measured its steps now; includes other stages in the same process.
-        cache_bytes: What the missing units add to the cache at most; 0 where nothing was measured.
+        seconds_left: Estimate of the time that the missing units take; None where unknown.
     """
 
     stage: str
     states: tuple[UnitState, ...]
-    images: int
     seconds_left: float | None
-    disk_bytes: int
-    memory_bytes: int | None
-    cache_bytes: int
 
     @property
     def counts(self) -> Counter[str]:
@@ -159,54 +165,97 @@ class StagePlan:
         return len(self.left)
 
 
+@dataclass(frozen=True)
+class StagePlan(StageState):
+    """State of a stage's units, and what the missing ones take.
+
+    Attributes:
+        images: Number of images that the missing units will make; of the synthesis alone.
+        disk_bytes: What the missing units will still write at most, but for small files.
+        memory_bytes: Peak memory of a process that worked on the stage in this run, or that has
+            measured its steps now; includes other stages in the same process.
+        cache_bytes: What the missing units add to the cache at most; 0 where nothing was measured.
+        other_cores: CPU cores that other processes kept busy during the measurement; None where
+            nothing was measured.
+    """
+
+    images: int
+    disk_bytes: int
+    memory_bytes: int | None
+    cache_bytes: int
+    other_cores: float | None
+
+
+def state(run: Run, stage: str, *, verify_hashes: bool = True) -> StageState:
+    """Return what is done and what is left of a stage, with the time left at the pace so far.
+
+    Args:
+        run: The run.
+        stage: Name of the stage.
+        verify_hashes: Whether to hash every file, or only to check that it exists.
+    """
+    units = stage_units(run, stage)
+    states = tuple(run.units.state(unit, verify_hashes=verify_hashes) for unit in units)
+    costs = {unit.name: relative_cost(run.settings, unit) for unit in units}
+    return StageState(stage, states, seconds_left(costs, _progress(run, states)))
+
+
+def _progress(run: Run, states: Sequence[UnitState]) -> dict[str, tuple[float, float]]:
+    """Return the seconds of finished units, as `seconds_left` takes them."""
+    done = [state.unit for state in states if state.state == "done"]
+    return {unit.name: (1.0, run.units.record(unit).get("seconds", 0.0)) for unit in done}
+
+
 def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = False) -> StagePlan:
-    """Return what is done and what is left of a stage.
+    """Return the state of a stage, and what its missing units take.
 
     Args:
         run: The run.
         stage: Name of the stage.
         verify_hashes: Whether to hash every file, or only to check that it exists.
         measure: Whether to take a few real steps on this device for the time and memory that the
-            missing units need. If not, finished units are the measure of the others.
+            missing units need. If not, finished units are the measure of the others; if some are
+            finished, their pace corrects what was measured.
     """
-    units = stage_units(run, stage)
-    states = tuple(run.units.state(unit, verify_hashes=verify_hashes) for unit in units)
-    done = [state.unit for state in states if state.state == "done"]
-    left = [state.unit for state in states if state.state != "done"]
-    measure = measure and bool(left)
-    memory = run.manifest.stage(stage).get("peak_memory_bytes")
-    if measure:
+    from prism_nb.core.device import disable_malloc_trim
+    from prism_nb.execution import cost, disk_space
+
+    found = state(run, stage, verify_hashes=verify_hashes)
+    seconds, memory = found.seconds_left, run.manifest.stage(stage).get("peak_memory_bytes")
+    cores = None
+    if measure and found.missing:
         disable_malloc_trim()
-    costs = cost.unit_costs(run, units, measure=measure)
-    if measure:
-        memory = memory or _peak_memory(run)
-    progress = {unit.name: (1.0, run.units.record(unit).get("seconds", 0.0)) for unit in done}
-    batches = [unit_plan.batch_of(unit) for unit in left if unit.stage == "synthesis"]
+        load = OtherLoad()
+        costs = cost.measured_costs(run, [each.unit for each in found.states])
+        seconds = seconds_left(costs, _progress(run, found.states), measured=True)
+        cores, memory = load.cores(), memory or _peak_memory(run)
+    batches = [unit_plan.batch_of(unit) for unit in found.left if unit.stage == "synthesis"]
     return StagePlan(
         stage=stage,
-        states=states,
+        states=found.states,
+        seconds_left=seconds,
         images=sum(len(batch.members()) for batch in batches),
-        seconds_left=cost.seconds_left(costs, progress, measured=measure),
-        disk_bytes=disk_space.disk_bytes(run, left, class_count(run)),
+        disk_bytes=disk_space.disk_bytes(run, found.left, class_count(run)),
         memory_bytes=memory,
-        cache_bytes=disk_space.cache_bytes(run, left) if measure else 0,
+        cache_bytes=disk_space.cache_bytes(run, found.left) if measure else 0,
+        other_cores=cores,
     )
 
 
-def check(run: Run, stage: str) -> StagePlan:
+def check(run: Run, stage: str) -> StageState:
     """Check that every unit of a stage is done and its files are undamaged.
 
     Raises:
         PrismError: Units are missing or damaged; the message counts them and names the first.
     """
-    found = plan(run, stage)
+    found = state(run, stage)
     if found.missing:
         first = next(state for state in found.states if state.state != "done")
         raise PrismError(
             f"stage {stage} of run {run.name} is not complete: {found.missing} of "
             f"{len(found.states)} units are to be done, first {first.unit.name} ({first.state}"
             f"{': ' + first.reason if first.reason else ''}); run notebook "
-            f"{_stage(stage).notebook}, or `prism-nb run` for all stages"
+            f"{find_stage(stage).notebook}, or `prism-nb run` for all stages"
         )
     return found
 
@@ -232,7 +281,7 @@ def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
         PrismError: A stage that it needs is not complete, the disk is too small, another process
             drives the stage, or a unit failed. Finished units stay.
     """
-    for needed in _stage(stage).needs:
+    for needed in find_stage(stage).needs:
         check(run, needed)
     return execute_units(run, stage, stage_units(run, stage), on_event)
 
@@ -247,10 +296,14 @@ def execute_units(
     Raises:
         PrismError: As `execute`.
     """
+    from prism_nb.core.device import disable_malloc_trim
+    from prism_nb.execution import disk_space
+    from prism_nb.execution.backends import run_units
+
     begin = time.monotonic()
     if _all_done(run, units):
         return Outcome(len(units), 0, time.monotonic() - begin)
-    definition = _stage(stage)
+    definition = find_stage(stage)
     with run.locks.stage(stage), _log_stage(run, stage):
         left = [unit for unit in units if not run.units.is_done(unit, verify_hashes=False)]
         needed = disk_space.disk_bytes(run, left, class_count(run))
@@ -294,4 +347,6 @@ def _log_stage(run: Run, stage: str) -> Iterator[None]:
 
 
 def _peak_memory(run: Run) -> int:
+    from prism_nb.core.device import choose_device, peak_memory_bytes
+
     return peak_memory_bytes(choose_device(run.settings.device))

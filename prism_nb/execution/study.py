@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import pandas as pd
 from pydantic import Field, model_validator
 
 from prism_nb.core import fileio
@@ -28,11 +27,13 @@ from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import FOLDER_NAME, Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
-from prism_nb.data.registry import open_dataset, with_dataset_hash
-from prism_nb.evaluation.stage import student_table
 from prism_nb.execution import pipeline
-from prism_nb.execution.open_run import preflight
 from prism_nb.execution.process_pool import run_parallel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Modules that import torch or pandas are imported once they are needed, as in `open_run`.
 
 Value = bool | int | float | str
 Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME.pattern}$")]
@@ -208,6 +209,8 @@ def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
     settings = build_settings(values, where=where)
     if not settings.students:
         raise UsageError(f"{where}: a study compares accuracies, so `students` may not be empty")
+    from prism_nb.data.registry import with_dataset_hash
+
     return with_dataset_hash(settings)
 
 
@@ -274,6 +277,8 @@ class StudyFolder:
 
     def search_table(self, search: str, method: str) -> dict[str, float]:
         """Return the mean accuracy of each grid point of a finished search, in [0, 1]."""
+        from prism_nb.evaluation.stage import student_table
+
         students = student_table(self.run(self.searches[search, method]))
         return {str(k): float(v) for k, v in students.groupby("method")["last"].mean().items()}
 
@@ -361,6 +366,8 @@ def check_study(folder: StudyFolder) -> None:
     Raises:
         UsageError: The first problem, with the name of its run.
     """
+    from prism_nb.execution.preflight import preflight
+
     for each in folder.searches.values():
         folder.run(each).check_settings()
     for each in [*folder.searches.values(), *folder.scenarios.values()]:
@@ -388,6 +395,8 @@ def plan_table(folder: StudyFolder, workers: int | None = None) -> pd.DataFrame:
             rate = sum(_seconds(folder, each) for each in done) / sum(map(_cost, done))
             minutes = f"{left * rate / workers / 60:.0f} min"
         rows[name] = {"runs": len(runs), "done": len(done), "time left": minutes}
+    import pandas as pd
+
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -402,6 +411,8 @@ def _execute_run(folder: Path, study_run: StudyRun) -> float:
     """Execute the stages of one run, in a worker process; return the seconds."""
     begin = time.monotonic()
     run = Run.create(folder / study_run.name, study_run.settings)
+    from prism_nb.data.registry import open_dataset
+
     run.write_classes(open_dataset(run.settings).class_records())
     for stage in study_run.stages:
         pipeline.execute(run, stage)

@@ -62,10 +62,12 @@ def verify_run(run: Run) -> VerificationReport:
     Raises:
         PrismError: The recorded class order is damaged.
     """
-    plans = [pipeline.plan(run, stage) for stage in pipeline.STAGES]
-    states = [state for plan in plans for state in plan.states]
+    stages = [pipeline.state(run, stage) for stage in pipeline.STAGES]
+    states = [state for stage in stages for state in stage.states]
     findings = (*_check_units(run, states), *_check_class_order(run), *_check_labels(run))
-    return VerificationReport({p.stage: (p.counts["done"], len(p.states)) for p in plans}, findings)
+    return VerificationReport(
+        {p.stage: (p.counts["done"], len(p.states)) for p in stages}, findings
+    )
 
 
 def clean(run: Run) -> int:

@@ -19,7 +19,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
-from prism_nb.execution.cost import seconds_left, unit_costs
+from prism_nb.execution.forecast import relative_cost, seconds_left
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 STAGE = "synthesis"
@@ -95,7 +95,8 @@ class RunTracker:
         first = not self.units
         if first:
             units = {unit.name: unit for unit in pipeline.stage_units(self._run, STAGE)}
-            self._costs = unit_costs(self._run, list(units.values()))
+            settings = self._run.settings
+            self._costs = {name: relative_cost(settings, unit) for name, unit in units.items()}
             self.units = units
         driver = self._run.locks.driver(STAGE)  # before its events: the last ones are never missed
         events, self._position = self._run.events.read_after(STAGE, self._position)

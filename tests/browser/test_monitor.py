@@ -63,7 +63,7 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     page.wait_for_function(KERNEL_IS_IDLE, timeout=60_000)
     show_monitor(lab)
     page.wait_for_selector("text=all 4 units are done", timeout=300_000)
-    wait_until(lambda: not pipeline.plan(run, "synthesis").missing, "the units are not whole")
+    wait_until(lambda: not pipeline.state(run, "synthesis").missing, "the units are not whole")
 
     page.wait_for_selector("text=, step 240 of 240")
     page.get_by_role("slider").focus()

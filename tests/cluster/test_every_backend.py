@@ -45,7 +45,7 @@ def complete(folder: Path, **changes: Any) -> Run:
     run = open_run(run_name="r", preset="digits_quick", runs_dir=folder, changes=asked)
     for stage in pipeline.STAGES:
         pipeline.execute(run, stage)
-        assert not pipeline.plan(run, stage).missing
+        assert not pipeline.state(run, stage).missing
     return run
 
 

@@ -23,7 +23,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.execution import pipeline, ray_backend
 from prism_nb.execution.backends import run_units
-from prism_nb.execution.open_run import preflight
+from prism_nb.execution.preflight import preflight
 from prism_nb.execution.ray_backend import local_cluster, require_ray, worker_resources
 from tests.helpers.small_run import squeezed_run
 

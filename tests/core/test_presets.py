@@ -20,7 +20,8 @@ from prism_nb.core.presets import (
 )
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.execution.open_run import load_run, preflight
+from prism_nb.execution.open_run import load_run
+from prism_nb.execution.preflight import preflight
 from prism_nb.models.teacher import check_bn
 from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import architecture_of, build_network

@@ -78,7 +78,7 @@ def test_changed_settings_are_refused_once_results_exist(run: Run) -> None:
 
 _DECIDED = {
     "seed": (1, set(STAGES)),
-    "dataset": ("other", set(STAGES)),
+    "dataset": ("folder", set(STAGES)),
     "squeeze_epochs": (9, set(STAGES)),
     "teachers": (["test_resnet", "test_coatnet"], set(STAGES) - {"squeeze"}),
     "primary": ("test_coatnet", set(STAGES) - {"squeeze"}),

@@ -102,9 +102,9 @@ class Unbound(Digits):
 def test_images_of_a_folder_without_a_hash_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DATASETS, "unbound", DatasetEntry(Unbound))
-    with pytest.raises(NotImplementedError, match="unbound sets no content_hash"):
-        settings_of(tmp_path, dataset="unbound")
+    monkeypatch.setitem(DATASETS, "folder", DatasetEntry(Unbound))
+    with pytest.raises(NotImplementedError, match="folder sets no content_hash"):
+        settings_of(tmp_path, dataset="folder")
 
 
 # -- the held-out quarter of a search --------------------------------------------------------

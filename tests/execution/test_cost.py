@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,7 +16,7 @@ from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
 from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, open_dataset
 from prism_nb.execution import cost, pipeline
-from prism_nb.execution.cost import StepCounter, Use, seconds_left, unit_uses
+from prism_nb.execution.cost import StepCounter, Use, unit_uses
 from prism_nb.models.zoo import build_network
 from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
@@ -235,7 +233,7 @@ def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cost, "benchmark", benchmark)
     run = run_of(tmp_path, methods=["prism"], recipe={"iterations": 40}, image_size=16)
     units = unit_plan.synthesis_units(run, 10)
-    assert all(c > 0 for c in cost.unit_costs(run, units, measure=True).values())
+    assert all(c > 0 for c in cost.measured_costs(run, units).values())
     assert len(measured) <= 2 + 4  # storing, the step alone, three networks, one in two roles
 
 
@@ -247,35 +245,3 @@ def test_every_stage_is_measured_by_real_steps(stage: str, tmp_path: Path) -> No
     expected = pipeline.plan(run, stage, measure=True).seconds_left
     assert expected is not None
     assert expected > 0
-
-
-COSTS = {"a": 100.0, "b": 300.0, "c": 50.0}
-
-
-@pytest.mark.parametrize(
-    ("progress", "measured", "expected"),
-    [
-        ({}, False, None),
-        ({}, True, 450.0),
-        (dict.fromkeys(COSTS, (1.0, 7.0)), False, 0.0),
-        ({"a": (0.0, 3.0)}, False, None),
-        ({"a": (1.0, 10.0), "c": (0.5, 15.0)}, True, 325.0 / 125.0 * 25.0),
-    ],
-)
-def test_time_left_goes_by_the_pace_of_what_is_done(
-    progress: dict[str, tuple[float, float]], measured: bool, expected: float | None
-) -> None:
-    assert seconds_left(COSTS, progress, measured=measured) == pytest.approx(expected)
-
-
-@given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
-def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float) -> None:
-    assert seconds_left({"a": 70.0}, {"a": (share, spent)}) == pytest.approx(spent / share - spent)
-
-
-def test_costs_without_measurement_are_images_times_steps_times_networks(tmp_path: Path) -> None:
-    run = run_of(tmp_path, methods=["prism_all", "sre2l", "random_real"], recipe={"iterations": 40})
-    units = unit_plan.synthesis_units(run, 10)
-    costs = cost.unit_costs(run, units)
-    steps = {"prism_all": 40 * len(POOL), "sre2l": 40, "random_real": 1}
-    assert costs == {unit.name: 30 * steps[unit.params["method"]] for unit in units}

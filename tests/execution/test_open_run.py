@@ -15,11 +15,12 @@ from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import open_dataset
-from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
+from prism_nb.execution import preflight as preflight_module
 from prism_nb.execution.cost import StepCounter, Use
 from prism_nb.execution.disk_space import weight_bytes
-from prism_nb.execution.open_run import check_network, open_run, preflight
+from prism_nb.execution.open_run import open_run
+from prism_nb.execution.preflight import check_network, preflight
 from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.weights import to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network, count_flops
@@ -123,7 +124,7 @@ def dense_networks(name: str, *, classes: int, image_size: int) -> nn.Module:
 
 
 def test_statistics_of_convolutions_need_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_run_module, "build_network", dense_networks)
+    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
     teachers = {"teachers": ["test_resnet", "mixer_b16_224"], "methods": ["gvbsm"]}
     with pytest.raises(UsageError, match="'mixer_b16_224' has no convolutions"):
         preflight(load_settings("digits_quick", teachers))
@@ -145,7 +146,7 @@ def test_statistics_of_convolutions_do_without_batch_norm() -> None:
 def test_the_primary_of_scaled_losses_needs_the_aligned_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(open_run_module, "build_network", dense_networks)
+    monkeypatch.setattr(preflight_module, "build_network", dense_networks)
     own = {"selection": "fixed", "bn_fixed": ["test_resnet"], "primary_in_bn": "never"}
     pool = {"teachers": ["test_resnet", "mixer_b16_224"], "primary": "mixer_b16_224"}
     for method, kind in (("prism", "BN layers"), ("gvbsm", "convolutions")):

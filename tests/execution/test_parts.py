@@ -17,7 +17,8 @@ from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import dataset_sizes, open_dataset
 from prism_nb.execution import cost, pipeline
 from prism_nb.execution.exchange import export_set
-from prism_nb.execution.open_run import only_part, open_run, preflight
+from prism_nb.execution.open_run import open_run
+from prism_nb.execution.preflight import only_part, preflight
 from prism_nb.execution.study import StudyFolder, execute_study
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained

@@ -16,7 +16,7 @@ from prism_nb.core import fileio
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
-from prism_nb.execution.cost import unit_costs
+from prism_nb.execution.forecast import relative_cost
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import (
     STAGE,
@@ -121,7 +121,7 @@ def test_damaged_units_are_missing_as_in_the_plan(run: Run) -> None:
     run.file(units[1].marker).write_bytes(b"garbage")
     run.file(f"{STAGE}/{units[2].name}.bin").unlink()
     state = RunTracker(run).read()
-    assert state.missing == pipeline.plan(run, STAGE).missing == 3
+    assert state.missing == pipeline.state(run, STAGE).missing == 3
 
 
 def test_losses_are_those_of_the_newest_unit(driven: Run) -> None:
@@ -207,8 +207,8 @@ def test_time_left_goes_by_the_pace_of_what_is_done(driven: Run) -> None:
     tracker = RunTracker(driven)
     assert tracker.read().seconds_left is None
     fileio.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
-    known = unit_costs(driven, pipeline.stage_units(driven, STAGE))
-    costs = {n.partition("/")[0]: c for n, c in known.items()}
+    every = pipeline.stage_units(driven, STAGE)
+    costs = {u.params["method"]: relative_cost(driven.settings, u) for u in every}
     pace = (10.0 + 4.0) / (costs["prism"] + costs["sre2l"] / 2)
     left = pace * (costs["sre2l"] / 2 + costs["random_real"])
     assert tracker.read().seconds_left == pytest.approx(left)

@@ -17,7 +17,7 @@ from prism_nb.core.unit_plan import network_units
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import open_dataset
-from prism_nb.execution.open_run import only_part
+from prism_nb.execution.preflight import only_part
 from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_catalogue
 from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.similarity import compare_networks

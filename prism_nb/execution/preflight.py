@@ -1,0 +1,262 @@
+"""Preflight: checks that a run's settings can work on this machine, before any work."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from prism_nb.core.device import check_compiler, check_precision, choose_device
+from prism_nb.core.errors import UsageError
+from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
+from prism_nb.core.unit_plan import method_batches, network_unit, stat_networks
+from prism_nb.core.units import is_pretrained_name
+from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.imported import imported_set
+from prism_nb.data.registry import open_dataset
+from prism_nb.execution.pipeline import finished_methods
+from prism_nb.execution.ray_backend import require_ray
+from prism_nb.execution.slurm_backend import require_slurm
+from prism_nb.models.pool import untrained_teacher
+from prism_nb.models.pretrained import head_classes, native_preprocess, open_pretrained
+from prism_nb.models.teacher import check_bn, check_conv
+from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
+from prism_nb.models.zoo import build_network, check_forward
+
+
+def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
+    """Check a run's dataset, networks, methods and machine without training anything.
+
+    Args:
+        settings: The run's.
+        run: The run, if it exists; its own images and weights need no source any more.
+
+    Returns:
+        The run's dataset.
+
+    Raises:
+        UsageError: The first setting that cannot work, and the remedy.
+    """
+    _check_machine(settings)
+    dataset = open_dataset(settings)
+    if not dataset.has_images:
+        _check_data_free(settings)
+    _check_networks(settings, dataset, run)
+    finished = finished_methods(run) if run else []
+    for method in settings.methods:
+        _check_method(settings, method, dataset)
+        if settings.recipe_of(method).image_source == "imported" and method not in finished:
+            imported_set(settings, method, dataset)
+    if dataset.has_images:
+        _check_image_counts(settings, dataset)
+    return dataset
+
+
+def _check_machine(settings: Settings) -> None:
+    if settings.backend == "ray":
+        require_ray(settings)
+    if settings.backend == "slurm":
+        require_slurm(settings)
+    device = choose_device(settings.device)
+    for part in (settings, settings.squeeze, settings.label, settings.student):
+        check_precision(part.precision, device)
+    if settings.compile:
+        check_compiler(device)
+
+
+def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) -> None:
+    """Check that networks exist, fit the images, and have the layers that their use needs."""
+    if not settings.fetch_weights:
+        pretrained = [name for name in settings.networks if is_pretrained_name(name)]
+        check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
+    bn, conv = _networks_with_statistics(settings)
+    for name in dict.fromkeys([*settings.networks, *settings.students]):
+        check_network(
+            name,
+            dataset,
+            needs_bn=name in bn,
+            needs_conv=name in conv,
+            needs_logits=name not in settings.bn_only,
+            resample=settings.resample,
+        )
+
+
+def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
+    unit = network_unit(settings, name)
+    return run is not None and run.units.is_done(unit, verify_hashes=False)
+
+
+def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
+    """Return the networks whose BN layers, and whose convolutions, some method aligns."""
+    bn, conv = set[str](), set[str]()
+    for method in settings.methods:
+        recipe = settings.recipe_of(method)
+        networks = set(stat_networks(settings, method))
+        if recipe.statistics == "bn_conv":
+            conv |= networks
+        elif recipe.image_source == "optimized":
+            reference = {settings.pool.scale_reference}
+            bn |= networks & reference if recipe.no_bn_policy == "zero" else networks
+    return bn, conv
+
+
+def check_network(
+    name: str,
+    dataset: ImageDataset,
+    *,
+    needs_bn: bool,
+    needs_conv: bool = False,
+    needs_logits: bool = True,
+    resample: bool = True,
+) -> None:
+    """Check a network with its weights, or without them if they are still to be downloaded.
+
+    Raises:
+        UsageError: No such network, no such layers, or another size or head.
+    """
+    weights = resolve_weights(name) if is_pretrained_name(name) else None
+    _check_network(name, weights, dataset, needs_bn, needs_conv, needs_logits, resample)
+
+
+@lru_cache(maxsize=256)  # the runs of a study use the same networks
+def _check_network(
+    name: str,
+    weights: WeightsSpec | None,
+    dataset: ImageDataset,
+    needs_bn: bool,
+    needs_conv: bool,
+    needs_logits: bool,
+    resample: bool,
+) -> None:
+    classes, size = len(dataset.classes), dataset.image_size
+    if weights is None:
+        network = build_network(name, classes=classes, image_size=size)
+    elif weights.file.is_file():
+        found = open_pretrained(name, dataset, resample=resample, gives_logits=needs_logits)
+        network, size = found.network, found.preprocess.size
+        classes = len(found.classes) or classes
+    else:
+        if needs_logits:
+            head_classes(weights, weights.head or classes, dataset)
+        cpu = torch.device("cpu")
+        network = untrained_teacher(name, dataset, cpu, resample=resample).network
+        size = native_preprocess(name, dataset, resample=resample).size
+    check_forward(name, network, classes=classes, image_size=size)
+    if needs_bn:
+        check_bn(name, network)
+    if needs_conv:
+        check_conv(name, network)
+
+
+def only_part(name: str, dataset: ImageDataset, *, resample: bool) -> str | None:
+    """Return the setting that has to name a network of the pool, since it can play one part only.
+
+    Returns:
+        `bn_only` for one without a head for the dataset's classes, `logits_only` for one without
+        batch norm, None for one that can do both.
+
+    Raises:
+        UsageError: It can do neither.
+    """
+    parts: tuple[tuple[str | None, bool, bool], ...] = (
+        (None, True, True),
+        ("bn_only", True, False),
+        ("logits_only", False, True),
+    )
+    problems = []
+    for setting, bn, logits in parts:
+        try:
+            check_network(name, dataset, needs_bn=bn, needs_logits=logits, resample=resample)
+        except UsageError as error:
+            problems.append(error)
+        else:
+            return setting
+    raise problems[0]
+
+
+def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> None:
+    """Check a method's batches, and that there are real images enough to start from."""
+    recipe = settings.recipe_of(method)
+    batches = method_batches(settings, method, len(dataset.classes))
+    if recipe.image_source == "optimized" and any(len(batch.members()) < 2 for batch in batches):
+        raise UsageError(
+            f"method {method}: a unit would be a single image, which has no statistics worth "
+            "aligning; raise batch_size or ipc, or use other batches"
+        )
+    each = recipe.real_per_image(dataset.image_size)
+    if each:
+        dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
+    needed = settings.ipc * each
+    if recipe.needs_scorer and recipe.max_scored_images < needed:
+        raise UsageError(
+            f"method {method}: max_scored_images is {recipe.max_scored_images}, but {needed} "
+            "images per class are to be chosen; raise it"
+        )
+    grid = recipe.grid(dataset.image_size)
+    if recipe.init == "patches" and dataset.image_size % grid:
+        raise UsageError(
+            f"method {method}: mosaic_grid {grid} does not divide the image size "
+            f"{dataset.image_size}; set it to 1"
+        )
+
+
+def _check_data_free(settings: Settings) -> None:
+    """Check that nothing in a run needs real images, since it has none.
+
+    Raises:
+        UsageError: Something does; the message names it.
+    """
+    untrained = [name for name in settings.networks if not is_pretrained_name(name)]
+    unknown = [
+        name
+        for name in settings.networks
+        if is_pretrained_name(name) and resolve_weights(name).preprocess is None
+    ]
+    needs: list[tuple[str, object]] = [
+        ("students are evaluated on them: set students to []", settings.students),
+        ("train_on_real is set: leave it out", settings.train_on_real),
+        (f"{', '.join(untrained)} would be trained on them: name weights", untrained),
+        (
+            f"mean and std of {', '.join(unknown)} could only be checked on them: write these into "
+            "a YAML file beside the weights (docs/weights.md)",
+            unknown,
+        ),
+        (
+            "label_ensemble accuracy weights networks by their accuracy on them: choose another",
+            settings.label.ensemble == "accuracy",
+        ),
+    ]
+    for method in settings.methods:
+        recipe, where = settings.recipe_of(method), f"method {method}"
+        needs += [
+            (f"{where} takes them as its result: leave it out", recipe.image_source == "initial"),
+            (f"{where} starts from them: set init to noise", recipe.real_per_image(1)),
+            (
+                f"{where} measures convolutions on them: set statistics to bn",
+                recipe.statistics == "bn_conv",
+            ),
+            (
+                f"{where} scales losses by them: set bn_distance to relative",
+                recipe.bn_normalize == "real",
+            ),
+        ]
+    for problem, is_needed in needs:
+        if is_needed:
+            raise UsageError(
+                f"the run has no real images (data_dir is not set), but {problem}; or name the "
+                f"folder of {settings.dataset} by --set data_dir=PATH"
+            )
+
+
+def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
+    dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
+    if len(dataset.classes) * settings.ipc < 2:
+        raise UsageError("one image in all is too few to train a student with batch norm")
+    images = len(dataset.labels("train"))
+    trains = not all(map(is_pretrained_name, settings.networks))
+    if trains and settings.squeeze.batch > images:
+        raise UsageError(
+            f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only {images} "
+            "training images"
+        )

@@ -1,0 +1,85 @@
+"""Time left at the pace of what is done, and how busy other processes keep the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prism_nb.core import unit_plan
+from prism_nb.core.config import load_settings
+from prism_nb.core.recipe import RECIPES
+from prism_nb.core.run import Run
+from prism_nb.execution.forecast import OtherLoad, relative_cost, seconds_left
+from prism_nb.synthesis.teacher_sampling import teacher_schedule
+
+POOL = ["test_resnet", "test_byobnet", "test_efficientnet"]
+COSTS = {"a": 100.0, "b": 300.0, "c": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("progress", "measured", "expected"),
+    [
+        ({}, False, None),
+        ({}, True, 450.0),
+        (dict.fromkeys(COSTS, (1.0, 7.0)), False, 0.0),
+        ({"a": (0.0, 3.0)}, False, None),
+        ({"a": (1.0, 10.0), "c": (0.5, 15.0)}, True, 325.0 / 125.0 * 25.0),
+    ],
+)
+def test_time_left_goes_by_the_pace_of_what_is_done(
+    progress: dict[str, tuple[float, float]], measured: bool, expected: float | None
+) -> None:
+    assert seconds_left(COSTS, progress, measured=measured) == pytest.approx(expected)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
+def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float) -> None:
+    assert seconds_left({"a": 70.0}, {"a": (share, spent)}) == pytest.approx(spent / share - spent)
+
+
+@pytest.mark.parametrize("method", [n for n in RECIPES.names() if n != "imported"])
+def test_costs_are_images_times_steps_times_networks(method: str, tmp_path: Path) -> None:
+    values = {"teachers": POOL, "batch_size": 30, "ipc": 6, "methods": [method]}
+    own = {"iterations": 400, "resample_every": 1, "delt_start_gap": 10}
+    if RECIPES.read(method).get("selection", "pre") == "pre":
+        own["selection"] = "intra"  # many draws, whose mean is compared
+    settings = load_settings("digits_quick", {**values, "recipe": own})
+    recipe = settings.recipe_of(method)
+    units = unit_plan.synthesis_units(Run(tmp_path, settings), 10)
+    images = expected = 0
+    for unit in units:
+        batch = unit_plan.batch_of(unit)
+        images += len(batch.members())
+        if recipe.image_source != "optimized":
+            expected += len(batch.members())
+            continue
+        schedule = teacher_schedule(settings, method, batch)
+        for _, index in batch.members():
+            own_recipe = recipe.for_image_index(index)
+            for step in range(own_recipe.start_step(index, settings.ipc), own_recipe.iterations):
+                bn, logits = schedule.bn_teachers_at(step), schedule.logit_teachers_at(step)
+                expected += len({*bn, *logits})
+    found = sum(relative_cost(settings, unit) for unit in units)
+    assert images == 60
+    assert found == pytest.approx(expected, rel=0.1)  # costs take the mean of draws from large pools
+
+
+def test_the_load_of_other_processes_is_measured() -> None:
+    quiet = OtherLoad()
+    begin = time.process_time()
+    while time.process_time() - begin < 0.5:  # work of this process does not count
+        pass
+    before = quiet.cores()
+    busy = OtherLoad()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
+        time.sleep(1.5)
+        during = busy.cores()
+        loop.kill()
+    assert before >= 0
+    assert during > 0.3
