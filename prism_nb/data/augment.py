@@ -176,12 +176,12 @@ def render(images: ImageSet, params: BatchAugParams, rows: Tensor) -> Tensor:
     return torch.lerp(own, other, share[:, None])  # exact where the share is 0 or 1
 
 
-def render_batches(rows: Tensor, size: int) -> list[Tensor]:
-    """Split rows into batches; a last batch of one, which batch norm refuses, joins another."""
-    parts = list(rows.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+def join_last_one(batches: Sequence[Tensor]) -> list[Tensor]:
+    """Join a last batch of one row, which batch norm refuses in training, to the one before."""
+    joined = list(batches)
+    if len(joined) > 1 and len(joined[-1]) == 1:
+        joined[-2:] = [torch.cat(joined[-2:])]
+    return joined
 
 
 def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:

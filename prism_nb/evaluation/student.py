@@ -22,8 +22,8 @@ from prism_nb.data.augment import (
     ImageSet,
     epoch_params,
     identity_params,
+    join_last_one,
     render,
-    render_batches,
 )
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import DeviceImages, StreamedImages, load_images, open_train_images
@@ -102,7 +102,7 @@ def train_epoch(
     """Train a student for one epoch, in a random order, and return the mean loss."""
     trainer.network.train()
     total = torch.zeros((), device=classes.device)
-    steps = render_batches(torch.randperm(len(images)), config.batch)
+    steps = join_last_one(torch.randperm(len(images)).split(config.batch))
     for rows in steps:
         rows = rows.to(classes.device)
         view = render(images, labels.params, rows)

@@ -18,7 +18,7 @@ from prism_nb.core.device import half_precision, tf32_mode
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import LABEL_BLOCK, network_unit
-from prism_nb.data.augment import BatchAugParams, ImageSet, render
+from prism_nb.data.augment import BatchAugParams, ImageSet, join_last_one, render
 from prism_nb.models.pool import load_teacher
 from prism_nb.models.teacher import Teacher
 
@@ -80,7 +80,8 @@ class EnsembleLabeler:
             if self._settings.label.statistics == "batch":
                 for teacher in self.teachers:
                     stack.enter_context(batch_statistics(teacher))
-            for rows in block.tensor_split(-(-len(block) // self._settings.label.batch)):
+            parts = -(-len(block) // self._settings.label.batch)
+            for rows in join_last_one(block.tensor_split(parts)):
                 views = render(images, params, rows)
                 batches.append([teacher(views).float() for teacher in self.teachers])
         return [torch.cat(logits) for logits in zip(*batches, strict=True)]

@@ -20,8 +20,8 @@ from prism_nb.data.augment import (
     BatchAugParams,
     TrainAugmentation,
     augment,
+    join_last_one,
     render,
-    render_batches,
     sample_bbox,
     sample_crop,
     sample_epoch_params,
@@ -145,7 +145,7 @@ def test_the_mixed_fraction_is_the_pasted_area_or_the_weight() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 16, 17])
 def test_no_batch_is_a_single_image_unless_the_set_is(count: int) -> None:
-    parts = render_batches(torch.arange(count), 8)
+    parts = join_last_one(torch.arange(count).split(8))
     assert torch.equal(torch.cat(parts), torch.arange(count))
     assert count == 1 or min(map(len, parts)) > 1
 

@@ -121,11 +121,17 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace() -> None:
     assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_batch_statistics_are_never_those_of_a_small_rest() -> None:
-    labeler, sizes = labeler_of(("test_resnet",), label_statistics="batch", label_batch=8), []
+@pytest.mark.parametrize(
+    ("batch", "count", "expected"), [(8, 18, [6, 6, 6]), (2, 5, [2, 3]), (2, 3, [3])]
+)
+def test_batch_statistics_are_never_those_of_a_small_rest(
+    batch: int, count: int, expected: list[int]
+) -> None:
+    labeler = labeler_of(("test_resnet",), label_statistics="batch", label_batch=batch)
+    sizes: list[int] = []
     labeler.teachers[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    labeler(*views_of(18))
-    assert sizes == [6, 6, 6]
+    labeler(*views_of(count))
+    assert sizes == expected
 
 
 def test_labels_in_half_precision_differ_a_little() -> None:
