@@ -8,9 +8,11 @@ again is safe.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,11 @@ _MAX_JOBS = 64  # of an array, if the settings leave the number of workers open
 _TIMEOUT_MIN = 240  # a job that needs more time is queued again
 _MAX_TIMEOUTS = 50  # by which a job that makes no progress ends
 _NFS_SECONDS = 20.0  # for files of another machine to appear on this one
+# Variables of sbatch by which users and clusters choose where all jobs go.
+_USERS_CHOICES = (
+    *("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_CLUSTERS", "SBATCH_CONSTRAINT"),
+    *("SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION"),
+)
 
 
 def run_on_slurm(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
@@ -129,7 +136,7 @@ def _submit(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> list[_StageJo
     chunks = split_round_robin(units, _MAX_JOBS if wanted == "auto" else wanted)
     executor = make_executor(run.settings, _folder(run, stage), f"{run.name}-{stage}")
     try:
-        with executor.batch():
+        with _outside_job(), executor.batch():
             jobs = [
                 executor.submit(SlurmTask(WorkerTask.of(run, chunk, run_unit))) for chunk in chunks
             ]
@@ -142,6 +149,20 @@ def _submit(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> list[_StageJo
         _StageJob(job, {unit.name: unit.fingerprint for unit in chunk})
         for job, chunk in zip(jobs, chunks, strict=True)
     ]
+
+
+@contextmanager
+def _outside_job() -> Iterator[None]:
+    """Hide the variables of the job that this driver runs in, if any; jobs would inherit them."""
+    from submitit.helpers import clean_env
+
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    kept = {name: os.environ[name] for name in _USERS_CHOICES if name in os.environ}
+    with clean_env([name for name in os.environ if name.startswith(("OMPI_", "PMI"))]):
+        os.environ.update(kept)
+        yield
 
 
 def split_round_robin(units: Sequence[Unit], workers: int) -> list[Sequence[Unit]]:

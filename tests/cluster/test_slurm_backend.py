@@ -113,6 +113,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 sys.exit("sbatch: error: invalid partition specified")
             number = 1 + len([name for name in os.listdir(here) if name.endswith(".script")])
             open(f"{here}/{number}.script", "w").write(script)
+            open(f"{here}/{number}.environment", "w").write("\\n".join(os.environ))
             print("Submitted batch job", number)
         """,
         "srun": "",
@@ -185,6 +186,23 @@ def test_jobs_that_do_not_run_are_submitted_again(tmp_path: Path, slurm: Path, s
 
     carry_out(run, units, listen=listen)
     assert heard == ["submitted"]
+
+
+@pytest.mark.parametrize("within_job", [True, False])
+def test_jobs_inherit_no_variables_of_the_drivers_own_job(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, within_job: bool
+) -> None:
+    choices = {"SLURM_CONF", "SBATCH_ACCOUNT"}
+    others = {"SBATCH_MEM_BIND", "SLURM_CPU_BIND", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_ID"}
+    names = {*choices, *others, *({"SLURM_JOB_ID"} if within_job else ())}
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    run, units = run_with(tmp_path, ON_SLURM), units_of(2)
+    carry_out(run, units, listen=lambda _: finish(run, units, slurm))
+    inherited = set((slurm / "1.environment").read_text().splitlines())
+    assert inherited & names == (choices if within_job else names)
+    assert names <= os.environ.keys()
 
 
 def test_a_refusal_is_in_sbatchs_own_words(tmp_path: Path, slurm: Path) -> None:
