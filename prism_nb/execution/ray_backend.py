@@ -8,9 +8,11 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from prism_nb.core.errors import PrismError, UsageError
@@ -30,7 +32,8 @@ _RETRIES = 2  # of a unit whose worker has died
 _STALL_SECONDS = 30.0  # without a started unit before missing resources are reported
 _CONNECT_SECONDS = 5.0
 _START_TRIES = 3  # since Ray gives up after 30 seconds, which a busy machine may need
-_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's default)
+_TEMP = "/tmp"  # noqa: S108 (Ray's default)
+_SOCKET_BYTES = 68  # of Ray's longest path of a socket, behind the folder in RAY_TMPDIR
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
 
@@ -82,7 +85,7 @@ def _task_result(reference: Any, unit: Unit) -> TaskResult:
             0,
             f"Ray gave up unit {unit.name}: {one_line(error)} If its workers died, out of memory "
             "is the usual cause: lower workers or micro_batch_size. Their output is in "
-            f"{_LOGS} on their machine; finished units are kept",
+            f"{_logs()} on their machine; finished units are kept",
         )
 
 
@@ -191,6 +194,8 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
             f"{' and '.join(map('='.join, _LOCAL_ONLY.items()))} before"
         )
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    if "RAY_TMPDIR" not in os.environ:
+        os.environ["RAY_TMPDIR"] = _short_folder()
     import ray
 
     options = {**_QUIET, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
@@ -203,8 +208,9 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
             if not tries_left:
                 raise PrismError(
                     f"Ray did not start on this machine: {one_line(error)} Its logs are in "
-                    f"{_LOGS}; run the same command again once the machine is less busy, or use "
-                    "backend process"
+                    f"{_logs()}; run the same command again once the machine is less busy, set "
+                    "RAY_TMPDIR to a folder with a short path and free space, or use backend "
+                    "process"
                 ) from error
     try:
         yield ray.get_runtime_context().gcs_address
@@ -236,6 +242,24 @@ def require_ray(settings: Settings) -> None:
             socket.create_connection(target, timeout=_CONNECT_SECONDS).close()
         except (OSError, OverflowError, ValueError) as error:
             raise _unreachable(settings.ray_address, error) from None
+
+
+def _short_folder() -> str:
+    """Return a folder for Ray's files: that which Ray would take, unless it cannot work there.
+
+    A socket's path may have 107 bytes, and 103 on macOS; the folder may be missing, or hold one
+    named ray that belongs to another user.
+    """
+    usual = os.environ.get("TMPDIR", _TEMP)
+    used = Path(usual, "ray")
+    is_writable = os.access(used if used.exists() else usual, os.W_OK)
+    if is_writable and len(os.fsencode(usual)) + _SOCKET_BYTES <= 103:
+        return usual
+    return tempfile.mkdtemp(prefix="ray-", dir=_TEMP)
+
+
+def _logs() -> str:
+    return f"{os.environ.get('RAY_TMPDIR', _TEMP)}/ray/session_latest/logs"
 
 
 def _set_environment(variables: dict[str, str]) -> None:

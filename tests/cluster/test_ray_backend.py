@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -184,6 +187,22 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone(cluster: str) -> No
     heard = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
     assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_rays_files_lie_where_the_paths_of_its_sockets_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_backend, "_TEMP", str(tmp_path))
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    for unfit in ("/tmp/" + 35 * "x", str(short / "missing")):
+        monkeypatch.setenv("TMPDIR", unfit)
+        assert Path(ray_backend._short_folder()).parent == tmp_path
+    monkeypatch.setenv("TMPDIR", str(short))
+    assert ray_backend._short_folder() == str(short)
+    monkeypatch.setattr(ray_backend.os, "access", lambda path, _: path != short / "ray")
+    (short / "ray").mkdir()  # another user's
+    assert Path(ray_backend._short_folder()).parent == tmp_path
+    shutil.rmtree(short)
 
 
 # -- what is refused before anything is started -----------------------------------------------
