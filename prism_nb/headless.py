@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,12 @@ from prism_nb.execution.study import StudyFolder
 
 REPORT = "06_report"
 STUDY = "07_ablation"
-# ipykernel warns at every start that it listens on loopback TCP; only errors matter here.
-_KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40"]
+_KERNEL_ARGUMENTS = [
+    # ipykernel warns at every start that it listens on loopback TCP; only errors matter here.
+    "--IPKernelApp.log_level=40",
+    "--IPKernelApp.exec_PYTHONSTARTUP=False",
+]
+_START_SECONDS = 300  # for a kernel on a busy machine or a slow disk
 
 
 def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
@@ -68,34 +74,55 @@ def execute_study_notebook(folder: StudyFolder, study: str) -> None:
 def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> None:
     """Execute a notebook under papermill and save it in a folder's `notebooks`, failed or not.
 
+    Its kernel is this interpreter's, whatever others are installed under that name, and reads no
+    profile of IPython, whose startup files could change results.
+
     Raises:
         PrismError: The notebook failed; the message is the notebook's own where it has one.
     """
     import papermill
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    class OwnKernel(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            specs = KernelSpecManager(kernel_dirs=[])  # none but that of ipykernel itself
+            options |= {"kernel_spec_manager": specs, "connection_file": f"{place}/kernel.json"}
+            super().__init__(**options)
 
     target = folder / "notebooks" / source.name
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the terminal has a progress bar
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters=parameters,
-            progress_bar=False,
-            extra_arguments=_KERNEL_ARGUMENTS,
-            # Files of a run are written atomically, so the kernel may be killed at any moment.
-            shutdown_kernel="immediate",
-        )
+        # Not in the user's home, which may be read-only.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters=parameters,
+                progress_bar=False,
+                start_timeout=_START_SECONDS,
+                kernel_manager_class=OwnKernel,
+                extra_arguments=[*_KERNEL_ARGUMENTS, f"--IPKernelApp.ipython_dir={place}"],
+                # Files of a run are written atomically, so the kernel may be killed at any moment.
+                shutdown_kernel="immediate",
+            )
     except papermill.PapermillExecutionError as error:
         raise cell_error(error.ename, f"{error.evalue}\n(the failed notebook: {target})") from None
     except OSError as error:
         raise fileio.write_error(target, error) from None
-    except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
+    except (DeadKernelError, CellTimeoutError) as error:
         raise PrismError(
             f"the kernel of {source.stem} died ({error}); out of memory is the usual cause. "
             "Finished units are kept: run the same command to continue. The notebook so far: "
             f"{target}"
+        ) from None
+    except RuntimeError as error:
+        raise PrismError(
+            f"the kernel of {source.stem} did not start ({error}). It is "
+            f"`{sys.executable} -m ipykernel_launcher`, whose last words are above: make that "
+            "work in this folder, and run the same command to continue"
         ) from None
 
 

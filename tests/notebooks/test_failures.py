@@ -1,6 +1,7 @@
 """What a failing notebook does to a headless run: one message, and the notebook is saved."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,30 @@ def test_a_failed_notebook_is_kept_and_ends_with_one_message(
         assert str(notebook_path(run, name)) in str(caught.value)
         assert traceback in "".join(error["traceback"])
         assert len(error["traceback"]) == 1 or kind is PrismError  # users see no stack trace
+
+
+def test_a_kernel_is_this_interpreters_and_reads_no_profile(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, startup = tmp_path / "jupyter/kernels/python3", tmp_path / "ipython/profile_default"
+    marks = [tmp_path / "startup", tmp_path / "profile"]
+    for folder in (other, startup / "startup"):
+        folder.mkdir(parents=True)
+    spec = {"argv": ["/bin/false"], "display_name": "another", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(spec))
+    scripts = [tmp_path / "startup.py", startup / "startup/00.py"]
+    for script, mark in zip(scripts, marks, strict=True):
+        script.write_text(f"open({str(mark)!r}, 'w').close()")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(scripts[0]))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "/dev/null/no_folder")  # as in a read-only home
+    with pytest.raises(PrismError, match="ZeroDivisionError"):
+        execute_notebook(FIXTURES / "exception.ipynb", run.path, {})
+    assert not any(mark.exists() for mark in marks)
+
+
+def test_a_kernel_that_does_not_start_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(PrismError, match="did not start.*`/bin/false -m ipykernel_launcher`"):
+        execute_notebook(FIXTURES / "exception.ipynb", run.path, {})
