@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -92,13 +93,27 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
             place.fp32_precision = value
 
 
+def usable_cores() -> int:
+    """Return the number of CPU cores that processor affinity and the cgroup's quota allow."""
+    import joblib
+
+    cores: int = joblib.cpu_count()
+    return cores
+
+
 @contextmanager
-def num_threads(count: int | None = None) -> Iterator[None]:
-    """Set PyTorch's number of threads, if given, and restore it; results depend on it."""
+def num_threads(count: int | Literal["auto"] = "auto") -> Iterator[None]:
+    """Set PyTorch's number of threads, and restore it; results depend on it.
+
+    Args:
+        count: The number; auto: PyTorch's own, which `OMP_NUM_THREADS` sets, but no more than
+            there are usable cores.
+    """
     before = torch.get_num_threads()
+    wanted = min(before, usable_cores()) if count == "auto" else count
     try:
-        if count is not None:
-            torch.set_num_threads(count)
+        if wanted != before:
+            torch.set_num_threads(wanted)
         yield
     finally:
         if torch.get_num_threads() != before:

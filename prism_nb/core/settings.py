@@ -293,8 +293,8 @@ class Settings(StrictModel):
     )
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], MACHINE] = Field(
         "auto",
-        description="CPU threads per unit; auto: every core in this process, one in a worker. "
-        "Results on CPUs depend on it by rounding",
+        description="CPU threads per unit; auto: every core that this process may use, or one in a "
+        "worker. Results on CPUs depend on it by rounding",
     )
     gpus_per_worker: Annotated[float, MACHINE] = Field(
         1.0, ge=0, le=64, description="GPUs of a worker, also a fraction; ignored without GPUs"

@@ -57,8 +57,7 @@ def _run_in_process(run: Run, units: Sequence[Unit], run_unit: RunUnit, on_event
         run.events.append(units[0].stage, **event)
         on_event(event)
 
-    threads = run.settings.threads
-    with num_threads(None if threads == "auto" else threads):
+    with num_threads(run.settings.threads):
         return run_units_sequentially(run, units, run_unit, log_event)
 
 

@@ -217,7 +217,7 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
             missing units need. If not, finished units are the measure of the others; if some are
             finished, their pace corrects what was measured.
     """
-    from prism_nb.core.device import disable_malloc_trim
+    from prism_nb.core.device import disable_malloc_trim, num_threads
     from prism_nb.execution import cost, disk_space
 
     found = state(run, stage, verify_hashes=verify_hashes)
@@ -226,7 +226,8 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
     if measure and found.missing:
         disable_malloc_trim()
         load = OtherLoad()
-        costs = cost.measured_costs(run, [each.unit for each in found.states])
+        with num_threads(run.settings.threads):
+            costs = cost.measured_costs(run, [each.unit for each in found.states])
         seconds = seconds_left(costs, _progress(run, found.states), measured=True)
         cores, memory = load.cores(), memory or _peak_memory(run)
     batches = [unit_plan.batch_of(unit) for unit in found.left if unit.stage == "synthesis"]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prism_nb.core.device import usable_cores
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
@@ -156,7 +157,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
         yield
     elif settings.ray_address is None:
         workers = 1 if settings.workers == "auto" else settings.workers
-        cpus = max(os.cpu_count() or 1, workers * threads_per_worker(settings))
+        cpus = max(usable_cores(), workers * threads_per_worker(settings))
         with local_cluster(cpus=cpus, gpus=0 if settings.device == "cpu" else None):
             yield
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -378,7 +377,9 @@ def check_study(folder: StudyFolder) -> None:
 
 
 def _default_workers() -> int:
-    return min(8, os.cpu_count() or 1)
+    from prism_nb.core.device import usable_cores
+
+    return min(8, usable_cores())
 
 
 def plan_table(folder: StudyFolder, workers: int | None = None) -> pd.DataFrame:

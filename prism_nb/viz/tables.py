@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import PROTOCOLS, project_root, protocol_metadata, protocol_values
@@ -61,6 +62,8 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
         "disk": format_bytes(plan.disk_bytes),
         **({"cache": format_bytes(plan.cache_bytes)} if plan.cache_bytes else {}),
     }
+    if plan.other_cores is not None:
+        row["others' load"] = f"{plan.other_cores:.1f} of {psutil.cpu_count()} cores"
     return pd.DataFrame([row], index=pd.Index([plan.stage], name="stage"))
 
 

@@ -1,5 +1,10 @@
 """Devices: what they lack is refused, and process-wide switches are restored."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 
@@ -66,6 +71,49 @@ def test_threads_and_generators_are_restored() -> None:
         assert torch.equal(torch.rand(2), first)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def in_child(code: str, **environment: str) -> list[str]:
+    """Run code in a new process, with some variables of the environment, and return its words."""
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS"}
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(
+        command, env=inherited | environment, check=True, capture_output=True, text=True
+    )
+    return result.stdout.split()
+
+
+def test_threads_wait_passively_unless_the_user_decides() -> None:
+    code = """
+        import os, prism_nb
+        print(os.environ.get("OMP_WAIT_POLICY", "unset"))
+        import sys
+        print("torch" in sys.modules)
+    """
+    assert in_child(code) == ["PASSIVE", "False"]
+    assert in_child(code, OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "False"]
+    assert in_child(code, GOMP_SPINCOUNT="9") == ["unset", "False"]
+    assert in_child(code, KMP_BLOCKTIME="200") == ["unset", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_automatic_threads_are_the_cores_that_a_process_may_use() -> None:
+    code = """
+        import os
+        from prism_nb.core.device import num_threads, usable_cores
+        import torch
+        {limit}
+        with num_threads("auto"):
+            print(usable_cores(), torch.get_num_threads())
+    """
+    cores = len(os.sched_getaffinity(0))
+    assert in_child(code.format(limit="")) == [f"{cores}", f"{cores}"]
+    pinned = "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    assert in_child(code.format(limit=pinned)) == ["1", "1"]
+    assert in_child(code.format(limit=""), OMP_NUM_THREADS="1") == [f"{cores}", "1"]
+    # joblib's own limit, which it treats as it does a quota of the cgroup
+    assert in_child(code.format(limit=""), LOKY_MAX_CPU_COUNT="1") == ["1", "1"]
 
 
 def test_out_of_memory_errors_have_several_types() -> None:
