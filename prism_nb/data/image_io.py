@@ -71,7 +71,7 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
 
 
 def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Tensor:
-    """Decode an image whose pixels depend on no choice, uint8 RGB [3, size, size].
+    """Decode an image, which EXIF may rotate, as it is, uint8 RGB [3, size, size].
 
     Args:
         file: A PNG, JPEG or WebP file.
@@ -86,9 +86,11 @@ def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Ten
     with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
         if image.size != (size, size) and not resize:
             raise ValueError(f"it is {image.width} x {image.height}, not {size} pixels square")
-        if getattr(image, "n_frames", 1) > 1 or image.mode not in _PLAIN_MODES or _is_clear(image):
+        # The further frames of an MPO file, which cameras write as .jpg, are no animation.
+        is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
+        if is_animated or image.mode not in _PLAIN_MODES or _is_clear(image):
             raise ValueError("it is animated, transparent, or has more than 8 bits per channel")
-        rgb = to_rgb(image)
+        rgb = to_rgb(ImageOps.exif_transpose(image))
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)

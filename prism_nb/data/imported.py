@@ -5,35 +5,47 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from prism_nb.core.errors import UsageError, first_difference, suggest
+from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, ImageDataset
 from prism_nb.data.image_io import DECODE_ERRORS, read_exact
-from prism_nb.data.index import is_image_name, is_litter
+from prism_nb.data.index import imagenet_wnids, is_image_name, is_litter
 
 CLASSES_FILE = "classes.json"
 MAX_FILE_BYTES = 64 * 2**20  # of one image; 224 px take a tenth of a megabyte
 # How zipfile fails on damaged or encrypted archives; names that are no text are a ValueError.
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
-# Class folder and stem of numbered images: the index of the class, and the image's number.
-_NUMBERED = {
-    "published (new000/class000_id000.jpg)": re.compile(r"new(\d{3,})/class\1_id(\d{3,})"),
-    "the kit's own (00000/00000_0000.png)": re.compile(r"(\d{5,})/\1_(\d{4,})"),
+# Files that may hold images, but are none: what they are, and how to come to images.
+_OTHER_FILES = {
+    (".pt", ".pth", ".pkl", ".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".mat"): (
+        "a file of tensors, not of images; save these as <class number>/<number>.png "
+        "(docs/methods.md shows how)"
+    ),
+    (".parquet", ".arrow"): (
+        "a table, not a folder of images; save its images as <class number>/<number>.png "
+        "(docs/methods.md shows how)"
+    ),
+    (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"): (
+        "an archive; unpack it, and name the folder of its class folders"
+    ),
 }
-_NAMED = "folders named as the classes"
-_Key = tuple[int, Any]  # class of an image, and what orders it within the class
+_NAMED, _NUMBERS = "folders named as the classes", "numbered folders"
+_HELD_OUT = {"val", "validation", "test"}
+_WNID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
+# Class folders such as 0, 00000, new000, class_0 and 000_tench.
+_NUMBERED = re.compile(r"(?!n\d{8})(?:[a-z]+[ _-]?)?(\d+)|(\d+)[ _.-].*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,8 @@ class ImportedSet:
         for class_index, image_index in keys:
             name = self.files[class_index][image_index]
             content = self.archive.read(name)
-            digest.update(f"{name}\n{len(content)}\n".encode() + content)
+            header = f"{name}\n{len(content)}\n".encode(errors="surrogateescape")
+            digest.update(header + content)
             try:
                 pixels.append(read_exact(io.BytesIO(content), self.size, resize=self.resize))
             except DECODE_ERRORS as error:
@@ -97,9 +110,8 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
 
 
 def infer_ipc(path: Path, dataset: ImageDataset) -> int:
-    """Return how many images a set has of its first class; at least 1."""
-    _, files = find_images(ImageArchive(path), dataset.classes)
-    return max(1, len(files[0]))
+    """Return how many images a set has of its first class."""
+    return len(find_images(ImageArchive(path), dataset.classes)[1][0])
 
 
 class ImageArchive:
@@ -107,24 +119,24 @@ class ImageArchive:
 
     Attributes:
         path: The folder or archive.
-        names: Relative names of all files, with forward slashes, sorted.
+        names: Relative names of all files that are not hidden, with forward slashes, sorted.
 
     Raises:
-        UsageError: The path is missing or cannot be read.
+        UsageError: The path is missing, cannot be read, or is a file of another kind.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip: zipfile.ZipFile | None = None
+        if path.suffix.lower() != ".zip" and path.is_file() and (kind := _other_kind(path.name)):
+            raise UsageError(f"{path} is {kind}")
         try:
             if path.is_dir():
-                # Of bounded depth, so that a link to a parent folder ends somewhere.
-                found = chain.from_iterable(map(path.glob, ("*", "*/*", "*/*/*")))
-                files = (file for file in found if file.is_file())
-                self.names = sorted(file.relative_to(path).as_posix() for file in files)
+                names = set(_walk(path))
             else:
                 self._zip = zipfile.ZipFile(path)
-                self.names = sorted({i.filename for i in self._zip.infolist() if not i.is_dir()})
+                names = {info.filename for info in self._zip.infolist() if not info.is_dir()}
+            self.names = sorted(name for name in names if not _is_hidden(name))
         except _READ_ERRORS as error:
             raise UsageError(
                 f"{path} cannot be read: {error}; name a folder of images, or a complete zip "
@@ -145,91 +157,197 @@ class ImageArchive:
             ) from None
 
 
+def _other_kind(name: str) -> str | None:
+    """Return what a file is that may hold images but is none, and the remedy."""
+    kinds = _OTHER_FILES.items()
+    return next((kind for ends, kind in kinds if name.lower().endswith(ends)), None)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield the relative names of all files; links are followed, unless to a folder above."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        here = Path(place).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not (is_litter(name) or here.is_relative_to(Path(place, name).resolve()))
+        ]
+        yield from (Path(place, name).relative_to(folder).as_posix() for name in files)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(is_litter(part) for part in PurePosixPath(name).parts if part != "..")
+
+
 def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:
     """Find every class's images: `<class>/<image>`, at any depth, but all at the same place.
 
-    Class folders are named as the dataset's, or classes and images are numbered. Numbered images
-    are ordered by number, others by name. Other files are ignored.
+    Class folders are named or numbered as the dataset's classes; those of other classes are left
+    out where they are named. Images of numbered folders are ordered by the numbers in their names,
+    others by name. Other files are ignored.
 
     Returns:
-        Name of the layout, and the files of each class's images; a class may have none.
+        How the folders were read and what was left out, and the files of each class's images.
 
     Raises:
-        UsageError: There is no image, or one that is not in a class folder, or the classes are
-            others.
+        UsageError: There is no image, or a class has none, or what a folder means is not clear.
     """
-    for name in archive.names:
-        if PurePosixPath(name).name == CLASSES_FILE:
-            _check_class_order(archive, name, classes)
     paths = _image_paths(archive)
-    by_name = {info.folder: info.index for info in classes}
-    layout, keys = _numbers(paths) or (_NAMED, _names(archive, paths, by_name))
-    files: list[list[str]] = [[] for _ in classes]
-    for name, (index, _) in sorted(keys.items(), key=lambda item: item[1]):
-        if index >= len(classes) or by_name.get(paths[name].parent.name, index) != index:
+    layout, index_of = _class_folders(archive, paths, classes)
+    folder_of: dict[int, str] = {}
+    for folder, index in index_of.items():
+        if folder_of.setdefault(index, folder) != folder:
             raise UsageError(
-                f"{archive.path}: {name} is numbered as class {index}, which is not a class of the "
-                f"dataset or has another folder; number the {len(classes)} classes from 0 in the "
-                "dataset's class order"
+                f"{archive.path}: {folder_of[index]} and {folder} are both class {index} "
+                f"({classes[index].folder!r}); merge them, or take one of them away"
             )
-        files[index].append(name)
+    files: list[list[str]] = [[] for _ in classes]
+    for name in sorted(paths, key=lambda name: _order(paths[name].stem, layout)):
+        if (folder := paths[name].parent.name) in index_of:
+            files[index_of[folder]].append(name)
+    other = sorted({path.parent.name for path in paths.values()} - index_of.keys())
+    for info in classes:
+        if not files[info.index]:
+            raise UsageError(
+                f"{archive.path} has no images of class {info.index} ({info.folder!r}); every "
+                f"class of the run needs some: {suggest(info.folder, other)}"
+            )
+    if other:
+        layout += f"; other folders left out: {len(other)}, e.g. {other[0]!r}"
     return layout, files
 
 
-def _check_class_order(archive: ImageArchive, name: str, classes: Sequence[ClassInfo]) -> None:
-    """Compare the class order in a file of the set with the dataset's."""
-    try:
-        stated = list(json.loads(archive.read(name)))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{archive.path}: {name} is damaged: {error}") from None
-    found = first_difference([vars(info) for info in classes], stated)
-    if found is not None:
-        index, ours, theirs = found
-        raise UsageError(
-            f"{archive.path}: the classes differ at index {index}: {name} has {theirs}, "
-            f"the dataset {ours}; import it into a run of the dataset that it was made from"
-        )
+def _order(stem: str, layout: str) -> list[Any]:
+    """Return what orders an image within its class."""
+    if layout == _NAMED:
+        return [stem]
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", stem))]
 
 
 def _image_paths(archive: ImageArchive) -> dict[str, PurePosixPath]:
-    """Return the paths of all images by name; their class folders must lie in one folder."""
-    paths = {name: PurePosixPath(name) for name in archive.names if is_image_name(name)}
-    paths = {name: path for name, path in paths.items() if not is_litter(path.name)}
+    """Return the paths of a set's images by name; their class folders lie in one folder."""
+    names = [name for name in archive.names if is_image_name(name)]
+    paths = {name: PurePosixPath(name.replace("\\", "/")) for name in names}  # Windows' archives
     if not paths:
-        raise UsageError(f"{archive.path} holds no images; name the folder or archive of a set")
-    examples = {path.parent.parent: name for name, path in paths.items()}
-    if len(examples) > 1:
+        held = next(((name, kind) for name in archive.names if (kind := _other_kind(name))), None)
+        hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
+        raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
+    if any(path.parent.parent.name == "train" for path in paths.values()):
+        paths = {n: path for n, path in paths.items() if path.parent.parent.name not in _HELD_OUT}
+    # Pictures beside the class folders show the set, and are no part of it.
+    places = {path.parent.parent for path in paths.values()}
+    inside = {name: path for name, path in paths.items() if path.parent not in places}
+    examples = {path.parent.parent: name for name, path in inside.items()}
+    if len(examples) != 1:
+        where = "at several places" if examples else "nowhere"
+        names = sorted(examples.values()) or sorted(paths)
         raise UsageError(
-            f"{archive.path} holds class folders at several places, e.g. of "
-            f"{' and '.join(sorted(examples.values())[:2])}; name the folder of one set"
+            f"{archive.path} holds class folders {where}, e.g. of {' and '.join(names[:2])}; name "
+            "the folder of one set, in which each class has a folder of its own"
         )
-    return paths
+    return inside
 
 
-def _numbers(paths: Mapping[str, PurePosixPath]) -> tuple[str, dict[str, _Key]] | None:
-    """Return the layout of numbered images, and the class and number of each; None: another."""
-    for layout, pattern in _NUMBERED.items():
-        matches = {n: pattern.fullmatch(f"{p.parent.name}/{p.stem}") for n, p in paths.items()}
-        keys: dict[str, _Key] = {n: (int(m[1]), int(m[2])) for n, m in matches.items() if m}
-        if len(keys) == len(paths):
-            return layout, keys
-    return None
-
-
-def _is_numbered(path: PurePosixPath) -> bool:
-    return any(p.fullmatch(f"{path.parent.name}/{path.stem}") for p in _NUMBERED.values())
-
-
-def _names(
-    archive: ImageArchive, paths: Mapping[str, PurePosixPath], by_name: Mapping[str, int]
-) -> dict[str, _Key]:
-    """Return the class and stem of images in folders that are named as the classes."""
-    unknown = [path for path in paths.values() if path.parent.name not in by_name]
-    if unknown:
-        odd = min(unknown, key=_is_numbered)  # where a single one is not numbered, that one
+def _class_folders(
+    archive: ImageArchive, paths: Mapping[str, PurePosixPath], classes: Sequence[ClassInfo]
+) -> tuple[str, dict[str, int]]:
+    """Return how class folders are read, and the class index of each that is one of the run's."""
+    by_name, stated = _by_name(classes), _stated_order(archive)
+    folders = sorted({path.parent.name for path in paths.values()})
+    named = {f: by_name[text] for f in folders for text in _spellings(f) if text in by_name}
+    numbers = {f: int(m[1] or m[2]) for f in folders if (m := _NUMBERED.fullmatch(f))}
+    are_all_named = len(set(named.values())) == len(classes)
+    if len(numbers) == len(folders) and (stated or not are_all_named):
+        order = stated or _order_of_numbers(numbers, classes)
+        index_of = {f: by_name.get(name) for f, n in numbers.items() for name in order[n : n + 1]}
+        for name, path in paths.items():
+            folder, number = path.parent.name, numbers[path.parent.name]
+            is_other = not stated and folder in named and named[folder] != index_of.get(folder)
+            if folder not in index_of or is_other:
+                raise _wrong_number(archive, name, number, len(order))
+            if _repeated(path) not in {None, number}:
+                raise UsageError(
+                    f"{archive.path}: {name} is numbered as another class than its folder; put it "
+                    "where it belongs, or fetch the set again"
+                )
+        layout = f"numbered folders, in the order of {CLASSES_FILE}" if stated else _NUMBERS
+        return layout, {folder: i for folder, i in index_of.items() if i is not None}
+    if not are_all_named and len(named) <= len(numbers):
+        odd = next(path for path in paths.values() if path.parent.name not in numbers)
         raise UsageError(
             f"{archive.path}: the folder of {odd} is no class of the dataset; name all folders "
-            "as the classes, or all images as new000/class000_id000.png, ...; "
-            f"{suggest(odd.parent.name, by_name)}"
+            f"as the classes, or number all from 0; {suggest(odd.parent.name, by_name)}"
         )
-    return {name: (by_name[path.parent.name], path.stem) for name, path in paths.items()}
+    for name, path in paths.items():
+        folder, number = path.parent.name, numbers.get(path.parent.name, -1)
+        if folder.isdecimal() and number == _repeated(path) and named.get(folder, number) != number:
+            raise _wrong_number(archive, name, number, len(classes))
+    return _NAMED, named
+
+
+def _wrong_number(archive: ImageArchive, name: str, number: int, count: int) -> UsageError:
+    return UsageError(
+        f"{archive.path}: {name} is numbered as class {number}, which is not a class of the "
+        f"dataset or has another folder; number the {count} classes from 0 in the dataset's class "
+        f"order, or list the folder names in the set's order in a file {CLASSES_FILE} beside them"
+    )
+
+
+def _repeated(path: PurePosixPath) -> int | None:
+    """Return the class number in the name of an image of a numbered folder."""
+    found = re.match(r"class(\d+)_id|(\d{5,})_\d{4,}$", path.stem)
+    return int(found[1] or found[2]) if found else None
+
+
+def _by_name(classes: Sequence[ClassInfo]) -> dict[str, int]:
+    """Return the index of each class by its folder name, and by other names that only it has."""
+    known: dict[str, set[int]] = {}
+    for info in classes:
+        for name in (info.folder, info.name, *info.name.split(",")):
+            known.setdefault(_plain(name), set()).add(info.index)
+    known.pop("", None)
+    unique = {name: min(found) for name, found in known.items() if len(found) == 1}
+    return unique | {info.folder: info.index for info in classes}
+
+
+def _spellings(folder: str) -> Iterator[str]:
+    """Yield the names that a class folder may stand for, its own last."""
+    yield _plain(folder.lstrip("0123456789"))  # 000_tench
+    yield _plain(folder)
+    yield from _WNID.findall(folder)  # n01440764_tench
+    yield folder
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case, with single spaces for all that is no letter or digit."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+
+
+def _stated_order(archive: ImageArchive) -> list[str] | None:
+    """Return the class folders in the order of the set's numbers, where a file lists them."""
+    found = [name for name in archive.names if PurePosixPath(name).name == CLASSES_FILE]
+    if not found:
+        return None
+    name = min(found, key=len)
+    try:
+        listed = json.loads(archive.read(name))
+        return [each if isinstance(each, str) else str(each["folder"]) for each in listed]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(
+            f"{archive.path}: {name} is damaged: {error}; it lists the names of the class folders "
+            "in the order of the set's numbers"
+        ) from None
+
+
+def _order_of_numbers(numbers: Mapping[str, int], classes: Sequence[ClassInfo]) -> list[str]:
+    """Return the class folders that numbers stand for: ImageNet-1K's where there are 1,000."""
+    folders = [info.folder for info in classes]
+    if len(set(numbers.values())) == 1000 > len(folders):
+        wnids = imagenet_wnids()
+        if set(folders) <= set(wnids):
+            return list(wnids)
+    return folders

@@ -21,7 +21,7 @@ from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import SPLITS, ClassInfo, DatasetConfig, Split
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_IGNORED = {"thumbs.db", "desktop.ini"}
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 _LIST_THREADS = 8  # listing waits for the disk or the network, not for the processor
 
 

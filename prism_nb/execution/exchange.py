@@ -243,6 +243,12 @@ def import_images(
     return run, pipeline.execute_units(run, "synthesis", units, on_event)
 
 
+def import_layout(run: Run, method: str) -> str:
+    """Return how the folders of an imported set were read, and which were left out."""
+    first = method_units(run, method, pipeline.class_count(run))[0]
+    return str(run.units.record(first)["layout"])
+
+
 def _with_method(
     before: Settings, changes: dict[str, Any], method: str, recipe: dict[str, Any]
 ) -> dict[str, Any]:

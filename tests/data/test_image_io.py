@@ -195,6 +195,17 @@ def test_opaque_palette_and_grey_images_become_rgb() -> None:
         assert torch.equal(read_exact(file_of(image), 16), torch.full((3, 16, 16), 77).byte())
 
 
+def test_exif_turns_an_image_and_a_cameras_second_frame_is_no_animation() -> None:
+    image, exif = picture(2, 16, 16), Image.Exif()
+    exif[_ORIENTATION] = 6  # to be turned by 90 degrees clockwise
+    expected = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
+    turned = read_exact(file_of(image, exif=exif.tobytes()), 16)
+    assert (turned.permute(1, 2, 0).numpy() == expected).all()
+    frames = file_of(image, "MPO", save_all=True, append_images=[picture(3, 16, 16)])
+    expected = np.asarray(Image.open(file_of(image, "JPEG")))
+    assert (read_exact(frames, 16).permute(1, 2, 0).numpy() == expected).all()
+
+
 def test_fitting_keeps_proportions_and_crops_the_centre() -> None:
     wide = Image.new("RGB", (32, 16))
     wide.paste((255, 255, 255), (8, 0, 24, 16))

@@ -144,7 +144,7 @@ def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
         (lambda f: (f / "new009").rename(f / "nine"), r"nine/.* is no class of the dataset"),
         (
             lambda f: (f / "new001/class001_id000.png").rename(f / "new001/class002_id000.png"),
-            r"new001/class002_id000.png is no class",
+            r"new001/class002_id000.png is numbered as another class than its folder",
         ),
         (lambda f: [shutil.rmtree(each) for each in f.iterdir()], "holds no images"),
         (lambda f: (f / "classes.json").write_text("[" * 100_000), "classes.json is damaged"),
@@ -152,7 +152,7 @@ def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
             lambda f: (f / "classes.json").write_text(
                 '[{"index": 0, "folder": "0", "name": "zero"}]'
             ),
-            "the classes differ at index 1: classes.json has None",
+            "class001_id000.png is numbered as class 1, which is not a class",
         ),
     ],
 )
@@ -174,6 +174,104 @@ def test_another_size_is_fitted_only_on_request(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(picture(7, size=24))) as image:
         fitted = np.array(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     assert (pixels[0].permute(1, 2, 0).numpy() == fitted).all()
+
+
+def read(classes: list[ClassInfo], *names: str) -> list[list[str]]:
+    return find_images(Names(*names), classes)[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{c:05d}/class{c:05d}_id{s:05d}.jpg",  # RDED
+        "new{c:03d}/class{c:03d}_id{s:03d}.JPEG",
+        "{c}/{s}.png",
+        "class_{c}/{s}.png",
+        "{c:03d}_whatever/{s}.png",
+        "top/train/{c}/{s}.png",
+        "set\\{c}\\{s}.png",
+    ],
+)
+def test_numbers_are_read_as_numbers(name: str) -> None:
+    files = read(
+        infos(*"abcdefghijkl"), *(name.format(c=c, s=s) for c in range(12) for s in (9, 10))
+    )
+    assert files == [[name.format(c=c, s=s) for s in (9, 10)] for c in range(12)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Tench/0.png", "great white shark/0.png"),
+        ("tench, Tinca tinca/0.png", "great_white_shark/0.png"),
+        ("000_tench/0.png", "002_great_white_shark/0.png"),
+        ("n01440764_tench/0.png", "n01484850/0.png"),
+    ],
+)
+def test_folders_are_read_by_the_names_of_classes(names: tuple[str, str]) -> None:
+    classes = [
+        ClassInfo(0, "n01484850", "great white shark, white shark, Carcharodon carcharias"),
+        ClassInfo(1, "n01440764", "tench, Tinca tinca"),
+    ]
+    assert read(classes, *names) == [[names[1]], [names[0]]]
+
+
+def test_a_name_of_two_classes_stands_for_neither() -> None:
+    classes = [ClassInfo(0, "n1", "crane, bird"), ClassInfo(1, "n2", "crane, machine")]
+    with pytest.raises(UsageError, match=r"no images of class 1 \('n2'\).*crane"):
+        read(classes, "crane/0.png", "bird/0.png")
+
+
+def test_classes_of_a_run_are_taken_from_a_larger_set_by_name() -> None:
+    layout, files = find_images(Names("a/0.png", "b/0.png", "c/0.png"), infos("c", "a"))
+    assert files == [["c/0.png"], ["a/0.png"]]
+    assert layout == "folders named as the classes; other folders left out: 1, e.g. 'b'"
+    with pytest.raises(UsageError, match=r"no images of class 1 \('d'\)"):
+        read(infos("c", "d"), "a/0.png", "b/0.png", "c/0.png")
+
+
+def test_a_thousand_numbers_are_those_of_imagenet() -> None:
+    names = [f"{c}/0.png" for c in range(1000)]
+    assert read(infos("n01484850", "n01440764"), *names) == [["2/0.png"], ["0/0.png"]]
+    with pytest.raises(UsageError, match="numbered as class 10, "):
+        read(infos("n01484850", "n01440764"), *names[:100])
+    with pytest.raises(UsageError, match="numbered as class 10, "):
+        read(infos("a", "b"), *names)
+
+
+def test_numbers_follow_the_order_that_a_set_states(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", OWN, ipc=1, classes=3)
+    (folder / "classes.json").write_text('["c", "a", {"index": 2, "folder": "b"}]')
+    layout, files = find_images(ImageArchive(folder), infos("a", "b"))
+    assert files == [["00001/00001_0000.png"], ["00002/00002_0000.png"]]
+    assert layout.startswith("numbered folders, in the order of classes.json; other")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("1/0.png", "2/0.png"), "numbered as class 2, .* from 0"),
+        (("0_b/0.png", "1_x/0.png"), "0_b/0.png is numbered as class 0, .* has another folder"),
+        (("new000/0.png", "new000_it500/0.png"), "new000_it500/0.png is no class"),
+        (("0/0.png", "00/0.png", "1/0.png"), "0 and 00 are both class 0"),
+        (("class000_id000.png", "class001_id000.png"), "class folders nowhere"),
+        (("ipc1/0/0.png", "ipc10/0/0.png"), "class folders at several places"),
+        (("0/0.bmp", "1/0.bmp"), "holds no images .PNG, JPEG or WebP."),
+        (
+            ("images_best.pt", "labels_best.pt"),
+            "holds no images .*images_best.pt, a file of tensors",
+        ),
+        (("set.zip",), "holds no images .*set.zip, an archive; unpack it"),
+    ],
+)
+def test_what_is_not_clear_is_refused(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(infos("a", "b"), *names)
+
+
+def test_held_out_images_and_pictures_beside_the_classes_are_left_out() -> None:
+    names = ("s/train/a/0.png", "s/train/grid.png", "s/val/a/1.png", "s/val/b/1.png")
+    assert read(infos("a"), *names) == [["s/train/a/0.png"]]
 
 
 # -- archives --------------------------------------------------------------------------------
@@ -224,10 +322,40 @@ def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> No
     assert refusals > 200
 
 
-def test_a_link_to_a_parent_folder_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_files_of_hubs_and_editors_are_overlooked(tmp_path: Path, packed: bool) -> None:
+    folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
+    for name in (".cache/huggingface", "0/.ipynb_checkpoints", "__MACOSX/set", "0/@eaDir", ".git"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0.png").write_bytes(picture(1))
+    path = zipped(tmp_path / "set.zip", folder) if packed else folder
+    assert ImageArchive(path).names == ["0/photo-0.png"]
+
+
+def test_links_are_followed_but_not_to_a_parent_folder(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
     (folder / "0" / "loop").symlink_to(folder)
-    assert ImageArchive(folder).names == ["0/photo-0.png"]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "0").symlink_to(folder / "0")
+    for each in (folder, tmp_path / "linked"):
+        assert ImageArchive(each).names == ["0/photo-0.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("images_best.pt", "is a file of tensors, not of images; save these"),
+        ("images.NPZ", "is a file of tensors"),
+        ("train-00000-of-00001.parquet", "is a table"),
+        ("set.tar.gz", "is an archive; unpack it"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_as_what_it_is(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    torch.save({"images": torch.zeros(2)}, tmp_path / name)  # which is a zip archive, too
+    with pytest.raises(UsageError, match=f"{name} {message}"):
+        ImageArchive(tmp_path / name)
 
 
 # -- settings --------------------------------------------------------------------------------
