@@ -125,6 +125,8 @@ def run(**options: Any) -> None:
         raise KeyboardInterrupt(running_jobs_message(opened)) from None
     summary = tables.summary_table(opened).rename(index=tables.method_titles(opened))
     click.echo(f"\n{summary.to_string()}\n")
+    for text in tables.order_warnings(opened):
+        click.echo(f"warning: {text}\n")
     click.echo(f"images     {comparison_path(opened)}")
     click.echo(f"report     {opened.path / 'figures' / 'report.html'}")
     click.echo(f"notebooks  {notebook_path(opened, '06_report').parent}")
@@ -294,7 +296,7 @@ def import_command(
 ) -> None:
     """Make the images of FOLDER (or a zip archive) a method of a run; `run` then continues it."""
     from prism_nb.core.config import parse_assignments
-    from prism_nb.execution.exchange import import_images
+    from prism_nb.execution.exchange import import_images, import_layout
 
     changes = parse_assignments(assignments)
     found, outcome = import_images(
@@ -302,6 +304,7 @@ def import_command(
     )
     click.echo(f"run      {found.path}")
     click.echo(f"method   {method}, {found.settings.ipc} images per class")
+    click.echo(f"read     {import_layout(found, method)}")
     click.echo(f"units    {outcome.made} made, {outcome.skipped} done before")
     click.echo(f"next     prism-nb run --run {run_name}")
 

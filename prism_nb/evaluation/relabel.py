@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +16,13 @@ from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_paths
 from prism_nb.core.units import OnEvent, Unit
 from prism_nb.data.augment import epoch_params, identity_params
+from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.distilled import DeviceImages, load_images
+from prism_nb.data.imported import CLASSES_FILE
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import LabelStore
 from prism_nb.models.ensemble import EnsembleLabeler, load_labeler
+from prism_nb.models.metrics import best_order
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
@@ -34,9 +39,12 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     labeler, paths = load_labeler(run), label_paths(run.settings, method)
     if paths:
         _store_epochs(run, unit, images, labeler, on_event)
-    accuracy = _teacher_accuracy(labeler, images, classes)
-    seconds = round(time.monotonic() - start, 3)
-    run.units.finish(unit, paths=paths, record={"seconds": seconds, **accuracy})
+    accuracy, predicted = _teacher_accuracy(labeler, images, classes)
+    record = {"seconds": round(time.monotonic() - start, 3), **accuracy}
+    if run.settings.recipe_of(method).image_source == "imported":
+        known = open_dataset(run.settings).classes
+        record["order_warning"] = order_warning(known, predicted, classes.numpy())
+    run.units.finish(unit, paths=paths, record=record)
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
 
 
@@ -70,16 +78,48 @@ def _store_epochs(
 
 def _teacher_accuracy(
     labeler: EnsembleLabeler, images: DeviceImages, classes: Tensor
-) -> dict[str, Any]:
-    """Return the accuracy of each teacher and of the ensemble on the images as they are."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the accuracy of each teacher and of the ensemble on the images as they are.
+
+    The second value is the ensemble's top-1 class of each image, int64 [n].
+    """
     params = identity_params(len(images), images.size, images.device)
-    hits = torch.zeros(len(labeler.teachers) + 1, dtype=torch.int64)
+    top1 = torch.zeros(len(labeler.teachers) + 1, len(images), dtype=torch.int64)
     for rows, logits in labeler.blocks(images, params):
-        top1 = torch.stack([each.argmax(1) for each in [*logits, labeler.combine(logits)]])
-        hits += (top1.cpu() == classes[rows.cpu()]).sum(1)
-    *each, ensemble = (hits.double() / len(images)).tolist()
-    return {
+        outputs = [each.argmax(1).cpu() for each in [*logits, labeler.combine(logits)]]
+        top1[:, rows.cpu()] = torch.stack(outputs)
+    *each, ensemble = (top1 == classes).double().mean(1).tolist()
+    record = {
         "teachers": [teacher.name for teacher in labeler.teachers],
         "teacher_accuracy": each,
         "ensemble_accuracy": ensemble,
     }
+    return record, top1[-1].numpy()
+
+
+def order_warning(
+    classes: Sequence[ClassInfo], predicted: np.ndarray, labels: np.ndarray
+) -> str | None:
+    """Return what to say of a set whose classes seem to be in another order; None: they do not.
+
+    Args:
+        classes: The dataset's classes.
+        predicted: The class that the label teachers give each image, int64 [n].
+        labels: The class that the set gives it, int64 [n].
+    """
+    right = int((predicted == labels).sum())
+    best, taken_for = best_order(predicted, labels, len(classes))
+    # What the best of all orders fits by chance: with few images per class, much.
+    shuffled = np.random.default_rng(0).permutation(predicted)
+    chance, _ = best_order(shuffled, labels, len(classes))
+    if best <= max(2 * right, len(labels) / 2, chance + (len(labels) - chance) / 3):
+        return None
+    first = int(np.argmax(taken_for != np.arange(len(classes))))
+    return (
+        "its classes seem to be in another order than the dataset's: the label teachers take class "
+        f"{first} ({classes[first].folder!r}) for class {taken_for[first]} "
+        f"({classes[taken_for[first]].folder!r}), and {best} of {len(labels)} images fit such an "
+        f"order, {right} the dataset's; soft labels do not depend on it, hard labels and measures "
+        f"by class do: list the class folders in the set's order in a file {CLASSES_FILE} in its "
+        "folder, and import it again"
+    )

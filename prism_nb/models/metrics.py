@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from prism_nb.data.dataset import ImageDataset, Split
@@ -48,3 +49,21 @@ def accuracy(
 ) -> float:
     """Return the top-1 accuracy on a split, in [0, 1]; arguments as of `predict`."""
     return float((predict(classifier, dataset, split, device) == dataset.labels(split)).mean())
+
+
+def best_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[int, np.ndarray]:
+    """Return the order of the outputs that fits images best, and how many images fit it.
+
+    Args:
+        predicted: Top-1 output of each image, int64 [n].
+        labels: Its class, int64 [n].
+        classes: Number of classes, and of outputs.
+
+    Returns:
+        Number of images whose output is that of their class, and the output of each class, int64
+        [classes].
+    """
+    images = np.zeros((classes, classes), dtype=np.int64)  # number of them, by class and output
+    np.add.at(images, (labels, predicted), 1)
+    of_class, output_of = linear_sum_assignment(images, maximize=True)
+    return int(images[of_class, output_of].sum()), output_of

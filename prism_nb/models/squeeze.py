@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
@@ -25,7 +24,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.models.bn_distance import IMAGES, bn_distance, distance_limits, spaced_images
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import conv_layer_stats
-from prism_nb.models.metrics import accuracy, predict
+from prism_nb.models.metrics import accuracy, best_order, predict
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
@@ -85,11 +84,10 @@ def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, clas
     Raises:
         PrismError: The outputs fit the classes in another order, and not in this one.
     """
-    images = np.zeros((classes, classes), dtype=np.int64)  # number of them, by class and output
-    np.add.at(images, (labels, predicted), 1)
-    _, output_of = linear_sum_assignment(images, maximize=True)
-    right = int(images.trace())
-    best = int(images[np.arange(classes), output_of].sum())
+    right, (best, output_of) = (
+        int((predicted == labels).sum()),
+        best_order(predicted, labels, classes),
+    )
     # With fewer images, the best of all orders fits guesses too.
     if len(labels) >= 10 * classes and best > max(2 * right, len(labels) / 2):
         first = int(np.argmax(output_of != np.arange(classes)))

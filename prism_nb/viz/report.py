@@ -46,7 +46,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run.name,
         "has_students": bool(run.settings.students),
         "answer": table_html(summary.table, labels),
-        "leaders": summary.note,
+        "leaders": " ".join([summary.note, *tables.order_warnings(run)]),
         "pictures": {
             title: image_sheet(run, method).data_uri
             for method, title in tables.method_titles(run).items()

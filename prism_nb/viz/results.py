@@ -332,7 +332,9 @@ def _plain(table: Callable[[Run], pd.DataFrame], note: str = "") -> Callable[[Ru
 RUN_RESULTS: dict[str, Callable[..., Result]] = {
     "agreement": _plain(tables.agreement_table, _AGREEMENT),
     "undefined": _plain(tables.undefined_table, "Metrics without a row are defined."),
-    "labels": _plain(tables.label_table),
+    "labels": lambda run: Result(
+        tables.label_table(run), note=" ".join(tables.order_warnings(run))
+    ),
     "eval_variants": _of_students(_plain(tables.eval_variant_table)),
     "protocols": _plain(tables.protocol_table),
     **{

@@ -355,6 +355,14 @@ def label_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
+def order_warnings(run: Run) -> list[str]:
+    """Return the warnings of imported sets whose classes seem to be in another order."""
+    titles, units = method_titles(run), stage_units(run, "relabel")
+    records = {unit.name: (run.units.marker(unit) or {}).get("record", {}) for unit in units}
+    found = {titles[name]: record.get("order_warning") for name, record in records.items()}
+    return [f"{title}: {text}." for title, text in found.items() if text]
+
+
 def protocol_units(run: Run) -> list[Unit]:
     """Return the students trained by the run's protocol, without other evaluation variants."""
     return [u for u in stage_units(run, "evaluation") if u.params["variant"] == "protocol"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,11 +13,14 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_fingerprint, label_path, label_unit
 from prism_nb.data.augment import epoch_params, identity_params, render
+from prism_nb.data.dataset import ClassInfo
 from prism_nb.evaluation import relabel, student
 from prism_nb.evaluation.label_store import EpochLabels, LabelStore
+from prism_nb.evaluation.relabel import order_warning
 from prism_nb.evaluation.student import load_student_data
 from prism_nb.models.ensemble import EnsembleLabeler
-from tests.helpers.image_sets import begin_run
+from prism_nb.viz.tables import order_warnings
+from tests.helpers.image_sets import begin_run, write_set
 from tests.helpers.teachers import teacher_of
 
 CPU = torch.device("cpu")
@@ -87,6 +91,42 @@ def test_the_accuracy_of_each_teacher_is_recorded(tmp_path: Path) -> None:
     assert logits is not None
     hit = (logits.argmax(1) == data.classes).float().mean()
     assert record["ensemble_accuracy"] == pytest.approx(float(hit))
+
+
+@pytest.mark.parametrize(
+    ("ipc", "accuracy", "is_said"), [(1, 1.0, False), (2, 0.9, True), (10, 0.75, True)]
+)
+@pytest.mark.parametrize("count", [4, 50])
+def test_classes_in_another_order_are_said(
+    count: int, ipc: int, accuracy: float, is_said: bool
+) -> None:
+    classes = [ClassInfo(index, f"c{index}", "") for index in range(count)]
+    random = np.random.default_rng(0)
+    labels = np.arange(count).repeat(ipc)
+    guesses = random.integers(0, count, len(labels))
+    seen = np.where(np.arange(len(labels)) < accuracy * len(labels), labels, guesses)
+    assert order_warning(classes, seen, labels) is None
+    assert order_warning(classes, guesses, labels) is None
+    text = order_warning(classes, (seen + 1) % count, labels)
+    assert (text is not None) == is_said
+    assert text is None or "take class 0 ('c0') for class 1 ('c1')" in text
+
+
+def test_the_order_of_an_imported_set_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hard = {"labels": "hard", "student_loss": "ce", "eval_variants": ["protocol"]}
+    folder = write_set(tmp_path / "set", "new{c:03d}/class{c:03d}_id{s:03d}.png", ipc=2)
+    recipes = {"theirs": {"base": "imported", "source": str(folder)}}
+    run = begin(tmp_path, "a", methods=[METHOD, "theirs"], recipes=recipes, **hard)
+    backwards = np.arange(10)[::-1].repeat(2)
+    found = {"teachers": [], "teacher_accuracy": [], "ensemble_accuracy": 0.0}
+    monkeypatch.setattr(relabel, "_teacher_accuracy", lambda *_: (found, backwards))
+    for method in run.settings.methods:
+        relabel.run_unit(run, label_unit(run, method, 10), lambda _: None)
+    (text,) = order_warnings(run)
+    assert text.startswith("theirs: its classes seem to be in another order")
+    assert "20 of 20 images fit such an order, 0 the dataset's" in text
 
 
 def test_epochs_of_an_interrupted_unit_are_kept(tmp_path: Path) -> None:

@@ -264,6 +264,7 @@ def test_the_commands_export_and_import(
     result = call(monkeypatch, capsys, "import", archive, "--run", "b", *sets, *new)
     assert result.code == 0
     assert "theirs, 2 images per class" in result.out
+    assert "read     numbered folders, in the order of classes.json\n" in result.out
     found = Run.open(tmp_path / "runs" / "b")
     assert pixel_hashes(found, "theirs") == pixel_hashes(run, METHOD)
     assert found.read_classes() == run.read_classes()
