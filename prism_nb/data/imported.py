@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError, suggest
@@ -29,7 +30,7 @@ MAX_FILE_BYTES = 64 * 2**20  # of one image; 224 px take a tenth of a megabyte
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 # Files that may hold images, but are none: what they are, and how to come to images.
 _OTHER_FILES = {
-    (".pt", ".pth", ".pkl", ".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".mat"): (
+    (".pt", ".pth", ".pth.tar", ".ckpt", ".pkl", ".npy", ".npz", ".safetensors", ".h5", ".mat"): (
         "a file of tensors, not of images; save these as <class number>/<number>.png "
         "(docs/methods.md shows how)"
     ),
@@ -45,7 +46,7 @@ _NAMED, _NUMBERS = "folders named as the classes", "numbered folders"
 _HELD_OUT = {"val", "validation", "test"}
 _WNID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 # Class folders such as 0, 00000, new000, class_0 and 000_tench.
-_NUMBERED = re.compile(r"(?!n\d{8})(?:[a-z]+[ _-]?)?(\d+)|(\d+)[ _.-].*", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?!n\d{8})(?:[a-z]+[ _=-]?)?(\d+)|(\d+)[ _.-].*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ class ImportedSet:
             digest.update(header + content)
             try:
                 pixels.append(read_exact(io.BytesIO(content), self.size, resize=self.resize))
+            except UnidentifiedImageError:
+                is_pointer = content.startswith(b"version https://git-lfs")
+                what = "a pointer; run `git lfs pull`" if is_pointer else "no image; replace it"
+                raise UsageError(
+                    f"{self.archive.path}: {name} cannot be read: it is {what}"
+                ) from None
             except DECODE_ERRORS as error:
                 raise UsageError(
                     f"{self.archive.path}: {name} cannot be read as PNG, JPEG or WebP: {error}; "
@@ -236,8 +243,11 @@ def _image_paths(archive: ImageArchive) -> dict[str, PurePosixPath]:
         held = next(((name, kind) for name in archive.names if (kind := _other_kind(name))), None)
         hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
         raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
-    if any(path.parent.parent.name == "train" for path in paths.values()):
-        paths = {n: path for n, path in paths.items() if path.parent.parent.name not in _HELD_OUT}
+    for name, path in paths.items():
+        if path.parent.name == "images":  # within each class folder, as in Tiny-ImageNet
+            paths[name] = path.parent.with_name(path.name)
+    made = {n: path for n, path in paths.items() if path.parent.parent.name not in _HELD_OUT}
+    paths = made or paths
     # Pictures beside the class folders show the set, and are no part of it.
     places = {path.parent.parent for path in paths.values()}
     inside = {name: path for name, path in paths.items() if path.parent not in places}
@@ -280,7 +290,8 @@ def _class_folders(
         odd = next(path for path in paths.values() if path.parent.name not in numbers)
         raise UsageError(
             f"{archive.path}: the folder of {odd} is no class of the dataset; name all folders "
-            f"as the classes, or number all from 0; {suggest(odd.parent.name, by_name)}"
+            "as the classes, or number all from 0; "
+            + suggest(odd.parent.name, (info.folder for info in classes))
         )
     for name, path in paths.items():
         folder, number = path.parent.name, numbers.get(path.parent.name, -1)
@@ -335,6 +346,8 @@ def _stated_order(archive: ImageArchive) -> list[str] | None:
     name = min(found, key=len)
     try:
         listed = json.loads(archive.read(name))
+        if not isinstance(listed, list):
+            raise TypeError("it holds no list")
         return [each if isinstance(each, str) else str(each["folder"]) for each in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(

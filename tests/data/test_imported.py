@@ -148,6 +148,7 @@ def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
         ),
         (lambda f: [shutil.rmtree(each) for each in f.iterdir()], "holds no images"),
         (lambda f: (f / "classes.json").write_text("[" * 100_000), "classes.json is damaged"),
+        (lambda f: (f / "classes.json").write_text('{"0": "a"}'), "damaged: it holds no list"),
         (
             lambda f: (f / "classes.json").write_text(
                 '[{"index": 0, "folder": "0", "name": "zero"}]'
@@ -163,6 +164,19 @@ def test_a_set_that_does_not_fit_is_refused_by_name(
     change(folder)
     with pytest.raises(UsageError, match=message):
         open_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"version https://git-lfs", "git lfs pull"), (b"", "no image; replace it")],
+)
+def test_a_file_that_is_no_image_is_said_to_be_none(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    folder = write_set(tmp_path / "set", NAMED, ipc=1)
+    (folder / "3" / "photo-0.png").write_bytes(content)
+    with pytest.raises(UsageError, match=f"3/photo-0.png cannot be read: .*{message}"):
+        open_set(folder, ipc=1).images([(3, 0)])
 
 
 def test_another_size_is_fitted_only_on_request(tmp_path: Path) -> None:
@@ -190,6 +204,7 @@ def read(classes: list[ClassInfo], *names: str) -> list[list[str]]:
         "{c:03d}_whatever/{s}.png",
         "top/train/{c}/{s}.png",
         "set\\{c}\\{s}.png",
+        "train/label={c}/images/{s}.png",
     ],
 )
 def test_numbers_are_read_as_numbers(name: str) -> None:
@@ -270,8 +285,9 @@ def test_what_is_not_clear_is_refused(names: tuple[str, ...], message: str) -> N
 
 
 def test_held_out_images_and_pictures_beside_the_classes_are_left_out() -> None:
-    names = ("s/train/a/0.png", "s/train/grid.png", "s/val/a/1.png", "s/val/b/1.png")
-    assert read(infos("a"), *names) == [["s/train/a/0.png"]]
+    names = ("s/ipc1/a/0.png", "s/ipc1/grid.png", "s/val/a/1.png", "s/val/b/1.png")
+    assert read(infos("a"), *names) == [["s/ipc1/a/0.png"]]
+    assert read(infos("a"), *names[2:]) == [["s/val/a/1.png"]]
 
 
 # -- archives --------------------------------------------------------------------------------
@@ -346,6 +362,7 @@ def test_links_are_followed_but_not_to_a_parent_folder(tmp_path: Path) -> None:
     [
         ("images_best.pt", "is a file of tensors, not of images; save these"),
         ("images.NPZ", "is a file of tensors"),
+        ("images.pth.tar", "is a file of tensors"),
         ("train-00000-of-00001.parquet", "is a table"),
         ("set.tar.gz", "is an archive; unpack it"),
     ],

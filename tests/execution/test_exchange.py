@@ -296,7 +296,7 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
         ("import SET --run new --preset digits_quick --set ipc=3", "but ipc is 3"),
         ("import SET --run new --preset digits_quick --set methods=prism", "a valid list"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
-        ("import nowhere --run new --preset digits_quick", "cannot be read"),
+        ("import nowhere --run new --preset digits_quick", "does not exist"),
         (
             "import TEN --run new --preset digits_quick",
             "numbered as class 10, which is not a class",
