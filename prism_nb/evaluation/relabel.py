@@ -121,5 +121,5 @@ def order_warning(
         f"({classes[taken_for[first]].folder!r}), and {best} of {len(labels)} images fit such an "
         f"order, {right} the dataset's; soft labels do not depend on it, hard labels and measures "
         f"by class do: list the class folders in the set's order in a file {CLASSES_FILE} in its "
-        "folder, and import it again"
+        "folder, and import it under another name (--as)"
     )
