@@ -111,7 +111,7 @@ def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> 
     except papermill.PapermillExecutionError as error:
         raise cell_error(error.ename, f"{error.evalue}\n(the failed notebook: {target})") from None
     except OSError as error:
-        raise fileio.write_error(target, error) from None
+        raise fileio.write_error(Path(error.filename or target), error) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise PrismError(
             f"the kernel of {source.stem} died ({error}); out of memory is the usual cause. "

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
 from prism_nb.core.errors import UsageError, suggest
@@ -52,14 +53,21 @@ def open_run(namespace: dict[str, Any]) -> Run:
     preset of the run's name. Parameters that are not None change them.
 
     Args:
-        namespace: The notebook's `globals()`.
+        namespace: The notebook's `globals()`. What a startup file has put there is no parameter.
 
     Raises:
         UsageError: A parameter that does not exist, a value of the wrong type, or settings that
             would mix results.
     """
-    _check_parameters(namespace, valid={*Settings.fields(), *_RUN_PARAMETERS})
-    changes = {n: namespace[n] for n in Settings.fields() if namespace.get(n) is not None}
+    assigned = _check_parameters(namespace, valid={*Settings.fields(), *_RUN_PARAMETERS})
+    shell = get_ipython()
+    at_start = shell.user_ns_hidden if shell else {}
+    changes = {
+        name: value
+        for name in Settings.fields()
+        if (value := namespace.get(name)) is not None
+        and (name in assigned or value is not at_start.get(name))
+    }
     run_name, preset, runs_dir = (_text(namespace, name) for name in _RUN_PARAMETERS)
     if preset is None and run_name in presets().names() and not _exists(run_name, runs_dir):
         preset = run_name
@@ -277,14 +285,17 @@ def _exists(run_name: str | None, runs_dir: str | None) -> bool:
     return True
 
 
-def _check_parameters(namespace: dict[str, Any], *, valid: Collection[str]) -> None:
-    """Check every name that a cell of parameters assigns: papermill only warns of unknown ones.
+def _check_parameters(namespace: dict[str, Any], *, valid: Collection[str]) -> set[str]:
+    """Check and return the names that cells of parameters assign: papermill only warns of unknown.
 
     The cells that it injects begin with "# Parameters", and so do the notebooks' own.
     """
+    assigned = set()
     for source in namespace.get("In", []):
         if source.startswith("# Parameters"):
             names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
             for name in [node.id for node in names if isinstance(node.ctx, ast.Store)]:
                 if name not in valid:
                     raise UsageError(f"unknown parameter {name!r}; {suggest(name, valid)}")
+                assigned.add(name)
+    return assigned

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,3 +105,18 @@ def test_an_opened_run_shows_its_settings(run: Run, displayed: list[Any]) -> Non
     nb.open_run({"run_name": run.name, "runs_dir": str(run.path.parent)})
     assert str(run.path) in displayed[0]
     assert "squeeze_epochs" in displayed[1]
+
+
+@pytest.mark.parametrize("is_assigned", [False, True])
+def test_names_of_startup_files_are_no_parameters(
+    run: Run, displayed: list[Any], monkeypatch: pytest.MonkeyPatch, is_assigned: bool
+) -> None:
+    at_start: dict[str, Any] = {"seed": 7, "device": "a module"}
+    shell = SimpleNamespace(user_ns_hidden=at_start)
+    monkeypatch.setattr(nb, "get_ipython", lambda: shell)
+    place = {"run_name": "new", "runs_dir": str(run.path.parent), "preset": "digits_quick"}
+    cells = ["# Parameters\nseed = 7"] if is_assigned else ["seed"]
+    opened = nb.open_run({**at_start, **place, "ipc": 3, "In": cells})
+    assert opened.settings.device == "auto"
+    assert (opened.settings.seed == 7) == is_assigned
+    assert opened.settings.ipc == 3

@@ -191,8 +191,13 @@ def project(features: Tensor, kind: str) -> np.ndarray:
         return PCA(2, svd_solver="full").fit_transform(values)
     few = len(values) <= 2 * UMAP_NEIGHBOURS  # too few for the spectral initialisation
     with num_threads():  # numba sets the number of OpenMP threads, which PyTorch uses too
-        from umap import UMAP  # takes seconds to load
-
+        try:
+            from umap import UMAP  # takes seconds to load
+        except RuntimeError as error:  # numba caches compiled functions beside them or in the home
+            raise UsageError(
+                f"no UMAP here: {error}; set NUMBA_CACHE_DIR to a folder that you alone may write "
+                "to, and restart the kernel, or choose PCA"
+            ) from None
         fit = UMAP(
             n_neighbors=min(UMAP_NEIGHBOURS, len(values) - 1),
             metric="cosine",

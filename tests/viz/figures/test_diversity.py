@@ -3,8 +3,10 @@
 import itertools
 import json
 import re
+import sys
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -204,6 +206,17 @@ def test_umap_is_deterministic_and_leaves_the_threads_alone() -> None:
     assert (project(features, "umap") == first).all()
     assert project(torch.eye(5, 6, dtype=torch.float64), "umap").shape == (5, 2)
     assert torch.get_num_threads() == threads
+
+
+def test_umap_without_a_place_for_its_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: str) -> None:
+        raise RuntimeError("cannot cache function 'rdist': no locator available")
+
+    package = ModuleType("umap")
+    package.__getattr__ = load  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "umap", package)
+    with pytest.raises(UsageError, match="no UMAP here: cannot cache .* set NUMBA_CACHE_DIR"):
+        project(torch.eye(5, 6, dtype=torch.float64), "umap")
 
 
 @pytest.mark.parametrize(("kind", "count"), [("pca", 1), ("umap", 4)])
