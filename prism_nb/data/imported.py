@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -335,7 +336,8 @@ def _spellings(folder: str) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     """Return a name in lower case, with single spaces for all that is no letter or digit."""
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+    composed = unicodedata.normalize("NFC", name)  # macOS writes accents apart from their letters
+    return re.sub(r"[\W_]+", " ", composed.casefold()).strip()
 
 
 def _stated_order(archive: ImageArchive) -> list[str] | None:

@@ -231,6 +231,13 @@ def test_folders_are_read_by_the_names_of_classes(names: tuple[str, str]) -> Non
     assert read(classes, *names) == [[names[1]], [names[0]]]
 
 
+def test_accents_may_be_apart_from_their_letters() -> None:
+    assert read(infos("cafe\u0301", "caf\u00e8"), "caf\u00e9/0.png", "cafe\u0300/0.png") == [
+        ["caf\u00e9/0.png"],
+        ["cafe\u0300/0.png"],
+    ]
+
+
 def test_a_name_of_two_classes_stands_for_neither() -> None:
     classes = [ClassInfo(0, "n1", "crane, bird"), ClassInfo(1, "n2", "crane, machine")]
     with pytest.raises(UsageError, match=r"no images of class 1 \('n2'\).*crane"):
