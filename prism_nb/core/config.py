@@ -43,7 +43,7 @@ def resolve_references(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Replace names of protocols and files in settings by their content, so that a run records it.
 
     A protocol's values are overridden by settings given with its name. `recipes` and `class_list`
-    may name files. `data_dir` becomes absolute, since notebooks run in another folder.
+    may name files. `data_dir` becomes absolute, see `absolute_path`.
 
     Args:
         values: Settings, or changes to them.
@@ -58,7 +58,7 @@ def resolve_references(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(found.get("class_list"), str):
         found["class_list"] = read_lines(folder / found["class_list"], where="class_list")
     if isinstance(found.get("data_dir"), str):
-        found["data_dir"] = str(Path(found["data_dir"]).expanduser().absolute())
+        found["data_dir"] = str(absolute_path(found["data_dir"]))
     if isinstance(found.get("recipes"), dict):
         found["recipes"] = {
             method: read_recipe_file(folder / recipe, method) if isinstance(recipe, str) else recipe
@@ -138,16 +138,28 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
+def absolute_path(path: str | Path) -> Path:
+    """Return an absolute path without `~`, variables of the environment and `..`.
+
+    With `..`, a path would depend on folders that it does not lead to, such as the clone in
+    `clone/../images`. Links behind the last `..` are kept, since their targets may move.
+    """
+    given = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 (never raises)
+    parts = Path(given).absolute().parts
+    start = max((place + 1 for place, part in enumerate(parts) if part == ".."), default=0)
+    return Path(*parts[:start]).resolve().joinpath(*parts[start:])
+
+
 def default_runs_dir() -> Path:
     """Return the folder of the runs: `PRISM_RUNS`, else `data/runs` of the clone."""
     named = os.environ.get("PRISM_RUNS")
-    return Path(named).absolute() if named else project_root() / "data" / "runs"
+    return absolute_path(named) if named else project_root() / "data" / "runs"
 
 
 def default_cache_dir() -> Path:
     """Return the folder of indexes, decoded images and weights: `PRISM_CACHE` or `data/cache`."""
     named = os.environ.get("PRISM_CACHE")
-    return Path(named).absolute() if named else project_root() / "data" / "cache"
+    return absolute_path(named) if named else project_root() / "data" / "cache"
 
 
 def short_hash(value: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
-from prism_nb.core.config import read_settings
+from prism_nb.core.config import absolute_path, read_settings
 from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.core.events import EventLog
 from prism_nb.core.lock import Locks
@@ -40,9 +41,10 @@ class Run:
             raise UsageError(
                 f"no run at {path}, and a new run needs a preset; {suggest(path.name, runs)}"
             )
-        newer = newer_version_message(fileio.read_record(path / "manifest.json"))
+        manifest = fileio.read_record(path / "manifest.json")
+        newer = newer_version_message(manifest)
         try:
-            return cls(path, read_settings(config))
+            return cls(path, _with_moved_images(read_settings(config), path, manifest))
         except UsageError as error:
             if newer is None:
                 raise
@@ -54,6 +56,7 @@ class Run:
         run = cls(path, settings)
         if not run.check_settings():
             fileio.write_text(path / "config.yaml", write_yaml(settings.plain()))
+            run.manifest.update(folder=str(path))
         return run
 
     def with_settings(self, settings: Settings) -> Run:
@@ -133,6 +136,15 @@ class Run:
                 "order anew"
             )
         return list(value)
+
+
+def _with_moved_images(settings: Settings, path: Path, manifest: dict[str, Any]) -> Settings:
+    """Return a run's settings with a `data_dir` that has moved together with the run's folder."""
+    data_dir, folder = settings.data_dir, manifest.get("folder")
+    if data_dir is None or not isinstance(folder, str) or Path(data_dir).exists():
+        return settings
+    moved = absolute_path(path / os.path.relpath(data_dir, folder))
+    return settings.model_copy(update={"data_dir": str(moved)}) if moved.is_dir() else settings
 
 
 def check_name(name: str) -> None:

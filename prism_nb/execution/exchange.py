@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prism_nb.core import fileio
-from prism_nb.core.config import default_runs_dir, merge, short_hash
+from prism_nb.core.config import absolute_path, default_runs_dir, merge, short_hash
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import recorded_environment
 from prism_nb.core.run import Run, check_name
@@ -225,11 +225,11 @@ def import_images(
         PrismError: A unit failed; finished ones are kept, and the same call continues.
     """
     check_name(run_name)
-    folder = (Path(runs_dir) if runs_dir else default_runs_dir()) / run_name
+    folder = (absolute_path(runs_dir) if runs_dir else default_runs_dir()) / run_name
     is_new = not (folder / "config.yaml").is_file()
     where: dict[str, Any] = {"run_name": run_name, "runs_dir": runs_dir}
     where["preset"] = preset if is_new else None
-    source = Path(path).absolute()
+    source = absolute_path(path)
     recipe = {"base": "imported", "source": str(source), **({"resize": True} if resize else {})}
     wanted = _with_method(load_run(**where).settings, changes or {}, method, recipe)
     if is_new and "ipc" not in wanted:

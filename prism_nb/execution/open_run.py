@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb.core.config import (
+    absolute_path,
     build_settings,
     default_runs_dir,
     load_settings,
@@ -69,7 +70,7 @@ def load_run(
     if name is None:
         raise UsageError("name a run or a preset")
     check_name(name)
-    path = (Path(runs_dir).absolute() if runs_dir else default_runs_dir()) / name
+    path = (absolute_path(runs_dir) if runs_dir else default_runs_dir()) / name
     if preset is not None:
         settings = load_settings(preset, changes)
         from prism_nb.data.registry import with_dataset_hash

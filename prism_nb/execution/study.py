@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from prism_nb.core import fileio
 from prism_nb.core.config import (
+    absolute_path,
     build_settings,
     default_runs_dir,
     merge,
@@ -243,7 +244,7 @@ class StudyFolder:
         """
         loaded, name = load_study(study), name or Path(study).stem
         check_name(name)
-        runs = Path(runs_dir).absolute() if runs_dir else default_runs_dir()
+        runs = absolute_path(runs_dir) if runs_dir else default_runs_dir()
         folder = cls(runs / name, loaded, study)
         folder._check_same_study()
         return folder

@@ -48,6 +48,26 @@ def test_a_missing_run_is_refused_with_the_nearest(run: Run) -> None:
         Run.open(run.path.parent / "digit_demo")
 
 
+def test_images_that_move_with_the_run_are_found(tmp_path: Path) -> None:
+    images = tmp_path / "here" / "images"
+    images.mkdir(parents=True)
+    begun = Run.create(tmp_path / "here/clone/r", quick(dataset="folder", data_dir=str(images)))
+    (tmp_path / "here").rename(tmp_path / "there")
+    for _ in range(2):
+        moved = Run.open(tmp_path / "there/clone/r")
+        assert moved.settings.data_dir == str(tmp_path / "there/images")
+        Run.create(moved.path, moved.settings)
+    Run.create(moved.path, moved.settings.model_copy(update={"seed": 7}))
+    (tmp_path / "there").rename(tmp_path / "anywhere")
+    moved = Run.open(tmp_path / "anywhere/clone/r")
+    assert moved.settings.data_dir == str(tmp_path / "anywhere/images")
+    (tmp_path / "anywhere/images").rename(tmp_path / "gone")
+    assert Run.open(moved.path).settings.data_dir == str(tmp_path / "there/images")
+    images.mkdir(parents=True)
+    (tmp_path / "anywhere/clone").rename(tmp_path / "here/clone")
+    assert Run.open(begun.path).settings.data_dir == str(images)
+
+
 @pytest.mark.parametrize("name", [".hidden", "-dash", "größe", "a:b", "a\nb", "x" * 101])
 def test_unsafe_names_are_refused(tmp_path: Path, settings: Settings, name: str) -> None:
     with pytest.raises(UsageError, match="use letters, digits, dot, dash and underscore"):
