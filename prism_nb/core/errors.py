@@ -15,6 +15,10 @@ class PrismError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        # Names of files that are not UTF-8 could be sent neither to a notebook nor to a log.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
     def _render_traceback_(self) -> list[str]:
         """Make IPython show the message instead of a stack trace."""
         return [f"{type(self).__name__}: {self}"]

@@ -38,7 +38,7 @@ class StrictModel(BaseModel):
         """
         try:
             # Through JSON, where strict mode accepts a list for a tuple but no text for a number.
-            text = json.dumps(values)
+            text = json.dumps(values, ensure_ascii=False).encode("utf-8")
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{where}: {error}; use numbers, text, lists and dicts only") from None
         try:

@@ -1,5 +1,7 @@
 """Suggestions for mistyped names, and first differences of lists."""
 
+import os
+
 from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
 
 
@@ -18,3 +20,8 @@ def test_the_first_difference_of_lists() -> None:
 
 def test_wrong_requests_and_failures_exit_differently() -> None:
     assert (PrismError.exit_code, UsageError.exit_code) == (1, 2)
+
+
+def test_a_name_that_is_not_utf_8_can_be_shown() -> None:
+    shown = str(UsageError(f"caf\xe9 {os.fsdecode(bytes([0x63, 0xE9]))} is missing"))
+    assert shown == "caf\xe9 c\\udce9 is missing"
