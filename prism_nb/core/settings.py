@@ -182,7 +182,8 @@ class Settings(StrictModel):
     )
 
     data_dir: Annotated[str | None, SOURCE] = Field(
-        None, description="the dataset's folder, relative to the working directory"
+        None,
+        description="the dataset's folder, from the working directory; may have `~` and `$NAME`",
     )
     class_list: Annotated[Names, SOURCE] = Field(
         (),
@@ -191,6 +192,10 @@ class Settings(StrictModel):
     )
     download: Annotated[bool, SOURCE] = Field(
         False, description="download a dataset that torchvision provides"
+    )
+    skip_damaged: Annotated[bool, SOURCE] = Field(
+        False,
+        description="leave out image files that cannot be decoded; all are tried once, before work",
     )
 
     holdout_networks: Annotated[Names, SQUEEZE, EXTENDS] = Field(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,6 +132,7 @@ class DatasetConfig:
         data_dir: Its folder; None for one that comes with the kit.
         class_list: Folder names of the classes to take, in order; empty: all.
         download: Whether torchvision may fetch it.
+        skip_damaged: Whether image files that cannot be decoded are left out.
     """
 
     name: str
@@ -137,6 +140,7 @@ class DatasetConfig:
     data_dir: Path | None = None
     class_list: tuple[str, ...] = ()
     download: bool = False
+    skip_damaged: bool = False
     progress: bool = field(default=True, compare=False)
 
     @classmethod
@@ -148,6 +152,7 @@ class DatasetConfig:
             data_dir=Path(settings.data_dir).absolute() if settings.data_dir else None,
             class_list=settings.class_list,
             download=settings.download,
+            skip_damaged=settings.skip_damaged,
             progress=settings.progress,
         )
 
@@ -158,12 +163,27 @@ class DatasetConfig:
                 f"dataset {self.name} needs data_dir, the folder that holds its images; "
                 "set it in the preset, or by --set data_dir=PATH"
             )
-        if not self.data_dir.is_dir():
+        if not is_folder(self.data_dir):
             raise UsageError(
                 f"data_dir {self.data_dir} is no folder; name the folder that holds the images of "
                 f"dataset {self.name}"
             )
         return self.data_dir
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder; see `check_link`."""
+    check_link(path)
+    return path.is_dir()
+
+
+def check_link(path: Path) -> None:
+    """Refuse a link whose target is away, which may be a whole class."""
+    if path.is_symlink() and not path.exists():
+        raise UsageError(
+            f"{path} is a link to {path.readlink()}, which is not there; mount the disk or share "
+            "that holds it, or remove the link"
+        )
 
 
 def choose_classes(
@@ -172,20 +192,36 @@ def choose_classes(
     """Return the classes of `class_list`, or all that are available if it is empty.
 
     Raises:
-        UsageError: A listed class is not available, or there is none at all.
+        UsageError: A listed class is not available, or named in another encoding than UTF-8.
     """
-    if not available:
-        raise UsageError(
-            f"{where} holds no class folders; data_dir must hold train/<class>/<image> and "
-            "val/<class>/<image>"
-        )
+    class_list = spelled_as(class_list, available)
     unknown = [name for name in class_list if name not in available]
+    twice = [name for name, count in Counter(class_list).items() if count > 1]
+    if twice:
+        raise UsageError(f"class_list names one class twice, in two spellings: {twice[0]!a}")
     if unknown:
         raise UsageError(
             f"class_list: {len(unknown)} of {len(class_list)} names are not among {where}, "
             f"e.g. {unknown[0]!r}; {suggest(unknown[0], available)}"
         )
-    return tuple(class_list or available)
+    chosen = tuple(class_list or available)
+    for name in chosen:
+        if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+            raise UsageError(
+                f"the name of the class folder {name!r} in {where} is not UTF-8; rename it (in "
+                "every split), or leave it out by class_list"
+            )
+    return chosen
+
+
+def spelled_as(names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return names as they are spelled among the available ones.
+
+    Unicode has two spellings of letters such as é, which look alike: macOS and others differ.
+    """
+    composed = {unicodedata.normalize("NFC", name): name for name in available}
+    spelling = composed | {name: name for name in available}
+    return [spelling.get(n) or composed.get(unicodedata.normalize("NFC", n), n) for n in names]
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:

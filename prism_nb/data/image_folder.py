@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from prism_nb.data.dataset import (
     Split,
     channel_statistics,
     choose_classes,
+    is_folder,
+    spelled_as,
 )
 from prism_nb.data.image_io import (
     IMAGENET_MARGIN,
@@ -26,10 +29,20 @@ from prism_nb.data.image_io import (
     open_memmap,
     read_images,
 )
-from prism_nb.data.index import DatasetLayout, ImageDir, ReadLayout, class_infos, open_index
+from prism_nb.data.index import (
+    DatasetLayout,
+    ImageDir,
+    ReadLayout,
+    class_infos,
+    is_image_name,
+    is_litter,
+    open_index,
+)
 
 TRAIN = "train"
 _HELD_OUT = ("val", "validation", "test")
+_INNER = "images"  # of the class folders of Tiny-ImageNet
+_SEARCHED = 500  # the most folders that are searched for one that was not given
 _SAMPLE = 2000  # training images that mean and deviation are measured on
 _CHUNK = 200
 _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"}
@@ -37,25 +50,80 @@ _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"
 
 def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<class>/*` and the first of val, validation and test likewise."""
-    classes = choose_classes(class_folders(root / TRAIN), class_list, where=root / TRAIN)
-    held_out = next((name for name in _HELD_OUT if (root / name).is_dir()), None)
+    classes = choose_classes(train_folders(root), class_list, where=root / TRAIN)
+    held_out = next((name for name in _HELD_OUT if is_folder(root / name)), None)
     if held_out is None:
         raise UsageError(
             f"{root} has no folder of held-out images; name it val, validation or test"
         )
-    return DatasetLayout(classes, class_dirs(TRAIN, classes), class_dirs(held_out, classes))
+    dirs = [class_dirs(root, split, classes) for split in (TRAIN, held_out)]
+    return DatasetLayout(classes, dirs[0], dirs[1])
+
+
+def train_folders(root: Path) -> list[str]:
+    """Return the names of the classes' folders in `train`, sorted.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = class_folders(root / TRAIN)
+    if not found:
+        place = _folder_of_train(root)
+        hint = f"; set data_dir to {place}, which has a folder {TRAIN}" if place else ""
+        raise UsageError(
+            f"{root / TRAIN} holds no class folders, but data_dir must hold train/<class>/<image> "
+            f"and val/<class>/<image>{hint}"
+        )
+    return found
+
+
+def _folder_of_train(root: Path) -> Path | None:
+    """Return a folder above or below a dataset's that holds images in `train`, else None."""
+    places = [root.parent, root]
+    for place in places:  # which grows, so that the nearest come first
+        with suppress(OSError, UsageError):
+            first = class_folders(place / TRAIN)[:1]
+            inside = [path.name for name in first for path in (place / TRAIN / name).iterdir()]
+            if any(is_image_name(name) or name == _INNER for name in inside):
+                return place
+            if place != root.parent and len(places) < _SEARCHED:
+                places += [place / name for name in class_folders(place)]
+    return None
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of visible folders, sorted."""
-    if not folder.is_dir():
+    """Return the names of visible folders, sorted, with links to folders that are away."""
+    if not is_folder(folder):
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and (path.is_dir() or not path.exists())
+    )
 
 
-def class_dirs(folder: str, classes: Sequence[str], inner: str = "") -> list[ImageDir]:
-    """Return a folder of images per class; `inner`, e.g. "/images", is the end of its path."""
-    return [ImageDir(f"{folder}/{name}{inner}", label) for label, name in enumerate(classes)]
+def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]:
+    """Return the folder of each class's images in a split.
+
+    That is `<class>`, or `<class>/images` as in Tiny-ImageNet.
+
+    Raises:
+        UsageError: A class has images in both.
+    """
+    dirs = []
+    for label, name in enumerate(spelled_as(classes, class_folders(root / split))):
+        folder = f"{split}/{name}"
+        if (root / folder / _INNER).is_dir():
+            names = [path.name for path in (root / folder).iterdir()]
+            beside = [name for name in names if is_image_name(name) and not is_litter(name)]
+            if beside:
+                raise UsageError(
+                    f"{root / folder} holds images, e.g. {beside[0]}, beside its folder {_INNER}; "
+                    "move them into one of the two, and remove the other"
+                )
+            folder += f"/{_INNER}"
+        dirs.append(ImageDir(folder, label))
+    return dirs
 
 
 class ImageFolder(ImageDataset):

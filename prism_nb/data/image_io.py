@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,26 +12,31 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
-from prism_nb.data.dataset import ImageDataset
+from prism_nb.data.dataset import ImageDataset, check_link
 
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
-# What Pillow raises on files that are damaged, truncated, no image at all or absurdly large.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+DECODE_ERRORS = Exception  # Pillow raises almost anything on files that are damaged or no images
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of at most 8 bits per channel
 _CHUNK = 256  # images decoded between two writes
+
+
+class DamagedImageError(PrismError):
+    """An image file that is readable, but cannot be decoded."""
 
 
 def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.ndarray:
@@ -44,17 +48,29 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
         margin: Shorter side before the centre crop, divided by `size`; at least 1.
 
     Raises:
-        PrismError: The file cannot be read or decoded; it is named.
+        PrismError: The file cannot be read or, a DamagedImageError, decoded; it is named.
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(resize_center_crop(to_rgb(upright), size, margin))
+            return np.asarray(resize_center_crop(to_rgb(_upright(image)), size, margin))
     except DECODE_ERRORS as error:
-        raise PrismError(
+        check_link(path)
+        is_away = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        raise (PrismError if is_away else DamagedImageError)(
             f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
-            "began, or repair or remove it and begin another run"
+            "began, or repair or remove it and begin another run (skip_damaged leaves all such "
+            "files out)"
         ) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as EXIF asks for; what else is in EXIF may be broken."""
+    image.load()  # PNG may hold EXIF behind the pixels
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DECODE_ERRORS:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGIN) -> Tensor:
@@ -68,6 +84,22 @@ def read_images(paths: Sequence[Path], size: int, margin: float = IMAGENET_MARGI
         for row, image in enumerate(threads.map(decode, paths)):
             pixels[row] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def are_whole(paths: Sequence[Path], *, progress: bool) -> list[bool]:
+    """Return whether each image file can be decoded; one that cannot be read is an error."""
+
+    def is_whole(path: Path) -> bool:
+        try:
+            read_image(path, 8, 1.0)
+        except DamagedImageError:
+            return False
+        return True
+
+    starts = range(0, len(paths), _CHUNK)
+    bar = tqdm(starts, "trying all images", disable=not progress, mininterval=2, leave=False)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return [each for at in bar for each in threads.map(is_whole, paths[at : at + _CHUNK])]
 
 
 def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Tensor:

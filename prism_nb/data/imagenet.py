@@ -13,12 +13,19 @@ from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import read_lines
 from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset, Split, choose_classes
-from prism_nb.data.image_folder import TRAIN, ImageFolder, class_dirs, class_folders
+from prism_nb.data.image_folder import (
+    TRAIN,
+    ImageFolder,
+    class_dirs,
+    class_folders,
+    train_folders,
+)
 from prism_nb.data.index import DatasetLayout, ImageDir, class_infos, imagenet_wnids
 
 IMAGENET_CHANNELS: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _VAL, _TINY_VAL, _TINY_LIST = "val", "val/images", "val/val_annotations.txt"
-_VAL_LISTS = ("val_classes.txt", "LOC_val_solution.csv")  # the latter is Kaggle's
+# The latter is Kaggle's, whose archive has it three folders above `val`.
+_VAL_LISTS = ("val_classes.txt", "LOC_val_solution.csv", "../../../LOC_val_solution.csv")
 _LINE = re.compile(r"(\w+)(?:\.JPEG)?[\s,]+(n\d{8})\b")  # name of an image, and its wnid
 
 
@@ -64,7 +71,7 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     Raises:
         UsageError: A folder, a class or that list is missing, or there are other classes.
     """
-    train = class_folders(root / TRAIN)
+    train = train_folders(root)
     classes = choose_classes(train, class_list, where=root / TRAIN)
     differing = sorted(set(train) ^ set(imagenet_wnids()))
     if differing and not class_list:
@@ -73,9 +80,9 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
             f"thousand, e.g. in {differing[0]!r}; add or remove it, choose classes by class_list, "
             "or use dataset folder"
         )
-    dirs = class_dirs(TRAIN, classes)
+    dirs = class_dirs(root, TRAIN, classes)
     if class_folders(root / _VAL):
-        return DatasetLayout(classes, dirs, class_dirs(_VAL, classes))
+        return DatasetLayout(classes, dirs, class_dirs(root, _VAL, classes))
     found = next((name for name in _VAL_LISTS if (root / name).is_file()), None)
     if found is None:
         raise UsageError(
@@ -92,9 +99,18 @@ def tiny_imagenet(config: DatasetConfig) -> ImageDataset:
 
 
 def tiny_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
-    """Read `train/<wnid>/images/*`, and `val/images/*` with `val/val_annotations.txt`."""
-    classes = choose_classes(class_folders(root / TRAIN), class_list, where=root / TRAIN)
-    dirs = class_dirs(TRAIN, classes, "/images")
+    """Read `train/<wnid>/images/*`, and `val/images/*` with `val/val_annotations.txt`.
+
+    Held-out images that were sorted into `val/<wnid>` are read from there, unless some of them
+    are left in `val/images`. The folders `images` of single classes may be missing.
+    """
+    classes = choose_classes(train_folders(root), class_list, where=root / TRAIN)
+    dirs = class_dirs(root, TRAIN, classes)
+    unsorted = root / _TINY_VAL
+    if set(class_folders(root / _VAL)) - {unsorted.name} and not (
+        unsorted.is_dir() and any(unsorted.iterdir())
+    ):
+        return DatasetLayout(classes, dirs, class_dirs(root, _VAL, classes))
     val = _listed_dir(_TINY_VAL, root / _TINY_LIST, classes)
     return DatasetLayout(classes, dirs, [val], (_TINY_LIST,))
 

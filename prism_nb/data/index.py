@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -18,7 +19,15 @@ import numpy as np
 from prism_nb.core import fileio
 from prism_nb.core.config import default_cache_dir, short_hash
 from prism_nb.core.errors import UsageError
-from prism_nb.data.dataset import SPLITS, ClassInfo, DatasetConfig, Split
+from prism_nb.data.dataset import (
+    SPLITS,
+    ClassInfo,
+    DatasetConfig,
+    Split,
+    check_link,
+    is_folder,
+)
+from prism_nb.data.image_io import are_whole
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
@@ -86,14 +95,14 @@ def open_index(config: DatasetConfig, read_layout: ReadLayout) -> Index:
         UsageError: The tree is not in order.
     """
     root = config.folder()
-    key = short_hash([config.name, str(root), config.class_list])
+    key = short_hash([config.name, str(root), config.class_list, *["whole"] * config.skip_damaged])
     path = default_cache_dir() / "index" / f"{key}.npz"
     cached = _load(path, root)
     if cached is not None:
         return cached
     layout = read_layout(root, config.class_list)
     mtimes = _mtimes(root, _sources(layout))  # before the scan: a later change is noticed
-    index = _scan(root, layout)
+    index = _scan(root, layout, config)
     _save(path, index, mtimes)
     return index
 
@@ -101,12 +110,14 @@ def open_index(config: DatasetConfig, read_layout: ReadLayout) -> Index:
 # -- scanning --------------------------------------------------------------------------------
 
 
-def _scan(root: Path, layout: DatasetLayout) -> Index:
+def _scan(root: Path, layout: DatasetLayout, config: DatasetConfig) -> Index:
     splits: dict[Split, SplitIndex] = {
         "train": _index_split(root, layout.train),
         "val": _index_split(root, layout.val),
     }
     for split, part in splits.items():
+        if config.skip_damaged:
+            part = splits[split] = _without_damaged(root, part, progress=config.progress)
         counts = np.bincount(part.labels, minlength=len(layout.classes))
         empty = [name for name, count in zip(layout.classes, counts, strict=True) if not count]
         if empty:
@@ -134,19 +145,34 @@ def _index_split(root: Path, dirs: Sequence[ImageDir]) -> SplitIndex:
     )
 
 
+def _without_damaged(root: Path, part: SplitIndex, *, progress: bool) -> SplitIndex:
+    """Return the images that can be decoded; a warning tells how many cannot."""
+    whole = np.array(are_whole(part.paths(root, range(len(part.files))), progress=progress), bool)
+    if not whole.all():
+        first = part.paths(root, np.flatnonzero(~whole)[:1])[0]
+        warnings.warn(
+            f"{(~whole).sum()} images of {len(whole)} cannot be decoded and are left out, e.g. "
+            f"{first}",
+            stacklevel=2,
+        )
+    return SplitIndex(*(array[whole] for array in part))
+
+
 def _list_images(folder: Path) -> dict[str, int]:
     """Return the bytes of each image of a folder, by name and in order of names."""
     sizes: dict[str, int] = {}
-    if not folder.is_dir():
+    if not is_folder(folder):
         return sizes
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_litter(entry.name):
                 continue
             if not (is_image_name(entry.name) and entry.is_file()):
+                check_link(Path(entry))
                 raise UsageError(
-                    f"{entry.path} is no .jpg, .jpeg, .png or .webp file; move it away (only "
-                    "hidden files, Thumbs.db, desktop.ini and *.txt are ignored)"
+                    f"{entry.path} is {'a folder and ' if entry.is_dir() else ''}no .jpg, .jpeg, "
+                    ".png or .webp file; move it away (only hidden files, Thumbs.db, desktop.ini "
+                    "and *.txt are ignored)"
                 )
             sizes[entry.name] = entry.stat().st_size
     return dict(sorted(sizes.items()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +76,8 @@ def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "val/cat"), (), "1 of 4 classes have no val .*'cat'"),
         (lambda root: [p.unlink() for p in (root / "train/cat").iterdir()], (), "no train .*'cat'"),
         (lambda root: (root / "val/cat/film.mp4").touch(), (), r"cat/film\.mp4 is no .jpg"),
-        (lambda root: (root / "train/cat/images").mkdir(), (), r"train/cat/images is no .jpg"),
+        (lambda root: (root / "val/cat/a.jpg").mkdir(), (), r"cat/a\.jpg is a folder and no .jpg"),
+        (lambda root: (root / "val/cat/images").mkdir(), (), r"val/cat holds images, e.g. cat_\d"),
         (lambda root: None, ("cat", "bee8"), "1 of 2 names .*did you mean 'bee9'"),
     ],
 )
@@ -138,3 +141,83 @@ def test_a_damaged_image_is_named_and_nothing_cached(tree: Path, tmp_path: Path)
     with pytest.raises(PrismError, match=r"cat_1\.png"):
         dataset.cache("train")
     assert cached_sizes(tmp_path) == []
+
+
+# -- names and links -------------------------------------------------------------------------
+
+
+def test_a_class_folder_that_is_not_utf_8_is_refused_unless_left_out(tree: Path) -> None:
+    latin = os.fsdecode("caf\xe9".encode("latin-1"))
+    for split in ("train", "val"):
+        (tree / split / "cat").rename(tree / split / latin)
+    with pytest.raises(UsageError, match=r"class folder 'caf\\udce9' in .*train is not UTF-8"):
+        open_tree(tree)
+    assert len(open_tree(tree, "bee9", "Ant").classes) == 2
+
+
+def test_letters_match_in_both_of_their_unicode_forms(tree: Path) -> None:
+    one, other = (unicodedata.normalize(form, "\xe9l\xe8ve") for form in ("NFC", "NFD"))
+    assert one != other
+    (tree / "train" / "cat").rename(tree / "train" / one)
+    (tree / "val" / "cat").rename(tree / "val" / other)
+    for spelling in (one, other):
+        dataset = open_tree(tree, "Ant", spelling)
+        assert dataset.classes[1].folder == one
+        assert dataset.labels("val").tolist() == [0, 0, 1, 1]
+    with pytest.raises(UsageError, match="names one class twice"):
+        open_tree(tree, one, other)
+
+
+@pytest.mark.parametrize("link", ["train/cat", "val/cat", "train/cat/cat_1.png", "val", "."])
+def test_a_link_to_a_disk_that_is_away_is_named(tree: Path, link: str) -> None:
+    disk = tree.parent / "disk"
+    (tree / link).rename(disk)
+    (tree / link).symlink_to(disk)
+    if link == "val":
+        shutil.copytree(disk, tree / "test")  # not to be taken in its place
+    assert open_tree(tree).labels("val").tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    disk.rename(tree.parent / "away")
+    with pytest.raises(UsageError, match=rf"{tree / link} is a link to {disk}, which is not there"):
+        open_tree(tree).images("train", range(12))
+    if link.endswith("/cat"):
+        assert len(open_tree(tree, "Ant", "bee9").classes) == 2
+
+
+@pytest.mark.parametrize("name", ["a b", "#1", "-rf", "100%", "it's", 'say "x"', "two\nlines"])
+def test_class_folders_may_have_any_name(tree: Path, name: str) -> None:
+    for split in ("train", "val"):
+        (tree / split / "cat").rename(tree / split / name)
+        (tree / split / name / "cat_1.png").rename(tree / split / name / f"{'x' * 251}.png")
+    dataset = open_tree(tree, name, "Ant")
+    assert dataset.classes[0].folder == name
+    assert dataset.images("train", [0, 1, 2]).shape == (3, 3, 16, 16)
+
+
+@pytest.mark.parametrize("given", ["..", "../..", "train", "val"])
+def test_the_folder_that_was_meant_is_named(tmp_path: Path, given: str) -> None:
+    root = make_tree(tmp_path / "x/ILSVRC/Data/CLS-LOC", ("n1", "n2"))
+    (tmp_path / "x/ILSVRC/Annotations/CLS-LOC/train/n1").mkdir(parents=True)
+    with pytest.raises(UsageError, match=rf"set data_dir to {root}, which"):
+        open_tree((root / given).resolve())
+
+
+def test_damaged_images_are_left_out_on_request(tree: Path) -> None:
+    (tree / "train/cat/cat_1.png").write_bytes(b"")
+    (tree / "train/bee9/bee9_0.png").write_bytes((tree / "val/cat/cat_0.png").read_bytes()[:300])
+    config = DatasetConfig("folder", 16, tree, skip_damaged=True, progress=False)
+    with pytest.warns(UserWarning, match=r"2 images of 12 cannot .*bee9_0\.png"):
+        dataset = ImageFolder(config)
+    assert dataset.labels("train").tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    again = ImageFolder(config)  # from the index
+    assert again.images("train", range(10)).shape == (10, 3, 16, 16)
+    assert again.content_hash == dataset.content_hash
+    with pytest.raises(PrismError, match="skip_damaged"):
+        open_tree(tree)
+    for path in (tree / "train/cat").iterdir():
+        path.unlink()
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="4 images of 12"),
+        pytest.raises(UsageError, match="no train image .*'cat'"),
+    ):
+        ImageFolder(config)

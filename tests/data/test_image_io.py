@@ -133,6 +133,32 @@ def test_a_broken_exif_block_costs_no_image(
     assert read_image(path, 12).shape == (12, 12, 3)
 
 
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "tail"),
+    [
+        (0x013C, 5, 1, struct.pack("<II", 1, 2)),  # HostComputer as a fraction
+        (0x0115, 2, 6, b"three\0"),  # SamplesPerPixel as text
+        (0x0132, 3, 1, b""),  # DateTime as a number
+        (0x8825, 4, 1, b""),  # GPS data behind the end
+        (0x9000, 13, 9, b""),
+        (0x011A, 5, 2**30, b""),
+    ],
+)
+@pytest.mark.parametrize("prefix", [b"Exif\0\0", b"Exif\0\0Exif\0\0"])
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_image_is_turned_whatever_else_exif_holds(
+    tmp_path: Path, tag: int, kind: int, count: int, tail: bytes, prefix: bytes, suffix: str
+) -> None:
+    turn = struct.pack("<HHIHH", _ORIENTATION, 3, 1, 6, 0)
+    other = struct.pack("<HHII", tag, kind, count, 38)
+    exif = prefix + b"II*\0\x08\0\0\0\x02\0" + turn + other + bytes(4) + tail
+    path = tmp_path / f"a.{suffix}"
+    picture(9, 24, 16).save(path, exif=exif, lossless=True)
+    stored = np.asarray(Image.open(path).convert("RGB"))
+    assert (read_image(path, 14) == literal(_TURNS[6](stored), 14)).all()
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
 def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data.imagenet_info import ImageNetInfo
 
 from prism_nb.core.errors import UsageError
-from prism_nb.data.dataset import DatasetConfig, ImageDataset
+from prism_nb.data.dataset import SPLITS, DatasetConfig, ImageDataset
 from prism_nb.data.image_io import read_images
 from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
 from tests.helpers.image_trees import age, make_tree, picture
@@ -58,6 +58,15 @@ def test_flat_images_get_their_class_from_either_list(flat: Path, kaggle: bool) 
     assert (dataset.mean, dataset.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     paths = [flat / "val" / file_name(number) for number in FLAT]
     assert torch.equal(dataset.images("val", range(5)), read_images(paths, 16))
+
+
+def test_kaggles_list_is_found_where_its_archive_has_it(flat: Path) -> None:
+    write_list(flat, kaggle=True)
+    root = flat.parent / "kaggle" / "ILSVRC" / "Data" / "CLS-LOC"
+    root.parent.mkdir(parents=True)
+    flat.rename(root)
+    (root / "LOC_val_solution.csv").rename(flat.parent / "kaggle" / "LOC_val_solution.csv")
+    assert opened(root).labels("val").tolist() == list(FLAT.values())
 
 
 def test_a_subset_leaves_other_flat_images_out(flat: Path) -> None:
@@ -155,6 +164,46 @@ def test_a_class_list_of_tiny_imagenet_leaves_the_rest_out(tiny: Path) -> None:
     dataset = open_tiny(tiny, WNIDS[1], WNIDS[2])
     assert dataset.labels("val").tolist() == [1, 0, 0]
     assert dataset.labels("train").tolist() == [0, 0, 1, 1]
+
+
+def pixels_by_class(dataset: ImageDataset) -> torch.Tensor:
+    return torch.cat(
+        [
+            dataset.images(split, dataset.class_indices(split, info.index).tolist())
+            for split in SPLITS
+            for info in dataset.classes
+        ]
+    )
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+@pytest.mark.parametrize("left", ["nothing", "list", "list and folder", "all"])
+def test_tiny_imagenet_may_be_sorted_by_class(tiny: Path, inner: str, left: str) -> None:
+    before, images = pixels_by_class(open_tiny(tiny)), tiny / "val" / "images"
+    for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split()[:2]
+        folder = tiny / "val" / wnid / inner
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / name, folder / name)
+        if left != "all":
+            (images / name).unlink()
+    if left in {"nothing", "list"}:
+        images.rmdir()
+    if left == "nothing":
+        (tiny / "val" / "val_annotations.txt").unlink()
+    if not inner:
+        for folder in (tiny / "train").glob("*/images"):
+            for path in folder.iterdir():
+                path.rename(folder.parent / path.name)
+            folder.rmdir()
+    assert torch.equal(pixels_by_class(open_tiny(tiny)), before)
+
+
+def test_a_sort_that_was_interrupted_is_refused(tiny: Path) -> None:
+    (tiny / "val" / WNIDS[2]).mkdir()
+    (tiny / "val/images/val_0.JPEG").rename(tiny / "val" / WNIDS[2] / "val_0.JPEG")
+    with pytest.raises(UsageError, match=r"1 images are either in .*val_0\.JPEG"):
+        open_tiny(tiny)
 
 
 def test_tiny_imagenet_needs_its_list(tiny: Path) -> None:
