@@ -79,8 +79,8 @@ def write_error(path: Path, error: OSError) -> PrismError:
     remedy = "copy the run to" if error.errno in _READ_ONLY else "free some space or choose"
     return PrismError(
         f"cannot write {path}: {error.strerror or error}; {remedy} a folder that you may write to "
-        "(runs_dir, or PRISM_CACHE for the cache of datasets); run the same command again, "
-        "finished work is kept"
+        "(--runs-dir or PRISM_RUNS for runs, PRISM_CACHE for the cache of datasets); run the same "
+        "command again, finished work is kept"
     )
 
 
@@ -112,7 +112,7 @@ def append_line(path: Path, text: str) -> None:
             unfinished = file.read(1) not in {b"", b"\n"}
             file.write((("\n" if unfinished else "") + text + "\n").encode("utf-8"))
     except OSError as error:
-        raise PrismError(f"cannot write {path}: {error.strerror or error}") from error
+        raise write_error(path, error) from error
 
 
 @contextlib.contextmanager

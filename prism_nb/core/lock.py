@@ -146,8 +146,7 @@ class Lease:
             if not self._create():
                 self._take_over()
         except OSError as error:
-            what = error.strerror or error
-            raise PrismError(f"cannot write to {self._path.parent}: {what}") from error
+            raise fileio.write_error(self._path, error) from error
         self._heartbeat.start()
         return self
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +31,8 @@ _TURNS = {  # by EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Limits of the texts in a PNG, which may be megabytes (EXIF, XMP, workflows) around sound pixels.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 _PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "CMYK"}  # of at most 8 bits per channel
 _CHUNK = 256  # images decoded between two writes
 
@@ -55,8 +57,11 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
             return np.asarray(resize_center_crop(to_rgb(_upright(image)), size, margin))
     except DECODE_ERRORS as error:
         check_link(path)
-        is_away = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
-        raise (PrismError if is_away else DamagedImageError)(
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise PrismError(
+                f"image {path} cannot be read: {error}; run the same command again once it can"
+            ) from None
+        raise DamagedImageError(
             f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
             "began, or repair or remove it and begin another run (skip_damaged leaves all such "
             "files out)"

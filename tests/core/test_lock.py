@@ -176,7 +176,7 @@ def test_one_of_many_takes_over(path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PrismError, match=f"cannot write to {tmp_path / 'file'}"):
+    with pytest.raises(PrismError, match=f"cannot write {tmp_path / 'file'}"):
         lease_of(tmp_path / "file" / "x.json").__enter__()
 
 

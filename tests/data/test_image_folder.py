@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from prism_nb.core.errors import PrismError, UsageError
@@ -199,6 +202,15 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path, given: str) -> None:
     (tmp_path / "x/ILSVRC/Annotations/CLS-LOC/train/n1").mkdir(parents=True)
     with pytest.raises(UsageError, match=rf"set data_dir to {root}, which"):
         open_tree((root / given).resolve())
+
+
+def test_an_image_that_cannot_be_read_is_not_called_damaged(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    config = DatasetConfig("folder", 16, tree, skip_damaged=True, progress=False)
+    with pytest.raises(PrismError, match=r"_0\.png cannot be read: .*Input/output error"):
+        ImageFolder(config)
 
 
 def test_damaged_images_are_left_out_on_request(tree: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
@@ -157,6 +158,16 @@ def test_an_image_is_turned_whatever_else_exif_holds(
     picture(9, 24, 16).save(path, exif=exif, lossless=True)
     stored = np.asarray(Image.open(path).convert("RGB"))
     assert (read_image(path, 14) == literal(_TURNS[6](stored), 14)).all()
+
+
+def test_a_png_may_hold_megabytes_of_text(tmp_path: Path) -> None:
+    texts = PngInfo()
+    for place in range(3):
+        texts.add_text(f"workflow {place}", "x" * 3_000_000, zip=True)
+    picture(1, 20, 20).save(tmp_path / "plain.png")
+    picture(1, 20, 20).save(tmp_path / "texts.png", pnginfo=texts)
+    expected = read_image(tmp_path / "plain.png", 12)
+    assert (read_image(tmp_path / "texts.png", 12) == expected).all()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
