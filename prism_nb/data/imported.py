@@ -12,8 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from PIL import UnidentifiedImageError
@@ -178,17 +178,18 @@ def _walk(folder: Path) -> Iterator[str]:
         raise error
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        here = Path(place).resolve()
+        here = Path(place)
         folders[:] = [
             name
             for name in folders
-            if not (is_litter(name) or here.is_relative_to(Path(place, name).resolve()))
+            if not (is_litter(name) or here.resolve().is_relative_to((here / name).resolve()))
         ]
-        yield from (Path(place, name).relative_to(folder).as_posix() for name in files)
+        prefix = here.relative_to(folder).as_posix()
+        yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
 
 
 def _is_hidden(name: str) -> bool:
-    return any(is_litter(part) for part in PurePosixPath(name).parts if part != "..")
+    return any(part.strip(".") and is_litter(part) for part in name.split("/"))
 
 
 def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:
@@ -204,8 +205,8 @@ def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[st
     Raises:
         UsageError: There is no image, or a class has none, or what a folder means is not clear.
     """
-    paths = _image_paths(archive)
-    layout, index_of = _class_folders(archive, paths, classes)
+    images = _images(archive)
+    layout, index_of = _class_folders(archive, images, classes)
     folder_of: dict[int, str] = {}
     for folder, index in index_of.items():
         if folder_of.setdefault(index, folder) != folder:
@@ -214,10 +215,10 @@ def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[st
                 f"({classes[index].folder!r}); merge them, or take one of them away"
             )
     files: list[list[str]] = [[] for _ in classes]
-    for name in sorted(paths, key=lambda name: _order(paths[name].stem, layout)):
-        if (folder := paths[name].parent.name) in index_of:
+    for name in sorted(images, key=lambda name: _order(images[name].stem, layout)):
+        if (folder := images[name].folder) in index_of:
             files[index_of[folder]].append(name)
-    other = sorted({path.parent.name for path in paths.values()} - index_of.keys())
+    other = sorted({image.folder for image in images.values()} - index_of.keys())
     for info in classes:
         if not files[info.index]:
             raise UsageError(
@@ -229,6 +230,21 @@ def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[st
     return layout, files
 
 
+class _Image(NamedTuple):
+    place: str  # path of the folder of the class folders
+    folder: str  # name of the class folder
+    stem: str
+
+    @classmethod
+    def parse(cls, name: str) -> _Image:
+        """Take a file's name apart."""
+        parts = name.replace("\\", "/").split("/")  # in archives of Windows
+        *parents, file = (part for part in parts if part != ".")
+        if len(parents) > 1 and parents[-1] == "images":  # in each class folder of Tiny-ImageNet
+            parents.pop()
+        return cls("/".join(parents[:-1]), "".join(parents[-1:]), file.rpartition(".")[0])
+
+
 def _order(stem: str, layout: str) -> list[Any]:
     """Return what orders an image within its class."""
     if layout == _NAMED:
@@ -236,26 +252,25 @@ def _order(stem: str, layout: str) -> list[Any]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", stem))]
 
 
-def _image_paths(archive: ImageArchive) -> dict[str, PurePosixPath]:
-    """Return the paths of a set's images by name; their class folders lie in one folder."""
-    names = [name for name in archive.names if is_image_name(name)]
-    paths = {name: PurePosixPath(name.replace("\\", "/")) for name in names}  # Windows' archives
-    if not paths:
+def _images(archive: ImageArchive) -> dict[str, _Image]:
+    """Return a set's images by the names of their files; all class folders lie in one folder."""
+    images = {name: _Image.parse(name) for name in archive.names if is_image_name(name)}
+    if not images:
         held = next(((name, kind) for name in archive.names if (kind := _other_kind(name))), None)
         hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
         raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
-    for name, path in paths.items():
-        if path.parent.name == "images":  # within each class folder, as in Tiny-ImageNet
-            paths[name] = path.parent.with_name(path.name)
-    made = {n: path for n, path in paths.items() if path.parent.parent.name not in _HELD_OUT}
-    paths = made or paths
+    places = {image.place for image in images.values()}
+    places = {place for place in places if place.split("/")[-1] not in _HELD_OUT} or places
     # Pictures beside the class folders show the set, and are no part of it.
-    places = {path.parent.parent for path in paths.values()}
-    inside = {name: path for name, path in paths.items() if path.parent not in places}
-    examples = {path.parent.parent: name for name, path in inside.items()}
+    inside = {
+        name: image
+        for name, image in images.items()
+        if image.place in places and f"{image.place}/{image.folder}".lstrip("/") not in places
+    }
+    examples = {image.place: name for name, image in inside.items()}
     if len(examples) != 1:
         where = "at several places" if examples else "nowhere"
-        names = sorted(examples.values()) or sorted(paths)
+        names = sorted(examples.values()) or sorted(images)
         raise UsageError(
             f"{archive.path} holds class folders {where}, e.g. of {' and '.join(names[:2])}; name "
             "the folder of one set, in which each class has a folder of its own"
@@ -264,23 +279,23 @@ def _image_paths(archive: ImageArchive) -> dict[str, PurePosixPath]:
 
 
 def _class_folders(
-    archive: ImageArchive, paths: Mapping[str, PurePosixPath], classes: Sequence[ClassInfo]
+    archive: ImageArchive, images: Mapping[str, _Image], classes: Sequence[ClassInfo]
 ) -> tuple[str, dict[str, int]]:
     """Return how class folders are read, and the class index of each that is one of the run's."""
     by_name, stated = _by_name(classes), _stated_order(archive)
-    folders = sorted({path.parent.name for path in paths.values()})
+    folders = sorted({image.folder for image in images.values()})
     named = {f: by_name[text] for f in folders for text in _spellings(f) if text in by_name}
     numbers = {f: int(m[1] or m[2]) for f in folders if (m := _NUMBERED.fullmatch(f))}
     are_all_named = len(set(named.values())) == len(classes)
     if len(numbers) == len(folders) and (stated or not are_all_named):
         order = stated or _order_of_numbers(numbers, classes)
         index_of = {f: by_name.get(name) for f, n in numbers.items() for name in order[n : n + 1]}
-        for name, path in paths.items():
-            folder, number = path.parent.name, numbers[path.parent.name]
+        for name, image in images.items():
+            folder, number = image.folder, numbers[image.folder]
             is_other = not stated and folder in named and named[folder] != index_of.get(folder)
             if folder not in index_of or is_other:
                 raise _wrong_number(archive, name, number, len(order))
-            if _repeated(path) not in {None, number}:
+            if _repeated(image.stem) not in {None, number}:
                 raise UsageError(
                     f"{archive.path}: {name} is numbered as another class than its folder; put it "
                     "where it belongs, or fetch the set again"
@@ -288,15 +303,16 @@ def _class_folders(
         layout = f"numbered folders, in the order of {CLASSES_FILE}" if stated else _NUMBERS
         return layout, {folder: i for folder, i in index_of.items() if i is not None}
     if not are_all_named and len(named) <= len(numbers):
-        odd = next(path for path in paths.values() if path.parent.name not in numbers)
+        odd = next(name for name, image in images.items() if image.folder not in numbers)
         raise UsageError(
             f"{archive.path}: the folder of {odd} is no class of the dataset; name all folders "
             "as the classes, or number all from 0; "
-            + suggest(odd.parent.name, (info.folder for info in classes))
+            + suggest(images[odd].folder, (info.folder for info in classes))
         )
-    for name, path in paths.items():
-        folder, number = path.parent.name, numbers.get(path.parent.name, -1)
-        if folder.isdecimal() and number == _repeated(path) and named.get(folder, number) != number:
+    for name, image in images.items():
+        folder, number = image.folder, numbers.get(image.folder, -1)
+        is_other = folder.isdecimal() and named.get(folder, number) != number
+        if is_other and number == _repeated(image.stem):
             raise _wrong_number(archive, name, number, len(classes))
     return _NAMED, named
 
@@ -309,9 +325,9 @@ def _wrong_number(archive: ImageArchive, name: str, number: int, count: int) -> 
     )
 
 
-def _repeated(path: PurePosixPath) -> int | None:
+def _repeated(stem: str) -> int | None:
     """Return the class number in the name of an image of a numbered folder."""
-    found = re.match(r"class(\d+)_id|(\d{5,})_\d{4,}$", path.stem)
+    found = re.match(r"class(\d+)_id|(\d{5,})_\d{4,}$", stem)
     return int(found[1] or found[2]) if found else None
 
 
@@ -342,7 +358,7 @@ def _plain(name: str) -> str:
 
 def _stated_order(archive: ImageArchive) -> list[str] | None:
     """Return the class folders in the order of the set's numbers, where a file lists them."""
-    found = [name for name in archive.names if PurePosixPath(name).name == CLASSES_FILE]
+    found = [name for name in archive.names if name.split("/")[-1] == CLASSES_FILE]
     if not found:
         return None
     name = min(found, key=len)
