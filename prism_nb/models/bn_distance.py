@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from statistics import median
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prism_nb.core.errors import PrismError
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.teacher import Teacher
+from prism_nb.models.zoo import other_stems, set_stem, stem_of
 
 IMAGES = 64
 _LIMIT = 0.05  # see `distance_limits`
@@ -55,6 +59,38 @@ def bn_distance(teacher: Teacher, images: Tensor) -> float | None:
         shift = (mean - running.mean).square() / scale
         layers.append((ratio - 1 - ratio.log() + shift).mean() / 2)
     return float(torch.stack(layers).mean())
+
+
+def check_stem(teacher: Teacher, distance: float | None, images: Tensor) -> None:
+    """Check that images do not fit a network's weights much better with another stem.
+
+    A stem of another stride, or without its pooling layer, has the same weights.
+
+    Args:
+        teacher: The network.
+        distance: Its `bn_distance`.
+        images: The images that it was measured on.
+
+    Raises:
+        PrismError: Another stem's distance is less than `distance` by the factor of
+            `distance_limits`.
+    """
+    if distance is None or distance <= _LIMIT:
+        return
+    found = {}
+    for stem in other_stems(teacher.network):
+        other = copy.deepcopy(teacher)
+        set_stem(other.network, stem)
+        with suppress(RuntimeError):  # images are too small for its stride
+            found[stem] = bn_distance(other, images) or distance
+    best = min(found, key=found.__getitem__, default="")
+    if best and _FACTOR * found[best] < distance:
+        raise PrismError(
+            f"network {teacher.name!r}: the BN statistics of real images are {distance:.3f} away "
+            f"from those of its weights with the stem {stem_of(teacher.network)!r}, and "
+            f"{found[best]:.3f} with {best!r}, which they seem to be trained in: write "
+            f"`build: {{stem: {best}}}` into the YAML file beside the weights, or the present one"
+        )
 
 
 def distance_limits(distances: Mapping[str, float]) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import timm
 import torch
@@ -17,10 +17,25 @@ from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
-from prism_nb.models.weights import WeightsSpec, read_weights, resolve_weights
-from prism_nb.models.zoo import BuildOptions, build_network, head_tensors, load_weights
+from prism_nb.models.weights import (
+    WeightsSpec,
+    choose_weights,
+    metadata_path,
+    read_weights,
+    resolve_weights,
+)
+from prism_nb.models.zoo import (
+    BuildOptions,
+    build_network,
+    build_on_meta,
+    head_tensors,
+    is_small,
+    load_weights,
+    resolve_architecture,
+    stem_layers,
+    stem_of,
+)
 
-_COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, and it changes no result
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # older key names
 
 
@@ -83,17 +98,22 @@ def open_pretrained(
     spec = resolve_weights(name)
     preprocess = native_preprocess(name, dataset, resample=resample)
     size = preprocess.size
-    weights = read_weights(spec.file, hash_prefix=spec.hash_prefix)
-    weights = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in weights.items()}
+    tensors = read_weights(spec.file, hash_prefix=spec.hash_prefix, architecture=spec.architecture)
+    tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
     with seeded(0, torch.device("cpu")):
-        if spec.library == "timm":
-            weights = _as_timm_loads(spec, weights)
         head = head_tensors(spec.architecture, image_size=size, options=spec.build)
+        whole = build_on_meta(spec.architecture, classes=10, image_size=size, options=spec.build)
+        body = {key for key in whole.state_dict() if key not in head and not _is_counter(key)}
+        weights, part = choose_weights(spec, tensors, body)
+        if not body <= weights.keys() or spec.library == "timm":
+            outputs = spec.head or _head_size(spec, weights, head) or len(dataset.classes)
+            weights = _as_timm_loads(spec, weights, outputs)
         classes = tuple[str, ...]()
         if not gives_logits:
             weights = {key: value for key, value in weights.items() if key not in head}
         elif outputs := _head_size(spec, weights, head):
             classes = head_classes(spec, outputs, dataset)
+        spec = replace(spec, part=part, build=_with_stem(spec, weights, size, dataset))
         network = build_network(
             spec.architecture,
             classes=len(classes) or len(dataset.classes),
@@ -126,22 +146,105 @@ def _load(
     Raises:
         UsageError: They are of another architecture, or hold values that are not finite.
     """
-    own = network.state_dict().items()
-    whole = {key: value for key, value in own if key.endswith(_COUNTER)} | dict(weights)
-    try:
-        load_weights(network, whole, optional=optional)
-    except RuntimeError as error:
+    own = network.state_dict()
+    whole = {key: value for key, value in own.items() if _is_counter(key)} | dict(weights)
+    if differences := _differences(own, whole, optional):
+        conv = stem_layers(network)[0]
+        if differences.startswith(f"1 of another shape ('{conv}."):
+            remedy = (
+                "is the first layer another, e.g. for small images? Then tell its stem, e.g. "
+                f"`build: {{stem: small}}` in {metadata_path(spec.file)}; or {remedy}"
+            )
         raise UsageError(
-            f"weights {spec.file} are not of {spec.architecture!r}: "
-            f"{textwrap.shorten(str(error), 300)}; {remedy}"
-        ) from None
+            f"weights {spec.file} are not of {spec.architecture!r}: {differences}; {remedy}"
+        )
+    load_weights(network, whole, optional=optional)
     for key, value in whole.items():
-        if not bool(value.isfinite().all()):
+        if not bool(value.float().isfinite().all()):
             raise UsageError(
                 f"weights {spec.file} are damaged: {key} holds NaN or infinite values; fetch or "
                 "save them again"
             )
     return whole
+
+
+def _is_counter(key: str) -> bool:
+    """Return whether a name is of batch norm's counter, which old files lack and nobody needs."""
+    return key.endswith("num_batches_tracked")
+
+
+def _differences(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], optional: tuple[str, ...]
+) -> str:
+    """Return how the tensors of a file differ from a network's, in words; empty if they fit."""
+    missing = [key for key in own if key not in given and key not in optional]
+    unknown = [key for key in given if key not in own]
+    reshaped = [
+        f"{key!r} is {[*given[key].shape]}, not {[*value.shape]}"
+        for key, value in own.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    kinds = {
+        f"missing of {len(own)}": [*map(repr, missing)],
+        "not the network's": [*map(repr, unknown)],
+        "of another shape": reshaped,
+    }
+    return ", ".join(
+        f"{len(keys)} {kind} ({'first ' if keys[1:] else ''}{keys[0]})"
+        for kind, keys in kinds.items()
+        if keys
+    )
+
+
+def _with_stem(
+    spec: WeightsSpec, weights: Mapping[str, Tensor], size: int, dataset: ImageDataset
+) -> BuildOptions:
+    """Return the build arguments of weights, with their network's stem where it is not the usual.
+
+    `build_network` gives small images another stem than the library does. Weights run in the
+    network that they were trained in: published ones in the library's, those of this kit in that
+    of their size, others in the one that their shapes fit.
+
+    Args:
+        spec: The weights.
+        weights: Their tensors.
+        size: Side of the images that the network gets, in pixels.
+        dataset: The images, which are of the size of the training if no other is known.
+
+    Raises:
+        UsageError: Both stems fit.
+    """
+    trained = spec.preprocess.size if spec.preprocess else dataset.image_size
+    if "stem" in dict(spec.build) or not (is_small(size) or is_small(trained)):
+        return spec.build
+    build = partial(build_on_meta, spec.architecture, classes=10, image_size=size)
+    options = {stem: (*spec.build, ("stem", stem)) for stem in ("small", "stock")}
+    small, stock = (build(options=option) for option in options.values())
+    if str(small) == str(stock):
+        return spec.build
+    if spec.library != "file" or not is_small(trained):
+        stem = "stock"
+    elif spec.is_kits:
+        stem = "small"
+    else:
+        conv = f"{stem_layers(stock)[0]}.weight"
+        shape = weights[conv].shape if conv in weights else None
+        fits = [
+            stem
+            for stem, network in (("small", small), ("stock", stock))
+            if network.state_dict()[conv].shape == shape
+        ]
+        is_sure = fits == ["small"] or (fits == ["stock"] and spec.preprocess)
+        if fits and not is_sure:
+            raise UsageError(
+                f"weights {spec.file} do not tell the stem of {spec.architecture!r}, which they "
+                f"were trained in at {trained} pixels: write `build: {{stem: stock}}` into "
+                f"{metadata_path(spec.file)} for the library's ({stem_of(stock)}), or `stem: small`"
+                f" for the usual one of small images ({stem_of(small)}); and mean, std, size and "
+                "interpolation if they were trained on others"
+            )
+        stem = fits[0] if fits else "small"
+    return options[stem] if (stem == "small") != is_small(size) else spec.build
 
 
 def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[str, ...]:
@@ -179,14 +282,19 @@ def _head_rows(classes: tuple[str, ...], dataset: ImageDataset) -> tuple[int, ..
     return None if rows == tuple(range(len(classes))) else rows
 
 
-def _as_timm_loads(spec: WeightsSpec, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_timm_loads(
+    spec: WeightsSpec, weights: dict[str, Tensor], outputs: int
+) -> dict[str, Tensor]:
     """Return weights under the names of today's timm, which renames those of older programs."""
-    model = spec.architecture.removeprefix("timm/")
+    library, model = resolve_architecture(spec.architecture)
+    if library != "timm":
+        return weights
     try:
         network = timm.create_model(
-            f"{model}.{spec.tag}",
+            f"{model}.{spec.tag}" if spec.library == "timm" else model,
             pretrained=True,
-            pretrained_cfg_overlay={"state_dict": weights},
+            num_classes=outputs,
+            pretrained_cfg_overlay={"state_dict": weights, "num_classes": outputs},
         )
     except (RuntimeError, KeyError, AttributeError):
         return weights  # of another architecture, which is reported with the keys that differ

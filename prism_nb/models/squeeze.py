@@ -21,7 +21,13 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.units import OnEvent, Unit, is_pretrained_name, unit_seed
 from prism_nb.data.registry import open_dataset
-from prism_nb.models.bn_distance import IMAGES, bn_distance, distance_limits, spaced_images
+from prism_nb.models.bn_distance import (
+    IMAGES,
+    bn_distance,
+    check_stem,
+    distance_limits,
+    spaced_images,
+)
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, best_order, predict
@@ -135,7 +141,10 @@ def _import_pretrained(run: Run, name: str) -> Result:
         teacher = wrap_teacher(
             name, found.network, dataset, found.preprocess, device, found.head_rows
         )
-        distance = bn_distance(teacher, spaced_images(dataset, IMAGES).to(device))
+        images = spaced_images(dataset, IMAGES).to(device)
+        distance = bn_distance(teacher, images)
+        if found.spec.library == "file" and "stem" not in dict(resolve_weights(name).build):
+            check_stem(teacher, distance, images)
     if dataset.has_images and gives_logits:
         predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")
         right = float((predicted == labels).mean())
@@ -144,6 +153,8 @@ def _import_pretrained(run: Run, name: str) -> Result:
         **asdict(info),
         "weights": found.spec.tag,
         "weights_file": found.spec.file.name,
+        "weights_part": found.spec.part or None,
+        "build": dict(found.spec.build),
         "licence": found.spec.licence,
         "head_classes": len(found.classes),
         "head_rows": found.head_rows,
@@ -227,7 +238,6 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
         environment["weights_sha256"] = fileio.sha256(spec.file)
-        environment["build"] = dict(spec.build)
         if spec.library == "file":
             environment["metadata_sha256"] = fileio.sha256(metadata_path(spec.file))
     return environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torchvision import models
 from prism_nb.core.errors import UsageError, suggest
 
 META = torch.device("meta")
-WEIGHT_FILES = (".safetensors", ".pth")  # endings of files that hold weights
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # endings
 
 _PADDINGS = ("", "same", "valid")  # timm takes any other text for its default
 BuildOptions = tuple[tuple[str, str | int | float | bool], ...]  # keyword arguments, hashable
@@ -31,20 +32,22 @@ def build_network(
 ) -> nn.Module:
     """Build a network whose initial weights are drawn from torch's global generator.
 
-    Images of up to 64 pixels get a stem that does not downsample.
+    Images of up to 64 pixels get a stem that does not downsample, unless the option `stem` names
+    one: `stock`, the library's; `small`; or e.g. `7x7 stride 2 pool` (see `set_stem`).
 
     Args:
         name: A torchvision or timm architecture. Where both have it torchvision's is taken, as
             in the published PRISM, unless the name is e.g. `timm/resnet18`.
         classes: Size of its head.
         image_size: Side of its square input, in pixels.
-        options: Further arguments of `timm.create_model`, or of torchvision's builder.
+        options: Further arguments of `timm.create_model`, or of torchvision's builder, and `stem`.
 
     Raises:
         UsageError: Unknown name.
     """
     library, architecture = resolve_architecture(name)
     arguments: dict[str, Any] = {"num_classes": classes, **dict(options)}
+    stem = arguments.pop("stem", "small" if is_small(image_size) else "stock")
     if library == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, **arguments)
     else:
@@ -52,8 +55,10 @@ def build_network(
         if config and config.fixed_input_size:
             arguments["img_size"] = image_size
         network = timm.create_model(architecture, **arguments)
-    if image_size <= _SMALL:
+    if stem == "small":
         _shrink_stem(network)
+    elif stem != "stock":
+        set_stem(network, stem)
     return network
 
 
@@ -107,7 +112,13 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
             raise ValueError(f"pad_type {padding!r} is none of {', '.join(map(repr, _PADDINGS))}")
         build = partial(build_on_meta, name, classes=10, image_size=image_size)
         layers = str(build(options=options))
-        rest = {o: build(options=tuple(other for other in options if other != o)) for o in options}
+        rest = {}
+        for option in options:
+            others = tuple(other for other in options if other != option)
+            if option[0] == "stem":
+                others = (*others, ("stem", "stock"))
+            if option != ("stem", "stock"):  # the default of large images
+                rest[option] = build(options=others)
     except Exception as error:  # builders fail in many ways
         raise UsageError(
             f"build in {where}: {library} does not make {architecture} with {arguments}: {error}; "
@@ -151,6 +162,12 @@ def resolve_architecture(name: str) -> tuple[str, str]:
             return library, architecture
     everything = set(known["torchvision"]) | set(known["timm"])
     raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
+
+
+def is_architecture(name: str) -> bool:
+    """Return whether torchvision or timm has an architecture, whose name may have a tag."""
+    model = name.partition(".")[0]
+    return timm.is_model(model) or model in models.list_models(module=models)
 
 
 @lru_cache(maxsize=256)
@@ -263,22 +280,79 @@ _STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and
 }
 
 
+_STEM = re.compile(r"([37])x\1 stride ([12])( pool)?")
+
+
+def is_small(image_size: int) -> bool:
+    """Return whether images of a side in pixels get a stem that does not downsample."""
+    return image_size <= _SMALL
+
+
+def stem_layers(network: nn.Module) -> tuple[str, str]:
+    """Return the names of the first convolution, and of the pooling layer behind it or ""."""
+    layers = dict(network.named_modules())
+    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
+    if not isinstance(layers.get(conv), nn.Conv2d):
+        conv = next((name for name, m in layers.items() if isinstance(m, nn.Conv2d)), "")
+    return conv, pool if pool in layers else ""
+
+
 def _shrink_stem(network: nn.Module) -> None:
     """Make the first convolution one of stride 1, 3x3 if it was 7x7, and drop the max-pool.
 
     He et al. (2016, 4.2) use such a stem for CIFAR, and later work in other families. Of timm's
     networks only those change whose stem is that of torchvision's ResNet.
     """
-    layers = dict(network.named_modules())
-    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
-    stem = layers.get(conv)
-    if not isinstance(stem, nn.Conv2d) or pool not in layers:
-        return
-    if stem.kernel_size == (7, 7):
-        stem = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
-        network.set_submodule(conv, stem)
-    elif type(network) not in _STEMS:
-        return
-    stem.stride = (1, 1)
+    is_resnets = stem_layers(network) == _RESNET_STEM
+    if type(network) in _STEMS or (is_resnets and stem_of(network).startswith("7x7")):
+        set_stem(network, "3x3 stride 1")
+
+
+def stem_of(network: nn.Module) -> str:
+    """Return a network's stem as `set_stem` takes it, or "" if it is of another kind."""
+    conv, pool = stem_layers(network)
+    layer = network.get_submodule(conv)
+    if not isinstance(layer, nn.Conv2d):
+        return ""
+    (kernel, _), (stride, _) = layer.kernel_size, layer.stride
+    has_pool = pool and not isinstance(network.get_submodule(pool), nn.Identity)
+    text = f"{kernel}x{kernel} stride {stride}{' pool' if has_pool else ''}"
+    return text if _STEM.fullmatch(text) else ""
+
+
+def other_stems(network: nn.Module) -> list[str]:
+    """Return the stems that fit a network's weights and compute something else."""
+    own, pools = stem_of(network), ("", " pool") if stem_layers(network)[1] else ("",)
+    kernel = own.partition(" ")[0]
+    stems = [f"{kernel} stride {stride}{pool}" for stride in (1, 2) for pool in pools]
+    return [stem for stem in stems if stem != own] if own else []
+
+
+def set_stem(network: nn.Module, stem: str) -> None:
+    """Change a network's first convolution, and the max-pool behind it where it has one.
+
+    Args:
+        network: The network; a convolution of another size is drawn anew.
+        stem: `3x3 stride 1`, `7x7 stride 2 pool` and the like.
+
+    Raises:
+        ValueError: No such stem, or the network has none of this kind.
+    """
+    match, known = _STEM.fullmatch(stem), stem_of(network)
+    conv, pool = stem_layers(network)
+    layer = network.get_submodule(conv)
+    if not match or not isinstance(layer, nn.Conv2d) or not known or (match.group(3) and not pool):
+        raise ValueError(
+            f"stem {stem!r} is none of stock, small, '3x3 stride 1', '3x3 stride 2 pool' and the "
+            f"like for a network with {known or 'another kind of first layer'!r}"
+        )
+    kernel, stride = (int(value) for value in match.group(1, 2))
+    if layer.kernel_size != (kernel, kernel):
+        layer = nn.Conv2d(
+            layer.in_channels, layer.out_channels, kernel, padding=kernel // 2, bias=False
+        )
+        network.set_submodule(conv, layer)
+    layer.stride = (stride, stride)
     if pool:
-        network.set_submodule(pool, nn.Identity())
+        pooled = nn.MaxPool2d(3, 2, padding=1) if match.group(3) else nn.Identity()
+        network.set_submodule(pool, pooled)

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from prism_nb.core.config import load_settings
+from prism_nb.core.errors import PrismError
 from prism_nb.data.registry import open_dataset
-from prism_nb.models.bn_distance import bn_distance, distance_limits, spaced_images
+from prism_nb.models.bn_distance import (
+    bn_distance,
+    check_stem,
+    distance_limits,
+    spaced_images,
+)
+from prism_nb.models.zoo import set_stem
 from tests.helpers.teachers import layer_inputs, teacher_of
 
 
@@ -40,6 +47,24 @@ def test_it_is_its_formula_and_0_for_equal_statistics() -> None:
             layer.running_mean.copy_(measured.mean)
             layer.running_var.copy_(measured.var)
     assert bn_distance(teacher, images) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("stem", ["3x3 stride 1", "3x3 stride 2", "3x3 stride 2 pool"])
+def test_the_stem_that_statistics_were_measured_with_is_found(stem: str) -> None:
+    torch.manual_seed(0)
+    images = nn.functional.interpolate(torch.randn(16, 3, 8, 8), size=32, mode="bilinear")
+    teacher = teacher_of("shufflenet_v2_x0_5")
+    set_stem(teacher.network, stem)
+    for layer in teacher.network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean over all passes
+    for _ in range(3):
+        teacher.network.train()(images)
+    teacher.network.eval()
+    check_stem(teacher, bn_distance(teacher, images), images)
+    set_stem(teacher.network, "3x3 stride 1 pool")
+    with pytest.raises(PrismError, match=rf"'{stem}', which .*`build: {{stem: {stem}}}`"):
+        check_stem(teacher, bn_distance(teacher, images), images)
 
 
 def test_networks_without_running_statistics_have_none() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import to_safetensors, weights_metadata
-from prism_nb.models.zoo import architecture_of, build_network
+from prism_nb.models.zoo import architecture_of, build_network, stem_of
 
 SHUFFLENET = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
 
@@ -139,8 +140,77 @@ def test_a_head_of_other_classes_is_refused(tmp_path: Path, torchvision_file: Pa
 
 def test_weights_with_another_stem_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "w.pth", "resnet18", size=64)  # a stem for small images
-    with pytest.raises(UsageError, match=r"size mismatch for conv1\.weight"):
+    with pytest.raises(UsageError, match=r"1 of another shape \('conv1\.weight'.*stem: small"):
         open_pretrained(f"resnet18@{tmp_path / 'w.pth'}", Noise("abc", size=96))
+    (tmp_path / "w.yaml").write_text(write_yaml({"build": {"stem": "small"}}))
+    found = open_pretrained(f"resnet18@{tmp_path / 'w.pth'}", Noise("abc", size=96))
+    assert stem_of(found.network) == "3x3 stride 1"
+
+
+def stem_in(file: Path, name: str, described: dict[str, Any] | None = None, size: int = 32) -> str:
+    """Return the stem of the network that a file is opened in, with a description."""
+    if described is not None:
+        file.with_suffix(".yaml").write_text(write_yaml(described))
+    return stem_of(open_pretrained(f"{name}@{file}", Noise("abc", size=size)).network)
+
+
+TRAINED_AT_32 = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bilinear"}
+
+
+def test_the_stem_of_small_images_is_found_by_shape_or_asked_for(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    for name in ("resnet18", "shufflenet_v2_x0_5"):
+        state = torchvision.models.get_model(name, num_classes=3).state_dict()
+        torch.save(state, tmp_path / f"{name}.pth")
+    own = saved(tmp_path / "own.pth", "resnet18").partition("@")[0]
+    assert stem_in(tmp_path / "own.pth", own) == "3x3 stride 1"
+    large, both = tmp_path / "resnet18.pth", tmp_path / "shufflenet_v2_x0_5.pth"
+    with pytest.raises(UsageError, match="trained in at 32 pixels.*mean, std, size"):
+        stem_in(large, "resnet18")  # trained on small images, or on large ones?
+    assert stem_in(large, "resnet18", TRAINED_AT_32) == "7x7 stride 2 pool"
+    for described in (None, TRAINED_AT_32):
+        with pytest.raises(UsageError, match=r"tell the stem of .*`build: {stem: stock}` into"):
+            stem_in(both, both.stem, described)
+    for stem, found in (("stock", "3x3 stride 2 pool"), ("small", "3x3 stride 1")):
+        assert stem_in(both, both.stem, {"build": {"stem": stem}}) == found
+    told = {**TRAINED_AT_32, "build": {"stem": "3x3 stride 1 pool"}}
+    assert stem_in(both, both.stem, told) == "3x3 stride 1 pool"
+    with pytest.raises(UsageError, match="stem 'large' is none of stock, small"):
+        stem_in(both, both.stem, {"build": {"stem": "large"}})
+
+
+def test_weights_of_large_images_keep_their_stem_at_small_ones(torchvision_file: Path) -> None:
+    few = Noise(imagenet_wnids()[:3], size=32)
+    found = open_pretrained("shufflenet_v2_x0_5@DEFAULT", few, resample=False)
+    assert stem_of(found.network) == "3x3 stride 2 pool"
+    assert found.spec.build == (("stem", "stock"),)
+
+
+def test_the_kits_own_files_are_not_asked_for_their_stem(tmp_path: Path) -> None:
+    network = build_network("shufflenet_v2_x0_5", classes=3, image_size=32)
+    metadata = weights_metadata(tuple("abc"), dataset_preprocess(Noise("abc", size=32)))
+    (tmp_path / "w.safetensors").write_bytes(to_safetensors(network.state_dict(), metadata))
+    for size in (32, 96):  # it was trained at 32 pixels
+        assert stem_in(tmp_path / "w.safetensors", "shufflenet_v2_x0_5", size=size) == (
+            "3x3 stride 1"
+        )
+
+
+def test_another_architecture_is_refused_with_the_first_names(tmp_path: Path) -> None:
+    name = saved(tmp_path / "w.pth", "resnet34", size=96).replace("resnet34", "resnet18")
+    message = r"not of 'resnet18': 96 not the network's \(first 'layer1\.2\.conv1\.weight'\); name"
+    with pytest.raises(UsageError, match=message):
+        open_pretrained(name, Noise("abc", size=96))
+
+
+def test_half_precision_under_a_prefix_is_read(tmp_path: Path) -> None:
+    name = saved(tmp_path / "w.pth")
+    state = torch.load(tmp_path / "w.pth", weights_only=True)
+    half = {f"model.{key}": v.half() if v.is_floating_point() else v for key, v in state.items()}
+    torch.save({"state_dict": half}, tmp_path / "w.pth")
+    found = open_pretrained(name, Noise("abc"))
+    assert found.spec.part == "state_dict/model"
+    torch.testing.assert_close(found.network.state_dict(), state, rtol=1e-3, atol=1e-6)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -184,6 +254,11 @@ def test_old_names_of_timms_files_are_understood(
             key = key.replace(new, before)
         old[re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", key)] = value.clone()
     assert set(old) != set(state)
+    torch.save(old, tmp_path / "w.pth")
+    network = open_pretrained(
+        f"test_convnext@{tmp_path / 'w.pth'}", Noise(imagenet_wnids())
+    ).network
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
     in_hugging_face_cache(tmp_path, "test_convnext.r160_in1k", old, monkeypatch)
     generator = torch.random.get_rng_state()
     network = open_pretrained("test_convnext.r160_in1k", Noise(imagenet_wnids())).network

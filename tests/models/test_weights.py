@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
+from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
+from torch import Tensor
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.weights import (
     WeightsMetadata,
+    WeightsSpec,
     check_weights_present,
+    choose_weights,
     download_weights,
     read_metadata,
     read_weights,
@@ -56,7 +63,7 @@ def test_publishers_facts_are_known_without_the_file() -> None:
     ("name", "message"),
     [
         ("resnet18@IMAGENET1K", "no weights 'IMAGENET1K' of resnet18.*'IMAGENET1K_V1'"),
-        ("resnet18@w.bin", r"name ends in \.safetensors or \.pth"),
+        ("resnet18@w.onnx", r"name ends in \.safetensors or \.pth or "),
         ("resnet18.a1_in1", "timm has no weights 'a1_in1' of resnet18.*'a1_in1k'"),
         ("timm/resnet18@DEFAULT", r"NAME\.TAG of timm"),
         ("resnet81@DEFAULT", "unknown network 'resnet81'.*resnet18"),
@@ -157,19 +164,135 @@ def test_metadata_in_the_file_come_back_and_bytes_repeat(tmp_path: Path) -> None
 # -- content ---------------------------------------------------------------------------------
 
 
+def prefixed(prefix: str, tensors: dict[str, Tensor] = WEIGHTS) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in tensors.items()}
+
+
+def chosen(file: Path, part: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a network that has those of `WEIGHTS`, and their place."""
+    spec = WeightsSpec("net@w", "file", "net", file.name, file, "", part=part)
+    return choose_weights(spec, read_weights(file), WEIGHTS)
+
+
+class AttributeDict(dict[str, Any]):
+    """A dict of another class, as Lightning keeps hyperparameters in."""
+
+
+LIGHTNING = {
+    "state_dict": {**prefixed("model."), "criterion.weight": torch.ones(2)},
+    "callbacks": {"best": {"best_model_score": torch.tensor(1.0)}},
+    "hyper_parameters": AttributeDict(lr=0.1),
+    "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+}
+ARGUMENTS = Namespace(
+    data=Path("images"), lr=np.float64(0.1), kind=list, sizes=defaultdict(int, a=1)
+)
+AVERAGED = {"n_averaged": torch.tensor(3), **prefixed("module.module.")}
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize(
-    "content",
+    ("content", "part"),
     [
-        WEIGHTS,
-        {"state_dict": WEIGHTS, "epoch": 3},
-        {"model": {f"module.{key}": value for key, value in WEIGHTS.items()}},
+        (WEIGHTS, ""),
+        ({"state_dict": WEIGHTS, "epoch": 3}, "state_dict"),
+        ({"model": prefixed("module."), "args": ARGUMENTS, "best": np.float32(1)}, "model"),
+        ({"net": prefixed("module."), "acc": 93.0}, "net"),
+        (prefixed("_orig_mod.module."), ""),
+        (prefixed("module._orig_mod."), ""),
+        ({"fc.module.weight": WEIGHTS["fc.weight"], "fc.bias": WEIGHTS["fc.bias"]}, ""),
+        ({**WEIGHTS, "total_ops": torch.zeros(1), "fc.total_params": torch.zeros(1)}, ""),
+        (prefixed("timm_model."), "timm_model"),
+        (prefixed("backbone.net."), "backbone.net"),
+        (AVERAGED, ""),
+        (LIGHTNING, "state_dict/model"),
+        (defaultdict(int, WEIGHTS), ""),
     ],
 )
-def test_wrappers_and_prefixes_are_understood(content: dict[str, Any], tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "w.pth")
-    found = read_weights(tmp_path / "w.pth")
+def test_what_training_programs_save_is_read(
+    content: Any, part: str, is_zip: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.pth.tar"
+    torch.save(content, file, _use_new_zipfile_serialization=is_zip)
+    found, place = chosen(file)
+    assert place == part
     assert list(found) == list(WEIGHTS)
     assert all(torch.equal(found[key], value) for key, value in WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "other"),
+    [
+        ({"state_dict": 0, "state_dict_ema": 1}, "state_dict_ema", "state_dict"),
+        ({"model": 0, "model_ema": 1}, "model_ema", "model"),
+        ({"state_dict": 1, "current_model_state": 0}, "state_dict", "current_model_state"),
+    ],
+)
+def test_averaged_weights_are_taken_unless_others_are_named(
+    content: dict[str, int], taken: str, other: str, tmp_path: Path
+) -> None:
+    averaged = {key: value + 1 for key, value in WEIGHTS.items()}
+    torch.save({k: (WEIGHTS, averaged)[v] for k, v in content.items()}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=f"'{taken}' are taken.*`weights: '{other}'`"):
+        found, place = chosen(tmp_path / "w.pth")
+    assert place == taken
+    assert torch.equal(found["fc.bias"], averaged["fc.bias"])
+    found, place = chosen(tmp_path / "w.pth", other)
+    assert torch.equal(found["fc.bias"], WEIGHTS["fc.bias"])
+    with pytest.raises(UsageError, match=f"none of 'net' at 'no'.*'{other}'"):
+        chosen(tmp_path / "w.pth", "no")
+
+
+def test_weights_that_are_not_told_apart_are_asked_for(tmp_path: Path) -> None:
+    torch.save({"state_dict": prefixed("encoder_q.") | prefixed("encoder_k.")}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"write which into .*w\.yaml, .*'state_dict/encoder_q'"):
+        chosen(tmp_path / "w.pth")
+    assert set(chosen(tmp_path / "w.pth", "state_dict/encoder_k")[0]) == set(WEIGHTS)
+
+
+def test_a_layer_beside_the_network_is_not_dropped_silently(tmp_path: Path) -> None:
+    torch.save({"0.mean": torch.ones(3), **prefixed("1.")}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"hold 0\.mean beside 'net', which is at '1'"):
+        chosen(tmp_path / "w.pth")
+    assert set(chosen(tmp_path / "w.pth", "1")[0]) == set(WEIGHTS)
+
+
+def test_the_architecture_in_a_file_is_believed(tmp_path: Path) -> None:
+    torch.save({"arch": "resnet34", "state_dict": WEIGHTS}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth", architecture="timm/resnet34")
+    with pytest.raises(UsageError, match="of 'resnet34', as they say, not of 'resnet18'"):
+        read_weights(tmp_path / "w.pth", architecture="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (gzip.compress(b"w" * 99, mtime=0), "by gzip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "as Keras writes"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_of_other_kinds_are_named(
+    content: bytes, message: str, suffix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"w{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        read_weights(file)
+    with pytest.raises(UsageError, match=f"({message}|names end in)"):
+        resolve_weights(f"resnet18@{file.rename(tmp_path / 'w.onnx')}")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_whole_networks_are_refused_by_their_class(tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"an object of torch\.nn\.modules\.linear\.Linear and no"):
+        read_weights(tmp_path / "w.pth")
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="a TorchScript program"):
+        read_weights(tmp_path / "w.pt")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -195,7 +318,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int | str) ->
         torch.nn.Linear(2, 2),
         [["x"] * 10] * 10**5,
         {},
-        {"fc.weight": WEIGHTS["fc.weight"], "epoch": 3},
+        {"state": {0: {"exp_avg": torch.ones(1)}}},
     ],
 )
 def test_other_content_than_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
