@@ -127,7 +127,7 @@ def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Ten
         is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
         if is_animated or image.mode not in _PLAIN_MODES or _is_clear(image):
             raise ValueError("it is animated, transparent, or has more than 8 bits per channel")
-        rgb = to_rgb(ImageOps.exif_transpose(image))
+        rgb = to_rgb(_upright(image))
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
