@@ -234,8 +234,8 @@ def test_opaque_palette_and_grey_images_become_rgb() -> None:
 
 def test_exif_turns_an_image_and_a_cameras_second_frame_is_no_animation() -> None:
     image, turn = picture(2, 16, 16), struct.pack("<HHIHH", _ORIENTATION, 3, 1, 6, 0)
-    mistyped = struct.pack("<HHII", 0x0132, 3, 1, 38)  # DateTime as a number
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turn + mistyped + bytes(4)
+    mistyped = struct.pack("<HHII", 0x013C, 5, 1, 38)  # HostComputer as a fraction
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turn + mistyped + bytes(4) + bytes(8)
     expected = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
     turned = read_exact(file_of(image, exif=exif), 16)
     assert (turned.permute(1, 2, 0).numpy() == expected).all()
