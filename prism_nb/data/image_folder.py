@@ -108,10 +108,18 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
     That is `<class>`, or `<class>/images` as in Tiny-ImageNet.
 
     Raises:
-        UsageError: A class has images in both.
+        UsageError: A class has images in both, or no class has a folder.
     """
+    found = class_folders(root / split)
+    names = spelled_as(classes, found)
+    if not set(names) & set(found):
+        raise UsageError(
+            f"{root / split} has no folder of any class, such as {names[0]!r}, but "
+            f"{', '.join(map(repr, found[:3])) or 'no folders'}; put its images into a folder per "
+            "class, named as in train"
+        )
     dirs = []
-    for label, name in enumerate(spelled_as(classes, class_folders(root / split))):
+    for label, name in enumerate(names):
         folder = f"{split}/{name}"
         if (root / folder / _INNER).is_dir():
             names = [path.name for path in (root / folder).iterdir()]

@@ -323,11 +323,18 @@ class StudyFolder:
 
 
 def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that decide a study's results, by name."""
-    parts = {name: plain.get(name) for name in ("preset", "settings", "searches")}
+    """Return the values that decide a study's results, by name; places of files do not."""
+    parts = {name: _without_places(plain.get(name)) for name in ("settings", "searches")}
     for name, scenario in plain.get("scenarios", {}).items():
-        parts[f"scenarios.{name}"] = {k: v for k, v in scenario.items() if k != "title"}
-    return parts
+        parts[f"scenarios.{name}"] = _without_places(scenario)
+    return {"preset": Path(plain.get("preset", "")).name, **parts}
+
+
+def _without_places(values: Any) -> Any:
+    """Return plain values without `data_dir` (a hash stands for the images) and titles."""
+    if not isinstance(values, dict):
+        return values
+    return {k: _without_places(v) for k, v in values.items() if k not in {"data_dir", "title"}}
 
 
 def execute_study(

@@ -76,6 +76,7 @@ def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
         (shutil.rmtree, (), "is no folder"),
         (lambda root: shutil.rmtree(root / "train"), (), "train holds no class folders"),
         (lambda root: shutil.rmtree(root / "val"), (), "no folder of held-out images"),
+        (lambda root: shutil.rmtree(root / "val") or (root / "val").mkdir(), (), "but no folders"),
         (lambda root: shutil.rmtree(root / "val/cat"), (), "1 of 4 classes have no val .*'cat'"),
         (lambda root: [p.unlink() for p in (root / "train/cat").iterdir()], (), "no train .*'cat'"),
         (lambda root: (root / "val/cat/film.mp4").touch(), (), r"cat/film\.mp4 is no .jpg"),
@@ -194,6 +195,13 @@ def test_class_folders_may_have_any_name(tree: Path, name: str) -> None:
     dataset = open_tree(tree, name, "Ant")
     assert dataset.classes[0].folder == name
     assert dataset.images("train", [0, 1, 2]).shape == (3, 3, 16, 16)
+
+
+def test_held_out_folders_of_other_names_are_shown(tree: Path) -> None:
+    for number, folder in enumerate(sorted((tree / "val").iterdir())):
+        folder.rename(tree / "val" / str(number))
+    with pytest.raises(UsageError, match=r"val has no folder .* 'Ant', but '0', '1', '2'; put"):
+        open_tree(tree)
 
 
 @pytest.mark.parametrize("given", ["..", "../..", "train", "val"])
