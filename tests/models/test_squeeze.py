@@ -24,6 +24,7 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
+from prism_nb.models.bn_distance import spaced_images
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.pool import load_teacher, untrained_teacher
 from prism_nb.models.squeeze import check_class_order, run_unit
@@ -207,6 +208,31 @@ def test_a_wrong_mean_and_std_are_warned_of_and_right_ones_not(
     table = teacher_table(run)["BN distance"]
     assert table[names[2]] == record_of(wrong)["bn_distance"]
     assert table[names[0]] == table[names[1]] == record_of(right)["bn_distance"]
+
+
+@pytest.mark.filterwarnings("ignore:network")  # it is not trained
+def test_a_stem_that_the_images_contradict_stops_the_unit(tmp_path: Path) -> None:
+    images = spaced_images(open_dataset(load_settings("digits_quick")), 64)
+    options, file = (("stem", "stock"),), tmp_path / "w.pth"
+    torch.manual_seed(0)
+    network = build_network("shufflenet_v2_x0_5", classes=10, image_size=32, options=options)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the mean over all passes
+    for _ in range(2):
+        network(images)
+    torch.save({"state_dict": network.state_dict(), "epoch": 1}, file)
+    settings = with_weights(file, "shufflenet_v2_x0_5")
+    file.with_suffix(".yaml").write_text("build: {stem: small}\n")
+    with pytest.raises(PrismError, match="'3x3 stride 1', and .* with '3x3 stride 2 pool'"):
+        squeezed(tmp_path, "wrong", **settings)
+    file.with_suffix(".yaml").write_text("build: {stem: stock}\nweights: state_dict\n")
+    run = squeezed(tmp_path, "right", **settings)
+    record = record_of(run)
+    assert (record["build"], record["weights_part"]) == ({"stem": "stock"}, "state_dict")
+    with torch.no_grad():
+        expected = network.eval()(images)
+        torch.testing.assert_close(load_teacher(run, run.settings.primary)(images), expected)
 
 
 @pytest.mark.filterwarnings("ignore:network")  # it is not trained
