@@ -74,21 +74,26 @@ def execute_study_notebook(folder: StudyFolder, study: str) -> None:
 def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> None:
     """Execute a notebook under papermill and save it in a folder's `notebooks`, failed or not.
 
-    Its kernel is this interpreter's, whatever others are installed under that name, and reads no
-    profile of IPython, whose startup files could change results.
+    Its kernel is this interpreter's, whatever others are installed under that name. It reads no
+    profile of IPython, whose startup files could change results, and imports from where this
+    process does, so that no file of the working directory shadows a module.
 
     Raises:
         PrismError: The notebook failed; the message is the notebook's own where it has one.
     """
     import papermill
-    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    class OwnSpec(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            argv = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name=kernel_name, language="python")
+
     class OwnKernel(AsyncKernelManager):
         def __init__(self, **options: Any) -> None:
-            specs = KernelSpecManager(kernel_dirs=[])  # none but that of ipykernel itself
-            options |= {"kernel_spec_manager": specs, "connection_file": f"{place}/kernel.json"}
+            options |= {"kernel_spec_manager": OwnSpec(), "connection_file": f"{place}/kernel.json"}
             super().__init__(**options)
 
     target = folder / "notebooks" / source.name
@@ -97,6 +102,11 @@ def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not in the user's home, which may be read-only.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            arguments = [
+                *_KERNEL_ARGUMENTS,
+                f"--IPKernelApp.ipython_dir={place}",
+                f"--IPKernelApp.exec_lines=import sys; sys.path[:] = {sys.path!r}",
+            ]
             papermill.execute_notebook(
                 str(source),
                 str(target),
@@ -104,7 +114,7 @@ def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> 
                 progress_bar=False,
                 start_timeout=_START_SECONDS,
                 kernel_manager_class=OwnKernel,
-                extra_arguments=[*_KERNEL_ARGUMENTS, f"--IPKernelApp.ipython_dir={place}"],
+                extra_arguments=arguments,
                 # Files of a run are written atomically, so the kernel may be killed at any moment.
                 shutdown_kernel="immediate",
             )

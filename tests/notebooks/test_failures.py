@@ -54,6 +54,8 @@ def test_a_kernel_is_this_interpreters_and_reads_no_profile(
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONSTARTUP", str(scripts[0]))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "/dev/null/no_folder")  # as in a read-only home
+    (tmp_path / "types.py").write_text("this is no module of Python")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PrismError, match="ZeroDivisionError"):
         execute_notebook(FIXTURES / "exception.ipynb", run.path, {})
     assert not any(mark.exists() for mark in marks)
