@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import islice, pairwise
 from typing import Any
 
@@ -38,6 +40,7 @@ from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 _NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "alexnet")
 _SIZE, _COUNT, _STEPS, _ROUNDS = 224, 16, 7, 2
+_SMALL = "kit small"  # the loop of small images and networks
 _WARM_UP = 2  # steps that are not in the median
 _OTHER_LOOPS = ("published", "bare")
 # Whether networks are compiled, and their precision.
@@ -47,6 +50,7 @@ _KIT_LOOPS = {
     "kit compiled": (True, "fp32"),
     "kit compiled bf16": (True, "bf16"),
 }
+_WAITING = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "passive": {"GOMP_SPINCOUNT": "0"}}
 
 
 # -- seconds of a step -----------------------------------------------------------------------
@@ -78,9 +82,12 @@ def step_rows() -> list[dict[str, Any]]:
 def take_steps(loop: str) -> dict[str, object]:
     """Take a loop's steps in this process; return their seconds, the first's, and peak memory."""
     device = choose_device("auto")
+    names, size, count, step_count = _NETWORKS, _SIZE, _COUNT, _STEPS
+    if loop == _SMALL:
+        names, size, count, step_count = ("test_resnet", "test_byobnet"), 32, 100, 40
     layout = torch.contiguous_format if loop == "published" else torch.channels_last
-    teachers = [t.to(device).to(memory_format=layout) for t in _teachers(_NETWORKS, _SIZE, 0.5)]
-    images = torch.randn(_COUNT, 3, _SIZE, _SIZE).to(device, memory_format=layout)
+    teachers = [t.to(device).to(memory_format=layout) for t in _teachers(names, size, 0.5)]
+    images = torch.randn(count, 3, size, size).to(device, memory_format=layout)
     marks = [time.perf_counter()]
 
     def on_step() -> None:
@@ -89,16 +96,16 @@ def take_steps(loop: str) -> dict[str, object]:
         marks.append(time.perf_counter())
 
     if loop in _OTHER_LOOPS:
-        labels = torch.arange(_COUNT, device=device) % 10
+        labels = torch.arange(count, device=device) % 10
         with tf32_mode("fp32", device):
             steps = plain_loop(teachers, images, labels, as_published=loop == "published")
-            for _ in islice(steps, _STEPS):
+            for _ in islice(steps, step_count):
                 on_step()
     else:
         disable_malloc_trim()
-        compiled, precision = _KIT_LOOPS[loop]
-        recipe = load_recipe("prism", {"iterations": _STEPS, "no_bn_policy": "zero"})
-        schedule = TeacherSchedule(_STEPS, (_NETWORKS,), _NETWORKS[:1])
+        compiled, precision = _KIT_LOOPS.get(loop, (False, "fp32"))
+        recipe = load_recipe("prism", {"iterations": step_count, "no_bn_policy": "zero"})
+        schedule = TeacherSchedule(step_count, (names,), names[:1])
         optimizer = _optimizer(
             teachers, images, recipe, schedule, bound=1.0, precision=precision, compiled=compiled
         )
@@ -107,6 +114,30 @@ def take_steps(loop: str) -> dict[str, object]:
     seconds = [after - before for before, after in pairwise(marks)]
     memory = peak_memory_bytes(device)
     return {"seconds": seconds[_WARM_UP:], "first": seconds[0], "memory": memory}
+
+
+def shared_rows() -> list[dict[str, Any]]:
+    """Return the seconds of a step of small images, alone and beside a process that keeps a core.
+
+    OpenMP threads that wait for others spin for as long as GNU's library lets them by default, or
+    not at all, as in the kit.
+    """
+    taken: dict[tuple[str, str], list[float]] = {}
+    for _ in range(3):
+        for others in ("alone", "beside a busy process"):
+            with ExitStack() as ended:
+                if others != "alone":
+                    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                    ended.callback(busy.kill)
+                for waiting, variables in _WAITING.items():
+                    found = in_a_process("benchmarks.synthesis", _SMALL, **variables)
+                    taken.setdefault((others, waiting), []).extend(found["seconds"])
+    alone = statistics.median(taken["alone", "spinning"])
+    median = {case: statistics.median(seconds) for case, seconds in taken.items()}
+    return [
+        {"machine": others, "threads": waiting, "seconds": value, "times alone": value / alone}
+        for (others, waiting), value in median.items()
+    ]
 
 
 def _teachers(names: Sequence[str], size: int, std: float) -> list[Teacher]:
