@@ -155,6 +155,19 @@ class Recipe(StrictModel):
     )
 
     iterations: int = Field(4000, ge=1, description="optimisation steps per unit")
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="side of the images in phases of equal length, as a share of image_size; the "
+        "last is 1 (FADRM)",
+    )
+    residual_alpha: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the images that is kept where a phase begins; the rest is what they "
+        "began as (FADRM)",
+    )
     early_late_step: int = Field(
         0, ge=0, description="steps fewer per image index; a unit then holds one image index"
     )
@@ -442,15 +455,34 @@ def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
             "unit; set one of them to 0"
         )
     for image_index in range(ipc):
-        steps = recipe.for_image_index(image_index).iterations - recipe.start_step(image_index, ipc)
+        iterations = recipe.for_image_index(image_index).iterations
+        steps = iterations - recipe.start_step(image_index, ipc)
+        if steps >= 1 and iterations < len(recipe.sizes):
+            yield f"sizes has more phases than image index {image_index} steps; raise iterations"
         if steps < 1:
             yield (
                 f"image index {image_index} would get {steps} steps; raise iterations, or lower "
                 "early_late_step (each index of a period gets fewer steps) or delt_start_gap "
                 "(later groups start later)"
             )
+    yield from _phase_problems(recipe)
     if recipe.batches == "class_wise" and (ipc < 2 or recipe.early_late_step):
         yield (
             "class-wise batches, which at ipc 1, or with early_late_step, hold one image and no "
             "statistics; raise ipc, set early_late_step to 0 or use cross_class batches"
+        )
+
+
+def _phase_problems(recipe: Recipe) -> Iterator[str]:
+    if recipe.sizes[-1] != 1:
+        yield "the last of sizes is not 1, but images end in full size; add 1, or change the last"
+    if len(recipe.sizes) > 1 and recipe.delt_start_gap:
+        yield (
+            "phases of sizes begin for all images at once, but delt_start_gap starts some of them "
+            "late; set sizes to [1], or delt_start_gap to 0"
+        )
+    if recipe.residual_alpha < 1 and len(recipe.sizes) == 1:
+        yield (
+            "residual_alpha acts where a phase begins, and there is only one; name several sizes, "
+            "e.g. [1, 1, 1, 1], or set residual_alpha to 1"
         )

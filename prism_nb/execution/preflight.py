@@ -19,10 +19,16 @@ from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
 from prism_nb.models.pool import untrained_teacher
-from prism_nb.models.pretrained import head_classes, native_preprocess, open_pretrained
+from prism_nb.models.pretrained import (
+    build_options,
+    head_classes,
+    native_preprocess,
+    open_pretrained,
+)
 from prism_nb.models.teacher import check_bn, check_conv
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
-from prism_nb.models.zoo import build_network, check_forward
+from prism_nb.models.zoo import architecture_of, build_network, build_on_meta, check_forward
+from prism_nb.synthesis.phases import Phases
 
 
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
@@ -193,12 +199,31 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
             f"method {method}: max_scored_images is {recipe.max_scored_images}, but {needed} "
             "images per class are to be chosen; raise it"
         )
+    _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)
     if recipe.init == "patches" and dataset.image_size % grid:
         raise UsageError(
             f"method {method}: mosaic_grid {grid} does not divide the image size "
             f"{dataset.image_size}; set it to 1"
         )
+
+
+def _check_sizes(settings: Settings, method: str, dataset: ImageDataset) -> None:
+    """Check that a method's networks take images of every size that its phases have."""
+    recipe = settings.recipe_of(method)
+    for name in recipe.networks(settings.pool, "logits", "drawn"):
+        for size in set(Phases.of(recipe, dataset.image_size).sizes) - {dataset.image_size}:
+            classes, options = len(dataset.classes), build_options(name)
+            network = build_on_meta(
+                architecture_of(name),
+                classes=classes,
+                image_size=dataset.image_size,
+                options=options,
+            )
+            try:
+                check_forward(name, network, classes=classes, image_size=size)
+            except UsageError as error:
+                raise UsageError(f"method {method}, sizes: {error}") from None
 
 
 def _check_data_free(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.phases import Phases
 from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule
 
 
@@ -27,7 +28,8 @@ class ImageOptimizer:
     """A batch of images in optimization, with all state that decides the remaining steps.
 
     Adam with a cosine step size to zero over the recipe's iterations; after each step the images
-    are clamped to what 8-bit pixels can hold.
+    are clamped to what 8-bit pixels can hold. Where a phase of the recipe changes them, Adam begins
+    anew.
 
     Args:
         initial: Canonical images [N, 3, H, W]; left unchanged. Noise may exceed the pixel bounds
@@ -43,7 +45,7 @@ class ImageOptimizer:
 
     Attributes:
         step: Steps done, counted over the whole schedule.
-        groups: The images, grouped by their first step; leaf tensors [n, 3, H, W].
+        groups: The images in the size of their phase, grouped by their first step; leaf tensors.
     """
 
     def __init__(
@@ -60,16 +62,13 @@ class ImageOptimizer:
     ) -> None:
         self._labels, self._backward, self._schedule = labels, backward, schedule
         self._recipe, self._pixel_bounds, self._generator = recipe, pixel_bounds, generator
-        sizes = {
+        counts = {
             first: len(list(images)) for first, images in groupby(start_steps or [0] * len(initial))
         }
-        self._start_steps = list(sizes)
+        self._start_steps = list(counts)
         self.step = self._start_steps[0]
-        self.groups = [
-            images.clone().requires_grad_() for images in initial.split(list(sizes.values()))
-        ]
-        betas = (recipe.beta1, recipe.beta2)
-        self._adam = torch.optim.Adam(self.groups, lr=recipe.lr, betas=betas)
+        self._initial, self._phases = initial, Phases.of(recipe, initial.shape[-1])
+        self._begin(self._phases.first(initial).split(list(counts.values())))
 
     @property
     def total_steps(self) -> int:
@@ -82,7 +81,10 @@ class ImageOptimizer:
         return torch.cat([group.detach() for group in self.groups])
 
     def take_step(self) -> dict[str, Tensor]:
-        """Update the images once and return the unweighted loss terms before the update."""
+        """Update the images once and return the unweighted loss terms before the update.
+
+        Where the next step begins a phase, the images are then those that it begins with.
+        """
         active = self._active
         losses = self._backward(active, *self._sample_inputs(), *self._teachers)
         cosine = (1 + math.cos(math.pi * self.step / self.total_steps)) / 2
@@ -92,7 +94,17 @@ class ImageOptimizer:
             for group in active:
                 group.clamp_(*self._pixel_bounds)
         self.step += 1
+        if self.step in self._phases.starts:
+            changed = self._phases.change(self.step, self.images, self._initial)
+            if changed is not None:
+                self._begin(changed.split([len(group) for group in self.groups]))
         return losses
+
+    def _begin(self, groups: Sequence[Tensor]) -> None:
+        """Optimize images, in groups, by a new Adam."""
+        self.groups = [images.detach().clone().requires_grad_() for images in groups]
+        betas = (self._recipe.beta1, self._recipe.beta2)
+        self._adam = torch.optim.Adam(self.groups, lr=self._recipe.lr, betas=betas)
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the norm of each teacher term's part in the next step's gradient; changes nothing.
@@ -134,9 +146,7 @@ class ImageOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
         self.step = state["step"]
-        with torch.no_grad():
-            for group, images in zip(self.groups, state["images"], strict=True):
-                group.copy_(images)
+        self._begin([images.to(self._initial.device) for images in state["images"]])
         self._adam.load_state_dict(state["adam"])
         self._backward.load_state_dict(state["backward"])
         self._generator.set_state(state["rng"])

@@ -25,7 +25,7 @@ def one_method(method: str, recipe: object) -> dict[str, Any]:
 
 def test_titles_are_distinct_and_sources_are_named() -> None:
     recipes = [load_recipe(name) for name in RECIPES.names()]
-    assert len({recipe.title for recipe in recipes}) == len(recipes) == 15
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 17
     assert all(recipe.paper for recipe in recipes)
 
 
@@ -48,6 +48,8 @@ def test_titles_are_distinct_and_sources_are_named() -> None:
         ("delt", {"init": "real_median", "lr": 0.25, "batches": "class_major"}),
         ("delt", {"delt_start_gap": 500, "delt_groups": 8, "crop_schedule": "curriculum"}),
         ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "r_bn": 0.1}),
+        ("fadrm", {"init": "patches", "iterations": 2000, "lr": 0.25, "residual_alpha": 0.5}),
+        ("fadrm_plus", {"logits": "bn_teachers", "selection": "round_robin", "r_bn": 0.01}),
         ("cvdd", {"bn_subset_size": 2, "logits": "bn_teachers", "init": "patches"}),
     ],
 )
@@ -72,6 +74,7 @@ _DEFAULTS: dict[str, Any] = {
     **{"r_bn": 0.01, "first_bn_multiplier": 10.0, "tv_l1": 0.0, "l2_scale": 0.0},
     **{"densification_weight": 0.0, "crop_min": 0.08, "crop_schedule": "fixed"},
     **{"flip": True, "jitter": 32, "views": "per_batch"},
+    **{"sizes": [1.0], "residual_alpha": 1.0},
 }
 
 
@@ -91,7 +94,8 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
     ("name", "networks", "drawn"),
     [
         *[(name, ("a",), ("a",)) for name in ("sre2l", "cda", "delt")],
-        *[(name, ("b", "a", "c"), ("b", "a", "c")) for name in ("gvbsm", "edc", "cvdd")],
+        ("fadrm", ("a",), ("a",)),
+        *[(n, ("b", "a", "c"), ("b", "a", "c")) for n in ("gvbsm", "edc", "cvdd", "fadrm_plus")],
         ("random_real", (), ()),
         ("rded", ("a",), ()),
     ],

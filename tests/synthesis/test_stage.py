@@ -53,6 +53,8 @@ OWN = {
     "cvdd": {"init": "patches"},
     "edc": {"init": "patches"},
     "rded": {"crop_min": 0.5},
+    "fadrm": {"init": "patches", "iterations": 4},
+    "fadrm_plus": {"init": "patches", "iterations": 4},
 }
 
 
