@@ -217,6 +217,11 @@ class Recipe(StrictModel):
         """
         return self.delt_start_gap * (image_index * self.delt_groups // ipc)
 
+    @property
+    def mean_area(self) -> float:
+        """Mean area of the images over all phases, as a share of their full size."""
+        return sum(size**2 for size in self.sizes) / len(self.sizes)
+
     def grid(self, image_size: int) -> int:
         """Return the crops per side of an image of `image_size` pixels (patches)."""
         return self.mosaic_grid or (2 if image_size >= _LARGE else 1)

@@ -114,9 +114,8 @@ def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
         uses[Use("forward", settings.primary)] += images * scored
     if recipe.image_source != "optimized":
         return uses
-    area = sum(size**2 for size in recipe.sizes) / len(recipe.sizes)  # smaller images cost less
     for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch):
-        count = steps * active * area
+        count = steps * active * recipe.mean_area
         uses[Use("step", "", images, method=method)] += count
         for name in dict.fromkeys([*logit_teachers, *bn_teachers]):
             role = "stats" if name not in logit_teachers else "both"

@@ -25,7 +25,7 @@ def relative_cost(settings: Settings, unit: Unit) -> float:
         return float(len(batch.members()))
     starts = (recipe.start_step(index, settings.ipc) for _, index in batch.members())
     steps = sum(recipe.iterations - start for start in starts)
-    return steps * recipe.mean_networks(settings.pool)
+    return steps * recipe.mean_area * recipe.mean_networks(settings.pool)
 
 
 def seconds_left(

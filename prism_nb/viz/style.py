@@ -54,6 +54,8 @@ METHOD_COLORS = {
     "delt": "#DDAA33",
     "edc": "#884444",
     "cvdd": "#774488",
+    "fadrm": "#EE8800",
+    "fadrm_plus": "#991100",
     "rded": "#00BBBB",
     "random_real": "#228833",
     "real": "#777777",

@@ -25,6 +25,7 @@ from tests.helpers.teachers import teacher_of
 
 NAMES = ("test_resnet", "test_byobnet")
 BOUND = 1.5
+VIT = "vit_tiny_patch16_224"  # takes images of one size
 FADRM = {"sizes": [0.75, 1, 0.75, 1], "residual_alpha": 0.5}
 
 
@@ -124,7 +125,7 @@ def test_published_phases_have_200_and_224_pixels() -> None:
     ],
 )
 def test_wrong_phases_are_refused(changes: dict[str, Any], message: str) -> None:
-    own = {"teachers": ["test_resnet", "test_vit"], "logits_only": ["test_vit"], "ipc": 2}
+    own = {"teachers": ["test_resnet", VIT], "logits_only": [VIT], "ipc": 2}
     recipe = {"iterations": 8, **changes}
     with pytest.raises(UsageError, match=message):
         preflight(load_settings("digits_quick", {**own, "methods": ["prism"], "recipe": recipe}))
