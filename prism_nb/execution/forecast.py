@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-
-import psutil
 
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import batch_of
@@ -49,20 +46,3 @@ def seconds_left(
     if left and done:
         return left * sum(seconds for _, seconds in progress.values()) / done
     return left if measured or not left else None
-
-
-class OtherLoad:
-    """CPU time that other processes use, from the moment this is made."""
-
-    def __init__(self) -> None:
-        self._begin, self._used = time.monotonic(), _other_cpu_seconds()
-
-    def cores(self) -> float:
-        """Return the mean number of CPU cores that other processes kept busy."""
-        seconds = max(time.monotonic() - self._begin, 1e-9)
-        return max(0.0, _other_cpu_seconds() - self._used) / seconds
-
-
-def _other_cpu_seconds() -> float:
-    used, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return used.user + used.system - own.user - own.system

@@ -13,11 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from prism_nb.core import unit_plan
+from prism_nb.core.cpu_load import OtherLoad
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.run import Run
 from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.forecast import OtherLoad, relative_cost, seconds_left
+from prism_nb.execution.forecast import relative_cost, seconds_left
 
 if TYPE_CHECKING:
     from prism_nb.execution.backends import SplitUnit

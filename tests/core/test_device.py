@@ -84,19 +84,6 @@ def in_child(code: str, **environment: str) -> list[str]:
     return result.stdout.split()
 
 
-def test_threads_wait_passively_unless_the_user_decides() -> None:
-    code = """
-        import os, prism_nb
-        print(os.environ.get("OMP_WAIT_POLICY", "unset"))
-        import sys
-        print("torch" in sys.modules)
-    """
-    assert in_child(code) == ["PASSIVE", "False"]
-    assert in_child(code, OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "False"]
-    assert in_child(code, GOMP_SPINCOUNT="9") == ["unset", "False"]
-    assert in_child(code, KMP_BLOCKTIME="200") == ["unset", "False"]
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
 def test_automatic_threads_are_the_cores_that_a_process_may_use() -> None:
     code = """

@@ -1,10 +1,7 @@
-"""Time left at the pace of what is done, and how busy other processes keep the machine."""
+"""Time left at the pace of what is done."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.recipe import RECIPES
 from prism_nb.core.run import Run
-from prism_nb.execution.forecast import OtherLoad, relative_cost, seconds_left
+from prism_nb.execution.forecast import relative_cost, seconds_left
 from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
 POOL = ["test_resnet", "test_byobnet", "test_efficientnet"]
@@ -71,18 +68,3 @@ def test_costs_are_images_times_steps_times_networks(method: str, tmp_path: Path
     found = sum(relative_cost(settings, unit) for unit in units)
     assert images == 60
     assert found == pytest.approx(expected, rel=0.1)  # slots in a pool of three fill up
-
-
-def test_the_load_of_other_processes_is_measured() -> None:
-    quiet = OtherLoad()
-    begin = time.process_time()
-    while time.process_time() - begin < 0.5:  # work of this process does not count
-        pass
-    before = quiet.cores()
-    busy = OtherLoad()
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
-        time.sleep(1.5)
-        during = busy.cores()
-        loop.kill()
-    assert before >= 0
-    assert during > 0.3
