@@ -19,7 +19,7 @@ from prism_nb.core import fileio
 from prism_nb.core.device import seeded
 from prism_nb.data.image_io import IMAGENET_MARGIN
 from prism_nb.data.imagenet import IMAGENET_CHANNELS
-from prism_nb.models.weights import WeightsMetadata, to_safetensors
+from prism_nb.models.weights_file import WeightsMetadata, to_safetensors
 from prism_nb.models.zoo import build_network
 from tests.helpers.image_trees import age
 

@@ -21,7 +21,7 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.execution.exchange import import_images
 from prism_nb.execution.open_run import load_run, open_run
 from prism_nb.execution.study import StudyFolder
-from prism_nb.models.weights import to_safetensors
+from prism_nb.models.weights_file import to_safetensors
 from tests.helpers.dangerous import Dangerous
 from tests.helpers.image_sets import SETTINGS, picture, write_set
 from tests.helpers.image_trees import make_tree

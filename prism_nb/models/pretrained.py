@@ -16,13 +16,8 @@ from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
-from prism_nb.models.weights import (
-    WeightsSpec,
-    choose_weights,
-    metadata_path,
-    read_weights,
-    resolve_weights,
-)
+from prism_nb.models.weights import WeightsSpec, resolve_weights
+from prism_nb.models.weights_file import choose_weights, metadata_path, read_weights
 from prism_nb.models.zoo import (
     SMALL_IMAGE,
     BuildOptions,

@@ -35,14 +35,8 @@ from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
 from prism_nb.models.train import collect_conv_stats, train_network
-from prism_nb.models.weights import (
-    check_weights_present,
-    download_weights,
-    metadata_path,
-    resolve_weights,
-    to_safetensors,
-    weights_metadata,
-)
+from prism_nb.models.weights import check_weights_present, download_weights, resolve_weights
+from prism_nb.models.weights_file import metadata_path, to_safetensors, weights_metadata
 from prism_nb.models.zoo import network_info
 
 Result = tuple[bytes, dict[str, Any]]  # content of the unit's file, and its record

@@ -23,7 +23,7 @@ from prism_nb.execution.study import StudyFolder, execute_study
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import (
+from prism_nb.models.weights_file import (
     read_metadata,
     read_weights,
     to_safetensors,

@@ -17,7 +17,7 @@ from prism_nb.execution.cost import StepCounter, Use
 from prism_nb.execution.disk_space import weight_bytes
 from prism_nb.execution.preflight import check_network, preflight
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import to_safetensors, weights_metadata
+from prism_nb.models.weights_file import to_safetensors, weights_metadata
 from prism_nb.models.zoo import build_network, count_flops
 from prism_nb.viz.widgets.pool_preview import pool_network_info
 

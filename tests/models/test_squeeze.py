@@ -29,7 +29,7 @@ from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.pool import load_teacher, untrained_teacher
 from prism_nb.models.squeeze import check_class_order, run_unit
 from prism_nb.models.teacher import dataset_preprocess
-from prism_nb.models.weights import (
+from prism_nb.models.weights_file import (
     read_metadata,
     read_weights,
     to_safetensors,
