@@ -18,7 +18,6 @@ from prism_nb.models.weights import (
     resolve_weights,
 )
 
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
