@@ -84,10 +84,8 @@ def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, clas
     Raises:
         PrismError: The outputs fit the classes in another order, and not in this one.
     """
-    right, (best, output_of) = (
-        int((predicted == labels).sum()),
-        best_order(predicted, labels, classes),
-    )
+    right = int((predicted == labels).sum())
+    best, output_of = best_order(predicted, labels, classes)
     # With fewer images, the best of all orders fits guesses too.
     if len(labels) >= 10 * classes and best > max(2 * right, len(labels) / 2):
         first = int(np.argmax(output_of != np.arange(classes)))
