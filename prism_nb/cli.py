@@ -177,7 +177,11 @@ def runs_command(runs_dir: Path | None) -> None:
     from prism_nb.core.run import Run
     from prism_nb.execution import pipeline
 
-    for config in sorted((runs_dir or default_runs_dir()).glob("*/config.yaml")):
+    folder = (runs_dir or default_runs_dir()).absolute()
+    configs = sorted(folder.glob("*/config.yaml"))
+    if not configs:
+        click.echo(f"no runs in {folder}")
+    for config in configs:
         try:
             run = Run.open(config.parent)
             found = [pipeline.state(run, stage, verify_hashes=False) for stage in pipeline.STAGES]

@@ -38,7 +38,7 @@ def choose_wait_policy() -> None:
     process it makes a step many times as long, since the threads waited for get no core. OpenMP
     reads its variables when torch is imported; those that a user has set are left alone.
     """
-    if os.environ.pop(_CHOSEN, None):
+    if os.environ.pop(_CHOSEN, None) and os.environ.get("OMP_WAIT_POLICY") == "PASSIVE":
         del os.environ["OMP_WAIT_POLICY"]
     if "torch" in sys.modules or os.environ.keys() & _VARIABLES:
         return

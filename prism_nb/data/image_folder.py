@@ -34,6 +34,7 @@ from prism_nb.data.index import (
     ImageDir,
     ReadLayout,
     class_infos,
+    is_hidden,
     is_image_name,
     is_litter,
     open_index,
@@ -98,20 +99,29 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(
         path.name
         for path in folder.iterdir()
-        if not path.name.startswith(".") and (path.is_dir() or not path.exists())
+        if not is_hidden(path.name) and (path.is_dir() or not path.exists())
+    )
+
+
+def holds_class_folders(folder: Path) -> bool:
+    """Return whether a folder holds folders, and no images beside them."""
+    return bool(class_folders(folder)) and not any(
+        is_image_name(path.name) and not is_litter(path.name) for path in folder.iterdir()
     )
 
 
 def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]:
     """Return the folder of each class's images in a split.
 
-    That is `<class>`, or `<class>/images` as in Tiny-ImageNet.
+    That is `<class>`, or `<class>/images` as in Tiny-ImageNet; or both in a folder `images`.
 
     Raises:
         UsageError: A class has images in both, or no class has a folder.
     """
     found = class_folders(root / split)
     names = spelled_as(classes, found)
+    if found == [_INNER] and _INNER not in names and holds_class_folders(root / split / _INNER):
+        return class_dirs(root, f"{split}/{_INNER}", classes)
     if not set(names) & set(found):
         raise UsageError(
             f"{root / split} has no folder of any class, such as {names[0]!r}, but "

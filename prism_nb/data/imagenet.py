@@ -18,6 +18,7 @@ from prism_nb.data.image_folder import (
     ImageFolder,
     class_dirs,
     class_folders,
+    holds_class_folders,
     train_folders,
 )
 from prism_nb.data.index import DatasetLayout, ImageDir, class_infos, imagenet_wnids
@@ -101,14 +102,15 @@ def tiny_imagenet(config: DatasetConfig) -> ImageDataset:
 def tiny_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<wnid>/images/*`, and `val/images/*` with `val/val_annotations.txt`.
 
-    Held-out images that were sorted into `val/<wnid>` are read from there, unless some of them
-    are left in `val/images`. The folders `images` of single classes may be missing.
+    Held-out images that were sorted into `val/<wnid>` or `val/images/<wnid>` are read from there,
+    unless some of them are left in `val/images`. The folders `images` of classes may be missing.
     """
     classes = choose_classes(train_folders(root), class_list, where=root / TRAIN)
     dirs = class_dirs(root, TRAIN, classes)
     unsorted = root / _TINY_VAL
-    if set(class_folders(root / _VAL)) - {unsorted.name} and not (
-        unsorted.is_dir() and any(unsorted.iterdir())
+    is_sorted = set(class_folders(root / _VAL)) - {unsorted.name}
+    if (is_sorted and not (unsorted.is_dir() and any(unsorted.iterdir()))) or (
+        not is_sorted and holds_class_folders(unsorted)
     ):
         return DatasetLayout(classes, dirs, class_dirs(root, _VAL, classes))
     val = _listed_dir(_TINY_VAL, root / _TINY_LIST, classes)

@@ -31,11 +31,14 @@ MAX_FILE_BYTES = 64 * 2**20  # of one image; 224 px take a tenth of a megabyte
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 # Files that may hold images, but are none: what they are, and how to come to images.
 _OTHER_FILES = {
-    (".pt", ".pth", ".pth.tar", ".ckpt", ".pkl", ".npy", ".npz", ".safetensors", ".h5", ".mat"): (
+    (
+        *(".pt", ".pth", ".pth.tar", ".ckpt", ".pkl", ".pickle", ".joblib"),
+        *(".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".mat"),
+    ): (
         "a file of tensors, not of images; save these as <class number>/<number>.png "
         "(docs/methods.md shows how)"
     ),
-    (".parquet", ".arrow"): (
+    (".parquet", ".arrow", ".tfrecord", ".lmdb", ".mdb", ".rec", ".beton", ".jsonl"): (
         "a table, not a folder of images; save its images as <class number>/<number>.png "
         "(docs/methods.md shows how)"
     ),
@@ -189,7 +192,8 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.strip(".") and is_litter(part) for part in name.split("/"))
+    parts = name.replace("\\", "/").split("/")
+    return any(part.strip(".") and is_litter(part) for part in parts)
 
 
 def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:
@@ -289,7 +293,11 @@ def _class_folders(
     are_all_named = len(set(named.values())) == len(classes)
     if len(numbers) == len(folders) and (stated or not are_all_named):
         order = stated or _order_of_numbers(numbers, classes)
-        index_of = {f: by_name.get(name) for f, n in numbers.items() for name in order[n : n + 1]}
+        index_of = {
+            f: by_name.get(name, by_name.get(_plain(name)))
+            for f, n in numbers.items()
+            for name in order[n : n + 1]
+        }
         for name, image in images.items():
             folder, number = image.folder, numbers[image.folder]
             is_other = not stated and folder in named and named[folder] != index_of.get(folder)
@@ -344,6 +352,7 @@ def _by_name(classes: Sequence[ClassInfo]) -> dict[str, int]:
 
 def _spellings(folder: str) -> Iterator[str]:
     """Yield the names that a class folder may stand for, its own last."""
+    yield _plain(folder.rstrip("0123456789"))  # tench_000
     yield _plain(folder.lstrip("0123456789"))  # 000_tench
     yield _plain(folder)
     yield from _WNID.findall(folder)  # n01440764_tench
@@ -364,6 +373,9 @@ def _stated_order(archive: ImageArchive) -> list[str] | None:
     name = min(found, key=len)
     try:
         listed = json.loads(archive.read(name))
+        if isinstance(listed, dict) and all(isinstance(i, int) for i in listed.values()):
+            # torchvision's class_to_idx
+            listed = sorted(listed, key=listed.__getitem__)
         if not isinstance(listed, list):
             raise TypeError("it holds no list")
         return [each if isinstance(each, str) else str(each["folder"]) for each in listed]

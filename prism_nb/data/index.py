@@ -30,7 +30,11 @@ from prism_nb.data.dataset import (
 from prism_nb.data.image_io import are_whole
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+# What systems leave in folders: Windows, macOS, network disks, Linux.
+_IGNORED = {
+    *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("__macosx", "@eadir", "#recycle", "@recycle", "lost+found"),
+}
 _LIST_THREADS = 8  # listing waits for the disk or the network, not for the processor
 
 
@@ -178,9 +182,14 @@ def _list_images(folder: Path) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or one that systems leave behind."""
+    return name.startswith(".") or name.lower() in _IGNORED
+
+
 def is_litter(name: str) -> bool:
     """Return whether a file next to images is to be ignored."""
-    return name.startswith(".") or name.lower().endswith(".txt") or name.lower() in _IGNORED
+    return is_hidden(name) or name.lower().endswith(".txt")
 
 
 def is_image_name(name: str) -> bool:

@@ -167,7 +167,7 @@ def resolve_architecture(name: str) -> tuple[str, str]:
 def is_architecture(name: str) -> bool:
     """Return whether torchvision or timm has an architecture, whose name may have a tag."""
     model = name.partition(".")[0]
-    return timm.is_model(model) or model in models.list_models(module=models)
+    return model in timm.list_models() or model in models.list_models(module=models)
 
 
 @lru_cache(maxsize=256)

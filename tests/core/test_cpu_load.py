@@ -95,6 +95,20 @@ def test_a_child_process_chooses_for_itself(environment: pytest.MonkeyPatch) -> 
     assert "OMP_WAIT_POLICY" not in os.environ
 
 
+def test_a_policy_of_a_user_outlives_the_choice_of_a_parent(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("PRISM_WAIT_POLICY", "1")
+    environment.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    choose_wait_policy()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    environment.delenv("OMP_WAIT_POLICY")
+    environment.setenv("PRISM_WAIT_POLICY", "1")
+    environment.setattr(OtherLoad, "cores", lambda _: 0.0)
+    choose_wait_policy()
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
 def test_a_process_beside_a_busy_one_waits_passively_before_torch_is_imported() -> None:
     code = "import os, sys, prism_nb; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}

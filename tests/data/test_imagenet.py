@@ -14,8 +14,9 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import SPLITS, DatasetConfig, ImageDataset
+from prism_nb.data.image_folder import folder_layout
 from prism_nb.data.image_io import read_images
-from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
+from prism_nb.data.imagenet import imagenet1k, tiny_imagenet, tiny_layout
 from tests.helpers.image_trees import age, make_tree, picture
 
 WNIDS = ("n01443537", "n01440764", "n03393912")  # goldfish, tench, freight car
@@ -196,6 +197,20 @@ def test_tiny_imagenet_may_be_sorted_by_class(tiny: Path, inner: str, left: str)
             for path in folder.iterdir():
                 path.rename(folder.parent / path.name)
             folder.rmdir()
+    assert torch.equal(pixels_by_class(open_tiny(tiny)), before)
+
+
+@pytest.mark.parametrize("dataset", ["tiny_imagenet", "folder"])
+def test_held_out_images_may_be_sorted_within_their_folder(tiny: Path, dataset: str) -> None:
+    before, images = pixels_by_class(open_tiny(tiny)), tiny / "val" / "images"
+    for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split()[:2]
+        (images / wnid).mkdir(exist_ok=True)
+        (images / name).rename(images / wnid / name)
+    layout = tiny_layout if dataset == "tiny_imagenet" else folder_layout
+    found = layout(tiny, ())
+    assert found.classes == tuple(sorted(WNIDS))
+    assert [place.folder for place in found.val] == [f"val/images/{w}" for w in sorted(WNIDS)]
     assert torch.equal(pixels_by_class(open_tiny(tiny)), before)
 
 

@@ -220,6 +220,7 @@ def test_numbers_are_read_as_numbers(name: str) -> None:
         ("Tench/0.png", "great white shark/0.png"),
         ("tench, Tinca tinca/0.png", "great_white_shark/0.png"),
         ("000_tench/0.png", "002_great_white_shark/0.png"),
+        ("tench_000/0.png", "great_white_shark1/0.png"),
         ("n01440764_tench/0.png", "n01484850/0.png"),
     ],
 )
@@ -267,6 +268,8 @@ def test_numbers_follow_the_order_that_a_set_states(tmp_path: Path) -> None:
     layout, files = find_images(ImageArchive(folder), infos("a", "b"))
     assert files == [["00001/00001_0000.png"], ["00002/00002_0000.png"]]
     assert layout.startswith("numbered folders, in the order of classes.json; other")
+    (folder / "classes.json").write_text('{"B": 2, "A": 1, "C": 0}')  # torchvision's class_to_idx
+    assert find_images(ImageArchive(folder), infos("a", "b"))[1] == files
 
 
 @pytest.mark.parametrize(
@@ -348,7 +351,14 @@ def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> No
 @pytest.mark.parametrize("packed", [False, True])
 def test_hidden_files_of_hubs_and_editors_are_overlooked(tmp_path: Path, packed: bool) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
-    for name in (".cache/huggingface", "0/.ipynb_checkpoints", "__MACOSX/set", "0/@eaDir", ".git"):
+    hidden = (
+        ".cache/huggingface",
+        "0/.ipynb_checkpoints",
+        "__MACOSX/set",
+        "0/@eaDir",
+        "#recycle/0",
+    )
+    for name in (*hidden, ".git"):
         (folder / name).mkdir(parents=True)
         (folder / name / "0.png").write_bytes(picture(1))
     path = zipped(tmp_path / "set.zip", folder) if packed else folder
