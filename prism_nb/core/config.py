@@ -147,7 +147,7 @@ def absolute_path(path: str | Path) -> Path:
     given = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 (never raises)
     parts = Path(given).absolute().parts
     start = max((place + 1 for place, part in enumerate(parts) if part == ".."), default=0)
-    return Path(*parts[:start]).resolve().joinpath(*parts[start:])
+    return Path(*parts[:start]).resolve().joinpath(*parts[start:]) if start else Path(*parts)
 
 
 def default_runs_dir() -> Path:

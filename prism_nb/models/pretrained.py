@@ -143,6 +143,13 @@ def _load(
     own = network.state_dict()
     whole = {key: value for key, value in own.items() if _is_counter(key)} | dict(weights)
     if differences := _differences(own, whole, optional):
+        modules = {key.partition(".")[0] for key in own}
+        beside = all(key in own or key.partition(".")[0] not in modules for key in whole)
+        if beside and set(own) <= set(whole) and "another shape" not in differences:
+            raise UsageError(
+                f"weights {spec.file} hold all of {spec.architecture!r} and others: {differences}; "
+                "if the network is complete without them, save its own alone"
+            )
         conv = stem_layers(network)[0]
         if differences.startswith(f"1 of another shape ('{conv}."):
             remedy = (

@@ -301,12 +301,6 @@ def choose_weights(
         and not (others and key.startswith(others))
         and "/" not in (name := key.removeprefix(start))
     }
-    extra = sorted(found.keys() - set(of.values()))
-    if extra and counts[start] == len(of):
-        raise UsageError(
-            f"weights {spec.file} hold {_listed(extra)} beside all weights of "
-            f"{spec.architecture!r}: if the network is complete without, save the others alone"
-        )
     return found, part
 
 

@@ -67,9 +67,10 @@ def test_the_cache_needs_room_on_its_own_disk(run: Run, monkeypatch: pytest.Monk
     set_free(monkeypatch, 5_000_000_000)
     with pytest.raises(PrismError, match=r"decoded images 5\.0 GB\), but 5\.0 GB are free"):
         check_disk_space(run, {"squeeze": 1}, 5_000_000_000)  # on one disk, both
-    paths = iter([1, 2])
-    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_dev=next(paths)))
-    monkeypatch.setattr(disk_space, "_existing", lambda folder: folder)
+    disks = iter(
+        SimpleNamespace(stat=lambda disk=disk: SimpleNamespace(st_dev=disk)) for disk in (1, 2)
+    )
+    monkeypatch.setattr(disk_space, "_existing", lambda folder: next(disks, folder))
     with pytest.raises(PrismError, match=r"up to 6\.0 GB more at .*cache .*PRISM_CACHE to"):
         check_disk_space(run, {"squeeze": 1}, 6_000_000_000)
 

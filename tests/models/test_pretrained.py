@@ -203,6 +203,16 @@ def test_another_architecture_is_refused_with_the_first_names(tmp_path: Path) ->
         open_pretrained(name, Noise("abc", size=96))
 
 
+def test_tensors_beside_a_whole_network_are_named(tmp_path: Path) -> None:
+    name = saved(tmp_path / "w.pth")
+    state = torch.load(tmp_path / "w.pth", weights_only=True)
+    torch.save({"normalize.mean": torch.ones(3), **state}, tmp_path / "w.pth")
+    with pytest.raises(
+        UsageError, match=r"hold all of 'test_resnet' and others: .*normalize\.mean"
+    ):
+        open_pretrained(name, Noise("abc"))
+
+
 def test_half_precision_under_a_prefix_is_read(tmp_path: Path) -> None:
     name = saved(tmp_path / "w.pth")
     state = torch.load(tmp_path / "w.pth", weights_only=True)
