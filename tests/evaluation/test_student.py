@@ -113,7 +113,7 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
 def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
     student, rows = train(**changes)
     assert all(weight.dtype == torch.float32 for weight in student.parameters())
-    assert rows[-1]["top1"] > 0.3  # chance is 0.1
+    assert rows[-1]["top1"] > 0.2  # chance is 0.1, with a deviation of 0.013
     assert rows != train()[1]
 
 
