@@ -41,7 +41,7 @@ from prism_nb.data.index import (
 )
 
 TRAIN = "train"
-_HELD_OUT = ("val", "validation", "test")
+HELD_OUT = ("val", "validation", "test")
 _INNER = "images"  # of the class folders of Tiny-ImageNet
 _SEARCHED = 500  # the most folders that are searched for one that was not given
 _SAMPLE = 2000  # training images that mean and deviation are measured on
@@ -52,7 +52,7 @@ _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"
 def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<class>/*` and the first of val, validation and test likewise."""
     classes = choose_classes(train_folders(root), class_list, where=root / TRAIN)
-    held_out = next((name for name in _HELD_OUT if is_folder(root / name)), None)
+    held_out = next((name for name in HELD_OUT if is_folder(root / name)), None)
     if held_out is None:
         raise UsageError(
             f"{root} has no folder of held-out images; name it val, validation or test"

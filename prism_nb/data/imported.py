@@ -22,6 +22,7 @@ from torch import Tensor
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, ImageDataset
+from prism_nb.data.image_folder import HELD_OUT
 from prism_nb.data.image_io import DECODE_ERRORS, read_exact
 from prism_nb.data.index import imagenet_wnids, is_image_name, is_litter
 
@@ -47,7 +48,6 @@ _OTHER_FILES = {
     ),
 }
 _NAMED, _NUMBERS = "folders named as the classes", "numbered folders"
-_HELD_OUT = {"val", "validation", "test"}
 _WNID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 # Class folders such as 0, 00000, new000, class_0 and 000_tench.
 _NUMBERED = re.compile(r"(?!n\d{8})(?:[a-z]+[ _=-]?)?(\d+)|(\d+)[ _.-].*", re.IGNORECASE)
@@ -264,7 +264,7 @@ def _images(archive: ImageArchive) -> dict[str, _Image]:
         hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
         raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
     places = {image.place for image in images.values()}
-    places = {place for place in places if place.split("/")[-1] not in _HELD_OUT} or places
+    places = {place for place in places if place.split("/")[-1] not in HELD_OUT} or places
     # Pictures beside the class folders show the set, and are no part of it.
     inside = {
         name: image

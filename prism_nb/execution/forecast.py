@@ -12,7 +12,7 @@ from prism_nb.core.units import Unit
 def relative_cost(settings: Settings, unit: Unit) -> float:
     """Return a unit's cost, to be compared with that of other units of its stage.
 
-    It is images x steps x networks in the synthesis, and 1 elsewhere.
+    It is images x steps x networks x area of the images in the synthesis, and 1 elsewhere.
     """
     if unit.stage != "synthesis":
         return 1.0

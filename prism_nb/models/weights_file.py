@@ -25,10 +25,7 @@ from prism_nb.core import fileio, torch_io
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.models.teacher import PreprocessConfig
-from prism_nb.models.zoo import (
-    BuildOptions,
-    is_architecture,
-)
+from prism_nb.models.zoo import BuildOptions, is_architecture
 
 if TYPE_CHECKING:
     from prism_nb.models.weights import WeightsSpec
