@@ -173,7 +173,7 @@ def plan(quick: bool, count: bool, at: float | None, size: Any, **options: Any) 
 @_runs_dir
 def runs_command(runs_dir: Path | None) -> None:
     """List the runs, and how many of their units are done."""
-    from prism_nb.core.config import default_runs_dir
+    from prism_nb.core.paths import default_runs_dir
     from prism_nb.core.run import Run
     from prism_nb.execution import pipeline
 

@@ -13,7 +13,7 @@ from typing import Any
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.core.presets import project_root
+from prism_nb.core.paths import project_root
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import progress_bar

@@ -24,7 +24,7 @@ from prism_nb.core.config import read_preset
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.index import imagenet_wnids
-from prism_nb.models.zoo import architecture_of
+from prism_nb.models.architectures import architecture_of
 
 _PRESET = "imagenet1k_ipc10"
 _ROLES = ("teachers", "holdout_networks", "label_teachers", "feature_networks")

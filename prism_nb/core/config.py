@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.presets import expand_pool, find_file, presets, project_root, protocol_values
+from prism_nb.core.paths import absolute_path
+from prism_nb.core.presets import expand_pool, find_file, presets, protocol_values
 from prism_nb.core.recipe import check_recipe, read_recipe_file
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import read_lines, read_mapping, read_yaml
@@ -136,30 +136,6 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"--set {text!r}: {last} is set in parts as well")
         target[last] = read_yaml(value, where=f"--set {name}")
     return changes
-
-
-def absolute_path(path: str | Path) -> Path:
-    """Return an absolute path without `~`, variables of the environment and `..`.
-
-    With `..`, a path would depend on folders that it does not lead to, such as the clone in
-    `clone/../images`. Links behind the last `..` are kept, since their targets may move.
-    """
-    given = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 (never raises)
-    parts = Path(given).absolute().parts
-    start = max((place + 1 for place, part in enumerate(parts) if part == ".."), default=0)
-    return Path(*parts[:start]).resolve().joinpath(*parts[start:]) if start else Path(*parts)
-
-
-def default_runs_dir() -> Path:
-    """Return the folder of the runs: `PRISM_RUNS`, else `data/runs` of the clone."""
-    named = os.environ.get("PRISM_RUNS")
-    return absolute_path(named) if named else project_root() / "data" / "runs"
-
-
-def default_cache_dir() -> Path:
-    """Return the folder of indexes, decoded images and weights: `PRISM_CACHE` or `data/cache`."""
-    named = os.environ.get("PRISM_CACHE")
-    return absolute_path(named) if named else project_root() / "data" / "cache"
 
 
 def short_hash(value: Any) -> str:

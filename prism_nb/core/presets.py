@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.paths import project_root
 from prism_nb.core.text import format_value
 from prism_nb.core.yaml_io import StrictModel, YamlFolder
 
@@ -16,23 +16,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 PROTOCOLS = YamlFolder(CONFIGS / "protocols", "protocol")
 POOLS = YamlFolder(CONFIGS / "pools", "pool")
 _TEXTS = {"title", "paper"}  # entries of a protocol that are not settings
-
-
-def project_root() -> Path:
-    """Return the clone of the kit: the folder that holds `notebooks/presets`.
-
-    That is `PRISM_HOME`, else the nearest folder above the working directory, else the one the
-    package was installed from in editable mode.
-    """
-    named = os.environ.get("PRISM_HOME")
-    here, installed = Path.cwd(), Path(__file__).resolve().parents[2]
-    for folder in [Path(named)] if named else [here, *here.parents, installed]:
-        if (folder / "notebooks" / "presets").is_dir():
-            return folder
-    raise UsageError(
-        f"no notebooks/presets in {named or here} or above; work inside a clone of the kit or set "
-        "PRISM_HOME to one"
-    )
 
 
 def presets() -> YamlFolder:

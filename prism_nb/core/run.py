@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
-from prism_nb.core.config import absolute_path, read_settings
+from prism_nb.core.config import read_settings
 from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.core.events import EventLog
 from prism_nb.core.lock import Locks
 from prism_nb.core.manifest import Manifest, newer_version_message
+from prism_nb.core.paths import absolute_path
 from prism_nb.core.recipe import TEXTS
 from prism_nb.core.settings import FOLDER_NAME, STAGES, Settings, extends, group_of
 from prism_nb.core.unit_store import UnitStore

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.paths import data_folder
 from prism_nb.core.settings import Settings
 
 Split = Literal["train", "val"]
@@ -158,32 +159,7 @@ class DatasetConfig:
 
     def folder(self) -> Path:
         """Return `data_dir`, which must exist."""
-        if self.data_dir is None:
-            raise UsageError(
-                f"dataset {self.name} needs data_dir, the folder that holds its images; "
-                "set it in the preset, or by --set data_dir=PATH"
-            )
-        if not is_folder(self.data_dir):
-            raise UsageError(
-                f"data_dir {self.data_dir} is no folder; name the folder that holds the images of "
-                f"dataset {self.name}"
-            )
-        return self.data_dir
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether there is a folder; see `check_link`."""
-    check_link(path)
-    return path.is_dir()
-
-
-def check_link(path: Path) -> None:
-    """Refuse a link whose target is away, which may be a whole class."""
-    if path.is_symlink() and not path.exists():
-        raise UsageError(
-            f"{path} is a link to {path.readlink()}, which is not there; mount the disk or share "
-            "that holds it, or remove the link"
-        )
+        return data_folder(self.name, self.data_dir)
 
 
 def choose_classes(

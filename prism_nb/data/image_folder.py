@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from prism_nb.core import fileio
-from prism_nb.core.config import default_cache_dir, short_hash
+from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
+from prism_nb.core.paths import default_cache_dir, is_folder
 from prism_nb.data.dataset import (
     Channels,
     DatasetConfig,
@@ -19,7 +20,6 @@ from prism_nb.data.dataset import (
     Split,
     channel_statistics,
     choose_classes,
-    is_folder,
     spelled_as,
 )
 from prism_nb.data.image_io import (

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
-from prism_nb.data.dataset import ImageDataset, check_link
+from prism_nb.core.paths import check_link
+from prism_nb.data.dataset import ImageDataset
 
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
 DECODE_ERRORS = Exception  # Pillow raises almost anything on files that are damaged or no images

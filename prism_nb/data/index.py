@@ -17,16 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from prism_nb.core import fileio
-from prism_nb.core.config import default_cache_dir, short_hash
+from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
-from prism_nb.data.dataset import (
-    SPLITS,
-    ClassInfo,
-    DatasetConfig,
-    Split,
-    check_link,
-    is_folder,
-)
+from prism_nb.core.paths import check_link, default_cache_dir, is_folder
+from prism_nb.data.dataset import SPLITS, ClassInfo, DatasetConfig, Split
 from prism_nb.data.image_io import are_whole
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

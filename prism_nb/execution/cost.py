@@ -36,19 +36,13 @@ from prism_nb.data.registry import DATASETS, open_dataset
 from prism_nb.evaluation.label_store import EpochLabels
 from prism_nb.evaluation.student import student_trainer, train_epoch
 from prism_nb.execution.disk_space import trains_on_all_real, unit_bytes, weight_bytes
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.ensemble import EnsembleLabeler
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.train import train_loop
-from prism_nb.models.zoo import (
-    META,
-    BuildOptions,
-    architecture_of,
-    build_network,
-    build_on_meta,
-    count_flops,
-)
+from prism_nb.models.zoo import META, BuildOptions, build_network, build_on_meta, count_flops
 from prism_nb.synthesis.loop import sample_augmentations
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher

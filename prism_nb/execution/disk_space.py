@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from prism_nb.core.config import default_cache_dir
 from prism_nb.core.errors import PrismError
+from prism_nb.core.paths import default_cache_dir
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.core.text import format_bytes
@@ -17,8 +17,9 @@ from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import Split
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.label_store import label_bytes
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.pretrained import build_options
-from prism_nb.models.zoo import BuildOptions, architecture_of, build_on_meta
+from prism_nb.models.zoo import BuildOptions, build_on_meta
 
 _PNG_OVERHEAD = 1.1  # largest PNG, of noise, over the bytes of its pixels
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prism_nb.core import fileio
-from prism_nb.core.config import absolute_path, default_runs_dir, merge, short_hash
+from prism_nb.core.config import merge, short_hash
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import recorded_environment
+from prism_nb.core.paths import absolute_path, default_runs_dir
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import (

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from prism_nb.core.config import (
-    absolute_path,
     build_settings,
-    default_runs_dir,
     load_settings,
     merge,
     resolve_references,
     short_hash,
 )
 from prism_nb.core.errors import UsageError
+from prism_nb.core.paths import absolute_path, data_folder, default_runs_dir
 from prism_nb.core.run import Run, check_name
+from prism_nb.core.settings import Settings
+from prism_nb.models.architectures import architecture_of, resolve_architecture
 
 # Modules that import torch are imported once they are needed, so that wrong names are refused in
 # less than a second.
@@ -73,11 +74,11 @@ def load_run(
     path = (absolute_path(runs_dir) if runs_dir else default_runs_dir()) / name
     if preset is not None:
         settings = load_settings(preset, changes)
+        _check_names(settings)
+        if settings.data_dir and not settings.download:
+            data_folder(settings.dataset, Path(settings.data_dir))
         from prism_nb.data.registry import with_dataset_hash
-        from prism_nb.models.zoo import architecture_of, resolve_architecture
 
-        for network in (*settings.networks, *settings.students):
-            resolve_architecture(architecture_of(network))  # before folders are searched for images
         return Run(path, with_dataset_hash(settings))
     run = Run.open(path)
     changes = dict(changes or {})
@@ -86,4 +87,11 @@ def load_run(
     if not changes:
         return run
     values = merge(run.settings.plain(), resolve_references(changes, Path()))
-    return Run(path, build_settings(values, where=f"run {name}"))
+    settings = build_settings(values, where=f"run {name}")
+    _check_names(settings)
+    return Run(path, settings)
+
+
+def _check_names(settings: Settings) -> None:
+    for network in (*settings.networks, *settings.students):
+        resolve_architecture(architecture_of(network))

@@ -18,6 +18,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import (
     build_options,
@@ -27,7 +28,7 @@ from prism_nb.models.pretrained import (
 )
 from prism_nb.models.teacher import check_bn, check_conv
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
-from prism_nb.models.zoo import architecture_of, build_network, build_on_meta, check_forward
+from prism_nb.models.zoo import build_network, build_on_meta, check_forward
 from prism_nb.synthesis.phases import Phases
 
 

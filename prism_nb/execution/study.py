@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from prism_nb.core import fileio
-from prism_nb.core.config import (
-    absolute_path,
-    build_settings,
-    default_runs_dir,
-    merge,
-    read_preset,
-    resolve_references,
-)
+from prism_nb.core.config import build_settings, merge, read_preset, resolve_references
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.paths import absolute_path, default_runs_dir
 from prism_nb.core.presets import find_file, studies
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import FOLDER_NAME, Settings

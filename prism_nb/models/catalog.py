@@ -10,10 +10,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-import timm
-import torchvision
-
-from prism_nb.models.zoo import architecture_of, resolve_architecture
+from prism_nb.models.architectures import architecture_of, resolve_architecture
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,9 @@ def family_of(name: str) -> str:
     for family in ("mobilenet", "mnasnet"):  # timm has them in files named after other families
         if model.startswith(family):
             return family
+    import timm
+    import torchvision
+
     builders = torchvision.models.get_model_builder, timm.models.model_entrypoint
     module = builders[library == "timm"](model).__module__.rpartition(".")[2]
     return re.sub(r"_?v\d+$", "", module)

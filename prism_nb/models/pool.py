@@ -18,16 +18,11 @@ from prism_nb.core.unit_plan import network_unit, statistics_unit
 from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.layer_stats import MeanVar
 from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.teacher import PreprocessConfig, Teacher, dataset_preprocess
-from prism_nb.models.zoo import (
-    BuildOptions,
-    architecture_of,
-    build_network,
-    head_tensors,
-    load_weights,
-)
+from prism_nb.models.zoo import BuildOptions, build_network, head_tensors, load_weights
 
 
 def load_teacher(run: Run, name: str) -> Teacher:

@@ -15,6 +15,7 @@ from prism_nb.core.errors import UsageError
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.index import imagenet_wnids
+from prism_nb.models.architectures import resolve_architecture
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights import WeightsSpec, resolve_weights
 from prism_nb.models.weights_file import choose_weights, metadata_path, read_weights
@@ -25,7 +26,6 @@ from prism_nb.models.zoo import (
     build_on_meta,
     head_tensors,
     load_weights,
-    resolve_architecture,
     stem_layers,
     stem_of,
 )

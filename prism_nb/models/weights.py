@@ -14,10 +14,10 @@ import torchvision
 from huggingface_hub import constants
 
 from prism_nb.core import fileio
-from prism_nb.core.config import default_cache_dir
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.presets import project_root
+from prism_nb.core.paths import default_cache_dir, project_root
 from prism_nb.data.index import imagenet_wnids
+from prism_nb.models.architectures import architecture_of, resolve_architecture
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.weights_file import (
     WeightsMetadata,
@@ -26,13 +26,7 @@ from prism_nb.models.weights_file import (
     to_safetensors,
 )
 from prism_nb.models.wheels import WHEEL, download_state_dict, read_wheel
-from prism_nb.models.zoo import (
-    WEIGHT_FILES,
-    BuildOptions,
-    architecture_of,
-    check_options,
-    resolve_architecture,
-)
+from prism_nb.models.zoo import WEIGHT_FILES, BuildOptions, check_options
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from torch import Tensor
 from prism_nb.core import fileio, torch_io
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import StrictModel, read_mapping
+from prism_nb.models.architectures import is_architecture
 from prism_nb.models.teacher import PreprocessConfig
-from prism_nb.models.zoo import BuildOptions, is_architecture
+from prism_nb.models.zoo import BuildOptions
 
 if TYPE_CHECKING:
     from prism_nb.models.weights import WeightsSpec

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.errors import UsageError
+from prism_nb.models.architectures import architecture_of, resolve_architecture
 
 META = torch.device("meta")
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # endings
@@ -131,43 +132,6 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
                 f"{architecture}: correct it, or leave it out",
                 stacklevel=2,
             )
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture in a network's name, without its weights.
-
-    `resnet18@IMAGENET1K_V1` is resnet18, and `resnet50.a1_in1k`, with a tag of timm's, is
-    `timm/resnet50`.
-    """
-    architecture, at, _ = name.partition("@")
-    model, dot, _ = architecture.partition(".")
-    return f"timm/{model.removeprefix('timm/')}" if dot and not at else architecture
-
-
-def resolve_architecture(name: str) -> tuple[str, str]:
-    """Return the library that has an architecture, and its name there.
-
-    Raises:
-        UsageError: Neither library has it.
-    """
-    prefix, slash, architecture = name.rpartition("/")
-    known = {
-        "torchvision": torchvision.models.list_models(module=torchvision.models),
-        "timm": timm.list_models(),
-    }
-    if slash and prefix not in known:
-        raise UsageError(f"network {name!r}: {prefix!r} is no library; use torchvision/ or timm/")
-    for library in [prefix] if slash else list(known):
-        if architecture in known[library]:
-            return library, architecture
-    everything = set(known["torchvision"]) | set(known["timm"])
-    raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
-
-
-def is_architecture(name: str) -> bool:
-    """Return whether torchvision or timm has an architecture, whose name may have a tag."""
-    model = name.partition(".")[0]
-    return model in timm.list_models() or model in models.list_models(module=models)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,8 @@ import pandas as pd
 import psutil
 
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.presets import PROTOCOLS, project_root, protocol_metadata, protocol_values
+from prism_nb.core.paths import project_root
+from prism_nb.core.presets import PROTOCOLS, protocol_metadata, protocol_values
 from prism_nb.core.run import Run
 from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE
 from prism_nb.core.text import DASH, format_bytes, format_duration, format_value

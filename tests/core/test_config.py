@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from prism_nb.core import config
 from prism_nb.core.config import (
-    absolute_path,
     add_recipes,
     build_settings,
     load_settings,
     parse_assignments,
+    read_preset,
     short_hash,
 )
 from prism_nb.core.errors import UsageError
@@ -30,7 +29,7 @@ def test_presets_load_and_survive_a_runs_config_file(preset: str) -> None:
 
 def test_presets_are_names_or_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(write_yaml({**config.read_preset("digits_quick"), "ipc": 7}))
+    path.write_text(write_yaml({**read_preset("digits_quick"), "ipc": 7}))
     assert load_settings(str(path)).ipc == 7
     with pytest.raises(UsageError, match="unknown preset 'digitz'; did you mean 'digits'"):
         load_settings("digitz")
@@ -116,38 +115,6 @@ def test_recipe_files_that_cannot_be_added_are_refused(tmp_path: Path) -> None:
 
 
 # -- folders and hashes ----------------------------------------------------------------------
-
-
-def test_folders_of_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "notebooks" / "presets").mkdir(parents=True)
-    monkeypatch.setenv("PRISM_HOME", str(tmp_path))
-    assert config.default_runs_dir() == tmp_path / "data" / "runs"
-    monkeypatch.delenv("PRISM_CACHE")
-    assert config.default_cache_dir() == tmp_path / "data" / "cache"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PRISM_RUNS", "elsewhere")
-    assert config.default_runs_dir() == tmp_path / "elsewhere"
-
-
-def test_paths_depend_on_no_folder_that_they_do_not_lead_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clone = tmp_path / "clone"
-    (tmp_path / "disk" / "deep").mkdir(parents=True)
-    clone.mkdir()
-    (clone / "link").symlink_to(tmp_path / "disk" / "deep")
-    monkeypatch.chdir(clone)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
-    images = tmp_path / "images"
-    for given in ("../images", "../clone/./../images", "~/images", "$HOME/images", str(images)):
-        assert absolute_path(given) == images
-    assert absolute_path("link/../x") == tmp_path / "disk" / "x"  # as the system resolves it
-    assert absolute_path("link/x") == clone / "link" / "x"
-    assert absolute_path("${DISK}/../clone/link") == clone / "link"
-    assert absolute_path("$UNKNOWN/~x") == clone / "$UNKNOWN" / "~x"
-    assert absolute_path("~nobody.of.this.name/x") == clone / "~nobody.of.this.name" / "x"
-    assert load_settings("digits_quick", {"data_dir": "../images"}).data_dir == str(images)
 
 
 def test_hashes_depend_on_everything_but_the_order_of_keys() -> None:

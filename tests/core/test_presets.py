@@ -9,11 +9,11 @@ import pytest
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
+from prism_nb.core.paths import project_root
 from prism_nb.core.presets import (
     POOLS,
     PROTOCOLS,
     presets,
-    project_root,
     protocol_metadata,
     protocol_sentence,
     protocol_values,
@@ -22,9 +22,10 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.execution.open_run import load_run
 from prism_nb.execution.preflight import preflight
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.teacher import check_bn
 from prism_nb.models.weights import resolve_weights
-from prism_nb.models.zoo import architecture_of, build_network
+from prism_nb.models.zoo import build_network
 from tests.helpers.image_trees import make_tree
 
 CLONE = Path(__file__).resolve().parents[2]

@@ -4,9 +4,10 @@ import pytest
 from click.testing import CliRunner
 
 from prism_nb.cli import cli
+from prism_nb.models.architectures import resolve_architecture
 from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue
 from prism_nb.models.weights import resolve_weights
-from prism_nb.models.zoo import build_network, network_info, resolve_architecture
+from prism_nb.models.zoo import build_network, network_info
 
 ENTRIES = read_catalogue()
 BY_NAME = {entry.name: entry for entry in ENTRIES}

@@ -22,10 +22,11 @@ from prism_nb.core.presets import POOLS
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ClassInfo, ImageDataset, Split
 from prism_nb.data.index import imagenet_wnids
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import PreprocessConfig, dataset_preprocess
 from prism_nb.models.weights_file import to_safetensors, weights_metadata
-from prism_nb.models.zoo import architecture_of, build_network, stem_of
+from prism_nb.models.zoo import build_network, stem_of
 
 SHUFFLENET = torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
 

@@ -3,45 +3,12 @@
 import re
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.units import is_pretrained_name
-from prism_nb.models.zoo import (
-    architecture_of,
-    build_network,
-    check_forward,
-    check_options,
-    count_flops,
-    resolve_architecture,
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "architecture", "library"),
-    [
-        ("resnet18", "resnet18", "torchvision"),
-        ("timm/resnet18", "timm/resnet18", "timm"),
-        ("test_resnet", "test_resnet", "timm"),
-        ("resnet18@IMAGENET1K_V1", "resnet18", "torchvision"),
-        ("resnet18.a1_in1k", "timm/resnet18", "timm"),
-        ("timm/resnet18.a1_in1k", "timm/resnet18", "timm"),
-        ("timm/resnet18@some.dir/w.pth", "timm/resnet18", "timm"),
-    ],
-)
-def test_names_give_architecture_and_library(name: str, architecture: str, library: str) -> None:
-    assert architecture_of(name) == architecture
-    assert resolve_architecture(architecture)[0] == library
-
-
-def test_no_architecture_looks_as_if_it_had_weights() -> None:
-    assert not any(
-        map(is_pretrained_name, [*timm.list_models(), *torchvision.models.list_models()])
-    )
-
+from prism_nb.models.architectures import resolve_architecture
+from prism_nb.models.zoo import build_network, check_forward, check_options, count_flops
 
 # -- stems -----------------------------------------------------------------------------------
 

@@ -14,16 +14,11 @@ import torch
 from prism_nb.core.recipe import Recipe, TeacherPool
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ImageDataset
+from prism_nb.models.architectures import architecture_of
 from prism_nb.models.catalog import family_of
 from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.similarity import Comparison
-from prism_nb.models.zoo import (
-    BuildOptions,
-    NetworkInfo,
-    architecture_of,
-    build_on_meta,
-    network_info,
-)
+from prism_nb.models.zoo import BuildOptions, NetworkInfo, build_on_meta, network_info
 from prism_nb.synthesis.teacher_sampling import sample_schedule
 from prism_nb.viz.widgets.base import note_html
 
