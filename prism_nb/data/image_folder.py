@@ -131,9 +131,10 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
     dirs = []
     for label, name in enumerate(names):
         folder = f"{split}/{name}"
-        if (root / folder / _INNER).is_dir():
-            names = [path.name for path in (root / folder).iterdir()]
-            beside = [name for name in names if is_image_name(name) and not is_litter(name)]
+        inner = root / folder / _INNER
+        if inner.is_dir() and any(inner.iterdir()):
+            beside = [p.name for p in (root / folder).iterdir() if is_image_name(p.name)]
+            beside = [name for name in beside if not is_litter(name)]
             if beside:
                 raise UsageError(
                     f"{root / folder} holds images, e.g. {beside[0]}, beside its folder {_INNER}; "

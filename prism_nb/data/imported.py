@@ -20,6 +20,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError, suggest
+from prism_nb.core.paths import check_link
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, ImageDataset
 from prism_nb.data.image_folder import HELD_OUT
@@ -188,7 +189,10 @@ def _walk(folder: Path) -> Iterator[str]:
             if not (is_litter(name) or here.resolve().is_relative_to((here / name).resolve()))
         ]
         prefix = here.relative_to(folder).as_posix()
-        yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
+        for name in files:  # links to folders that are away are among them
+            if not is_litter(name):
+                check_link(here / name)
+            yield name if prefix == "." else f"{prefix}/{name}"
 
 
 def _is_hidden(name: str) -> bool:

@@ -163,14 +163,14 @@ def _list_images(folder: Path) -> dict[str, int]:
         return sizes
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_litter(entry.name):
+            if is_litter(entry.name) or (entry.is_dir() and not any(Path(entry).iterdir())):
                 continue
             if not (is_image_name(entry.name) and entry.is_file()):
                 check_link(Path(entry))
                 raise UsageError(
                     f"{entry.path} is {'a folder and ' if entry.is_dir() else ''}no .jpg, .jpeg, "
-                    ".png or .webp file; move it away (only hidden files, Thumbs.db, desktop.ini "
-                    "and *.txt are ignored)"
+                    ".png or .webp file; move it away (ignored are hidden files, *.txt and what "
+                    f"systems leave: {', '.join(sorted(_IGNORED))})"
                 )
             sizes[entry.name] = entry.stat().st_size
     return dict(sorted(sizes.items()))

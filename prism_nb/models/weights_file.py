@@ -190,27 +190,37 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
     found = fileio.sha256(path)
     if not found.startswith(hash_prefix):
         raise _damaged(path, f"their SHA-256 begins with {found[:8]} instead of {hash_prefix}")
-    names = list[str]()
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if start[8:] == b"{":  # behind the length of a safetensors file's header
-            content = safetensors.torch.load_file(path)
-        else:
-            names = sorted(torch_io.names_in_file(path))
-            also = [(type(n, (_StandIn,), {}), n) for n in names if not _is_stopped(n)]
-            content = torch_io.load_torch_file(path, also=also)
-    except pickle.UnpicklingError:  # torch's own message recommends to run the file's code
-        stopped = [n for n in names if _is_stopped(n)] or ["in a form that torch.save never writes"]
-        raise _damaged(path, f"it holds more than tensors ({_listed(stopped)})") from None
-    except Exception as error:  # a damaged archive fails in many ways
-        raise _damaged(path, error) from None
+    content = _read_content(path)
     tensors = dict(_tensors(content, "", _DEPTH))
     if not tensors:
         held = [content, *(content.values() if isinstance(content, dict) else ())]
         objects = [type(value).__name__ for value in held if isinstance(value, _StandIn)]
         kind = f"an object of {_listed(objects)}" if objects else f"a {type(content).__name__}"
         raise _damaged(path, f"it holds {kind} and no state dict")
+    _check_arch(path, content, architecture)
+    short = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
+    return short if len(short) == len(tensors) else tensors
+
+
+def _read_content(path: Path) -> Any:
+    names = list[str]()
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":  # behind the length of a safetensors file's header
+            return safetensors.torch.load_file(path)
+        names = sorted(torch_io.names_in_file(path))
+        also = [(type(n, (_StandIn,), {}), n) for n in names if not _is_stopped(n)]
+        return torch_io.load_torch_file(path, also=also)
+    except pickle.UnpicklingError:  # torch's own message recommends to run the file's code
+        stopped = [n for n in names if _is_stopped(n)] or ["in a form that torch.save never writes"]
+        raise _damaged(path, f"it holds more than tensors ({_listed(stopped)})") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise _damaged(path, error) from None
+
+
+def _check_arch(path: Path, content: Any, architecture: str) -> None:
+    """Check that `arch`, which training programs write beside weights, is the network's."""
     arch = content.get("arch") if isinstance(content, dict) else None
     bare = architecture.rpartition("/")[2]
     if isinstance(arch, str) and bare and arch.partition(".")[0] != bare and is_architecture(arch):
@@ -218,8 +228,6 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
             f"weights {path} are of {arch!r}, as they say, not of {architecture!r}: name that, or "
             "save the state dict alone if they err"
         )
-    short = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
-    return short if len(short) == len(tensors) else tensors
 
 
 def _is_stopped(name: str) -> bool:
@@ -259,47 +267,57 @@ def choose_weights(
         UsageError: Several places, and none of these; tensors beside the network; or no place that
             the metadata name.
     """
-    of = {_WRAPPERS.sub("", name): name for name in names}
-    counts = Counter(key[:i] for key in tensors for i in _starts(key) if key[i:] in of)
-    whole = {place.rstrip("./"): place for place, n in counts.items() if n == len(of)}
-    if spec.part is not None and spec.part not in whole:
+    own = {_WRAPPERS.sub("", name): name for name in names}
+    counts = Counter(key[:i] for key in tensors for i in _starts(key) if key[i:] in own)
+    whole = {start.rstrip("./"): start for start, n in counts.items() if n == len(own)}
+    if spec.part not in {None, *whole}:
         raise UsageError(
             f"weights {spec.file} have none of {spec.architecture!r} at {spec.part!r}; their "
             f"metadata may name {_listed([*map(repr, whole)]) or 'nothing'}"
         )
-    if whole:
-        part = _preferred(spec, list(whole))
-    else:  # of another architecture, or under older names: as much as there is
-        largest = Counter(key.rpartition("/")[0] for key in tensors).most_common(1)[0][0]
-        place = max(counts, key=counts.__getitem__, default="")
-        if 2 * counts[place] <= len(of):
-            place = f"{largest}/" if largest else ""
-        part, whole = place.rstrip("./"), {place.rstrip("./"): place}
-    start = whole[part]
+    start = whole[_preferred(spec, list(whole))] if whole else _largest(tensors, counts, len(own))
     others = tuple(p for p in whole.values() if p != start and not start.startswith(p))
+    if whole and spec.part is None:
+        _check_beside(spec, tensors, start, others)
+    inside = {
+        key.removeprefix(start): value
+        for key, value in tensors.items()
+        if key.startswith(start) and not (others and key.startswith(others))
+    }
+    found = {own.get(name, name): value for name, value in inside.items() if "/" not in name}
+    return found, start.rstrip("./")
+
+
+def _largest(tensors: Mapping[str, Tensor], counts: Counter[str], own: int) -> str:
+    """Return the start of most tensors, where no place has all of the network's `own` names.
+
+    They are of another architecture, or under older names.
+    """
+    start = max(counts, key=counts.__getitem__, default="")
+    if 2 * counts[start] > own:
+        return start
+    place = Counter(key.rpartition("/")[0] for key in tensors).most_common(1)[0][0]
+    return f"{place}/" if place else ""
+
+
+def _check_beside(
+    spec: WeightsSpec, tensors: Mapping[str, Tensor], start: str, others: tuple[str, ...]
+) -> None:
+    """Check that no tensors are beside a network's, of which it may be a part."""
     group = start[: start.rfind("/") + 1]
+    names = {key: key.removeprefix(group) for key in tensors if key.startswith(group)}
     beside = [
         key
-        for key in tensors
-        if key.startswith(group)
-        and "/" not in (name := key.removeprefix(group))
-        and not key.startswith((start, *others))
-        and not _LOSSES.fullmatch(name)
+        for key, name in names.items()
+        if "/" not in name and not key.startswith((start, *others)) and not _LOSSES.fullmatch(name)
     ]
-    if beside and spec.part is None and counts[start] == len(of):
+    if beside:
+        part = start.rstrip("./")
         raise UsageError(
             f"weights {spec.file} hold {_listed(beside)} beside {spec.architecture!r}, which is at "
             f"{part!r}: if the network is complete without, write `weights: {part!r}` into "
             f"{metadata_path(spec.file)}, or save its state dict alone"
         )
-    found = {
-        of.get(name, name): value
-        for key, value in tensors.items()
-        if key.startswith(start)
-        and not (others and key.startswith(others))
-        and "/" not in (name := key.removeprefix(start))
-    }
-    return found, part
 
 
 def _starts(key: str) -> list[int]:

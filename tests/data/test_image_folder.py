@@ -87,8 +87,16 @@ def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "val/cat"), (), "1 of 4 classes have no val .*'cat'"),
         (lambda root: [p.unlink() for p in (root / "train/cat").iterdir()], (), "no train .*'cat'"),
         (lambda root: (root / "val/cat/film.mp4").touch(), (), r"cat/film\.mp4 is no .jpg"),
-        (lambda root: (root / "val/cat/a.jpg").mkdir(), (), r"cat/a\.jpg is a folder and no .jpg"),
-        (lambda root: (root / "val/cat/images").mkdir(), (), r"val/cat holds images, e.g. cat_\d"),
+        (
+            lambda root: (root / "val/cat/a.jpg/x").mkdir(parents=True),
+            (),
+            r"cat/a\.jpg is a folder and no .jpg",
+        ),
+        (
+            lambda root: (root / "val/cat/images/x").mkdir(parents=True),
+            (),
+            r"val/cat holds images, e.g. cat_\d",
+        ),
         (lambda root: None, ("cat", "bee8"), "1 of 2 names .*did you mean 'bee9'"),
     ],
 )

@@ -372,6 +372,9 @@ def test_links_are_followed_but_not_to_a_parent_folder(tmp_path: Path) -> None:
     (tmp_path / "linked" / "0").symlink_to(folder / "0")
     for each in (folder, tmp_path / "linked"):
         assert ImageArchive(each).names == ["0/photo-0.png"]
+    (tmp_path / "linked" / "1").symlink_to(tmp_path / "away")
+    with pytest.raises(UsageError, match=r"linked/1 is a link to .*away, which is not there"):
+        ImageArchive(tmp_path / "linked")
 
 
 @pytest.mark.parametrize(
