@@ -127,6 +127,8 @@ def run(**options: Any) -> None:
     click.echo(f"\n{summary.to_string()}\n")
     for text in tables.order_warnings(opened):
         click.echo(f"warning: {text}\n")
+    for text in tables.published_bands(opened):
+        click.echo(f"{text}\n")
     click.echo(f"images     {comparison_path(opened)}")
     click.echo(f"report     {opened.path / 'figures' / 'report.html'}")
     click.echo(f"notebooks  {notebook_path(opened, '06_report').parent}")

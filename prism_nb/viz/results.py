@@ -304,6 +304,7 @@ def published(run: Run) -> Result:
         "them was measured here, and each has a protocol of its own: only the coloured bars are "
         "compared under one protocol."
     )
+    note = " ".join([note, *tables.published_bands(run)])
     return Result(table, figures.published_figure(table, method_legend(run)), note)
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -532,6 +533,11 @@ def published_results() -> pd.DataFrame:
     return pd.read_csv(project_root() / "data" / "published_results.csv")
 
 
+def published_sets() -> pd.DataFrame:
+    """Return `data/published_sets.csv`: distilled sets that others host."""
+    return pd.read_csv(project_root() / "data" / "published_sets.csv")
+
+
 def published_table(run: Run) -> pd.DataFrame:
     """Return a run's accuracies and the published ones of the same dataset, student and IPC.
 
@@ -574,6 +580,71 @@ def protocol_table(run: Run) -> pd.DataFrame:
         values["student_epochs"] = values.get("student_epochs") or values["label_epochs"]
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
     return table[list(_PROTOCOL_COLUMNS)].rename(columns=_PROTOCOL_COLUMNS)
+
+
+_UNKNOWN_STD = 1.0  # points, of published numbers without one
+
+
+def published_bands(run: Run) -> list[str]:
+    """Return where methods stand to their own published numbers, and what differs in the protocol.
+
+    A band is from the least to the greatest number of the method, dataset, student and IPC, each
+    minus or plus its standard deviation. A sentence for each method and student that has one; none
+    where the run scores on part of the training images.
+    """
+    settings, known, sentences = run.settings, published_results(), list[str]()
+    if not settings.students or settings.eval_split != "test":
+        return []
+    known["method"] = known["method"].str.replace(r" \(re-run .*\)", "", regex=True)
+    known["std"] = known["std"].fillna(_UNKNOWN_STD)
+    groups = known.groupby(["method", "dataset", "student", "ipc"])
+    titles, protocols = method_titles(run), protocol_table(run)
+    for own in accuracy_table(run).itertuples(index=False):
+        name = published_name(run, own.method)
+        key = (name, settings.dataset, own.student.removeprefix("torchvision/"), settings.ipc)
+        if name is None or key not in groups.groups:
+            continue
+        theirs = groups.get_group(key)
+        low, high = (theirs["top1"] - theirs["std"]).min(), (theirs["top1"] + theirs["std"]).max()
+        place = "below" if own.mean < low else "above" if own.mean > high else "inside"
+        sentences.append(
+            f"{titles[own.method]}, {own.student}: {own.mean:.1f} % is {place} the published band "
+            f"of {name}, {low:.1f} to {high:.1f} %; {_departures(protocols, name)}."
+        )
+    return sentences
+
+
+def published_name(run: Run, method: str) -> str | None:
+    """Return the method of the published results that a run's method is; None if it is none.
+
+    A recipe is one by its name; an imported set by its folder, if `data/published_sets.csv` lists
+    it, else by the first words of its name: `sre2l_published`.
+    """
+    names = {_plain_name(name): name for name in published_results()["method"]}
+    recipe, words = run.settings.recipe_of(method), method.split("_")
+    if recipe.image_source != "imported":
+        return names.get(_plain_name(method))
+    sets = published_sets().set_index("name")["method"].to_dict()
+    found = [sets[part] for part in Path(recipe.source or "").parts if part in sets]
+    starts = [_plain_name("".join(words[:count])) for count in range(len(words), 0, -1)]
+    return [*found, *(names[start] for start in starts if start in names), None][0]
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
+
+
+def _departures(protocols: pd.DataFrame, name: str) -> str:
+    """Return how a method's published protocol differs from the run's, of a `protocol_table`."""
+    if name not in protocols.index:
+        return "how its students were trained is not on record"
+    pairs = zip(protocols.columns, protocols.loc[name], protocols.loc[THIS_RUN], strict=True)
+    differing = [
+        f"{what} {theirs} (here {mine})"
+        for what, theirs, mine in pairs
+        if pd.notna(theirs) and theirs != mine
+    ]
+    return f"its protocol has {', '.join(differing)}" if differing else "by the same protocol"
 
 
 # --- Classes ---

@@ -156,9 +156,55 @@ def test_published_results_are_plausible() -> None:
     assert not frame.duplicated(["method", "dataset", "student", "ipc"]).any()
     assert not frame.drop(columns="std").isna().any().any()
     assert frame["top1"].between(0, 100).all()
-    assert len(frame) == 73
-    groups = frame.sort_values("ipc").groupby(["method", "student"])
+    assert len(frame) == 104
+    groups = frame.sort_values("ipc").groupby(["method", "dataset", "student"])
     assert all(group["top1"].is_monotonic_increasing for _, group in groups)
+
+
+def test_hosted_sets_are_listed_once_and_none_has_a_number_at_second_hand() -> None:
+    frame = tables.published_sets()
+    assert frame["name"].is_unique
+    assert frame["where"].str.endswith(tuple(frame["name"])).all()
+    assert frame["top1"].isna().all()
+    assert len(frame) == 36
+
+
+@pytest.mark.parametrize(
+    ("method", "source", "name"),
+    [
+        ("fadrm_plus", None, "FADRM+"),
+        ("prism", None, None),
+        ("sre2l_published", "/sets/theirs", "SRe2L"),
+        ("theirs", "/sets/2025-rethinkdc-imagenet-gvbsm-ipc-10/data", "G-VBSM"),
+        ("theirs", "/sets/theirs", None),
+    ],
+)
+def test_the_published_name_of_a_method_is_found(
+    tmp_path: Path, method: str, source: str | None, name: str | None
+) -> None:
+    recipes = {method: {"base": "imported", "source": source}} if source else {}
+    settings = load_settings("digits_quick", {"methods": [method], "recipes": recipes})
+    assert tables.published_name(Run(tmp_path / "r", settings), method) == name
+
+
+@pytest.mark.parametrize(
+    ("method", "mean", "sentence"),
+    [
+        ("sre2l", 20.8, "20.8 % is inside the published band of SRe2L, 20.7 to 21.9 %; its"),
+        ("sre2l", 20.6, "20.6 % is below the published band of SRe2L, 20.7 to 21.9 %; its"),
+        ("fadrm", 48.9, "48.9 % is above the published band of FADRM, 46.7 to 48.8 %; how"),
+    ],
+)
+def test_a_band_is_of_all_numbers_of_a_method_with_their_deviations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mean: float, sentence: str
+) -> None:
+    run = published_run(tmp_path, monkeypatch, methods=[method], students=["resnet18"])
+    row = {"method": method, "student": "resnet18", "mean": mean, "std": 0.5}
+    monkeypatch.setattr(tables, "accuracy_table", lambda run: pd.DataFrame([row]))
+    (found,) = tables.published_bands(run)
+    assert sentence in found
+    if method == "sre2l":
+        assert "has batch 1,024 (here " in found or "batch 1024 (here " in found
 
 
 def test_protocols_have_the_names_of_published_methods() -> None:
@@ -188,7 +234,9 @@ def test_published_rows_are_of_the_same_dataset_student_and_ipc(
 def test_without_published_rows_the_table_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    assert not len(tables.published_table(published_run(tmp_path, monkeypatch, **changes)))
+    run = published_run(tmp_path, monkeypatch, **changes)
+    assert not len(tables.published_table(run))
+    assert tables.published_bands(run) == []
 
 
 def test_the_protocol_table_has_the_runs_values_first(run: Run) -> None:
