@@ -300,7 +300,10 @@ def study(
 def import_command(
     folder: Path, run_name: str, method: str, assignments: tuple[str, ...], **options: Any
 ) -> None:
-    """Make the images of FOLDER (or a zip archive) a method of a run; `run` then continues it."""
+    """Make the images of FOLDER a method of a run; `run` then continues it.
+
+    Or those of a zip archive, of parquet files, or of a file of tensors (.pt).
+    """
     from prism_nb.core.config import parse_assignments
     from prism_nb.execution.exchange import import_images, import_layout
 
@@ -320,7 +323,10 @@ def import_command(
 @click.argument("method")
 @click.argument("dest", type=_PATH)
 def export_command(run: Run, method: str, dest: Path) -> None:
-    """Write the images and labels of METHOD in RUN to DEST, a zip archive with a card."""
+    """Write the images and labels of METHOD in RUN, with a card, to DEST.
+
+    That is a zip archive (.zip), or else a folder of parquet for Hugging Face's datasets.
+    """
     from prism_nb.execution.exchange import export_set
 
     content = export_set(run, method, dest)

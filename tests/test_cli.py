@@ -70,7 +70,7 @@ def test_a_mistake_ends_with_one_message(
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, prism_nb.cli; print({'torch', 'pandas'} & sys.modules.keys())"
+    code = "import sys, prism_nb.cli; print({'torch', 'pandas', 'pyarrow'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
@@ -155,6 +155,7 @@ for words, code in {commands}.items():
             found = end.code
     assert found == code, (words, found)
     assert "torch" not in sys.modules, words
+    assert "pyarrow" not in sys.modules or "pandas" in sys.modules, words  # which imports it
 """
     subprocess.run(
         [sys.executable, "-c", script], check=True, env=os.environ | {"PRISM_RUNS": str(tmp_path)}

@@ -70,7 +70,9 @@ class Recipe(StrictModel):
         description="optimized: from the initial images; initial: these as they are; imported: the "
         "images of `source`",
     )
-    source: str | None = Field(None, description="folder or archive of the images (imported)")
+    source: str | None = Field(
+        None, description="folder, archive, parquet or tensor file of the images (imported)"
+    )
     resize: bool = Field(
         False, description="resize images of another size instead of refusing them (imported)"
     )

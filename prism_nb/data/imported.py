@@ -1,53 +1,30 @@
-"""Distilled sets made elsewhere: files of a folder or zip archive, as images of a method."""
+"""Distilled sets made elsewhere: image, parquet and tensor files, as images of a method."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import re
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.paths import check_link
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, ImageDataset
+from prism_nb.data.image_archive import GIT_LFS, ImageArchive, other_kind
 from prism_nb.data.image_folder import HELD_OUT
 from prism_nb.data.image_io import DECODE_ERRORS, read_exact
-from prism_nb.data.index import imagenet_wnids, is_image_name, is_litter
+from prism_nb.data.index import imagenet_wnids, is_image_name
 
 CLASSES_FILE = "classes.json"
-MAX_FILE_BYTES = 64 * 2**20  # of one image; 224 px take a tenth of a megabyte
-# How zipfile fails on damaged or encrypted archives; names that are no text are a ValueError.
-_READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
-# Files that may hold images, but are none: what they are, and how to come to images.
-_OTHER_FILES = {
-    (
-        *(".pt", ".pth", ".pth.tar", ".ckpt", ".pkl", ".pickle", ".joblib"),
-        *(".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".mat"),
-    ): (
-        "a file of tensors, not of images; save these as <class number>/<number>.png "
-        "(docs/methods.md shows how)"
-    ),
-    (".parquet", ".arrow", ".tfrecord", ".lmdb", ".mdb", ".rec", ".beton", ".jsonl"): (
-        "a table, not a folder of images; save its images as <class number>/<number>.png "
-        "(docs/methods.md shows how)"
-    ),
-    (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"): (
-        "an archive; unpack it, and name the folder of its class folders"
-    ),
-}
 _NAMED, _NUMBERS = "folders named as the classes", "numbered folders"
 _WNID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 # Class folders such as 0, 00000, new000, class_0 and 000_tench.
@@ -75,15 +52,14 @@ class ImportedSet:
             UsageError: An image cannot be used; see `read_exact`.
         """
         digest, pixels = hashlib.sha256(), []
-        for class_index, image_index in keys:
-            name = self.files[class_index][image_index]
-            content = self.archive.read(name)
+        names = [self.files[class_index][image_index] for class_index, image_index in keys]
+        for name, content in zip(names, self.archive.contents(names), strict=True):
             header = f"{name}\n{len(content)}\n".encode(errors="surrogateescape")
             digest.update(header + content)
             try:
                 pixels.append(read_exact(io.BytesIO(content), self.size, resize=self.resize))
             except UnidentifiedImageError:
-                is_pointer = content.startswith(b"version https://git-lfs")
+                is_pointer = content.startswith(GIT_LFS)
                 what = "a pointer; run `git lfs pull`" if is_pointer else "no image; replace it"
                 raise UsageError(
                     f"{self.archive.path}: {name} cannot be read: it is {what}"
@@ -96,7 +72,7 @@ class ImportedSet:
                 ) from None
         record = {
             "source": str(self.archive.path),
-            "layout": self.layout,
+            "layout": self.archive.note + self.layout,
             "source_sha256": digest.hexdigest(),
         }
         return torch.stack(pixels), record
@@ -109,7 +85,7 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
         UsageError: Images are missing, do not fit the classes, or are not `ipc` per class.
     """
     recipe = settings.recipe_of(method)
-    archive = ImageArchive(Path(recipe.source or ""))
+    archive = open_archive(Path(recipe.source or ""), dataset)
     layout, files = find_images(archive, dataset.classes)
     for info, names in zip(dataset.classes, files, strict=True):
         if len(names) != settings.ipc:
@@ -123,81 +99,29 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
 
 def infer_ipc(path: Path, dataset: ImageDataset) -> int:
     """Return how many images a set has of its first class."""
-    return len(find_images(ImageArchive(path), dataset.classes)[1][0])
+    return len(find_images(open_archive(path, dataset), dataset.classes)[1][0])
 
 
-class ImageArchive:
-    """The files of a folder, links included, or of a zip archive, which is never unpacked.
+def open_archive(path: Path, dataset: ImageDataset) -> ImageArchive:
+    """Open a folder or archive of image files, or parquet or tensor files.
 
-    Attributes:
-        path: The folder or archive.
-        names: Relative names of all files that are not hidden, with forward slashes, sorted.
-
-    Raises:
-        UsageError: The path is missing, cannot be read, or is a file of another kind.
+    A folder is of parquet or tensor files where it holds no images.
     """
+    from prism_nb.data.parquet import PARQUET, ParquetSet
+    from prism_nb.data.tensor_file import TENSORS, TensorSet
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if path.suffix.lower() != ".zip" and path.is_file() and (kind := _other_kind(path.name)):
-            raise UsageError(f"{path} is {kind}")
-        try:
-            if path.is_dir():
-                names = set(_walk(path))
-            else:
-                self._zip = zipfile.ZipFile(path)
-                names = {info.filename for info in self._zip.infolist() if not info.is_dir()}
-            self.names = sorted(name for name in names if not _is_hidden(name))
-        except _READ_ERRORS as error:
-            raise UsageError(
-                f"{path} cannot be read: {error}; name a folder of images, or a complete zip "
-                "archive such as `prism-nb export` writes"
-            ) from None
-
-    def read(self, name: str) -> bytes:
-        """Return a file's content; one that is damaged or larger than any image is refused."""
-        file, packed = self.path / name, self._zip
-        try:
-            size = packed.getinfo(name).file_size if packed else file.stat().st_size
-            if size > MAX_FILE_BYTES:  # zipfile never unpacks more than the stated size
-                raise ValueError(f"it has {size / 1e6:.0f} MB, more than any image should")
-            return packed.read(name) if packed else file.read_bytes()
-        except _READ_ERRORS as error:
-            raise UsageError(
-                f"file {name} in {self.path} cannot be read: {error}; fetch the set again"
-            ) from None
-
-
-def _other_kind(name: str) -> str | None:
-    """Return what a file is that may hold images but is none, and the remedy."""
-    kinds = _OTHER_FILES.items()
-    return next((kind for ends, kind in kinds if name.lower().endswith(ends)), None)
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the relative names of all files; links are followed, unless to a folder above."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise error
-
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        here = Path(place)
-        folders[:] = [
-            name
-            for name in folders
-            if not (is_litter(name) or here.resolve().is_relative_to((here / name).resolve()))
-        ]
-        prefix = here.relative_to(folder).as_posix()
-        for name in files:  # links to folders that are away are among them
-            if not is_litter(name):
-                check_link(here / name)
-            yield name if prefix == "." else f"{prefix}/{name}"
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return any(part.strip(".") and is_litter(part) for part in parts)
+    name = path.name.lower()
+    if path.is_file() and name.endswith((PARQUET, *TENSORS)):
+        return ParquetSet(path) if name.endswith(PARQUET) else TensorSet(path, dataset)
+    archive = ImageArchive(path)
+    names = [name.lower() for name in archive.names] if path.is_dir() else []
+    if any(map(is_image_name, names)):
+        return archive
+    if any(name.endswith(PARQUET) for name in names):
+        return ParquetSet(path, archive)
+    if any(name.endswith(TENSORS) for name in names):
+        return TensorSet(path, dataset, archive)
+    return archive
 
 
 def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:
@@ -264,7 +188,7 @@ def _images(archive: ImageArchive) -> dict[str, _Image]:
     """Return a set's images by the names of their files; all class folders lie in one folder."""
     images = {name: _Image.parse(name) for name in archive.names if is_image_name(name)}
     if not images:
-        held = next(((name, kind) for name in archive.names if (kind := _other_kind(name))), None)
+        held = next(((name, kind) for name in archive.names if (kind := other_kind(name))), None)
         hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
         raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
     places = {image.place for image in images.values()}

@@ -1,10 +1,13 @@
-"""Export of a method's images as an archive, and import of other programs' images."""
+"""Export of a method's images as an archive or table, and import of other programs' images."""
 
 from __future__ import annotations
 
 import hashlib
 import stat
+import tempfile
 import zipfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,39 +34,49 @@ from prism_nb.execution.open_run import load_run, open_run
 
 
 def export_set(run: Run, method: str, dest: Path) -> str:
-    """Write a method's images, labels, class order and a card to a new zip archive, atomically.
+    """Write a method's images, labels, class order and a card to a new archive or folder, at once.
 
-    The folder `images/` can be read by torchvision's ImageFolder. Labels are left out unless all
-    are there. Equal images, settings and versions give equal bytes.
+    The archive's folder `images/` can be read by torchvision's ImageFolder. A folder has them in
+    a parquet file, and `datasets` reads it. Labels are left out unless all are there. Equal
+    images, settings and versions give equal bytes.
 
     Args:
         run: The run.
         method: A method whose images are complete.
-        dest: A new `.zip` file.
+        dest: A new `.zip` file, or a new folder, without an ending.
 
     Returns:
         SHA-256 of the images' hashes and names: of what `sha256sum images/*/*` prints.
 
     Raises:
-        UsageError: No such method, no zip file, or a file that exists.
+        UsageError: No such method, another ending, or a file that exists.
         PrismError: The method's images are missing or damaged, or `dest` cannot be written.
     """
     if method not in run.settings.methods:
         raise UsageError(
             f"run {run.name} has no method {method!r}; {suggest(method, run.settings.methods)}"
         )
-    if dest.suffix != ".zip" or dest.exists():
-        raise UsageError(f"cannot export to {dest}; name a new file that ends in .zip")
+    if dest.suffix not in {".zip", ""} or dest.exists():
+        raise UsageError(
+            f"cannot export to {dest}; name a new file that ends in .zip, or for parquet a new "
+            "folder, without an ending"
+        )
     from prism_nb.data.imported import CLASSES_FILE
 
     images, labels = _image_files(run, method), _label_files(run, method)
     listed = "".join(f"{fileio.sha256(path)}  {name}\n" for name, path in images.items())
     content = hashlib.sha256(listed.encode()).hexdigest()
-    texts = {
-        CLASSES_FILE: fileio.json_bytes(run.read_classes()),
-        "card.md": _card(run, method, content, labelled=bool(labels)).encode(),
-    }
-    fileio.atomic_write(dest, lambda file: _write_archive(file, images | labels, texts))
+    card, classes = partial(_card, run, method, content, bool(labels)), run.read_classes() or []
+    texts = {CLASSES_FILE: fileio.json_bytes(classes)}
+    if dest.suffix:
+        texts["card.md"] = card().encode()
+        fileio.atomic_write(dest, lambda file: _write_archive(file, images | labels, texts))
+    else:
+        from prism_nb.data.parquet import card_entries
+
+        names = [info["folder"] for info in classes]
+        texts["README.md"] = card(**card_entries(names)).encode()
+        _write_folder(dest, images, names, labels, texts)
     return content
 
 
@@ -102,6 +115,29 @@ def _write_archive(file: BinaryIO, files: dict[str, Path], texts: dict[str, byte
             archive.writestr(info, texts[name] if name in texts else files[name].read_bytes())
 
 
+def _write_folder(
+    dest: Path,
+    images: dict[str, Path],
+    classes: Sequence[str],
+    labels: dict[str, Path],
+    texts: dict[str, bytes],
+) -> None:
+    """Write a folder as on Hugging Face, under another name until it is complete."""
+    from prism_nb.data.parquet import write_parquet
+
+    rows = [(path, int(path.parent.name)) for path in images.values()]
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as part:
+        folder = Path(part) / dest.name
+        table = folder / "data" / "train-00000-of-00001.parquet"
+        fileio.atomic_write(table, lambda file: write_parquet(file, rows, classes))
+        for name, content in texts.items():
+            fileio.write_bytes(folder / name, content)
+        for name, path in labels.items():
+            fileio.write_bytes(folder / name, path.read_bytes())
+        folder.replace(dest)
+
+
 _CARD = """\
 ---
 {front_matter}---
@@ -135,8 +171,11 @@ _DATA_FREE_LICENCE = (
 )
 
 
-def _card(run: Run, method: str, content: str, *, labelled: bool) -> str:
-    """Return the dataset card of a method's images, as Markdown with YAML front matter."""
+def _card(run: Run, method: str, content: str, labelled: bool, **entries: Any) -> str:
+    """Return the dataset card of a method's images, as Markdown with YAML front matter.
+
+    `entries` are added to the front matter.
+    """
     settings, recipe = run.settings, run.settings.recipe_of(method)
     versions = recorded_environment(run.manifest.read(), settings)["versions"]
     kit = f"the PRISM kit {versions['prism-nb']}"
@@ -149,7 +188,7 @@ def _card(run: Run, method: str, content: str, *, labelled: bool) -> str:
     teachers = settings.label_teachers_used if labelled else ()
     labels = f"`labels/` holds soft labels of {', '.join(teachers)}, as the kit stores them."
     return _CARD.format(
-        front_matter=write_yaml(_front_matter(run, method, content, versions, teachers)),
+        front_matter=write_yaml(_front_matter(run, method, content, versions, teachers) | entries),
         title=recipe.title,
         dataset=settings.dataset,
         ipc=settings.ipc,
@@ -208,7 +247,7 @@ def import_images(
     """Make a set of images a method of a run, and import the images at once.
 
     Args:
-        path: Folder or zip archive; see `data.imported` for the layouts.
+        path: Folder, zip archive, parquet or tensor file; see `data.imported` for the layouts.
         run_name: A run. An existing one keeps its settings; a new one begins with the preset's,
             and with the images per class of the set unless `changes` sets it.
         preset: Settings of a new run.
@@ -245,7 +284,7 @@ def import_images(
 
 
 def import_layout(run: Run, method: str) -> str:
-    """Return how the folders of an imported set were read, and which were left out."""
+    """Return how an imported set was read, and which of its class folders were left out."""
     first = method_units(run, method, pipeline.class_count(run))[0]
     return str(run.units.record(first)["layout"])
 

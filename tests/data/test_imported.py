@@ -22,17 +22,12 @@ from prism_nb.core.config import build_settings, load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import method_fingerprint
-from prism_nb.data import imported
+from prism_nb.data import image_archive
 from prism_nb.data.dataset import ClassInfo
-from prism_nb.data.imported import (
-    ImageArchive,
-    ImportedSet,
-    find_images,
-    imported_set,
-    infer_ipc,
-)
+from prism_nb.data.image_archive import ImageArchive
+from prism_nb.data.imported import ImportedSet, find_images, imported_set, infer_ipc
 from prism_nb.data.registry import open_dataset
-from tests.helpers.image_sets import SIZE, picture, write_set
+from tests.helpers.image_sets import SIZE, picture, pixels_of, write_set
 
 PUBLISHED = "new{c:03d}/class{c:03d}_id{s:03d}.png"
 OWN = "{c:05d}/{c:05d}_{s:04d}.png"
@@ -48,11 +43,6 @@ def settings_of(path: Path, *, ipc: int = 2, **own: object) -> Settings:
 def open_set(path: Path, **changes: object) -> ImportedSet:
     settings = settings_of(path, **changes)
     return imported_set(settings, "imported", open_dataset(settings))
-
-
-def pixels_of(content: bytes) -> torch.Tensor:
-    with Image.open(io.BytesIO(content)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def zipped(path: Path, folder: Path) -> Path:
@@ -317,7 +307,7 @@ def test_an_archive_that_lies_about_a_size_unpacks_no_more(tmp_path: Path) -> No
 def test_files_larger_than_an_image_can_be_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
-    monkeypatch.setattr(imported, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(image_archive, "MAX_FILE_BYTES", 100)
     folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
     archive = ImageArchive(zipped(tmp_path / "set.zip", folder) if packed else folder)
     with pytest.raises(UsageError, match="more than any image should"):
@@ -380,10 +370,9 @@ def test_links_are_followed_but_not_to_a_parent_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("images_best.pt", "is a file of tensors, not of images; save these"),
-        ("images.NPZ", "is a file of tensors"),
+        ("images.NPZ", "is a file of tensors, not of images; save these"),
         ("images.pth.tar", "is a file of tensors"),
-        ("train-00000-of-00001.parquet", "is a table"),
+        ("train-00000-of-00001.arrow", "is a table"),
         ("set.tar.gz", "is an archive; unpack it"),
     ],
 )

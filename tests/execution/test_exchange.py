@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -145,7 +146,7 @@ def test_the_card_of_an_imported_set_has_no_local_path(tmp_path: Path) -> None:
     ("method", "dest", "message"),
     [
         ("prism", "out.zip", "run a has no method 'prism'"),
-        (METHOD, "out", "name a new file that ends in .zip"),
+        (METHOD, "out.parquet", "name a new file that ends in .zip, or for parquet a new folder"),
         (METHOD, "full.zip", "name a new file that ends in .zip"),
     ],
 )
@@ -167,6 +168,32 @@ def test_damaged_images_are_not_exported(tmp_path: Path) -> None:
     with pytest.raises(PrismError, match="is damaged; `prism-nb run` makes them"):
         export_set(run, METHOD, tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_folder_of_parquet_has_images_card_labels_and_class_names(tmp_path: Path) -> None:
+    run = begin_run(tmp_path / "runs", label_epochs=1)
+    (unit,) = unit_plan.relabel_units(run, 10)
+    fileio.write_bytes(run.path / "labels" / METHOD / "epoch_0000.safetensors", b"logits")
+    run.units.finish(unit, paths=[f"labels/{METHOD}/epoch_0000.safetensors"], record={})
+    content = export_set(run, METHOD, tmp_path / "out")
+    assert content == export_set(run, METHOD, tmp_path / "out.zip")
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/**/*.*")}
+    data = "data/train-00000-of-00001.parquet"
+    assert files == {"README.md", "classes.json", data, "labels/epoch_0000.safetensors"}
+    table = pq.read_table(tmp_path / "out" / data)
+    assert table["label"].to_pylist() == [c for c in range(10) for _ in range(2)]
+    found = [hash_of(image["bytes"]) for image in table["image"].to_pylist()]
+    assert found == list(pixel_hashes(run, METHOD).values())
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    folders = [info["folder"] for info in run.read_classes()]
+    assert features["label"] == {"_type": "ClassLabel", "names": folders}
+    matter = front_matter((tmp_path / "out" / "README.md").read_bytes())
+    names = matter["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]
+    assert names == {str(index): name for index, name in enumerate(folders)}
+    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert matter["prism_nb"]["content"] == content
+    back = import_new(tmp_path / "out", tmp_path, methods=["imported"])
+    assert pixel_hashes(back, "imported") == pixel_hashes(run, METHOD)
 
 
 # -- import ----------------------------------------------------------------------------------

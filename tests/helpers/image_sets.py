@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from prism_nb.core.run import Run
@@ -29,6 +30,12 @@ def picture(number: int, *, size: int = SIZE, kind: str = "PNG") -> bytes:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind)
     return buffer.getvalue()
+
+
+def pixels_of(content: bytes) -> torch.Tensor:
+    """Return the pixels of an image file, uint8 [3, H, W], read without the kit."""
+    with Image.open(BytesIO(content)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def write_set(folder: Path, name: str, *, ipc: int = 2, classes: int = 10) -> Path:

@@ -1,0 +1,214 @@
+"""Images and labels in parquet files, in the layout of Hugging Face's `datasets`.
+
+An image is a struct of `bytes`, the content of an image file, and `path`; the schema's metadata
+names the classes of integer labels. Source: the features `Image` and `ClassLabel` of
+https://huggingface.co/docs/datasets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prism_nb.core.errors import UsageError
+from prism_nb.data.image_archive import MAX_FILE_BYTES, ImageArchive, damage
+from prism_nb.data.image_folder import HELD_OUT
+
+PARQUET = ".parquet"
+_METADATA = "huggingface"  # key in the metadata of a schema
+_ROWS = 100  # of a row group, as `datasets` writes images, and of a batch that is read
+_IMAGES = ("image", "img", "images", "jpg", "png", "webp")  # columns, preferred ones first
+_LABELS = ("label", "labels", "fine_label", "class_id", "class", "target", "cls", "y")
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+_NUMBER = re.compile(r"(?:^|[-_./])\d+(?:-of-\d+.*)?$")  # what tells apart the files of a split
+
+
+class ParquetSet(ImageArchive):
+    """Parquet files as an archive that has an image `<label>/<row>.png` for every row.
+
+    Integers are replaced by their names in the schema (`ClassLabel`), if it has any. Labels are
+    read at once, images when they are needed.
+
+    Args:
+        path: A file, or the folder that `folder` lists.
+        folder: The files of the folder.
+
+    Raises:
+        UsageError: A file is damaged or lacks a column, or a label is none.
+    """
+
+    def __init__(self, path: Path, folder: ImageArchive | None = None) -> None:
+        self.path, self._folder = path, folder
+        files = [path / name for name in _training_files(folder)] if folder else [path]
+        self._rows: dict[str, tuple[Path, int, int]] = {}  # file, row group, row in the group
+        self._image: dict[Path, str] = {}
+        classes: Sequence[str] = ()
+        for file in files:
+            with _open(file) as opened:
+                self._image[file], label = _columns(opened.schema_arrow, file)
+                classes = _features(opened.schema_arrow).get(label, {}).get("names") or ()
+                if len({*classes}) < len(classes):
+                    raise UsageError(f"{file}: two classes of {label!r} have the same name")
+                for group in range(opened.num_row_groups):
+                    values = opened.read_row_group(group, columns=[label])[label].to_pylist()
+                    for row, value in enumerate(values):
+                        number = len(self._rows)
+                        name = f"{_class_folder(value, classes, file, number)}/{number:08d}.png"
+                        self._rows[name] = file, group, row
+        # A list of class folders says what numbers stand for; names say it themselves.
+        self.names = [*self._rows, *(folder.lists if folder and not classes else ())]
+        count = f"{len(files)} parquet file{'s' if files[1:] else ''}"
+        self.note = f"{count}, columns {self._image[file]} and {label}: "
+
+    def read(self, name: str) -> bytes:
+        """Return the content of an image, or of a file of the folder."""
+        if name in self._rows or self._folder is None:
+            return next(self.contents([name]))
+        return self._folder.read(name)
+
+    def contents(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield the content of images; each row group is read once, batch by batch."""
+        wanted = defaultdict[tuple[Path, int], dict[int, str]](dict)
+        for name in names:
+            file, group, row = self._rows[name]
+            wanted[file, group][row] = name
+        found: dict[str, bytes] = {}
+        for (file, group), rows in wanted.items():
+            with _open(file) as opened:
+                first = 0
+                for batch in opened.iter_batches(_ROWS, [group], columns=[self._image[file]]):
+                    for row in rows.keys() & range(first, first + len(batch)):
+                        value = batch.column(0)[row - first].as_py()
+                        found[rows[row]] = _content(value, rows[row])
+                    first += len(batch)
+        yield from (found[name] for name in names)
+
+
+def _training_files(folder: ImageArchive) -> list[str]:
+    """Return the parquet files of a folder, of one split, without held-out ones beside others."""
+    splits = defaultdict[str, list[str]](list)
+    for name in folder.names:
+        if name.lower().endswith(PARQUET):
+            splits[_NUMBER.sub("", name[: -len(PARQUET)])].append(name)
+    training = [each for each in splits if each.rpartition("/")[2] not in HELD_OUT] or [*splits]
+    if len(training) > 1:
+        examples = " and ".join(splits[each][0] for each in training[:2])
+        raise UsageError(
+            f"{folder.path} holds several sets, e.g. {examples}; name one file, or a folder that "
+            "holds the files of one set"
+        )
+    return splits[training[0]]
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file; damage is refused, also what shows while it is read."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            yield opened
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise damage(file, "parquet", error) from None
+
+
+def _columns(schema: pa.Schema, file: Path) -> tuple[str, str]:
+    """Return the names of the columns of images and of labels."""
+    classes = {n for n, kind in _features(schema).items() if kind.get("_type") == "ClassLabel"}
+    images = [field.name for field in schema if _holds_files(field.type)]
+    labels = [name for name in schema.names if name in classes | {*_LABELS}]
+    found = []
+    for what, fitting, names in (("image files", images, _IMAGES), ("labels", labels, _LABELS)):
+        named = [name for name in names if name in fitting]
+        if not named and len(fitting) != 1:
+            raise UsageError(
+                f"{file} has no column of {what} by the name of {' or '.join(names[:4])}, but "
+                f"{', '.join(schema.names) or 'none'}; give the column of {what} such a name"
+            )
+        found.append((named or fitting)[0])
+    return found[0], found[1]
+
+
+def _holds_files(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return any(is_kind(kind) for is_kind in _BINARY)
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what the metadata of a schema says of its columns."""
+    try:
+        found = json.loads(schema.metadata[_METADATA.encode()])["info"]["features"]
+        return {name: feature for name, feature in found.items() if isinstance(feature, dict)}
+    except (TypeError, KeyError, ValueError, AttributeError):  # none, or another program's
+        return {}
+
+
+def _class_folder(value: Any, classes: Sequence[str], file: Path, row: int) -> str:
+    """Return a label as the name of a class folder."""
+    text = value if isinstance(value, str) else ""
+    if isinstance(value, int) and 0 <= value < (len(classes) or value + 1):
+        text = classes[value] if classes else str(value)
+    if not text:
+        last = f" to {len(classes) - 1}" if classes else ""
+        raise UsageError(
+            f"{file}: image {row} of the set has the label {value!r}; a label is a number from 0"
+            f"{last}, or a name"
+        )
+    return text.replace("/", " ").replace("\\", " ")
+
+
+def _content(value: Any, name: str) -> bytes:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None:
+        raise ValueError(f"{name} is empty, or only the path of an image")
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{name} has {len(content) / 1e6:.0f} MB, more than any image should")
+    return bytes(content)
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def write_parquet(
+    file: BinaryIO, images: Sequence[tuple[Path, int]], classes: Sequence[str]
+) -> None:
+    """Write image files and their class indices, row group by row group.
+
+    Args:
+        file: The file to write.
+        images: Path and class index of each image.
+        classes: Names of the classes, all different.
+    """
+    label = {"_type": "ClassLabel", "names": [*classes]}
+    info = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", image), ("label", pa.int64())], {_METADATA: json.dumps(info)})
+    with pq.ParquetWriter(file, schema, compression="none") as writer:  # images hardly compress
+        for start in range(0, len(images), _ROWS):
+            rows = [
+                {"image": {"bytes": path.read_bytes(), "path": path.name}, "label": index}
+                for path, index in images[start : start + _ROWS]
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def card_entries(classes: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of a dataset card by which `datasets` reads `data/train-*`."""
+    names = {str(index): name for index, name in enumerate(classes)}
+    features = [
+        {"name": "image", "dtype": "image"},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
+    ]
+    files = [{"split": "train", "path": "data/train-*"}]
+    return {
+        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {"features": features},
+    }
