@@ -52,10 +52,10 @@ class ImageArchive:
     """
 
     note = ""
+    _zip: zipfile.ZipFile | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
         if path.suffix.lower() != ".zip" and path.is_file() and (kind := other_kind(path.name)):
             raise UsageError(f"{path} is {kind}")
         try:
@@ -84,13 +84,8 @@ class ImageArchive:
                 f"file {name} in {self.path} cannot be read: {error}; fetch the set again"
             ) from None
 
-    @property
-    def lists(self) -> list[str]:
-        """The files that may list the classes."""
-        return [name for name in self.names if name.endswith(".json")]
-
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield the content of several files, in their order."""
+        """Yield the content of several images, in their order."""
         return map(self.read, names)
 
 

@@ -110,18 +110,14 @@ def open_archive(path: Path, dataset: ImageDataset) -> ImageArchive:
     from prism_nb.data.parquet import PARQUET, ParquetSet
     from prism_nb.data.tensor_file import TENSORS, TensorSet
 
-    name = path.name.lower()
-    if path.is_file() and name.endswith((PARQUET, *TENSORS)):
-        return ParquetSet(path) if name.endswith(PARQUET) else TensorSet(path, dataset)
-    archive = ImageArchive(path)
-    names = [name.lower() for name in archive.names] if path.is_dir() else []
-    if any(map(is_image_name, names)):
-        return archive
-    if any(name.endswith(PARQUET) for name in names):
-        return ParquetSet(path, archive)
-    if any(name.endswith(TENSORS) for name in names):
-        return TensorSet(path, dataset, archive)
-    return archive
+    names, ends = list[str](), {path.suffix.lower()}
+    if path.is_dir() or not ends & {PARQUET, *TENSORS}:
+        archive = ImageArchive(path)
+        names = archive.names
+        ends = {Path(name).suffix.lower() for name in names} if path.is_dir() else set()
+        if any(map(is_image_name, names)) or not ends & {PARQUET, *TENSORS}:
+            return archive
+    return ParquetSet(path, names) if PARQUET in ends else TensorSet(path, dataset, names)
 
 
 def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[str, list[list[str]]]:

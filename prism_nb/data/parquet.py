@@ -24,10 +24,10 @@ from prism_nb.data.image_folder import HELD_OUT
 
 PARQUET = ".parquet"
 _METADATA = "huggingface"  # key in the metadata of a schema
-_ROWS = 100  # of a row group, as `datasets` writes images, and of a batch that is read
+_ROWS = 100  # of a row group, as `datasets` writes images
+_BATCH = 16  # rows that are in memory at a time
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp")  # columns, preferred ones first
 _LABELS = ("label", "labels", "fine_label", "class_id", "class", "target", "cls", "y")
-_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 _NUMBER = re.compile(r"(?:^|[-_./])\d+(?:-of-\d+.*)?$")  # what tells apart the files of a split
 
 
@@ -38,16 +38,16 @@ class ParquetSet(ImageArchive):
     read at once, images when they are needed.
 
     Args:
-        path: A file, or the folder that `folder` lists.
-        folder: The files of the folder.
+        path: A file or folder.
+        names: The files in the folder.
 
     Raises:
         UsageError: A file is damaged or lacks a column, or a label is none.
     """
 
-    def __init__(self, path: Path, folder: ImageArchive | None = None) -> None:
-        self.path, self._folder = path, folder
-        files = [path / name for name in _training_files(folder)] if folder else [path]
+    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+        self.path = path
+        files = [path / name for name in _training_files(path, names)] if names else [path]
         self._rows: dict[str, tuple[Path, int, int]] = {}  # file, row group, row in the group
         self._image: dict[Path, str] = {}
         classes: Sequence[str] = ()
@@ -64,15 +64,9 @@ class ParquetSet(ImageArchive):
                         name = f"{_class_folder(value, classes, file, number)}/{number:08d}.png"
                         self._rows[name] = file, group, row
         # A list of class folders says what numbers stand for; names say it themselves.
-        self.names = [*self._rows, *(folder.lists if folder and not classes else ())]
+        self.names = [*self._rows, *(() if classes else names)]
         count = f"{len(files)} parquet file{'s' if files[1:] else ''}"
         self.note = f"{count}, columns {self._image[file]} and {label}: "
-
-    def read(self, name: str) -> bytes:
-        """Return the content of an image, or of a file of the folder."""
-        if name in self._rows or self._folder is None:
-            return next(self.contents([name]))
-        return self._folder.read(name)
 
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
         """Yield the content of images; each row group is read once, batch by batch."""
@@ -84,7 +78,7 @@ class ParquetSet(ImageArchive):
         for (file, group), rows in wanted.items():
             with _open(file) as opened:
                 first = 0
-                for batch in opened.iter_batches(_ROWS, [group], columns=[self._image[file]]):
+                for batch in opened.iter_batches(_BATCH, [group], columns=[self._image[file]]):
                     for row in rows.keys() & range(first, first + len(batch)):
                         value = batch.column(0)[row - first].as_py()
                         found[rows[row]] = _content(value, rows[row])
@@ -92,18 +86,17 @@ class ParquetSet(ImageArchive):
         yield from (found[name] for name in names)
 
 
-def _training_files(folder: ImageArchive) -> list[str]:
-    """Return the parquet files of a folder, of one split, without held-out ones beside others."""
+def _training_files(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the parquet files of a folder that are of one split, which is not held out."""
     splits = defaultdict[str, list[str]](list)
-    for name in folder.names:
+    for name in names:
         if name.lower().endswith(PARQUET):
             splits[_NUMBER.sub("", name[: -len(PARQUET)])].append(name)
     training = [each for each in splits if each.rpartition("/")[2] not in HELD_OUT] or [*splits]
     if len(training) > 1:
         examples = " and ".join(splits[each][0] for each in training[:2])
         raise UsageError(
-            f"{folder.path} holds several sets, e.g. {examples}; name one file, or a folder that "
-            "holds the files of one set"
+            f"{path} holds several sets, e.g. {examples}; name one file, or a folder of one set"
         )
     return splits[training[0]]
 
@@ -121,7 +114,8 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
 def _columns(schema: pa.Schema, file: Path) -> tuple[str, str]:
     """Return the names of the columns of images and of labels."""
     classes = {n for n, kind in _features(schema).items() if kind.get("_type") == "ClassLabel"}
-    images = [field.name for field in schema if _holds_files(field.type)]
+    kinds = {field.name: str(field.type) for field in schema}  # e.g. struct<bytes: binary, ...>
+    images = [n for n, kind in kinds.items() if "binary" in kind and "list<" not in kind]
     labels = [name for name in schema.names if name in classes | {*_LABELS}]
     found = []
     for what, fitting, names in (("image files", images, _IMAGES), ("labels", labels, _LABELS)):
@@ -133,13 +127,6 @@ def _columns(schema: pa.Schema, file: Path) -> tuple[str, str]:
             )
         found.append((named or fitting)[0])
     return found[0], found[1]
-
-
-def _holds_files(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return any(is_kind(kind) for is_kind in _BINARY)
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,54 +29,55 @@ _NUMPY = (
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
     *(np.dtype, type(np.dtype(np.float64))),
 )
-_MARGIN = 0.1  # of the span from black to white, by which normalised images may exceed it
+_NORMALISED = {  # by DC's get_dataset, with other deviations than these images have
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "tiny_imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+_MARGIN = 0.1  # how far images may exceed black and white, which are 0 and 1
+_LEAST_SPAN = 0.75  # from the darkest to the brightest value of normalised images
 
 
 class TensorSet(ImageArchive):
     """Tensors as an archive that has an image `<label>/<number>.png` for each of theirs.
 
     Args:
-        path: A file of images and labels, or of images with a file of labels beside it; or the
-            folder that `folder` lists.
+        path: A file of images and labels, or of images with a file of labels beside it; or their
+            folder.
         dataset: Gives the mean and std by which images may be normalised.
-        folder: The files of the folder.
+        names: The files in the folder.
 
     Raises:
         UsageError: A file is damaged or holds something else, or its values may mean several
             things.
     """
 
-    def __init__(
-        self, path: Path, dataset: ImageDataset, folder: ImageArchive | None = None
-    ) -> None:
-        self.path, self._folder = path, folder
-        file = path / _image_file(folder) if folder else path
+    def __init__(self, path: Path, dataset: ImageDataset, names: Sequence[str] = ()) -> None:
+        self.path, file = path, path / _image_file(path, names) if names else path
         images, labels = _images_and_labels(file)
         self._pixels, values = to_levels(images, dataset, file)
         self._rows = {f"{label}/{i:08d}.png": i for i, label in enumerate(labels.tolist())}
-        self.names = [*self._rows, *(folder.lists if folder else ())]
+        self.names = [*self._rows, *names]
         self.note = f"tensors of {file.name}, values taken as {values}: "
 
-    def read(self, name: str) -> bytes:
-        """Return an image as PNG, or a file of the folder."""
-        if name in self._rows or self._folder is None:
-            return encode_image(self._pixels[self._rows[name]], compress_level=0)
-        return self._folder.read(name)
+    def contents(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield images as PNG files, which are not compressed."""
+        rows = (self._rows[name] for name in names)
+        return (encode_image(self._pixels[row], compress_level=0) for row in rows)
 
 
-def _image_file(folder: ImageArchive) -> str:
+def _image_file(path: Path, names: Sequence[str]) -> str:
     """Return the one file of a folder that holds images."""
-    names = [name for name in folder.names if name.lower().endswith(TENSORS)]
+    names = [name for name in names if name.lower().endswith(TENSORS)]
     found = [n for n in names if _label_file(n) in {*names} - {n}] if len(names) > 1 else names
     if len(found) != 1:
-        raise UsageError(f"{folder.path} holds {', '.join(names[:3])}; name the file of the images")
+        raise UsageError(f"{path} holds {', '.join(names[:3])}; name the file of the images")
     return found[0]
 
 
 def _label_file(name: str) -> str:
     """Return the path of the file of labels that belongs to a file of images: MTT's names."""
     place, slash, file = name.rpartition("/")
-    return place + slash + file.replace("images", "labels")
+    return place + slash + re.sub("images(_zca)?", "labels", file)
 
 
 def _images_and_labels(file: Path) -> tuple[Tensor, Tensor]:
@@ -122,31 +125,38 @@ def _load(file: Path) -> Any:
 def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor, str]:
     """Return images as uint8, and what the least and the greatest value were taken for.
 
-    These are levels (integers from 0 to 255), [0, 1], [0, 255], or images normalised by the
-    dataset's mean and std. The last are told from [-1, 1] by a value beyond it; as distilled images
-    are seldom clamped, they may be a little darker than black or brighter than white.
+    These are levels (integers from 0 to 255), [0, 1], [0, 255], or images normalised by mean and
+    std. As distilled images are seldom clamped, [0, 1] and what was normalised may be a little
+    darker than black and brighter than white. Normalised images cover most of the span between
+    these, and more than [-1, 1].
 
     Raises:
         UsageError: The values may mean several of these, or none.
     """
     low, high = images.min().item(), images.max().item()
-    black, white = dataset.pixel_bounds(images.device)
-    margin = _MARGIN * (white - black)
-    span = f"{low:.4g} to {high:.4g}"
+    mean, std = _NORMALISED.get(dataset.name, (dataset.mean, dataset.std))
+    whole = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    least, most = whole.min().item(), whole.max().item()
+    span, end = f"{low:.4g} to {high:.4g}", 1 + _MARGIN
     if not images.is_floating_point():
         if low >= 0 and 1 < high <= 255:
             return images.to(torch.uint8), f"levels ({span})"
-    elif low >= 0 and high <= 1:
-        return (images * 255).round().to(torch.uint8), f"[0, 1] ({span})"
-    elif low >= 0 and (white + margin).max() < high <= 255:
-        return images.round().to(torch.uint8), f"[0, 255] ({span})"
-    elif (low < -1 or (low < 0 and high > 1)) and bool(
-        ((images >= black - margin) & (images <= white + margin)).all()
+    elif low >= -_MARGIN and high <= end:
+        return _rounded(images), f"[0, 1] ({span})"
+    elif low >= 0 and most > end and high <= 255:
+        return _rounded(images / 255), f"[0, 255] ({span})"
+    elif (
+        (least >= -_MARGIN and most <= end)
+        and most - least >= _LEAST_SPAN
+        and not (low >= -end and high <= end)
     ):
-        normalised = f"normalised by the mean and std of {dataset.name} ({span})"
-        return dataset.to_uint8(images.float()), normalised
+        return _rounded(whole), f"normalised by mean {mean} and std {std} ({span})"
     raise UsageError(
         f"{file} has values from {span}, which cannot be told to be [0, 1], [0, 255] or images "
-        f"normalised by the mean and std of {dataset.name} ({black.min():.3g} to "
-        f"{white.max():.3g}); save them as image files, as docs/methods.md shows"
+        f"normalised by mean {mean} and std {std}; save them as image files, as docs/methods.md "
+        "shows"
     )
+
+
+def _rounded(images: Tensor) -> Tensor:
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)

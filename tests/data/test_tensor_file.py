@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.imported import find_images, open_archive
 from prism_nb.data.registry import open_dataset
+from prism_nb.data.tensor_file import to_levels
 from tests.helpers.dangerous import Dangerous
 from tests.helpers.image_sets import SIZE, pixels_of
 
@@ -91,25 +94,38 @@ def test_grey_images_have_three_equal_channels(tmp_path: Path, dataset: ImageDat
     assert torch.equal(pixels, (grey * 255).round().to(torch.uint8).expand(-1, 3, -1, -1))
 
 
-def test_a_little_beyond_black_and_white_is_clamped(tmp_path: Path, dataset: ImageDataset) -> None:
-    black, white = dataset.pixel_bounds(torch.device("cpu"))
-    images = torch.where(torch.rand(20, 3, SIZE, SIZE) < 0.5, black - 0.05, white + 0.05)
-    torch.save((images, LABELS), tmp_path / "set.pt")
-    assert read(tmp_path / "set.pt", dataset)[0].unique().tolist() == [0, 255]
+@pytest.mark.parametrize("kind", ["[0, 1]", "normalised by mean"])
+def test_a_little_beyond_black_and_white_is_clamped(
+    dataset: ImageDataset, levels: Tensor, kind: str
+) -> None:
+    images = 1.1 * (levels / 255 - 0.5) + 0.5
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (dataset.mean, dataset.std))
+    values = images if kind == "[0, 1]" else (images - mean) / std
+    found, text = to_levels(values, dataset, Path("x.pt"))
+    assert text.startswith(kind)
+    expected = (255 * images.double()).clamp(0, 255)
+    assert (found - expected).abs().max() <= 0.501
+
+
+def test_cifar10_is_normalised_as_its_programs_do(levels: Tensor) -> None:
+    measured = SimpleNamespace(name="cifar10", mean=(0.4914,) * 3, std=(0.247, 0.2435, 0.2616))
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    images = (levels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    found, _ = to_levels(images, cast(ImageDataset, measured), Path("x.pt"))
+    assert torch.equal(found, levels)
 
 
 @pytest.mark.parametrize(
     "bounds",
-    [(-1, 1), (-0.5, 0.5), (0, 1.5), (-9, 9), (0, 300), (0, float("nan")), (-1, float("inf"))],
+    [(-1, 1), (-0.5, 0.5), (-0.3, 1.3), (0, 1.5), (-9, 9), (0, 300), (0, math.nan), (-1, math.inf)],
 )
 def test_values_that_may_mean_several_things_are_refused(
-    tmp_path: Path, dataset: ImageDataset, bounds: tuple[float, float]
+    dataset: ImageDataset, bounds: tuple[float, float]
 ) -> None:
     images = torch.linspace(0, 1, 20 * 3 * SIZE**2).view(20, 3, SIZE, SIZE)
     images = bounds[0] + (bounds[1] - bounds[0]) * images
-    torch.save((images, LABELS), tmp_path / "set.pt")
-    with pytest.raises(UsageError, match=r"set.pt has values from .* cannot be told"):
-        read(tmp_path / "set.pt", dataset)
+    with pytest.raises(UsageError, match=r"x.pt has values from .* cannot be told"):
+        to_levels(images, dataset, Path("x.pt"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -324,6 +325,7 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
         ("import SET --run new --preset digits_quick --set methods=prism", "a valid list"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
         ("import nowhere --run new --preset digits_quick", "does not exist"),
+        ("import TABLE --run new --preset digits_quick", "no column of labels"),
         (
             "import TEN --run new --preset digits_quick",
             "numbered as class 10, which is not a class",
@@ -340,6 +342,8 @@ def test_mistakes_end_with_one_message_and_nothing_written(
 ) -> None:
     folders = {"SET": write_set(tmp_path / "set", PUBLISHED)}
     folders["TEN"] = write_set(tmp_path / "ten", PUBLISHED, classes=11)
+    folders["TABLE"] = tmp_path / "set.parquet"
+    pq.write_table(pa.table({"image": [b""]}), folders["TABLE"])
     words = [str(folders.get(word, word)) for word in arguments.split()]
     result = call(monkeypatch, capsys, *words, "--runs-dir", tmp_path / "runs")
     assert result.code == 2
