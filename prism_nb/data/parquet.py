@@ -54,7 +54,8 @@ class ParquetSet(ImageArchive):
         for file in files:
             with _open(file) as opened:
                 self._image[file], label = _columns(opened.schema_arrow, file)
-                classes = _features(opened.schema_arrow).get(label, {}).get("names") or ()
+                feature = _features(opened.schema_arrow).get(label, {})
+                classes = [str(name) for name in feature.get("names") or ()]
                 if len({*classes}) < len(classes):
                     raise UsageError(f"{file}: two classes of {label!r} have the same name")
                 for group in range(opened.num_row_groups):
@@ -107,7 +108,7 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file) as opened:
             yield opened
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise damage(file, "parquet", error) from None
 
 
