@@ -15,7 +15,7 @@ from prism_nb.core.yaml_io import StrictModel, YamlFolder
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROTOCOLS = YamlFolder(CONFIGS / "protocols", "protocol")
 POOLS = YamlFolder(CONFIGS / "pools", "pool")
-_TEXTS = {"title", "paper"}  # entries of a protocol that are not settings
+_TEXTS = {"title", "paper", "deviations"}  # entries of a protocol that are not settings
 
 
 def presets() -> YamlFolder:
@@ -38,7 +38,7 @@ def find_file(files: YamlFolder, name: str) -> Path:
 
 
 def protocol_metadata(name: str) -> dict[str, str]:
-    """Return a protocol's `title` and the `paper` that it is from."""
+    """Return a protocol's `title`, the `paper` that it is from and, if any, its `deviations`."""
     return {text: value for text, value in PROTOCOLS.read(name).items() if text in _TEXTS}
 
 
@@ -55,6 +55,8 @@ def protocol_sentence(values: dict[str, Any]) -> str:
         for name, published in protocol_values(values["protocol"]).items()
         if values[name] != published
     ]
+    for method, own in values["tuned_students"].items():
+        changed += [f"{name} {format_value(value)} for {method}" for name, value in own.items()]
     return f"{sentence}, but {', '.join(changed)}." if changed else f"{sentence}."
 
 

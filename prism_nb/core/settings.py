@@ -21,6 +21,8 @@ from prism_nb.core.yaml_io import StrictModel
 REFERENCE = "real"  # the "method" whose images are the real ones
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a run or a method
 STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report")
+# What a method's students may have of their own, such as the winner of a study's search.
+TUNABLE = ("student_optimizer", "student_lr", "student_weight_decay")
 EVAL_VARIANTS = ("protocol", "no_aug", "hard_labels", "hard_labels_no_aug")
 Precision = Literal["fp32", "tf32", "bf16"]
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder", "imagenet1k", "tiny_imagenet"]
@@ -123,8 +125,10 @@ class Student(StrictModel):
         description="reuse the stored labels from the first epoch on where students train longer",
     )
     batch: int = Field(50, ge=2, description="images per training step")
-    optimizer: Literal["adamw", "sgd"] = Field(
-        "adamw", description="optimizer; sgd has Nesterov momentum 0.9"
+    optimizer: Literal["adamw", "sgd", "muon"] = Field(
+        "adamw",
+        description="optimizer; sgd has Nesterov momentum 0.9; muon is for matrices and "
+        "convolution kernels, with adamw for the rest",
     )
     lr: float = Field(1e-3, gt=0, description="initial learning rate")
     weight_decay: float = Field(
@@ -265,6 +269,11 @@ class Settings(StrictModel):
         description="networks trained from scratch on the images; [] leaves the evaluation out"
     )
     student: Annotated[Student, EVALUATION] = Student.model_validate({})
+    tuned_students: Annotated[dict[str, dict[str, Any]], EVALUATION, EXTENDS] = Field(
+        {},
+        description="student_optimizer, student_lr or student_weight_decay of one method's "
+        "students, e.g. {random_real: {student_lr: 0.003}}; what a study's search chose",
+    )
     eval_variants: Annotated[Names, EVALUATION, EXTENDS] = Field(
         ("protocol",),
         description="ways to train each student: protocol (as set), no_aug (images without "
@@ -392,6 +401,11 @@ class Settings(StrictModel):
         return self.label.teachers or self.pool.logits
 
     @property
+    def label_teacher_count(self) -> int:
+        """How many networks label; 0 where labels are the true classes."""
+        return 0 if self.labels == "hard" else len(self.label_teachers_used)
+
+    @property
     def feature_networks_used(self) -> Names:
         """The networks whose features measure diversity."""
         return self.feature_networks or self.holdout_networks
@@ -419,6 +433,11 @@ class Settings(StrictModel):
     def recipe_of(self, method: str) -> Recipe:
         """Return a method's recipe with this run's changes applied; see `load_recipe`."""
         return load_recipe(method, self.recipes.get(method, {}), self.recipe)
+
+    def for_students_of(self, method: str) -> Settings:
+        """Return the settings by which students of a method are trained; see `tuned_students`."""
+        changes = self.tuned_students.get(method)
+        return self.replace(**changes, tuned_students={}) if changes else self
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -515,6 +534,11 @@ class Settings(StrictModel):
             raise ValueError("label_ensemble: primary_half needs the primary among label_teachers")
 
     def _check_variants(self) -> None:
+        for method, changes in self.tuned_students.items():
+            problem = "is not among the methods"
+            _check_known("tuned_students", [method], self.methods, problem)
+            _check_known(f"tuned_students.{method}", changes, TUNABLE, "is not a method's own")
+            self.for_students_of(method)
         _check_known("eval_variants", self.eval_variants, EVAL_VARIANTS, "is none")
         if "protocol" not in self.eval_variants:
             raise ValueError(

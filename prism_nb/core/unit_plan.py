@@ -283,7 +283,7 @@ def student_unit(
     if method != REFERENCE:
         labels = label_unit(run, method, classes)
         source, inputs = labels.fingerprint, (labels.marker, *labels.inputs)
-    how = settings.group_values(EVALUATION)
+    how = settings.for_students_of(method).group_values(EVALUATION)
     return Unit(
         stage="evaluation",
         name=name,

@@ -33,7 +33,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         unit.params["student"],
         open_dataset(settings),
         load_student_data(run, unit.params["method"], unit.params["variant"], device),
-        settings.student,
+        settings.for_students_of(unit.params["method"]).student,
         epochs=settings.epochs,
         # Equal for all methods, which are thus compared from the same initial weights.
         seed=unit_seed(settings.replicate_seed, "student", unit.params["seed"]),

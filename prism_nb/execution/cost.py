@@ -308,7 +308,7 @@ class StepTimer:
 
 
 _PASSES = {"forward": 1, **dict.fromkeys(_GRADIENT_ROLES, 2), "squeeze": 3, "student": 3}
-_OPTIMIZER_STATE = {"adamw": 2, "sgd": 1}  # values per weight
+_OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "muon": 3}  # values per weight
 
 
 class StepCounter:

@@ -1,4 +1,4 @@
-"""Studies: methods x scenarios x replicates, each a run, after searches for recipe settings."""
+"""Studies: methods x scenarios x replicates, each a run, after searches for settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.paths import absolute_path, default_runs_dir
 from prism_nb.core.presets import find_file, studies
 from prism_nb.core.run import Run, check_name
-from prism_nb.core.settings import FOLDER_NAME, Settings
+from prism_nb.core.settings import FOLDER_NAME, TUNABLE, Settings
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.execution import pipeline
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Value = bool | int | float | str
 Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME.pattern}$")]
-BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> recipe settings
+BestSettings = dict[tuple[str, str], dict[str, Value]]  # (search, method) -> settings
 
 # A search needs the students' accuracies alone.
 _SEARCH_STAGES = ("squeeze", "synthesis", "relabel", "evaluation")
@@ -40,14 +40,16 @@ _RECORD = "study.json"
 
 
 class Search(StrictModel):
-    """A grid search that every optimizing method of its scenarios gets alike.
+    """A grid search that every method of its scenarios gets alike, controls in students' settings.
 
     It scores on a part of the training images (`eval_split: tuning`), never on the test images.
     """
 
     settings: dict[str, Any] = Field({}, description="settings of the search's runs")
     grid: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(
-        min_length=1, description="values of recipe settings, all combinations"
+        min_length=1,
+        description="values of recipe settings and of those that `tuned_students` takes, all "
+        "combinations",
     )
 
 
@@ -133,8 +135,14 @@ def search_runs(study: Study) -> dict[tuple[str, str], StudyRun]:
 
 
 def grid_points(study: Study, search: str, method: str) -> dict[str, dict[str, Value]]:
-    """Return the combinations of a search's values, by the name of the method with them."""
+    """Return the combinations of a search's values, by the name of the method with them.
+
+    Methods that do not optimize images have those of students' settings alone.
+    """
     grid = study.searches[search].grid
+    settings = _unsearched_settings(study, search, method)
+    if settings.recipe_of(method).image_source != "optimized":
+        grid = {name: values for name, values in grid.items() if name in TUNABLE}
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {f"{method}-{index}": values for index, values in enumerate(combinations)}
 
@@ -158,8 +166,9 @@ def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], S
         for name, settings in shared.items():
             search = study.scenarios[name].tuned_by or ""
             tuned = {m: choice[search, m] for m in settings.methods if (search, m) in choice}
-            recipes = merge(settings.recipes, tuned)
-            own = {**settings.plain(), "replicate": replicate, "recipes": recipes}
+            own = {**settings.plain(), "replicate": replicate}
+            for method, found in tuned.items():
+                own = merge(own, {p: {method: v} for p, v in _by_setting(found).items()})
             own_settings = build_settings(own, where=f"scenario {name}")
             runs[name, replicate] = StudyRun(f"{name}-{replicate}", own_settings, _ALL_STAGES)
     return runs
@@ -170,36 +179,58 @@ def _scenario_settings(study: Study, name: str) -> Settings:
 
 
 def _searched_methods(study: Study, search: str) -> list[str]:
-    """Return the methods of a search's scenarios that optimize images."""
+    """Return the methods of a search's scenarios for which its grid has settings."""
+    for_all = any(name in TUNABLE for name in study.searches[search].grid)
     methods: dict[str, None] = {}
     for name, scenario in study.scenarios.items():
         if scenario.tuned_by == search:
             settings = _scenario_settings(study, name)
             for method in settings.methods:
-                if settings.recipe_of(method).image_source == "optimized":
+                if for_all or settings.recipe_of(method).image_source == "optimized":
                     methods[method] = None
     return list(methods)
 
 
-def _search_run(study: Study, search: str, method: str) -> StudyRun:
-    where = f"search {search}, method {method}"
+def _unsearched_settings(study: Study, search: str, method: str) -> Settings:
+    """Return the settings of a search's run, with the method itself in place of its copies."""
     changes = {**study.searches[search].settings, "methods": [method]}
-    settings = _settings(study, changes, where=where)
+    return _settings(study, changes, where=f"search {search}, method {method}")
+
+
+def _by_setting(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
+    """Return a combination of a search's values by the setting of a run that takes them."""
+    parts: dict[str, dict[str, Value]] = {}
+    for name, value in values.items():
+        place = "tuned_students" if name in TUNABLE else "recipes"
+        parts.setdefault(place, {})[name] = value
+    return parts
+
+
+def _search_run(study: Study, search: str, method: str) -> StudyRun:
+    settings = _unsearched_settings(study, search, method)
     own = settings.recipes.get(method, {})
     base = {} if "base" in own or "title" in own else {"base": method}
     points = grid_points(study, search, method)
-    recipes = {name: {**base, **own, **point, "title": name} for name, point in points.items()}
-    searched = {"methods": list(recipes), "recipes": recipes, "eval_split": "tuning"}
+    searched: dict[str, Any] = {
+        "methods": list(points),
+        "recipes": {name: {**base, **own, "title": name} for name in points},
+        "tuned_students": dict.fromkeys(points, settings.tuned_students.get(method, {})),
+        "eval_split": "tuning",
+    }
+    for name, point in points.items():
+        searched = merge(searched, {p: {name: v} for p, v in _by_setting(point).items()})
+    where = f"search {search}, method {method}"
     chosen = build_settings({**settings.plain(), **searched}, where=where)
     return StudyRun(f"search-{search}-{method}", chosen, _SEARCH_STAGES)
 
 
 def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
-    """Return the study's settings with others applied, without recipes of methods not run."""
+    """Return the study's settings with others applied, without those of methods not run."""
     values = merge(merge(read_preset(study.preset), study.settings), changes)
-    methods, recipes = values.get("methods"), values.get("recipes")
-    if isinstance(methods, list) and isinstance(recipes, dict):
-        values["recipes"] = {m: recipe for m, recipe in recipes.items() if m in methods}
+    methods = values.get("methods")
+    for name in ("recipes", "tuned_students"):
+        if isinstance(methods, list) and isinstance(values.get(name), dict):
+            values[name] = {m: own for m, own in values[name].items() if m in methods}
     settings = build_settings(values, where=where)
     if not settings.students:
         raise UsageError(f"{where}: a study compares accuracies, so `students` may not be empty")

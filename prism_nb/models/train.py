@@ -82,7 +82,7 @@ class Trainer:
 
     def step(self, loss: Tensor) -> None:
         """Update the parameters, and the averaged copy, by the gradient of a loss."""
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward()
         self.optimizer.step()
         if self._average is not None:
@@ -118,7 +118,7 @@ def new_optimizer(
 
     Args:
         network: The network.
-        kind: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        kind: `adamw`, `sgd` with Nesterov momentum 0.9, or `muon` as in `MuonAdamW`.
         lr: Learning rate.
         weight_decay: Weight decay.
         decay_vectors: Whether biases and parameters of normalisation layers decay too.
@@ -128,9 +128,59 @@ def new_optimizer(
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
+    if kind == "muon":
+        return MuonAdamW(groups, lr=lr)
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+class MuonAdamW(torch.optim.Muon):
+    """Muon for matrices and convolution kernels, AdamW for all other parameters.
+
+    torch's Muon takes matrices alone. A kernel [out, in, height, width] is given to it as the
+    matrix [out, in * height * width] (Jordan et al. 2024). Updates have the size of AdamW's
+    (Liu et al., arXiv 2502.16982), so that one learning rate, which a scheduler sets, serves both.
+
+    Args:
+        groups: Parameter groups as AdamW's; Muon takes those of two and four dimensions of the
+            first.
+        lr: Learning rate.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], *, lr: float) -> None:
+        first, *others = groups
+        weights = [p for p in first["params"] if p.ndim in {2, 4}]
+        rest = {**first, "params": [p for p in first["params"] if p.ndim not in {2, 4}]}
+        self._adamw = torch.optim.AdamW([rest, *others], lr=lr, fused=True)
+        # Copies, since memory in channels-last order has no such matrix.
+        self._pairs = [(p, nn.Parameter(p.detach().flatten(1).clone())) for p in weights]
+        matrices = {"params": [matrix for _, matrix in self._pairs]}
+        options = {"weight_decay": first["weight_decay"], "adjust_lr_fn": "match_rms_adamw"}
+        super().__init__([matrices], lr=lr, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update all parameters by their gradients."""
+        for weight, matrix in self._pairs:
+            matrix.copy_(weight.flatten(1))
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        loss = super().step(closure)
+        for weight, matrix in self._pairs:
+            weight.copy_(matrix.view_as(weight))
+        for group in self._adamw.param_groups:
+            group["lr"] = self.param_groups[0]["lr"]
+        self._adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both."""
+        return {**super().state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a `state_dict`."""
+        super().load_state_dict(state_dict)
+        self._adamw.load_state_dict(state_dict["adamw"])
 
 
 def train_network(

@@ -114,6 +114,20 @@ def test_changes_to_one_recipe_override_changes_to_all() -> None:
     assert (sre2l.lr, sre2l.iterations) == (0.3, 7)
 
 
+def test_a_methods_students_may_have_an_optimizer_of_their_own() -> None:
+    own = {"random_real": {"student_optimizer": "muon", "student_lr": 0.01}}
+    settings = load_settings("digits_quick", {"tuned_students": own})
+    assert settings.for_students_of("prism") is settings
+    found = settings.for_students_of("random_real").student
+    assert (found.optimizer, found.lr, found.batch) == ("muon", 0.01, settings.student.batch)
+
+
+def test_hard_labels_have_no_label_teachers(settings: Settings) -> None:
+    assert settings.label_teacher_count == len(settings.teachers)
+    assert settings.replace(labels="hard", student_loss="ce").label_teacher_count == 0
+    assert settings.replace(label_teachers=["test_resnet"]).label_teacher_count == 1
+
+
 # -- contradictions --------------------------------------------------------------------------
 
 
@@ -145,6 +159,12 @@ def test_changes_to_one_recipe_override_changes_to_all() -> None:
             {"label_ensemble": "primary_half", "label_teachers": ["test_coatnet"]},
             "primary_half needs the primary among label_teachers",
         ),
+        ({"tuned_students": {"prsm": {}}}, "tuned_students: 'prsm' is not among the methods"),
+        (
+            {"tuned_students": {"prism": {"student_batch": 8}}},
+            "tuned_students.prism: 'student_batch' is not a method's own; did you",
+        ),
+        ({"tuned_students": {"prism": {"student_lr": 0.0}}}, "student_lr: Input should be greater"),
         ({"protocol": "sre2"}, "unknown protocol 'sre2'; did you mean 'sre2l'"),
         ({"protocol": 3}, "protocol: a name is needed, got 3"),
     ],

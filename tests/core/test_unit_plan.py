@@ -112,6 +112,15 @@ def test_a_new_recipe_field_leaves_old_images_valid(monkeypatch: pytest.MonkeyPa
     assert fingerprint(novelty=1.0) not in {before, other}
 
 
+def test_tuned_students_are_others_of_one_method_alone(tmp_path: Path) -> None:
+    plain, tuned = (
+        bindings(student_units(Run.create(tmp_path / str(len(own)), replicate(0, **own)), 10))
+        for own in ({}, {"tuned_students": {"rded": {"student_lr": 0.5}}})
+    )
+    assert plain.keys() == tuned.keys()
+    assert {name.split("/")[0] for name in plain if plain[name] != tuned[name]} == {"rded"}
+
+
 @pytest.mark.parametrize(
     ("layout", "first"),
     [

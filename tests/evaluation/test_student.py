@@ -41,6 +41,7 @@ CPU = torch.device("cpu")
 DIGITS = Digits(32)
 CONFIG = {"batch": 25, "lr": 5e-3, "temperature": 2.0, "evaluate_every": 4}
 SGD = {"optimizer": "sgd", "lr": 0.05, "loss": "ce"}
+MUON = {"optimizer": "muon", "lr": 0.02}
 
 
 def config_of(**changes: Any) -> Student:
@@ -107,7 +108,7 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"loss": "kl"}, {"loss": "ce"}, SGD, {"ema": 0.8}, {"precision": "bf16"}],
+    [{"loss": "kl"}, {"loss": "ce"}, SGD, MUON, {"ema": 0.8}, {"precision": "bf16"}],
     ids=str,
 )
 def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
@@ -132,7 +133,7 @@ def interrupt(path: Path, *, after: int, **changes: Any) -> None:
         train(checkpoint=Checkpoint(path, "same", every=0), on_epoch=die, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, SGD], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, SGD, MUON], ids=str)
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:

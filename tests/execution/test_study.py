@@ -9,7 +9,7 @@ import pytest
 
 from prism_nb.core.config import load_settings, read_preset
 from prism_nb.core.errors import UsageError
-from prism_nb.core.presets import studies
+from prism_nb.core.presets import protocol_sentence, studies
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.yaml_io import write_yaml
@@ -82,6 +82,28 @@ def test_a_search_tries_every_combination_of_every_optimising_method_alike() -> 
             recipe = cell.settings.recipe_of(name)
             assert (recipe.r_bn, recipe.lr) == (values["r_bn"], values["lr"])
             assert recipe.tv_l1 == (0.5 if method == "mine" else 0.0)
+
+
+def test_students_settings_are_searched_for_controls_too() -> None:
+    grid = {"student_optimizer": ["adamw", "muon"], "student_lr": [0.001], "r_bn": [0.1, 1.0]}
+    study = study_of(searches={"noise": {"grid": grid}})
+    cells = search_runs(study)
+    assert list(cells) == [("noise", m) for m in ("prism", "mine", "random_real")]
+    tried = {"prism": 4, "mine": 4, "random_real": 2}  # r_bn is nothing to a control
+    for (_, method), cell in cells.items():
+        points = grid_points(study, "noise", method)
+        assert (len(points), cell.settings.methods) == (tried[method], tuple(points))
+        for name, values in points.items():
+            student = cell.settings.for_students_of(name).student
+            assert (student.optimizer, student.lr) == (values["student_optimizer"], 0.001)
+            recipe = cell.settings.recipe_of(name)
+            assert recipe.r_bn == values.get("r_bn", recipe.r_bn)
+    chosen = {"student_optimizer": "muon", "student_lr": 0.001}
+    choice: Any = {("noise", "random_real"): chosen, ("noise", "prism"): {**chosen, "r_bn": 0.1}}
+    settings = scenario_runs(study, choice)["a", 0].settings
+    assert settings.tuned_students == {"prism": chosen, "random_real": chosen}
+    assert settings.recipe_of("prism").r_bn == 0.1
+    assert "student_optimizer muon for random_real" in protocol_sentence(settings.plain())
 
 
 def test_a_search_never_scores_on_the_test_images() -> None:

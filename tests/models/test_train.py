@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError
@@ -176,6 +177,35 @@ def test_vectors_decay_only_if_asked(kind: str) -> None:
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.2, 0.0)
     assert {p.ndim for p in matrices["params"]} == {2, 4}
     assert {p.ndim for p in vectors["params"]} == {1}
+
+
+def test_muon_is_torchs_on_matrices_and_kernels_and_adamw_on_the_rest() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)
+    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    network.register_parameter("position", nn.Parameter(torch.randn(1, 5, 2)))
+    parameters = list(network.parameters())
+    rows = [p.flatten(1) if p.ndim in {2, 4} else p for p in parameters]
+    twins = [nn.Parameter(row.detach().clone()) for row in rows]
+    options: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.2}
+    matrices = [t for t in twins if t.ndim == 2]
+    optimizers = [
+        new_optimizer(network, "muon", decay_vectors=False, **options),
+        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options),
+        torch.optim.AdamW([t for t in twins if t.ndim == 3], **options),
+        torch.optim.AdamW([t for t in twins if t.ndim == 1], lr=0.1, weight_decay=0.0),
+    ]
+    schedulers = [LambdaLR(each, lambda epoch: 1 / (1 + epoch)) for each in optimizers]
+    for _ in range(4):
+        network.zero_grad()
+        loss = network(torch.randn(6, 3, 4, 4)).square().mean() + network.position.sin().sum()
+        loss.backward()
+        for parameter, twin in zip(parameters, twins, strict=True):
+            twin.grad = parameter.grad.reshape(twin.shape).clone()
+        for each in [*optimizers, *schedulers]:
+            each.step()
+    for parameter, twin in zip(parameters, twins, strict=True):
+        torch.testing.assert_close(parameter.flatten(), twin.flatten())
 
 
 def test_label_smoothing_shares_the_true_class_with_all() -> None:
