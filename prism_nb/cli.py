@@ -356,8 +356,10 @@ def protocols_command() -> None:
 
     for name in PROTOCOLS.names():
         about, values = protocol_metadata(name), protocol_values(name).items()
-        click.echo(f"{name:<8} {about['title']}; {about['paper']}")
-        click.echo(" " * 9 + ", ".join(f"{key} {value}" for key, value in values))
+        click.echo(f"{name:<16} {about['title']}; {about['paper']}")
+        click.echo(" " * 17 + ", ".join(f"{key} {value}" for key, value in values))
+        if "deviations" in about:
+            click.echo(" " * 17 + f"differs: {about['deviations']}")
 
 
 @cli.command("catalogue")

@@ -27,6 +27,8 @@ MEDIAN = {"init": "real_median", "delt_start_gap": 1}  # over what the preset se
 def test_the_presets_pass() -> None:
     assert preflight(load_settings("digits_quick")).name == "digits"
     assert preflight(load_settings("digits")).name == "digits"
+    preflight(load_settings("digits_quick", {"protocol": "bssl", "student_batch": 20}))
+    preflight(load_settings("digits_quick", {"student_batch": 21}))  # nobody's protocol
 
 
 def test_prism_reference_takes_a_teacher_without_bn() -> None:
@@ -69,6 +71,10 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
         (
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2}}, "ipc": 32},
             "method rded .* needs 128 training images per class",
+        ),
+        (
+            {"protocol": "bssl", "student_batch": 21},
+            "student_batch: protocol bssl trains on 21 .* only 20, so .* student_batch to 20",
         ),
         ({"device": "cuda:99"}, "device is set to 'cuda:99'"),
     ],

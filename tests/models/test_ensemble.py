@@ -1,11 +1,12 @@
 """Ensembles against a slow version in plain numbers."""
 
+import functools
 import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prism_nb.core.config import load_settings
 from prism_nb.data.augment import BatchAugParams, epoch_params, render
@@ -119,6 +120,33 @@ def test_batch_statistics_are_those_of_training_and_leave_no_trace() -> None:
     torch.nn.Module.train(teacher.network, True)
     expected = teacher.network(render(images, params, torch.arange(20)))
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def literal_bn(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalise by the mean and biased variance of the batch, channel by channel."""
+    channels = []
+    for c, values in enumerate(x.unbind(1)):
+        mean = values.sum() / values.numel()
+        variance = (values - mean).square().sum() / values.numel()
+        scaled = (values - mean) / (variance + layer.eps).sqrt()
+        channels.append(scaled * layer.weight[c] + layer.bias[c])
+    return torch.stack(channels, dim=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_batch_labels_are_those_of_a_literal_network_batch_by_batch(name: str) -> None:
+    bssl = {"protocol": "bssl", "teachers": POOL, "label_teachers": POOL[:1]}
+    labeler = EnsembleLabeler(load_settings("digits_quick", bssl), [teacher_of(name)], [1.0])
+    images, params = views_of(20)
+    found = labeler(images, params)
+    literal = teacher_of(name, double=True).network
+    for layer in literal.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = functools.partial(literal_bn, layer)
+    order = params.mix_index.long()
+    for rows in (order[:7], order[7:14], order[14:]):  # at most eight, and alike in number
+        expected = literal(render(images, params, rows).double())
+        torch.testing.assert_close(found[rows].double(), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
