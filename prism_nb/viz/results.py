@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -302,7 +303,8 @@ def published(run: Run) -> Result:
     note = (
         "Grey bars are numbers as their authors, or later repositories, print them. Nothing of "
         "them was measured here, and each has a protocol of its own: only the coloured bars are "
-        "compared under one protocol."
+        "compared under one protocol. The published numbers of label teachers, where known, are in "
+        "the table and on hover."
     )
     note = " ".join([note, *tables.published_bands(run)])
     return Result(table, figures.published_figure(table, method_legend(run)), note)
@@ -318,12 +320,36 @@ _NO_STUDENTS = "No students are trained in this run (students is empty): no accu
 
 
 def _of_students(result: Callable[..., Result]) -> Callable[..., Result]:
-    """Return a result with a note in its place where the run has no students."""
+    """Return a result that says how many networks label, or that the run has no students."""
 
     def function(run: Run, *args: Any, **options: Any) -> Result:
-        return result(run, *args, **options) if run.settings.students else Result(note=_NO_STUDENTS)
+        if not run.settings.students:
+            return Result(note=_NO_STUDENTS)
+        found, count = result(run, *args, **options), run.settings.label_teacher_count
+        by_method = "method" in [*found.table.columns, *found.table.index.names]
+        return with_label_teachers(found, count if by_method else None, str(count))
 
     return function
+
+
+def with_label_teachers(result: Result, column: object, text: str) -> Result:
+    """Return a result of students with the number of label teachers.
+
+    Args:
+        result: The result.
+        column: The number, or one for each row, for the table; None: the note has it instead.
+        text: The number as text, for the note and for the subtitle of the figure.
+    """
+    table, note, text = result.table, result.note, f"Label teachers: {text}"
+    if column is None:
+        note = f"{note} {text}.".lstrip()
+    elif tables.LABEL_TEACHERS not in table:
+        table = table.assign(**{tables.LABEL_TEACHERS: column})
+    if result.figure is not None:
+        subtitle = {"text": text, "font": {"size": 12}}
+        room = result.figure.layout.margin.t + 25
+        result.figure.update_layout(title_subtitle=subtitle, margin_t=room)
+    return replace(result, table=table, note=note)
 
 
 def _plain(table: Callable[[Run], pd.DataFrame], note: str = "") -> Callable[[Run], Result]:

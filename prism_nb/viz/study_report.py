@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from itertools import combinations
 from typing import Any
 
@@ -24,6 +25,7 @@ from prism_nb.viz.figures import study as figures
 from prism_nb.viz.figures.gallery import image_sheet
 from prism_nb.viz.html import LabelMap, Result, render_page, table_html
 from prism_nb.viz.report import result_section
+from prism_nb.viz.results import with_label_teachers
 from prism_nb.viz.style import Legend
 
 PAGE = "study.html"
@@ -55,7 +57,8 @@ def write_study_page(folder: StudyFolder) -> str:
         "search": search_records(folder),
     }
     for name, table in csv.items():
-        fileio.write_text(folder.path / f"{name}.csv", table.to_csv(index=False))
+        counted = _with_counts(folder, table)
+        fileio.write_text(folder.path / f"{name}.csv", counted.to_csv(index=False))
     fileio.write_text(folder.path / PAGE, render_page("study.html", **_content(folder)))
     return PAGE
 
@@ -213,6 +216,36 @@ def study_labels(folder: StudyFolder) -> LabelMap:
     return {**methods, "scenario": _scenario_titles(folder)}
 
 
+def _label_teachers(folder: StudyFolder, key: str) -> dict[str, int]:
+    """Return the number of label teachers of each `scenario` or `search`."""
+    runs = folder.searches if key == "search" else folder.scenarios
+    return {name: cell.settings.label_teacher_count for (name, _), cell in runs.items()}
+
+
+def _with_counts(folder: StudyFolder, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table by scenario or search with the number of label teachers."""
+    for key in {"scenario", "search"} & set(table.columns):
+        counts = table[key].map(_label_teachers(folder, key))
+        table = table.assign(**{tables.LABEL_TEACHERS: counts})
+    return table
+
+
+def _of_students(result: Callable[[StudyFolder], Result]) -> Callable[[StudyFolder], Result]:
+    """Return a result that says how many networks label."""
+
+    @wraps(result)
+    def function(folder: StudyFolder) -> Result:
+        found, titles = result(folder), _scenario_titles(folder)
+        column = _with_counts(folder, found.table).get(tables.LABEL_TEACHERS)
+        counts = _label_teachers(folder, "scenario")
+        text = ", ".join(f"{titles[name]} {count}" for name, count in counts.items())
+        same = set(counts.values())
+        return with_label_teachers(found, column, str(*same) if len(same) == 1 else text)
+
+    return function
+
+
+@_of_students
 def answer(folder: StudyFolder) -> Result:
     """Accuracy by method and scenario, the best and its equals marked ●; and who leads."""
     records, titles = accuracy_records(folder), study_legend(folder).titles
@@ -247,6 +280,7 @@ def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     return [best, *(str(method) for method in ranked if method in equals)]
 
 
+@_of_students
 def accuracy(folder: StudyFolder) -> Result:
     """Mean accuracy with its 95 % interval, per scenario and method."""
     table = summarize(accuracy_records(folder))
@@ -254,6 +288,7 @@ def accuracy(folder: StudyFolder) -> Result:
     return Result(table, figures.accuracy_facets(table, legend, scenarios))
 
 
+@_of_students
 def pairs(folder: StudyFolder) -> Result:
     """Differences between every two methods, and which are significant."""
     table = compare_pairs(accuracy_records(folder))
@@ -270,6 +305,7 @@ def fidelity(folder: StudyFolder) -> Result:
     return Result(table, figure, note)
 
 
+@_of_students
 def cost(folder: StudyFolder) -> Result:
     """Accuracy against seconds of synthesis per image."""
     images, summary = image_records(folder), summarize(accuracy_records(folder))
@@ -288,6 +324,7 @@ def full_data(folder: StudyFolder) -> Result:
     return Result(table, note="The runs' own teachers and holdout networks: hard labels, one seed.")
 
 
+@_of_students
 def search(folder: StudyFolder) -> Result:
     """Settings that were searched for, and which were chosen."""
     note = (

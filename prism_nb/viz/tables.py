@@ -30,6 +30,7 @@ from prism_nb.execution.pipeline import StagePlan, class_count, stage_units
 
 NAN = float("nan")
 THIS_RUN = "this run"
+LABEL_TEACHERS = "label teachers"  # heading of their number
 
 
 def method_titles(run: Run) -> dict[str, str]:
@@ -414,6 +415,8 @@ def summary_table(run: Run) -> pd.DataFrame:
         table = transfer_table(accuracies).add_suffix(" %").join(table)
         seeds = accuracies.groupby("method")["seeds"].min()
         table.insert(len(run.settings.students), "seeds", seeds)
+        count = run.settings.label_teacher_count
+        table.insert(len(run.settings.students) + 1, LABEL_TEACHERS, count)
     else:
         table = table.reindex(run.settings.methods).rename_axis(index="method")
     for name, digits in (("intra-class cosine", 3), ("recognised %", 1)):
@@ -447,13 +450,16 @@ def tradeoff_table(run: Run) -> pd.DataFrame:
 def eval_variant_table(run: Run) -> pd.DataFrame:
     """Return top-1 in percent, mean ± deviation over seeds, per evaluation variant.
 
-    One row per method and student; students of all real training images are last.
+    One row per method and student; students of all real training images are last. The number of
+    label teachers is that of variants without `hard`.
     """
     keys = ["method", "student", "variant"]
     grouped = student_records(run).groupby(keys, sort=False)["last"]
     cells = grouped.apply(lambda values: mean_std(100 * values.mean(), 100 * values.std()))
     wide = cells.unstack("variant", sort=False)
     wide = wide[[name for name in EVAL_VARIANTS if name in wide]].fillna(DASH)
+    soft = wide.index.get_level_values("method") != REFERENCE
+    wide[LABEL_TEACHERS] = run.settings.label_teacher_count * soft
     return wide.rename(index={REFERENCE: "All real images"}, level="method")
 
 
@@ -529,8 +535,12 @@ def top_confusions(shares: pd.DataFrame, *, most: int = 10) -> pd.DataFrame:
 
 
 def published_results() -> pd.DataFrame:
-    """Return `data/published_results.csv`: top-1 in percent as printed by others."""
-    return pd.read_csv(project_root() / "data" / "published_results.csv")
+    """Return `data/published_results.csv`: top-1 in percent as printed by others.
+
+    `LABEL_TEACHERS` is NaN where their number is not known.
+    """
+    table = pd.read_csv(project_root() / "data" / "published_results.csv")
+    return table.rename(columns={"label_teachers": LABEL_TEACHERS})
 
 
 def published_sets() -> pd.DataFrame:
@@ -546,6 +556,7 @@ def published_table(run: Run) -> pd.DataFrame:
     """
     own, known, settings = accuracy_table(run), published_results(), run.settings
     own["title"], own["source"] = own["method"].map(method_titles(run)), THIS_RUN
+    own[LABEL_TEACHERS] = settings.label_teacher_count
     known = known[(known["dataset"] == settings.dataset) & (known["ipc"] == settings.ipc)]
     known = known.sort_values("top1", ascending=False, kind="stable")
     known = known.assign(mean=known["top1"], title=known["method"] + " (published)")
@@ -554,7 +565,7 @@ def published_table(run: Run) -> pd.DataFrame:
         theirs = known[known["student"] == student.removeprefix("torchvision/")]
         if len(theirs):
             parts += [own[own["student"] == student], theirs.assign(student=student)]
-    columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
+    columns = ["method", "title", "student", "ipc", "mean", "std", LABEL_TEACHERS, "source"]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return table.assign(ipc=settings.ipc)[columns]
 
@@ -567,18 +578,22 @@ _PROTOCOL_COLUMNS = {
     "ce_weight": "CE weight",
     "label_crop_min": "least crop",
     "label_mix": "mixing",
+    LABEL_TEACHERS: LABEL_TEACHERS,
 }
 
 
 def protocol_table(run: Run) -> pd.DataFrame:
     """Return how students are trained in a run and in the papers of published results."""
-    known, rows = set(published_results()["method"]), {THIS_RUN: run.settings.plain()}
+    known, rows = published_results(), {THIS_RUN: run.settings.plain()}
+    teachers = known.groupby("method")[LABEL_TEACHERS].first()
     for name in PROTOCOLS.names():
-        if (title := protocol_metadata(name)["title"]) in known:
+        if (title := protocol_metadata(name)["title"]) in teachers:
             rows[title] = protocol_values(name)
     for values in rows.values():
         values["student_epochs"] = values.get("student_epochs") or values["label_epochs"]
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("protocol")
+    own = run.settings.label_teacher_count
+    table[LABEL_TEACHERS] = pd.Series({THIS_RUN: own, **teachers})
     return table[list(_PROTOCOL_COLUMNS)].rename(columns=_PROTOCOL_COLUMNS)
 
 

@@ -45,8 +45,22 @@ def test_the_answer_marks_the_best_and_its_equals(folder: StudyFolder) -> None:
     assert table.loc["random_real", "Second"] == "10.0 ± 1.0"
     assert found.note == (
         "Second: PRISM leads with 81.7 %; not significantly worse: SRe2L. First: Random real "
-        "leads with 91.1 %. A control that optimises nothing leads."
+        "leads with 91.1 %. A control that optimises nothing leads. Label teachers: 4."
     )
+
+
+def test_results_of_scenarios_say_how_many_networks_label(
+    tmp_path: Path, folder: StudyFolder
+) -> None:
+    hard = {"title": "First", "settings": {"labels": "hard", "student_loss": "ce"}}
+    scenarios = {**STUDY["scenarios"], "a": hard}
+    study = Study.parse({**STUDY, "scenarios": scenarios}, where="test")
+    for result in (study_report.accuracy, study_report.pairs):
+        assert set(result(folder).table["label teachers"]) == {4}
+        found = result(StudyFolder(tmp_path, study))
+        counts = found.table.groupby("scenario")["label teachers"].unique().map(list)
+        assert counts.to_dict() == {"b": [4], "a": [0]}
+        assert found.figure.layout.title.subtitle.text == "Label teachers: Second 4, First 0"
 
 
 def records_of(values: dict[str, list[list[float]]]) -> pd.DataFrame:

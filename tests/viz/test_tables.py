@@ -44,6 +44,7 @@ def test_accuracies_are_those_of_the_protocol(evaluated: Run) -> None:
 
 def test_variants_are_columns_and_real_images_the_last_row(evaluated: Run) -> None:
     table = tables.eval_variant_table(evaluated)
+    assert list(table.pop("label teachers")) == [4, 4, 0]
     assert list(table.columns) == ["protocol", "no_aug", "hard_labels"]
     assert [images for images, _ in table.index] == ["prism", "random_real", "All real images"]
     assert list(table.loc[("prism", "test_resnet")]) == ["82.0 ± 2.8", "62.0 ± 2.8", "42.0 ± 2.8"]
@@ -154,7 +155,7 @@ def published_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: An
 def test_published_results_are_plausible() -> None:
     frame = tables.published_results()
     assert not frame.duplicated(["method", "dataset", "student", "ipc"]).any()
-    assert not frame.drop(columns="std").isna().any().any()
+    assert not frame.drop(columns=["std", "label teachers"]).isna().any().any()
     assert frame["top1"].between(0, 100).all()
     assert len(frame) == 104
     groups = frame.sort_values("ipc").groupby(["method", "dataset", "student"])
@@ -209,7 +210,10 @@ def test_a_band_is_of_all_numbers_of_a_method_with_their_deviations(
 def test_protocols_have_the_names_of_published_methods() -> None:
     titles = {protocol_metadata(name)["title"] for name in PROTOCOLS.names()}
     known = set(tables.published_results()["method"])
-    assert titles - known == {"PRISM", "the kit's fair protocol"}
+    assert titles - known == {
+        *("PRISM", "the kit's fair protocol", "RD3", "BSSL"),
+        *("rethinkdc, soft labels", "rethinkdc, hard labels"),
+    }
 
 
 def test_published_rows_are_of_the_same_dataset_student_and_ipc(
@@ -242,7 +246,8 @@ def test_the_protocol_table_has_the_runs_values_first(run: Run) -> None:
     table = tables.protocol_table(run)
     assert table.index[0] == tables.THIS_RUN
     assert table.loc["this run", "batch"] == run.settings.plain()["student_batch"]
-    assert table.loc["SRe2L", ["batch", "loss"]].tolist() == [1024, "kl"]
+    assert table.loc["SRe2L", ["batch", "loss", "label teachers"]].tolist() == [1024, "kl", 1]
+    assert table["label teachers"].iloc[0] == run.settings.label_teacher_count
     assert "PRISM" not in table.index
 
 

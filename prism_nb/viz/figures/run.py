@@ -248,7 +248,7 @@ def published_figure(table: pd.DataFrame, legend: Legend) -> go.Figure:
         color="shown",
         color_discrete_map={**colours, "published": PUBLISHED_COLOR},
         facet_row="student",
-        hover_data=["source"],
+        hover_data=["label teachers", "source"],
         text_auto=".1f",
         orientation="h",
     )

@@ -103,7 +103,9 @@ def test_published_results_are_grey() -> None:
         ("CDA", "CDA (published)", "a", 10, 33.6, np.nan, "a table"),
     ]
     columns = ["method", "title", "student", "ipc", "mean", "std", "source"]
-    own, published = figures.published_figure(pd.DataFrame(rows, columns=columns), LEGEND).data
+    table = pd.DataFrame(rows, columns=columns).assign(**{"label teachers": [4, 1, np.nan]})
+    own, published = figures.published_figure(table, LEGEND).data
+    assert "label teachers" in published.hovertemplate
     assert (list(own.y), own.marker.color) == (["PRISM"], METHOD_COLORS["prism"])
     assert published.marker.color == figures.PUBLISHED_COLOR
     assert list(published.y) == ["SRe2L (published)", "CDA (published)"]
