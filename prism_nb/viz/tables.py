@@ -655,11 +655,15 @@ def _departures(protocols: pd.DataFrame, name: str) -> str:
         return "how its students were trained is not on record"
     pairs = zip(protocols.columns, protocols.loc[name], protocols.loc[THIS_RUN], strict=True)
     differing = [
-        f"{what} {theirs} (here {mine})"
+        f"{what} {_plain(theirs)} (here {_plain(mine)})"
         for what, theirs, mine in pairs
         if pd.notna(theirs) and theirs != mine
     ]
     return f"its protocol has {', '.join(differing)}" if differing else "by the same protocol"
+
+
+def _plain(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 # --- Classes ---
