@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import CONFIGS
+from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import StrictModel, YamlFolder, read_mapping
 
 RECIPES = YamlFolder(CONFIGS / "recipes", "method")
 TEXTS = {"title", "paper", "deviations"}  # fields that decide no result
-IMPORT_ONLY_FIELDS = ("source", "resize")
+IMPORT_ONLY_FIELDS = ("source", "resize", "indices")
 Names = tuple[str, ...]
+Coreset = Literal["el2n", "herding", "k_center", "forgetting"]
+CORESETS: Names = get_args(Coreset)
 _LARGE = 128  # pixels; RDED tiles crops from here on
 
 
@@ -76,13 +79,22 @@ class Recipe(StrictModel):
     resize: bool = Field(
         False, description="resize images of another size instead of refusing them (imported)"
     )
-    init: Literal["noise", "real", "real_random", "real_median", "patches"] = Field(
+    indices: str | None = Field(
+        None,
+        description="SHA-256 of a list of training images in `source`, which `prism-nb import "
+        "--indices` writes; None: `source` holds images (imported)",
+    )
+    init: Literal["noise", "real", "real_random", "real_median", "patches", Coreset] = Field(
         "real",
         description="initial images: noise, or real images of each class: the first in file order, "
-        "random ones, those of median loss for the primary, or its lowest-loss crops (RDED)",
+        "random ones, or by the primary: of median loss, crops of lowest loss (RDED), of lowest "
+        "EL2N score, by herding or greedy k-centre in its features, or those it forgot most often",
     )
-    max_scored_images: int = Field(
-        300, ge=1, description="training images per class scored for real_median and patches"
+    max_scored_images: int | None = Field(
+        300,
+        ge=1,
+        description="training images per class that the primary ranks (real_median, patches, "
+        "coresets), drawn at random; None: all",
     )
     crops_per_image: int = Field(5, ge=1, description="random crops scored per image (patches)")
     mosaic_grid: int | None = Field(
@@ -237,7 +249,8 @@ class Recipe(StrictModel):
     @property
     def needs_scorer(self) -> bool:
         """Whether the primary scores real images to choose the initial ones."""
-        return self.image_source != "imported" and self.init in {"real_median", "patches"}
+        ranked = {"real_median", "patches", *CORESETS}
+        return self.image_source != "imported" and self.init in ranked
 
     def logit_teachers(self, pool: TeacherPool) -> Names:
         """Return the networks that give logits in turn; none where the BN teachers do."""
@@ -355,6 +368,7 @@ def recipe_differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
         )
     elif recipe.image_source == "imported":
         matter &= {"image_source", *IMPORT_ONLY_FIELDS}
+        matter -= {"source"} if recipe.indices else set()  # whose content they are the hash of
     else:
         matter -= set(IMPORT_ONLY_FIELDS)
     return {name: mine[name] for name in mine if name in matter and mine[name] != theirs[name]}
@@ -403,6 +417,12 @@ def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Itera
         yield (
             f"source is {recipe.source!r}, but image_source is {recipe.image_source}; set it to "
             "imported, or leave source out"
+        )
+    if recipe.needs_scorer and recipe.init == "forgetting" and is_pretrained_name(pool.primary):
+        yield (
+            "images are forgotten in a training, but the primary "
+            f"{pool.primary!r} has given weights; name an architecture, which is trained here, or "
+            "choose another init"
         )
     if recipe.image_source == "optimized":
         yield from _part_problems(recipe, pool)

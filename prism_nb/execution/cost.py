@@ -103,8 +103,9 @@ def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
     uses[Use("store")] = images
     if recipe.needs_scorer:
         real = len(dataset.labels("train")) / len(dataset.classes)
-        crops = recipe.crops_per_image if recipe.init == "patches" else 1
-        scored = crops * min(recipe.max_scored_images, real) / settings.ipc
+        passes = {"patches": recipe.crops_per_image, "forgetting": 0}
+        crops = passes.get(recipe.init, 1)
+        scored = crops * min(recipe.max_scored_images or real, real) / settings.ipc
         uses[Use("forward", settings.primary)] += images * scored
     if recipe.image_source != "optimized":
         return uses

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 from prism_nb.core.device import check_compiler, check_precision, choose_device
 from prism_nb.core.errors import UsageError
@@ -26,9 +27,10 @@ from prism_nb.models.pretrained import (
     native_preprocess,
     open_pretrained,
 )
-from prism_nb.models.teacher import check_bn, check_conv
+from prism_nb.models.teacher import check_bn, check_conv, linear_head
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
 from prism_nb.models.zoo import build_network, build_on_meta, check_forward
+from prism_nb.synthesis.coresets import GREEDY
 from prism_nb.synthesis.phases import Phases
 
 
@@ -195,11 +197,14 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     if each:
         dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
     needed = settings.ipc * each
-    if recipe.needs_scorer and recipe.max_scored_images < needed:
+    most = recipe.max_scored_images
+    if recipe.needs_scorer and most is not None and most < needed:
         raise UsageError(
-            f"method {method}: max_scored_images is {recipe.max_scored_images}, but {needed} "
+            f"method {method}: max_scored_images is {most}, but {needed} "
             "images per class are to be chosen; raise it"
         )
+    if recipe.needs_scorer and recipe.init in GREEDY:
+        linear_head(settings.primary, _on_meta(settings.primary, dataset))
     _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)
     if recipe.init == "patches" and dataset.image_size % grid:
@@ -214,17 +219,17 @@ def _check_sizes(settings: Settings, method: str, dataset: ImageDataset) -> None
     recipe = settings.recipe_of(method)
     for name in recipe.networks(settings.pool, "logits", "drawn"):
         for size in set(Phases.of(recipe, dataset.image_size).sizes) - {dataset.image_size}:
-            classes, options = len(dataset.classes), build_options(name)
-            network = build_on_meta(
-                architecture_of(name),
-                classes=classes,
-                image_size=dataset.image_size,
-                options=options,
-            )
+            network = _on_meta(name, dataset)
             try:
-                check_forward(name, network, classes=classes, image_size=size)
+                check_forward(name, network, classes=len(dataset.classes), image_size=size)
             except UsageError as error:
                 raise UsageError(f"method {method}, sizes: {error}") from None
+
+
+def _on_meta(name: str, dataset: ImageDataset) -> nn.Module:
+    classes, size = len(dataset.classes), dataset.image_size
+    options = build_options(name)
+    return build_on_meta(architecture_of(name), classes=classes, image_size=size, options=options)
 
 
 def _check_data_free(settings: Settings) -> None:

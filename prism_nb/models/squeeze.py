@@ -29,6 +29,7 @@ from prism_nb.models.bn_distance import (
     spaced_images,
 )
 from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, best_order, predict
 from prism_nb.models.pool import load_teacher, wrap_teacher
@@ -181,6 +182,7 @@ def _warn_of_pixels(run: Run) -> None:
 def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
     settings, name = run.settings, unit.params["network"]
     device, dataset = choose_device(settings.device), open_dataset(settings)
+    forgetting = ForgettingCounter(len(dataset.labels("train")))
     network = train_network(
         name,
         dataset,
@@ -189,12 +191,14 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
         lambda progress: on_event({"event": "step", "unit": unit.name, **progress}),
         _checkpoint(run, unit),
         seed=unit_seed(settings.seed, "squeeze", name),
+        forgetting=forgetting,
     )
     info = network_info(name, network, image_size=dataset.image_size)
     folders = tuple(info.folder for info in dataset.classes)
     metadata = weights_metadata(folders, dataset_preprocess(dataset))
     content = to_safetensors(network.state_dict(), metadata)
-    return content, {**asdict(info), "accuracy": accuracy(network, dataset, "val", device)}
+    right = accuracy(network, dataset, "val", device)
+    return content, {**asdict(info), "accuracy": right, "forgetting": forgetting.record()}
 
 
 def _conv_stats(run: Run, unit: Unit) -> Result:

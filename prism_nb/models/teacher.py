@@ -141,16 +141,26 @@ class Teacher(nn.Module):
         Raises:
             UsageError: The network has no linear head.
         """
-        head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1:]
-        if not head:
-            raise UsageError(f"network {self.name!r} has no linear head, so it gives no features")
         captured: list[Tensor] = []
-        hook = head[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+        head = linear_head(self.name, self.network)
+        hook = head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
         try:
             logits = self.head_logits(images)
         finally:
             hook.remove()
         return captured[0].flatten(1), logits
+
+
+def linear_head(name: str, network: nn.Module) -> nn.Linear:
+    """Return the last linear layer of a network.
+
+    Raises:
+        UsageError: It has none.
+    """
+    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1:]
+    if not head:
+        raise UsageError(f"network {name!r} has no linear head, so it gives no features")
+    return head[0]
 
 
 def check_bn(name: str, network: nn.Module) -> None:

@@ -19,6 +19,7 @@ from prism_nb.data.augment import ImageSet, TrainAugmentation
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import open_train_images, prefetch
 from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 from prism_nb.models.zoo import build_network
@@ -66,7 +67,8 @@ class Trainer:
         Args:
             count: Number of epochs of the whole training.
             checkpoint: File to save and resume the training; None: no checkpoints.
-            history: Plain values that the caller collects; saved and restored with the state.
+            history: Plain values or tensors that the caller collects; saved and restored with the
+                state.
         """
         history = [] if history is None else history
         state = checkpoint.load() if checkpoint else None
@@ -192,6 +194,7 @@ def train_network(
     checkpoint: Checkpoint | None = None,
     *,
     seed: int,
+    forgetting: ForgettingCounter | None = None,
 ) -> nn.Module:
     """Train a network from scratch on a dataset's training images.
 
@@ -206,6 +209,7 @@ def train_network(
         on_step: Called about fifty times as `on_step({"step": int, "steps": int, "losses": dict})`.
         checkpoint: File to save and resume the training; None: no checkpoints.
         seed: Seed of the initial weights, the order of images, their augmentation and dropout.
+        forgetting: Counts the images that are forgotten.
 
     Returns:
         The trained network, in evaluation mode, channels-last, on `device`.
@@ -220,7 +224,7 @@ def train_network(
             name, classes=len(dataset.classes), image_size=dataset.image_size
         ).to(device)
         network.to(memory_format=torch.channels_last)
-        train_loop(network, images, labels, config, on_step, checkpoint)
+        train_loop(network, images, labels, config, on_step, checkpoint, forgetting)
     return network.eval()
 
 
@@ -231,6 +235,7 @@ def train_loop(
     config: Squeeze,
     on_step: OnStep,
     checkpoint: Checkpoint | None = None,
+    forgetting: ForgettingCounter | None = None,
 ) -> None:
     """Train a network in place on images and their labels [N]; otherwise as `train_network`."""
     batch, augment = min(config.batch, len(images)), _augmentation(config)
@@ -246,14 +251,19 @@ def train_loop(
     )
     trainer = Trainer(network, optimizer, scheduler)
     network.train()
-    for epoch in trainer.epochs(config.epochs, checkpoint):
+    history = forgetting.state if forgetting else None
+    for epoch in trainer.epochs(config.epochs, checkpoint, history):
         batches = torch.randperm(len(images)).split(batch)[:steps_per_epoch]
         for step, (rows, batch_images) in enumerate(
             zip(batches, prefetch(images, batches), strict=True), epoch * steps_per_epoch + 1
         ):
-            loss = classification_loss(network, augment(batch_images), labels[rows], config)
+            with half_precision(config.precision, labels.device):
+                logits = network(augment(batch_images))
+            loss = classification_loss(logits, labels[rows], config)
             trainer.step(loss)
             scheduler.step()
+            if forgetting:
+                forgetting.update(rows, logits.argmax(1) == labels[rows])
             if (step - 1) % max(1, steps // 50) == 0 or step == steps:
                 value = loss.item()
                 if not math.isfinite(value):
@@ -261,12 +271,8 @@ def train_loop(
                 on_step({"step": step, "steps": steps, "losses": {"train": value}})
 
 
-def classification_loss(
-    network: nn.Module, images: Tensor, labels: Tensor, config: Squeeze
-) -> Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, config: Squeeze) -> Tensor:
     """Return the mean cross-entropy of a batch, with label smoothing."""
-    with half_precision(config.precision, labels.device):
-        logits: Tensor = network(images)
     return functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.core.recipe import Recipe
+from prism_nb.core.recipe import CORESETS, Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, method_units
 from prism_nb.core.units import ImageBatch, Unit, unit_seed
@@ -20,8 +20,10 @@ from prism_nb.data.augment import AugParams, Box, augment, sample_crop
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import random_real
 from prism_nb.data.registry import open_dataset
+from prism_nb.models.forgetting import forgetting_events
 from prism_nb.models.pool import load_teacher
 from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.coresets import GREEDY, el2n_scores
 
 _BATCH_SIZE = 256  # images per forward pass of the scorer
 _SQUARE = (1.0, 1.0)
@@ -67,6 +69,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
         part or batch,
         open_dataset(settings),
         scorer=load_teacher(run, settings.primary) if recipe.needs_scorer else None,
+        coreset=_coreset(run, recipe) if recipe.init in CORESETS else None,
         seed=settings.replicate_seed,
         generator=generator,
     )
@@ -99,6 +102,7 @@ def initial_images(
     dataset: ImageDataset,
     *,
     scorer: Teacher | None = None,
+    coreset: Callable[[int], Sequence[int]] | None = None,
     seed: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -110,12 +114,14 @@ def initial_images(
         real_random: the k-th of a shuffle of the class.
         real_median: the k-th nearest to the class's median loss (DELT).
         patches: a mosaic of the k-th group of crops of lowest loss (RDED).
+        el2n, herding, k_center, forgetting: the k-th of that coreset; see `synthesis.coresets`.
 
     Args:
         recipe: The method.
         batch: The images.
         dataset: The real images.
         scorer: Teacher whose loss ranks real images; None where the recipe does not rank.
+        coreset: A class's training images in the order of the recipe's coreset; None without one.
         seed: Seed of the replicate, for all draws but noise: they do not depend on the batches.
         generator: The unit's CPU generator, for noise.
     """
@@ -128,6 +134,8 @@ def initial_images(
     if recipe.init == "real":
         indices = [int(dataset.class_indices("train", c)[k]) for c, k in members]
         return dataset.normalize(dataset.images("train", indices))
+    if coreset is not None:
+        return dataset.normalize(dataset.images("train", [coreset(c)[k] for c, k in members]))
     if scorer is None:
         raise ValueError(f"init {recipe.init!r} needs a network that scores the real images")
     if recipe.init == "real_median":
@@ -161,12 +169,12 @@ def _mosaics(
     return torch.stack(mosaics)
 
 
-# Both rankings score whole classes, so each is made once per process and not once per unit.
+# Rankings score whole classes, so each is made once per process and not once per unit.
 
 
 @lru_cache(maxsize=4096)
 def rank_by_median_loss(
-    dataset: ImageDataset, scorer: Teacher, class_index: int, most: int, seed: int
+    dataset: ImageDataset, scorer: Teacher, class_index: int, most: int | None, seed: int
 ) -> tuple[int, ...]:
     """Return indices of a class's training images, the nearest to its median loss first (DELT).
 
@@ -176,7 +184,7 @@ def rank_by_median_loss(
         dataset: The real images.
         scorer: Teacher whose cross-entropy with the true class is the loss.
         class_index: The class.
-        most: Images to score, chosen at random if the class has more.
+        most: Images to score, chosen at random if the class has more; None: all.
         seed: Seed of that choice.
     """
     indices = _subsample(dataset, class_index, most, seed)
@@ -188,13 +196,63 @@ def rank_by_median_loss(
     return tuple(indices[int(ranked[rank])] for rank in outward)
 
 
+def _coreset(run: Run, recipe: Recipe) -> Callable[[int], Sequence[int]]:
+    settings, dataset = run.settings, open_dataset(run.settings)
+    most, seed = recipe.max_scored_images, settings.replicate_seed
+    if recipe.init == "forgetting":
+        events = forgetting_events(run, settings.primary)
+        candidates = partial(_subsample, dataset, most=most, seed=seed)
+        return cache(lambda c: sorted(candidates(c), key=lambda index: -int(events[index])))
+    rank = partial(coreset_indices, dataset, load_teacher(run, settings.primary))
+    return partial(rank, kind=recipe.init, count=settings.ipc, most=most, seed=seed)
+
+
+@lru_cache(maxsize=4096)
+def coreset_indices(
+    dataset: ImageDataset,
+    scorer: Teacher,
+    class_index: int,
+    *,
+    kind: str,
+    count: int,
+    most: int | None,
+    seed: int,
+) -> tuple[int, ...]:
+    """Return indices of a class's training images, in the order in which a coreset takes them.
+
+    Args:
+        dataset: The real images.
+        scorer: Teacher whose logits (el2n), or else penultimate features, choose the images.
+        class_index: The class.
+        kind: `el2n`: the lowest score first; or a key of `GREEDY`.
+        count: Images to choose.
+        most: Images to choose from, drawn at random if the class has more; None: all.
+        seed: Seed of that draw.
+
+    Raises:
+        UsageError: Features are needed, and the teacher has no linear head.
+    """
+    indices, device = _subsample(dataset, class_index, most, seed), next(scorer.parameters()).device
+    greedy, outputs = GREEDY.get(kind), list[np.ndarray]()
+    for batch in _batches(indices):
+        images = dataset.normalize(dataset.images("train", batch).to(device))
+        with torch.no_grad():
+            found = scorer.features_and_logits(images)[0] if greedy else scorer(images)
+        outputs.append(found.cpu().numpy())
+    whole = np.concatenate(outputs)
+    if greedy:
+        return tuple(indices[row] for row in greedy(whole, count))
+    scores = el2n_scores(whole, class_index)
+    return tuple(indices[row] for row in np.argsort(scores, kind="stable")[:count])
+
+
 @lru_cache(maxsize=4096)
 def lowest_loss_crops(
     dataset: ImageDataset,
     scorer: Teacher,
     class_index: int,
     *,
-    most: int,
+    most: int | None,
     tries: int,
     crop_min: float,
     side: int,
@@ -206,7 +264,7 @@ def lowest_loss_crops(
         dataset: The real images.
         scorer: Teacher whose cross-entropy with the true class is the loss.
         class_index: The class.
-        most: Images to score, chosen at random if the class has more.
+        most: Images to score, chosen at random if the class has more; None: all.
         tries: Random square crops per image, of which the one of lowest loss is kept.
         crop_min: Smallest crop, as a share of the image's area in (0, 1].
         side: Side of a crop in the mosaic, in pixels; the loss is that of this resolution.
@@ -244,9 +302,9 @@ def mosaic(dataset: ImageDataset, crops: Sequence[Crop], grid: int) -> Tensor:
     return torch.cat(rows, dim=-2)
 
 
-def _subsample(dataset: ImageDataset, class_index: int, most: int, seed: int) -> list[int]:
+def _subsample(dataset: ImageDataset, class_index: int, most: int | None, seed: int) -> list[int]:
     indices = dataset.class_indices("train", class_index)
-    if len(indices) > most:
+    if most is not None and len(indices) > most:
         rng = np.random.default_rng(unit_seed(seed, "scored", class_index))
         indices = np.sort(rng.permutation(indices)[:most])
     return [int(index) for index in indices]

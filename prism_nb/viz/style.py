@@ -58,6 +58,10 @@ METHOD_COLORS = {
     "fadrm_plus": "#991100",
     "rded": "#00BBBB",
     "random_real": "#228833",
+    "el2n": "#1100FF",
+    "herding": "#2233CC",
+    "k_center": "#5533AA",
+    "forgetting": "#7766FF",
     "real": "#777777",
 }
 _OWN_METHODS = (

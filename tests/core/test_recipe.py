@@ -9,7 +9,7 @@ import pytest
 
 from prism_nb.core.config import build_settings, load_settings, read_preset
 from prism_nb.core.errors import UsageError
-from prism_nb.core.recipe import RECIPES, TeacherPool, load_recipe, recipe_differences
+from prism_nb.core.recipe import CORESETS, RECIPES, TeacherPool, load_recipe, recipe_differences
 from prism_nb.core.yaml_io import read_yaml, write_yaml
 
 WHOLE = "title: Mine\npaper: nobody, nowhere\ninit: noise\nlr: 0.3\n"
@@ -25,7 +25,7 @@ def one_method(method: str, recipe: object) -> dict[str, Any]:
 
 def test_titles_are_distinct_and_sources_are_named() -> None:
     recipes = [load_recipe(name) for name in RECIPES.names()]
-    assert len({recipe.title for recipe in recipes}) == len(recipes) == 17
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 21
     assert all(recipe.paper for recipe in recipes)
 
 
@@ -74,7 +74,7 @@ _DEFAULTS: dict[str, Any] = {
     **{"r_bn": 0.01, "first_bn_multiplier": 10.0, "tv_l1": 0.0, "l2_scale": 0.0},
     **{"densification_weight": 0.0, "crop_min": 0.08, "crop_schedule": "fixed"},
     **{"flip": True, "jitter": 32, "views": "per_batch"},
-    **{"sizes": [1.0], "residual_alpha": 1.0},
+    **{"sizes": [1.0], "residual_alpha": 1.0, "indices": None},
 }
 
 
@@ -97,6 +97,7 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
         ("fadrm", ("a",), ("a",)),
         *[(n, ("b", "a", "c"), ("b", "a", "c")) for n in ("gvbsm", "edc", "cvdd", "fadrm_plus")],
         ("random_real", (), ()),
+        *[(name, ("a",), ()) for name in CORESETS],
         ("rded", ("a",), ()),
     ],
 )
@@ -241,6 +242,11 @@ def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
         ({"batches": "class_wise", "early_late_step": 5}, {}, "or with early_late_step"),
         ({"early_late_step": 20}, {}, "image index 1 would get 0 steps"),
         ({"early_late_step": 1, "delt_start_gap": 1}, {}, "set one of them to 0"),
+        (
+            {"init": "forgetting"},
+            {"teachers": ["resnet18@V1"], "primary": "resnet18@V1"},
+            "the primary 'resnet18@V1' has given weights; name an architecture",
+        ),
         ({"source": "/x"}, {}, "but image_source is optimized"),
         ({"image_source": "imported"}, {}, "no source; name the folder"),
         ({"image_source": "imported", "source": "x"}, {}, "depends on where the run is started"),

@@ -76,6 +76,11 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
             {"protocol": "bssl", "student_batch": 21},
             "student_batch: protocol bssl trains on 21 .* only 20, so .* student_batch to 20",
         ),
+        ({"methods": ["herding"], "ipc": 500}, "method herding .* needs 500 training images"),
+        (
+            {"methods": ["k_center"], "primary": "squeezenet1_1", "teachers": ["squeezenet1_1"]},
+            "network .squeezenet1_1. has no linear head",
+        ),
         ({"device": "cuda:99"}, "device is set to 'cuda:99'"),
     ],
 )

@@ -121,6 +121,7 @@ def test_a_killed_unit_continues_and_leaves_no_checkpoint(
     assert steps[0] > steps_per_epoch
     assert not list(run.path.glob("teachers/units/*.checkpoint"))
     assert weights_of(run).read_bytes() == weights_of(trained).read_bytes()
+    assert record_of(run)["forgetting"] == record_of(trained)["forgetting"]
 
 
 def test_an_equal_unit_of_another_run_is_reused(trained: Run) -> None:
