@@ -290,7 +290,12 @@ def study(
 
 
 @cli.command("import")
-@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--indices",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Import training images, whose indices this file lists, in place of FOLDER.",
+)
 @click.option("--run", "run_name", required=True, help="Run that the images join, or begin.")
 @click.option("--preset", help="Settings of a new run; one that exists keeps its own.")
 @click.option("--as", "method", default="imported", show_default=True, help="Name of the method.")
@@ -298,7 +303,12 @@ def study(
 @_assignments
 @_runs_dir
 def import_command(
-    folder: Path, run_name: str, method: str, assignments: tuple[str, ...], **options: Any
+    folder: Path | None,
+    indices: Path | None,
+    run_name: str,
+    method: str,
+    assignments: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Make the images of FOLDER a method of a run; `run` then continues it.
 
@@ -307,9 +317,12 @@ def import_command(
     from prism_nb.core.config import parse_assignments
     from prism_nb.execution.exchange import import_images, import_layout
 
-    changes = parse_assignments(assignments)
+    path = folder or indices
+    if path is None or (folder and indices):
+        raise click.UsageError("name one set of images: FOLDER, or --indices FILE")
+    changes, options["indices"] = parse_assignments(assignments), path is indices
     found, outcome = import_images(
-        folder, run_name=run_name, method=method, changes=changes, **options
+        path, run_name=run_name, method=method, changes=changes, **options
     )
     click.echo(f"run      {found.path}")
     click.echo(f"method   {method}, {found.settings.ipc} images per class")

@@ -23,6 +23,7 @@ from prism_nb.data.image_archive import GIT_LFS, ImageArchive, other_kind
 from prism_nb.data.image_folder import HELD_OUT
 from prism_nb.data.image_io import DECODE_ERRORS, read_exact
 from prism_nb.data.index import imagenet_wnids, is_image_name
+from prism_nb.data.index_list import IndexedSet, indexed_set, read_indices, split_by_class
 
 CLASSES_FILE = "classes.json"
 _NAMED, _NUMBERS = "folders named as the classes", "numbered folders"
@@ -78,13 +79,17 @@ class ImportedSet:
         return torch.stack(pixels), record
 
 
-def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> ImportedSet:
+def imported_set(
+    settings: Settings, method: str, dataset: ImageDataset
+) -> ImportedSet | IndexedSet:
     """Find the images of an imported method.
 
     Raises:
         UsageError: Images are missing, do not fit the classes, or are not `ipc` per class.
     """
     recipe = settings.recipe_of(method)
+    if recipe.indices:
+        return indexed_set(settings, method, dataset)
     archive = open_archive(Path(recipe.source or ""), dataset)
     layout, files = find_images(archive, dataset.classes)
     for info, names in zip(dataset.classes, files, strict=True):
@@ -97,8 +102,10 @@ def imported_set(settings: Settings, method: str, dataset: ImageDataset) -> Impo
     return ImportedSet(archive, layout, files, dataset.image_size, recipe.resize)
 
 
-def infer_ipc(path: Path, dataset: ImageDataset) -> int:
-    """Return how many images a set has of its first class."""
+def infer_ipc(path: Path, dataset: ImageDataset, *, indices: bool = False) -> int:
+    """Return how many images a set, or a list of indices, has of its first class."""
+    if indices:
+        return len(split_by_class(path, read_indices(path), dataset)[0])
     return len(find_images(open_archive(path, dataset), dataset.classes)[1][0])
 
 

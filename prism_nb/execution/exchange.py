@@ -242,12 +242,14 @@ def import_images(
     runs_dir: str | Path | None = None,
     changes: dict[str, Any] | None = None,
     resize: bool = False,
+    indices: bool = False,
     on_event: OnEvent | None = None,
 ) -> tuple[Run, pipeline.Outcome]:
     """Make a set of images a method of a run, and import the images at once.
 
     Args:
-        path: Folder, zip archive, parquet or tensor file; see `data.imported` for the layouts.
+        path: Folder, zip archive, parquet or tensor file, see `data.imported`; or a list of
+            training images, see `data.index_list`.
         run_name: A run. An existing one keeps its settings; a new one begins with the preset's,
             and with the images per class of the set unless `changes` sets it.
         preset: Settings of a new run.
@@ -255,6 +257,7 @@ def import_images(
         runs_dir: Folder of the runs; `default_runs_dir` where None.
         changes: Settings to change, by flat name.
         resize: Whether images of another size are resized.
+        indices: Whether `path` is such a list.
         on_event: Called with each event, besides the run's event log.
 
     Returns:
@@ -271,13 +274,17 @@ def import_images(
     where["preset"] = preset if is_new else None
     source = absolute_path(path)
     recipe = {"base": "imported", "source": str(source), **({"resize": True} if resize else {})}
+    if indices:
+        from prism_nb.data.index_list import hash_indices, read_indices
+
+        recipe["indices"] = hash_indices(read_indices(source))
     wanted = _with_method(load_run(**where).settings, changes or {}, method, recipe)
     if is_new and "ipc" not in wanted:
         settings = load_run(**where, changes=wanted).settings
         from prism_nb.data.imported import infer_ipc
         from prism_nb.data.registry import open_dataset
 
-        wanted["ipc"] = infer_ipc(source, open_dataset(settings))
+        wanted["ipc"] = infer_ipc(source, open_dataset(settings), indices=indices)
     run = open_run(**where, changes=wanted)
     units = method_units(run, method, pipeline.class_count(run))
     return run, pipeline.execute_units(run, "synthesis", units, on_event)
@@ -294,7 +301,7 @@ def _with_method(
 ) -> dict[str, Any]:
     """Return changes to settings that add a method; refuse a name with other images."""
     present = before.recipes.get(method, {})
-    names = ("base", "source", "resize")
+    names = ("base", "resize", "indices" if "indices" in recipe else "source")
     if method in before.methods and any(present.get(n) != recipe.get(n) for n in names):
         raise UsageError(
             f"there is a method {method!r} already, with other images; give these another name "
@@ -303,4 +310,6 @@ def _with_method(
     methods = changes.get("methods", list(before.methods))
     if isinstance(methods, list):  # anything else is refused with the settings
         methods = list(dict.fromkeys([*methods, method]))
+    if method in before.methods:
+        recipe = present  # an equal list may lie in another file
     return merge({**changes, "methods": methods}, {"recipes": {method: recipe}})

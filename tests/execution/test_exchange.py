@@ -21,6 +21,7 @@ from prism_nb.core import fileio, unit_plan
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.core.yaml_io import read_yaml, write_yaml
+from prism_nb.data.registry import open_dataset
 from prism_nb.execution import pipeline
 from prism_nb.execution.exchange import export_set, import_images
 from prism_nb.execution.open_run import open_run
@@ -298,6 +299,29 @@ def test_the_commands_export_and_import(
     assert found.read_classes() == run.read_classes()
 
 
+def test_the_command_imports_training_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images of the run `a`, found by their pixels among all that there are."""
+    dataset = open_dataset(run.settings)
+    pixels = dataset.images("train", range(len(dataset.labels("train")))).permute(0, 2, 3, 1)
+    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in pixels]
+    listed = [str(hashes.index(found)) for found in pixel_hashes(run, METHOD).values()]
+    for name, step in (("list.txt", 1), ("copy.txt", 1), ("other.txt", -1)):
+        (tmp_path / name).write_text("\n".join(listed[::step]))
+    where = ("--run", "b", "--as", "theirs", "--runs-dir", tmp_path / "runs")
+    sets = [f"--set={name}={json.dumps(value)}" for name, value in SETTINGS.items()]
+    new = (*where, "--preset", "digits_quick", *sets)
+    result = call(monkeypatch, capsys, "import", "--indices", tmp_path / "list.txt", *new)
+    assert (result.code, result.err) == (0, "")
+    assert "read     20 indices of training images\n" in result.out
+    assert pixel_hashes(Run.open(tmp_path / "runs" / "b"), "theirs") == pixel_hashes(run, METHOD)
+    result = call(monkeypatch, capsys, "import", "--indices", tmp_path / "copy.txt", *where)
+    assert "0 made, 1 done before" in result.out
+    result = call(monkeypatch, capsys, "import", "--indices", tmp_path / "other.txt", *where)
+    assert "a method 'theirs' already, with other images" in result.err
+
+
 def test_a_run_begun_by_an_import_keeps_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,6 +354,7 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
             "import TEN --run new --preset digits_quick",
             "numbered as class 10, which is not a class",
         ),
+        ("import --run new --preset digits_quick", "name one set of images: FOLDER, or --indices"),
         ("export new random_real out.zip", "no run at"),
     ],
 )
