@@ -257,8 +257,9 @@ def train_loop(
         for step, (rows, batch_images) in enumerate(
             zip(batches, prefetch(images, batches), strict=True), epoch * steps_per_epoch + 1
         ):
+            views = augment(batch_images)  # in full precision
             with half_precision(config.precision, labels.device):
-                logits = network(augment(batch_images))
+                logits = network(views)
             loss = classification_loss(logits, labels[rows], config)
             trainer.step(loss)
             scheduler.step()
