@@ -84,18 +84,19 @@ def _images_and_labels(file: Path) -> tuple[Tensor, Tensor]:
     """Return images [N, 3, H, W] and class numbers [N]."""
     content, beside = _load(file), Path(_label_file(str(file)))
     if isinstance(content, dict):
-        pair = [next((content[k] for k in keys if k in content), None) for keys in _KEYS]
-        content = pair[0] if isinstance(pair[0], list) else pair  # DC: a list of experiments
+        found = [next((content[k] for k in keys if k in content), None) for keys in _KEYS]
+        content = found[0] if isinstance(found[0], list) else found  # DC: a list of experiments
     while isinstance(content, list | tuple) and content and isinstance(content[-1], list | tuple):
         content = content[-1]
     if isinstance(content, Tensor) and beside != file and beside.is_file():
         content = [content, _load(beside)]
-    if not (isinstance(content, list | tuple) and [*map(type, content)] == [Tensor, Tensor]):
+    pair: Sequence[Any] = content if isinstance(content, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
         raise UsageError(
             f"{file} does not hold a tensor of images and one of labels; save both as "
             "{'images': ..., 'labels': ...}, or the labels beside images*.pt as labels*.pt"
         )
-    images, labels = content
+    images, labels = pair
     is_of_images = images.ndim == 4 and images.shape[1] in {1, 3} and not images.is_complex()
     is_of_numbers = not labels.is_floating_point() and bool((labels >= 0).all())
     if not (len(images) and is_of_images and is_of_numbers and labels.shape == images.shape[:1]):
