@@ -140,25 +140,9 @@ def _load(
     Raises:
         UsageError: They are of another architecture, or hold values that are not finite.
     """
-    own = network.state_dict()
-    whole = {key: value for key, value in own.items() if _is_counter(key)} | dict(weights)
-    if differences := _differences(own, whole, optional):
-        modules = {key.partition(".")[0] for key in own}
-        beside = all(key in own or key.partition(".")[0] not in modules for key in whole)
-        if beside and set(own) <= set(whole) and "another shape" not in differences:
-            raise UsageError(
-                f"weights {spec.file} hold all of {spec.architecture!r} and others: {differences}; "
-                "if the network is complete without them, save its own alone"
-            )
-        conv = stem_layers(network)[0]
-        if differences.startswith(f"1 of another shape ('{conv}."):
-            remedy = (
-                "is the first layer another, e.g. for small images? Then tell its stem, e.g. "
-                f"`build: {{stem: small}}` in {metadata_path(spec.file)}; or {remedy}"
-            )
-        raise UsageError(
-            f"weights {spec.file} are not of {spec.architecture!r}: {differences}; {remedy}"
-        )
+    counters = {key: value for key, value in network.state_dict().items() if _is_counter(key)}
+    whole = counters | dict(weights)
+    _check_fit(network, whole, spec, optional=optional, remedy=remedy)
     load_weights(network, whole, optional=optional)
     for key, value in whole.items():
         if not bool(value.float().isfinite().all()):
@@ -174,27 +158,49 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def _differences(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor], optional: tuple[str, ...]
-) -> str:
-    """Return how the tensors of a file differ from a network's, in words; empty if they fit."""
+def _check_fit(
+    network: nn.Module,
+    given: Mapping[str, Tensor],
+    spec: WeightsSpec,
+    *,
+    optional: tuple[str, ...],
+    remedy: str,
+) -> None:
+    """Check that weights have a network's names and shapes."""
+    own = network.state_dict()
     missing = [key for key in own if key not in given and key not in optional]
-    unknown = [key for key in given if key not in own]
-    reshaped = [
-        f"{key!r} is {[*given[key].shape]}, not {[*value.shape]}"
-        for key, value in own.items()
-        if key in given and given[key].shape != value.shape
-    ]
+    others = [key for key in given if key not in own]
+    reshaped = [key for key in own if key in given and own[key].shape != given[key].shape]
+    shapes = {key: f"{[*given[key].shape]}, not {[*own[key].shape]}" for key in reshaped}
     kinds = {
         f"missing of {len(own)}": [*map(repr, missing)],
-        "not the network's": [*map(repr, unknown)],
-        "of another shape": reshaped,
+        "not the network's": [*map(repr, others)],
+        "of another shape": [f"{key!r} is {shape}" for key, shape in shapes.items()],
     }
-    return ", ".join(
+    listed = ", ".join(
         f"{len(keys)} {kind} ({'first ' if keys[1:] else ''}{keys[0]})"
         for kind, keys in kinds.items()
         if keys
     )
+    if not listed:
+        return
+    modules = {*map(_module, own)}
+    if own.keys() <= given.keys() and not reshaped and not modules & {*map(_module, others)}:
+        raise UsageError(
+            f"weights {spec.file} hold all of {spec.architecture!r} and others: {listed}; if the "
+            "network is complete without them, save its own alone"
+        )
+    conv = stem_layers(network)[0]
+    if not missing and not others and reshaped == [f"{conv}.weight"]:
+        remedy = (
+            "is the first layer another, e.g. for small images? Then tell its stem, e.g. "
+            f"`build: {{stem: small}}` in {metadata_path(spec.file)}; or {remedy}"
+        )
+    raise UsageError(f"weights {spec.file} are not of {spec.architecture!r}: {listed}; {remedy}")
+
+
+def _module(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def _with_stem(
