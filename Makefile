@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo imagenet evidence bench rehearsal chaos test test-unit pictures docs lab lint clean
+.PHONY: help demo imagenet evidence benchmark-data bench rehearsal chaos test test-unit pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,13 @@ imagenet: .venv/.installed  ## grow images of eight ImageNet classes with genuin
 
 evidence: .venv/.installed  ## compare PRISM with other methods and controls on digits; resumable
 	$(BIN)/prism-nb study evidence
+
+benchmark-data: FOLDER := data/downloads/fashion-mnist
+benchmark-data:  ## fetch Fashion-MNIST with Debian's package, which is not installed
+	@command -v apt-get >/dev/null || { echo "needs apt-get: fetch the four IDX files of Fashion-MNIST into $(FOLDER) by hand, or set download=true and data_dir=FOLDER"; exit 1; }
+	rm -rf $(FOLDER) && mkdir -p $(FOLDER)
+	cd $(FOLDER) && apt-get -q download dataset-fashion-mnist || { echo "not found: try apt-get update"; exit 1; }
+	cd $(FOLDER) && dpkg-deb -x *.deb . && mv usr/share/datasets/fashion-mnist/* . && rm -r usr *.deb
 
 bench: .venv/.installed  ## run all benchmarks, into benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -25,7 +25,16 @@ STAGES = ("squeeze", "synthesis", "diversity", "relabel", "evaluation", "report"
 TUNABLE = ("student_optimizer", "student_lr", "student_weight_decay")
 EVAL_VARIANTS = ("protocol", "no_aug", "hard_labels", "hard_labels_no_aug")
 Precision = Literal["fp32", "tf32", "bf16"]
-DatasetName = Literal["cifar10", "cifar100", "digits", "folder", "imagenet1k", "tiny_imagenet"]
+DatasetName = Literal[
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "folder",
+    "imagenet1k",
+    "mnist",
+    "tiny_imagenet",
+]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
-from prism_nb.data.small import Cifar, Digits
+from prism_nb.data.small import Digits, cifar, mnist
 
 
 class DatasetSizes(NamedTuple):
@@ -54,11 +54,13 @@ def _digits(config: DatasetConfig) -> ImageDataset:
 
 
 DATASETS = {
-    "cifar10": DatasetEntry(Cifar, DatasetSizes(10, 50_000, 10_000), in_memory=True),
-    "cifar100": DatasetEntry(Cifar, DatasetSizes(100, 50_000, 10_000), in_memory=True),
+    "cifar10": DatasetEntry(cifar, DatasetSizes(10, 50_000, 10_000), in_memory=True),
+    "cifar100": DatasetEntry(cifar, DatasetSizes(100, 50_000, 10_000), in_memory=True),
     "digits": DatasetEntry(_digits, in_memory=True),
+    "fashion_mnist": DatasetEntry(mnist, DatasetSizes(10, 60_000, 10_000), in_memory=True),
     "folder": DatasetEntry(ImageFolder),
     "imagenet1k": DatasetEntry(imagenet1k, DatasetSizes(1000, 1_281_167, 50_000)),
+    "mnist": DatasetEntry(mnist, DatasetSizes(10, 60_000, 10_000), in_memory=True),
     "tiny_imagenet": DatasetEntry(tiny_imagenet, DatasetSizes(200, 100_000, 10_000)),
 }
 
@@ -92,8 +94,7 @@ def with_dataset_hash(settings: Settings) -> Settings:
     Raises:
         NotImplementedError: The dataset is read from data_dir, but has no `content_hash`.
     """
-    comes_with_kit = settings.data_dir is None and not settings.data_free
-    if settings.dataset_hash is not None or comes_with_kit:
+    if settings.dataset_hash is not None or settings.dataset == "digits":
         return settings
     content_hash = open_dataset(settings).content_hash
     if content_hash is None:

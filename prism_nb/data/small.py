@@ -1,10 +1,14 @@
-"""Small datasets that are held in memory: digits, CIFAR-10 and CIFAR-100."""
+"""Small datasets that are held in memory: digits, CIFAR, MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.paths import project_root
 from prism_nb.data.dataset import (
     SPLITS,
     ClassInfo,
@@ -71,34 +76,35 @@ def _enlarge(scans: np.ndarray, size: int) -> Tensor:
     return (large * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
-_CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's names
-_CIFAR_SIZE = 32
+class InMemoryImages(ImageDataset):
+    """The images of one of torchvision's datasets, in memory.
 
-
-class Cifar(ImageDataset):
-    """CIFAR-10 or CIFAR-100 from torchvision; 50,000 training and 10,000 held-out images.
-
-    The archive holds pickles. torchvision opens none whose MD5 is not the published one.
+    Images of another size than `config.image_size` are resized (bicubic, antialiased).
 
     Args:
-        config: `data_dir` holds torchvision's `cifar-10-batches-py` or `cifar-100-python`. Sizes
-            other than 32 px are resized (bicubic, antialiased).
+        config: The dataset's settings.
+        classes: Folder name and name of each class, by label.
+        pixels: Images of each split, uint8 [N, side, side, 3].
+        labels: Their labels, int64 [N].
     """
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(
+        self,
+        config: DatasetConfig,
+        classes: Sequence[tuple[str, str]],
+        pixels: Mapping[Split, np.ndarray],
+        labels: Mapping[Split, np.ndarray],
+    ) -> None:
         self.name, self.image_size = config.name, config.image_size
-        if config.download and config.data_dir is not None:
-            config.data_dir.mkdir(parents=True, exist_ok=True)
-        parts = {split: _open_cifar(config, split) for split in SPLITS}
-        names = parts["train"].classes
-        chosen = choose_classes(names, config.class_list, where=config.folder())
-        self.classes = tuple(ClassInfo(i, name, name) for i, name in enumerate(chosen))
-        label_of = np.array([chosen.index(name) if name in chosen else -1 for name in names])
+        folders, where = [folder for folder, _ in classes], f"the classes of {config.name}"
+        chosen = choose_classes(folders, config.class_list, where=where)
+        names = dict(classes)
+        self.classes = tuple(ClassInfo(i, folder, names[folder]) for i, folder in enumerate(chosen))
+        label_of = np.array([chosen.index(f) if f in chosen else -1 for f in folders])
         self._labels, self._pixels = dict[Split, np.ndarray](), dict[Split, np.ndarray]()
-        for split, part in parts.items():
-            labels = label_of[np.asarray(part.targets)].astype(np.int64)
-            self._labels[split] = labels[labels >= 0]
-            self._pixels[split] = part.data[labels >= 0]
+        for split in SPLITS:
+            own = label_of[labels[split]].astype(np.int64)
+            self._labels[split], self._pixels[split] = own[own >= 0], pixels[split][own >= 0]
         train = torch.from_numpy(self._pixels["train"]).permute(0, 3, 1, 2)
         self.mean, self.std = channel_statistics([train])
         self.content_hash = self._hash()
@@ -110,7 +116,7 @@ class Cifar(ImageDataset):
     def images(self, split: Split, indices: Sequence[int]) -> Tensor:
         """See `ImageDataset.images`."""
         pixels = self._pixels[split][np.asarray(indices, dtype=np.int64)]
-        if self.image_size != _CIFAR_SIZE:
+        if self.image_size != pixels.shape[1]:
             resized = [
                 resize_center_crop(Image.fromarray(image), self.image_size, 1.0) for image in pixels
             ]
@@ -125,11 +131,33 @@ class Cifar(ImageDataset):
         return digest.hexdigest()[:16]
 
 
-def _open_cifar(config: DatasetConfig, split: Split) -> Any:
-    """Return torchvision's dataset: `data`, uint8 [N, 32, 32, 3], `targets` and `classes`."""
+# -- CIFAR -----------------------------------------------------------------------------------
+
+_CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's names
+
+
+def cifar(config: DatasetConfig) -> ImageDataset:
+    """Open CIFAR-10 or CIFAR-100 by torchvision; 50,000 training and 10,000 held-out images.
+
+    `data_dir` holds torchvision's `cifar-10-batches-py` or `cifar-100-python`, which are pickles.
+    torchvision opens none whose MD5 is not the published one.
+    """
+    if config.download and config.data_dir is not None:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+    root, name = config.folder(), _CIFAR[config.name]
+    parts = {split: _open(config, name, root, split) for split in SPLITS}
+    return InMemoryImages(
+        config,
+        [(name, name) for name in parts["train"].classes],
+        {split: part.data for split, part in parts.items()},
+        {split: np.asarray(part.targets) for split, part in parts.items()},
+    )
+
+
+def _open(config: DatasetConfig, name: str, root: Path, split: Split) -> Any:
+    """Return torchvision's dataset of a name: its `data`, `targets` and `classes`."""
     from torchvision import datasets
 
-    root, name = config.folder(), _CIFAR[config.name]
     remedy = (
         'set download to true, or run, where there is a network, `python -c "from '
         f"torchvision.datasets import {name}; {name}('DIR', download=True)\"` and set data_dir to "
@@ -142,3 +170,103 @@ def _open_cifar(config: DatasetConfig, split: Split) -> Any:
         raise PrismError(f"{name} could not be fetched into {root}: {error}; {remedy}") from None
     except RuntimeError as error:
         raise UsageError(f"{name} is not in {root}, or damaged ({error}); {remedy}") from None
+
+
+# -- MNIST and Fashion-MNIST -----------------------------------------------------------------
+
+
+class _Mnist(NamedTuple):
+    torchvision: str  # its name there
+    mean: float  # of all training pixels in [0, 1], as published for the normalisation
+    folders: tuple[str, ...] = ()  # of the files, where no data_dir is named
+
+
+_MNIST = {
+    "mnist": _Mnist("MNIST", 0.1307),
+    "fashion_mnist": _Mnist(
+        "FashionMNIST",
+        0.2860,
+        ("data/downloads/fashion-mnist", "/usr/share/datasets/fashion-mnist"),
+    ),
+}
+_MEAN_TOLERANCE = 1e-3  # KMNIST's mean is 0.1918
+_PARTS: dict[Split, str] = {"train": "train", "val": "t10k"}
+_IDX_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in _PARTS.values() for kind in ("images-idx3", "labels-idx1")
+)
+
+
+def mnist(config: DatasetConfig) -> ImageDataset:
+    """Open MNIST or Fashion-MNIST by torchvision; 60,000 training and 10,000 held-out images.
+
+    `data_dir` holds the four IDX files, compressed or not, or torchvision's folders around them.
+    Without it, Fashion-MNIST is read from where `make benchmark-data` or Debian's package
+    dataset-fashion-mnist puts it. Grey becomes red, green and blue.
+
+    Raises:
+        UsageError: Files are missing, damaged, or of another dataset.
+    """
+    kind = _MNIST[config.name]
+    if config.download and config.data_dir is not None:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        _open(config, kind.torchvision, config.data_dir, "train")
+    folder = _idx_folder(config, kind)
+    parts = _read_idx(folder, kind)
+    grey = {split: part.data.numpy() for split, part in parts.items()}
+    if abs((mean := grey["train"].mean() / 255) - kind.mean) > _MEAN_TOLERANCE:
+        raise UsageError(
+            f"the images in {folder} are not {kind.torchvision}'s: their mean is {mean:.4f}, not "
+            f"{kind.mean}; correct dataset or data_dir"
+        )
+    return InMemoryImages(
+        config,
+        [(re.sub(r"\W+", "_", name).lower(), name) for name in parts["train"].classes],
+        {split: np.broadcast_to(data[..., None], (*data.shape, 3)) for split, data in grey.items()},
+        {split: part.targets.numpy() for split, part in parts.items()},
+    )
+
+
+def _idx_folder(config: DatasetConfig, kind: _Mnist) -> Path:
+    """Return the folder of the IDX files."""
+    if config.data_dir is None and kind.folders:
+        roots = [project_root() / folder for folder in kind.folders]
+    else:
+        roots = [config.folder()]
+    folders = [root / inner for root in roots for inner in ("", "raw", f"{kind.torchvision}/raw")]
+    found = {folder: [_idx_file(folder, name) for name in _IDX_FILES] for folder in folders}
+    whole = next((folder for folder, files in found.items() if all(files)), None)
+    if whole is None:
+        names = [name for name, file in zip(_IDX_FILES, found[folders[0]], strict=True) if not file]
+        raise UsageError(
+            f"{kind.torchvision} is not in {' or '.join(map(str, roots))}, where {names[0]} or "
+            f"{names[0]}.gz is missing; set data_dir to the folder of the four IDX files, or set "
+            "download to true" + (", or run `make benchmark-data`" if kind.folders else "")
+        )
+    return whole
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    paths = (folder / name, folder / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_idx(folder: Path, kind: _Mnist) -> dict[Split, Any]:
+    """Return torchvision's datasets of a folder's IDX files."""
+    from torchvision import datasets
+
+    opener = getattr(datasets, kind.torchvision)
+    with tempfile.TemporaryDirectory() as root:  # torchvision takes unpacked files alone
+        raw = Path(root, kind.torchvision, "raw")
+        raw.mkdir(parents=True)
+        path = folder
+        try:
+            for name in _IDX_FILES:
+                path = _idx_file(folder, name) or folder
+                unpack = gzip.open if path.suffix == ".gz" else open
+                with unpack(path, "rb") as source:
+                    (raw / name).write_bytes(source.read())
+            return {split: opener(root, train=split == "train") for split in SPLITS}
+        except Exception as error:  # damaged files fail in many ways
+            raise UsageError(
+                f"{kind.torchvision} in {path} is damaged ({error}); fetch it again"
+            ) from None

@@ -1,4 +1,4 @@
-"""Names of the architectures in torchvision and timm."""
+"""Names of the architectures in torchvision, timm and the kit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from prism_nb.core.errors import UsageError, suggest
 
-LIBRARIES = ("torchvision", "timm")  # the first that has a name is taken
+LIBRARIES = ("torchvision", "timm", "kit")  # the first that has a name is taken
+_KIT = ("convnet3", "convnet3_bn")
 
 
 def architecture_of(name: str) -> str:
@@ -30,11 +31,13 @@ def resolve_architecture(name: str) -> tuple[str, str]:
     """Return the library that has an architecture, and its name there.
 
     Raises:
-        UsageError: Neither library has it.
+        UsageError: No library has it.
     """
     prefix, slash, architecture = name.rpartition("/")
     if slash and prefix not in LIBRARIES:
-        raise UsageError(f"network {name!r}: {prefix!r} is no library; use torchvision/ or timm/")
+        raise UsageError(
+            f"network {name!r}: {prefix!r} is no library; use torchvision/, timm/ or kit/"
+        )
     for library in [prefix] if slash else LIBRARIES:
         if architecture in architectures(library):
             return library, architecture
@@ -53,6 +56,8 @@ def architectures(library: str) -> Collection[str]:
     The libraries take seconds to import. Where that has not been done yet, `architectures.json`
     answers, which has the names of one version of each.
     """
+    if library == "kit":
+        return _KIT
     if library not in sys.modules:
         listed = _listed()[library]
         if listed["version"] == version(library).partition("+")[0]:

@@ -110,6 +110,8 @@ def family_of(name: str) -> str:
         UsageError: Neither library has it.
     """
     library, model = resolve_architecture(architecture_of(name))
+    if library == "kit":
+        return "convnet"
     for family in ("mobilenet", "mnasnet"):  # timm has them in files named after other families
         if model.startswith(family):
             return family

@@ -1,4 +1,4 @@
-"""Networks by name, from torchvision or timm, for a number of classes and an image size."""
+"""Networks by name for a number of classes and an image size."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torchvision import models
 
 from prism_nb.core.errors import UsageError
 from prism_nb.models.architectures import architecture_of, resolve_architecture
+from prism_nb.models.convnet import KIT_NETWORKS
 
 META = torch.device("meta")
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # endings
@@ -37,8 +38,9 @@ def build_network(
     one: `stock`, the library's; `small`; or e.g. `7x7 stride 2 pool` (see `set_stem`).
 
     Args:
-        name: A torchvision or timm architecture. Where both have it torchvision's is taken, as
-            in the published PRISM, unless the name is e.g. `timm/resnet18`.
+        name: A torchvision or timm architecture, or one of `KIT_NETWORKS`. Where both libraries
+            have it torchvision's is taken, as in the published PRISM, unless the name is e.g.
+            `timm/resnet18`.
         classes: Size of its head.
         image_size: Side of its square input, in pixels.
         options: Further arguments of `timm.create_model`, or of torchvision's builder, and `stem`.
@@ -51,6 +53,8 @@ def build_network(
     stem = arguments.pop("stem", "small" if image_size <= SMALL_IMAGE else "stock")
     if library == "torchvision":
         network = torchvision.models.get_model(architecture, weights=None, **arguments)
+    elif library == "kit":
+        network = KIT_NETWORKS[architecture](image_size=image_size, **arguments)
     else:
         config = timm.models.get_pretrained_cfg(architecture)
         if config and config.fixed_input_size:
@@ -192,7 +196,7 @@ class NetworkInfo:
 
     Attributes:
         name: The network's name.
-        source: `torchvision` or `timm`.
+        source: `torchvision`, `timm` or `kit`.
         parameters: Trainable values.
         flops: Floating-point operations of one image's forward pass; a multiply-add is two.
         bn_layers: Number of BatchNorm2d layers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,9 @@ from sklearn.datasets import load_digits
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
-from prism_nb.data.dataset import DatasetConfig
+from prism_nb.data.dataset import DatasetConfig, ImageDataset
 from prism_nb.data.registry import open_dataset
-from prism_nb.data.small import Cifar, Digits
+from prism_nb.data.small import Digits, cifar, mnist
 
 # -- digits ----------------------------------------------------------------------------------
 
@@ -45,6 +46,81 @@ def test_enlarging_keeps_the_scan(digits: Digits) -> None:
     originals = torch.from_numpy(load_digits().images)
     assert (originals - scan.round()).abs().amax(dim=(1, 2)).min() == 0
     assert digits.images("val", [0]).shape == (1, 3, 32, 32)
+
+
+# -- MNIST and Fashion-MNIST -----------------------------------------------------------------
+
+
+def write_idx(folder: Path, mean: float, *, packed: bool = False) -> dict[str, np.ndarray]:
+    """Write four IDX files of random pixels around a mean in [0, 1], and return their arrays."""
+    rng, arrays = np.random.default_rng(0), dict[str, np.ndarray]()
+    folder.mkdir(parents=True)
+    for part, count in (("train", 60), ("t10k", 20)):
+        images = 255 * mean + rng.uniform(-30, 30, (count, 28, 28))
+        arrays[f"{part}-images-idx3-ubyte"] = np.round(images).astype(np.uint8)
+        arrays[f"{part}-labels-idx1-ubyte"] = np.arange(count).astype(np.uint8) % 10
+    for name, array in arrays.items():
+        head = [0x0800 + array.ndim, *array.shape]
+        content = b"".join(value.to_bytes(4, "big") for value in head) + array.tobytes()
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return arrays
+
+
+def open_fashion(root: Path, name: str = "fashion_mnist", *classes: str) -> ImageDataset:
+    return mnist(DatasetConfig(name, 28, root, class_list=classes))
+
+
+@pytest.mark.parametrize("inner", ["", "raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_are_read_as_torchvision_does(tmp_path: Path, inner: str, packed: bool) -> None:
+    arrays = write_idx(tmp_path / "set" / inner, 0.286, packed=packed)
+    dataset = open_fashion(tmp_path / "set")
+    assert [info.folder for info in dataset.classes][:2] == ["t_shirt_top", "trouser"]
+    for split, part in (("train", "train"), ("val", "t10k")):
+        images = dataset.images(split, range(20)).numpy()
+        expected = arrays[f"{part}-images-idx3-ubyte"][:20, None]
+        assert (images == np.repeat(expected, 3, axis=1)).all()
+        assert (dataset.labels(split) == arrays[f"{part}-labels-idx1-ubyte"]).all()
+    if inner == "FashionMNIST/raw" and not packed:
+        theirs = torchvision.datasets.FashionMNIST(str(tmp_path / "set"))
+        assert theirs.targets.tolist() == dataset.labels("train").tolist()
+        assert (theirs.data.numpy() == dataset.images("train", range(60))[:, 0].numpy()).all()
+    some = open_fashion(tmp_path / "set", "fashion_mnist", "ankle_boot", "dress")
+    assert set(some.labels("train")) == {0, 1}
+    assert some.classes[0].name == "Ankle boot"
+
+
+def test_debians_folder_and_the_downloaded_one_need_no_data_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks" / "presets").mkdir(parents=True)
+    monkeypatch.setenv("PRISM_HOME", str(tmp_path))
+    write_idx(tmp_path / "data" / "downloads" / "fashion-mnist", 0.286, packed=True)
+    dataset = mnist(DatasetConfig("fashion_mnist", 28))
+    assert len(dataset.labels("train")) == 60
+    with pytest.raises(UsageError, match="dataset mnist needs data_dir"):
+        mnist(DatasetConfig("mnist", 28))
+
+
+def test_idx_files_that_are_not_in_order_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_idx(folder, 0.1307, packed=True)
+    with pytest.raises(UsageError, match=r"are not FashionMNIST's: their mean is 0\.13"):
+        open_fashion(folder)
+    assert len(open_fashion(folder, "mnist").classes) == 10
+    labels = folder / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(labels.read_bytes()[:-12])
+    with pytest.raises(UsageError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
+        open_fashion(folder, "mnist")
+    labels.unlink()
+    with pytest.raises(UsageError, match=r"t10k-labels-idx1-ubyte or .*\.gz is missing"):
+        open_fashion(folder, "mnist")
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(bytes(8))
+    with pytest.raises(UsageError, match="MNIST in .* is damaged"):
+        open_fashion(folder, "mnist")
 
 
 # -- CIFAR -----------------------------------------------------------------------------------
@@ -92,15 +168,15 @@ def test_a_pickle_of_other_content_is_never_opened(tmp_path: Path) -> None:
     for name, _ in [*kind.train_list, *kind.test_list, ("batches.meta", "")]:
         (folder / name).write_bytes(evil)
     with pytest.raises(UsageError, match="damaged"):
-        Cifar(config(tmp_path))
+        cifar(config(tmp_path))
     assert not mark.exists()
 
 
 def test_downloading_must_be_asked_for(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
-    Cifar(config(tmp_path))
+    cifar(config(tmp_path))
     assert {call["download"] for call in calls} == {False}
     calls.clear()
-    Cifar(config(tmp_path / "new", download=True))
+    cifar(config(tmp_path / "new", download=True))
     assert {(call["download"], call["root"]) for call in calls} == {(True, str(tmp_path / "new"))}
 
 
@@ -110,12 +186,12 @@ def test_a_failing_network_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
     with pytest.raises(PrismError, match="no route to host"):
-        Cifar(config(tmp_path, download=True))
+        cifar(config(tmp_path, download=True))
 
 
 @pytest.mark.usefixtures("calls")
 def test_pixels_and_labels_are_torchvisions(tmp_path: Path) -> None:
-    dataset = Cifar(config(tmp_path))
+    dataset = cifar(config(tmp_path))
     assert dataset.labels("train").tolist() == TARGETS[True]
     assert dataset.labels("val").tolist() == TARGETS[False]
     found = dataset.images("train", [5, 0, 0]).permute(0, 2, 3, 1).numpy()
@@ -128,19 +204,19 @@ def test_pixels_and_labels_are_torchvisions(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_a_class_list_selects_orders_and_renumbers(tmp_path: Path) -> None:
-    dataset = Cifar(config(tmp_path, "bird", "plane"))
+    dataset = cifar(config(tmp_path, "bird", "plane"))
     assert [info.folder for info in dataset.classes] == ["bird", "plane"]
     assert dataset.labels("train").tolist() == [0, 1, 0, 1]
     found = dataset.images("train", range(4)).permute(0, 2, 3, 1).numpy()
     assert (found == pixels_of(True)[[0, 1, 4, 5]]).all()
     with pytest.raises(UsageError, match="'bird'"):
-        Cifar(config(tmp_path, "brid"))
+        cifar(config(tmp_path, "brid"))
 
 
 @pytest.mark.usefixtures("calls")
 def test_another_size_is_resized_uncropped(tmp_path: Path) -> None:
     image = Image.fromarray(pixels_of(False)[1]).resize((48, 48), Image.Resampling.BICUBIC)
-    dataset = Cifar(config(tmp_path, size=48))
+    dataset = cifar(config(tmp_path, size=48))
     assert (dataset.images("val", [1])[0].permute(1, 2, 0).numpy() == np.asarray(image)).all()
     assert dataset.images("val", []).shape == (0, 3, 48, 48)
 
@@ -150,7 +226,7 @@ def test_the_hash_depends_on_pixels_and_class_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     selections = ((), ("bird", "car"), ("car", "bird"))
-    found = {Cifar(config(tmp_path, *names)).content_hash for names in selections}
+    found = {cifar(config(tmp_path, *names)).content_hash for names in selections}
     monkeypatch.setitem(TARGETS, False, [2, 2])
-    found.add(Cifar(config(tmp_path)).content_hash)
+    found.add(cifar(config(tmp_path)).content_hash)
     assert len(found) == 4

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import prism_nb.models
-from prism_nb.models.architectures import LIBRARIES, list_architectures
+from prism_nb.models.architectures import list_architectures
 
 FILE = Path(prism_nb.models.__path__[0]) / "architectures.json"
 
@@ -17,7 +17,7 @@ def installed() -> dict[str, dict[str, object]]:
             "version": version(library).partition("+")[0],
             "names": sorted(list_architectures(library)),
         }
-        for library in LIBRARIES
+        for library in ("torchvision", "timm")
     }
 
 

@@ -11,7 +11,6 @@ import torchvision
 from prism_nb.core.units import is_pretrained_name
 from prism_nb.models import architectures
 from prism_nb.models.architectures import (
-    LIBRARIES,
     architecture_of,
     list_architectures,
     resolve_architecture,
@@ -27,6 +26,7 @@ LISTED = json.loads(FILE.read_text())
         ("resnet18", "resnet18", "torchvision"),
         ("timm/resnet18", "timm/resnet18", "timm"),
         ("test_resnet", "test_resnet", "timm"),
+        ("convnet3", "convnet3", "kit"),
         ("resnet18@IMAGENET1K_V1", "resnet18", "torchvision"),
         ("resnet18.a1_in1k", "timm/resnet18", "timm"),
         ("timm/resnet18.a1_in1k", "timm/resnet18", "timm"),
@@ -44,7 +44,7 @@ def test_no_architecture_looks_as_if_it_had_weights() -> None:
     )
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", list(LISTED))
 def test_the_shipped_list_is_that_of_its_version(library: str) -> None:
     if version(library).partition("+")[0] != LISTED[library]["version"]:
         pytest.skip("another version is installed: run python -m tests.helpers.architectures_list")
@@ -57,8 +57,8 @@ def test_architectures_that_a_user_registers_are_known(monkeypatch: pytest.Monke
 
 
 def test_libraries_of_another_version_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    older = {library: {"version": "0.1", "names": []} for library in LIBRARIES}
+    older = {library: {"version": "0.1", "names": []} for library in LISTED}
     monkeypatch.setattr(architectures, "_listed", lambda: older)
-    monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {*LIBRARIES}))
+    monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {*LISTED}))
     monkeypatch.setattr(architectures, "list_architectures", lambda library: [f"{library}_net"])
     assert resolve_architecture("timm_net") == ("timm", "timm_net")
