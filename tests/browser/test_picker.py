@@ -52,18 +52,10 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     lab.shot("picker_compares")
     everything_fits(page)
 
-    pool = picker.get_by_label("Pool", exact=True)
-
-    def remove() -> bool:  # again where the kernel's late answer has cleared the selection
-        names = ["resnet18", "test_convnext"]
-        left = [name for name in names if pool.locator("option", has_text=name).count()]
-        if left:
-            pool.select_option(left)
-            picker.get_by_role("button", name="Remove from pool").click()
-            page.wait_for_timeout(2000)
-        return not left
-
-    wait_until(remove, "the networks are still in the pool")
+    for name in ("resnet18", "test_convnext"):
+        member = picker.locator(".prism-member", has_text=name)
+        member.get_by_role("button", name="Remove").click()
+        expect(member).to_have_count(0, timeout=60_000)
     picker.get_by_label("Primary", exact=True).select_option("test_byobnet")
     picker.get_by_label("Draw", exact=True).select_option("at random, again and again (intra)")
     picker.get_by_label("Steps per draw").fill("5")

@@ -304,30 +304,47 @@ class PoolList(widgets.VBox):
     """
 
     def __init__(self, names: tuple[str, ...], primary: str, changed: Callable[[], None]) -> None:
-        self.members = widgets.SelectMultiple(
-            options=names, description="Pool", rows=6, layout={"width": "auto"}
-        ).add_class("prism-list")
-        self.remove = widgets.Button(description="Remove from pool")
-        self.primary = dropdown("Primary", names, primary, width=420)
+        self._rows = dict[str, widgets.HBox]()
         self._changed = changed
+        self.members = widgets.VBox()
+        self.primary = dropdown("Primary", names, primary, width=420)
         self.primary.observe(lambda _: changed(), names="value")
-        self.remove.on_click(
-            lambda _: self.put([name for name in self.names if name not in self.members.value])
-        )
-        super().__init__([self.members, widgets.HBox([self.remove, self.primary])])
+        self._show(names)
+        super().__init__([self.members, self.primary])
 
     @property
     def names(self) -> tuple[str, ...]:
         """The networks, in the order in which they were added."""
-        return tuple(self.members.options)
+        return self._names
 
     def put(self, names: Sequence[str]) -> None:
         """Replace the pool's networks; doubled names count once."""
-        set_options(self.members, list(dict.fromkeys(names)))
+        self._show(names)
         primary = self.primary.value
         self.primary.options = self.names  # chooses the first by itself
         self.primary.value = primary if primary in self.names else None
         self._changed()
+
+    def remove(self, name: str) -> None:
+        """Take a network out of the pool."""
+        self.put([other for other in self.names if other != name])
+
+    def _show(self, names: Sequence[str]) -> None:
+        self._names = tuple(dict.fromkeys(names))
+        self.members.children = [self._row(name) for name in self._names]
+
+    def _row(self, name: str) -> widgets.HBox:
+        """Return a network's name with a button that removes it."""
+        if name not in self._rows:
+            button = widgets.Button(
+                description="Remove",
+                tooltip=f"Remove {name} from the pool",
+                layout={"width": "auto"},
+            )
+            button.on_click(lambda _: self.remove(name))
+            label = widgets.Label(name, layout={"width": "420px"})
+            self._rows[name] = widgets.HBox([label, button]).add_class("prism-member")
+        return self._rows[name]
 
 
 # -- the draw --------------------------------------------------------------------------------
