@@ -282,24 +282,19 @@ def _check_data_free(settings: Settings) -> None:
 
 def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
     dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
-    if len(dataset.classes) * settings.ipc < 2:
+    count, batch = len(dataset.classes) * settings.ipc, settings.student.batch
+    if count < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")
-    _check_protocol_batch(settings, len(dataset.classes) * settings.ipc)
+    if settings.students and settings.protocol != "fair" and batch > count:
+        raise UsageError(
+            f"student_batch: protocol {settings.protocol} trains on {batch} images per step, but a "
+            f"method has only {count}, so it would not be followed; raise ipc, or set "
+            f"student_batch to {count} or less (reports then name it as a departure)"
+        )
     images = len(dataset.labels("train"))
     trains = not all(map(is_pretrained_name, settings.networks))
     if trains and settings.squeeze.batch > images:
         raise UsageError(
             f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only {images} "
             "training images"
-        )
-
-
-def _check_protocol_batch(settings: Settings, images: int) -> None:
-    """Check that a protocol that was asked for can fill its batch; `fair` takes what there is."""
-    batch = settings.student.batch
-    if settings.students and settings.protocol != "fair" and batch > images:
-        raise UsageError(
-            f"student_batch: protocol {settings.protocol} trains on {batch} images per step, but a "
-            f"method has only {images}, so it would not be followed; raise ipc, or set "
-            f"student_batch to {images} or less (reports then name it as a departure)"
         )

@@ -216,17 +216,12 @@ def study_labels(folder: StudyFolder) -> LabelMap:
     return {**methods, "scenario": _scenario_titles(folder)}
 
 
-def _label_teachers(folder: StudyFolder, key: str) -> dict[str, int]:
-    """Return the number of label teachers of each `scenario` or `search`."""
-    runs = folder.searches if key == "search" else folder.scenarios
-    return {name: cell.settings.label_teacher_count for (name, _), cell in runs.items()}
-
-
 def _with_counts(folder: StudyFolder, table: pd.DataFrame) -> pd.DataFrame:
     """Return a table by scenario or search with the number of label teachers."""
-    for key in {"scenario", "search"} & set(table.columns):
-        counts = table[key].map(_label_teachers(folder, key))
-        table = table.assign(**{tables.LABEL_TEACHERS: counts})
+    for key, runs in (("scenario", folder.scenarios), ("search", folder.searches)):
+        if key in table:
+            counts = {name: cell.settings.label_teacher_count for (name, _), cell in runs.items()}
+            table = table.assign(**{tables.LABEL_TEACHERS: table[key].map(counts)})
     return table
 
 
@@ -235,11 +230,14 @@ def _of_students(result: Callable[[StudyFolder], Result]) -> Callable[[StudyFold
 
     @wraps(result)
     def function(folder: StudyFolder) -> Result:
-        found, titles = result(folder), _scenario_titles(folder)
-        column = _with_counts(folder, found.table).get(tables.LABEL_TEACHERS)
-        counts = _label_teachers(folder, "scenario")
-        text = ", ".join(f"{titles[name]} {count}" for name, count in counts.items())
+        found = result(folder)
+        counts = {
+            folder.study.scenarios[name].title: cell.settings.label_teacher_count
+            for (name, _), cell in folder.scenarios.items()
+        }
+        text = ", ".join(f"{title} {count}" for title, count in counts.items())
         same = set(counts.values())
+        column = _with_counts(folder, found.table).get(tables.LABEL_TEACHERS)
         return with_label_teachers(found, column, str(*same) if len(same) == 1 else text)
 
     return function
@@ -328,8 +326,9 @@ def full_data(folder: StudyFolder) -> Result:
 def search(folder: StudyFolder) -> Result:
     """Settings that were searched for, and which were chosen."""
     note = (
-        "The same values for every method that optimises, scored on a quarter of the training "
-        "images that nothing learned from; never on the test images."
+        "The same values for every method that optimises, and those of students for controls too; "
+        "scored on a quarter of the training images that nothing learned from, never on the test "
+        "images."
     )
     return Result(search_records(folder), note=note)
 
