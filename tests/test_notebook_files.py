@@ -12,6 +12,7 @@ from prism_nb.execution.pipeline import STAGES
 from prism_nb.headless import REPORT, STUDY
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+OF_STUDIES = (STUDY, "08_diagnostics")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -21,8 +22,8 @@ def code_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [("".join(cell["source"]), cell) for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_is_a_notebook_per_stage_a_report_and_a_study() -> None:
-    expected = {*(stage.notebook for stage in STAGES.values()), REPORT, STUDY}
+def test_there_is_a_notebook_per_stage_a_report_and_two_of_studies() -> None:
+    expected = {*(stage.notebook for stage in STAGES.values()), REPORT, *OF_STUDIES}
     assert {path.stem for path in NOTEBOOKS} == expected
 
 
@@ -31,7 +32,7 @@ def test_parameters_are_annotated_known_and_explained(path: Path) -> None:
     (source,) = [s for s, cell in code_of(path) if "parameters" in cell["metadata"].get("tags", [])]
     assert source.startswith("# Parameters")
     valid = {*Settings.fields(), "run_name", "preset", "runs_dir"}
-    if path.stem == STUDY:
+    if path.stem in OF_STUDIES:
         valid = {"study", "name", "runs_dir", "workers"}
     for line, statement in zip(source.splitlines()[1:], ast.parse(source).body, strict=True):
         assert isinstance(statement, ast.AnnAssign)

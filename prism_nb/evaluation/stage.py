@@ -44,6 +44,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         "last": result.top1,
         "best": max(row["top1"] for row in rows),
         "top5": result.top5,
+        "test_loss": result.loss,
         "per_class": result.per_class,
         "seconds": round(time.monotonic() - start, 3),
         "device": str(device),
@@ -67,7 +68,8 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 def student_table(run: Run) -> pd.DataFrame:
     """Return one row per student trained by the run's protocol.
 
-    Columns: method, student, seed, last and best top-1, and last top-5, each in [0, 1].
+    Columns: method, student, seed, last and best top-1 and last top-5, each in [0, 1], and test
+    loss, NaN where a student's evaluation did not record it.
     """
     frame = student_records(run)
     return frame[frame["variant"] == "protocol"].drop(columns="variant").reset_index(drop=True)
@@ -80,5 +82,6 @@ def student_records(run: Run) -> pd.DataFrame:
     for unit in student_units(run, classes):
         record = run.units.record(unit)
         key = {name: unit.params[name] for name in ("method", "variant", "student", "seed")}
-        rows.append({**key, **{name: record[name] for name in ("last", "best", "top5")}})
+        scores = {name: record[name] for name in ("last", "best", "top5")}
+        rows.append({**key, **scores, "test loss": record.get("test_loss", float("nan"))})
     return pd.DataFrame(rows)

@@ -243,15 +243,17 @@ def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: T
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Scores of a student on the held-out real images, in [0, 1].
+    """Scores of a student on the held-out real images; shares in [0, 1].
 
     Attributes:
+        loss: Mean cross-entropy with the true classes, nats.
         top1: Share of images whose class is predicted.
         top5: Share of images whose class is among the five largest logits; 1 for fewer classes.
         per_class: `top1` of each class, in order; None for a class without images.
         confusions: (class, predicted class, number of images) of every pair that occurs, in order.
     """
 
+    loss: float
     top1: float
     top5: float
     per_class: list[float | None]
@@ -263,8 +265,11 @@ def evaluate(student: nn.Module, dataset: ImageDataset, device: torch.device) ->
     """Evaluate a student, in evaluation mode, on the dataset's held-out split."""
     count = len(dataset.classes)
     top5_hits, pairs = torch.zeros((), dtype=torch.int64, device=device), []
+    loss = torch.zeros((), dtype=torch.float64, device=device)
     for images, labels in batches(dataset, "val", device):
-        top5 = student(images).topk(min(5, count), dim=1).indices
+        logits = student(images)
+        loss += functional.cross_entropy(logits.double(), labels, reduction="sum")
+        top5 = logits.topk(min(5, count), dim=1).indices
         top5_hits += (top5 == labels[:, None]).any(1).sum()
         pairs.append(labels * count + top5[:, 0])  # one number per pair of classes
     pair, images_of = torch.cat(pairs).unique(return_counts=True)
@@ -274,6 +279,7 @@ def evaluate(student: nn.Module, dataset: ImageDataset, device: torch.device) ->
         total[label] += number
         hits[label] += number * (label == predicted)
     return EvalResult(
+        loss=float(loss) / total.total(),
         top1=hits.total() / total.total(),
         top5=int(top5_hits) / total.total(),
         per_class=[hits[c] / total[c] if total[c] else None for c in range(count)],

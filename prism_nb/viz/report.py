@@ -71,7 +71,9 @@ def _sections(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
         ("Accuracy against diversity", "tradeoff", {}),
         ("Pull of each network", "bn_shares", {}),
         ("Learning curves", "learning", {}),
+        ("Accuracy against images seen and label passes", "budget", {}),
         ("From student to student", "transfer", {}),
+        ("Rankings of architectures", "ranking", {}),
         ("Accuracy class by class", "classes", {}),
         ("Gains class by class", "class_gains", {}),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS
+from prism_nb.evaluation.stage import student_table
 from prism_nb.execution.pipeline import class_count
-from prism_nb.viz import tables
+from prism_nb.viz import diagnostics, tables
 from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
@@ -207,7 +208,15 @@ def accuracy(run: Run) -> Result:
     """Accuracy of each student by method."""
     table = tables.accuracy_table(run)
     figure = figures.accuracy_figure(table, method_legend(run))
-    return Result(table, figure, protocol_sentence(run.settings.plain()))
+    notes = (protocol_sentence(run.settings.plain()), _random_note(run))
+    return Result(table, figure, " ".join(filter(None, notes)))
+
+
+def _random_note(run: Run) -> str:
+    """Return which methods stand below random real images, or are not told apart from them."""
+    means = student_table(run).pivot_table("last", "seed", "method", sort=False)
+    control, titles = tables.random_method(run.settings), tables.method_titles(run)
+    return diagnostics.random_sentence(100 * means, control, titles, "seeds")
 
 
 def learning(run: Run, student: str | None = None) -> Result:
@@ -218,6 +227,29 @@ def learning(run: Run, student: str | None = None) -> Result:
     wide = curves.pivot_table("top1", ["method", "student"], "epoch", sort=False).mul(100)
     table = wide.rename(columns="epoch {}".format)
     return Result(table, figures.learning_figure(curves, method_legend(run)))
+
+
+def budget(run: Run) -> Result:
+    """Accuracy against images seen and label passes, mean over seeds."""
+    return budget_result(diagnostics.budget_table(run), method_legend(run), "student")
+
+
+def budget_result(
+    curves: pd.DataFrame, legend: Legend, by: str, titles: Mapping[str, str] | None = None
+) -> Result:
+    """Return means of a `budget_table` by method, epoch and `by`, whose titles the figure has."""
+    keys = ["method", by, "epoch", *diagnostics.BUDGETS]
+    means = curves.groupby(keys, sort=False)["top1"].mean().mul(100).rename("top-1 %")
+    table = means.reset_index()
+    named = table.replace({by: dict(titles or {})})
+    return Result(table, figures.budget_figure(named, legend, dash=by), diagnostics.BUDGET_NOTE)
+
+
+def ranking(run: Run) -> Result:
+    """Architectures by students of each method, and by networks of all real images."""
+    wide = tables.accuracy_table(run).pivot_table("mean", "method", "student", sort=False)
+    table = diagnostics.ranking_table(wide, diagnostics.real_accuracies(run))
+    return Result(table, note=diagnostics.RANKING_NOTE)
 
 
 def transfer(run: Run) -> Result:
@@ -281,7 +313,7 @@ def summary(run: Run) -> Result:
             " The control leads: real images with the same soft labels teach more here than any "
             "optimised ones."
         )
-    return Result(tables.summary_table(run), note=note)
+    return Result(tables.summary_table(run), note=f"{note} {_random_note(run)}".strip())
 
 
 def tradeoff(run: Run) -> Result:
@@ -374,7 +406,7 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
     **{
         function.__name__: _of_students(function)
         for function in (
-            *(accuracy, learning, transfer, classes, class_gains, confusions),
+            *(accuracy, learning, budget, transfer, ranking, classes, class_gains, confusions),
             *(scores, tradeoff, published),
         )
     },

@@ -12,20 +12,22 @@ import pandas as pd
 from scipy import stats
 
 from prism_nb.core import fileio
+from prism_nb.core.config import short_hash
 from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment
 from prism_nb.core.presets import protocol_sentence
+from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.evaluation.stage import student_table
 from prism_nb.execution.pipeline import stage_units
 from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
-from prism_nb.viz import tables
+from prism_nb.viz import diagnostics, tables
 from prism_nb.viz.figures import study as figures
 from prism_nb.viz.figures.gallery import image_sheet
 from prism_nb.viz.html import LabelMap, Result, render_page, table_html
 from prism_nb.viz.report import result_section
-from prism_nb.viz.results import with_label_teachers
+from prism_nb.viz.results import budget_result, with_label_teachers
 from prism_nb.viz.style import Legend
 
 PAGE = "study.html"
@@ -71,13 +73,19 @@ def accuracy_records(folder: StudyFolder) -> pd.DataFrame:
 
     Students of several seeds in one replicate are averaged, since they share their images.
     """
-    parts = [pd.DataFrame(columns=RECORD_COLUMNS)]
-    for (scenario, replicate), cell in folder.finished.items():
-        students = student_table(folder.run(cell))
-        mean = students.groupby(["method", "student"], sort=False)["last"].mean().reset_index()
-        mean = mean.assign(scenario=scenario, replicate=replicate, top1=100 * mean["last"])
-        parts.append(mean[RECORD_COLUMNS])
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    if not folder.finished:
+        return pd.DataFrame(columns=RECORD_COLUMNS)
+    students = _of_runs(folder, student_table).assign(top1=lambda rows: 100 * rows["last"])
+    return students.groupby(RECORD_COLUMNS[:-1], sort=False)["top1"].mean().reset_index()
+
+
+def _of_runs(folder: StudyFolder, table: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """Return the tables of all finished runs, of at least one, with scenario and replicate."""
+    parts = [
+        table(folder.run(cell)).assign(scenario=scenario, replicate=replicate)
+        for (scenario, replicate), cell in folder.finished.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def image_records(folder: StudyFolder) -> pd.DataFrame:
@@ -257,16 +265,20 @@ def answer(folder: StudyFolder) -> Result:
         first, *equals = leading = _leading(part, pairs[pairs["scenario"] == name])
         cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
         columns[scenario] = {m: f"{c} ●" if m in leading else c for m, c in cells.items()}
+        control = tables.random_method(folder.scenarios[name, 0].settings)
+        mine = records[records["scenario"] == name]
+        means = mine.pivot_table("top1", "replicate", "method", sort=False)
+        below = diagnostics.random_sentence(means, control, titles, "replicates")
         sentence = f"{scenario}: {titles[first]} leads with {part.loc[first, 'mean']:.1f} %"
         if equals:
             names = ", ".join(titles[method] for method in equals)
             sentence += f"; not significantly worse: {names}"
         if folder.scenarios[name, 0].settings.recipe_of(first).image_source == "initial":
             sentence += ". A control that optimises nothing leads"
-        sentences.append(f"{sentence}.")
+        sentences += [f"{sentence}.", below]
     methods = list(dict.fromkeys(summary["method"]))
     table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
-    return Result(table, note=" ".join(sentences))
+    return Result(table, note=" ".join(filter(None, sentences)))
 
 
 def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
@@ -312,14 +324,49 @@ def cost(folder: StudyFolder) -> Result:
     return Result(images[columns], figures.cost_figure(images, summary, legend, scenarios))
 
 
-def full_data(folder: StudyFolder) -> Result:
-    """Accuracy of the students' architectures trained on all real images, where known."""
-    found: dict[str, float] = {}
-    for cell in folder.finished.values():
-        accuracies = tables.teacher_table(folder.run(cell))["accuracy %"]
-        found |= {s: float(accuracies[s]) for s in cell.settings.students if s in accuracies}
-    table = pd.DataFrame({"student": list(found), "top-1 %": list(found.values())})
-    return Result(table, note="The runs' own teachers and holdout networks: hard labels, one seed.")
+@_of_students
+def dcs(folder: StudyFolder) -> Result:
+    """Rank correlation of a method's own loss and its students' test loss, over its sets."""
+    sets = _of_runs(folder, diagnostics.set_losses).dropna()
+    if not len(sets):
+        return Result(note="No set has both a loss of its own and a recorded test loss.")
+    table, titles = diagnostics.dcs_table(sets), _scenario_titles(folder)
+    figure = figures.loss_facets(sets, table, study_legend(folder), titles)
+    return Result(table, figure, diagnostics.DCS_NOTE)
+
+
+@_of_students
+def budget(folder: StudyFolder) -> Result:
+    """Accuracy against images seen and label passes, mean over students and replicates."""
+    curves = _of_runs(folder, diagnostics.budget_table)
+    return budget_result(curves, study_legend(folder), "scenario", _scenario_titles(folder))
+
+
+@_of_students
+def variance(folder: StudyFolder) -> Result:
+    """Standard deviation of accuracy by the stage whose seed is varied, in points."""
+
+    def students(run: Run) -> pd.DataFrame:
+        """Return a run's students, with a hash that scenarios of other teachers' seeds share."""
+        plain = {**run.settings.plain(), "seed": 0, "replicate": 0}
+        return student_table(run).assign(alike=short_hash(plain))
+
+    rows, titles = [], _scenario_titles(folder)
+    for (_, method), part in _of_runs(folder, students).groupby(["alike", "method"], sort=False):
+        scenarios = " + ".join(titles[name] for name in part["scenario"].unique())
+        key = {"scenarios": scenarios, "method": method}
+        rows.append({**key, **diagnostics.variance_row(part)})
+    return Result(pd.DataFrame(rows), note=diagnostics.VARIANCE_NOTE)
+
+
+@_of_students
+def ranking(folder: StudyFolder) -> Result:
+    """Architectures by students of each method, and by networks of all real images."""
+    records, keys = accuracy_records(folder), ["scenario", "method"]
+    wide = records.pivot_table("top1", keys, "student", sort=False)
+    runs = [folder.run(cell) for cell in folder.finished.values()]
+    real = pd.DataFrame(map(diagnostics.real_accuracies, runs)).mean()
+    return Result(diagnostics.ranking_table(wide, real.to_dict()), note=diagnostics.RANKING_NOTE)
 
 
 @_of_students
@@ -338,7 +385,10 @@ _SECTIONS: dict[str, Callable[[StudyFolder], Result]] = {
     "Pairwise comparisons": pairs,
     "Diversity and fidelity": fidelity,
     "Cost": cost,
-    "Trained on all real images": full_data,
+    "Accuracy against images seen and label passes": budget,
+    "Own loss and test loss": dcs,
+    "Variance by stage": variance,
+    "Rankings of architectures": ranking,
     "Search": search,
 }
 STUDY_RESULTS: dict[str, Callable[..., Result]] = {

@@ -17,7 +17,7 @@ from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.paths import project_root
 from prism_nb.core.presets import PROTOCOLS, protocol_metadata, protocol_values
 from prism_nb.core.run import Run
-from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE
+from prism_nb.core.settings import EVAL_VARIANTS, REFERENCE, Settings
 from prism_nb.core.text import DASH, format_bytes, format_duration, format_value
 from prism_nb.core.unit_plan import batch_of, method_units, network_units
 from prism_nb.core.units import Unit
@@ -471,9 +471,7 @@ def score_table(run: Run) -> pd.DataFrame:
     """
     keys = ["student", "method", "variant"]
     top1 = student_records(run).groupby(keys)["last"].mean()
-    recipes = {method: run.settings.recipe_of(method) for method in run.settings.methods}
-    source = ("initial", "real_random")
-    random = next((m for m, r in recipes.items() if (r.image_source, r.init) == source), "")
+    random = random_method(run.settings)
     rows = {}
     for method, student in product(run.settings.methods, run.settings.students):
         rows[method, student] = dd_ranking_scores(
@@ -485,6 +483,13 @@ def score_table(run: Run) -> pd.DataFrame:
             random_no_aug=top1.get((student, random, "no_aug"), NAN),
         )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "student"])
+
+
+def random_method(settings: Settings) -> str:
+    """Return the method whose images are random real ones; empty where there is none."""
+    recipes = {method: settings.recipe_of(method) for method in settings.methods}
+    source = ("initial", "real_random")
+    return next((m for m, r in recipes.items() if (r.image_source, r.init) == source), "")
 
 
 def class_accuracy_table(run: Run) -> pd.DataFrame:

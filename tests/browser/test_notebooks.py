@@ -49,7 +49,8 @@ def lab(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (place / "small.yaml").write_text(yaml.safe_dump(SMALL_STUDY))
     two = ["test_mambaout", "test_byobnet"]
     set_parameters(notebooks / "03_diversity.ipynb", feature_networks=two)
-    set_parameters(notebooks / "07_ablation.ipynb", study=str(place / "small.yaml"))
+    for notebook in ("07_ablation", "08_diagnostics"):
+        set_parameters(notebooks / f"{notebook}.ipynb", study=str(place / "small.yaml"))
     # Cells out of sight are drawn too, and the last one ends the page.
     write_lab_settings(place, "notebook/tracker", windowingMode="none", scrollPastEnd=False)
     with opened_lab(place) as opened:
@@ -143,4 +144,5 @@ def test_the_report_opens_anywhere(lab: Lab) -> None:
 
 def test_a_study_is_carried_out_and_its_page_opens_anywhere(lab: Lab) -> None:
     run_clean(lab, "07_ablation")
+    run_clean(lab, "08_diagnostics")
     reads_well_offline(lab, lab.runs / "small" / "study.html", "study")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -36,6 +37,7 @@ def test_a_unit_writes_scores_and_weights_that_agree(tmp_path: Path) -> None:
     load_weights(student, load_file(folder / "last.safetensors"))
     result = evaluate(student.eval(), dataset, torch.device("cpu"))
     assert (result.top1, result.top5) == (summary["last"], summary["top5"])
+    assert stage.student_table(run)["test loss"].to_list() == pytest.approx([result.loss])
     confusion = pd.read_csv(folder / "confusion.csv")
     assert confusion.to_numpy().tolist() == result.confusions
     assert not (folder / "student.checkpoint").exists()

@@ -259,6 +259,8 @@ def test_scores_are_counted_image_by_image(run: Run, monkeypatch: pytest.MonkeyP
         top1 += ranked[0] == label
         top5 += label in ranked[:5]
     assert (result.top1, result.top5) == (top1 / 200, top5 / 200)
+    costs = -log_softmax(logits.double().numpy(), axis=1)
+    assert result.loss == pytest.approx(sum(costs[i, c] for i, c in enumerate(labels)) / 200)
     assert {(label, predicted): n for label, predicted, n in result.confusions} == counts
     assert result.confusions == sorted(result.confusions)
     assert result.per_class[9] is None

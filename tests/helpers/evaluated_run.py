@@ -36,5 +36,6 @@ def evaluated_run(folder: Path, **changes: Any) -> Run:
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(f"epoch,top1\n1,0.1\n2,{top1}\n")
         record = {"last": top1, "best": top1 + 0.01, "top5": 0.99, "per_class": [top1] * 10}
+        record["test_loss"] = 1 - top1
         run.units.finish(unit, paths=[], record=record)
     return run

@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from prism_nb.viz.diagnostics import BUDGETS
 from prism_nb.viz.shares import short_names
 from prism_nb.viz.style import Legend, apply_style, color_at, style_class_axis
 from prism_nb.viz.tables import SHARES
@@ -165,6 +166,27 @@ def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
         **legend.scales("color", "symbol"),
     )
     return apply_style(figure, title="Learning curves, mean and std over seeds", x="epoch", y=TOP1)
+
+
+def budget_figure(curves: pd.DataFrame, legend: Legend, *, dash: str) -> go.Figure:
+    """Draw accuracy against `BUDGETS`, a dash per student or scenario (`budget_result`)."""
+    long = curves.melt(["method", dash, "top-1 %"], BUDGETS, "budget", "spent")
+    figure = px.line(
+        legend.rename(long[long["spent"] > 0]),  # hard labels take no label passes
+        x="spent",
+        y="top-1 %",
+        facet_col="budget",
+        facet_col_spacing=0.06,
+        line_dash=dash,
+        log_x=True,
+        render_mode="svg",
+        **legend.scales("color"),
+    )
+    figure.for_each_annotation(lambda note: note.update(text=""))
+    apply_style(figure, title="Accuracy against what students were trained on", x="", y=TOP1)
+    for column, title in enumerate(BUDGETS, 1):
+        figure.update_xaxes(matches=None, title=f"{title} (log scale)", col=column)
+    return figure
 
 
 def transfer_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:

@@ -1,7 +1,8 @@
 """Figures of a study: accuracy with intervals, pairs, diversity and cost, a panel per scenario.
 
 `summary`, `pairs` and `images` are results of `summarize`, `compare_pairs` and `image_records` of
-`viz.study_report`; `scenarios` are titles by name, in the study's order.
+`viz.study_report`, `sets` of `viz.diagnostics.set_losses`; `scenarios` are titles by name, in the
+study's order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from prism_nb.core.settings import REFERENCE
-from prism_nb.viz.style import SYMBOLS, TEXT_COLOR, Legend, apply_style
+from prism_nb.viz.style import NETWORK_COLORS, SYMBOLS, TEXT_COLOR, Legend, apply_style
 
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
 _NOT_STUDENTS = ["scenario", "method", "mean", "low", "high", "std", "replicates"]
@@ -113,6 +114,37 @@ def fidelity_figure(images: pd.DataFrame, legend: Legend, scenarios: Titles) -> 
         x="recognised by the feature networks (%)",
         y="intra-class cosine (lower is more diverse)",
     )
+
+
+def loss_facets(
+    sets: pd.DataFrame, dcs: pd.DataFrame, legend: Legend, scenarios: Titles
+) -> go.Figure:
+    """Draw each method's sets by own loss and test loss (`set_losses`, `dcs_table`)."""
+    numbers = {
+        legend.titles[row.method]: f"{row.sets} sets, "
+        + ("too few for a number" if pd.isna(row.DCS) else f"DCS {row.DCS:.2f}")
+        for row in dcs.itertuples()
+    }
+    figure = px.scatter(
+        _with_titles(sets, legend, scenarios),
+        x="own loss",
+        y="test loss",
+        facet_col="method",
+        facet_col_wrap=3,
+        facet_row_spacing=0.12,
+        color="scenario",
+        symbol="scenario",
+        symbol_sequence=SYMBOLS,
+        color_discrete_sequence=NETWORK_COLORS,
+    )
+    for panel in figure.layout.annotations:
+        title = panel.text.partition("=")[2]
+        panel.text = f"{title}: {numbers[title]}"
+    figure.update_traces(marker={"size": 9}).update_xaxes(matches=None, showticklabels=True)
+    title = "Each set: the method's own loss and its students' test loss (nats)"
+    height = 160 + 240 * -(-sets["method"].nunique() // 3)
+    apply_style(figure, title=title, x="own loss", y="test loss", height=height)
+    return figure.update_layout(margin={"t": 90})
 
 
 def cost_figure(
