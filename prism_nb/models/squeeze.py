@@ -172,9 +172,10 @@ def _warn_of_pixels(run: Run) -> None:
         preprocess = records[name]["preprocess"]
         warnings.warn(
             f"network {name!r}: the BN statistics of real images are {known[name]:.3f} away from "
-            f"those of its weights, above the limit of {limit:.3f}: its mean {preprocess['mean']} "
-            f"and std {preprocess['std']} may be wrong (correct them in its metadata), or the "
-            "images are unlike those that it was trained on",
+            f"those of its weights, above the limit of {limit:.3f}: its mean {preprocess['mean']}, "
+            f"std {preprocess['std']} or build arguments {records[name].get('build', {})} may be "
+            "wrong (correct them in its metadata), or the images are unlike those that it was "
+            "trained on",
             stacklevel=3,
         )
 

@@ -197,7 +197,7 @@ def test_a_wrong_mean_and_std_are_warned_of_and_right_ones_not(
         warnings.filterwarnings("error", "network .* BN statistics")
         right = squeezed(tmp_path, "right", **with_weights(files[0]))
     assert 0 < record_of(right)["bn_distance"] < 0.05
-    with pytest.warns(UserWarning, match=r"BN statistics .* mean \[0\.0.*\] and std \[1\.0"):
+    with pytest.warns(UserWarning, match=r"BN statistics .* mean \[0\.0.*\], std \[1\.0"):
         wrong = squeezed(tmp_path, "wrong", **with_weights(files[2]))
     assert record_of(wrong)["bn_distance"] > 5 * record_of(right)["bn_distance"]
     names = [f"test_resnet@{file}" for file in files]

@@ -7,9 +7,9 @@ import io
 import os
 import re
 import subprocess
-import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import method_units, network_unit, network_units
 from prism_nb.core.yaml_io import YamlFolder, write_yaml
 from prism_nb.data.distilled import load_images
@@ -30,18 +29,18 @@ from prism_nb.models import weights, weights_file, wheels
 from prism_nb.models.bn_distance import IMAGES, bn_distance, spaced_images
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import native_preprocess
-from prism_nb.models.squeeze import run_unit
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import build_network
 from prism_nb.synthesis.objective import build_stat_matcher
 from prism_nb.synthesis.stage import run_unit as run_synthesis
 from tests.helpers.dangerous import Dangerous
+from tests.helpers.real_scale import HEADLESS, real_scales
+from tests.helpers.wheel_files import V1, V1_BUILD, squeezed, write_mobilenet_v1, write_photographs
 
 NETWORK = "squeezenet1_1"
 LITE = "tf_efficientnet_lite0"
 WITH_HEAD = [name for name in wheels.WHEELS.names() if wheels.read_wheel(name).head]
 MEMBER = "tiny_weights/net.pth"
-FOOLBOX_SHA256 = "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb"
 
 
 @pytest.fixture
@@ -161,46 +160,36 @@ def test_every_wheel_of_the_kit_is_described() -> None:
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty photographs of ImageNet's classes, by wnid, as training and held-out images."""
-    folder = tmp_path_factory.mktemp("photographs")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    if subprocess.run([*pip, "foolbox==3.3.4"], check=False, capture_output=True).returncode:
+    return written(tmp_path_factory.mktemp("photographs"), write_photographs)
+
+
+@pytest.fixture(scope="module")
+def mobilenet_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MobileNetV1's weights."""
+    return written(tmp_path_factory.mktemp("v1"), write_mobilenet_v1)
+
+
+def written(folder: Path, write: Callable[[Path], None]) -> Path:
+    try:
+        write(folder)
+    except subprocess.CalledProcessError:
         pytest.skip("no package index can be reached")
-    (wheel,) = folder.glob("*.whl")
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == FOOLBOX_SHA256
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if found := re.fullmatch(r"foolbox/data/imagenet_(\d+)_(\d+)\.jpg", name):
-                for split in ("train", "val"):
-                    path = folder / split / imagenet_wnids()[int(found[2])] / f"{found[1]}.jpg"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(archive.read(name))
     return folder
 
 
-def begin(photographs: Path, folder: Path, names: list[str], **changes: Any) -> Run:
-    """Squeeze networks with weights on the photographs."""
-    values = {
-        "dataset": "folder",
-        "data_dir": str(photographs),
-        "image_size": 224,
-        "teachers": names,
-        "primary": names[0],
-        "holdout_networks": [],
-        "feature_networks": names[:1],
-        "fetch_weights": True,
-        "ipc": 1,
-        **changes,
-    }
-    run = Run.create(folder, load_settings("digits_quick", values))
-    for name in names:
-        run_unit(run, network_unit(run.settings, name), lambda _: None)
-    return run
+def described(file: Path, copy: Path, **changes: Any) -> Path:
+    """Copy a file of weights beside metadata that differs from its own."""
+    copy.write_bytes(file.read_bytes())
+    own = weights_file.read_metadata(file)
+    assert own is not None
+    copy.with_suffix(".yaml").write_text(write_yaml({**own.plain(), **changes}))
+    return copy
 
 
 @pytest.mark.weights
 def test_weights_of_the_wheels_know_photographs(photographs: Path, tmp_path: Path) -> None:
     names = [f"{network}@wheel" for network in WITH_HEAD]
-    run = begin(photographs, tmp_path / "run", names)
+    run = squeezed(photographs, tmp_path / "run", names)
     for name in names:
         record = run.units.record(network_unit(run.settings, name))
         assert (record["head_classes"], record["licence"]) == (1000, "Apache-2.0")
@@ -215,32 +204,29 @@ def test_mean_and_std_of_other_networks_are_found_out(photographs: Path, tmp_pat
     names = [*(f"{name}@wheel" for name in WITH_HEAD), *headless]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "network .* BN statistics")
-        run = begin(photographs, tmp_path / "right", names, bn_only=headless)
+        run = squeezed(photographs, tmp_path / "right", names, bn_only=headless)
     right = [run.units.record(network_unit(run.settings, name))["bn_distance"] for name in names]
     assert 0.01 < min(right) < max(right) < 0.03
     assert max(right[:3]) < 1.3 * min(right[:3])  # three sizes of one network
     dataset = open_dataset(run.settings)
     images, none = spaced_images(dataset, IMAGES), ((0.0,) * 3, (1.0,) * 3)
-    pixels = {(wheel.mean, wheel.std) for wheel in map(wheels.read_wheel, networks)} | {none}
+    known = {(wheel.mean, wheel.std) for wheel in map(wheels.read_wheel, networks)} | {none}
     for name in names:
         preprocess = native_preprocess(name, dataset)
         network = load_teacher(run, name).network
-        for mean, std in pixels - {(preprocess.mean, preprocess.std)}:
+        for mean, std in known - {(preprocess.mean, preprocess.std)}:
             other = replace(preprocess, mean=mean, std=std)
             teacher = wrap_teacher(name, network, dataset, other, torch.device("cpu"))
             distance = bn_distance(teacher, images)
             assert distance is not None
             assert 0.06 < distance < 0.25
-    file = tmp_path / "wrong.safetensors"
-    file.write_bytes(weights.resolve_weights(names[0]).file.read_bytes())
-    own = weights_file.read_metadata(file)
+    own = weights.resolve_weights(names[0]).file
     imagenet = wheels.read_wheel("mobilenetv2_100")
-    assert own is not None
-    values = {**own.plain(), "mean": [*imagenet.mean], "std": [*imagenet.std]}
-    file.with_suffix(".yaml").write_text(write_yaml(values))
+    pixels = {"mean": [*imagenet.mean], "std": [*imagenet.std]}
+    file = described(own, tmp_path / "wrong.safetensors", **pixels)
     wrong = f"{LITE}@{file}"
     with pytest.warns(UserWarning, match=rf"{re.escape(wrong)}.* mean \[0\.485, 0\.456, 0\.406\]"):
-        run = begin(photographs, tmp_path / "wrong", [wrong, *names[1:]], bn_only=headless)
+        run = squeezed(photographs, tmp_path / "wrong", [wrong, *names[1:]], bn_only=headless)
     record = run.units.record(network_unit(run.settings, wrong))
     assert record["accuracy"] >= 18 / 20  # which shows nothing
     assert record["bn_distance"] > 4 * right[0]
@@ -251,7 +237,7 @@ def test_real_statistics_are_nearer_than_those_of_noise(photographs: Path, tmp_p
     names = [f"{network}@wheel" for network in wheels.WHEELS.names()]
     headless = [name for name in names if name.partition("@")[0] not in WITH_HEAD]
     names.sort(key=headless.__contains__)  # the first is the primary
-    run = begin(photographs, tmp_path / "run", names, bn_only=headless)
+    run = squeezed(photographs, tmp_path / "run", names, bn_only=headless)
     dataset = open_dataset(run.settings)
     real = dataset.normalize(dataset.images("val", range(20)))
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
@@ -278,7 +264,7 @@ def test_a_list_in_another_order_is_noticed(photographs: Path, tmp_path: Path) -
     file = tmp_path / "turned.safetensors"
     file.write_bytes(weights_file.to_safetensors(weights_file.read_weights(spec.file), turned))
     with pytest.warns(UserWarning, match="classifies 0 of 20 held-out images correctly"):
-        run = begin(photographs, tmp_path / "run", [f"{LITE}@{file}"])
+        run = squeezed(photographs, tmp_path / "run", [f"{LITE}@{file}"])
     (unit,) = network_units(run.settings)
     assert run.units.record(unit)["order_checked"] is False
 
@@ -287,7 +273,7 @@ def test_a_list_in_another_order_is_noticed(photographs: Path, tmp_path: Path) -
 def test_images_start_from_photographs(photographs: Path, tmp_path: Path) -> None:
     recipe = {"init": "real", "iterations": 2, "early_late_step": 0}
     names = [f"{LITE}@wheel"]
-    run = begin(
+    run = squeezed(
         photographs, tmp_path / "run", names, methods=["sre2l"], recipe=recipe, image_size=64
     )
     dataset = open_dataset(run.settings)
@@ -300,3 +286,61 @@ def test_images_start_from_photographs(photographs: Path, tmp_path: Path) -> Non
     first = dataset.images("train", indices)
     apart = (made.float() - first.float()).abs().mean()
     assert 0 < apart < 10  # two steps away from the photographs
+
+
+@pytest.mark.weights
+def test_build_arguments_show_in_the_statistics(
+    photographs: Path, mobilenet_v1: Path, tmp_path: Path
+) -> None:
+    def distance(*arguments: str) -> float:
+        build = {key: V1_BUILD[key] for key in arguments}
+        folder = tmp_path / "-".join(arguments)
+        folder.mkdir(exist_ok=True)
+        file = described(mobilenet_v1 / f"{V1}.safetensors", folder / "v1.safetensors", build=build)
+        name = f"{V1}@{file}"
+        run = squeezed(photographs, folder / "run", [name])
+        record = run.units.record(network_unit(run.settings, name))
+        assert record["build"] == build
+        assert record["accuracy"] >= 18 / 20  # with any
+        return record["bn_distance"]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "network .* BN statistics")
+        right, *halves = distance(*V1_BUILD), distance("pad_type"), distance("bn_eps")
+    with pytest.warns(UserWarning, match=r"BN statistics .* build arguments \{\} may be wrong"):
+        wrong = distance()
+    assert 0.005 < right < 0.02
+    assert 2 * right < min(halves) < max(halves) < wrong
+
+
+@pytest.mark.weights
+def test_relative_distances_divide_the_pull(
+    photographs: Path, mobilenet_v1: Path, tmp_path: Path
+) -> None:
+    names = [f"{LITE}@wheel", f"{V1}@{mobilenet_v1 / V1}.safetensors", HEADLESS]
+    recipe = {"init": "noise", "iterations": 1, "early_late_step": 0}
+    methods = {"prism_all": {}, "prism_balanced": {"selection": "all"}}
+    changes: dict[str, Any] = {"methods": [*methods], "recipes": methods, "recipe": recipe}
+    changes |= {"bn_only": [HEADLESS], "image_size": 128, "resample": False, "batch_size": 4}
+    run = squeezed(photographs, tmp_path / "run", names, **changes)
+    pulls = {}
+    for method in methods:
+        unit, *_ = method_units(run, method, len(open_dataset(run.settings).classes))
+        run_synthesis(run, unit, lambda _: None)()
+        shares = run.units.record(unit)["gradient_shares"]
+        bn = [shares[f"bn/{name}"] for name in names]
+        pulls[method] = [share / sum(bn) for share in bn]
+    summed, balanced = pulls.values()
+    assert summed[0] > 0.5 > 0.05 > summed[2]  # as published, the primary's
+    assert max(balanced) < max(summed)
+    assert min(balanced) > 5 * min(summed)
+
+
+@pytest.mark.weights
+def test_the_balance_studys_factor_is_that_of_photographs(
+    photographs: Path, tmp_path: Path
+) -> None:
+    scale, *batches = real_scales(photographs, tmp_path / "run")
+    recipe = load_settings("imagenet_balance").recipe_of("real_01")
+    assert recipe.bn_weights[HEADLESS] == pytest.approx(scale, rel=0.02)
+    assert batches == pytest.approx([scale] * len(batches), rel=0.15)
