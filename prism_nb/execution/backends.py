@@ -62,14 +62,23 @@ def _run_in_process(run: Run, units: Sequence[Unit], run_unit: RunUnit, on_event
 
 
 def _run_missing(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
-    """Do the units that are not done in other processes; return how many were done."""
+    """Do the units that are not done in other processes; return how many were done.
+
+    Units that read the files of others come after these.
+    """
     missing = []
     for unit in units:
         if run.units.is_done(unit):
             run.events.append(unit.stage, event="unit_skipped", **unit.event_fields)
         else:
             missing.append(unit)
-    return _BACKENDS[run.settings.backend](run, missing, run_unit) if missing else 0
+    made, execute = 0, _BACKENDS[run.settings.backend]
+    while missing:
+        markers = {unit.marker for unit in missing}
+        ready = [unit for unit in missing if markers.isdisjoint(unit.inputs)]
+        missing = [unit for unit in missing if not markers.isdisjoint(unit.inputs)]
+        made += execute(run, ready, run_unit)
+    return made
 
 
 def _split_units(run: Run, units: Sequence[Unit], split: SplitUnit) -> list[Unit]:
