@@ -86,9 +86,10 @@ class Recipe(StrictModel):
     )
     init: Literal["noise", "real", "real_random", "real_median", "patches", Coreset] = Field(
         "real",
-        description="initial images: noise, or real images of each class: the first in file order, "
-        "random ones, or by the primary: of median loss, crops of lowest loss (RDED), of lowest "
-        "EL2N score, by herding or greedy k-centre in its features, or those it forgot most often",
+        description="initial images: noise, or real images of each class: the first in file order "
+        "(with `targets`, one of each group), random ones, or by the primary: of median loss, "
+        "crops of lowest loss (RDED), of lowest EL2N score, by herding or greedy k-centre in its "
+        "features, or those it forgot most often",
     )
     max_scored_images: int | None = Field(
         300,
@@ -155,6 +156,11 @@ class Recipe(StrictModel):
         "variance; relative: to the running deviation, with the log-ratio of variances, by the "
         "root of the number of channels",
     )
+    targets: Literal["running", "image_index"] = Field(
+        "running",
+        description="targets of BN layers: running statistics, or for each image index those of a "
+        "group of real images, by difficulty (PSM); a unit then holds one image index",
+    )
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="statistics of the inputs of BN layers, or of convolutions too (G-VBSM)"
     )
@@ -181,6 +187,11 @@ class Recipe(StrictModel):
         le=1,
         description="share of the images that is kept where a phase begins; the rest is what they "
         "began as (FADRM)",
+    )
+    residual_source: Literal["own", "retrieved"] = Field(
+        "own",
+        description="what is mixed in where a phase begins: what the images began as (own), or "
+        "those patches of their classes that are nearest to them in features (RETA)",
     )
     early_late_step: int = Field(
         0, ge=0, description="steps fewer per image index; a unit then holds one image index"
@@ -230,6 +241,16 @@ class Recipe(StrictModel):
         g * delt_start_gap steps (DELT, CVPR 2025, early-late training).
         """
         return self.delt_start_gap * (image_index * self.delt_groups // ipc)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether each image index has a difficulty group of the real images (PSM)."""
+        return self.image_source == "optimized" and self.targets == "image_index"
+
+    @property
+    def by_image_index(self) -> bool:
+        """Whether a unit holds one image index, which has its own number of steps or targets."""
+        return bool(self.early_late_step) or self.has_groups
 
     @property
     def mean_area(self) -> float:
@@ -433,6 +454,11 @@ def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Itera
 def _part_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
     """Yield what the method asks of networks that can only give logits, or only BN statistics."""
     limited = (*pool.bn_only, *pool.logits_only)
+    if recipe.has_groups and recipe.statistics == "bn_conv":
+        yield (
+            "targets image_index are of BN layers, but statistics bn_conv are of convolutions too; "
+            "set targets to running, or statistics to bn"
+        )
     if recipe.logits == "bn_teachers" and limited:
         yield (
             "it takes logits and BN statistics from the same networks, but "
@@ -476,10 +502,10 @@ def _draw_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
 
 
 def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
-    if recipe.early_late_step and recipe.delt_start_gap:
+    if recipe.by_image_index and recipe.delt_start_gap:
         yield (
-            "early_late_step needs a unit per image index, delt_start_gap all image indices in one "
-            "unit; set one of them to 0"
+            "early_late_step, or targets image_index, need a unit per image index, delt_start_gap "
+            "all image indices in one unit; set one of them to its default"
         )
     for image_index in range(ipc):
         iterations = recipe.for_image_index(image_index).iterations
@@ -493,10 +519,10 @@ def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
                 "(later groups start later)"
             )
     yield from _phase_problems(recipe)
-    if recipe.batches == "class_wise" and (ipc < 2 or recipe.early_late_step):
+    if recipe.batches == "class_wise" and (ipc < 2 or recipe.by_image_index):
         yield (
-            "class-wise batches, which at ipc 1, or with early_late_step, hold one image and no "
-            "statistics; raise ipc, set early_late_step to 0 or use cross_class batches"
+            "class-wise batches, which at ipc 1, or with early_late_step or targets image_index, "
+            "hold one image and no statistics; raise ipc, or use cross_class batches"
         )
 
 
@@ -512,4 +538,9 @@ def _phase_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             "residual_alpha acts where a phase begins, and there is only one; name several sizes, "
             "e.g. [1, 1, 1, 1], or set residual_alpha to 1"
+        )
+    if recipe.residual_source == "retrieved" and recipe.init != "patches":
+        yield (
+            "residual_source retrieved chooses among patches of real images, but init is "
+            f"{recipe.init}; set init to patches, or residual_source to own"
         )

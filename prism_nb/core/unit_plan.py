@@ -25,7 +25,7 @@ from prism_nb.core.units import ImageBatch, Unit, image_batches, is_pretrained_n
 
 
 def squeeze_units(run: Run, classes: int) -> list[Unit]:
-    """Return one unit per network, then one per network's convolution statistics, where needed."""
+    """Return one unit per network, then those of the real images' statistics, where needed."""
     settings = run.settings
     wanted = [unit for method in settings.methods for unit in _statistics_units(settings, method)]
     return network_units(settings) + list(dict.fromkeys(wanted))
@@ -77,6 +77,24 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
     )
 
 
+def groups_unit(settings: Settings, method: str) -> Unit:
+    """Return the unit that measures the difficulty groups of a method's BN teachers (PSM).
+
+    Methods with the same BN teachers share it.
+    """
+    networks = stat_networks(settings, method)
+    units = [network_unit(settings, name) for name in networks]
+    key = short_hash([settings.ipc, *(unit.fingerprint for unit in units)])
+    return Unit(
+        stage="squeeze",
+        name=f"difficulty groups {key}",
+        marker=f"teachers/units/groups-{key}.json",
+        fingerprint=key,
+        params={"networks": networks, "statistics": f"teachers/groups-{key}.safetensors"},
+        inputs=tuple(unit.marker for unit in units),
+    )
+
+
 # -- synthesis -------------------------------------------------------------------------------
 
 
@@ -111,7 +129,7 @@ def method_batches(settings: Settings, method: str, classes: int) -> list[ImageB
     """Return the batches of a method, one per unit."""
     recipe = settings.recipe_of(method)
     sizes = classes, settings.ipc, settings.batch_size
-    return image_batches(recipe.batches, *sizes, share_indices=not recipe.early_late_step)
+    return image_batches(recipe.batches, *sizes, share_indices=not recipe.by_image_index)
 
 
 def batch_of(unit: Unit) -> ImageBatch:
@@ -135,8 +153,10 @@ def stat_networks(settings: Settings, method: str) -> tuple[str, ...]:
 
 
 def _statistics_units(settings: Settings, method: str) -> list[Unit]:
-    """Return the units of the convolution statistics that a method reads, if any."""
+    """Return the units of the real images' statistics that a method reads, if any."""
     recipe = settings.recipe_of(method)
+    if recipe.has_groups:
+        return [groups_unit(settings, method)]
     networks = stat_networks(settings, method) if recipe.statistics == "bn_conv" else ()
     return [statistics_unit(settings, name, recipe.conv_patch_size) for name in networks]
 

@@ -80,8 +80,11 @@ def unit_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use
 
 
 def _squeeze_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
-    """Train unless pretrained, then evaluate; or collect the statistics of convolutions."""
-    name, train = unit.params["network"], len(dataset.labels("train"))
+    """Train unless pretrained, then evaluate; or collect statistics of the real images."""
+    train = len(dataset.labels("train"))
+    if "networks" in unit.params:  # one pass for the ranking, one for the groups
+        return {Use("forward", name): 2 * train for name in unit.params["networks"]}
+    name = unit.params["network"]
     if "patch" in unit.params:
         return {Use("forward", name): train}
     uses: dict[Use, float] = {Use("forward", name): len(dataset.labels("val"))}
@@ -104,9 +107,12 @@ def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
     if recipe.needs_scorer:
         real = len(dataset.labels("train")) / len(dataset.classes)
         passes = {"patches": recipe.crops_per_image, "forgetting": 0}
-        crops = passes.get(recipe.init, 1)
-        scored = crops * min(recipe.max_scored_images or real, real) / settings.ipc
-        uses[Use("forward", settings.primary)] += images * scored
+        chosen = min(recipe.max_scored_images or real, real)
+        forward = passes.get(recipe.init, 1) * chosen / settings.ipc
+        if recipe.residual_source == "retrieved":  # features of the class's patches, and its own
+            forward += chosen / recipe.grid(dataset.image_size) ** 2 / settings.ipc
+            forward += len(recipe.sizes) - 1
+        uses[Use("forward", settings.primary)] += images * forward
     if recipe.image_source != "optimized":
         return uses
     for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch):

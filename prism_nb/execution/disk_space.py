@@ -41,8 +41,9 @@ def unit_bytes(settings: Settings, unit: Unit, classes: int) -> float:
         return len(batch_of(unit).members()) * 3 * settings.image_size**2 * _PNG_OVERHEAD
     if unit.stage == "relabel":
         return label_bytes(settings, classes * settings.ipc, classes)
-    name = unit.params.get("network") or unit.params.get("student")
-    return weight_bytes(name, classes, settings.image_size) if name else 0.0
+    networks = [unit.params.get("network"), unit.params.get("student")]
+    networks += unit.params.get("networks", ())
+    return sum(weight_bytes(name, classes, settings.image_size) for name in networks if name)
 
 
 def weight_bytes(name: str, classes: int, image_size: int) -> float:
@@ -72,7 +73,8 @@ def cache_bytes(run: Run, units: Sequence[Unit]) -> int:
 def trains_on_all_real(unit: Unit) -> bool:
     """Return whether a unit trains a network on all real training images."""
     if unit.stage == "squeeze":
-        return "patch" not in unit.params and not is_pretrained_name(unit.params["network"])
+        measures = {"patch", "networks"} & unit.params.keys()
+        return not (measures or is_pretrained_name(unit.params["network"]))
     return unit.stage == "evaluation" and unit.params["method"] == REFERENCE
 
 

@@ -106,7 +106,8 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
             conv |= networks
         elif recipe.image_source == "optimized":
             reference = {settings.pool.scale_reference}
-            bn |= networks & reference if recipe.no_bn_policy == "zero" else networks
+            may_lack = recipe.no_bn_policy == "zero" and not recipe.has_groups
+            bn |= networks & reference if may_lack else networks
     return bn, conv
 
 
@@ -196,6 +197,8 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     each = recipe.real_per_image(dataset.image_size)
     if each:
         dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
+    if recipe.has_groups:
+        dataset.check_per_class(settings.ipc, purpose=f"method {method} (difficulty groups)")
     needed = settings.ipc * each
     most = recipe.max_scored_images
     if recipe.needs_scorer and most is not None and most < needed:
@@ -203,7 +206,8 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
             f"method {method}: max_scored_images is {most}, but {needed} "
             "images per class are to be chosen; raise it"
         )
-    if recipe.needs_scorer and recipe.init in GREEDY:
+    compares = recipe.init in GREEDY or recipe.residual_source == "retrieved"
+    if recipe.needs_scorer and compares:
         linear_head(settings.primary, _on_meta(settings.primary, dataset))
     _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)
@@ -267,6 +271,7 @@ def _check_data_free(settings: Settings) -> None:
                 f"{where} measures convolutions on them: set statistics to bn",
                 recipe.statistics == "bn_conv",
             ),
+            (f"{where} measures groups of them: set targets to running", recipe.has_groups),
             (
                 f"{where} scales losses by them: set bn_distance to relative",
                 recipe.bn_normalize == "real",

@@ -9,12 +9,12 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from prism_nb.core.device import choose_device, seeded
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import network_unit, statistics_unit
+from prism_nb.core.unit_plan import groups_unit, network_unit, statistics_unit
 from prism_nb.core.units import Unit, is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
@@ -55,8 +55,18 @@ def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
     Raises:
         PrismError: The statistics are not measured, or their file is damaged.
     """
-    unit = statistics_unit(run.settings, name, patch)
-    return _load_stats(*_finished_file(run, unit, "statistics"), choose_device(run.settings.device))
+    tensors = _load_statistics(run, statistics_unit(run.settings, name, patch))
+    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
+    return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
+
+
+def load_groups(run: Run, method: str) -> dict[str, Tensor]:
+    """Return the result of `difficulty_groups` for a method, one group per image index.
+
+    Raises:
+        PrismError: The groups are not measured, or their file is damaged.
+    """
+    return _load_statistics(run, groups_unit(run.settings, method))
 
 
 def untrained_teacher(
@@ -122,16 +132,18 @@ def _load_teacher(
     return wrap_teacher(name, network, dataset, native, device, rows)
 
 
+def _load_statistics(run: Run, unit: Unit) -> dict[str, Tensor]:
+    return _load_file(*_finished_file(run, unit, "statistics"), choose_device(run.settings.device))
+
+
 @lru_cache(maxsize=32)
-def _load_stats(path: Path, content_hash: str, device: torch.device) -> dict[str, MeanVar]:
+def _load_file(path: Path, content_hash: str, device: torch.device) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load_file(path, device=str(device))
+        return safetensors.torch.load_file(path, device=str(device))
     except (SafetensorError, OSError) as error:
         raise PrismError(
             f"statistics {path} cannot be read: {error}; run the squeeze stage again"
         ) from None
-    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
-    return {n: MeanVar(tensors[f"{n}/mean"], tensors[f"{n}/var"]) for n in names}
 
 
 def _build(name: str, classes: int, native: PreprocessConfig, options: BuildOptions) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
-from prism_nb.core.device import choose_device
+from prism_nb.core.device import choose_device, tf32_mode
 from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
@@ -29,6 +29,7 @@ from prism_nb.models.bn_distance import (
     spaced_images,
 )
 from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.difficulty import difficulty_groups
 from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, best_order, predict
@@ -44,11 +45,11 @@ Result = tuple[bytes, dict[str, Any]]  # content of the unit's file, and its rec
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Write the weights of one network, or the statistics of its convolutions.
+    """Write the weights of one network, or statistics of the real images.
 
     An equal unit of another run in the same folder is copied instead of computed again.
     """
-    file = unit.params["statistics" if "patch" in unit.params else "weights"]
+    file = unit.params["weights" if "weights" in unit.params else "statistics"]
     if _is_pretrained(unit):
         spec = resolve_weights(unit.params["network"])
         if run.settings.fetch_weights and spec.library != "file" and not spec.file.is_file():
@@ -110,12 +111,14 @@ def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, clas
 
 
 def _is_pretrained(unit: Unit) -> bool:
-    return "patch" not in unit.params and is_pretrained_name(unit.params["network"])
+    return "weights" in unit.params and is_pretrained_name(unit.params["network"])
 
 
 def _compute(run: Run, unit: Unit, on_event: OnEvent) -> Result:
     if "patch" in unit.params:
         return _conv_stats(run, unit)
+    if "networks" in unit.params:
+        return _group_stats(run, unit)
     if _is_pretrained(unit):
         return _import_pretrained(run, unit.params["network"])
     return _train(run, unit, on_event)
@@ -219,6 +222,14 @@ def _conv_stats(run: Run, unit: Unit) -> Result:
         for part, value in mean_var._asdict().items()
     }
     return to_safetensors(tensors), {"layer_stats": len(measured)}
+
+
+def _group_stats(run: Run, unit: Unit) -> Result:
+    settings, device = run.settings, choose_device(run.settings.device)
+    teachers = [load_teacher(run, name) for name in unit.params["networks"]]
+    with tf32_mode("fp32", device):
+        tensors = difficulty_groups(teachers, open_dataset(settings), settings.ipc, device)
+    return to_safetensors(tensors), {"groups": settings.ipc}
 
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:

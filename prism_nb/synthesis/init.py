@@ -21,7 +21,7 @@ from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import random_real
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.forgetting import forgetting_events
-from prism_nb.models.pool import load_teacher
+from prism_nb.models.pool import load_groups, load_teacher
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.coresets import GREEDY, el2n_scores
 
@@ -57,7 +57,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
             other images of the batch.
 
     Raises:
-        PrismError: The recipe ranks real images by the primary, and it is not trained.
+        PrismError: The recipe ranks real images by networks that are not trained.
     """
     settings, method, batch = run.settings, unit.params["method"], batch_of(unit)
     recipe = settings.recipe_of(method).for_image_index(batch.image_indices[0])
@@ -69,7 +69,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
         part or batch,
         open_dataset(settings),
         scorer=load_teacher(run, settings.primary) if recipe.needs_scorer else None,
-        coreset=_coreset(run, recipe) if recipe.init in CORESETS else None,
+        coreset=_coreset(run, recipe, method),
         seed=settings.replicate_seed,
         generator=generator,
     )
@@ -110,7 +110,8 @@ def initial_images(
 
     Image k of a class is, by `recipe.init`:
         noise: standard normal.
-        real: the k-th training image in file order (published PRISM).
+        real: the k-th training image in file order (published PRISM), or the middle one of the k-th
+            difficulty group (PSM).
         real_random: the k-th of a shuffle of the class.
         real_median: the k-th nearest to the class's median loss (DELT).
         patches: a mosaic of the k-th group of crops of lowest loss (RDED).
@@ -121,7 +122,8 @@ def initial_images(
         batch: The images.
         dataset: The real images.
         scorer: Teacher whose loss ranks real images; None where the recipe does not rank.
-        coreset: A class's training images in the order of the recipe's coreset; None without one.
+        coreset: A class's training images in the order of the recipe's coreset or groups; None
+            without.
         seed: Seed of the replicate, for all draws but noise: they do not depend on the batches.
         generator: The unit's CPU generator, for noise.
     """
@@ -129,13 +131,13 @@ def initial_images(
     if recipe.init == "noise":
         size = dataset.image_size
         return torch.randn(len(members), 3, size, size, generator=generator)
+    if coreset is not None:
+        return dataset.normalize(dataset.images("train", [coreset(c)[k] for c, k in members]))
     if recipe.init == "real_random":
         return dataset.normalize(random_real(dataset, members, seed=seed, tag="initial"))
     if recipe.init == "real":
         indices = [int(dataset.class_indices("train", c)[k]) for c, k in members]
         return dataset.normalize(dataset.images("train", indices))
-    if coreset is not None:
-        return dataset.normalize(dataset.images("train", [coreset(c)[k] for c, k in members]))
     if scorer is None:
         raise ValueError(f"init {recipe.init!r} needs a network that scores the real images")
     if recipe.init == "real_median":
@@ -153,20 +155,27 @@ def _mosaics(
     seed: int,
 ) -> Tensor:
     grid = recipe.grid(dataset.image_size)
-    mosaics = []
-    for c, k in members:
-        crops = lowest_loss_crops(
-            dataset,
-            scorer,
-            c,
-            most=recipe.max_scored_images,
-            tries=recipe.crops_per_image,
-            crop_min=recipe.crop_min,
-            side=dataset.image_size // grid,
-            seed=seed,
-        )
-        mosaics.append(mosaic(dataset, crops[k * grid**2 : (k + 1) * grid**2], grid))
-    return torch.stack(mosaics)
+    patches = [class_patches(recipe, dataset, scorer, c, seed)[k] for c, k in members]
+    return torch.stack([mosaic(dataset, crops, grid) for crops in patches])
+
+
+def class_patches(
+    recipe: Recipe, dataset: ImageDataset, scorer: Teacher, class_index: int, seed: int
+) -> tuple[tuple[Crop, ...], ...]:
+    """Return the crops of all mosaics of a class's scored images, the lowest loss first."""
+    grid = recipe.grid(dataset.image_size)
+    crops = lowest_loss_crops(
+        dataset,
+        scorer,
+        class_index,
+        most=recipe.max_scored_images,
+        tries=recipe.crops_per_image,
+        crop_min=recipe.crop_min,
+        side=dataset.image_size // grid,
+        seed=seed,
+    )
+    tiles = grid**2
+    return tuple(crops[k * tiles : (k + 1) * tiles] for k in range(len(crops) // tiles))
 
 
 # Rankings score whole classes, so each is made once per process and not once per unit.
@@ -196,7 +205,11 @@ def rank_by_median_loss(
     return tuple(indices[int(ranked[rank])] for rank in outward)
 
 
-def _coreset(run: Run, recipe: Recipe) -> Callable[[int], Sequence[int]]:
+def _coreset(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:
+    if recipe.init == "real" and recipe.has_groups:
+        return load_groups(run, method)["images"].tolist().__getitem__
+    if recipe.init not in CORESETS:
+        return None
     settings, dataset = run.settings, open_dataset(run.settings)
     most, seed = recipe.max_scored_images, settings.replicate_seed
     if recipe.init == "forgetting":

@@ -20,7 +20,7 @@ from torch import Tensor
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.phases import Phases
+from prism_nb.synthesis.phases import Phases, Residual
 from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule
 
 
@@ -42,6 +42,7 @@ class ImageOptimizer:
         generator: CPU generator of the augmentations, the same on every device.
         start_steps: First step of each image, ascending (DELT); None: 0 for all. Step size and
             schedule are counted from step 0 for every image.
+        residual: What is mixed into the images where a phase begins; None: what they began as.
 
     Attributes:
         step: Steps done, counted over the whole schedule.
@@ -59,6 +60,7 @@ class ImageOptimizer:
         pixel_bounds: tuple[Tensor, Tensor],
         generator: torch.Generator,
         start_steps: Sequence[int] | None = None,
+        residual: Residual | None = None,
     ) -> None:
         self._labels, self._backward, self._schedule = labels, backward, schedule
         self._recipe, self._pixel_bounds, self._generator = recipe, pixel_bounds, generator
@@ -68,6 +70,7 @@ class ImageOptimizer:
         self._start_steps = list(counts)
         self.step = self._start_steps[0]
         self._initial, self._phases = initial, Phases.of(recipe, initial.shape[-1])
+        self._residual = residual or (lambda _: initial)
         self._begin(self._phases.first(initial).split(list(counts.values())))
 
     @property
@@ -95,7 +98,7 @@ class ImageOptimizer:
                 group.clamp_(*self._pixel_bounds)
         self.step += 1
         if self.step in self._phases.starts:
-            changed = self._phases.change(self.step, self.images, self._initial)
+            changed = self._phases.change(self.step, self.images, self._residual)
             if changed is not None:
                 self._begin(changed.split([len(group) for group in self.groups]))
         return losses

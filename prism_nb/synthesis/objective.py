@@ -6,8 +6,9 @@
 Here z is the randomly augmented batch x. In PRISM (arXiv 2511.09905, section 3, with the norms and
 layer weights of the published code) the logit teachers F are the primary alone, the BN teachers T
 are drawn from the pool, layers are BN layers, and their targets var_l, mean_l are running
-statistics. Methods that couple the two (SRe2L, G-VBSM, CV-DD) have F = T. `relative` distances
-replace the norms of D_k by ones without a layer's scale.
+statistics, or those of real images for one image index (PSM). Methods that couple the two (SRe2L,
+G-VBSM, CV-DD) have F = T. `relative` distances replace the norms of D_k by ones without a layer's
+scale.
 """
 
 from __future__ import annotations
@@ -244,6 +245,7 @@ def build_stat_matcher(
     teacher: Teacher,
     recipe: Recipe,
     *,
+    bn_stats: Sequence[MeanVar] | None = None,
     conv_stats: Mapping[str, MeanVar] | None = None,
     generator: torch.Generator | None = None,
     precision: str = "fp32",
@@ -254,13 +256,15 @@ def build_stat_matcher(
     Args:
         teacher: The network.
         recipe: The method.
+        bn_stats: Targets of the BN layers, in their order; None: the running statistics.
         conv_stats: Statistics of the real images by the names of `conv_layer_stats`; None where
             the recipe matches BN layers alone.
         generator: The unit's CPU generator, for dropped convolutions.
         precision: `fp32`, `tf32` or `bf16` of the network's layers.
         compiled: Whether the network runs compiled.
     """
-    real_stats = dict(zip(teacher.bn_layer_stats, teacher.running_stats(), strict=True))
+    targets = teacher.running_stats() if bn_stats is None else bn_stats
+    real_stats = dict(zip(teacher.bn_layer_stats, targets, strict=True))
     if conv_stats is not None:
         convolutions = conv_layer_stats(teacher.network, recipe.conv_patch_size)
         real_stats |= {stat: conv_stats[stat.name] for stat in convolutions}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from prism_nb.core.recipe import Recipe
+
+Residual = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Phases:
 
         alpha resize(x) + (1 - alpha) resize(x_0)
 
-    (data residual matching; Cui et al., FADRM, NeurIPS 2025, arXiv 2506.24125).
+    (data residual matching; Cui et al., FADRM, NeurIPS 2025, arXiv 2506.24125). RETA has real
+    patches chosen for x in place of x_0 (`retrieval.py`).
 
     Attributes:
         starts: First step of each phase, ascending from 0.
@@ -41,23 +45,25 @@ class Phases:
 
     def first(self, initial: Tensor) -> Tensor:
         """Return the images [N, 3, S, S] of step 0 in the size of the first phase."""
-        return _resize(initial, self.sizes[0])
+        return resize(initial, self.sizes[0])
 
-    def change(self, step: int, images: Tensor, initial: Tensor) -> Tensor | None:
+    def change(self, step: int, images: Tensor, residual: Residual) -> Tensor | None:
         """Return the images with which a phase begins, or None where they stay as they are.
 
         Args:
             step: The first step of a phase, after 0.
             images: The images after the step before [N, 3, s, s].
-            initial: What they began as, in full size [N, 3, S, S].
+            residual: Returns what is mixed into images, in full size [N, 3, S, S].
         """
         size = self.sizes[self.starts.index(step)]
         if self.alpha == 1 and size == images.shape[-1]:
             return None
-        return self.alpha * _resize(images, size) + (1 - self.alpha) * _resize(initial, size)
+        rest = resize(residual(images), size)
+        return self.alpha * resize(images, size) + (1 - self.alpha) * rest
 
 
-def _resize(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return images in another size, by bilinear interpolation; the same if they have it."""
     if images.shape[-1] == size:
         return images
     return functional.interpolate(images, size=(size, size), mode="bilinear")

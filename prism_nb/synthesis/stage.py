@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device, tf32_mode
 from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
-from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
@@ -26,7 +26,8 @@ from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.pool import load_conv_targets, load_teacher
+from prism_nb.models.difficulty import group_targets
+from prism_nb.models.pool import load_conv_targets, load_groups, load_teacher
 from prism_nb.synthesis.init import UnitInit, prepare_unit
 from prism_nb.synthesis.loop import Callback, ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
@@ -37,6 +38,7 @@ from prism_nb.synthesis.objective import (
     build_stat_matcher,
 )
 from prism_nb.synthesis.preview import preview_writer
+from prism_nb.synthesis.retrieval import retrieve
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule, teacher_schedule
 
 _LOGS_PER_UNIT = 100
@@ -82,7 +84,7 @@ def _optimize(
     settings, recipe, members = run.settings, start.recipe, batch_of(unit).members()
     device, dataset = choose_device(settings.device), open_dataset(settings)
     schedule = teacher_schedule(settings, unit.params["method"], batch_of(unit))
-    matchers = _build_matchers(run, recipe, schedule, start.generator)
+    matchers = _build_matchers(run, unit, schedule, start)
 
     images = start.images.to(device, memory_format=torch.channels_last)
     labels = torch.tensor([c for c, _ in members], device=device)
@@ -95,6 +97,10 @@ def _optimize(
     reference = matchers.get(settings.pool.scale_reference)
     bn_scales = bn_loss_scales(recipe, reference, bn_matchers, real_images)
     backward = MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part)
+    residual = None
+    if recipe.residual_source == "retrieved":
+        network, classes = load_teacher(run, settings.primary), [c for c, _ in members]
+        residual = partial(retrieve, recipe, dataset, network, classes, settings.replicate_seed)
     optimizer = ImageOptimizer(
         images,
         labels,
@@ -104,6 +110,7 @@ def _optimize(
         pixel_bounds=dataset.pixel_bounds(device),
         generator=start.generator,
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
+        residual=residual,
     )
     logger, gradients = LossLogger(unit, on_event), GradientLogger(unit, on_event)
     checkpoint = _checkpoint(run, unit)
@@ -127,20 +134,23 @@ def _optimize(
 
 
 def _build_matchers(
-    run: Run, recipe: Recipe, schedule: TeacherSchedule, generator: torch.Generator
+    run: Run, unit: Unit, schedule: TeacherSchedule, start: UnitInit
 ) -> dict[str, StatMatcher]:
     """Load every network of a unit, and the one that others are scaled to."""
-    reference = recipe.networks(run.settings.pool, "scales")
-    matchers = {}
+    recipe, index = start.recipe, batch_of(unit).image_indices[0]
+    reference, matchers = recipe.networks(run.settings.pool, "scales"), {}
+    groups = load_groups(run, unit.params["method"]) if recipe.has_groups else {}
     for name in dict.fromkeys([*schedule.networks, *reference]):
         conv_stats = None
         if recipe.statistics == "bn_conv" and name in [*schedule.bn_networks, *reference]:
             conv_stats = load_conv_targets(run, name, recipe.conv_patch_size)
+        teacher = load_teacher(run, name)
         matchers[name] = build_stat_matcher(
-            load_teacher(run, name),
+            teacher,
             recipe,
+            bn_stats=group_targets(groups, teacher, index) if name in groups else None,
             conv_stats=conv_stats,
-            generator=generator,
+            generator=start.generator,
             precision=run.settings.precision,
             compiled=run.settings.compile,
         )

@@ -25,7 +25,7 @@ def one_method(method: str, recipe: object) -> dict[str, Any]:
 
 def test_titles_are_distinct_and_sources_are_named() -> None:
     recipes = [load_recipe(name) for name in RECIPES.names()]
-    assert len({recipe.title for recipe in recipes}) == len(recipes) == 21
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 24
     assert all(recipe.paper for recipe in recipes)
 
 
@@ -50,6 +50,8 @@ def test_titles_are_distinct_and_sources_are_named() -> None:
         ("edc", {"init": "patches", "iterations": 1000, "lr": 0.05, "r_bn": 0.1}),
         ("fadrm", {"init": "patches", "iterations": 2000, "lr": 0.25, "residual_alpha": 0.5}),
         ("fadrm_plus", {"logits": "bn_teachers", "selection": "round_robin", "r_bn": 0.01}),
+        ("reta", {"residual_source": "retrieved", "residual_alpha": 0.5, "iterations": 2000}),
+        ("psm", {"targets": "image_index", "init": "real", "num_bn_slots": 0}),
         ("cvdd", {"bn_subset_size": 2, "logits": "bn_teachers", "init": "patches"}),
     ],
 )
@@ -74,7 +76,8 @@ _DEFAULTS: dict[str, Any] = {
     **{"r_bn": 0.01, "first_bn_multiplier": 10.0, "tv_l1": 0.0, "l2_scale": 0.0},
     **{"densification_weight": 0.0, "crop_min": 0.08, "crop_schedule": "fixed"},
     **{"flip": True, "jitter": 32, "views": "per_batch"},
-    **{"sizes": [1.0], "residual_alpha": 1.0, "indices": None},
+    **{"sizes": [1.0], "residual_alpha": 1.0, "residual_source": "own", "targets": "running"},
+    **{"indices": None},
 }
 
 
@@ -94,8 +97,11 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
     ("name", "networks", "drawn"),
     [
         *[(name, ("a",), ("a",)) for name in ("sre2l", "cda", "delt")],
-        ("fadrm", ("a",), ("a",)),
-        *[(n, ("b", "a", "c"), ("b", "a", "c")) for n in ("gvbsm", "edc", "cvdd", "fadrm_plus")],
+        *[(name, ("a",), ("a",)) for name in ("fadrm", "psm")],
+        *[
+            (n, ("b", "a", "c"), ("b", "a", "c"))
+            for n in ("gvbsm", "edc", "cvdd", "fadrm_plus", "reta")
+        ],
         ("random_real", (), ()),
         *[(name, ("a",), ()) for name in CORESETS],
         ("rded", ("a",), ()),
@@ -218,6 +224,8 @@ def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
     assert load_recipe("two", back, shared).init == "noise"
 
 
+BY_INDEX = {"targets": "image_index"}
+
 # -- what cannot be carried out --------------------------------------------------------------
 
 
@@ -241,7 +249,10 @@ def test_changes_to_all_skip_methods_that_do_not_optimise(method: str) -> None:
         ({"batches": "class_wise"}, {"ipc": 1}, "class-wise batches, which at ipc 1"),
         ({"batches": "class_wise", "early_late_step": 5}, {}, "or with early_late_step"),
         ({"early_late_step": 20}, {}, "image index 1 would get 0 steps"),
-        ({"early_late_step": 1, "delt_start_gap": 1}, {}, "set one of them to 0"),
+        ({"early_late_step": 1, "delt_start_gap": 1}, {}, "all image indices in one unit; set"),
+        ({**BY_INDEX, "delt_start_gap": 1}, {}, "all image indices in one unit; set"),
+        ({**BY_INDEX, "batches": "class_wise"}, {}, "or targets image_index, hold one image"),
+        ({**BY_INDEX, "statistics": "bn_conv"}, {}, "targets image_index are of BN layers, but"),
         (
             {"init": "forgetting"},
             {"teachers": ["resnet18@V1"], "primary": "resnet18@V1"},

@@ -82,6 +82,18 @@ def test_convolution_statistics_are_shared_by_methods(tmp_path: Path) -> None:
     assert len({unit.fingerprint for unit in units}) == len(units)
 
 
+def test_groups_are_shared_by_methods_with_the_same_bn_teachers(tmp_path: Path) -> None:
+    own = {"psm": {}, "weak": {"base": "psm", "r_bn": 0.1}, "prism_psm": {}}
+    run = Run.create(tmp_path / "r", replicate(0, methods=list(own), recipes=own))
+    one, pool = unit_plan.squeeze_units(run, 10)[5:]
+    assert one.params["networks"] == ("test_resnet",)
+    assert pool.params["networks"] == run.settings.teachers
+    for method, groups in (("psm", one), ("weak", one), ("prism_psm", pool)):
+        for unit in unit_plan.method_units(run, method, 10):
+            assert unit.inputs[-1] == groups.marker
+    assert unit_plan.groups_unit(replicate(0, ipc=3), "psm").fingerprint != one.fingerprint
+
+
 def test_methods_depend_on_the_networks_they_use(tmp_path: Path) -> None:
     run = run_of(tmp_path, 0)
     (unit, *_) = unit_plan.method_units(run, "gvbsm", 10)

@@ -18,7 +18,13 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.device import seeded
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
-from prism_nb.core.unit_plan import label_paths, label_shards, label_unit, method_units
+from prism_nb.core.unit_plan import (
+    label_paths,
+    label_shards,
+    label_unit,
+    method_units,
+    squeeze_units,
+)
 from prism_nb.core.units import Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation import relabel
@@ -57,6 +63,21 @@ def test_threads_are_set_for_a_stage_and_restored(run: Run) -> None:
         backends.run_units(asked, units_of(1), work, lambda _: None)
     assert used == [before + 2]
     assert torch.get_num_threads() == before
+
+
+def test_units_that_read_others_come_after_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def record(run: Run, units: list[Unit], run_unit: worker.RunUnit) -> int:
+        calls.append([unit.name for unit in units])
+        return len(units)
+
+    monkeypatch.setitem(backends._BACKENDS, "ray", record)
+    settings = load_settings("digits_quick", {"backend": "ray", "methods": ["gvbsm", "psm"]})
+    asked = Run(run.path, settings)
+    units = squeeze_units(asked, 10)
+    assert backends.run_units(asked, units, lambda *_: None, lambda _: None) == 10
+    assert calls == [[unit.name for unit in part] for part in (units[:5], units[5:])]
 
 
 @pytest.fixture

@@ -222,6 +222,25 @@ def test_pretrained_networks_are_not_trained(tmp_path: Path) -> None:
     assert StepCounter(run.settings, sized(224)).unit_memory(unit) == 0
 
 
+def test_groups_take_two_passes_of_each_network(tmp_path: Path) -> None:
+    run = run_of(tmp_path, methods=["prism_psm"])
+    (unit,) = [u for u in unit_plan.squeeze_units(run, 50) if "networks" in u.params]
+    expected = {Use("forward", name): 2 * 2000 for name in POOL}
+    assert unit_uses(run.settings, sized(16), unit) == expected
+
+
+def test_retrieval_extracts_features_of_patches_and_images(tmp_path: Path) -> None:
+    own = {"init": "patches", "max_scored_images": 36, "mosaic_grid": 2, "crops_per_image": 5}
+    uses = []
+    for method in ("reta", "fadrm_plus"):
+        run = run_of(tmp_path / method, methods=[method], recipes={method: own})
+        units = unit_plan.synthesis_units(run, 50)
+        found = [unit_uses(run.settings, sized(16), unit) for unit in units]
+        uses.append(sum(each[Use("forward", "test_resnet")] for each in found))
+    assert uses[1] == pytest.approx(50 * 36 * 5)
+    assert uses[0] - uses[1] == pytest.approx(50 * 36 / 4 + 3 * 300)  # at three changes
+
+
 def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 

@@ -91,6 +91,7 @@ def folder_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespa
         ("squeeze", {"network": "resnet18"}, 6 + 4),
         ("squeeze", {"network": "resnet18@DEFAULT"}, 4),
         ("squeeze", {"network": "resnet18", "patch": 4}, 4),
+        ("squeeze", {"networks": ("resnet18", "resnet34")}, 4),
         ("evaluation", {"method": "prism"}, 4),
         ("evaluation", {"method": "real"}, 6 + 4),
     ],

@@ -47,6 +47,8 @@ def test_costs_are_images_times_steps_times_networks(method: str, tmp_path: Path
     own: dict[str, Any] = {"iterations": 400, "resample_every": 1}
     if method == "delt":
         own["delt_start_gap"] = 10
+    if method == "reta":
+        own["init"] = "patches"
     if RECIPES.read(method).get("selection", "pre") == "pre":
         own["selection"] = "intra"  # many draws, whose mean is compared
     settings = load_settings("digits_quick", {**values, "recipe": own})

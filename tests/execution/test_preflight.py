@@ -81,6 +81,18 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
             {"methods": ["k_center"], "primary": "squeezenet1_1", "teachers": ["squeezenet1_1"]},
             "network .squeezenet1_1. has no linear head",
         ),
+        (
+            {"methods": ["reta"], "primary": "squeezenet1_1", "logits_only": ["squeezenet1_1"]}
+            | {"teachers": ["test_resnet", "squeezenet1_1"]}
+            | {"recipes": {"reta": {"init": "patches", "logits": "primary"}}},
+            "network .squeezenet1_1. has no linear head",
+        ),
+        ({"methods": ["psm"], "ipc": 500}, r"method psm \(difficulty groups\) needs 500"),
+        (
+            {"methods": ["prism_psm"], "teachers": ["test_resnet", "test_convnext"]}
+            | {"recipes": {"prism_psm": {"no_bn_policy": "zero"}}},
+            "'test_convnext' has no BN layers",
+        ),
         ({"device": "cuda:99"}, "device is set to 'cuda:99'"),
     ],
 )

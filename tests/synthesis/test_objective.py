@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prism_nb.core.recipe import load_recipe
 from prism_nb.data.augment import AugParams, augment
+from prism_nb.models.difficulty import group_targets
 from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
@@ -60,6 +61,31 @@ def test_loss_and_gradient_equal_the_formula(name: str, primary_in_bn: bool) -> 
         objective_of(prism(), primary, other), noise(), [primary.name], [t.name for t in bn]
     )
     value, gradient = gradient_of(lambda x: literal_objective(x, primary, bn, 0.3), noise())
+    assert step.value == pytest.approx(value, rel=1e-10)
+    assert relative_error(step.gradient, gradient) < 1e-7
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_targets_of_an_image_index_take_the_place_of_running_statistics(size: int) -> None:
+    teacher, recipe = teacher_of("resnet18", double=True), prism()
+    running = torch.cat([torch.stack(stat) for stat in teacher.running_stats()], dim=1)
+    groups = {"resnet18": torch.stack([running, 2 * running + 0.1])}
+    matcher = build_stat_matcher(teacher, recipe, bn_stats=group_targets(groups, teacher, 1))
+    objective = Objective(recipe, {"resnet18": matcher})
+    step = step_of(objective, noise(), ["resnet18"], ["resnet18"], size=size)
+    layers = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def literal(x: Tensor) -> Tensor:
+        entropy, _ = literal_terms(x, teacher)
+        _, inputs = layer_inputs(teacher.network, layers, x)
+        for number, (layer, values) in enumerate(zip(layers, inputs, strict=True)):
+            mean, var = literal_channels(values)
+            norms = (mean - 2 * layer.running_mean - 0.1).pow(2).sum().sqrt()
+            norms = norms + (var - 2 * layer.running_var - 0.1).pow(2).sum().sqrt()
+            entropy = entropy + 0.3 * (10.0 if number == 0 else 1.0) * norms
+        return entropy
+
+    value, gradient = gradient_of(literal, noise())
     assert step.value == pytest.approx(value, rel=1e-10)
     assert relative_error(step.gradient, gradient) < 1e-7
 

@@ -18,7 +18,7 @@ from prism_nb.data.augment import augment, sample_augmentation
 from prism_nb.execution.preflight import preflight
 from prism_nb.synthesis.loop import ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.phases import Phases
+from prism_nb.synthesis.phases import Phases, Residual
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism
 from tests.helpers.teachers import teacher_of
@@ -29,7 +29,9 @@ VIT = "vit_tiny_patch16_224"  # takes images of one size
 FADRM = {"sizes": [0.75, 1, 0.75, 1], "residual_alpha": 0.5}
 
 
-def optimizer_of(recipe: Recipe, initial: Tensor, *, part: int = 0) -> ImageOptimizer:
+def optimizer_of(
+    recipe: Recipe, initial: Tensor, *, part: int = 0, residual: Residual | None = None
+) -> ImageOptimizer:
     teachers = [teacher_of(name, double=True) for name in NAMES]
     bound = torch.full((3, 1, 1), BOUND)
     return ImageOptimizer(
@@ -40,7 +42,13 @@ def optimizer_of(recipe: Recipe, initial: Tensor, *, part: int = 0) -> ImageOpti
         recipe=recipe,
         pixel_bounds=(-bound, bound),
         generator=torch.Generator().manual_seed(0),
+        residual=residual,
     )
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Return what depends on the images at the time, in full size."""
+    return functional.interpolate(images, size=(32, 32), mode="bilinear").flip(3)
 
 
 def initial_of() -> Tensor:
@@ -48,14 +56,15 @@ def initial_of() -> Tensor:
     return torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
 
 
-def literal_fadrm(initial: Tensor, recipe: Recipe) -> Tensor:
+def literal_fadrm(initial: Tensor, recipe: Recipe, residual: Residual | None) -> Tensor:
     """Optimize in four quarters: 24, 32, 24 and 32 pixels, half of the initial images between."""
     primary, other = (teacher_of(name, double=True) for name in NAMES)
     generator = torch.Generator().manual_seed(0)
     images, quarter, step = initial, recipe.iterations // 4, 0
     for phase, size in enumerate((24, 32, 24, 32)):
         resized = functional.interpolate(images, size=(size, size), mode="bilinear")
-        small = functional.interpolate(initial, size=(size, size), mode="bilinear")
+        rest = residual(images) if residual else initial
+        small = functional.interpolate(rest, size=(size, size), mode="bilinear")
         images = resized if phase == 0 else 0.5 * resized + 0.5 * small
         first, second = torch.zeros_like(images), torch.zeros_like(images)
         for age in range(1, quarter + 1):
@@ -72,13 +81,13 @@ def literal_fadrm(initial: Tensor, recipe: Recipe) -> Tensor:
     return images
 
 
-@pytest.mark.parametrize("part", [0, 3])
-def test_phases_resize_and_mix_as_fadrm_does(part: int) -> None:
+@pytest.mark.parametrize(("part", "residual"), [(0, None), (3, None), (0, mirrored)])
+def test_phases_resize_and_mix_as_fadrm_does(part: int, residual: Residual | None) -> None:
     recipe = prism(iterations=8, crop_min=0.3, flip=True, jitter=4, **FADRM)
     sides: list[int] = []
-    optimizer = optimizer_of(recipe, initial_of(), part=part)
+    optimizer = optimizer_of(recipe, initial_of(), part=part, residual=residual)
     images = recover(optimizer, [lambda found, _: sides.append(found.images.shape[-1])])
-    assert torch.allclose(images, literal_fadrm(initial_of(), recipe), atol=1e-8)
+    assert torch.allclose(images, literal_fadrm(initial_of(), recipe, residual), atol=1e-8)
     # After a step the images are those of the next step.
     assert sides == [24, 32, 32, 24, 24, 32, 32, 32]
 
@@ -122,6 +131,7 @@ def test_published_phases_have_200_and_224_pixels() -> None:
         ),
         ({"sizes": [0.5, 1], "logits": "round_robin"}, "prism, sizes: .* cannot take 16-pixel"),
         ({"sizes": [0, 1]}, "greater than 0"),
+        ({**FADRM, "residual_source": "retrieved"}, "but init is noise; set init to patches"),
     ],
 )
 def test_wrong_phases_are_refused(changes: dict[str, Any], message: str) -> None:

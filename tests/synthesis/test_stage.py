@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from prism_nb.core import fileio, unit_plan
 from prism_nb.core.config import load_settings
@@ -21,12 +22,14 @@ from prism_nb.core.units import Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.difficulty import difficulty_groups, group_targets
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
-from prism_nb.models.pool import untrained_teacher
+from prism_nb.models.pool import load_groups, untrained_teacher
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis import stage
+from prism_nb.synthesis import init, stage
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.stage import LossLogger
+from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
 CPU = torch.device("cpu")
 PATCH = 4
@@ -55,6 +58,8 @@ OWN = {
     "rded": {"crop_min": 0.5},
     "fadrm": {"init": "patches", "iterations": 4},
     "fadrm_plus": {"init": "patches", "iterations": 4},
+    "reta": {"init": "patches", "iterations": 4},
+    "psm": {"init": "real"},
 }
 
 
@@ -102,6 +107,20 @@ def test_records_hold_the_teachers_of_a_unit(trained: Run) -> None:
     images_of(trained, "rded")
     for unit in unit_plan.method_units(trained, "rded", 10):
         assert "losses" not in trained.units.record(unit)
+
+
+def test_image_indices_have_the_targets_and_first_images_of_their_groups(trained: Run) -> None:
+    groups, dataset = load_groups(trained, "psm"), open_dataset(trained.settings)
+    for index, unit in enumerate(unit_plan.method_units(trained, "psm", 10)):
+        start, batch = init.prepare_unit(trained, unit), unit_plan.batch_of(unit)
+        assert batch.image_indices == (index, index + 1)
+        real = dataset.images("train", groups["images"][:, index].tolist())
+        assert torch.equal(start.images, dataset.normalize(real))
+        schedule = teacher_schedule(trained.settings, "psm", batch)
+        (matcher,) = stage._build_matchers(trained, unit, schedule, start).values()
+        targets = group_targets(groups, matcher.runner.teacher, index)
+        for found, target in zip(matcher.real_stats.values(), targets, strict=True):
+            assert all(map(torch.equal, found, target))
 
 
 # -- losses ------------------------------------------------------------------------------------
@@ -158,6 +177,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "prism_intra": {"resample_every": 2, "bn_slot_prob": 0.5},
     "delt": {"delt_start_gap": 2, "delt_groups": 2, "init": "noise"},
     "gvbsm": {"conv_drop_prob": 0.4},
+    "prism_psm": {"init": "real"},
+    "reta": {"init": "patches"},
 }
 SHORT = {"iterations": STEPS, "conv_patch_size": 4, "crop_min": 0.5, "jitter": 2, "flip": True}
 SETTINGS = {**SMALL, "methods": list(METHODS), "batch_size": 8, "recipe": SHORT, "recipes": METHODS}
@@ -176,7 +197,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         honest(self, path, fingerprint, every=every if every == math.inf else 0.0)
 
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
-    monkeypatch.setattr(stage, "load_teacher", lambda run, name: _teacher(name))
+    for module in (stage, init):
+        monkeypatch.setattr(module, "load_teacher", lambda run, name: _teacher(name))
+        monkeypatch.setattr(module, "load_groups", lambda run, method: _groups())
     monkeypatch.setattr(stage, "load_conv_targets", lambda run, *which: _targets(*which))
     return Run.create(tmp_path / "all", load_settings("digits_quick", SETTINGS))
 
@@ -197,6 +220,12 @@ def _targets(name: str, patch: int) -> dict[str, MeanVar]:
     with torch.no_grad():
         seen = network.stats_only(images, probes)
     return {p.name: MeanVar(*s) for p, s in zip(probes, seen, strict=True)}
+
+
+@cache
+def _groups() -> dict[str, Tensor]:
+    teachers = [_teacher(name) for name in SMALL["teachers"]]
+    return difficulty_groups(teachers, open_dataset(load_settings("digits_quick", SMALL)), 2, CPU)
 
 
 def unit_of(run: Run, method: str) -> Unit:
