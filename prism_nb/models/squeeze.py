@@ -233,7 +233,8 @@ def _group_stats(run: Run, unit: Unit) -> Result:
 
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
-    fingerprint = short_hash([unit.fingerprint, _environment(run.settings, unit)])
+    content = "counts of forgotten images"  # which states of earlier versions do not have
+    fingerprint = short_hash([unit.fingerprint, _environment(run.settings, unit), content])
     return Checkpoint(run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"), fingerprint)
 
 
