@@ -78,8 +78,13 @@ def split_by_class(path: Path, indices: Sequence[int], dataset: ImageDataset) ->
     """Return the indices of each class's images, in the order of the list.
 
     Raises:
-        UsageError: An index is negative, no image has it, or it comes twice.
+        UsageError: There are no images, an index is negative, no image has it, or it comes twice.
     """
+    if not dataset.has_images:
+        raise UsageError(
+            f"{path} lists training images, but the run has none; name the folder of "
+            f"{dataset.name} by --set data_dir=PATH"
+        )
     labels, by_class = dataset.labels("train"), [list[int]() for _ in dataset.classes]
     ((index, times),) = Counter(indices).most_common(1)
     if times > 1:

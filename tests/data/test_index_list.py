@@ -98,6 +98,9 @@ def test_what_does_not_fit_is_refused(name: str, values: Any, message: str, tmp_
 
 def test_a_list_of_other_images_than_the_runs_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy", two_of_each())
+    data_free = open_dataset(load_settings("imagenet_wheels"))
+    with pytest.raises(UsageError, match="but the run has none; name the folder of imagenet1k by"):
+        infer_ipc(path, data_free, indices=True)
     with pytest.raises(UsageError, match="counts all training images, of which eval_split tuning"):
         open_set(path, eval_split="tuning")
     with pytest.raises(UsageError, match="is not the list that method imported was imported from"):

@@ -241,6 +241,16 @@ def test_retrieval_extracts_features_of_patches_and_images(tmp_path: Path) -> No
     assert uses[0] - uses[1] == pytest.approx(50 * 36 / 4 + 3 * 300)  # at three changes
 
 
+@pytest.mark.parametrize(("method", "passes"), [("el2n", 2000), ("forgetting", 0)])
+def test_coresets_take_a_pass_of_all_images_or_none(
+    method: str, passes: int, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, methods=[method])
+    found = [unit_uses(run.settings, sized(16), u) for u in unit_plan.synthesis_units(run, 50)]
+    each = [uses.get(Use("forward", "test_resnet"), 0) for uses in found]
+    assert sum(each) == pytest.approx(passes)
+
+
 def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
