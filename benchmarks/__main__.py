@@ -6,6 +6,7 @@ import click
 
 from benchmarks.common import report
 from benchmarks.files import image_rows, label_rows
+from benchmarks.recipes import recipe_rows
 from benchmarks.stages import memory_rows, worker_rows
 from benchmarks.student import student_rows
 from benchmarks.synthesis import agreement_rows, roofline_rows, shared_rows, step_rows
@@ -13,6 +14,7 @@ from benchmarks.synthesis import agreement_rows, roofline_rows, shared_rows, ste
 BENCHMARKS = {
     "synthesis_step": step_rows,
     "shared_cores": shared_rows,
+    "recipes": recipe_rows,
     "roofline": roofline_rows,
     "compiled_vs_eager": agreement_rows,
     "student": student_rows,
