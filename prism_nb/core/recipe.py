@@ -19,6 +19,7 @@ RECIPES = YamlFolder(CONFIGS / "recipes", "method")
 TEXTS = {"title", "paper", "deviations"}  # fields that decide no result
 IMPORT_ONLY_FIELDS = ("source", "resize", "indices")
 Names = tuple[str, ...]
+Tiled = Literal["patches", "mosaic"]  # made of several real images
 Coreset = Literal["el2n", "herding", "k_center", "forgetting"]
 CORESETS: Names = get_args(Coreset)
 _LARGE = 128  # pixels; RDED tiles crops from here on
@@ -84,25 +85,26 @@ class Recipe(StrictModel):
         description="SHA-256 of a list of training images in `source`, which `prism-nb import "
         "--indices` writes; None: `source` holds images (imported)",
     )
-    init: Literal["noise", "real", "real_random", "real_median", "patches", Coreset] = Field(
+    init: Literal["noise", "real", "real_random", "real_median", Tiled, Coreset] = Field(
         "real",
         description="initial images: noise, or real images of each class: the first in file order "
         "(with `targets`, one of each group), random ones, or by the primary: of median loss, "
-        "crops of lowest loss (RDED), of lowest EL2N score, by herding or greedy k-centre in its "
-        "features, or those it forgot most often",
+        "crops of lowest loss (RDED), mosaics of whole images of lowest loss (CIM), of lowest "
+        "EL2N score, by herding or greedy k-centre in its features, or those it forgot most often",
     )
     max_scored_images: int | None = Field(
         300,
         ge=1,
         description="training images per class that the primary ranks (real_median, patches, "
-        "coresets), drawn at random; None: all",
+        "mosaic, coresets), drawn at random; None: all",
     )
     crops_per_image: int = Field(5, ge=1, description="random crops scored per image (patches)")
     mosaic_grid: int | None = Field(
         None,
         ge=1,
         le=4,
-        description="crops per side of an image (patches); None: 2 from 128 pixels on, else 1",
+        description="tiles per side of an image (patches, mosaic); None: 2 from 128 pixels on, "
+        "else 1",
     )
     batches: Literal["cross_class", "class_wise", "class_major"] = Field(
         "cross_class",
@@ -110,6 +112,12 @@ class Recipe(StrictModel):
         "some classes",
     )
 
+    match: Literal["statistics", "features"] = Field(
+        "statistics",
+        description="statistics: the loss has logits of some networks and statistics of others; "
+        "features: it is the distance between the tiles of an image and the real images behind "
+        "them, in the features of the networks that would give logits (CIM)",
+    )
     logits: Literal["primary", "round_robin", "bn_teachers"] = Field(
         "primary",
         description="logit teachers: the primary, each network of the pool in turn by step, or all "
@@ -202,6 +210,17 @@ class Recipe(StrictModel):
     )
     delt_groups: int = Field(8, ge=1, description="number of these groups")
     lr: float = Field(0.05, gt=0, description="learning rate of Adam, in normalised pixel units")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate over the iterations; cosine falls to 0"
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="decay of the images towards what they began as: AdamW's, of the difference",
+    )
+    clamp: bool = Field(
+        True, description="clamp images after each step to what pixels can hold; false: at the end"
+    )
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of Adam's first moment")
     beta2: float = Field(0.9, ge=0, lt=1, description="decay of Adam's second moment")
     r_bn: float = Field(0.01, ge=0, description="weight of the BN loss")
@@ -220,8 +239,20 @@ class Recipe(StrictModel):
     )
     flip: bool = Field(True, description="mirror half of the views")
     jitter: int = Field(32, ge=0, description="largest cyclic shift per axis, in pixels")
+    crop_pad: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="largest shift of a crop to each side, as a share of the image's; zeros, which "
+        "are the mean colour, come in (DSA)",
+    )
+    cutout: float = Field(
+        0.0, ge=0, le=1, description="side of a square set to zero, as a share of the image's (DSA)"
+    )
     views: Literal["per_batch", "per_image"] = Field(
-        "per_batch", description="whether a batch or each image has its own crop, flip and shift"
+        "per_batch",
+        description="whether a batch or each image has its own view; per_image with features: one "
+        "that does not depend on the batch",
     )
     image_format: Literal["png", "jpeg75"] = Field(
         "png",
@@ -258,19 +289,28 @@ class Recipe(StrictModel):
         return sum(size**2 for size in self.sizes) / len(self.sizes)
 
     def grid(self, image_size: int) -> int:
-        """Return the crops per side of an image of `image_size` pixels (patches)."""
+        """Return the tiles per side of an image of `image_size` pixels (patches, mosaic)."""
         return self.mosaic_grid or (2 if image_size >= _LARGE else 1)
 
     def real_per_image(self, image_size: int) -> int:
         """Return the number of real images in one initial image."""
         if self.init == "noise" or self.image_source == "imported":
             return 0
-        return self.grid(image_size) ** 2 if self.init == "patches" else 1
+        return self.grid(image_size) ** 2 if self.has_tiles else 1
+
+    def tiles(self, image_size: int) -> int:
+        """Return the parts of an image, in full size, that networks see: 1 if they see it whole."""
+        return self.grid(image_size) ** 2 if self.match == "features" else 1
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether initial images are put together from several real ones."""
+        return self.init in get_args(Tiled)
 
     @property
     def needs_scorer(self) -> bool:
         """Whether the primary scores real images to choose the initial ones."""
-        ranked = {"real_median", "patches", *CORESETS}
+        ranked = {"real_median", *get_args(Tiled), *CORESETS}
         return self.image_source != "imported" and self.init in ranked
 
     def logit_teachers(self, pool: TeacherPool) -> Names:
@@ -293,7 +333,12 @@ class Recipe(StrictModel):
         return tuple(n for n in pool.bn if n != pool.primary or self.primary_in_bn == "candidate")
 
     def mean_networks(self, pool: TeacherPool) -> float:
-        """Return how many networks of a pool a step takes on average, for comparisons of costs."""
+        """Return how many networks of a pool a step takes on average, for comparisons of costs.
+
+        Features take half a network: forward for the real image, forward and backward for the tile.
+        """
+        if self.match == "features":
+            return 0.75
         always, candidates = self.always_in_bn(pool), self.candidates(pool)
         if self.selection in {"all", "fixed"}:
             drawn: float = len({*candidates} - {*always})
@@ -309,11 +354,13 @@ class Recipe(StrictModel):
         """Return the networks of a pool by what they may do, in the order of drawing.
 
         They score real images, give logits, are drawn as BN teachers, or give the scale of others'
-        BN losses.
+        BN losses; or they give features.
         """
         scorer = (pool.primary,) if self.needs_scorer else ()
         if self.image_source != "optimized":
             return {"scores": scorer}
+        if self.match == "features":
+            return {"scores": scorer, "features": self.logit_teachers(pool)}
         return {
             "scores": scorer,
             "logits": self.logit_teachers(pool),
@@ -447,7 +494,10 @@ def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Itera
         )
     if recipe.image_source == "optimized":
         yield from _part_problems(recipe, pool)
-        yield from _draw_problems(recipe, pool)
+        if recipe.match == "features":
+            yield from _feature_problems(method, recipe)
+        else:
+            yield from _draw_problems(recipe, pool)
         yield from _step_problems(recipe, ipc)
 
 
@@ -501,6 +551,23 @@ def _draw_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
         )
 
 
+def _feature_problems(method: str, recipe: Recipe) -> Iterator[str]:
+    if not recipe.has_tiles:
+        yield (
+            f"it matches tiles with the real images behind them, but init is {recipe.init}; set "
+            f"recipes.{method}.init to mosaic or patches"
+        )
+    if recipe.logits == "bn_teachers":
+        yield "no network is a BN teacher where features are matched; set logits to primary"
+    if recipe.has_groups:
+        yield "no statistics have targets where features are matched; set targets to running"
+    if recipe.sizes != (1.0,):
+        yield "tiles are matched in full size alone; set sizes to [1]"
+    for name in ("tv_l1", "l2_scale", "densification_weight"):
+        if getattr(recipe, name):
+            yield f"the distance of features is the only loss; set {name} to 0"
+
+
 def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
     if recipe.by_image_index and recipe.delt_start_gap:
         yield (
@@ -519,7 +586,8 @@ def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
                 "(later groups start later)"
             )
     yield from _phase_problems(recipe)
-    if recipe.batches == "class_wise" and (ipc < 2 or recipe.by_image_index):
+    needs_statistics = recipe.match == "statistics" and recipe.batches == "class_wise"
+    if needs_statistics and (ipc < 2 or recipe.by_image_index):
         yield (
             "class-wise batches, which at ipc 1, or with early_late_step or targets image_index, "
             "hold one image and no statistics; raise ipc, or use cross_class batches"

@@ -226,20 +226,42 @@ class AugParams:
     crop: Box
     flip: bool = False
     shift: tuple[int, int] = (0, 0)  # cyclic, down and right, in pixels
+    cutout: Box = (0, 0, 0, 0)  # of the view; height 0: none
 
 
 def sample_augmentation(
-    size: int, *, crop_min: float, flip: bool, jitter: int, generator: torch.Generator
+    size: int,
+    *,
+    crop_min: float,
+    flip: bool,
+    jitter: int,
+    generator: torch.Generator,
+    crop_pad: float = 0.0,
+    cutout: float = 0.0,
 ) -> AugParams:
     """Sample a view with the distribution of the published PRISM and SRe2L programs.
 
     `crop_min` is the smallest area of a crop as a fraction of the image, in (0, 1]; `flip`, whether
-    half of the views are mirrored; `jitter`, the largest cyclic shift in pixels.
+    half of the views are mirrored; `jitter`, the largest cyclic shift in pixels. `crop_pad` and
+    `cutout` are shares of the side, of the crop's largest shift to each side and of a square that
+    is cut out (crop and cutout of DSA, Zhao & Bilen, ICML 2021).
     """
     crop = sample_crop(size, crop_min, generator)
     mirrored = flip and torch.rand((), generator=generator).item() < 0.5
     shift = torch.randint(0, jitter + 1, (2,), generator=generator).tolist()
-    return AugParams(crop, mirrored, (shift[0], shift[1]))
+    if most := int(crop_pad * size + 0.5):
+        down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
+        crop = (crop[0] + down, crop[1] + right, *crop[2:])
+    hole = _sample_cutout(size, int(cutout * size + 0.5), generator) if cutout else (0, 0, 0, 0)
+    return AugParams(crop, mirrored, (shift[0], shift[1]), hole)
+
+
+def _sample_cutout(size: int, side: int, generator: torch.Generator) -> Box:
+    """Sample a square around any pixel, or border of pixels if its side is even, clipped."""
+    centres = torch.randint(0, size + 1 - side % 2, (2,), generator=generator).tolist()
+    low = [max(0, centre - side // 2) for centre in centres]
+    high = [min(size, centre - side // 2 + side) for centre in centres]
+    return low[0], low[1], high[0] - low[0], high[1] - low[1]
 
 
 def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
@@ -247,10 +269,19 @@ def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
 
     Rows and columns are resampled independently, so a view is two matrices, and any crop costs
     one product on either side of the image. Where large images share one view, slicing and
-    interpolating it costs less. The views are one for all images, or one for each.
+    interpolating it costs less. The views are one for all images, or one for each. Outside of the
+    image, a crop is zero.
     """
+    augmented = _resample(images, views)
+    if not any(height for _, _, height, _ in (view.cutout for view in views)):
+        return augmented
+    boxes = torch.tensor([view.cutout for view in views], device=images.device)
+    return augmented.masked_fill(_bbox_mask(boxes, images.shape[-1])[:, None], 0)
+
+
+def _resample(images: Tensor, views: Sequence[AugParams]) -> Tensor:
     size = images.shape[-1]
-    if len(views) == 1 and size >= _SLICE_FROM:
+    if len(views) == 1 and size >= _SLICE_FROM and _is_inside(views[0].crop, size):
         return _crop_resize(images, views[0])
     numbers = torch.tensor([[*v.crop, v.flip, *v.shift] for v in views], dtype=torch.float64)
     top, left, height, width, flip, down, right = numbers.to(images.device).unbind(1)
@@ -260,6 +291,11 @@ def augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
         rows, columns = rows[0], columns[0]
     wide = (images.flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
     return (wide.mT.flatten(1, 2) @ rows.mT).unflatten(1, images.shape[1:3]).mT
+
+
+def _is_inside(crop: Box, size: int) -> bool:
+    top, left, height, width = crop
+    return min(top, left) >= 0 and max(top + height, left + width) <= size
 
 
 def _crop_resize(images: Tensor, view: AugParams) -> Tensor:

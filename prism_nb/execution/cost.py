@@ -97,6 +97,7 @@ def _squeeze_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict
 def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> dict[Use, float]:
     """Score real images if the recipe does, take the steps with the networks drawn, and encode.
 
+    Where features are matched, a step is taken for one with logits, of so many networks and tiles.
     The real images of a class are scored once for all its images, so each has its share of that.
     """
     method, batch = unit.params["method"], batch_of(unit)
@@ -115,13 +116,15 @@ def _synthesis_uses(settings: Settings, dataset: ImageDataset, unit: Unit) -> di
         uses[Use("forward", settings.primary)] += images * forward
     if recipe.image_source != "optimized":
         return uses
+    tiles = recipe.tiles(dataset.image_size)
+    share = tiles * recipe.mean_networks(settings.pool) if recipe.match == "features" else 1
     for (logit_teachers, bn_teachers, active), steps in _step_kinds(settings, method, batch):
         count = steps * active * recipe.mean_area
         uses[Use("step", "", images, method=method)] += count
         for name in dict.fromkeys([*logit_teachers, *bn_teachers]):
             role = "stats" if name not in logit_teachers else "both"
             role = role if name in bn_teachers else "logit"
-            uses[Use(role, name, images, recipe.statistics, method)] += count
+            uses[Use(role, name, tiles * images, recipe.statistics, method)] += share * count
     return uses
 
 
@@ -278,7 +281,7 @@ class StepTimer:
         images = self._images(use.batch).requires_grad_()
         labels = torch.arange(use.batch, device=self._device) % len(self._dataset.classes)
         generator = torch.Generator().manual_seed(0)
-        aug_params = sample_augmentations(recipe, 0, use.batch, self._size, generator)
+        aug_params = sample_augmentations(recipe, 0, use.batch, self._size, [generator])
         matchers = {use.network: self._matcher(use.network, use.method)} if use.network else {}
         backward = MicroBatchedBackward(Objective(recipe, matchers), self._settings.part)
         teachers = {

@@ -12,7 +12,7 @@ from prism_nb.core.units import Unit
 def relative_cost(settings: Settings, unit: Unit) -> float:
     """Return a unit's cost, to be compared with that of other units of its stage.
 
-    It is images x steps x networks x area of the images in the synthesis, and 1 elsewhere.
+    It is images x tiles x steps x networks x area of the images in the synthesis, and 1 elsewhere.
     """
     if unit.stage != "synthesis":
         return 1.0
@@ -22,7 +22,8 @@ def relative_cost(settings: Settings, unit: Unit) -> float:
         return float(len(batch.members()))
     starts = (recipe.start_step(index, settings.ipc) for _, index in batch.members())
     steps = sum(recipe.iterations - start for start in starts)
-    return steps * recipe.mean_area * recipe.mean_networks(settings.pool)
+    tiles = recipe.tiles(settings.image_size)
+    return steps * tiles * recipe.mean_area * recipe.mean_networks(settings.pool)
 
 
 def seconds_left(

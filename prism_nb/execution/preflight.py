@@ -20,6 +20,7 @@ from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
 from prism_nb.models.architectures import architecture_of
+from prism_nb.models.middle import middle_features
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import (
     build_options,
@@ -29,7 +30,7 @@ from prism_nb.models.pretrained import (
 )
 from prism_nb.models.teacher import check_bn, check_conv, linear_head
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
-from prism_nb.models.zoo import build_network, build_on_meta, check_forward
+from prism_nb.models.zoo import META, build_network, build_on_meta, check_forward
 from prism_nb.synthesis.coresets import GREEDY
 from prism_nb.synthesis.phases import Phases
 
@@ -105,9 +106,9 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
         if recipe.statistics == "bn_conv":
             conv |= networks
         elif recipe.image_source == "optimized":
-            reference = {settings.pool.scale_reference}
-            may_lack = recipe.no_bn_policy == "zero" and not recipe.has_groups
-            bn |= networks & reference if may_lack else networks
+            if recipe.no_bn_policy == "zero" and not recipe.has_groups:
+                networks &= {settings.pool.scale_reference}
+            bn |= networks
     return bn, conv
 
 
@@ -189,7 +190,8 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     """Check a method's batches, and that there are real images enough to start from."""
     recipe = settings.recipe_of(method)
     batches = method_batches(settings, method, len(dataset.classes))
-    if recipe.image_source == "optimized" and any(len(batch.members()) < 2 for batch in batches):
+    aligns = recipe.image_source == "optimized" and recipe.match == "statistics"
+    if aligns and any(len(batch.members()) < 2 for batch in batches):
         raise UsageError(
             f"method {method}: a unit would be a single image, which has no statistics worth "
             "aligning; raise batch_size or ipc, or use other batches"
@@ -211,11 +213,22 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
         linear_head(settings.primary, _on_meta(settings.primary, dataset))
     _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)
-    if recipe.init == "patches" and dataset.image_size % grid:
+    if recipe.has_tiles and dataset.image_size % grid:
         raise UsageError(
             f"method {method}: mosaic_grid {grid} does not divide the image size "
             f"{dataset.image_size}; set it to 1"
         )
+    if recipe.match == "features" and recipe.init == "mosaic" and grid == 1:
+        raise UsageError(
+            f"method {method}: an image of one tile is the real image already, and nothing is left "
+            "to optimize; set mosaic_grid to 2"
+        )
+    for name in recipe.networks(settings.pool, "features"):
+        size, network = dataset.image_size, _on_meta(name, dataset).eval()
+        try:
+            middle_features(network, network, torch.zeros(2, 3, size, size, device=META))
+        except UsageError as error:
+            raise UsageError(f"method {method}, network {name!r}: {error}") from None
 
 
 def _check_sizes(settings: Settings, method: str, dataset: ImageDataset) -> None:

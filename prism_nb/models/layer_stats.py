@@ -74,8 +74,8 @@ def conv_layer_stats(network: nn.Module, patch: int) -> tuple[LayerStat, ...]:
     )
 
 
-class _StopForward(Exception):  # noqa: N818 (not an error: it ends a pass that is no longer needed)
-    """All statistics are measured."""
+class StopForward(Exception):  # noqa: N818 (not an error: it ends a pass that is no longer needed)
+    """All that is measured is known."""
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def capture_stats(
     def measure(stat: LayerStat, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         measured[stat] = stat.measure(inputs[0])
         if stop_early and len(measured) == len(stats):
-            raise _StopForward
+            raise StopForward
 
     hooks = [stat.layer.register_forward_pre_hook(partial(measure, stat)) for stat in stats]
     try:
-        with suppress(_StopForward):
+        with suppress(StopForward):
             yield measured
     finally:
         for hook in hooks:

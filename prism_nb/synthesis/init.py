@@ -76,6 +76,19 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
     return UnitInit(recipe, seed, generator, images)
 
 
+def real_tiles(run: Run, unit: Unit) -> Tensor:
+    """Return the real images behind the tiles of a unit's initial images, each in full size.
+
+    Returns:
+        Canonical [N, grid * grid, 3, S, S] on the CPU, those of an image in reading order.
+    """
+    settings, dataset = run.settings, open_dataset(run.settings)
+    recipe, scorer = settings.recipe_of(unit.params["method"]), load_teacher(run, settings.primary)
+    size, members = dataset.image_size, batch_of(unit).members()
+    crops = partial(class_patches, recipe, dataset, scorer, seed=settings.replicate_seed)
+    return torch.stack([crop_images(dataset, crops(c)[k], size) for c, k in members])
+
+
 def initial_images_uint8(run: Run, method: str, members: Sequence[tuple[int, int]]) -> Tensor:
     """Return initial images of a method, given as (class, index), as pixels, uint8 [n, 3, S, S].
 
@@ -115,6 +128,7 @@ def initial_images(
         real_random: the k-th of a shuffle of the class.
         real_median: the k-th nearest to the class's median loss (DELT).
         patches: a mosaic of the k-th group of crops of lowest loss (RDED).
+        mosaic: a mosaic of the k-th group of whole images of lowest loss (CIM).
         el2n, herding, k_center, forgetting: the k-th of that coreset; see `synthesis.coresets`.
 
     Args:
@@ -144,16 +158,6 @@ def initial_images(
         most = recipe.max_scored_images
         indices = [rank_by_median_loss(dataset, scorer, c, most, seed)[k] for c, k in members]
         return dataset.normalize(dataset.images("train", indices))
-    return _mosaics(recipe, dataset, scorer, members, seed)
-
-
-def _mosaics(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    scorer: Teacher,
-    members: Sequence[tuple[int, int]],
-    seed: int,
-) -> Tensor:
     grid = recipe.grid(dataset.image_size)
     patches = [class_patches(recipe, dataset, scorer, c, seed)[k] for c, k in members]
     return torch.stack([mosaic(dataset, crops, grid) for crops in patches])
@@ -163,18 +167,22 @@ def class_patches(
     recipe: Recipe, dataset: ImageDataset, scorer: Teacher, class_index: int, seed: int
 ) -> tuple[tuple[Crop, ...], ...]:
     """Return the crops of all mosaics of a class's scored images, the lowest loss first."""
-    grid = recipe.grid(dataset.image_size)
-    crops = lowest_loss_crops(
-        dataset,
-        scorer,
-        class_index,
-        most=recipe.max_scored_images,
-        tries=recipe.crops_per_image,
-        crop_min=recipe.crop_min,
-        side=dataset.image_size // grid,
-        seed=seed,
-    )
-    tiles = grid**2
+    size, most = dataset.image_size, recipe.max_scored_images
+    tiles, whole = recipe.grid(size) ** 2, (0, 0, size, size)
+    if recipe.init == "mosaic":
+        ranked = rank_by_loss(dataset, scorer, class_index, most, seed)
+        crops: tuple[Crop, ...] = tuple((index, whole) for index in ranked)
+    else:
+        crops = lowest_loss_crops(
+            dataset,
+            scorer,
+            class_index,
+            most=most,
+            tries=recipe.crops_per_image,
+            crop_min=recipe.crop_min,
+            side=size // recipe.grid(size),
+            seed=seed,
+        )
     return tuple(crops[k * tiles : (k + 1) * tiles] for k in range(len(crops) // tiles))
 
 
@@ -196,13 +204,24 @@ def rank_by_median_loss(
         most: Images to score, chosen at random if the class has more; None: all.
         seed: Seed of that choice.
     """
+    ranked = rank_by_loss(dataset, scorer, class_index, most, seed)
+    middle = (len(ranked) - 1) / 2
+    outward = np.argsort(np.abs(np.arange(len(ranked)) - middle), kind="stable")
+    return tuple(ranked[rank] for rank in outward)
+
+
+@lru_cache(maxsize=4096)
+def rank_by_loss(
+    dataset: ImageDataset, scorer: Teacher, class_index: int, most: int | None, seed: int
+) -> tuple[int, ...]:
+    """Return indices of a class's training images, the lowest loss first.
+
+    Arguments are those of `rank_by_median_loss`.
+    """
     indices = _subsample(dataset, class_index, most, seed)
     images = (dataset.normalize(dataset.images("train", batch)) for batch in _batches(indices))
     losses = np.concatenate([_cross_entropy(scorer, batch, class_index) for batch in images])
-    ranked = np.argsort(losses, kind="stable")
-    middle = (len(ranked) - 1) / 2
-    outward = np.argsort(np.abs(np.arange(len(ranked)) - middle), kind="stable")
-    return tuple(indices[int(ranked[rank])] for rank in outward)
+    return tuple(indices[row] for row in np.argsort(losses, kind="stable"))
 
 
 def _coreset(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:

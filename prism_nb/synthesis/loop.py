@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import cycle, groupby, islice
 from typing import Any
 
 import torch
@@ -20,16 +20,17 @@ from torch import Tensor
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
-from prism_nb.synthesis.phases import Phases, Residual
+from prism_nb.synthesis.phases import Phases, Residual, resize
 from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule
 
 
 class ImageOptimizer:
     """A batch of images in optimization, with all state that decides the remaining steps.
 
-    Adam with a cosine step size to zero over the recipe's iterations; after each step the images
-    are clamped to what 8-bit pixels can hold. Where a phase of the recipe changes them, Adam begins
-    anew.
+    Adam with a cosine step size to zero over the recipe's iterations, or a constant one; after each
+    step the images are clamped to what 8-bit pixels can hold, if the recipe does. Where a phase of
+    the recipe changes them, Adam begins anew. Weight decay is AdamW's, of the images' difference
+    from what they began as: x <- x - lr decay (x - x_0) before each step.
 
     Args:
         initial: Canonical images [N, 3, H, W]; left unchanged. Noise may exceed the pixel bounds
@@ -43,6 +44,8 @@ class ImageOptimizer:
         start_steps: First step of each image, ascending (DELT); None: 0 for all. Step size and
             schedule are counted from step 0 for every image.
         residual: What is mixed into the images where a phase begins; None: what they began as.
+        image_generators: Generator of each image's own augmentations; empty: all are drawn from
+            `generator`.
 
     Attributes:
         step: Steps done, counted over the whole schedule.
@@ -61,9 +64,11 @@ class ImageOptimizer:
         generator: torch.Generator,
         start_steps: Sequence[int] | None = None,
         residual: Residual | None = None,
+        image_generators: Sequence[torch.Generator] = (),
     ) -> None:
         self._labels, self._backward, self._schedule = labels, backward, schedule
-        self._recipe, self._pixel_bounds, self._generator = recipe, pixel_bounds, generator
+        self._recipe, self._pixel_bounds = recipe, pixel_bounds
+        self._generators = list(image_generators) or [generator]
         counts = {
             first: len(list(images)) for first, images in groupby(start_steps or [0] * len(initial))
         }
@@ -90,18 +95,35 @@ class ImageOptimizer:
         """
         active = self._active
         losses = self._backward(active, *self._sample_inputs(), *self._teachers)
-        cosine = (1 + math.cos(math.pi * self.step / self.total_steps)) / 2
-        self._adam.param_groups[0]["lr"] = self._recipe.lr * cosine
+        self._adam.param_groups[0]["lr"] = self._lr
+        if self._recipe.weight_decay:
+            self._decay()
         self._adam.step()  # leaves out groups without a gradient, which have not started
-        with torch.no_grad():
-            for group in active:
-                group.clamp_(*self._pixel_bounds)
+        if self._recipe.clamp:
+            with torch.no_grad():
+                for group in active:
+                    group.clamp_(*self._pixel_bounds)
         self.step += 1
         if self.step in self._phases.starts:
             changed = self._phases.change(self.step, self.images, self._residual)
             if changed is not None:
                 self._begin(changed.split([len(group) for group in self.groups]))
         return losses
+
+    @property
+    def _lr(self) -> float:
+        """The learning rate of the next step."""
+        if self._recipe.lr_schedule == "constant":
+            return self._recipe.lr
+        return self._recipe.lr * (1 + math.cos(math.pi * self.step / self.total_steps)) / 2
+
+    @torch.no_grad()
+    def _decay(self) -> None:
+        """Move the active images towards what they began as."""
+        began = resize(self._initial, self.groups[0].shape[-1])
+        counts = [len(group) for group in self.groups]
+        for group, initial in zip(self._active, began.split(counts), strict=False):
+            group.lerp_(initial, self._lr * self._recipe.weight_decay)
 
     def _begin(self, groups: Sequence[Tensor]) -> None:
         """Optimize images, in groups, by a new Adam."""
@@ -114,9 +136,9 @@ class ImageOptimizer:
 
         See `MicroBatchedBackward.gradient_norms`.
         """
-        before = self._generator.get_state()
+        before = self._random_states()
         inputs = self._sample_inputs()
-        self._generator.set_state(before)
+        self._set_random_states(before)
         return self._backward.gradient_norms(self._active, *inputs, *self._teachers)
 
     @property
@@ -133,8 +155,15 @@ class ImageOptimizer:
     def _sample_inputs(self) -> tuple[list[AugParams], Tensor]:
         """Sample the augmentation of the next step; return it and the labels of active images."""
         count, size = sum(map(len, self._active)), self.groups[0].shape[-1]
-        params = sample_augmentations(self._recipe, self.step, count, size, self._generator)
+        params = sample_augmentations(self._recipe, self.step, count, size, self._generators)
         return params, self._labels[:count]
+
+    def _random_states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
+
+    def _set_random_states(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, the generator's included."""
@@ -143,7 +172,7 @@ class ImageOptimizer:
             "images": [group.detach() for group in self.groups],
             "adam": self._adam.state_dict(),
             "backward": self._backward.state_dict(),
-            "rng": self._generator.get_state(),
+            "rng": self._random_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,7 +181,7 @@ class ImageOptimizer:
         self._begin([images.to(self._initial.device) for images in state["images"]])
         self._adam.load_state_dict(state["adam"])
         self._backward.load_state_dict(state["backward"])
-        self._generator.set_state(state["rng"])
+        self._set_random_states(state["rng"])
 
 
 Callback = Callable[[ImageOptimizer, dict[str, Tensor]], None]
@@ -174,15 +203,24 @@ def recover(optimizer: ImageOptimizer, callbacks: Sequence[Callback] = ()) -> Te
 
 
 def sample_augmentations(
-    recipe: Recipe, step: int, count: int, size: int, generator: torch.Generator
+    recipe: Recipe, step: int, count: int, size: int, generators: Sequence[torch.Generator]
 ) -> list[AugParams]:
-    """Sample a step's augmentation of `count` images of side `size`: one for all, or one each."""
+    """Sample a step's augmentation of `count` images of side `size`: one for all, or one each.
+
+    There is one generator for all images, or one for each.
+    """
     crop_min = min_crop_area(recipe, step)
     return [
         sample_augmentation(
-            size, crop_min=crop_min, flip=recipe.flip, jitter=recipe.jitter, generator=generator
+            size,
+            crop_min=crop_min,
+            flip=recipe.flip,
+            jitter=recipe.jitter,
+            generator=generator,
+            crop_pad=recipe.crop_pad,
+            cutout=recipe.cutout,
         )
-        for _ in range(count if recipe.views == "per_image" else 1)
+        for generator in islice(cycle(generators), count if recipe.views == "per_image" else 1)
     ]
 
 

@@ -18,7 +18,8 @@ whose gradients add up to that of L, by the chain rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class MicroBatchedBackward:
         """
         terms = self._objective.teacher_terms(logit_teachers, bn_teachers)
         weights = self._objective.weights(logit_teachers, bn_teachers)
-        return self._within_memory(groups, aug_params, labels, terms, weights)
+        work = partial(self._forward_backward, groups, aug_params, labels, terms, weights, True)
+        return self._within_memory(groups, len(labels), work)
 
     def gradient_norms(
         self,
@@ -93,7 +95,10 @@ class MicroBatchedBackward:
         kept, states, norms = [group.grad for group in groups], self._matcher_states(), {}
         for part, teachers in parts.items():
             terms = self._objective.teacher_terms(*teachers)
-            self._within_memory(groups, aug_params, labels, terms, weights, with_priors=False)
+            work = partial(
+                self._forward_backward, groups, aug_params, labels, terms, weights, False
+            )
+            self._within_memory(groups, len(labels), work)
             squares = [group.grad.square().sum() for group in groups if group.grad is not None]
             norms[part] = float(torch.stack(squares).sum().sqrt())
             self._load_matcher_states(states)
@@ -102,28 +107,25 @@ class MicroBatchedBackward:
         return norms
 
     def _within_memory(
-        self,
-        groups: Sequence[Tensor],
-        aug_params: list[AugParams],
-        labels: Tensor,
-        terms: Sequence[TeacherTerm],
-        weights: Mapping[str, float],
-        *,
-        with_priors: bool = True,
+        self, groups: Sequence[Tensor], count: int, work: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Set the gradients of the images; where memory runs out, in smaller micro-batches."""
+        """Set the gradients of the images; where memory runs out, in smaller micro-batches.
+
+        Args:
+            groups: The images.
+            count: What a whole batch has of what a micro-batch has `micro_batch_size` of.
+            work: Sets the gradients, and returns the loss terms.
+        """
         while True:
             for group in groups:
                 group.grad = None
             before = self._matcher_states()
             try:
-                return self._forward_backward(
-                    groups, aug_params, labels, terms, weights, with_priors
-                )
+                return work()
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 if not is_out_of_memory(error):
                     raise
-                size = self.micro_batch_size or len(labels)
+                size = self.micro_batch_size or count
                 if size == 1:
                     raise PrismError(
                         "a single image does not fit into the device's memory; use smaller "

@@ -20,7 +20,7 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, image_path
-from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult
+from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult, unit_seed
 from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
@@ -28,7 +28,9 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.difficulty import group_targets
 from prism_nb.models.pool import load_conv_targets, load_groups, load_teacher
-from prism_nb.synthesis.init import UnitInit, prepare_unit
+from prism_nb.models.runner import TeacherRunner
+from prism_nb.synthesis.features import FeatureBackward
+from prism_nb.synthesis.init import UnitInit, prepare_unit, real_tiles
 from prism_nb.synthesis.loop import Callback, ImageOptimizer, recover
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward
 from prism_nb.synthesis.objective import (
@@ -84,19 +86,10 @@ def _optimize(
     settings, recipe, members = run.settings, start.recipe, batch_of(unit).members()
     device, dataset = choose_device(settings.device), open_dataset(settings)
     schedule = teacher_schedule(settings, unit.params["method"], batch_of(unit))
-    matchers = _build_matchers(run, unit, schedule, start)
 
     images = start.images.to(device, memory_format=torch.channels_last)
     labels = torch.tensor([c for c, _ in members], device=device)
-
-    def real_images() -> Tensor:
-        pixels = random_real(dataset, members, seed=settings.replicate_seed, tag="scale")
-        return dataset.normalize(pixels.to(device))
-
-    bn_matchers = [matchers[name] for name in schedule.bn_networks]
-    reference = matchers.get(settings.pool.scale_reference)
-    bn_scales = bn_loss_scales(recipe, reference, bn_matchers, real_images)
-    backward = MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part)
+    backward, bn_scales = _backward(run, unit, start, schedule)
     residual = None
     if recipe.residual_source == "retrieved":
         network, classes = load_teacher(run, settings.primary), [c for c, _ in members]
@@ -111,6 +104,7 @@ def _optimize(
         generator=start.generator,
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
         residual=residual,
+        image_generators=_image_generators(run, unit) if recipe.match == "features" else (),
     )
     logger, gradients = LossLogger(unit, on_event), GradientLogger(unit, on_event)
     checkpoint = _checkpoint(run, unit)
@@ -131,6 +125,36 @@ def _optimize(
         "micro_batch_size": backward.micro_batch_size,
     }
     return images, record
+
+
+def _image_generators(run: Run, unit: Unit) -> list[torch.Generator]:
+    """Return a CPU generator for each image of a unit, whatever the unit's other images are."""
+    method, members = unit.params["method"], batch_of(unit).members()
+    seeds = [unit_seed(run.settings.replicate_seed, "views", method, *key) for key in members]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _backward(
+    run: Run, unit: Unit, start: UnitInit, schedule: TeacherSchedule
+) -> tuple[MicroBatchedBackward, dict[str, float]]:
+    """Return the backward pass of a unit's loss, and the factor of each BN loss in it."""
+    settings, dataset, recipe = run.settings, open_dataset(run.settings), start.recipe
+    device = choose_device(settings.device)
+    if recipe.match == "features":
+        teachers = {name: load_teacher(run, name) for name in schedule.networks}
+        runners = {n: TeacherRunner(each, settings.precision) for n, each in teachers.items()}
+        return FeatureBackward(recipe, runners, real_tiles(run, unit).to(device), settings.part), {}
+    matchers = _build_matchers(run, unit, schedule, start)
+
+    def real_images() -> Tensor:
+        keys = batch_of(unit).members()
+        pixels = random_real(dataset, keys, seed=settings.replicate_seed, tag="scale")
+        return dataset.normalize(pixels.to(device))
+
+    bn_matchers = [matchers[name] for name in schedule.bn_networks]
+    reference = matchers.get(settings.pool.scale_reference)
+    bn_scales = bn_loss_scales(recipe, reference, bn_matchers, real_images)
+    return MicroBatchedBackward(Objective(recipe, matchers, bn_scales), settings.part), bn_scales
 
 
 def _build_matchers(
@@ -248,6 +272,8 @@ class GradientLogger:
     def measure(self, optimizer: ImageOptimizer) -> None:
         """Measure and log the shares of the next step."""
         norms = optimizer.gradient_norms()
+        if not norms:
+            return
         self._norms.append(norms)
         event = {"event": "gradient", "unit": self._unit.name, "step": optimizer.step}
         self._on_event({**event, "shares": _shares(norms)})

@@ -20,8 +20,8 @@ class TeacherSchedule:
     Attributes:
         resample_every: Steps for which a group of BN teachers is used.
         bn_teachers: Groups of BN teachers in order of use; after the last the first again.
-        logit_teachers: Networks used for cross-entropy, cycled one per step; empty: the step's BN
-            teachers.
+        logit_teachers: Networks used for cross-entropy, or for features, cycled one per step;
+            empty: the step's BN teachers.
     """
 
     resample_every: int
@@ -83,6 +83,8 @@ def sample_schedule(
         pool: The networks, and which of them may give logits and BN statistics.
         generator: CPU generator of the draws.
     """
+    if recipe.match == "features":
+        return TeacherSchedule(recipe.iterations, ((),), recipe.logit_teachers(pool))
     resample_every, groups = _sample_groups(
         recipe, recipe.always_in_bn(pool), recipe.candidates(pool), generator
     )

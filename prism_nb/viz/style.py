@@ -59,6 +59,7 @@ METHOD_COLORS = {
     "reta": "#CC3322",
     "psm": "#448866",
     "prism_psm": "#3366AA",
+    "cim": "#8822FF",
     "rded": "#00BBBB",
     "random_real": "#228833",
     "el2n": "#1100FF",

@@ -111,7 +111,7 @@ def unit_table(run: Run) -> pd.DataFrame:
         record = run.units.record(unit)
         rows[unit.name] = {
             "images": record["images"],
-            "BN teachers": _drawn(record) or "none (not optimised)",
+            "BN teachers": _drawn(record) or ("none" if _draws(record) else "none (not optimised)"),
             "draws": len(_draws(record)),
             "logit loss": _last_loss(record, "logit"),
             "seconds": record["seconds"],

@@ -25,7 +25,7 @@ def one_method(method: str, recipe: object) -> dict[str, Any]:
 
 def test_titles_are_distinct_and_sources_are_named() -> None:
     recipes = [load_recipe(name) for name in RECIPES.names()]
-    assert len({recipe.title for recipe in recipes}) == len(recipes) == 24
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 25
     assert all(recipe.paper for recipe in recipes)
 
 
@@ -52,6 +52,8 @@ def test_titles_are_distinct_and_sources_are_named() -> None:
         ("fadrm_plus", {"logits": "bn_teachers", "selection": "round_robin", "r_bn": 0.01}),
         ("reta", {"residual_source": "retrieved", "residual_alpha": 0.5, "iterations": 2000}),
         ("psm", {"targets": "image_index", "init": "real", "num_bn_slots": 0}),
+        ("cim", {"init": "mosaic", "mosaic_grid": 2, "match": "features", "iterations": 200}),
+        ("cim", {"lr_schedule": "constant", "clamp": False, "crop_pad": 0.125, "cutout": 0.5}),
         ("cvdd", {"bn_subset_size": 2, "logits": "bn_teachers", "init": "patches"}),
     ],
 )
@@ -78,6 +80,8 @@ _DEFAULTS: dict[str, Any] = {
     **{"flip": True, "jitter": 32, "views": "per_batch"},
     **{"sizes": [1.0], "residual_alpha": 1.0, "residual_source": "own", "targets": "running"},
     **{"indices": None},
+    **{"match": "statistics", "lr_schedule": "cosine"},
+    **{"weight_decay": 0.0, "clamp": True, "crop_pad": 0.0, "cutout": 0.0},
 }
 
 
@@ -105,6 +109,7 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
         ("random_real", (), ()),
         *[(name, ("a",), ()) for name in CORESETS],
         ("rded", ("a",), ()),
+        ("cim", ("a",), ()),
     ],
 )
 def test_methods_use_the_networks_of_their_papers(

@@ -22,6 +22,7 @@ from prism_nb.data.augment import (
     augment,
     join_last_one,
     render,
+    sample_augmentation,
     sample_bbox,
     sample_crop,
     sample_epoch_params,
@@ -186,6 +187,32 @@ def test_augmenting_equals_the_plain_way(
     (gradient,) = torch.autograd.grad((found * onto).sum(), images)
     (expected_gradient,) = torch.autograd.grad((expected * onto).sum(), images)
     assert torch.allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [32, 150])
+def test_a_crop_beyond_the_image_is_zero_there_and_a_cutout_within(size: int) -> None:
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    view = AugParams((-3, 5, size, size), True, (0, 0), (4, 0, 2, 7))
+    expected = torch.zeros_like(images)
+    expected[..., 3:, : size - 5] = images[..., : size - 3, 5:]
+    expected = expected.flip(-1)
+    expected[..., 4:6, :7] = 0
+    for views in ([view], [view, view]):
+        assert torch.allclose(augment(images, views), expected, atol=1e-12)
+
+
+def test_shifts_and_cutouts_are_those_of_dsa() -> None:
+    generator = torch.Generator().manual_seed(0)
+    options = {"crop_min": 1.0, "flip": False, "jitter": 0, "crop_pad": 0.125, "cutout": 0.5}
+    views = [sample_augmentation(16, generator=generator, **options) for _ in range(2000)]
+    assert {view.crop[0] for view in views} == {view.crop[1] for view in views} == {*range(-2, 3)}
+    spans = {(view.cutout[0], view.cutout[2]) for view in views}  # top and height
+    assert spans == {(max(0, c - 4), min(16, c + 4) - max(0, c - 4)) for c in range(17)}
+    plain = sample_augmentation(
+        16, crop_min=0.5, flip=True, jitter=2, generator=generator.manual_seed(1)
+    )
+    none = {"crop_pad": 0.0, "cutout": 0.0, "flip": True, "jitter": 2, "crop_min": 0.5}
+    assert sample_augmentation(16, generator=generator.manual_seed(1), **none) == plain
 
 
 def test_the_memory_layout_of_images_does_not_matter() -> None:

@@ -155,6 +155,16 @@ def test_patches_are_the_easiest_of_the_best_crops_of_each_image(
             assert torch.allclose(part, tile, atol=1e-5)
 
 
+def test_mosaics_are_made_of_the_whole_images_of_lowest_loss(scorer: Teacher) -> None:
+    found = scored(ImageBatch((0, 3), (5, 6)), scorer, init="mosaic", mosaic_grid=2)
+    ranked = sorted(real(5), key=lambda image: difficulty(scorer, image, 5))
+    for k, image in enumerate(found):
+        for place, tile in enumerate(ranked[4 * k : 4 * k + 4]):
+            top, left = 16 * (place // 2), 16 * (place % 2)
+            part = image[:, top : top + 16, left : left + 16]
+            assert torch.allclose(part, shown(tile, (0, 0, 32, 32), 16), atol=1e-5)
+
+
 def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
     recipe = load_recipe("rded")
     assert [recipe.grid(size) for size in (32, 64, 127, 128, 224)] == [1, 1, 1, 2, 2]
@@ -164,7 +174,7 @@ def test_large_images_are_made_of_four_crops_and_small_ones_of_one() -> None:
     assert load_recipe("sre2l").real_per_image(224) == 0
 
 
-_KINDS = ("real", "real_random", "real_median", "patches")
+_KINDS = ("real", "real_random", "real_median", "patches", "mosaic")
 _CLASSES, _MOST = 4, 6
 
 

@@ -60,6 +60,7 @@ OWN = {
     "fadrm_plus": {"init": "patches", "iterations": 4},
     "reta": {"init": "patches", "iterations": 4},
     "psm": {"init": "real"},
+    "cim": {"init": "mosaic"},
 }
 
 
@@ -179,6 +180,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gvbsm": {"conv_drop_prob": 0.4},
     "prism_psm": {"init": "real"},
     "reta": {"init": "patches"},
+    "cim": {"init": "mosaic"},
 }
 SHORT = {"iterations": STEPS, "conv_patch_size": 4, "crop_min": 0.5, "jitter": 2, "flip": True}
 SETTINGS = {**SMALL, "methods": list(METHODS), "batch_size": 8, "recipe": SHORT, "recipes": METHODS}

@@ -1,0 +1,234 @@
+"""Features of tiles against a literal loss, and images that are independent of their batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prism_nb.core.config import load_settings
+from prism_nb.core.errors import UsageError
+from prism_nb.core.recipe import Recipe, load_recipe
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import batch_of, method_units
+from prism_nb.data.augment import AugParams
+from prism_nb.execution.forecast import relative_cost
+from prism_nb.execution.preflight import preflight
+from prism_nb.models.runner import TeacherRunner
+from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis import stage
+from prism_nb.synthesis.features import FeatureBackward
+from prism_nb.synthesis.loop import ImageOptimizer, recover, sample_augmentations
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from tests.helpers.objectives import LABELS, relative_error, resize
+from tests.helpers.teachers import layer_inputs, teacher_of
+
+# Networks, and the layer that the features enter.
+NETWORKS = {
+    "resnet18": "layer3",
+    "mobilenet_v2": "features.9",
+    "convnext_atto": "stages.2",
+    "vit_tiny_patch16_224": "blocks.6",
+    "test_resnet": "layer3",
+}
+SMALL = "test_resnet"
+SIZE = 32
+VIEWS = [
+    AugParams((0, 0, 32, 32), False, (0, 0), (3, 20, 16, 12)),
+    AugParams((-4, 2, 32, 32), True, (0, 0), (0, 0, 9, 16)),
+    AugParams((3, -3, 32, 32), False),
+]
+COUNT = len(VIEWS)
+
+
+def images_and_real(seed: int = 0, *, grid: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(COUNT, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    shape = (COUNT, grid**2, 3, SIZE, SIZE)
+    return images, torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def cim(**changes: object) -> Recipe:
+    return load_recipe("cim", {"iterations": 5, **changes})
+
+
+def backward_of(teacher: Teacher, real: Tensor, size: int = 0) -> FeatureBackward:
+    return FeatureBackward(cim(), {teacher.name: TeacherRunner(teacher)}, real, size)
+
+
+# -- the literal loss ------------------------------------------------------------------------
+
+
+def literal_view(image: Tensor, view: AugParams) -> Tensor:
+    """Shift an image [3, S, S] by whole pixels, zeros coming in; mirror it; cut a box out."""
+    padded = functional.pad(image, (SIZE,) * 4)
+    top, left = SIZE + view.crop[0], SIZE + view.crop[1]
+    shifted = padded[:, top : top + SIZE, left : left + SIZE]
+    shifted = shifted.flip(-1) if view.flip else shifted.clone()
+    top, left, height, width = view.cutout
+    shifted[:, top : top + height, left : left + width] = 0
+    return shifted
+
+
+def literal_loss(
+    images: Tensor, real: Tensor, views: Sequence[AugParams], teacher: Teacher, grid: int = 2
+) -> Tensor:
+    """Return the loss tile by tile: each alone through the whole network."""
+    layer, side = teacher.network.get_submodule(NETWORKS[teacher.name]), SIZE // grid
+    total = torch.zeros((), dtype=images.dtype)
+    for image, behind, view in zip(images, real, views, strict=True):
+        for place, target in enumerate(behind):
+            top, left = side * (place // grid), side * (place % grid)
+            tile = resize(image[None, :, top : top + side, left : left + side], SIZE, SIZE)[0]
+            seen = [literal_view(each, view)[None] for each in (tile, target)]
+            a, b = (layer_inputs(teacher.network, [layer], x)[1][0] for x in seen)
+            total = total + (a - b.detach()).abs().sum() / a.numel()
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),  # tiles per pass
+    [*[(name, 0) for name in NETWORKS], (SMALL, 1), (SMALL, 4), (SMALL, 8), (SMALL, 11)],
+)
+def test_value_and_gradient_are_those_of_the_formula(name: str, size: int) -> None:
+    teacher, (images, real) = teacher_of(name, double=True), images_and_real()
+    leaf = images.clone().requires_grad_()
+    expected = literal_loss(leaf, real, VIEWS, teacher)
+    expected.backward()
+    groups = [each.clone().requires_grad_() for each in images.split([1, 2])]
+    losses = backward_of(teacher, real, size)(groups, VIEWS, LABELS[:COUNT], [name], [])
+    assert losses.keys() == {f"features/{name}"}
+    assert losses[f"features/{name}"].item() == pytest.approx(expected.item() / COUNT, rel=1e-9)
+    found = torch.cat([group.grad for group in groups])
+    assert relative_error(found, leaf.grad) < 1e-9
+
+
+def test_nine_tiles_of_one_shared_view() -> None:
+    teacher, (images, real) = teacher_of(SMALL, double=True), images_and_real(grid=3)
+    images, real = images[:, :, :30, :30], real[..., :30, :30]
+    view, found = AugParams((0, 0, 30, 30), True, (2, 5)), []
+    for views in ([view], [view] * COUNT):
+        leaf = images.clone().requires_grad_()
+        losses = backward_of(teacher, real)([leaf], views, LABELS[:COUNT], [SMALL], [])
+        found.append((losses[f"features/{SMALL}"], leaf.grad))
+    assert found[0][0] == found[1][0] > 0
+    assert torch.equal(found[0][1], found[1][1])
+
+
+# -- the optimization ------------------------------------------------------------------------
+
+
+def generators(rows: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(100 + row) for row in rows]
+
+
+def optimizer_of(rows: Sequence[int], *, size: int = 0, **changes: object) -> ImageOptimizer:
+    images, real = images_and_real()
+    teacher = teacher_of(SMALL, double=True)
+    bound = torch.full((3, 1, 1), 0.1)
+    return ImageOptimizer(
+        images[list(rows)],
+        LABELS[list(rows)],
+        backward=backward_of(teacher, real[list(rows)], size),
+        schedule=TeacherSchedule(5, ((),), (SMALL,)),
+        recipe=cim(**changes),
+        pixel_bounds=(-bound, bound),
+        generator=torch.Generator(),
+        image_generators=generators(rows),
+    )
+
+
+def test_the_optimization_is_adamw_of_the_difference_from_the_mosaic() -> None:
+    (images, real), teacher = images_and_real(), teacher_of(SMALL, double=True)
+    recipe, draws = cim(weight_decay=0.5), generators(range(COUNT))
+    delta = torch.zeros_like(images, requires_grad=True)
+    adamw = torch.optim.AdamW([delta], recipe.lr, weight_decay=0.5)
+    for step in range(5):
+        views = sample_augmentations(recipe, step, COUNT, SIZE, draws)
+        adamw.zero_grad()
+        literal_loss(images + delta, real, views, teacher).backward()
+        adamw.step()
+    found = recover(optimizer_of(range(COUNT), weight_decay=0.5))
+    assert torch.allclose(found, images + delta.detach(), atol=1e-9)
+    assert found.abs().max() > 1  # not clamped
+
+
+@pytest.mark.parametrize("rows", [[2], [2, 0], [1, 2]])
+def test_an_image_is_the_same_in_any_batch_and_micro_batch(rows: list[int]) -> None:
+    whole = recover(optimizer_of(range(COUNT)))
+    assert torch.allclose(recover(optimizer_of(rows, size=8)), whole[rows], atol=1e-9)
+
+
+def test_an_interrupted_unit_continues_to_the_same_images() -> None:
+    expected = recover(optimizer_of(range(2)))
+    for stop in (1, 4):
+        begun = optimizer_of(range(2))
+        for _ in range(stop):
+            begun.take_step()
+            assert begun.gradient_norms() == {}
+        file = io.BytesIO()
+        torch.save(begun.state_dict(), file)
+        file.seek(0)
+        resumed = optimizer_of(range(2))
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(recover(resumed), expected)
+
+
+def test_views_of_an_image_do_not_depend_on_its_unit(tmp_path: Path) -> None:
+    found = []
+    for number, batch_size in enumerate((7, 20)):
+        settings = load_settings("digits_quick", settings_of(batch_size=batch_size))
+        run = Run.create(tmp_path / str(number), settings)
+        states = {}
+        for unit in method_units(run, "cim", 10):
+            drawn = [each.initial_seed() for each in stage._image_generators(run, unit)]
+            states |= dict(zip(batch_of(unit).members(), drawn, strict=True))
+        found.append(states)
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == 20
+
+
+# -- settings --------------------------------------------------------------------------------
+
+VIT = "vit_tiny_patch16_224"
+
+
+def settings_of(**changes: Any) -> dict[str, Any]:
+    own = {"init": "mosaic", "iterations": 200}  # over what the preset sets for all methods
+    return {"methods": ["cim"], "teachers": ["test_resnet"], "ipc": 2, "recipe": own, **changes}
+
+
+def test_a_pool_without_batch_norm_will_do(tmp_path: Path) -> None:
+    changes = settings_of(teachers=[VIT, "convnext_atto"], logits_only=[VIT, "convnext_atto"])
+    changes |= {"primary": VIT, "ipc": 1, "batch_size": 1}
+    settings = load_settings("digits_quick", changes)
+    preflight(settings)
+    (unit, *_) = method_units(Run(tmp_path, settings), "cim", 10)
+    assert relative_cost(settings, unit) == 200 * 4 * 0.75
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"init": "real"}, "init is real; set recipes.cim.init to mosaic or patches"),
+        ({"logits": "bn_teachers"}, "set logits to primary"),
+        ({"sizes": [0.5, 1]}, r"full size alone; set sizes to \[1\]"),
+        ({"targets": "image_index"}, "set targets to running"),
+        ({"tv_l1": 0.1}, "the only loss; set tv_l1 to 0"),
+        ({"mosaic_grid": 1}, "an image of one tile is the real image already"),
+        ({"mosaic_grid": 3}, "mosaic_grid 3 does not divide the image size 32"),
+        ({"max_scored_images": 7}, "max_scored_images is 7, but 8 images"),
+        ({"mosaic_grid": 4, "ipc": 9}, "needs 144 training images per class"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused(recipe: dict[str, Any], message: str) -> None:
+    ipc = recipe.pop("ipc", 2)
+    changes = settings_of(recipes={"cim": recipe}, ipc=ipc)
+    with pytest.raises(UsageError, match=message):
+        preflight(load_settings("digits_quick", changes))
