@@ -122,12 +122,6 @@ def test_a_methods_students_may_have_an_optimizer_of_their_own() -> None:
     assert (found.optimizer, found.lr, found.batch) == ("muon", 0.01, settings.student.batch)
 
 
-def test_hard_labels_have_no_label_teachers(settings: Settings) -> None:
-    assert settings.label_teacher_count == len(settings.teachers)
-    assert settings.replace(labels="hard", student_loss="ce").label_teacher_count == 0
-    assert settings.replace(label_teachers=["test_resnet"]).label_teacher_count == 1
-
-
 # -- contradictions --------------------------------------------------------------------------
 
 
