@@ -66,6 +66,7 @@ METHOD_COLORS = {
     "herding": "#2233CC",
     "k_center": "#5533AA",
     "forgetting": "#7766FF",
+    "pca_mosaic": "#225533",
     "real": "#777777",
 }
 _OWN_METHODS = (

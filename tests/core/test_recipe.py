@@ -25,7 +25,7 @@ def one_method(method: str, recipe: object) -> dict[str, Any]:
 
 def test_titles_are_distinct_and_sources_are_named() -> None:
     recipes = [load_recipe(name) for name in RECIPES.names()]
-    assert len({recipe.title for recipe in recipes}) == len(recipes) == 25
+    assert len({recipe.title for recipe in recipes}) == len(recipes) == 26
     assert all(recipe.paper for recipe in recipes)
 
 
@@ -107,7 +107,7 @@ def test_iterations_fall_by_500_within_eight_image_indices() -> None:
             for n in ("gvbsm", "edc", "cvdd", "fadrm_plus", "reta")
         ],
         ("random_real", (), ()),
-        *[(name, ("a",), ()) for name in CORESETS],
+        *[(name, ("a",), ()) for name in (*CORESETS, "pca_mosaic")],
         ("rded", ("a",), ()),
         ("cim", ("a",), ()),
     ],
