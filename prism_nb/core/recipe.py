@@ -610,5 +610,5 @@ def _phase_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.residual_source == "retrieved" and recipe.init != "patches":
         yield (
             "residual_source retrieved chooses among patches of real images, but init is "
-            f"{recipe.init}; set init to patches, or residual_source to own"
+            f"{recipe.init}; set its own init to patches (in `recipes`), or residual_source to own"
         )

@@ -208,8 +208,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
             f"method {method}: max_scored_images is {most}, but {needed} "
             "images per class are to be chosen; raise it"
         )
-    compares = recipe.init in GREEDY or recipe.residual_source == "retrieved"
-    if recipe.needs_scorer and compares:
+    if recipe.needs_scorer and (recipe.init in GREEDY or recipe.residual_source == "retrieved"):
         linear_head(settings.primary, _on_meta(settings.primary, dataset))
     _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)

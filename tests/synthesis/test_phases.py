@@ -131,7 +131,10 @@ def test_published_phases_have_200_and_224_pixels() -> None:
         ),
         ({"sizes": [0.5, 1], "logits": "round_robin"}, "prism, sizes: .* cannot take 16-pixel"),
         ({"sizes": [0, 1]}, "greater than 0"),
-        ({**FADRM, "residual_source": "retrieved"}, "but init is noise; set init to patches"),
+        (
+            {**FADRM, "residual_source": "retrieved"},
+            "but init is noise; set its own init to patches",
+        ),
     ],
 )
 def test_wrong_phases_are_refused(changes: dict[str, Any], message: str) -> None:

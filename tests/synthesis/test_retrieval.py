@@ -1,4 +1,4 @@
-"""Retrieved patches against brute force in float64, and their place in the optimization."""
+"""Retrieved patches against brute force in float64."""
 
 from __future__ import annotations
 
