@@ -25,7 +25,6 @@ MIN_ARCHITECTURES = 3  # of a rank correlation between architectures
 BUDGETS = ["images seen", "label passes"]
 # Of a recipe, fields that change a loss but not its unit.
 _OPTIMIZATION = {"init", "iterations", "lr", "beta1", "beta2"}
-_LOSSES = ["method", "group", "own loss", "test loss"]
 
 BUDGET_NOTE = (
     "Images seen: views that a student was trained on. Label passes: forward passes of the label "
@@ -69,7 +68,7 @@ def set_losses(run: Run) -> pd.DataFrame:
             fields = recipe.model_dump(mode="json", exclude=_OPTIMIZATION)
             group = short_hash([settings.for_students_of(method).plain() | replaced, fields])
             rows.append((method, group, own, test[method]))
-    return pd.DataFrame(rows, columns=_LOSSES)
+    return pd.DataFrame(rows, columns=["method", "group", "own loss", "test loss"])
 
 
 def own_loss(recipe: Recipe, record: Mapping[str, Any]) -> float:

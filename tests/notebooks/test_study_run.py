@@ -94,6 +94,8 @@ def test_every_cell_is_a_run_and_the_page_shows_them(
     assert "<study>" not in page
     for title in ("G-VBSM", "PRISM", "Random real", "Tuned", "Plain"):
         assert title in page
+    for section in ("Own loss and test loss", "Variance by stage", "Rankings of architectures"):
+        assert f"<h2>{section}</h2>" in page
     for name in ("students", "images", "pairs", "summary", "search"):
         assert len((killed / f"{name}.csv").read_text().splitlines()) > 1
     notebook = json.loads((killed / "notebooks" / "07_ablation.ipynb").read_text())

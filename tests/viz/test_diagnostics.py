@@ -61,34 +61,28 @@ def test_sets_of_one_group_differ_in_optimization_alone(tmp_path: Path) -> None:
     assert [group == first for group in others] == [True, False, False, False]
 
 
-def test_a_rank_correlation_of_one_group_is_scipys() -> None:
+def test_a_rank_correlation_is_scipys_and_of_few_sets_none() -> None:
     rng = np.random.default_rng(0)
-    a, b = pd.Series(rng.integers(0, 6, 20)), pd.Series(rng.normal(size=20))
-    found = diagnostics.rank_correlation(a, b, pd.Series([0] * 20))
-    assert found == pytest.approx(stats.spearmanr(a, b).statistic)
+    a, b, one = (
+        pd.Series(rng.integers(0, 6, 20)),
+        pd.Series(rng.normal(size=20)),
+        pd.Series([0] * 20),
+    )
+    expected = stats.spearmanr(a, b).statistic
+    assert diagnostics.rank_correlation(a, b, one) == pytest.approx(expected)
+    for groups, needed in ((one, 4), (pd.Series([0, 1] * 10), 5)):
+        found = [diagnostics.rank_correlation(b[:n], b[:n], groups[:n]) for n in (3, 4, 5)]
+        assert np.isnan(found).tolist() == [n < needed for n in (3, 4, 5)]
+    assert np.isnan(diagnostics.rank_correlation(one, b, one))
 
 
 def test_what_distinguishes_groups_or_methods_plays_no_part() -> None:
     own, test = [1.0, 2, 3, 101, 102, 103], [-1.0, -2, -3, 99, 98, 97]
     sets = pd.DataFrame({"method": "a", "group": list("xxxyyy"), "own loss": own})
-    sets = pd.concat(
-        [sets.assign(**{"test loss": test}), sets.assign(**{"test loss": own}, method="b")]
-    )
-    table = diagnostics.dcs_table(sets.reset_index(drop=True)).set_index("method")
+    both = [sets.assign(**{"test loss": test}), sets.assign(**{"test loss": own}, method="b")]
+    table = diagnostics.dcs_table(pd.concat(both, ignore_index=True)).set_index("method")
     assert table["DCS"].to_list() == pytest.approx([-1, 1])
     assert table[["sets", "groups"]].to_numpy().tolist() == [[6, 2]] * 2
-
-
-def test_few_sets_give_no_number() -> None:
-    values = pd.Series([1.0, 2, 4, 3])
-    one, two = pd.Series([0] * 4), pd.Series([0, 0, 1, 1])
-    found = [
-        diagnostics.rank_correlation(values, values, one),
-        diagnostics.rank_correlation(values, values, two),
-        diagnostics.rank_correlation(values[:3], values[:3], one[:3]),
-        diagnostics.rank_correlation(values * 0, values, one),
-    ]
-    assert found == pytest.approx([1, np.nan, np.nan, np.nan], nan_ok=True)
 
 
 # --- Budgets ---

@@ -15,6 +15,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from prism_nb.core.settings import REFERENCE
+from prism_nb.core.text import DASH
 from prism_nb.viz.style import NETWORK_COLORS, SYMBOLS, TEXT_COLOR, Legend, apply_style
 
 _STUDENT_MARKS = ("line-ns-open", "x-thin-open", "asterisk-open", "y-up-open", "hash-open")
@@ -120,11 +121,8 @@ def loss_facets(
     sets: pd.DataFrame, dcs: pd.DataFrame, legend: Legend, scenarios: Titles
 ) -> go.Figure:
     """Draw each method's sets by own loss and test loss (`set_losses`, `dcs_table`)."""
-    numbers = {
-        legend.titles[row.method]: f"{row.sets} sets, "
-        + ("too few for a number" if pd.isna(row.DCS) else f"DCS {row.DCS:.2f}")
-        for row in dcs.itertuples()
-    }
+    numbers = [f"DCS {row.DCS:.2f}, n = {row.sets}" for row in dcs.itertuples()]
+    titles = dict(zip(legend.rename(dcs)["method"], numbers, strict=True))
     figure = px.scatter(
         _with_titles(sets, legend, scenarios),
         x="own loss",
@@ -138,8 +136,8 @@ def loss_facets(
         color_discrete_sequence=NETWORK_COLORS,
     )
     for panel in figure.layout.annotations:
-        title = panel.text.partition("=")[2]
-        panel.text = f"{title}: {numbers[title]}"
+        method = panel.text.partition("=")[2]
+        panel.text = f"{method}: {titles[method].replace('nan', DASH)}"
     figure.update_traces(marker={"size": 9}).update_xaxes(matches=None, showticklabels=True)
     title = "Each set: the method's own loss and its students' test loss (nats)"
     height = 160 + 240 * -(-sets["method"].nunique() // 3)

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from prism_nb.viz.diagnostics import dcs_table
 from prism_nb.viz.figures import study as figures
 from prism_nb.viz.study_report import compare_pairs, summarize
 from prism_nb.viz.style import Legend
@@ -67,3 +68,13 @@ def test_cost_pairs_seconds_with_accuracy() -> None:
     points = {trace.name: (trace.x[0], trace.y[0]) for trace in figure.data}
     assert points["PRISM, First"] == pytest.approx((0.5, 81.0))
     assert points["PRISM, Second"] == pytest.approx((0.5, 81.667), abs=1e-3)
+
+
+def test_a_panel_of_losses_has_the_methods_sets_and_its_dcs() -> None:
+    keys = {"scenario": ["b"] * 4 + ["a"], "method": ["prism"] * 4 + ["sre2l"], "group": "g"}
+    sets = pd.DataFrame({**keys, "own loss": range(5), "test loss": range(5, 0, -1)})
+    figure = figures.loss_facets(sets, dcs_table(sets), LEGEND, SCENARIOS)
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == ["PRISM: DCS -1.00, n = 4", "SRe2L: DCS –, n = 1"]
+    points = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert points == {"Second": ([0, 1, 2, 3], [5, 4, 3, 2]), "First": ([4], [1])}
