@@ -303,12 +303,7 @@ def study(
 @_assignments
 @_runs_dir
 def import_command(
-    folder: Path | None,
-    indices: Path | None,
-    run_name: str,
-    method: str,
-    assignments: tuple[str, ...],
-    **options: Any,
+    folder: Path | None, run_name: str, method: str, assignments: tuple[str, ...], **options: Any
 ) -> None:
     """Make the images of FOLDER a method of a run; `run` then continues it.
 
@@ -317,10 +312,10 @@ def import_command(
     from prism_nb.core.config import parse_assignments
     from prism_nb.execution.exchange import import_images, import_layout
 
-    path = folder or indices
-    if path is None or (folder and indices):
+    path = folder or options["indices"]
+    if path is None or (folder and options["indices"]):
         raise click.UsageError("name one set of images: FOLDER, or --indices FILE")
-    changes, options["indices"] = parse_assignments(assignments), path is indices
+    changes, options["indices"] = parse_assignments(assignments), folder is None
     found, outcome = import_images(
         path, run_name=run_name, method=method, changes=changes, **options
     )
