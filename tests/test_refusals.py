@@ -55,7 +55,7 @@ def begin(changes: dict[str, Any], preset: str = "digits_quick") -> Callable[[Pa
         ({"methods": "prism"}, "methods: Input should be a valid list"),
         ({"methods": ["prsim"]}, "unknown method 'prsim'; did you mean 'prism'"),
         ({"recipe": {"iteration": 5}}, "unknown setting 'iteration'; did you mean 'iterations'"),
-        ({"dataset": "imagenet"}, "'imagenet1k' or 'tiny_imagenet', got 'imagenet'"),
+        ({"dataset": "imagenet"}, "'imagenet1k', 'mnist' or 'tiny_imagenet', got 'imagenet'"),
         ({"dataset": "folder"}, "needs data_dir"),
         ({"dataset": "folder", "data_dir": "/none"}, "is no folder"),
         ({"squeeze_batch": 5000}, "squeeze_batch is 5000, but digits has only"),
