@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import StreamedImages, prefetch
-from prism_nb.models.layer_stats import LayerStat, MeanVar, channel_mean_var
+from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.models.teacher import Teacher
 
 _EPS = 1e-6
@@ -34,8 +34,8 @@ class _ImageStat(LayerStat):
 
     def measure(self, inputs: Tensor) -> MeanVar:
         """Compute them for an input [N, C, H, W], each [N, C]."""
-        maps = channel_mean_var(inputs.flatten(0, 1)[None])
-        return MeanVar(*(part.unflatten(0, inputs.shape[:2]) for part in maps))
+        mean = inputs.mean((2, 3), keepdim=True)
+        return MeanVar(mean.flatten(1), (inputs - mean).square().mean((2, 3)))
 
 
 @torch.no_grad()
