@@ -114,9 +114,8 @@ class Recipe(StrictModel):
 
     match: Literal["statistics", "features"] = Field(
         "statistics",
-        description="statistics: the loss has logits of some networks and statistics of others; "
-        "features: it is the distance between the tiles of an image and the real images behind "
-        "them, in the features of the networks that would give logits (CIM)",
+        description="statistics, and logits; or features of the logit teachers, which the tiles "
+        "of an image are to have of the real images behind them (CIM)",
     )
     logits: Literal["primary", "round_robin", "bn_teachers"] = Field(
         "primary",
@@ -243,16 +242,14 @@ class Recipe(StrictModel):
         0.0,
         ge=0,
         le=1,
-        description="largest shift of a crop to each side, as a share of the image's; zeros, which "
-        "are the mean colour, come in (DSA)",
+        description="largest shift of crops to each side, as a share of the image's; zeros come in "
+        "(DSA)",
     )
     cutout: float = Field(
         0.0, ge=0, le=1, description="side of a square set to zero, as a share of the image's (DSA)"
     )
     views: Literal["per_batch", "per_image"] = Field(
-        "per_batch",
-        description="whether a batch or each image has its own view; per_image with features: one "
-        "that does not depend on the batch",
+        "per_batch", description="whether a batch or each image has its own view"
     )
     image_format: Literal["png", "jpeg75"] = Field(
         "png",

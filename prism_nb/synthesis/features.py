@@ -72,39 +72,33 @@ class FeatureBackward(MicroBatchedBackward):
     def _mean_loss(self, name: str, groups: Sequence[Tensor], views: Sequence[AugParams]) -> Tensor:
         images = torch.cat([group.detach() for group in groups])
         gradient, total = torch.zeros_like(images), images.new_zeros(())
-        count = self._real.shape[1]
-        size = max(1, (self.micro_batch_size or count * len(images)) // count)
+        tiles = self._real.shape[1]
+        size = max(1, (self.micro_batch_size or tiles * len(images)) // tiles)
         for start in range(0, len(images), size):
-            part = slice(start, start + size)
+            part = slice(start, min(start + size, len(images)))
             leaf = images[part].requires_grad_()
-            loss = feature_loss(
-                self._runners[name], leaf, self._real[part][: len(leaf)], views[part]
-            )
+            loss = feature_loss(self._runners[name], leaf, self._real[part], views[part])
             (gradient[part],) = torch.autograd.grad(loss, leaf)
             total += loss.detach()
-        for group, part_of in zip(groups, gradient.split([len(g) for g in groups]), strict=True):
-            group.grad = part_of
+        for group, own in zip(groups, gradient.split([len(g) for g in groups]), strict=True):
+            group.grad = own
         return total / len(images)
 
 
 def feature_loss(
     runner: TeacherRunner, images: Tensor, real: Tensor, views: Sequence[AugParams]
 ) -> Tensor:
-    """Return the loss, a scalar.
+    """Return the loss of images [n, 3, S, S], a scalar, with one view for each.
 
-    Args:
-        runner: The network.
-        images: Canonical [n, 3, S, S].
-        real: The real images behind their tiles [n, grid * grid, 3, S, S].
-        views: The augmentation of each image, of all of its tiles.
+    `real` are the real images behind their tiles [n, grid * grid, 3, S, S].
     """
     count, size = real.shape[1], real.shape[-1]
     shared = [view for view in views for _ in range(count)]
+    see = lambda x: augment(x, shared).contiguous(memory_format=torch.channels_last)  # noqa: E731
     with torch.no_grad():
-        expected = runner.middle_features(_augment(real.flatten(0, 1), shared))
+        expected = runner.middle_features(see(real.flatten(0, 1)))
     tiles = resize(cut_tiles(images, math.isqrt(count)), size)
-    found = runner.middle_features(_augment(tiles, shared))
-    return (found - expected).abs().flatten(1).mean(1).sum()
+    return (runner.middle_features(see(tiles)) - expected).abs().flatten(1).mean(1).sum()
 
 
 def cut_tiles(images: Tensor, grid: int) -> Tensor:
@@ -112,7 +106,3 @@ def cut_tiles(images: Tensor, grid: int) -> Tensor:
     side = images.shape[-1] // grid
     tiles = images.unflatten(-1, (grid, side)).unflatten(-3, (grid, side))
     return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-
-
-def _augment(images: Tensor, views: Sequence[AugParams]) -> Tensor:
-    return augment(images, views).contiguous(memory_format=torch.channels_last)

@@ -24,7 +24,9 @@ MIN_SETS = 4  # of a rank correlation
 MIN_ARCHITECTURES = 3  # of a rank correlation between architectures
 BUDGETS = ["images seen", "label passes"]
 # Of a recipe, fields that change a loss but not its unit.
-_OPTIMIZATION = {"init", "iterations", "lr", "beta1", "beta2"}
+_OPTIMIZATION = {
+    *("init", "iterations", "lr", "lr_schedule", "weight_decay", "clamp", "beta1", "beta2")
+}
 
 BUDGET_NOTE = (
     "Images seen: views that a student was trained on. Label passes: forward passes of the label "
@@ -79,7 +81,8 @@ def own_loss(recipe: Recipe, record: Mapping[str, Any]) -> float:
         for kind in ("logit/", "bn/")
     )
     weights = Objective(recipe, {}, record["bn_scales"]).weights(logit, bn)
-    return float(sum(weights[name] * loss for name, loss in losses.items()))
+    # A distance of features has no weight: it is all of the loss.
+    return float(sum(weights.get(name, 1.0) * loss for name, loss in losses.items()))
 
 
 def dcs_table(sets: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,8 @@ def test_the_own_loss_is_the_objective_of_the_last_steps() -> None:
     recipe = load_recipe("prism", {"r_bn": 0.1, "tv_l1": 0.01})
     found = diagnostics.own_loss(recipe, {"losses": losses, "bn_scales": {"a": 1.0, "c": 0.5}})
     assert found == pytest.approx((2 + 4) / 2 + 0.1 * (1.0 * 10 + 0.5 * 30) / 2 + 0.01 * 7)
+    record = {"losses": {"features/a": 0.3}, "bn_scales": {}}
+    assert diagnostics.own_loss(load_recipe("cim"), record) == pytest.approx(0.3)
 
 
 def test_a_sets_losses_are_means_over_images_and_students(tmp_path: Path) -> None:
