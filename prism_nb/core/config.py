@@ -11,7 +11,8 @@ from typing import Any
 from prism_nb.core.errors import UsageError
 from prism_nb.core.paths import absolute_path
 from prism_nb.core.presets import expand_pool, find_file, presets, protocol_values
-from prism_nb.core.recipe import check_recipe, read_recipe_file
+from prism_nb.core.recipe import read_recipe_file
+from prism_nb.core.recipe_checks import check_recipe
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import read_lines, read_mapping, read_yaml
 
