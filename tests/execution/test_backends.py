@@ -73,8 +73,8 @@ def test_units_that_read_others_come_after_them(run: Run, monkeypatch: pytest.Mo
         return len(units)
 
     monkeypatch.setitem(backends._BACKENDS, "ray", record)
-    settings = load_settings("digits_quick", {"backend": "ray", "methods": ["gvbsm", "psm"]})
-    asked = Run(run.path, settings)
+    changes = {"backend": "ray", "methods": ["gvbsm", "psm"]}
+    asked = Run(run.path, load_settings("digits_quick", changes))
     units = squeeze_units(asked, 10)
     assert backends.run_units(asked, units, lambda *_: None, lambda _: None) == 10
     assert calls == [[unit.name for unit in part] for part in (units[:5], units[5:])]
