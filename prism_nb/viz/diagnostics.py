@@ -30,7 +30,7 @@ _OPTIMIZATION = {
 
 BUDGET_NOTE = (
     "Images seen: views that a student was trained on. Label passes: forward passes of the label "
-    "teachers, one view each."
+    "teachers, one view each. The table has both at the end, and top-1 in percent by epoch."
 )
 DCS_NOTE = (
     "DCS: Spearman's rank correlation of own loss and test loss. Losses of two methods have "

@@ -237,12 +237,18 @@ def budget(run: Run) -> Result:
 def budget_result(
     curves: pd.DataFrame, legend: Legend, by: str, titles: Mapping[str, str] | None = None
 ) -> Result:
-    """Return means of a `budget_table` by method, epoch and `by`, whose titles the figure has."""
-    keys = ["method", by, "epoch", *diagnostics.BUDGETS]
-    means = curves.groupby(keys, sort=False)["top1"].mean().mul(100).rename("top-1 %")
-    table = means.reset_index()
-    named = table.replace({by: dict(titles or {})})
-    return Result(table, figures.budget_figure(named, legend, dash=by), diagnostics.BUDGET_NOTE)
+    """Return what a `budget_table` spends in all, and its means by method, `by` and epoch.
+
+    `titles` are those of `by`, for the figure.
+    """
+    keys = ["method", by]
+    means = curves.groupby([*keys, "epoch", *diagnostics.BUDGETS], sort=False)["top1"].mean()
+    long = means.mul(100).rename("top-1 %").reset_index()
+    figure = figures.budget_figure(long.replace({by: dict(titles or {})}), legend, dash=by)
+    by_epoch = long.pivot_table("top-1 %", keys, "epoch", sort=False)
+    spent = long.groupby(keys, sort=False)[diagnostics.BUDGETS].max()
+    table = spent.join(by_epoch.rename(columns="epoch {}".format)).reset_index()
+    return Result(table, figure, diagnostics.BUDGET_NOTE)
 
 
 def ranking(run: Run) -> Result:

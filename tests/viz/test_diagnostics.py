@@ -103,9 +103,9 @@ def test_images_and_label_passes_are_counted(
 ) -> None:
     run = evaluated_run(tmp_path, eval_variants=["protocol"], train_on_real=False, **changes)
     result = RUN_RESULTS["budget"](run)
-    mine = result.table[result.table["method"] == "prism"]
-    assert mine["images seen"].to_list() == [20, 40]  # ten classes, two images each
-    assert mine["label passes"].to_list() == passes  # of four teachers
+    row = result.table.set_index("method").loc["prism"]
+    assert row[["images seen", "label passes"]].to_list() == [40, passes[-1]]
+    assert row[["epoch 1", "epoch 2"]].to_list() == pytest.approx([10, 82])
     drawn = {
         line.xaxis: list(line.x) for line in result.figure.data if line.name == "PRISM, test_resnet"
     }
