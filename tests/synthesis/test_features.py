@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,21 +167,6 @@ def test_the_optimization_is_adamw_of_the_difference_from_the_mosaic() -> None:
 def test_an_image_is_the_same_in_any_batch_and_micro_batch(rows: list[int]) -> None:
     whole = recover(optimizer_of(range(COUNT)))
     assert torch.allclose(recover(optimizer_of(rows, size=8)), whole[rows], atol=1e-9)
-
-
-def test_an_interrupted_unit_continues_to_the_same_images() -> None:
-    expected = recover(optimizer_of(range(2)))
-    for stop in (1, 4):
-        begun = optimizer_of(range(2))
-        for _ in range(stop):
-            begun.take_step()
-            assert begun.gradient_norms() == {}
-        file = io.BytesIO()
-        torch.save(begun.state_dict(), file)
-        file.seek(0)
-        resumed = optimizer_of(range(2))
-        resumed.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(recover(resumed), expected)
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
