@@ -186,8 +186,9 @@ def real_accuracies(run: Run) -> dict[str, float]:
 def ranking_table(accuracies: pd.DataFrame, real: Mapping[str, float]) -> pd.DataFrame:
     """Return top-1 by student and Kendall's tau (tau-b) to that of all real images, as first row.
 
-    `accuracies` has a column per student, and `method` in its index; `real` are those of the same
-    architectures, as far as known. Empty where none is; tau is NaN below `MIN_ARCHITECTURES`.
+    `accuracies` has a column per student and the number of label teachers, and `method` in its
+    index; `real` are those of the same architectures, as far as known. Empty where none is; tau is
+    NaN below `MIN_ARCHITECTURES`.
     """
     if not real:
         return pd.DataFrame()
@@ -195,7 +196,7 @@ def ranking_table(accuracies: pd.DataFrame, real: Mapping[str, float]) -> pd.Dat
     taus = accuracies.T.apply(pd.Series(real).corr, **options)
     table = accuracies.assign(**{"Kendall's tau": taus}).reset_index()
     keys = {**dict.fromkeys(accuracies.index.names, ""), "method": "All real images"}
-    first = pd.DataFrame([{**keys, **real}], columns=table.columns)
+    first = pd.DataFrame([{**keys, **real, tables.LABEL_TEACHERS: 0}], columns=table.columns)
     return pd.concat([first, table], ignore_index=True)
 
 

@@ -254,6 +254,7 @@ def budget_result(
 def ranking(run: Run) -> Result:
     """Architectures by students of each method, and by networks of all real images."""
     wide = tables.accuracy_table(run).pivot_table("mean", "method", "student", sort=False)
+    wide[tables.LABEL_TEACHERS] = run.settings.label_teacher_count
     table = diagnostics.ranking_table(wide, diagnostics.real_accuracies(run))
     return Result(table, note=diagnostics.RANKING_NOTE)
 

@@ -363,7 +363,8 @@ def variance(folder: StudyFolder) -> Result:
 def ranking(folder: StudyFolder) -> Result:
     """Architectures by students of each method, and by networks of all real images."""
     records, keys = accuracy_records(folder), ["scenario", "method"]
-    wide = records.pivot_table("top1", keys, "student", sort=False)
+    wide = records.pivot_table("top1", keys, "student", sort=False).reset_index()
+    wide = _with_counts(folder, wide).set_index(keys)
     runs = [folder.run(cell) for cell in folder.finished.values()]
     real = pd.DataFrame(map(diagnostics.real_accuracies, runs)).mean()
     return Result(diagnostics.ranking_table(wide, real.to_dict()), note=diagnostics.RANKING_NOTE)

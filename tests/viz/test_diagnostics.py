@@ -170,10 +170,11 @@ def test_stages_are_told_apart_in_a_studys_rows(level: str, expected: list[str])
 
 def test_tau_is_scipys_over_the_architectures_that_are_known() -> None:
     keys = pd.MultiIndex.from_product([["s", "t"], ["prism"]], names=["scenario", "method"])
-    wide = pd.DataFrame([[3.0, 2, 1, 9], [1, 2, np.nan, 9]], keys, columns=list("abcd"))
+    columns = ["a", "b", "c", "d", "label teachers"]
+    wide = pd.DataFrame([[3.0, 2, 1, 9, 4], [1, 2, np.nan, 9, 4]], keys, columns=columns)
     table = diagnostics.ranking_table(wide, {"a": 90.0, "b": 70.0, "c": 80.0})
     assert table["method"].to_list() == ["All real images", "prism", "prism"]
-    assert table.loc[0, list("abc")].to_list() == [90, 70, 80]
+    assert table.loc[0, ["a", "b", "c", "label teachers"]].to_list() == [90, 70, 80, 0]
     tau = stats.kendalltau([3, 2, 1], [90, 70, 80]).statistic
     assert table["Kendall's tau"].to_list() == pytest.approx([np.nan, tau, np.nan], nan_ok=True)
     assert not len(diagnostics.ranking_table(wide, {}))
