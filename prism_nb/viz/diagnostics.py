@@ -49,7 +49,7 @@ RANKING_NOTE = (
     f"networks. It needs {MIN_ARCHITECTURES} architectures that are both."
 )
 
-# --- Own loss and test loss ---
+# -- own loss and test loss ------------------------------------------------------------------
 
 
 def set_losses(run: Run) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def rank_correlation(a: pd.Series, b: pd.Series, groups: pd.Series) -> float:
     return float(stats.pearsonr(apart["a"], apart["b"]).statistic)
 
 
-# --- Budgets ---
+# -- budgets ---------------------------------------------------------------------------------
 
 
 def budget_table(run: Run) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def budget_table(run: Run) -> pd.DataFrame:
     return curves.assign(**dict(zip(BUDGETS, spent, strict=True)))
 
 
-# --- Variance by stage ---
+# -- variance by stage -----------------------------------------------------------------------
 
 
 def variance_row(accuracies: pd.DataFrame) -> dict[str, str]:
@@ -166,7 +166,7 @@ def nested_variances(values: np.ndarray) -> list[float]:
     return found
 
 
-# --- Architectures ---
+# -- architectures ---------------------------------------------------------------------------
 
 
 def real_accuracies(run: Run) -> dict[str, float]:
@@ -200,7 +200,7 @@ def ranking_table(accuracies: pd.DataFrame, real: Mapping[str, float]) -> pd.Dat
     return pd.concat([first, table], ignore_index=True)
 
 
-# --- The random control ---
+# -- the random control ----------------------------------------------------------------------
 
 
 def random_sentence(

@@ -52,7 +52,7 @@ class Result:
     names: tuple[str, ...] = ()
 
 
-# --- Figures and pages ---
+# -- figures and pages -----------------------------------------------------------------------
 
 
 def figure_html(figure: go.Figure) -> Markup:
@@ -105,7 +105,7 @@ def render_page(template: str, **content: Any) -> str:
     return pages.get_template(template).render(**content)
 
 
-# --- Tables ---
+# -- tables ----------------------------------------------------------------------------------
 
 
 def table_html(table: pd.DataFrame, titles: LabelMap | None = None) -> Markup:
@@ -144,7 +144,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-# --- Images ---
+# -- images ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def run_labels(run: Run) -> LabelMap:
     return {"method": tables.method_titles(run)}
 
 
-# --- Teachers and synthesis ---
+# -- teachers and synthesis ------------------------------------------------------------------
 
 
 def teachers(run: Run) -> Result:
@@ -82,7 +82,7 @@ def losses(run: Run) -> Result:
     return Result(last, figure)
 
 
-# --- Diversity ---
+# -- diversity -------------------------------------------------------------------------------
 
 
 def metrics(run: Run, network: str) -> Result:
@@ -201,7 +201,7 @@ def _why_undefined(run: Run, title: str) -> str:
     return f"{title}: {reasons.iloc[0] if len(reasons) else 'no value is defined'}"
 
 
-# --- Labels and students ---
+# -- labels and students ---------------------------------------------------------------------
 
 
 def accuracy(run: Run) -> Result:
@@ -299,7 +299,7 @@ def scores(run: Run) -> Result:
     return Result(tables.score_table(run), note=note)
 
 
-# --- The whole run ---
+# -- the whole run ---------------------------------------------------------------------------
 
 
 def summary(run: Run) -> Result:

@@ -65,7 +65,7 @@ def write_study_page(folder: StudyFolder) -> str:
     return PAGE
 
 
-# --- Records ---
+# -- records ---------------------------------------------------------------------------------
 
 
 def accuracy_records(folder: StudyFolder) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def search_records(folder: StudyFolder) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- Statistics ---
+# -- statistics ------------------------------------------------------------------------------
 
 
 def summarize(records: pd.DataFrame) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-# --- Named results ---
+# -- named results ---------------------------------------------------------------------------
 
 
 def study_legend(folder: StudyFolder) -> Legend:
@@ -397,7 +397,7 @@ STUDY_RESULTS: dict[str, Callable[..., Result]] = {
 }
 
 
-# --- The page ---
+# -- the page --------------------------------------------------------------------------------
 
 
 def _content(folder: StudyFolder) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
     return pd.DataFrame([row], index=pd.Index([plan.stage], name="stage"))
 
 
-# --- Teachers and synthesis ---
+# -- teachers and synthesis ------------------------------------------------------------------
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
@@ -222,7 +222,7 @@ def image_keys(table: pd.DataFrame) -> list[tuple[int, int]]:
     return list(zip(table["class"].to_list(), table["image_index"].to_list(), strict=True))
 
 
-# --- Diversity ---
+# -- diversity -------------------------------------------------------------------------------
 
 TEACHERS = "the teachers"  # in place of a feature network, where their agreement is measured
 
@@ -340,7 +340,7 @@ def only_measured(run: Run) -> Run:
     return Run(run.path, run.settings.model_copy(update={"methods": methods}))
 
 
-# --- Labels and students ---
+# -- labels and students ---------------------------------------------------------------------
 
 
 def label_table(run: Run) -> pd.DataFrame:
@@ -536,7 +536,7 @@ def top_confusions(shares: pd.DataFrame, *, most: int = 10) -> pd.DataFrame:
     return top.rename("of its images %").reset_index("taken for")
 
 
-# --- Published results ---
+# -- published results -----------------------------------------------------------------------
 
 
 def published_results() -> pd.DataFrame:
@@ -671,7 +671,7 @@ def _plain(value: object) -> object:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-# --- Classes ---
+# -- classes ---------------------------------------------------------------------------------
 
 ALL_CLASSES = "all classes"
 

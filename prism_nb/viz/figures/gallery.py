@@ -61,7 +61,7 @@ _DETAILS = {
 }
 
 
-# --- Contact sheets ---
+# -- contact sheets --------------------------------------------------------------------------
 
 
 def image_sheet(run: Run, method: str) -> EncodedImage:
@@ -111,7 +111,7 @@ def near_duplicate_sheet(run: Run, method: str, network: str) -> EncodedImage | 
     return contact_sheet(torch.cat([images, real]), columns=len(pairs))
 
 
-# --- The gallery ---
+# -- the gallery -----------------------------------------------------------------------------
 
 
 class SortOrder(NamedTuple):
