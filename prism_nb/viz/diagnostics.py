@@ -208,18 +208,19 @@ def random_sentence(
 ) -> str:
     """Return which methods stand below random real images, and which are not told apart.
 
-    A method is told apart where the mean of its differences to the control exceeds their standard
-    deviation over the rows of `accuracies` (top-1 in percent, a column per method), which `over`
-    names. Empty where the control is not among the columns.
+    A method is told apart where 0 is outside the 95 % interval (Student's t) of its differences to
+    the control, over the rows of `accuracies` (top-1 in percent, a column per method), which
+    `over` names. Empty where the control is not among the columns.
     """
     if control not in accuracies:
         return ""
     means = accuracies.mean()
     gaps = -accuracies.drop(columns=control).sub(accuracies[control], axis=0)
-    told = gaps.mean().abs() > gaps.std()  # NaN, and so False, for one repetition
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.sem()  # NaN for one row
+    told = (gaps.mean().abs() > half) & (half > 0)  # without a spread, ties are ordinary
     verdicts = {
-        f"Below random real images, by more than the spread over {over}": told & (gaps.mean() > 0),
-        f"Not told apart from random real images by the spread over {over}": ~told,
+        f"Below random real images, beyond the 95 % interval over {over}": told & (gaps.mean() > 0),
+        f"Not told apart from random real images over {over}": ~told,
     }
     sentences = []
     for text, chosen in verdicts.items():

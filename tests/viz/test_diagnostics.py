@@ -199,13 +199,20 @@ def sentence(**accuracies: list[float]) -> str:
     return diagnostics.random_sentence(table, "r", {m: m.upper() for m in table}, "seeds")
 
 
-def test_a_method_is_below_only_beyond_the_spread() -> None:
-    assert sentence(a=[50.0, 52], b=[60.0, 80], c=[90.0, 91], r=[70.0, 71]) == (
-        "Below random real images, by more than the spread over seeds: A 51.0 against 70.5 %. "
-        "Not told apart from random real images by the spread over seeds: B 70.0 against 70.5 %."
+def test_a_method_is_below_only_beyond_the_interval() -> None:
+    below, close, control = [50.0, 52, 54], [60.0, 80, 75], [70.0, 71, 72]
+    for values, told in ((below, True), (close, False)):
+        differences = np.subtract(control, values)
+        interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+        assert (interval.low > 0) == told
+    assert sentence(a=below, b=close, c=[90.0, 91, 93], r=control) == (
+        "Below random real images, beyond the 95 % interval over seeds: A 52.0 against 71.0 %. "
+        "Not told apart from random real images over seeds: B 71.7 against 71.0 %."
     )
-    assert sentence(a=[1.0], r=[9.0]).startswith("Not told apart")
-    assert sentence(c=[90.0, 91], r=[70.0, 71]) == sentence(a=[1.0, 2]) == ""
+    for one_value in ([1.0], [1.0, 1.0]):
+        found = sentence(a=one_value, r=[9.0] * len(one_value))
+        assert found.startswith("Not told apart")
+    assert sentence(c=[90.0, 92], r=[70.0, 71]) == sentence(a=[1.0, 2]) == ""
 
 
 @pytest.mark.parametrize("result", ["accuracy", "summary"])
@@ -214,6 +221,7 @@ def test_a_run_says_what_stands_below_random_images(
 ) -> None:
     run = evaluated_run(tmp_path)
     monkeypatch.setattr("prism_nb.viz.tables.summary_table", lambda run: pd.DataFrame())
-    assert RUN_RESULTS[result](run).note.endswith("over seeds: PRISM 82.0 against 90.0 %.")
+    text = "Not told apart from random real images over seeds: PRISM 82.0 against 90.0 %."
+    assert text in RUN_RESULTS[result](run).note
     alone = Run(run.path, run.settings.replace(methods=["prism"]))
     assert "random real" not in RUN_RESULTS[result](alone).note

@@ -45,8 +45,8 @@ def test_the_answer_marks_the_best_and_its_equals(folder: StudyFolder) -> None:
     assert table.loc["random_real", "Second"] == "10.0 ± 1.0"
     assert found.note == (
         "Second: PRISM leads with 81.7 %; not significantly worse: SRe2L. First: Random real "
-        "leads with 91.1 %. A control that optimises nothing leads. Below random real images, by "
-        "more than the spread over replicates: PRISM 81.0, SRe2L 51.0 against 91.1 %. Label "
+        "leads with 91.1 %. A control that optimises nothing leads. Below random real images, "
+        "beyond the 95 % interval over replicates: PRISM 81.0, SRe2L 51.0 against 91.1 %. Label "
         "teachers: 4."
     )
 
