@@ -178,6 +178,7 @@ def budget_figure(curves: pd.DataFrame, legend: Legend, *, dash: str) -> go.Figu
         facet_col="budget",
         facet_col_spacing=0.06,
         line_dash=dash,
+        markers=True,
         log_x=True,
         render_mode="svg",
         **legend.scales("color"),
