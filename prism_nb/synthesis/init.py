@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
-from typing import Any
+from functools import cache, partial
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from prism_nb.core.recipe import CORESETS, Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, method_units
 from prism_nb.core.units import ImageBatch, Unit, unit_seed
-from prism_nb.data.augment import AugParams, Box, augment, sample_crop
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.distilled import random_real
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.forgetting import forgetting_events
 from prism_nb.models.pool import load_groups, load_teacher
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis.coresets import GREEDY, el2n_scores
-
-_BATCH_SIZE = 256  # images per forward pass of the scorer
-_SQUARE = (1.0, 1.0)
-Crop = tuple[int, Box]  # index of a training image, and a box in it
+from prism_nb.synthesis.ranking import (
+    class_patches,
+    coreset_indices,
+    crop_images,
+    mosaic,
+    rank_by_median_loss,
+    subsample,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
         part or batch,
         open_dataset(settings),
         scorer=load_teacher(run, settings.primary) if recipe.needs_scorer else None,
-        coreset=_coreset(run, recipe, method),
+        order=_order(run, recipe, method),
         seed=settings.replicate_seed,
         generator=generator,
     )
@@ -115,7 +114,7 @@ def initial_images(
     dataset: ImageDataset,
     *,
     scorer: Teacher | None = None,
-    coreset: Callable[[int], Sequence[int]] | None = None,
+    order: Callable[[int], Sequence[int]] | None = None,
     seed: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -136,8 +135,8 @@ def initial_images(
         batch: The images.
         dataset: The real images.
         scorer: Teacher whose loss ranks real images; None where the recipe does not rank.
-        coreset: A class's training images in the order of the recipe's coreset or groups; None
-            without.
+        order: A class's training images in the order of the recipe's coreset or difficulty groups;
+            None without.
         seed: Seed of the replicate, for all draws but noise: they do not depend on the batches.
         generator: The unit's CPU generator, for noise.
     """
@@ -145,8 +144,8 @@ def initial_images(
     if recipe.init == "noise":
         size = dataset.image_size
         return torch.randn(len(members), 3, size, size, generator=generator)
-    if coreset is not None:
-        return dataset.normalize(dataset.images("train", [coreset(c)[k] for c, k in members]))
+    if order is not None:
+        return dataset.normalize(dataset.images("train", [order(c)[k] for c, k in members]))
     if recipe.init == "real_random":
         return dataset.normalize(random_real(dataset, members, seed=seed, tag="initial"))
     if recipe.init == "real":
@@ -163,68 +162,8 @@ def initial_images(
     return torch.stack([mosaic(dataset, crops, grid) for crops in patches])
 
 
-def class_patches(
-    recipe: Recipe, dataset: ImageDataset, scorer: Teacher, class_index: int, seed: int
-) -> tuple[tuple[Crop, ...], ...]:
-    """Return the crops of all mosaics of a class's scored images, the lowest loss first."""
-    size, most = dataset.image_size, recipe.max_scored_images
-    tiles, whole = recipe.grid(size) ** 2, (0, 0, size, size)
-    if recipe.init == "mosaic":
-        ranked = rank_by_loss(dataset, scorer, class_index, most, seed)
-        crops: tuple[Crop, ...] = tuple((index, whole) for index in ranked)
-    else:
-        crops = lowest_loss_crops(
-            dataset,
-            scorer,
-            class_index,
-            most=most,
-            tries=recipe.crops_per_image,
-            crop_min=recipe.crop_min,
-            side=size // recipe.grid(size),
-            seed=seed,
-        )
-    return tuple(crops[k * tiles : (k + 1) * tiles] for k in range(len(crops) // tiles))
-
-
-# Rankings score whole classes, so each is made once per process and not once per unit.
-
-
-@lru_cache(maxsize=4096)
-def rank_by_median_loss(
-    dataset: ImageDataset, scorer: Teacher, class_index: int, most: int | None, seed: int
-) -> tuple[int, ...]:
-    """Return indices of a class's training images, the nearest to its median loss first (DELT).
-
-    Distances are counted in ranks, the lower loss first on ties.
-
-    Args:
-        dataset: The real images.
-        scorer: Teacher whose cross-entropy with the true class is the loss.
-        class_index: The class.
-        most: Images to score, chosen at random if the class has more; None: all.
-        seed: Seed of that choice.
-    """
-    ranked = rank_by_loss(dataset, scorer, class_index, most, seed)
-    middle = (len(ranked) - 1) / 2
-    outward = np.argsort(np.abs(np.arange(len(ranked)) - middle), kind="stable")
-    return tuple(ranked[rank] for rank in outward)
-
-
-@lru_cache(maxsize=4096)
-def rank_by_loss(
-    dataset: ImageDataset, scorer: Teacher, class_index: int, most: int | None, seed: int
-) -> tuple[int, ...]:
-    """Return indices of a class's training images, the lowest loss first.
-
-    Arguments are those of `rank_by_median_loss`.
-    """
-    indices = _subsample(dataset, class_index, most, seed)
-    images = (dataset.normalize(dataset.images("train", batch)) for batch in _batches(indices))
-    losses = np.concatenate([_cross_entropy(scorer, batch, class_index) for batch in images])
-    return tuple(indices[row] for row in np.argsort(losses, kind="stable"))
-
-
-def _coreset(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:
+def _order(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:
+    """Return the order of a class's training images by difficulty groups or as a coreset."""
     if recipe.init == "real" and recipe.has_groups:
         return load_groups(run, method)["images"].tolist().__getitem__
     if recipe.init not in CORESETS:
@@ -233,130 +172,7 @@ def _coreset(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[
     most, seed = recipe.max_scored_images, settings.replicate_seed
     if recipe.init == "forgetting":
         events = forgetting_events(run, settings.primary)
-        candidates = partial(_subsample, dataset, most=most, seed=seed)
+        candidates = partial(subsample, dataset, most=most, seed=seed)
         return cache(lambda c: sorted(candidates(c), key=lambda index: -int(events[index])))
     rank = partial(coreset_indices, dataset, load_teacher(run, settings.primary))
     return partial(rank, kind=recipe.init, count=settings.ipc, most=most, seed=seed)
-
-
-@lru_cache(maxsize=4096)
-def coreset_indices(
-    dataset: ImageDataset,
-    scorer: Teacher,
-    class_index: int,
-    *,
-    kind: str,
-    count: int,
-    most: int | None,
-    seed: int,
-) -> tuple[int, ...]:
-    """Return indices of a class's training images, in the order in which a coreset takes them.
-
-    Args:
-        dataset: The real images.
-        scorer: Teacher whose logits (el2n), or else penultimate features, choose the images.
-        class_index: The class.
-        kind: `el2n`: the lowest score first; or a key of `GREEDY`.
-        count: Images to choose.
-        most: Images to choose from, drawn at random if the class has more; None: all.
-        seed: Seed of that draw.
-
-    Raises:
-        UsageError: Features are needed, and the teacher has no linear head.
-    """
-    indices, device = _subsample(dataset, class_index, most, seed), next(scorer.parameters()).device
-    greedy, outputs = GREEDY.get(kind), list[np.ndarray]()
-    for batch in _batches(indices):
-        images = dataset.normalize(dataset.images("train", batch).to(device))
-        with torch.no_grad():
-            found = scorer.features_and_logits(images)[0] if greedy else scorer(images)
-        outputs.append(found.cpu().numpy())
-    whole = np.concatenate(outputs)
-    if greedy:
-        return tuple(indices[row] for row in greedy(whole, count))
-    scores = el2n_scores(whole, class_index)
-    return tuple(indices[row] for row in np.argsort(scores, kind="stable")[:count])
-
-
-@lru_cache(maxsize=4096)
-def lowest_loss_crops(
-    dataset: ImageDataset,
-    scorer: Teacher,
-    class_index: int,
-    *,
-    most: int | None,
-    tries: int,
-    crop_min: float,
-    side: int,
-    seed: int,
-) -> tuple[Crop, ...]:
-    """Return the best crop of each training image of a class, the lowest loss first (RDED).
-
-    Args:
-        dataset: The real images.
-        scorer: Teacher whose cross-entropy with the true class is the loss.
-        class_index: The class.
-        most: Images to score, chosen at random if the class has more; None: all.
-        tries: Random square crops per image, of which the one of lowest loss is kept.
-        crop_min: Smallest crop, as a share of the image's area in (0, 1].
-        side: Side of a crop in the mosaic, in pixels; the loss is that of this resolution.
-        seed: Seed of all draws.
-    """
-    indices = _subsample(dataset, class_index, most, seed)
-    generator = torch.Generator().manual_seed(unit_seed(seed, "crops", class_index))
-    crops = [
-        (index, sample_crop(dataset.image_size, crop_min, generator, ratios=_SQUARE))
-        for index in indices
-        for _ in range(tries)
-    ]
-    size = dataset.image_size
-    images = (_upsample(crop_images(dataset, batch, side), size) for batch in _batches(crops))
-    losses = np.concatenate([_cross_entropy(scorer, batch, class_index) for batch in images])
-    best = losses.reshape(-1, tries).argmin(1) + tries * np.arange(len(indices))
-    return tuple(crops[int(row)] for row in best[np.argsort(losses[best], kind="stable")])
-
-
-def crop_images(dataset: ImageDataset, crops: Sequence[Crop], side: int) -> Tensor:
-    """Return crops of training images, canonical [n, 3, side, side]."""
-    indices, rows = np.unique([index for index, _ in crops], return_inverse=True)
-    # An image with several crops is decoded once.
-    images = dataset.normalize(dataset.images("train", indices.tolist()))[torch.from_numpy(rows)]
-    resized = augment(images, [AugParams(box) for _, box in crops])
-    if side == dataset.image_size:
-        return resized
-    return functional.interpolate(resized, size=(side, side), mode="bilinear", antialias=True)
-
-
-def mosaic(dataset: ImageDataset, crops: Sequence[Crop], grid: int) -> Tensor:
-    """Return grid x grid crops as one canonical image [3, S, S], in reading order."""
-    tiles = crop_images(dataset, crops, dataset.image_size // grid)
-    rows = [torch.cat(list(row), dim=-1) for row in tiles.split(grid)]
-    return torch.cat(rows, dim=-2)
-
-
-def _subsample(dataset: ImageDataset, class_index: int, most: int | None, seed: int) -> list[int]:
-    indices = dataset.class_indices("train", class_index)
-    if most is not None and len(indices) > most:
-        rng = np.random.default_rng(unit_seed(seed, "scored", class_index))
-        indices = np.sort(rng.permutation(indices)[:most])
-    return [int(index) for index in indices]
-
-
-def _batches(items: list[Any]) -> list[list[Any]]:
-    return [items[start : start + _BATCH_SIZE] for start in range(0, len(items), _BATCH_SIZE)]
-
-
-def _upsample(images: Tensor, size: int) -> Tensor:
-    if images.shape[-1] == size:
-        return images
-    return functional.interpolate(images, size=(size, size), mode="bilinear")
-
-
-@torch.no_grad()
-def _cross_entropy(scorer: Teacher, images: Tensor, class_index: int) -> np.ndarray:
-    """Return each image's cross-entropy with the class, float32 [n]."""
-    device = next(scorer.parameters()).device
-    target = torch.full((len(images),), class_index, device=device)
-    logits = scorer(images.to(device))
-    losses: np.ndarray = functional.cross_entropy(logits, target, reduction="none").cpu().numpy()
-    return losses

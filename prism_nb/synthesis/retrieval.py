@@ -13,8 +13,8 @@ from prism_nb.core.device import tf32_mode
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis.init import Crop, class_patches, mosaic
 from prism_nb.synthesis.phases import resize
+from prism_nb.synthesis.ranking import Crop, class_patches, mosaic
 
 _FIT, _COMPLEXITY = 0.9, 0.1
 _BATCH = 64  # images per forward pass

@@ -19,7 +19,7 @@ from prism_nb.core.units import ImageBatch, image_batches, unit_seed
 from prism_nb.data.augment import Box, sample_crop
 from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis import init
+from prism_nb.synthesis import ranking
 from prism_nb.synthesis.init import initial_images, initial_images_uint8, prepare_unit
 from tests.helpers.teachers import teacher_of
 
@@ -82,7 +82,7 @@ def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
 
 def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
     ranked, again, other = (
-        init.rank_by_median_loss.__wrapped__(DIGITS, scorer, 4, 20, seed) for seed in (0, 0, 1)
+        ranking.rank_by_median_loss.__wrapped__(DIGITS, scorer, 4, 20, seed) for seed in (0, 0, 1)
     )
     whole = DIGITS.class_indices("train", 4).tolist()
     assert len(ranked) == len(set(ranked)) == 20
@@ -112,10 +112,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Box]]:
         boxes.append(sample_crop(size, crop_min, *args, **kwargs))
         return boxes[-1]
 
-    monkeypatch.setattr(init, "sample_crop", noting)
-    init.lowest_loss_crops.cache_clear()
+    monkeypatch.setattr(ranking, "sample_crop", noting)
+    ranking.lowest_loss_crops.cache_clear()
     yield boxes
-    init.lowest_loss_crops.cache_clear()
+    ranking.lowest_loss_crops.cache_clear()
 
 
 @pytest.mark.parametrize("grid", [1, 2])
