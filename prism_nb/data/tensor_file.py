@@ -34,7 +34,7 @@ _NORMALISED = {  # by DC's get_dataset, with other deviations than these images 
     "tiny_imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 _MARGIN = 0.1  # how far images may exceed black and white, which are 0 and 1
-_LEAST_SPAN = 0.75  # from the darkest to the brightest value of normalised images
+_LEAST_SPAN = 0.75  # from the darkest to the brightest value, unless they are levels or [0, 1]
 
 
 class TensorSet(ImageArchive):
@@ -97,6 +97,8 @@ def _images_and_labels(file: Path) -> tuple[Tensor, Tensor]:
             "{'images': ..., 'labels': ...}, or the labels beside images*.pt as labels*.pt"
         )
     images, labels = pair
+    if any(each.layout != torch.strided for each in pair):
+        raise UsageError(f"{file} has sparse tensors; save what `to_dense` returns")
     is_of_images = images.ndim == 4 and images.shape[1] in {1, 3} and not images.is_complex()
     is_of_numbers = not labels.is_floating_point() and bool((labels >= 0).all())
     if not (len(images) and is_of_images and is_of_numbers and labels.shape == images.shape[:1]):
@@ -129,7 +131,7 @@ def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor
     These are levels (integers from 0 to 255), [0, 1], [0, 255], or images normalised by mean and
     std. As distilled images are seldom clamped, [0, 1] and what was normalised may be a little
     darker than black and brighter than white. Normalised images cover most of the span between
-    these, and more than [-1, 1].
+    these, and more than [-1, 1]; [0, 255] has most of its span as well.
 
     Raises:
         UsageError: The values may mean several of these, or none.
@@ -144,7 +146,7 @@ def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor
             return images.to(torch.uint8), f"levels ({span})"
     elif low >= -_MARGIN and high <= end:
         return _rounded(images), f"[0, 1] ({span})"
-    elif low >= 0 and most > end and high <= 255:
+    elif low >= 0 and most > end and high - low >= 255 * _LEAST_SPAN and high <= 255:
         return _rounded(images / 255), f"[0, 255] ({span})"
     elif (
         (least >= -_MARGIN and most <= end)

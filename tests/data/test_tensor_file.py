@@ -117,7 +117,17 @@ def test_cifar10_is_normalised_as_its_programs_do(levels: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "bounds",
-    [(-1, 1), (-0.5, 0.5), (-0.3, 1.3), (0, 1.5), (-9, 9), (0, 300), (0, math.nan), (-1, math.inf)],
+    [
+        (-1, 1),
+        (-0.5, 0.5),
+        (-0.3, 1.3),
+        (0, 1.5),
+        (0, 5),
+        (-9, 9),
+        (0, 300),
+        (0, math.nan),
+        (-1, math.inf),
+    ],
 )
 def test_values_that_may_mean_several_things_are_refused(
     dataset: ImageDataset, bounds: tuple[float, float]
@@ -137,6 +147,7 @@ def test_values_that_may_mean_several_things_are_refused(
         ((torch.rand(2, 3, 8, 8), torch.tensor([0, -1])), "numbers .N., from 0"),
         ((torch.rand(0, 3, 8, 8), torch.arange(0)), r"images \[0, 3, 8, 8\]"),
         ({"pictures": torch.rand(2, 3, 8, 8)}, "does not hold a tensor"),
+        ((torch.eye(8).expand(2, 3, 8, 8).to_sparse(), torch.arange(2)), "sparse tensors; save"),
         (torch.rand(2, 3, 8, 8), "does not hold a tensor of images and one of labels"),
     ],
 )
