@@ -16,8 +16,7 @@ from prism_nb.core.config import merge, short_hash
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import recorded_environment
 from prism_nb.core.paths import absolute_path, default_runs_dir
-from prism_nb.core.run import Run, check_name
-from prism_nb.core.settings import Settings
+from prism_nb.core.run import Run, check_name, has_results
 from prism_nb.core.unit_plan import (
     image_path,
     label_unit,
@@ -278,7 +277,7 @@ def import_images(
         from prism_nb.data.index_list import hash_indices, read_indices
 
         recipe["indices"] = hash_indices(read_indices(source))
-    wanted = _with_method(load_run(**where).settings, changes or {}, method, recipe)
+    wanted = _with_method(load_run(**where), changes or {}, method, recipe)
     if is_new and "ipc" not in wanted:
         settings = load_run(**where, changes=wanted).settings
         from prism_nb.data.imported import infer_ipc
@@ -297,19 +296,25 @@ def import_layout(run: Run, method: str) -> str:
 
 
 def _with_method(
-    before: Settings, changes: dict[str, Any], method: str, recipe: dict[str, Any]
+    run: Run, changes: dict[str, Any], method: str, recipe: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return changes to settings that add a method; refuse a name with other images."""
-    present = before.recipes.get(method, {})
-    names = ("base", "resize", "indices" if "indices" in recipe else "source")
-    if method in before.methods and any(present.get(n) != recipe.get(n) for n in names):
-        raise UsageError(
-            f"there is a method {method!r} already, with other images; give these another name "
-            "(--as), or a run of their own (--run)"
-        )
-    methods = changes.get("methods", list(before.methods))
+    """Return changes to settings that add a method; refuse a name with other images.
+
+    A set of which no unit could be imported may be replaced.
+    """
+    present = run.settings.recipes.get(method, {})
+    if method in run.settings.methods:
+        names = ("base", "resize", "indices" if "indices" in recipe else "source")
+        is_other = any((present.get(n) or None) != recipe.get(n) for n in names)
+        is_imported = present.get("base") == recipe["base"]
+        if is_other and not (is_imported and not has_results(run.path, "synthesis", method)):
+            raise UsageError(
+                f"there is a method {method!r} already, with other images; give these another name "
+                "(--as), or a run of their own (--run)"
+            )
+        # An equal list may lie in another file. What is replaced keeps none of its own values.
+        recipe = {"resize": False, "indices": None, **recipe} if is_other else present
+    methods = changes.get("methods", list(run.settings.methods))
     if isinstance(methods, list):  # anything else is refused with the settings
         methods = list(dict.fromkeys([*methods, method]))
-    if method in before.methods:
-        recipe = present  # an equal list may lie in another file
     return merge({**changes, "methods": methods}, {"recipes": {method: recipe}})

@@ -229,6 +229,23 @@ def test_a_set_joins_a_run_and_leaves_its_results_alone(tmp_path: Path) -> None:
             import_images(other, method=method, **where)
 
 
+@pytest.mark.parametrize("resize", [True, False])
+def test_a_set_that_could_not_be_read_may_be_replaced(tmp_path: Path, resize: bool) -> None:
+    run = begin_run(tmp_path / "runs")
+    where = {"run_name": "a", "runs_dir": tmp_path / "runs", "method": "theirs"}
+    good, bad = (write_set(tmp_path / name, PUBLISHED) for name in ("good", "bad"))
+    for path in bad.rglob("*.*"):
+        Image.new("RGB", (28, 28)).save(path)
+    with pytest.raises(UsageError, match="it is 28 x 28, not 16"):
+        import_images(bad, **where)
+    for made in (1, 0):
+        joined, outcome = import_images(bad if resize else good, **where, resize=resize)
+        assert (outcome.made, joined.settings.methods) == (made, (METHOD, "theirs"))
+    with pytest.raises(UsageError, match="a method 'theirs' already, with other images"):
+        import_images(good if resize else bad, **where)
+    assert pixel_hashes(joined, METHOD) == pixel_hashes(run, METHOD)
+
+
 def test_the_source_is_not_needed_once_images_are_imported(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", PUBLISHED)
     import_new(folder, tmp_path, methods=["imported"])
