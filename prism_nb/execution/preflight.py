@@ -213,9 +213,10 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     _check_sizes(settings, method, dataset)
     grid = recipe.grid(dataset.image_size)
     if recipe.has_tiles and dataset.image_size % grid:
+        fitting = max(n for n in range(1, grid) if dataset.image_size % n == 0)
         raise UsageError(
             f"method {method}: mosaic_grid {grid} does not divide the image size "
-            f"{dataset.image_size}; set it to 1"
+            f"{dataset.image_size}; set it to {fitting}"
         )
     if recipe.match == "features" and recipe.init == "mosaic" and grid == 1:
         raise UsageError(
@@ -304,9 +305,9 @@ def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
         raise UsageError("one image in all is too few to train a student with batch norm")
     if settings.students and settings.protocol != "fair" and batch > count:
         raise UsageError(
-            f"student_batch: protocol {settings.protocol} trains on {batch} images per step, but a "
-            f"method has only {count}, so it would not be followed; raise ipc, or set "
-            f"student_batch to {count} or less (reports then name it as a departure)"
+            f"student_batch: {batch} images per step by the protocol {settings.protocol} or the "
+            f"run, but a method has only {count}, so this would not be followed; raise ipc, or set "
+            f"student_batch to {count} or less (reports name what departs from the protocol)"
         )
     images = len(dataset.labels("train"))
     trains = not all(map(is_pretrained_name, settings.networks))

@@ -66,7 +66,7 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
         ),
         (
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 3}}},
-            "method rded: mosaic_grid 3 does not divide the image size 32; set it to 1",
+            "method rded: mosaic_grid 3 does not divide the image size 32; set it to 2",
         ),
         (
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2}}, "ipc": 32},
@@ -74,7 +74,7 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
         ),
         (
             {"protocol": "bssl", "student_batch": 21},
-            "student_batch: protocol bssl trains on 21 .* only 20, so .* student_batch to 20",
+            "student_batch: 21 images .* bssl or the run, .* only 20, so .* student_batch to 20",
         ),
         ({"methods": ["herding"], "ipc": 500}, "method herding .* needs 500 training images"),
         (
