@@ -240,7 +240,9 @@ def _check_sizes(settings: Settings, method: str, dataset: ImageDataset) -> None
             try:
                 check_forward(name, network, classes=len(dataset.classes), image_size=size)
             except UsageError as error:
-                raise UsageError(f"method {method}, sizes: {error}") from None
+                raise UsageError(
+                    f"method {method}, sizes: {error}, or set sizes to {[1] * len(recipe.sizes)}"
+                ) from None
 
 
 def _on_meta(name: str, dataset: ImageDataset) -> nn.Module:

@@ -129,7 +129,10 @@ def test_published_phases_have_200_and_224_pixels() -> None:
             {"sizes": [1, 1, 1], "residual_alpha": 0.5, "iterations": 2},
             "more phases than image index 0 steps",
         ),
-        ({"sizes": [0.5, 1], "logits": "round_robin"}, "prism, sizes: .* cannot take 16-pixel"),
+        (
+            {"sizes": [0.5, 1], "logits": "round_robin"},
+            "prism, sizes: .* cannot take 16-pixel.*, or set sizes to .1, 1.",
+        ),
         ({"sizes": [0, 1]}, "greater than 0"),
         (
             {**FADRM, "residual_source": "retrieved"},
