@@ -28,6 +28,7 @@ from prism_nb.models.architectures import architecture_of
 
 _PRESET = "imagenet1k_ipc10"
 _ROLES = ("teachers", "holdout_networks", "label_teachers", "feature_networks")
+_STUDENT_BATCH = 50  # of the protocol, which is not followed with fewer images
 _CROPS = 4  # real images that one of RDED's is made of
 _MARK = "made by benchmarks.rehearsal"  # a file of this name allows the folder to be deleted
 _UNITS_FIRST = 2  # units of the synthesis before the kill
@@ -120,6 +121,7 @@ class Rehearsal:
             "real_per_class": self.ipc,
             "students": list(self.students),
             "student_seeds": 1,
+            "student_batch": min(self.classes * self.ipc, _STUDENT_BATCH),
             "evaluate_every": 1,
         }
 
