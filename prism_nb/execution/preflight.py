@@ -302,15 +302,19 @@ def _check_data_free(settings: Settings) -> None:
 
 def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
     dataset.check_per_class(settings.ipc, purpose="the real reference of the diversity")
-    count, batch = len(dataset.classes) * settings.ipc, settings.student.batch
+    count = len(dataset.classes) * settings.ipc
     if count < 2:
         raise UsageError("one image in all is too few to train a student with batch norm")
-    if settings.students and settings.protocol != "fair" and batch > count:
-        raise UsageError(
-            f"student_batch: {batch} images per step by the protocol {settings.protocol} or the "
-            f"run, but a method has only {count}, so this would not be followed; raise ipc, or set "
-            f"student_batch to {count} or less (reports name what departs from the protocol)"
-        )
+    batches = {"student_batch": settings.student.batch if settings.students else 0}
+    if settings.label.statistics == "batch":
+        batches["label_batch"] = settings.label.batch
+    for name, batch in batches.items():
+        if settings.protocol != "fair" and batch > count:
+            raise UsageError(
+                f"{name}: {batch} images by the protocol {settings.protocol} or the run, but a "
+                f"method has only {count}, so this would not be followed; raise ipc, or set {name} "
+                f"to {count} or less (reports name what departs from the protocol)"
+            )
     images = len(dataset.labels("train"))
     trains = not all(map(is_pretrained_name, settings.networks))
     if trains and settings.squeeze.batch > images:

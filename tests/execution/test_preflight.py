@@ -76,6 +76,10 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
             {"protocol": "bssl", "student_batch": 21},
             "student_batch: 21 images .* bssl or the run, .* only 20, so .* student_batch to 20",
         ),
+        (
+            {"protocol": "bssl", "label_batch": 21},
+            "label_batch: 21 images by the protocol bssl",
+        ),
         ({"methods": ["herding"], "ipc": 500}, "method herding .* needs 500 training images"),
         (
             {"methods": ["k_center"], "primary": "squeezenet1_1", "teachers": ["squeezenet1_1"]},
