@@ -16,6 +16,8 @@ from prism_nb.core.recipe_checks import check_recipe
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import read_lines, read_mapping, read_yaml
 
+_BY_METHOD = ("recipes", "tuned_students")  # settings of single methods
+
 
 def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:
     """Read a preset and apply changes.
@@ -27,8 +29,18 @@ def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Setting
     Raises:
         UsageError: Anything unknown, mistyped or contradictory, before any work.
     """
-    values = merge(read_preset(preset), resolve_references(changes or {}, Path()))
+    values, changes = read_preset(preset), changes or {}
+    if isinstance(changes.get("methods"), list):
+        values = only_methods(values, changes["methods"])
+    values = merge(values, resolve_references(changes, Path()))
     return build_settings(values, where=f"preset {preset}")
+
+
+def only_methods(values: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """Return settings without what belongs to single methods that are not among some."""
+    own = {name: values[name] for name in _BY_METHOD if isinstance(values.get(name), dict)}
+    kept = {name: {m: each[m] for m in each if m in methods} for name, each in own.items()}
+    return {**values, **kept}
 
 
 def read_preset(preset: str) -> dict[str, Any]:

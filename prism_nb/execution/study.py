@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from prism_nb.core import fileio
-from prism_nb.core.config import build_settings, merge, read_preset, resolve_references
+from prism_nb.core.config import (
+    build_settings,
+    merge,
+    only_methods,
+    read_preset,
+    resolve_references,
+)
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.paths import absolute_path, default_runs_dir
 from prism_nb.core.presets import find_file, studies
@@ -227,10 +233,8 @@ def _search_run(study: Study, search: str, method: str) -> StudyRun:
 def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
     """Return the study's settings with others applied, without those of methods not run."""
     values = merge(merge(read_preset(study.preset), study.settings), changes)
-    methods = values.get("methods")
-    for name in ("recipes", "tuned_students"):
-        if isinstance(methods, list) and isinstance(values.get(name), dict):
-            values[name] = {m: own for m, own in values[name].items() if m in methods}
+    if isinstance(values.get("methods"), list):
+        values = only_methods(values, values["methods"])
     settings = build_settings(values, where=where)
     if not settings.students:
         raise UsageError(f"{where}: a study compares accuracies, so `students` may not be empty")

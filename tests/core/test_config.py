@@ -38,6 +38,15 @@ def test_presets_are_names_or_files(tmp_path: Path) -> None:
         load_settings(str(path))
 
 
+def test_recipes_of_methods_that_are_taken_out_go_with_them() -> None:
+    changes = {"methods": ["cim", "random_real"], "recipes": {"cim": {"iterations": 50}}}
+    assert load_settings("digits_recipes", changes).recipes == {
+        "cim": {"flip": False, "iterations": 50}
+    }
+    with pytest.raises(UsageError, match="'cmi' is not among the methods"):
+        load_settings("digits_recipes", {"methods": ["cim"], "recipes": {"cmi": {}}})
+
+
 def test_changes_replace_values_and_merge_into_dicts() -> None:
     before = load_settings("digits_quick")
     after = load_settings("digits_quick", {"methods": ["sre2l"], "recipe": {"iterations": 5}})
