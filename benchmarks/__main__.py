@@ -9,11 +9,12 @@ from benchmarks.files import image_rows, label_rows
 from benchmarks.recipes import recipe_rows
 from benchmarks.stages import memory_rows, worker_rows
 from benchmarks.student import student_rows
-from benchmarks.synthesis import agreement_rows, roofline_rows, shared_rows, step_rows
+from benchmarks.synthesis import agreement_rows, network_rows, roofline_rows, shared_rows, step_rows
 
 BENCHMARKS = {
     "synthesis_step": step_rows,
     "shared_cores": shared_rows,
+    "networks": network_rows,
     "recipes": recipe_rows,
     "roofline": roofline_rows,
     "compiled_vs_eager": agreement_rows,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice, pairwise
 from typing import Any
@@ -49,6 +49,13 @@ _KIT_LOOPS = {
     "kit eager bf16": (False, "bf16"),
     "kit compiled": (True, "fp32"),
     "kit compiled bf16": (True, "bf16"),
+}
+_LAYOUTS = {
+    "bare loop, contiguous": (torch.contiguous_format, "fp32", False),
+    "bare loop, channels last": (torch.channels_last, "fp32", False),
+    "kit": (torch.channels_last, "fp32", False),
+    "kit, bf16": (torch.channels_last, "bf16", False),
+    "kit, compiled": (torch.channels_last, "fp32", True),
 }
 # How threads wait: by default as GNU's OpenMP lets them, here set so that the kit leaves it alone.
 _WAITING = {"default": {"GOMP_SPINCOUNT": "300000"}, "chosen by the kit": {}}
@@ -103,18 +110,56 @@ def take_steps(loop: str) -> dict[str, object]:
             for _ in islice(steps, step_count):
                 on_step()
     else:
-        disable_malloc_trim()
         compiled, precision = _KIT_LOOPS.get(loop, (False, "fp32"))
-        recipe = load_recipe("prism", {"iterations": step_count, "no_bn_policy": "zero"})
-        schedule = TeacherSchedule(step_count, (names,), names[:1])
-        optimizer = _optimizer(
-            teachers, images, recipe, schedule, bound=1.0, precision=precision, compiled=compiled
-        )
-        with tf32_mode(precision, device):
-            recover(optimizer, [lambda *_: on_step()])
+        _take_kit_steps(teachers, images, step_count, on_step, precision, compiled=compiled)
     seconds = [after - before for before, after in pairwise(marks)]
     memory = peak_memory_bytes(device)
     return {"seconds": seconds[_WARM_UP:], "first": seconds[0], "memory": memory}
+
+
+def _take_kit_steps(
+    teachers: list[Teacher],
+    images: Tensor,
+    count: int,
+    on_step: Callable[[], None],
+    precision: str,
+    *,
+    compiled: bool,
+) -> None:
+    """Take steps of PRISM with all teachers, the first of which gives the logits."""
+    disable_malloc_trim()
+    recipe = load_recipe("prism", {"iterations": count, "no_bn_policy": "zero"})
+    names = tuple(teacher.name for teacher in teachers)
+    schedule = TeacherSchedule(count, (names,), names[:1])
+    optimizer = _optimizer(
+        teachers, images, recipe, schedule, bound=1.0, precision=precision, compiled=compiled
+    )
+    with tf32_mode(precision, images.device):
+        recover(optimizer, [lambda *_: on_step()])
+
+
+def network_rows() -> list[dict[str, Any]]:
+    """Return the seconds of a step of 8 images at 160 px with one network alone, by its layout.
+
+    Two of the networks have depthwise convolutions.
+    """
+    device, rows = choose_device("auto"), []
+    labels, steps = torch.arange(8, device=device), 12
+    for name in ("tf_efficientnet_lite0", "mobilenetv2_100", "resnet18"):
+        marks: list[float] = []
+        on_step = lambda: marks.append(time.perf_counter())  # noqa: B023, E731
+        for case, (layout, precision, compiled) in _LAYOUTS.items():
+            teachers = [t.to(device).to(memory_format=layout) for t in _teachers([name], 160, 0.5)]
+            images = torch.randn(8, 3, 160, 160).to(device, memory_format=layout)
+            marks.clear()
+            if case.startswith("bare"):
+                for _ in islice(plain_loop(teachers, images, labels, as_published=False), steps):
+                    on_step()
+            else:
+                _take_kit_steps(teachers, images, steps, on_step, precision, compiled=compiled)
+            seconds = [after - before for before, after in pairwise(marks)]
+            rows.append({"network": name, "case": case, "seconds": statistics.median(seconds)})
+    return rows
 
 
 def shared_rows() -> list[dict[str, Any]]:
