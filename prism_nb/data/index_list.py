@@ -119,11 +119,14 @@ def read_indices(path: Path) -> list[int]:
             raise ValueError(f"{odd[0]!r} is no integer")
     except Exception as error:  # torch's reader fails in many ways
         # torch's own message recommends to run the file's code.
-        is_code = isinstance(error, pickle.UnpicklingError)
+        known = {
+            pickle.UnpicklingError: "it holds more than tensors",
+            UnicodeDecodeError: "it is no text",
+        }
         raise UsageError(
-            f"{path} is no list of training images: "
-            f"{'it holds more than tensors' if is_code else error}; it should be a .npy or .pt "
-            "file of integers, a list in JSON, or a text file with an index on each line"
+            f"{path} is no list of training images: {known.get(type(error), error)}; it should be "
+            "a .npy or .pt file of integers, a list in JSON, or a text file with an index on each "
+            "line"
         ) from None
     return entries
 

@@ -273,6 +273,11 @@ def import_images(
     where["preset"] = preset if is_new else None
     source = absolute_path(path)
     recipe = {"base": "imported", "source": str(source), **({"resize": True} if resize else {})}
+    if indices and resize:
+        raise UsageError(
+            "resize fits images of another size, but indices list training images, which have the "
+            "run's; leave one of the two out"
+        )
     if indices:
         from prism_nb.data.index_list import hash_indices, read_indices
 

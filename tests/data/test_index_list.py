@@ -70,6 +70,12 @@ def test_the_content_of_a_list_decides_and_not_its_file(tmp_path: Path) -> None:
     assert one == same != method_fingerprint(settings_of(other), "imported")
 
 
+def test_a_file_that_is_no_text_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(UsageError, match="it is no text; it should be"):
+        read_indices(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [

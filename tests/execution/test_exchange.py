@@ -372,6 +372,10 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
             "numbered as class 10, which is not a class",
         ),
         ("import --run new --preset digits_quick", "name one set of images: FOLDER, or --indices"),
+        (
+            "import --indices TABLE --resize --run new --preset digits_quick",
+            "leave one of the two",
+        ),
         ("export new random_real out.zip", "no run at"),
     ],
 )
