@@ -272,16 +272,7 @@ def import_images(
     where: dict[str, Any] = {"run_name": run_name, "runs_dir": runs_dir}
     where["preset"] = preset if is_new else None
     source = absolute_path(path)
-    recipe = {"base": "imported", "source": str(source), **({"resize": True} if resize else {})}
-    if indices and resize:
-        raise UsageError(
-            "resize fits images of another size, but indices list training images, which have the "
-            "run's; leave one of the two out"
-        )
-    if indices:
-        from prism_nb.data.index_list import hash_indices, read_indices
-
-        recipe["indices"] = hash_indices(read_indices(source))
+    recipe = _imported_recipe(source, resize=resize, indices=indices)
     wanted = _with_method(load_run(**where), changes or {}, method, recipe)
     if is_new and "ipc" not in wanted:
         settings = load_run(**where, changes=wanted).settings
@@ -292,6 +283,23 @@ def import_images(
     run = open_run(**where, changes=wanted)
     units = method_units(run, method, pipeline.class_count(run))
     return run, pipeline.execute_units(run, "synthesis", units, on_event)
+
+
+def _imported_recipe(source: Path, *, resize: bool, indices: bool) -> dict[str, Any]:
+    """Return the recipe of a set of images, or of a list of training images."""
+    recipe: dict[str, Any] = {"base": "imported", "source": str(source)}
+    if resize:
+        recipe["resize"] = True
+    if indices:
+        if resize:
+            raise UsageError(
+                "resize fits images of another size, but indices list training images, which have "
+                "the run's; leave one of the two out"
+            )
+        from prism_nb.data.index_list import hash_indices, read_indices
+
+        recipe["indices"] = hash_indices(read_indices(source))
+    return recipe
 
 
 def import_layout(run: Run, method: str) -> str:
