@@ -49,21 +49,6 @@ def absolute_path(path: str | Path) -> Path:
     return Path(*parts[:start]).resolve().joinpath(*parts[start:]) if start else Path(*parts)
 
 
-def is_folder(path: Path) -> bool:
-    """Return whether there is a folder; see `check_link`."""
-    check_link(path)
-    return path.is_dir()
-
-
-def check_link(path: Path) -> None:
-    """Refuse a link whose target is away, which may be a whole class."""
-    if path.is_symlink() and not path.exists():
-        raise UsageError(
-            f"{path} is a link to {path.readlink()}, which is not there; mount the disk or share "
-            "that holds it, or remove the link"
-        )
-
-
 def data_folder(dataset: str, data_dir: Path | None) -> Path:
     """Return a dataset's folder `data_dir`, which must be set and exist."""
     if data_dir is None:
@@ -71,7 +56,7 @@ def data_folder(dataset: str, data_dir: Path | None) -> Path:
             f"dataset {dataset} needs data_dir, the folder that holds its images; set it in the "
             "preset, or by --set data_dir=PATH"
         )
-    if not is_folder(data_dir):
+    if not data_dir.is_dir():
         raise UsageError(
             f"data_dir {data_dir} is no folder; name the folder that holds the images of dataset "
             f"{dataset}"

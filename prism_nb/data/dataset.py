@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -172,9 +171,6 @@ def choose_classes(
     """
     class_list = spelled_as(class_list, available)
     unknown = [name for name in class_list if name not in available]
-    twice = [name for name, count in Counter(class_list).items() if count > 1]
-    if twice:
-        raise UsageError(f"class_list names one class twice, in two spellings: {twice[0]!a}")
     if unknown:
         raise UsageError(
             f"class_list: {len(unknown)} of {len(class_list)} names are not among {where}, "

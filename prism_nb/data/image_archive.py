@@ -6,37 +6,15 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from prism_nb.core.errors import UsageError
-from prism_nb.core.paths import check_link
 from prism_nb.data.index import is_litter
 
-GIT_LFS = b"version https://git-lfs"  # how a pointer begins in place of a large file
 MAX_FILE_BYTES = 64 * 2**20  # of one image; 224 px take a tenth of a megabyte
 # How zipfile fails on damaged or encrypted archives; names that are no text are a ValueError.
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
-# Files that may hold images, but are none: what they are, and how to come to images.
-_OTHER_FILES = {
-    (".pt", ".pth"): "a file of tensors; unpack the archive, and name this file",
-    (".parquet",): "a table; unpack the archive, and name its folder",
-    (
-        *(".pth.tar", ".ckpt", ".pkl", ".pickle", ".joblib"),
-        *(".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".mat"),
-    ): (
-        "a file of tensors, not of images; save these as <class number>/<number>.png "
-        "(docs/methods.md shows how)"
-    ),
-    (".arrow", ".tfrecord", ".lmdb", ".mdb", ".rec", ".beton", ".jsonl"): (
-        "a table, not a folder of images; save its images as <class number>/<number>.png "
-        "(docs/methods.md shows how)"
-    ),
-    (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"): (
-        "an archive; unpack it, and name the folder of its class folders"
-    ),
-}
 
 
 class ImageArchive:
@@ -56,8 +34,12 @@ class ImageArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.suffix.lower() != ".zip" and path.is_file() and (kind := other_kind(path.name)):
-            raise UsageError(f"{path} is {kind}")
+        if path.suffix.lower() != ".zip" and path.is_file():
+            raise UsageError(
+                f"{path} is no zip archive, parquet or tensor file of images; unpack it and name "
+                "its folder, or save its images as <class number>/<number>.png (docs/methods.md "
+                "shows how)"
+            )
         try:
             if path.is_dir():
                 names = set(_walk(path))
@@ -91,16 +73,10 @@ class ImageArchive:
 
 def damage(file: Path, kind: str, error: object) -> UsageError:
     """Return the error to raise where a file of a set cannot be read as what it is."""
-    with suppress(OSError), file.open("rb") as opened:
-        if opened.read(len(GIT_LFS)) == GIT_LFS:
-            return UsageError(f"{file} is a pointer to a file; run `git lfs pull`")
-    return UsageError(f"{file} cannot be read as {kind}: {error}; fetch the set again")
-
-
-def other_kind(name: str) -> str | None:
-    """Return what a file is that may hold images but is none, and the remedy."""
-    kinds = _OTHER_FILES.items()
-    return next((kind for ends, kind in kinds if name.lower().endswith(ends)), None)
+    return UsageError(
+        f"{file} cannot be read as {kind}: {error}; fetch the set again (`git lfs pull` if it is a "
+        "pointer)"
+    )
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -117,10 +93,7 @@ def _walk(folder: Path) -> Iterator[str]:
             if not (is_litter(name) or here.resolve().is_relative_to((here / name).resolve()))
         ]
         prefix = here.relative_to(folder).as_posix()
-        for name in files:  # links to folders that are away are among them
-            if not is_litter(name):
-                check_link(here / name)
-            yield name if prefix == "." else f"{prefix}/{name}"
+        yield from (name if prefix == "." else f"{prefix}/{name}" for name in files)
 
 
 def _is_hidden(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
-from prism_nb.core.paths import default_cache_dir, is_folder
+from prism_nb.core.paths import default_cache_dir
 from prism_nb.data.dataset import (
     Channels,
     DatasetConfig,
@@ -43,7 +42,6 @@ from prism_nb.data.index import (
 TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")
 _INNER = "images"  # of the class folders of Tiny-ImageNet
-_SEARCHED = 500  # the most folders that are searched for one that was not given
 _SAMPLE = 2000  # training images that mean and deviation are measured on
 _CHUNK = 200
 _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"}
@@ -52,7 +50,7 @@ _NAMES: dict[Split, str] = {"train": "training images", "val": "held-out images"
 def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     """Read `train/<class>/*` and the first of val, validation and test likewise."""
     classes = choose_classes(train_folders(root), class_list, where=root / TRAIN)
-    held_out = next((name for name in HELD_OUT if is_folder(root / name)), None)
+    held_out = next((name for name in HELD_OUT if (root / name).is_dir()), None)
     if held_out is None:
         raise UsageError(
             f"{root} has no folder of held-out images; name it val, validation or test"
@@ -69,32 +67,16 @@ def train_folders(root: Path) -> list[str]:
     """
     found = class_folders(root / TRAIN)
     if not found:
-        place = _folder_of_train(root)
-        hint = f"; set data_dir to {place}, which has a folder {TRAIN}" if place else ""
         raise UsageError(
-            f"{root / TRAIN} holds no class folders, but data_dir must hold train/<class>/<image> "
-            f"and val/<class>/<image>{hint}"
+            f"{root / TRAIN} holds no class folders; set data_dir to the folder that holds "
+            "train/<class>/<image> and val/<class>/<image>"
         )
     return found
 
 
-def _folder_of_train(root: Path) -> Path | None:
-    """Return a folder above or below a dataset's that holds images in `train`, else None."""
-    places = [root.parent, root]
-    for place in places:  # which grows, so that the nearest come first
-        with suppress(OSError, UsageError):
-            first = class_folders(place / TRAIN)[:1]
-            inside = [path.name for name in first for path in (place / TRAIN / name).iterdir()]
-            if any(is_image_name(name) or name == _INNER for name in inside):
-                return place
-            if place != root.parent and len(places) < _SEARCHED:
-                places += [place / name for name in class_folders(place)]
-    return None
-
-
 def class_folders(folder: Path) -> list[str]:
     """Return the names of visible folders, sorted, with links to folders that are away."""
-    if not is_folder(folder):
+    if not folder.is_dir():
         return []
     return sorted(
         path.name
@@ -116,7 +98,7 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
     That is `<class>`, or `<class>/images` as in Tiny-ImageNet; or both in a folder `images`.
 
     Raises:
-        UsageError: A class has images in both, or no class has a folder.
+        UsageError: No class has a folder.
     """
     found = class_folders(root / split)
     names = spelled_as(classes, found)
@@ -131,15 +113,7 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
     dirs = []
     for label, name in enumerate(names):
         folder = f"{split}/{name}"
-        inner = root / folder / _INNER
-        if inner.is_dir() and any(inner.iterdir()):
-            beside = [p.name for p in (root / folder).iterdir() if is_image_name(p.name)]
-            beside = [name for name in beside if not is_litter(name)]
-            if beside:
-                raise UsageError(
-                    f"{root / folder} holds images, e.g. {beside[0]}, beside its folder {_INNER}; "
-                    "move them into one of the two, and remove the other"
-                )
+        if (root / folder / _INNER).is_dir() and holds_class_folders(root / folder):
             folder += f"/{_INNER}"
         dirs.append(ImageDir(folder, label))
     return dirs

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError
-from prism_nb.core.paths import check_link
 from prism_nb.data.dataset import ImageDataset
 
 IMAGENET_MARGIN = 256 / 224  # shorter side over crop in the published evaluation of ImageNet
@@ -57,7 +56,6 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
         with Image.open(path) as image:
             return np.asarray(resize_center_crop(to_rgb(_upright(image)), size, margin))
     except DECODE_ERRORS as error:
-        check_link(path)
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise PrismError(
                 f"image {path} cannot be read: {error}; run the same command again once it can"

@@ -19,7 +19,7 @@ from torch import Tensor
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.settings import Settings
 from prism_nb.data.dataset import ClassInfo, ImageDataset
-from prism_nb.data.image_archive import GIT_LFS, ImageArchive, other_kind
+from prism_nb.data.image_archive import ImageArchive
 from prism_nb.data.image_folder import HELD_OUT
 from prism_nb.data.image_io import DECODE_ERRORS, read_exact
 from prism_nb.data.index import imagenet_wnids, is_image_name
@@ -59,17 +59,13 @@ class ImportedSet:
             digest.update(header + content)
             try:
                 pixels.append(read_exact(io.BytesIO(content), self.size, resize=self.resize))
-            except UnidentifiedImageError:
-                is_pointer = content.startswith(GIT_LFS)
-                what = "a pointer; run `git lfs pull`" if is_pointer else "no image; replace it"
-                raise UsageError(
-                    f"{self.archive.path}: {name} cannot be read: it is {what}"
-                ) from None
             except DECODE_ERRORS as error:
+                problem = "no image" if isinstance(error, UnidentifiedImageError) else error
                 raise UsageError(
-                    f"{self.archive.path}: {name} cannot be read as PNG, JPEG or WebP: {error}; "
-                    "replace it, or for another size set image_size to theirs, or `resize: true` "
-                    "in the recipe (--resize) to fit all images"
+                    f"{self.archive.path}: {name} cannot be read as PNG, JPEG or WebP: {problem}; "
+                    "replace it (`git lfs pull` if it is a pointer), or for another size set "
+                    "image_size to theirs, or `resize: true` in the recipe (--resize) to fit all "
+                    "images"
                 ) from None
         record = {
             "source": str(self.archive.path),
@@ -191,9 +187,10 @@ def _images(archive: ImageArchive) -> dict[str, _Image]:
     """Return a set's images by the names of their files; all class folders lie in one folder."""
     images = {name: _Image.parse(name) for name in archive.names if is_image_name(name)}
     if not images:
-        held = next(((name, kind) for name in archive.names if (kind := other_kind(name))), None)
-        hint = f", but {held[0]}, {held[1]}" if held else "; name the folder or archive of a set"
-        raise UsageError(f"{archive.path} holds no images (PNG, JPEG or WebP){hint}")
+        raise UsageError(
+            f"{archive.path} holds no images (PNG, JPEG or WebP); name the folder or archive of a "
+            "set, and unpack archives in it"
+        )
     places = {image.place for image in images.values()}
     places = {place for place in places if place.split("/")[-1] not in HELD_OUT} or places
     # Pictures beside the class folders show the set, and are no part of it.
@@ -233,11 +230,11 @@ def _class_folders(
             folder, number = image.folder, numbers[image.folder]
             is_other = not stated and folder in named and named[folder] != index_of.get(folder)
             if folder not in index_of or is_other:
-                raise _wrong_number(archive, name, number, len(order))
-            if _repeated(image.stem) not in {None, number}:
                 raise UsageError(
-                    f"{archive.path}: {name} is numbered as another class than its folder; put it "
-                    "where it belongs, or fetch the set again"
+                    f"{archive.path}: {name} is numbered as class {number}, which is not a class "
+                    f"of the dataset or has another folder; number the {len(order)} classes from 0 "
+                    "in the dataset's class order, or list the folder names in the set's order in "
+                    f"a file {CLASSES_FILE} beside them"
                 )
         layout = f"numbered folders, in the order of {CLASSES_FILE}" if stated else _NUMBERS
         return layout, {folder: i for folder, i in index_of.items() if i is not None}
@@ -248,26 +245,7 @@ def _class_folders(
             "as the classes, or number all from 0; "
             + suggest(images[odd].folder, (info.folder for info in classes))
         )
-    for name, image in images.items():
-        folder, number = image.folder, numbers.get(image.folder, -1)
-        is_other = folder.isdecimal() and named.get(folder, number) != number
-        if is_other and number == _repeated(image.stem):
-            raise _wrong_number(archive, name, number, len(classes))
     return _NAMED, named
-
-
-def _wrong_number(archive: ImageArchive, name: str, number: int, count: int) -> UsageError:
-    return UsageError(
-        f"{archive.path}: {name} is numbered as class {number}, which is not a class of the "
-        f"dataset or has another folder; number the {count} classes from 0 in the dataset's class "
-        f"order, or list the folder names in the set's order in a file {CLASSES_FILE} beside them"
-    )
-
-
-def _repeated(stem: str) -> int | None:
-    """Return the class number in the name of an image of a numbered folder."""
-    found = re.match(r"class(\d+)_id|(\d{5,})_\d{4,}$", stem)
-    return int(found[1] or found[2]) if found else None
 
 
 def _by_name(classes: Sequence[ClassInfo]) -> dict[str, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
-from prism_nb.core.paths import check_link, default_cache_dir, is_folder
+from prism_nb.core.paths import default_cache_dir
 from prism_nb.data.dataset import SPLITS, ClassInfo, DatasetConfig, Split
 from prism_nb.data.image_io import are_whole
 
@@ -159,14 +159,13 @@ def _without_damaged(root: Path, part: SplitIndex, *, progress: bool) -> SplitIn
 def _list_images(folder: Path) -> dict[str, int]:
     """Return the bytes of each image of a folder, by name and in order of names."""
     sizes: dict[str, int] = {}
-    if not is_folder(folder):
+    if not folder.is_dir():
         return sizes
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_litter(entry.name) or (entry.is_dir() and not any(Path(entry).iterdir())):
                 continue
             if not (is_image_name(entry.name) and entry.is_file()):
-                check_link(Path(entry))
                 raise UsageError(
                     f"{entry.path} is {'a folder and ' if entry.is_dir() else ''}no .jpg, .jpeg, "
                     ".png or .webp file; move it away (ignored are hidden files, *.txt and what "

@@ -119,14 +119,11 @@ def read_indices(path: Path) -> list[int]:
             raise ValueError(f"{odd[0]!r} is no integer")
     except Exception as error:  # torch's reader fails in many ways
         # torch's own message recommends to run the file's code.
-        known = {
-            pickle.UnpicklingError: "it holds more than tensors",
-            UnicodeDecodeError: "it is no text",
-        }
+        is_object = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if is_object else error
         raise UsageError(
-            f"{path} is no list of training images: {known.get(type(error), error)}; it should be "
-            "a .npy or .pt file of integers, a list in JSON, or a text file with an index on each "
-            "line"
+            f"{path} is no list of training images: {reason}; it should be a .npy or .pt file of "
+            "integers, a list in JSON, or a text file with an index on each line"
         ) from None
     return entries
 

@@ -25,7 +25,6 @@ from prism_nb.data.image_folder import HELD_OUT
 PARQUET = ".parquet"
 _METADATA = "huggingface"  # key in the metadata of a schema
 _ROWS = 100  # of a row group, as `datasets` writes images
-_BATCH = 16  # rows that are in memory at a time
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp")  # columns, preferred ones first
 _LABELS = ("label", "labels", "fine_label", "class_id", "class", "target", "cls", "y")
 _NUMBER = re.compile(r"(?:^|[-_./])\d+(?:-of-\d+.*)?$")  # what tells apart the files of a split
@@ -70,7 +69,7 @@ class ParquetSet(ImageArchive):
         self.note = f"{count}, columns {self._image[file]} and {label}: "
 
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield the content of images; each row group is read once, batch by batch."""
+        """Yield the content of images; each row group is read once."""
         wanted = defaultdict[tuple[Path, int], dict[int, str]](dict)
         for name in names:
             file, group, row = self._rows[name]
@@ -78,12 +77,9 @@ class ParquetSet(ImageArchive):
         found: dict[str, bytes] = {}
         for (file, group), rows in wanted.items():
             with _open(file) as opened:
-                first = 0
-                for batch in opened.iter_batches(_BATCH, [group], columns=[self._image[file]]):
-                    for row in rows.keys() & range(first, first + len(batch)):
-                        value = batch.column(0)[row - first].as_py()
-                        found[rows[row]] = _content(value, rows[row])
-                    first += len(batch)
+                column = opened.read_row_group(group, columns=[self._image[file]]).column(0)
+                for row, name in rows.items():
+                    found[name] = _content(column[row].as_py(), name)
         yield from (found[name] for name in names)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -206,67 +205,55 @@ def mnist(config: DatasetConfig) -> ImageDataset:
     Raises:
         UsageError: Files are missing, damaged, or of another dataset.
     """
+    from torchvision import datasets
+
     kind = _MNIST[config.name]
     if config.download and config.data_dir is not None:
         config.data_dir.mkdir(parents=True, exist_ok=True)
         _open(config, kind.torchvision, config.data_dir, "train")
-    folder = _idx_folder(config, kind)
-    parts = _read_idx(folder, kind)
-    grey = {split: part.data.numpy() for split, part in parts.items()}
-    if abs((mean := grey["train"].mean() / 255) - kind.mean) > _MEAN_TOLERANCE:
+    files = _idx_files(config, kind)
+    train_images, train_labels, val_images, val_labels = map(_read_idx, files)
+    grey: dict[Split, np.ndarray] = {"train": train_images, "val": val_images}
+    if abs((mean := train_images.mean() / 255) - kind.mean) > _MEAN_TOLERANCE:
         raise UsageError(
-            f"the images in {folder} are not {kind.torchvision}'s: their mean is {mean:.4f}, not "
-            f"{kind.mean}; correct dataset or data_dir"
+            f"the images in {files[0].parent} are not {kind.torchvision}'s: their mean is "
+            f"{mean:.4f}, not {kind.mean}; correct dataset or data_dir"
         )
+    names: list[str] = getattr(datasets, kind.torchvision).classes
     return InMemoryImages(
         config,
-        [(re.sub(r"\W+", "_", name).lower(), name) for name in parts["train"].classes],
+        [(re.sub(r"\W+", "_", name).lower(), name) for name in names],
         {split: np.broadcast_to(data[..., None], (*data.shape, 3)) for split, data in grey.items()},
-        {split: part.targets.numpy() for split, part in parts.items()},
+        {"train": train_labels, "val": val_labels},
     )
 
 
-def _idx_folder(config: DatasetConfig, kind: _Mnist) -> Path:
-    """Return the folder of the IDX files."""
+def _idx_files(config: DatasetConfig, kind: _Mnist) -> list[Path]:
+    """Return the IDX files of images and labels: of training, then held-out."""
     if config.data_dir is None and kind.folders:
         roots = [project_root() / folder for folder in kind.folders]
     else:
         roots = [config.folder()]
     folders = [root / inner for root in roots for inner in ("", "raw", f"{kind.torchvision}/raw")]
-    found = {folder: [_idx_file(folder, name) for name in _IDX_FILES] for folder in folders}
-    whole = next((folder for folder, files in found.items() if all(files)), None)
-    if whole is None:
-        names = [name for name, file in zip(_IDX_FILES, found[folders[0]], strict=True) if not file]
-        raise UsageError(
-            f"{kind.torchvision} is not in {' or '.join(map(str, roots))}, where {names[0]} or "
-            f"{names[0]}.gz is missing; set data_dir to the folder of the four IDX files, or set "
-            "download to true" + (", or run `make benchmark-data`" if kind.folders else "")
-        )
-    return whole
+    for folder in folders:
+        paths = [folder / name for name in _IDX_FILES]
+        files = [path if path.is_file() else path.with_name(f"{path.name}.gz") for path in paths]
+        if all(path.is_file() for path in files):
+            return files
+    raise UsageError(
+        f"{kind.torchvision} is not in {' or '.join(map(str, roots))}, where {_IDX_FILES[0]} (or "
+        ".gz), or another of the four IDX files, is missing; set data_dir to their folder, or set "
+        "download to true" + (", or run `make benchmark-data`" if kind.folders else "")
+    )
 
 
-def _idx_file(folder: Path, name: str) -> Path | None:
-    paths = (folder / name, folder / f"{name}.gz")
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _read_idx(folder: Path, kind: _Mnist) -> dict[Split, Any]:
-    """Return torchvision's datasets of a folder's IDX files."""
-    from torchvision import datasets
-
-    opener = getattr(datasets, kind.torchvision)
-    with tempfile.TemporaryDirectory() as root:  # torchvision takes unpacked files alone
-        raw = Path(root, kind.torchvision, "raw")
-        raw.mkdir(parents=True)
-        path = folder
-        try:
-            for name in _IDX_FILES:
-                path = _idx_file(folder, name) or folder
-                unpack = gzip.open if path.suffix == ".gz" else open
-                with unpack(path, "rb") as source:
-                    (raw / name).write_bytes(source.read())
-            return {split: opener(root, train=split == "train") for split in SPLITS}
-        except Exception as error:  # damaged files fail in many ways
-            raise UsageError(
-                f"{kind.torchvision} in {path} is damaged ({error}); fetch it again"
-            ) from None
+def _read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file of bytes: its type, number of dimensions and shape, then the values."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">i4", dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except Exception as error:  # damaged files fail in many ways
+        raise UsageError(f"{path} is damaged ({error}); fetch it again") from None

@@ -23,7 +23,6 @@ _KEYS = (  # of images and of labels, preferred ones first
     ("images", "image", "data", "x", "image_syn"),
     ("labels", "label", "targets", "target", "y", "label_syn"),
 )
-_PLAIN = ("torch.", "collections.", "numpy.", "_codecs.")  # what files of tensors name
 # What NumPy's numbers are pickled as: the accuracies that DC writes beside the images.
 _NUMPY = (
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
@@ -113,16 +112,10 @@ def _load(file: Path) -> Any:
     try:
         return torch_io.load_torch_file(file, also=_NUMPY)
     except Exception as error:  # a damaged archive fails in many ways
-        names, reason = list[str](), str(error)
-        if isinstance(error, pickle.UnpicklingError):  # its advice is to run the file's code
-            names = [n for n in torch_io.names_in_file(file) if not n.startswith(_PLAIN)]
-            reason = "torch.save never writes such content"
-        if not names:
-            raise damage(file, "a file of torch.save", reason) from None
-        raise UsageError(
-            f"{file} holds objects other than tensors ({', '.join(sorted(names)[:3])}); save "
-            "images and labels alone"
-        ) from None
+        # Its own advice on other objects is to run the file's code.
+        is_object = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors, or is damaged" if is_object else error
+        raise damage(file, "a file of torch.save", reason) from None
 
 
 def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor, str]:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,14 +102,6 @@ def test_every_image_is_found_once_in_its_own_class(order: list[int], name: str)
             assert re.search(rf"(x|_id00|_000){number}\.", found)
 
 
-def test_folders_that_mean_two_classes_are_refused() -> None:
-    names = ("00000/00000_0000.png", "00001/00001_0000.png")
-    with pytest.raises(UsageError, match="numbered as class 0, .* has another folder"):
-        find_images(Names(*names), infos("00001", "00000"))
-    _, files = find_images(Names(*names), infos("00000", "00001"))
-    assert files == [[names[0]], [names[1]]]
-
-
 def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1)
     _, record = open_set(folder, ipc=1).images([(3, 0), (1, 0)])
@@ -132,13 +123,8 @@ def test_the_record_has_the_hash_of_the_files_read(tmp_path: Path) -> None:
         (lambda f: (f / "new002/class002_id0001.png").touch(), "has 3 images of class 2"),
         (lambda f: (f / "new000").rename(f / "new001/new000"), "class folders at several places"),
         (lambda f: (f / "new009").rename(f / "nine"), r"nine/.* is no class of the dataset"),
-        (
-            lambda f: (f / "new001/class001_id000.png").rename(f / "new001/class002_id000.png"),
-            r"new001/class002_id000.png is numbered as another class than its folder",
-        ),
         (lambda f: [shutil.rmtree(each) for each in f.iterdir()], "holds no images"),
         (lambda f: (f / "classes.json").write_text("[" * 100_000), "classes.json is damaged"),
-        (lambda f: (f / "classes.json").write_text('{"0": "a"}'), "damaged: it holds no list"),
         (
             lambda f: (f / "classes.json").write_text(
                 '[{"index": 0, "folder": "0", "name": "zero"}]'
@@ -156,16 +142,10 @@ def test_a_set_that_does_not_fit_is_refused_by_name(
         open_set(folder)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"version https://git-lfs", "git lfs pull"), (b"", "no image; replace it")],
-)
-def test_a_file_that_is_no_image_is_said_to_be_none(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", NAMED, ipc=1)
-    (folder / "3" / "photo-0.png").write_bytes(content)
-    with pytest.raises(UsageError, match=f"3/photo-0.png cannot be read: .*{message}"):
+    (folder / "3" / "photo-0.png").write_bytes(b"version https://git-lfs")
+    with pytest.raises(UsageError, match="3/photo-0.png cannot be read .*no image.*git lfs pull"):
         open_set(folder, ipc=1).images([(3, 0)])
 
 
@@ -272,11 +252,6 @@ def test_numbers_follow_the_order_that_a_set_states(tmp_path: Path) -> None:
         (("class000_id000.png", "class001_id000.png"), "class folders nowhere"),
         (("ipc1/0/0.png", "ipc10/0/0.png"), "class folders at several places"),
         (("0/0.bmp", "1/0.bmp"), "holds no images .PNG, JPEG or WebP."),
-        (
-            ("images_best.pt", "labels_best.pt"),
-            "holds no images .*images_best.pt, a file of tensors",
-        ),
-        (("set.zip",), "holds no images .*set.zip, an archive; unpack it"),
     ],
 )
 def test_what_is_not_clear_is_refused(names: tuple[str, ...], message: str) -> None:
@@ -291,16 +266,6 @@ def test_held_out_images_and_pictures_beside_the_classes_are_left_out() -> None:
 
 
 # -- archives --------------------------------------------------------------------------------
-
-
-def test_an_archive_that_lies_about_a_size_unpacks_no_more(tmp_path: Path) -> None:
-    path = tmp_path / "liar.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("0/0.png", b"\0" * 50_000)
-    content = path.read_bytes()
-    path.write_bytes(content.replace(struct.pack("<I", 50_000), struct.pack("<I", 50)))
-    with pytest.raises(UsageError, match=r"file 0/0.png in .* cannot be read"):
-        ImageArchive(path).read("0/0.png")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -362,25 +327,12 @@ def test_links_are_followed_but_not_to_a_parent_folder(tmp_path: Path) -> None:
     (tmp_path / "linked" / "0").symlink_to(folder / "0")
     for each in (folder, tmp_path / "linked"):
         assert ImageArchive(each).names == ["0/photo-0.png"]
-    (tmp_path / "linked" / "1").symlink_to(tmp_path / "away")
-    with pytest.raises(UsageError, match=r"linked/1 is a link to .*away, which is not there"):
-        ImageArchive(tmp_path / "linked")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("images.NPZ", "is a file of tensors, not of images; save these"),
-        ("images.pth.tar", "is a file of tensors"),
-        ("train-00000-of-00001.arrow", "is a table"),
-        ("set.tar.gz", "is an archive; unpack it"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused_as_what_it_is(
-    tmp_path: Path, name: str, message: str
-) -> None:
+@pytest.mark.parametrize("name", ["images.NPZ", "images.pth.tar", "set.tar.gz"])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     torch.save({"images": torch.zeros(2)}, tmp_path / name)  # which is a zip archive, too
-    with pytest.raises(UsageError, match=f"{name} {message}"):
+    with pytest.raises(UsageError, match=f"{name} is no zip archive, .* save its images as"):
         ImageArchive(tmp_path / name)
 
 

@@ -116,10 +116,10 @@ def test_idx_files_that_are_not_in_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
         open_fashion(folder, "mnist")
     labels.unlink()
-    with pytest.raises(UsageError, match=r"t10k-labels-idx1-ubyte or .*\.gz is missing"):
+    with pytest.raises(UsageError, match=r"or another of the four IDX files, is missing"):
         open_fashion(folder, "mnist")
     (folder / "t10k-labels-idx1-ubyte").write_bytes(bytes(8))
-    with pytest.raises(UsageError, match="MNIST in .* is damaged"):
+    with pytest.raises(UsageError, match="t10k-labels-idx1-ubyte is damaged"):
         open_fashion(folder, "mnist")
 
 

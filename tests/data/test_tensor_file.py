@@ -119,9 +119,7 @@ def test_cifar10_is_normalised_as_its_programs_do(levels: Tensor) -> None:
     "bounds",
     [
         (-1, 1),
-        (-0.5, 0.5),
         (-0.3, 1.3),
-        (0, 1.5),
         (0, 5),
         (-9, 9),
         (0, 300),
@@ -162,7 +160,7 @@ def test_other_contents_are_refused(
 def test_objects_and_damage_are_refused(tmp_path: Path, dataset: ImageDataset) -> None:
     path = tmp_path / "set.pt"
     torch.save({"images": Dangerous(tmp_path / "ran")}, path)
-    with pytest.raises(UsageError, match=r"holds objects other than tensors \(.*pathlib.Path"):
+    with pytest.raises(UsageError, match="set.pt cannot .* it holds more than tensors"):
         read(path, dataset)
     assert not (tmp_path / "ran").exists()
     for content in (b"", b"words", b"PK\x03\x04" + b"x" * 99):
