@@ -86,7 +86,6 @@ def bomb_yaml() -> str:
         (b"ipc: !!python/object/apply:os.system [ls]", "not valid YAML"),
         (b"\xff\xfe\x00ipc", "cannot be read"),
         (bomb_yaml().encode(), "aliases are not read"),
-        (b"# " + b"a" * 2**20, "is larger than 1 MiB"),
         (b"ipc: " + b"[" * 3000, "not valid YAML"),
     ],
 )
@@ -115,9 +114,7 @@ def test_names_and_assignments(tmp_path: Path) -> None:
     ("file", "text", "message"),
     [
         ("config.yaml", "- nothing\n", "must hold lines of"),
-        ("config.yaml", bomb_yaml(), "aliases are not read"),
-        ("config.yaml", "hologram: true\n", "(hologram): the run was made by an older version"),
-        ("labels/prism/unit.json", "{}", "so their settings are unknown"),
+        ("config.yaml", "hologram: true\n", "(hologram): another version made the run"),
         ("study.json", "{}", "is a study's folder"),
     ],
 )

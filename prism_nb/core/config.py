@@ -108,8 +108,7 @@ def read_settings(path: Path) -> Settings:
     if unknown:
         raise UsageError(
             f"{path} has settings that are unknown to this version of the kit "
-            f"({', '.join(map(str, unknown))}): the run was made by an older version; begin a new "
-            "run"
+            f"({', '.join(map(str, unknown))}): another version made the run; begin a new one"
         )
     return build_settings(values, where=str(path))
 
@@ -133,21 +132,19 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `name=value` texts into settings; `recipe.lr=0.1` sets an entry of a dict."""
+    """Parse `name=value` texts into settings; `recipe.lr=0.1` sets an entry of a dict.
+
+    Of texts that set the same, the last one holds.
+    """
     changes: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals or not all(name.split(".")):
             raise UsageError(f"--set {text!r}: write name=value, e.g. --set ipc=5")
-        *path, last = name.split(".")
-        target = changes
-        for part in path:
-            target = target.setdefault(part, {})
-            if not isinstance(target, dict):
-                raise UsageError(f"--set {text!r}: {part} is set to a plain value as well")
-        if isinstance(target.get(last), dict):
-            raise UsageError(f"--set {text!r}: {last} is set in parts as well")
-        target[last] = read_yaml(value, where=f"--set {name}")
+        found = read_yaml(value, where=f"--set {name}")
+        for part in reversed(name.split(".")):
+            found = {part: found}
+        changes = merge(changes, found)
     return changes
 
 

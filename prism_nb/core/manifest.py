@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism_nb import __version__
 from prism_nb.core import fileio
 from prism_nb.core.settings import MACHINE, Settings
 
@@ -93,18 +92,6 @@ def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[s
     today, recorded = environment(settings), _dict(manifest.get("environment"))
     whole = recorded.keys() == today.keys() and isinstance(recorded["versions"], dict)
     return recorded if whole else today
-
-
-def newer_version_message(manifest: dict[str, Any]) -> str | None:
-    """Return a sentence if a run was made by a newer version of the kit, else None."""
-    made_by = _dict(_dict(manifest.get("environment")).get("versions")).get("prism-nb")
-    if not isinstance(made_by, str) or _numbers(made_by) <= _numbers(__version__):
-        return None
-    return f"this run was made by version {made_by} of the kit, newer than this one ({__version__})"
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d{1,9}", version.partition("+")[0])]
 
 
 def machine() -> str:

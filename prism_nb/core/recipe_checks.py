@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.recipe import Recipe, TeacherPool
@@ -21,21 +20,10 @@ def check_recipe(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> No
 
 
 def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Iterator[str]:
-    if recipe.image_source == "imported":
-        if recipe.source is None:
-            yield (
-                "no source; name the folder or archive of the images in "
-                f"recipes.{method}.source, or use `prism-nb import`"
-            )
-        elif not Path(recipe.source).is_absolute():
-            yield (
-                f"source {recipe.source!r} depends on where the run is started; write the absolute "
-                "path"
-            )
-    elif recipe.source is not None:
+    if recipe.image_source == "imported" and recipe.source is None:
         yield (
-            f"source is {recipe.source!r}, but image_source is {recipe.image_source}; set it to "
-            "imported, or leave source out"
+            "no source; name the folder or archive of the images in "
+            f"recipes.{method}.source, or use `prism-nb import`"
         )
     if recipe.needs_scorer and recipe.init == "forgetting" and is_pretrained_name(pool.primary):
         yield (
@@ -110,8 +98,6 @@ def _feature_problems(method: str, recipe: Recipe) -> Iterator[str]:
         )
     if recipe.logits == "bn_teachers":
         yield "no network is a BN teacher where features are matched; set logits to primary"
-    if recipe.has_groups:
-        yield "no statistics have targets where features are matched; set targets to running"
     if recipe.sizes != (1.0,):
         yield "tiles are matched in full size alone; set sizes to [1]"
     for name in ("tv_l1", "l2_scale", "densification_weight"):
@@ -152,11 +138,6 @@ def _phase_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             "phases of sizes begin for all images at once, but delt_start_gap starts some of them "
             "late; set sizes to [1], or delt_start_gap to 0"
-        )
-    if recipe.residual_alpha < 1 and len(recipe.sizes) == 1:
-        yield (
-            "residual_alpha acts where a phase begins, and there is only one; name several sizes, "
-            "e.g. [1, 1, 1, 1], or set residual_alpha to 1"
         )
     if recipe.residual_source == "retrieved" and recipe.init != "patches":
         yield (

@@ -11,10 +11,10 @@ from prism_nb.core.config import read_settings
 from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
 from prism_nb.core.events import EventLog
 from prism_nb.core.lock import Locks
-from prism_nb.core.manifest import Manifest, newer_version_message
+from prism_nb.core.manifest import Manifest
 from prism_nb.core.paths import absolute_path
 from prism_nb.core.recipe import TEXTS
-from prism_nb.core.settings import FOLDER_NAME, STAGES, Settings, extends, group_of
+from prism_nb.core.settings import FOLDER_NAME, Settings, extends, group_of
 from prism_nb.core.unit_store import UnitStore
 from prism_nb.core.yaml_io import write_yaml
 
@@ -43,13 +43,7 @@ class Run:
                 f"no run at {path}, and a new run needs a preset; {suggest(path.name, runs)}"
             )
         manifest = fileio.read_record(path / "manifest.json")
-        newer = newer_version_message(manifest)
-        try:
-            return cls(path, _with_moved_images(read_settings(config), path, manifest))
-        except UsageError as error:
-            if newer is None:
-                raise
-            raise UsageError(f"{newer}; update the kit to open it ({error})") from None
+        return cls(path, _with_moved_images(read_settings(config), path, manifest))
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Run:
@@ -84,11 +78,6 @@ class Run:
                     "another run name, use the run's own settings, or delete that folder"
                 )
             return recorded == self.settings
-        if any(has_results(self.path, stage) for stage in STAGES):
-            raise UsageError(
-                f"{self.path} holds results but no config.yaml, so their settings are unknown; "
-                "choose another run name, or delete that folder"
-            )
         return False
 
     @property
@@ -199,19 +188,14 @@ def _deciding_changes(values: dict[str, Any], method: str) -> dict[str, Any]:
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:
     """Return a message for a changed setting, or for each changed key of one that is a dict."""
-    before, after = _by_key(name, old), _by_key(name, new)
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [f"{name} is {old!r} in the run, {new!r} is requested"]
+    before, after = (
+        {key: repr(each[key]) if key in each else "the default" for key in old | new}
+        for each in (old, new)
+    )
     return [
-        f"{key} is {_shown(before, key)} in the run, {_shown(after, key)} is requested"
-        for key in before | after
-        if key not in before or key not in after or before[key] != after[key]
+        f"{name}.{key} is {before[key]} in the run, {after[key]} is requested"
+        for key in before
+        if before[key] != after[key]
     ]
-
-
-def _by_key(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {f"{name}.{key}": each for key, each in value.items()}
-    return {name: value}
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "the default"

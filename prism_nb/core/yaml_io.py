@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prism_nb.core.errors import UsageError, suggest
 
-_MAX_CHARACTERS = 2**20  # of a settings file
 _MAX_SHOWN = 200  # characters of a wrong value in a message
 
 
@@ -73,9 +72,6 @@ class StrictModel(BaseModel):
         if problem["type"] == "extra_forbidden":
             valid = cls._model_at(problem["loc"][:-1]).model_fields
             return f"unknown setting {name!r}; {suggest(str(problem['loc'][-1]), valid)}"
-        if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-            parent, place = name.rsplit(".", 1)
-            return f"{parent}: value {int(place) + 1} is missing"
         message = problem["msg"].removeprefix("Value error, ").replace("array", "list")
         message = message.replace("an object", "a mapping of names")
         if problem["type"] in {"missing", "value_error"}:
@@ -110,12 +106,9 @@ class YamlFolder:
 def read_mapping(path: Path, *, where: str) -> dict[str, Any]:
     """Read a YAML file of names and values; `where` is its name in messages."""
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MAX_CHARACTERS + 1)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{where} cannot be read: {error}") from None
-    if len(text) > _MAX_CHARACTERS:
-        raise UsageError(f"{where} is not read: it is larger than 1 MiB")
     values = read_yaml(text, where=where)
     if not isinstance(values, dict):
         raise UsageError(f"{where} must hold lines of `name: value`")

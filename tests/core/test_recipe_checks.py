@@ -41,9 +41,7 @@ BY_INDEX = {"targets": "image_index"}
             {"teachers": ["resnet18@V1"], "primary": "resnet18@V1"},
             "the primary 'resnet18@V1' has given weights; name an architecture",
         ),
-        ({"source": "/x"}, {}, "but image_source is optimized"),
         ({"image_source": "imported"}, {}, "no source; name the folder"),
-        ({"image_source": "imported", "source": "x"}, {}, "depends on where the run is started"),
     ],
 )
 def test_recipes_that_cannot_be_carried_out_are_refused(

@@ -215,16 +215,8 @@ def test_another_class_order_is_refused(
     assert run.read_classes() == _CLASSES
 
 
-@pytest.mark.parametrize(
-    ("version", "message"),
-    [
-        ("99.0", "made by version 99.0 of the kit, newer than .*; update the kit"),
-        ("0.0", "made by an older version; begin a new run"),
-    ],
-)
-def test_runs_of_other_versions_are_refused(run: Run, version: str, message: str) -> None:
-    run.manifest.update(environment={"versions": {"prism-nb": version}})
+def test_runs_of_other_versions_are_refused(run: Run) -> None:
     with (run.path / "config.yaml").open("a") as file:
         file.write("hologram: true\n")
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match="another version made the run; begin a new one"):
         Run.open(run.path)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from prism_nb.core.config import build_settings, load_settings
+from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import method_fingerprint
@@ -347,20 +347,3 @@ def test_other_methods_do_not_depend_on_import_settings() -> None:
     own = ({}, {"source": "/y"}, {"resize": True}, {"title": "Words only"})
     settings = [settings_of(Path("/x"), **each) for each in own]
     assert len({method_fingerprint(each, "imported") for each in settings}) == 3
-
-
-@pytest.mark.parametrize(
-    ("recipes", "message"),
-    [
-        ({}, r"method imported: no source; .* recipes.imported.source"),
-        ({"imported": {"source": "set"}}, "depends on where the run is started"),
-        (
-            {"imported": {"source": "/x", "image_source": "initial"}},
-            "source is '/x', but image_source",
-        ),
-    ],
-)
-def test_a_meaningless_source_is_refused(recipes: dict, message: str) -> None:
-    values = load_settings("digits_quick").plain()
-    with pytest.raises(UsageError, match=message):
-        build_settings({**values, "methods": ["imported"], "recipes": recipes}, where="test")

@@ -124,7 +124,6 @@ def test_published_phases_have_200_and_224_pixels() -> None:
     [
         ({"sizes": [1, 0.5]}, "the last of sizes is not 1"),
         ({"sizes": [0.5, 1], "delt_start_gap": 1}, "but delt_start_gap starts some of them"),
-        ({"residual_alpha": 0.5}, "there is only one; name several sizes"),
         (
             {"sizes": [1, 1, 1], "residual_alpha": 0.5, "iterations": 2},
             "more phases than image index 0 steps",
