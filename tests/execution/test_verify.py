@@ -18,7 +18,6 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.evaluation import label_store
 from prism_nb.execution import pipeline, verify
-from prism_nb.execution.progress import StageProgress
 from prism_nb.execution.verify import clean, verify_run
 from tests.helpers.image_sets import begin_run
 
@@ -136,8 +135,7 @@ def test_any_spoiled_file_is_reported_or_harmless(
         run = Run.open(made.path)
         # Other settings may name any number of units, so that only the reader is tried.
         damaged = path.name != "config.yaml" and verify_run(run).damages > 0
-        for event in run.events.read("relabel"):
-            StageProgress(1, lambda share, text: None)(event)
+        run.events.read("relabel")
     except PrismError:
         damaged = True
     finally:

@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from prism_nb.core import fileio
@@ -171,28 +168,6 @@ def test_a_pull_stays_until_the_next_unit_is_measured(tmp_path: Path, run: Run) 
     run.events.append(STAGE, event="unit_end", unit=first)
     run.events.append(STAGE, event="unit_start", unit=second)
     assert RunTracker(run).read().pulls == {"prism": Pull({"bn/a": 1.0}, 1, 16)}
-
-
-_values = st.none() | st.integers(-5, 5) | st.floats() | st.sampled_from("ab") | st.just({"bn": 1})
-_kinds = st.sampled_from(
-    ["start", "unit_start", "step", "gradient", "unit_end", "failed", "waiting"]
-)
-_keys = st.sampled_from(["time", "step", "steps", "losses", "shares", "seconds", "why", "reason"])
-
-
-@given(st.lists(st.tuples(_kinds, st.dictionaries(_keys, _values)), max_size=8))
-@hypothesis_settings(
-    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
-def test_no_event_stops_the_monitor(run: Run, events: list[tuple[str, dict[str, object]]]) -> None:
-    unit, log = unit_names(run)[0], run.path / "events" / f"{STAGE}.jsonl"
-    log.unlink(missing_ok=True)
-    for kind, values in events:
-        run.events.append(STAGE, event=kind, unit=unit, **{"time": 1.0, **values})
-    state = RunTracker(run).read()
-    assert all(0 <= share <= 1 for pull in state.pulls.values() for share in pull.shares.values())
-    assert len(state.done) in {0, 1}
-    assert state.message
 
 
 def test_time_left_goes_by_the_pace_of_what_is_done(driven: Run) -> None:
