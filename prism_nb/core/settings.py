@@ -134,17 +134,18 @@ class Student(StrictModel):
         description="reuse the stored labels from the first epoch on where students train longer",
     )
     batch: int = Field(50, ge=2, description="images per training step")
-    optimizer: Literal["adamw", "sgd", "muon"] = Field(
+    optimizer: Literal["adamw", "sgd", "sgd_momentum", "muon"] = Field(
         "adamw",
-        description="optimizer; sgd has Nesterov momentum 0.9; muon is for matrices and "
-        "convolution kernels, with adamw for the rest",
+        description="optimizer; sgd has Nesterov momentum 0.9, sgd_momentum the classical one; "
+        "muon is for matrices and convolution kernels, with adamw for the rest",
     )
     lr: float = Field(1e-3, gt=0, description="initial learning rate")
     weight_decay: float = Field(
         0.01, ge=0, description="weight decay, except of biases and normalisation layers"
     )
-    schedule: Literal["cosine_then_linear", "cosine", "cosine_eta2", "constant"] = Field(
-        "cosine_then_linear", description="learning rate schedule over the epochs"
+    schedule: Literal["cosine_then_linear", "cosine", "cosine_eta2", "step", "constant"] = Field(
+        "cosine_then_linear",
+        description="learning rate schedule over the epochs; step: a tenth in the second half",
     )
     loss: Literal["mse_gt", "kl", "ce"] = Field(
         "mse_gt",

@@ -192,12 +192,15 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
 
     `cosine_then_linear` is PRISM's: a slow cosine for five sixths of the epochs, down to
     0.75; then a drop to a sixth of that and a line to zero. `cosine` goes to zero (SRe2L, CDA,
-    EDC, G-VBSM), `cosine_eta2` to one half (RDED), `constant` stays at one.
+    EDC, G-VBSM), `cosine_eta2` to one half (RDED); `step` is a tenth in the second half, from one
+    epoch behind its first on (DC), and `constant` stays at one.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "cosine_then_linear" and epoch > 5 * epochs / 6:
         return 0.75 * (1 - epoch / epochs)
+    if schedule == "step":
+        return 1.0 if epoch <= epochs // 2 + 1 else 0.1
     half_wave = {"cosine_then_linear": 2.5, "cosine": 1.0, "cosine_eta2": 2.0}[schedule] * epochs
     return 0.5 * (1 + math.cos(math.pi * epoch / half_wave))
 

@@ -34,6 +34,9 @@ from prism_nb.models.zoo import META, build_network, build_on_meta, check_forwar
 from prism_nb.synthesis.coresets import GREEDY
 from prism_nb.synthesis.phases import Phases
 
+# Protocols whose batches hold all images where there are fewer.
+_UP_TO_A_BATCH = {"dc", "fair"}
+
 
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """Check a run's dataset, networks, methods and machine without training anything.
@@ -309,7 +312,7 @@ def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
     if settings.label.statistics == "batch":
         batches["label_batch"] = settings.label.batch
     for name, batch in batches.items():
-        if settings.protocol != "fair" and batch > count:
+        if settings.protocol not in _UP_TO_A_BATCH and batch > count:
             raise UsageError(
                 f"{name}: {batch} images by the protocol {settings.protocol} or the run, but a "
                 f"method has only {count}, so this would not be followed; raise ipc, or set {name} "

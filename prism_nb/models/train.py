@@ -120,7 +120,8 @@ def new_optimizer(
 
     Args:
         network: The network.
-        kind: `adamw`, `sgd` with Nesterov momentum 0.9, or `muon` as in `MuonAdamW`.
+        kind: `adamw`, `sgd` with Nesterov momentum 0.9, `sgd_momentum` with the classical one, or
+            `muon` as in `MuonAdamW`.
         lr: Learning rate.
         weight_decay: Weight decay.
         decay_vectors: Whether biases and parameters of normalisation layers decay too.
@@ -132,8 +133,8 @@ def new_optimizer(
         groups.append({"params": others, "weight_decay": 0.0})
     if kind == "muon":
         return MuonAdamW(groups, lr=lr)
-    if kind == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    if kind in {"sgd", "sgd_momentum"}:
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=kind == "sgd", fused=True)
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 

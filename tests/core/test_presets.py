@@ -59,11 +59,11 @@ def test_the_clone_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_protocols_differ_where_the_papers_do() -> None:
     values = {name: protocol_values(name) for name in PROTOCOLS.names()}
     assert set(values) == {
-        *("bssl", "cda", "edc", "fair", "gvbsm", "prism", "rd3", "rded"),
+        *("bssl", "cda", "dc", "edc", "fair", "gvbsm", "prism", "rd3", "rded"),
         *("rethinkdc_hard", "rethinkdc_soft", "sre2l"),
     }
     assert values["fair"] == values["prism"]
-    assert {n for n, v in values.items() if v["label_epochs"] != 300} == {"rd3"}
+    assert {n for n, v in values.items() if v["label_epochs"] != 300} == {"dc", "rd3"}
     assert [values[n]["student_batch"] for n in ("prism", "sre2l", "cda", "rded", "edc")] == [
         50, 1024, 128, 100, 100,
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_protocols_differ_where_the_papers_do() -> None:
         "edc", "fair", "gvbsm", "prism",
     }  # fmt: skip
     assert {n for n, v in values.items() if v["label_crop_min"] == 0.5} == {"rded", "edc", "rd3"}
-    assert {n for n, v in values.items() if v["labels"] == "hard"} == {"rethinkdc_hard"}
+    assert {n for n, v in values.items() if v["labels"] == "hard"} == {"dc", "rethinkdc_hard"}
     assert {n for n, v in values.items() if v["label_statistics"] == "batch"} == {"bssl"}
     soft, cda = values["rethinkdc_soft"], values["cda"]
     assert {n for n in cda if soft[n] != cda[n]} == {"labels"}  # made while a student trains

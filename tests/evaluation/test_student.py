@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
+from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Student
-from prism_nb.data.augment import sample_epoch_params
+from prism_nb.data.augment import epoch_params, identity_params, sample_epoch_params
 from prism_nb.data.registry import open_dataset
 from prism_nb.data.small import Digits
 from prism_nb.evaluation import student as student_module
@@ -36,6 +37,7 @@ from prism_nb.evaluation.student import (
     train_student,
 )
 from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.zoo import build_network
 
 CPU = torch.device("cpu")
 DIGITS = Digits(32)
@@ -151,6 +153,35 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
     assert equal(student, undisturbed)
 
 
+def test_hard_labels_of_dc_are_its_literal_loop() -> None:
+    decay = 0.5  # far more than the protocol's, so that it is seen
+    run = load_settings("digits_quick", {"protocol": "dc", "student_weight_decay": decay})
+    views = epoch_params(run, 100, 0, CPU)
+    assert torch.equal(views.crop, identity_params(100, 32, CPU).crop)
+    data, epochs, seed = student_data(hard=True), 7, 3
+    plain = StudentData(data.images, data.classes, lambda _: EpochLabels(views, None))
+    student, _, _ = train_student(
+        "convnet3", DIGITS, plain, run.student, epochs=epochs, seed=seed, on_epoch=lambda _: None
+    )
+    torch.manual_seed(seed)
+    network = build_network("convnet3", classes=10, image_size=32).double()
+    begin = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    images, momentum = data.images[torch.arange(100)].double(), dict[str, Tensor]()
+    for epoch in range(epochs):
+        rate = 0.01 if epoch <= epochs // 2 + 1 else 0.001
+        network.zero_grad()
+        nn.functional.cross_entropy(network(images), data.classes).backward()
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                gradient = weight.grad + (decay * weight if weight.ndim > 1 else 0)
+                momentum[name] = 0.9 * momentum.get(name, 0) + gradient
+                weight -= rate * momentum[name]
+    found = dict(student.named_parameters())
+    for name, weight in network.named_parameters():
+        moved = (weight - begin[name]).norm()
+        assert (found[name] - weight).norm() < 0.02 * moved + 1e-6, name
+
+
 def test_the_moving_average_follows_its_decay() -> None:
     torch.manual_seed(0)
     trainer = student_trainer("test_byobnet", DIGITS, config_of(ema=0.9), CPU, epochs=1)
@@ -183,6 +214,8 @@ def test_a_diverging_student_is_an_error() -> None:
         ("cosine_then_linear", 299, 0.0025),
         ("cosine", 150, 0.5),
         ("cosine_eta2", 150, (1 + math.cos(math.pi / 4)) / 2),
+        ("step", 151, 1.0),
+        ("step", 152, 0.1),
         ("constant", 299, 1.0),
     ],
 )

@@ -29,6 +29,7 @@ def test_the_presets_pass() -> None:
     assert preflight(load_settings("digits")).name == "digits"
     preflight(load_settings("digits_quick", {"protocol": "bssl", "student_batch": 20}))
     preflight(load_settings("digits_quick", {"student_batch": 21}))  # nobody's protocol
+    preflight(load_settings("digits_quick", {"protocol": "dc"}))  # one batch of all images
 
 
 def test_prism_reference_takes_a_teacher_without_bn() -> None:
