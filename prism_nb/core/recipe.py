@@ -161,10 +161,11 @@ class Recipe(StrictModel):
         "variance; relative: to the running deviation, with the log-ratio of variances, by the "
         "root of the number of channels",
     )
-    targets: Literal["running", "image_index"] = Field(
+    targets: Literal["running", "image_index", "class"] = Field(
         "running",
-        description="targets of BN layers: running statistics, or for each image index those of a "
-        "group of real images, by difficulty (PSM); a unit then holds one image index",
+        description="targets of BN layers: running statistics; for each image index those of a "
+        "group of real images, by difficulty (PSM), a unit then holds one image index; or those of "
+        "the class's real images, with class_wise batches",
     )
     statistics: Literal["bn", "bn_conv"] = Field(
         "bn", description="statistics of the inputs of BN layers, or of convolutions too (G-VBSM)"
@@ -270,13 +271,18 @@ class Recipe(StrictModel):
 
     @property
     def has_groups(self) -> bool:
+        """Whether targets are of groups of real images: by difficulty (PSM), or by class."""
+        return self.image_source == "optimized" and self.targets != "running"
+
+    @property
+    def by_difficulty(self) -> bool:
         """Whether each image index has a difficulty group of the real images (PSM)."""
-        return self.image_source == "optimized" and self.targets == "image_index"
+        return self.has_groups and self.targets == "image_index"
 
     @property
     def by_image_index(self) -> bool:
         """Whether a unit holds one image index, which has its own number of steps or targets."""
-        return bool(self.early_late_step) or self.has_groups
+        return bool(self.early_late_step) or self.by_difficulty
 
     @property
     def mean_area(self) -> float:

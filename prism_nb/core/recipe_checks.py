@@ -45,8 +45,13 @@ def _part_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
     limited = (*pool.bn_only, *pool.logits_only)
     if recipe.has_groups and recipe.statistics == "bn_conv":
         yield (
-            "targets image_index are of BN layers, but statistics bn_conv are of convolutions too; "
-            "set targets to running, or statistics to bn"
+            f"targets {recipe.targets} are of BN layers, but statistics bn_conv are of "
+            "convolutions too; set targets to running, or statistics to bn"
+        )
+    if recipe.targets == "class" and recipe.batches != "class_wise":
+        yield (
+            f"targets are of one class, but batches {recipe.batches} have several; set batches to "
+            "class_wise"
         )
     if recipe.logits == "bn_teachers" and limited:
         yield (
@@ -123,8 +128,8 @@ def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
                 "(later groups start later)"
             )
     yield from _phase_problems(recipe)
-    needs_statistics = recipe.match == "statistics" and recipe.batches == "class_wise"
-    if needs_statistics and (ipc < 2 or recipe.by_image_index):
+    is_one_image = recipe.match == "statistics" and recipe.batches == "class_wise"
+    if is_one_image and recipe.targets != "class" and (ipc < 2 or recipe.by_image_index):
         yield (
             "class-wise batches, which at ipc 1, or with early_late_step or targets image_index, "
             "hold one image and no statistics; raise ipc, or use cross_class batches"

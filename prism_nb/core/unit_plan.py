@@ -78,19 +78,26 @@ def statistics_unit(settings: Settings, name: str, patch: int) -> Unit:
 
 
 def groups_unit(settings: Settings, method: str) -> Unit:
-    """Return the unit that measures the difficulty groups of a method's BN teachers (PSM).
+    """Return the unit that measures groups of real images by a method's BN teachers.
 
+    These are the dataset's classes, or difficulty groups (PSM), as many as images per class.
     Methods with the same BN teachers share it.
     """
+    by_difficulty = settings.recipe_of(method).by_difficulty
+    kind, count = ("difficulty groups", settings.ipc) if by_difficulty else ("classes", None)
     networks = stat_networks(settings, method)
     units = [network_unit(settings, name) for name in networks]
-    key = short_hash([settings.ipc, *(unit.fingerprint for unit in units)])
+    key = short_hash([count, *(unit.fingerprint for unit in units)])
     return Unit(
         stage="squeeze",
-        name=f"difficulty groups {key}",
+        name=f"{kind} {key}",
         marker=f"teachers/units/groups-{key}.json",
         fingerprint=key,
-        params={"networks": networks, "statistics": f"teachers/groups-{key}.safetensors"},
+        params={
+            "networks": networks,
+            "groups": count,
+            "statistics": f"teachers/groups-{key}.safetensors",
+        },
         inputs=tuple(unit.marker for unit in units),
     )
 

@@ -194,6 +194,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     recipe = settings.recipe_of(method)
     batches = method_batches(settings, method, len(dataset.classes))
     aligns = recipe.image_source == "optimized" and recipe.match == "statistics"
+    aligns = aligns and recipe.targets != "class"  # to which a single image may come nearer
     if aligns and any(len(batch.members()) < 2 for batch in batches):
         raise UsageError(
             f"method {method}: a unit would be a single image, which has no statistics worth "
@@ -202,7 +203,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     each = recipe.real_per_image(dataset.image_size)
     if each:
         dataset.check_per_class(settings.ipc, purpose=f"method {method} (real images)", each=each)
-    if recipe.has_groups:
+    if recipe.by_difficulty:
         dataset.check_per_class(settings.ipc, purpose=f"method {method} (difficulty groups)")
     needed = settings.ipc * each
     most = recipe.max_scored_images

@@ -65,6 +65,9 @@ class Scenario(StrictModel):
     title: str = Field(description="name in figures")
     settings: dict[str, Any] = Field({}, description="settings that differ from the study's")
     tuned_by: str | None = Field(None, description="the search whose winners it uses")
+    replicates: int | None = Field(
+        None, ge=1, le=1000, description="repetitions, where they are not the study's"
+    )
 
 
 class Study(StrictModel):
@@ -168,8 +171,11 @@ def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], S
                 f"settings.recipes: no scenario runs {method!r}; {suggest(method, methods)}"
             )
     runs = {}
-    for replicate in range(study.replicates):
+    counts = {name: each.replicates or study.replicates for name, each in study.scenarios.items()}
+    for replicate in range(max(counts.values())):
         for name, settings in shared.items():
+            if replicate >= counts[name]:
+                continue
             search = study.scenarios[name].tuned_by or ""
             tuned = {m: choice[search, m] for m in settings.methods if (search, m) in choice}
             own = {**settings.plain(), "replicate": replicate}
@@ -359,11 +365,14 @@ def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
     return {"preset": Path(plain.get("preset", "")).name, **parts}
 
 
+_FREE = {"data_dir", "title", "replicates"}
+
+
 def _without_places(values: Any) -> Any:
-    """Return plain values without `data_dir` (a hash stands for the images) and titles."""
+    """Return plain values without `data_dir` (a hash stands for the images), titles and counts."""
     if not isinstance(values, dict):
         return values
-    return {k: _without_places(v) for k, v in values.items() if k not in {"data_dir", "title"}}
+    return {k: _without_places(v) for k, v in values.items() if k not in _FREE}
 
 
 def execute_study(

@@ -1,6 +1,6 @@
-"""Difficulty groups of the training images, and the BN statistics of each group (PSM, 2026).
+"""BN statistics of groups of training images: classes, or difficulty groups (PSM, 2026).
 
-The images of a class are ranked by their distance from a network's running statistics,
+For difficulty, images of a class are ranked by their distance from running statistics,
 
     GPS(x) = mean over layers of
              (||mean_x - mean_l||_2 + ||log((var_x + eps) / (var_l + eps))||_2) / sqrt(C_l),
@@ -70,12 +70,24 @@ def difficulty_groups(
         _group_stats(teachers, dataset, np.sort(np.concatenate(group)), device)
         for group in zip(*members, strict=True)
     ]
-    by_network = {name: torch.stack([each[name] for each in stats]) for name in stats[0]}
-    return {"images": torch.from_numpy(np.array(middle)), **by_network}
+    return {"images": torch.from_numpy(np.array(middle)), **_by_network(stats)}
+
+
+@torch.no_grad()
+def class_statistics(
+    teachers: Sequence[Teacher], dataset: ImageDataset, device: torch.device
+) -> dict[str, Tensor]:
+    """Measure the training images of each class.
+
+    Returns:
+        By network, mean and variance of each class over all BN layers, [classes, 2, channels].
+    """
+    members = [dataset.class_indices("train", info.index) for info in dataset.classes]
+    return _by_network([_group_stats(teachers, dataset, each, device) for each in members])
 
 
 def group_targets(groups: Mapping[str, Tensor], teacher: Teacher, index: int) -> list[MeanVar]:
-    """Return the statistics of one of `difficulty_groups` for each BN layer of a network."""
+    """Return the statistics of a group, by index, for each BN layer of a network."""
     sizes = [len(running.mean) for running in teacher.running_stats()]
     mean, var = groups[teacher.name][index]
     return [MeanVar(*pair) for pair in zip(mean.split(sizes), var.split(sizes), strict=True)]
@@ -107,6 +119,10 @@ def _group_stats(
         name: torch.stack([mean, square - mean.square()]).float()
         for name, (mean, square) in moments.items()
     }
+
+
+def _by_network(groups: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
 
 
 def _read(dataset: ImageDataset, indices: np.ndarray, device: torch.device) -> Iterator[Tensor]:

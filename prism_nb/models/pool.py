@@ -61,7 +61,7 @@ def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
 
 
 def load_groups(run: Run, method: str) -> dict[str, Tensor]:
-    """Return the result of `difficulty_groups` for a method, one group per image index.
+    """Return the statistics of a method's groups: of `difficulty_groups` or `class_statistics`.
 
     Raises:
         PrismError: The groups are not measured, or their file is damaged.

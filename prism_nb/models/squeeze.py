@@ -29,7 +29,7 @@ from prism_nb.models.bn_distance import (
     spaced_images,
 )
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.difficulty import difficulty_groups
+from prism_nb.models.difficulty import class_statistics, difficulty_groups
 from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import conv_layer_stats
 from prism_nb.models.metrics import accuracy, best_order, predict
@@ -225,11 +225,14 @@ def _conv_stats(run: Run, unit: Unit) -> Result:
 
 
 def _group_stats(run: Run, unit: Unit) -> Result:
-    settings, device = run.settings, choose_device(run.settings.device)
+    dataset, device = open_dataset(run.settings), choose_device(run.settings.device)
     teachers = [load_teacher(run, name) for name in unit.params["networks"]]
     with tf32_mode("fp32", device):
-        tensors = difficulty_groups(teachers, open_dataset(settings), settings.ipc, device)
-    return to_safetensors(tensors), {"groups": settings.ipc}
+        if unit.params["groups"]:
+            tensors = difficulty_groups(teachers, dataset, unit.params["groups"], device)
+        else:
+            tensors = class_statistics(teachers, dataset, device)
+    return to_safetensors(tensors), {"groups": unit.params["groups"] or len(dataset.classes)}
 
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:

@@ -164,7 +164,7 @@ def initial_images(
 
 def _order(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:
     """Return the order of a class's training images by difficulty groups or as a coreset."""
-    if recipe.init == "real" and recipe.has_groups:
+    if recipe.init == "real" and recipe.by_difficulty:
         return load_groups(run, method)["images"].tolist().__getitem__
     if recipe.init not in CORESETS:
         return None

@@ -161,7 +161,8 @@ def _build_matchers(
     run: Run, unit: Unit, schedule: TeacherSchedule, start: UnitInit
 ) -> dict[str, StatMatcher]:
     """Load every network of a unit, and the one that others are scaled to."""
-    recipe, index = start.recipe, batch_of(unit).image_indices[0]
+    recipe, batch = start.recipe, batch_of(unit)
+    group = batch.image_indices[0] if recipe.by_difficulty else batch.classes[0]
     reference, matchers = recipe.networks(run.settings.pool, "scales"), {}
     groups = load_groups(run, unit.params["method"]) if recipe.has_groups else {}
     for name in dict.fromkeys([*schedule.networks, *reference]):
@@ -172,7 +173,7 @@ def _build_matchers(
         matchers[name] = build_stat_matcher(
             teacher,
             recipe,
-            bn_stats=group_targets(groups, teacher, index) if name in groups else None,
+            bn_stats=group_targets(groups, teacher, group) if name in groups else None,
             conv_stats=conv_stats,
             generator=start.generator,
             precision=run.settings.precision,

@@ -48,6 +48,7 @@ METHOD_COLORS = {
     "prism_wide": "#7777EE",
     "prism_reference": "#6677CC",
     "prism_balanced": "#2255DD",
+    "prism_class": "#3322DD",
     "sre2l": "#EE6677",
     "cda": "#994400",
     "gvbsm": "#AA3377",

@@ -10,6 +10,7 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 
 BY_INDEX = {"targets": "image_index"}
+BY_CLASS = {"targets": "class", "batches": "class_wise"}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,8 @@ BY_INDEX = {"targets": "image_index"}
         ({**BY_INDEX, "delt_start_gap": 1}, {}, "all image indices in one unit; set"),
         ({**BY_INDEX, "batches": "class_wise"}, {}, "or targets image_index, hold one image"),
         ({**BY_INDEX, "statistics": "bn_conv"}, {}, "targets image_index are of BN layers, but"),
+        ({**BY_CLASS, "statistics": "bn_conv"}, {}, "targets class are of BN layers, but"),
+        ({"targets": "class"}, {}, "targets are of one class, but batches cross_class have"),
         (
             {"init": "forgetting"},
             {"teachers": ["resnet18@V1"], "primary": "resnet18@V1"},

@@ -14,7 +14,12 @@ from torch.nn import functional
 from prism_nb.data.dataset import Split
 from prism_nb.data.small import Digits
 from prism_nb.models import difficulty as module
-from prism_nb.models.difficulty import difficulty, difficulty_groups, group_targets
+from prism_nb.models.difficulty import (
+    class_statistics,
+    difficulty,
+    difficulty_groups,
+    group_targets,
+)
 from prism_nb.models.teacher import Teacher
 from tests.helpers.teachers import layer_inputs, teacher_of
 
@@ -71,8 +76,29 @@ def test_groups_have_the_running_statistics_that_their_images_give_once(
         for g, part in enumerate(np.array_split(ranked, groups)):
             assert found["images"][c, g] == part[len(part) // 2]
             members[g] += part.tolist()
+    expect_statistics(found, members, teachers, exact, images)
+
+
+def test_classes_have_the_running_statistics_that_their_images_give_once() -> None:
+    dataset = FewDigits(16)
+    teachers = [teacher_of(name, size=16) for name in ("test_resnet", "test_byobnet")]
+    found = class_statistics(teachers, dataset, torch.device("cpu"))
+    exact = [copy.deepcopy(teacher).double() for teacher in teachers]
+    images = dataset.normalize(dataset.images("train", range(100))).double()
+    members = [np.flatnonzero(dataset.labels("train") == c).tolist() for c in range(10)]
+    expect_statistics(found, members, teachers, exact, images)
+
+
+def expect_statistics(
+    found: dict[str, Tensor],
+    groups: list[list[int]],
+    teachers: list[Teacher],
+    exact: list[Teacher],
+    images: Tensor,
+) -> None:
+    """Compare statistics with those of batch norm in training, in float64."""
     for teacher, double in zip(teachers, exact, strict=True):
-        for g, own in enumerate(members):
+        for g, own in enumerate(groups):
             targets = group_targets(found, teacher, g)
             for (_, values), target in zip(inputs_of(double, images[own]), targets, strict=True):
                 mean, var = torch.zeros(2, values.shape[1], dtype=torch.float64)

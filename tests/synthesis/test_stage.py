@@ -22,7 +22,7 @@ from prism_nb.core.units import Unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import squeeze
 from prism_nb.models.checkpoint import Checkpoint
-from prism_nb.models.difficulty import difficulty_groups, group_targets
+from prism_nb.models.difficulty import class_statistics, difficulty_groups, group_targets
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import load_groups, untrained_teacher
 from prism_nb.models.teacher import Teacher
@@ -46,11 +46,7 @@ SMALL: dict[str, Any] = {
 # -- every method ------------------------------------------------------------------------------
 
 RECIPES = {name: load_recipe(name) for name in RECIPES.names()}
-NAMES = [
-    name
-    for name, recipe in RECIPES.items()
-    if recipe.batches != "class_wise" and recipe.image_source != "imported"
-]
+NAMES = [name for name, recipe in RECIPES.items() if recipe.image_source != "imported"]
 OWN = {
     "delt": {"delt_start_gap": 1, "delt_groups": 2, "init": "real_median"},
     "cvdd": {"init": "patches"},
@@ -60,6 +56,7 @@ OWN = {
     "fadrm_plus": {"init": "patches", "iterations": 4},
     "reta": {"init": "patches", "iterations": 4},
     "psm": {"init": "real"},
+    "prism_class": {"init": "herding"},
     "cim": {"init": "mosaic"},
 }
 
@@ -124,6 +121,18 @@ def test_image_indices_have_the_targets_and_first_images_of_their_groups(trained
             assert all(map(torch.equal, found, target))
 
 
+def test_units_of_a_class_have_its_targets(trained: Run) -> None:
+    groups = load_groups(trained, "prism_class")
+    for c, unit in enumerate(unit_plan.method_units(trained, "prism_class", 10)):
+        start, batch = init.prepare_unit(trained, unit), unit_plan.batch_of(unit)
+        assert batch.members() == [(c, 0), (c, 1)]
+        schedule = teacher_schedule(trained.settings, "prism_class", batch)
+        for matcher in stage._build_matchers(trained, unit, schedule, start).values():
+            targets = group_targets(groups, matcher.runner.teacher, c)
+            for found, target in zip(matcher.real_stats.values(), targets, strict=True):
+                assert all(map(torch.equal, found, target))
+
+
 # -- losses ------------------------------------------------------------------------------------
 
 UNIT = Unit(stage="synthesis", name="m/u", marker="m", fingerprint="b")
@@ -179,6 +188,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "delt": {"delt_start_gap": 2, "delt_groups": 2, "init": "noise"},
     "gvbsm": {"conv_drop_prob": 0.4},
     "prism_psm": {"init": "real"},
+    "prism_class": {"init": "real"},
     "reta": {"init": "patches"},
     "cim": {"init": "mosaic"},
 }
@@ -201,7 +211,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(Checkpoint, "__init__", impatient)
     for module in (stage, init):
         monkeypatch.setattr(module, "load_teacher", lambda run, name: _teacher(name))
-        monkeypatch.setattr(module, "load_groups", lambda run, method: _groups())
+        monkeypatch.setattr(module, "load_groups", _groups)
     monkeypatch.setattr(stage, "load_conv_targets", lambda run, *which: _targets(*which))
     return Run.create(tmp_path / "all", load_settings("digits_quick", SETTINGS))
 
@@ -225,9 +235,12 @@ def _targets(name: str, patch: int) -> dict[str, MeanVar]:
 
 
 @cache
-def _groups() -> dict[str, Tensor]:
+def _groups(_: Run, method: str) -> dict[str, Tensor]:
     teachers = [_teacher(name) for name in SMALL["teachers"]]
-    return difficulty_groups(teachers, open_dataset(load_settings("digits_quick", SMALL)), 2, CPU)
+    dataset = open_dataset(load_settings("digits_quick", SMALL))
+    if RECIPES[method].targets == "class":
+        return class_statistics(teachers, dataset, CPU)
+    return difficulty_groups(teachers, dataset, 2, CPU)
 
 
 def unit_of(run: Run, method: str) -> Unit:
