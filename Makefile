@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo imagenet evidence benchmark-data bench rehearsal chaos test test-unit pictures docs lab lint clean
+.PHONY: help demo imagenet evidence benchmark benchmark-data bench rehearsal chaos test test-unit pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ imagenet: .venv/.installed  ## grow images of eight ImageNet classes with genuin
 
 evidence: .venv/.installed  ## compare PRISM with other methods and controls on digits; resumable
 	$(BIN)/prism-nb study evidence
+
+benchmark: .venv/.installed  ## compare methods and controls on Fashion-MNIST; resumable
+	@test -e data/downloads/fashion-mnist/t10k-labels-idx1-ubyte.gz || $(MAKE) --no-print-directory benchmark-data
+	$(BIN)/prism-nb study benchmark
 
 benchmark-data: FOLDER := data/downloads/fashion-mnist
 benchmark-data:  ## fetch Fashion-MNIST with Debian's package, which is not installed

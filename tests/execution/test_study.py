@@ -13,6 +13,7 @@ from prism_nb.core.presets import protocol_sentence, studies
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data import registry
 from prism_nb.execution.study import (
     Study,
     StudyFolder,
@@ -213,11 +214,20 @@ def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
         StudyFolder.open(study, runs_dir=tmp_path, name="t")
 
 
-def test_the_studies_of_the_kit_can_be_carried_out() -> None:
+def test_the_studies_of_the_kit_can_be_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "with_dataset_hash", lambda settings: settings)  # no images here
     for name in studies().names():
         study = load_study(name)
         search_runs(study)
-        assert len(scenario_runs(study, {})) == len(study.scenarios) * study.replicates
+        counts = [each.replicates or study.replicates for each in study.scenarios.values()]
+        assert len(scenario_runs(study, {})) == sum(counts)
+
+
+def test_a_scenario_may_have_replicates_of_its_own() -> None:
+    scenarios = {**SPEC["scenarios"], "c": {"title": "C", "replicates": 3}}
+    runs = scenario_runs(study_of(scenarios=scenarios), {})
+    assert list(runs) == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1), ("c", 2)]
+    assert [cell.settings.replicate for cell in runs.values()] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_a_folder_does_not_mix_two_studies_but_takes_more_replicates(tmp_path: Path) -> None:
