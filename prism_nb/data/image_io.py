@@ -54,20 +54,25 @@ def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.nda
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(resize_center_crop(to_rgb(_upright(image)), size, margin))
+            return np.asarray(resize_center_crop(to_rgb(upright(image)), size, margin))
     except DECODE_ERRORS as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise PrismError(
-                f"image {path} cannot be read: {error}; run the same command again once it can"
-            ) from None
-        raise DamagedImageError(
-            f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
-            "began, or repair or remove it and begin another run (skip_damaged leaves all such "
-            "files out)"
-        ) from None
+        raise decode_error(path, error) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def decode_error(path: Path, error: Exception) -> PrismError:
+    """Return the error to raise for a file that cannot be read or, a DamagedImageError, decoded."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        return PrismError(
+            f"image {path} cannot be read: {error}; run the same command again once it can"
+        )
+    return DamagedImageError(
+        f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
+        "began, or repair or remove it and begin another run (skip_damaged leaves all such "
+        "files out)"
+    )
+
+
+def upright(image: Image.Image) -> Image.Image:
     """Turn an image as EXIF asks for; what else is in EXIF may be broken."""
     image.load()  # PNG may hold EXIF behind the pixels
     try:
@@ -126,7 +131,7 @@ def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Ten
         is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
         if is_animated or image.mode not in _PLAIN_MODES or _is_clear(image):
             raise ValueError("it is animated, transparent, or has more than 8 bits per channel")
-        rgb = to_rgb(_upright(image))
+        rgb = to_rgb(upright(image))
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)

@@ -19,6 +19,18 @@ def picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Imag
     return Image.fromarray(noise.squeeze(2) if channels == 1 else noise, mode)
 
 
+def photograph(seed: int, side: int, theme: int = 0) -> Image.Image:
+    """Return a smooth random image; a theme gives it a colour and waves of a width."""
+    rng = np.random.default_rng([seed, theme])
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=float)
+    x, y = np.meshgrid(*[np.linspace(0, 2 * np.pi, side)] * 2)
+    angle = rng.uniform(0, np.pi)
+    waves = np.sin((theme + 1) * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+    colour = np.random.default_rng(theme).uniform(-1, 1, 3)
+    return Image.fromarray(np.clip(pixels + 90 * waves[..., None] * colour, 0, 255).astype("uint8"))
+
+
 def make_tree(
     root: Path,
     classes: Sequence[str] = ("ape", "bee"),
