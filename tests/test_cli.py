@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from prism_nb import cli
+from prism_nb import cli, terminal
 from prism_nb.core import fileio
 from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
+from prism_nb.execution import pipeline
 from prism_nb.execution.verify import Finding, VerificationReport
 from tests.helpers.command import Result, call
 
@@ -127,6 +130,8 @@ def test_answers_without_work_import_no_torch(tmp_path: Path) -> None:
         "protocols": 0,
         "runs": 0,
         "status r": 0,
+        "results r": 0,
+        "compare r r": 0,
         "status s": 2,
         "run digitz": 2,
         "run digits --set ipcs=1": 2,
@@ -168,8 +173,114 @@ def test_runs_are_listed_with_what_is_done(run: Run, prism: Any) -> None:
     result = prism("runs")
     assert result.code == 0
     lines = {line.split()[0]: line for line in result.out.splitlines()}
-    assert "squeeze 0/5, synthesis 0/3" in lines["r"]
-    assert "another version made the run" in lines["old"]
+    assert lines["r"].split()[1:5] == ["new", "0", "of", "27"]
+    assert "another version made the run" in lines["old:"]
+    listed = {each["run"]: each for each in json.loads(prism("runs --json").out)}
+    assert listed["r"]["methods"] == list(run.settings.methods)
+    assert listed["r"]["bytes"] == sum(len(content) for content in files(run.path).values())
+    assert "problem" in listed["old"]
+
+
+def finish_students(run: Run, accuracies: dict[str, list[float]]) -> None:
+    """Write the records of students of each method, a seed each, and the class order."""
+    run.write_classes(open_dataset(run.settings).class_records())
+    for unit in pipeline.stage_units(run, "evaluation"):
+        seeds = accuracies.get(unit.params["method"], [])
+        if unit.params["seed"] < len(seeds):
+            record = {"last": seeds[unit.params["seed"]], "top5": 1.0}
+            run.units.finish(unit, paths=[], record=record)
+
+
+def test_results_and_their_comparison(tmp_path: Path, prism: Any) -> None:
+    settings = load_settings("digits_quick", {"methods": ["prism", "sre2l"]})
+    first = Run.create(tmp_path / "a", settings)
+    other = load_settings("digits_quick", {"methods": ["prism"], "ipc": 5, "image_size": 64})
+    second = Run.create(tmp_path / "b", other)
+    finish_students(first, {"prism": [0.5, 0.6], "sre2l": [0.4]})
+    finish_students(second, {"prism": [0.75, 0.75]})
+    shown = prism("results a").out
+    assert "chance 10 %" in shown
+    assert "55.0 ± 7.1" in shown
+    rows = {
+        row["method"]: row["scores"] for row in json.loads(prism("results a --json").out)["rows"]
+    }
+    student = first.settings.students[0]
+    assert rows["prism"][student] == {
+        "top1": pytest.approx(55), "std": pytest.approx(7.0710678), "top5": 100, "seeds": 2
+    }  # fmt: skip
+    assert rows["sre2l"][student]["std"] is None
+    found = json.loads(prism("compare a b --json").out)
+    assert found["settings"]["image_size"] == [32, 64]
+    differences = {(row["title"], row["student"]): row["difference"] for row in found["rows"]}
+    assert differences["PRISM", student] == pytest.approx(20)
+    assert differences["SRe2L", student] is None
+    assert "image_size" in found["notes"][0]
+    text = prism("compare a b")
+    assert "+20.0" in text.out
+    assert "their accuracies do not compare" in text.err
+
+
+def test_a_report_is_opened_by_its_link(run: Run, prism: Any) -> None:
+    refused(prism("open r"), "run r has no report yet", "prism-nb run --run r")
+    refused(prism("open s"), "no run at", "valid: r")
+    fileio.write_text(run.path / "figures" / "report.html", "")
+    assert prism("open r").out == f"{(run.path / 'figures' / 'report.html').as_uri()}\n"
+
+
+def test_a_plan_of_other_settings_is_that_of_a_new_run(run: Run, prism: Any) -> None:
+    taken = Run.create(run.path.parent / "digits_quick", load_settings("digits_quick"))
+    taken.write_classes(open_dataset(taken.settings).class_records())
+    fileio.write_text(taken.path / "synthesis" / "prism" / "units" / "x.json", "{}")
+    before = files(taken.path.parent)
+    result = prism("plan digits_quick --set ipc=3 --quick")
+    assert result.code == 0
+    assert "such as --run digits_quick-2" in result.err
+    assert "digits_quick-2" in result.out
+    assert files(taken.path.parent) == before
+    refused(prism("plan digits_quick --run digits_quick --set ipc=3"), "ipc is 2", "run name")
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "expected"),
+    [
+        ("prism-nb run digits_q", 2, ["plain,digits_quick"]),
+        ("prism-nb status ", 2, ["plain,r"]),
+        ("prism-nb stage r sy", 3, ["plain,synthesis"]),
+        ("prism-nb export r random", 3, ["plain,random_real"]),
+        ("prism-nb study ablation_q", 2, ["plain,ablation_quick"]),
+    ],
+)
+def test_names_are_completed(
+    run: Run, prism: Any, monkeypatch: pytest.MonkeyPatch, words: str, at: int, expected: list[str]
+) -> None:
+    monkeypatch.setenv("_PRISM_NB_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(at))
+    assert prism("").out.split() == expected
+
+
+def test_text_is_wrapped_and_coloured_in_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"state": "finished", "n": 1234, "text": "word " * 30}]
+    terminal.echo_table(rows)
+    plain = capsys.readouterr().out
+    assert plain.splitlines()[1].startswith("finished  1,234  word word")
+    assert len(plain.splitlines()) == 2
+    assert "\x1b" not in plain
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    terminal.echo_table(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert "\x1b[32mfinished" in lines[1]
+    assert len(lines) == 1 + 4
+    assert max(len(click.unstyle(line)) for line in lines) <= 60
+
+
+def test_without_arguments_there_is_help(prism: Any) -> None:
+    assert prism("").code == 0
+    summaries = prism("").out.partition("Commands:")[2].splitlines()[1:]
+    assert not [line for line in summaries if line.endswith("...")]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ FLOORS = {
     "viz": 5,
     "notebook": 6,
     "headless": 6,
+    "arguments": 6,
+    "terminal": 6,
     "cli": 7,
     "__main__": 8,
 }

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from prism_nb import notebook as nb
+from prism_nb.core.config import load_settings
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.lock import LeaseLostError
 from prism_nb.core.run import Run
 from prism_nb.headless import cell_error
 from prism_nb.viz.html import EncodedImage
 from tests.helpers.evaluated_run import evaluated_run
+from tests.helpers.image_trees import make_tree
 
 
 @pytest.fixture
@@ -120,3 +122,13 @@ def test_names_of_startup_files_are_no_parameters(
     assert opened.settings.device == "auto"
     assert (opened.settings.seed == 7) == is_assigned
     assert opened.settings.ipc == 3
+
+
+def test_a_folder_of_ones_own_is_checked(run: Run, tmp_path: Path, displayed: list[Any]) -> None:
+    nb.check_data(run)
+    assert "only folders of one's own" in displayed[-1]
+    root = make_tree(tmp_path / "images", train=20)
+    changes = {"dataset": "folder", "data_dir": str(root)}
+    nb.check_data(Run(tmp_path / "f", load_settings("digits_quick", changes)))
+    assert "ape" in displayed[-2]
+    assert "advice: ipc=2 or less" in displayed[-1]

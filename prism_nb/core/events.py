@@ -9,6 +9,8 @@ from typing import Any
 
 from prism_nb.core import fileio
 
+_TAIL_BYTES = 2**17  # more than several events
+
 
 class EventLog:
     """The events of a run's stages, in `<stage>.jsonl` of its `events` folder."""
@@ -24,6 +26,13 @@ class EventLog:
     def read(self, stage: str) -> list[dict[str, Any]]:
         """Return a stage's events in order, without damaged lines and an unfinished last one."""
         return self.read_after(stage, 0)[0]
+
+    def last(self, stage: str) -> dict[str, Any]:
+        """Return a stage's last event; empty where there is none."""
+        path = self._path(stage)
+        end = path.stat().st_size if path.is_file() else 0
+        events = self.read_after(stage, max(0, end - _TAIL_BYTES))[0]
+        return events[-1] if events else {}
 
     def read_after(self, stage: str, position: int) -> tuple[list[dict[str, Any]], int]:
         """Return the complete events after a byte position of a stage's log, and its end."""

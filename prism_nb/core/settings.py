@@ -561,6 +561,7 @@ class Settings(StrictModel):
             )
 
 
+@cache
 def group_of(name: str) -> Group | None:
     """Return the group of a setting, by flat name; None for one that decides nothing."""
     field = Settings.model_fields[_places()[name][0][0]]

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Unit:
@@ -49,6 +47,8 @@ def unit_seed(seed: int, *parts: str | int) -> int:
     Returns:
         A 63-bit number for `torch.Generator.manual_seed`.
     """
+    import numpy as np  # which takes longer than everything else of a command that only reads
+
     key = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
     state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
     return int(state[0]) >> 1

@@ -178,6 +178,7 @@ class StagePlan(StageState):
         cache_bytes: What the missing units add to the cache at most; 0 where nothing was measured.
         other_cores: CPU cores that other processes kept busy during the measurement; None where
             nothing was measured.
+        reusable: Missing units that will be taken over from other runs, which takes no time.
     """
 
     images: int
@@ -185,6 +186,12 @@ class StagePlan(StageState):
     memory_bytes: int | None
     cache_bytes: int
     other_cores: float | None
+    reusable: tuple[Unit, ...] = ()
+
+    @property
+    def to_make(self) -> list[Unit]:
+        """The units that are neither done nor taken over."""
+        return [unit for unit in self.left if unit not in self.reusable]
 
 
 def state(run: Run, stage: str, *, verify_hashes: bool = True) -> StageState:
@@ -223,15 +230,19 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
 
     found = state(run, stage, verify_hashes=verify_hashes)
     seconds, memory = found.seconds_left, run.manifest.stage(stage).get("peak_memory_bytes")
-    cores = None
-    if measure and found.missing:
+    cores, reusable = None, _reusable_units(run, found)
+    if reusable and len(reusable) == found.missing:
+        seconds = 0.0
+    elif measure and found.missing:
         disable_malloc_trim()
         load = OtherLoad()
         with num_threads(run.settings.threads):
-            costs = cost.measured_costs(run, [each.unit for each in found.states])
+            units = [each.unit for each in found.states if each.unit not in reusable]
+            costs = cost.measured_costs(run, units) | {unit.name: 0.0 for unit in reusable}
         seconds = seconds_left(costs, _progress(run, found.states), measured=True)
         cores, memory = load.cores(), memory or _peak_memory(run)
     batches = [unit_plan.batch_of(unit) for unit in found.left if unit.stage == "synthesis"]
+    made = [unit for unit in found.left if unit not in reusable]
     return StagePlan(
         stage=stage,
         states=found.states,
@@ -239,9 +250,19 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
         images=sum(len(batch.members()) for batch in batches),
         disk_bytes=disk_space.disk_bytes(run, found.left, class_count(run)),
         memory_bytes=memory,
-        cache_bytes=disk_space.cache_bytes(run, found.left) if measure else 0,
+        cache_bytes=disk_space.cache_bytes(run, made) if measure else 0,
         other_cores=cores,
+        reusable=reusable,
     )
+
+
+def _reusable_units(run: Run, found: StageState) -> tuple[Unit, ...]:
+    """Return the missing units of the squeeze that another run has finished in the same way."""
+    if found.stage != "squeeze" or not found.missing:
+        return ()
+    from prism_nb.models.squeeze import find_reusable_run
+
+    return tuple(unit for unit in found.left if find_reusable_run(run, unit) is not None)
 
 
 def check(run: Run, stage: str) -> StageState:

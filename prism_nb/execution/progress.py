@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prism_nb.core.run import Run
+from prism_nb.core.text import format_duration
 from prism_nb.core.units import OnEvent
 
 _POLL_SECONDS = 0.5
@@ -50,29 +52,42 @@ class StageProgress:
 
     Args:
         units: Number of units of the stage.
-        draw: Called as `draw(share, text)` with the completed share in [0, 1], and the name of the
-            unit in progress or the reason for waiting.
+        draw: Called as `draw(share, text)` with the completed share in [0, 1], and a line such as
+            `2 of 6, about 40 s left, prism/images000-004`, or the reason for waiting.
     """
 
     def __init__(self, units: int, draw: Callable[[float, str], None]) -> None:
         self._units, self._completed, self._share = max(1, units), 0, 0.0
+        self._begin, self._share_before = 0.0, 0.0
         self._draw = draw
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Count one event."""
-        kind = event.get("event")
+        kind, self._begin = event.get("event"), self._begin or time.monotonic()
         if kind in {"unit_skipped", "unit_end"} and "parent" not in event:
             self._completed += 1
+            if kind == "unit_skipped":
+                self._share_before += 1 / self._units
             self._advance(self._completed, "")
         elif kind == "step":
             self._advance(self._completed + event["step"] / event["steps"], event["unit"])
+        elif kind == "unit_start":
+            self._advance(self._completed, event["unit"])
         elif kind == "waiting":
             self._draw(self._share, event["why"])
 
-    def _advance(self, units: float, text: str) -> None:
+    def _advance(self, units: float, unit: str) -> None:
         # A unit ends after the next one's first steps, since files are written in the background.
         self._share = max(self._share, min(1.0, units / self._units))
-        self._draw(self._share, text)
+        count = f"{min(self._completed, self._units)} of {self._units}"
+        self._draw(self._share, ", ".join(filter(None, [count, self._time_left(), unit])))
+
+    def _time_left(self) -> str:
+        """Return the time left at the pace so far, without the units that were done before."""
+        made, left = self._share - self._share_before, 1 - self._share
+        if made <= 0 or left <= 0:
+            return ""
+        return f"about {format_duration((time.monotonic() - self._begin) * left / made)} left"
 
 
 @contextmanager

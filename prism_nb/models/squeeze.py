@@ -55,7 +55,7 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
         if run.settings.fetch_weights and spec.library != "file" and not spec.file.is_file():
             download_weights(spec)
         check_weights_present([spec.name])
-    donor = _find_reusable_run(run, unit)
+    donor = find_reusable_run(run, unit)
     if donor is not None:
         content = donor.file(file).read_bytes()
         record = {**donor.units.record(unit), "reused_from": donor.name}
@@ -69,6 +69,20 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     _checkpoint(run, unit).clear()
     if _is_pretrained(unit):
         _warn_of_pixels(run)
+
+
+def find_reusable_run(run: Run, unit: Unit) -> Run | None:
+    """Return another run in the same folder that has finished the same unit from equal inputs."""
+    environment, inputs_hash = _environment(run.settings, unit), run.units.inputs_hash(unit.inputs)
+    for marker in sorted(run.path.parent.glob(f"*/{glob.escape(unit.marker)}")):
+        other = Run(marker.parents[2], run.settings)
+        if other.path == run.path or not other.units.is_done(unit):
+            continue
+        record = other.units.record(unit)
+        is_same = all(record.get(key) == value for key, value in environment.items())
+        if is_same and other.units.inputs_hash(unit.inputs) == inputs_hash:
+            return other
+    return None
 
 
 def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> bool:
@@ -253,17 +267,3 @@ def _environment(settings: Settings, unit: Unit) -> dict[str, object]:
         if spec.library == "file":
             environment["metadata_sha256"] = fileio.sha256(metadata_path(spec.file))
     return environment
-
-
-def _find_reusable_run(run: Run, unit: Unit) -> Run | None:
-    """Return another run in the same folder that has finished the same unit from equal inputs."""
-    environment, inputs_hash = _environment(run.settings, unit), run.units.inputs_hash(unit.inputs)
-    for marker in sorted(run.path.parent.glob(f"*/{glob.escape(unit.marker)}")):
-        other = Run(marker.parents[2], run.settings)
-        if other.path == run.path or not other.units.is_done(unit):
-            continue
-        record = other.units.record(unit)
-        is_same = all(record.get(key) == value for key, value in environment.items())
-        if is_same and other.units.inputs_hash(unit.inputs) == inputs_hash:
-            return other
-    return None

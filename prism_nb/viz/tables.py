@@ -58,7 +58,8 @@ def plan_table(plan: StagePlan) -> pd.DataFrame:
     row = {
         "units": len(plan.states),
         "to do": plan.missing,
-        **{f"{state} units": count for state, count in sorted(plan.counts.items())},
+        **({"taken over": len(plan.reusable)} if plan.reusable else {}),
+        **{s: count for s, count in sorted(plan.counts.items()) if s not in {"done", "missing"}},
         "time": format_duration(plan.seconds_left),
         "per image": per_image,
         "peak memory": format_bytes(plan.memory_bytes),

@@ -7,10 +7,15 @@ import time
 import pytest
 
 from prism_nb.core.run import Run
+from prism_nb.execution import progress as progress_module
 from prism_nb.execution.progress import StageProgress, progress_bar
 
 
-def test_units_and_steps_add_up() -> None:
+def test_units_and_steps_add_up_and_the_time_left_is_that_of_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter(range(100, 200, 10))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(now))
     drawn: list[tuple[float, str]] = []
     progress = StageProgress(4, lambda share, text: drawn.append((share, text)))
     for event in (
@@ -23,8 +28,17 @@ def test_units_and_steps_add_up() -> None:
         *[{"event": "unit_end", "unit": "of another count"}] * 3,
     ):
         progress(event)
-    assert drawn[:5] == [(0.25, ""), (0.375, "b"), (0.5, ""), (0.75, "c"), (0.75, "1 CPU asked")]
-    assert drawn[5:] == [(0.75, ""), (1.0, ""), (1.0, "")]
+    assert drawn[:3] == [
+        (0.25, "1 of 4"),
+        (0.25, "1 of 4, b"),
+        (0.375, "1 of 4, about 50 s left, b"),  # an eighth took 10 s, five are left
+    ]
+    assert drawn[3:6] == [
+        (0.5, "2 of 4, about 40 s left"),
+        (0.75, "2 of 4, about 15 s left, c"),
+        (0.75, "1 CPU asked"),
+    ]
+    assert drawn[6:] == [(0.75, "3 of 4, about 20 s left"), (1.0, "4 of 4"), (1.0, "4 of 4")]
 
 
 class Terminal(io.StringIO):

@@ -23,6 +23,7 @@ from prism_nb.core.units import slug
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.data.registry import open_dataset
+from prism_nb.execution import pipeline
 from prism_nb.models import squeeze
 from prism_nb.models.bn_distance import spaced_images
 from prism_nb.models.checkpoint import Checkpoint
@@ -125,6 +126,8 @@ def test_a_killed_unit_continues_and_leaves_no_checkpoint(
 
 
 def test_an_equal_unit_of_another_run_is_reused(trained: Run) -> None:
+    planned = pipeline.plan(Run(trained.path.with_name("new"), trained.settings), "squeeze")
+    assert (planned.missing, len(planned.reusable), planned.seconds_left) == (1, 1, 0.0)
     again = squeezed(trained.path.parent, "again", **TRAINED)
     assert record_of(again)["reused_from"] == "trained"
     assert weights_of(again).read_bytes() == weights_of(trained).read_bytes()
