@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from prism_nb.core.config import load_settings, read_preset
 from prism_nb.core.errors import UsageError
@@ -14,9 +16,12 @@ from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data import registry
+from prism_nb.data.dataset import Split
+from prism_nb.data.small import Digits
 from prism_nb.execution.study import (
     Study,
     StudyFolder,
+    _execute_run,
     check_study,
     grid_points,
     load_study,
@@ -212,6 +217,19 @@ def test_a_study_and_a_run_do_not_share_a_folder(tmp_path: Path) -> None:
     Run.create(tmp_path / "t", settings)
     with pytest.raises(UsageError, match="t is a run; give the study another name"):
         StudyFolder.open(study, runs_dir=tmp_path, name="t")
+
+
+def test_a_search_reads_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def images(self: Digits, split: Split, indices: Sequence[int]) -> Tensor:
+        assert split == "train"
+        return honest(self, split, indices)
+
+    honest = Digits.images
+    monkeypatch.setattr(Digits, "images", images)
+    search = next(iter(search_runs(study_of()).values()))
+    _execute_run(tmp_path, search)
+    with pytest.raises(AssertionError):
+        _execute_run(tmp_path, scenario_runs(study_of(), {})["a", 0])
 
 
 def test_the_studies_of_the_kit_can_be_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
