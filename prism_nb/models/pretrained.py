@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import timm
 import torch
@@ -114,26 +115,22 @@ def open_pretrained(
             image_size=size,
             options=spec.build,
         )
-    remedy = "name the architecture that they are of"
-    if not resample:
-        remedy += f", or set resample to true if it does not take {size}-pixel images"
-    weights = _load(network, weights, spec, optional=() if classes else head, remedy=remedy)
+    weights = _load(network, weights, spec, optional=() if classes else head)
     if gives_logits and not classes:
         raise UsageError(
             f"weights of {name!r} have no head, so the network gives neither logits nor labels; "
             f"name it in bn_only, or take {spec.architecture!r} alone, which is trained here"
         )
-    rows = _head_rows(classes, dataset) if classes else None
-    return Pretrained(network.eval(), preprocess, spec, weights, classes, rows)
+    row_of = {folder: row for row, folder in enumerate(classes)}
+    rows = tuple(row_of[info.folder] for info in dataset.classes) if classes else ()
+    is_identity = rows == tuple(range(len(classes)))
+    return Pretrained(
+        network.eval(), preprocess, spec, weights, classes, None if is_identity else rows
+    )
 
 
 def _load(
-    network: nn.Module,
-    weights: Mapping[str, Tensor],
-    spec: WeightsSpec,
-    *,
-    optional: tuple[str, ...],
-    remedy: str,
+    network: nn.Module, weights: Mapping[str, Tensor], spec: WeightsSpec, optional: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """Load weights that may lack batch norm's counters, and return them with these.
 
@@ -142,8 +139,17 @@ def _load(
     """
     counters = {key: value for key, value in network.state_dict().items() if _is_counter(key)}
     whole = counters | dict(weights)
-    _check_fit(network, whole, spec, optional=optional, remedy=remedy)
-    load_weights(network, whole, optional=optional)
+    try:
+        load_weights(network, whole, optional=optional)
+    except RuntimeError as error:
+        _, *problems = map(str.strip, str(error).splitlines())
+        listed = " ".join(shorten(problem, 150, placeholder=" ...") for problem in problems[:3])
+        raise UsageError(
+            f"weights {spec.file} are not of {spec.architecture!r}: {listed} Name the architecture "
+            "that they are of; save the network's own tensors alone if there are others; write "
+            f"`build: {{stem: small}}` (or stock) into {metadata_path(spec.file)} if the first "
+            "layer alone differs; or set resample to true if it takes images of one size alone"
+        ) from None
     for key, value in whole.items():
         if not bool(value.float().isfinite().all()):
             raise UsageError(
@@ -156,51 +162,6 @@ def _load(
 def _is_counter(key: str) -> bool:
     """Return whether a name is of batch norm's counter, which old files lack and nobody needs."""
     return key.endswith("num_batches_tracked")
-
-
-def _check_fit(
-    network: nn.Module,
-    given: Mapping[str, Tensor],
-    spec: WeightsSpec,
-    *,
-    optional: tuple[str, ...],
-    remedy: str,
-) -> None:
-    """Check that weights have a network's names and shapes."""
-    own = network.state_dict()
-    missing = [key for key in own if key not in given and key not in optional]
-    others = [key for key in given if key not in own]
-    reshaped = [key for key in own if key in given and own[key].shape != given[key].shape]
-    shapes = {key: f"{[*given[key].shape]}, not {[*own[key].shape]}" for key in reshaped}
-    kinds = {
-        f"missing of {len(own)}": [*map(repr, missing)],
-        "not the network's": [*map(repr, others)],
-        "of another shape": [f"{key!r} is {shape}" for key, shape in shapes.items()],
-    }
-    listed = ", ".join(
-        f"{len(keys)} {kind} ({'first ' if keys[1:] else ''}{keys[0]})"
-        for kind, keys in kinds.items()
-        if keys
-    )
-    if not listed:
-        return
-    modules = {*map(_module, own)}
-    if own.keys() <= given.keys() and not reshaped and not modules & {*map(_module, others)}:
-        raise UsageError(
-            f"weights {spec.file} hold all of {spec.architecture!r} and others: {listed}; if the "
-            "network is complete without them, save its own alone"
-        )
-    conv = stem_layers(network)[0]
-    if not missing and not others and reshaped == [f"{conv}.weight"]:
-        remedy = (
-            "is the first layer another, e.g. for small images? Then tell its stem, e.g. "
-            f"`build: {{stem: small}}` in {metadata_path(spec.file)}; or {remedy}"
-        )
-    raise UsageError(f"weights {spec.file} are not of {spec.architecture!r}: {listed}; {remedy}")
-
-
-def _module(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def _with_stem(
@@ -225,29 +186,29 @@ def _with_stem(
     if "stem" in dict(spec.build) or min(size, trained) > SMALL_IMAGE:
         return spec.build
     options = {stem: (*spec.build, ("stem", stem)) for stem in ("small", "stock")}
-    small, stock = (
-        build_on_meta(spec.architecture, classes=10, image_size=size, options=option)
-        for option in options.values()
-    )
-    if str(small) == str(stock):
+    networks = {
+        stem: build_on_meta(spec.architecture, classes=10, image_size=size, options=option)
+        for stem, option in options.items()
+    }
+    if str(networks["small"]) == str(networks["stock"]):
         return spec.build
     if spec.library != "file" or trained > SMALL_IMAGE:
         stem = "stock"
     elif spec.is_kits:
         stem = "small"
     else:
-        conv = f"{stem_layers(stock)[0]}.weight"
+        conv = f"{stem_layers(networks['stock'])[0]}.weight"
         shape = weights[conv].shape if conv in weights else None
-        both = {"small": small, "stock": stock}
-        fits = [stem for stem, n in both.items() if n.state_dict()[conv].shape == shape]
+        fits = [stem for stem, n in networks.items() if n.state_dict()[conv].shape == shape]
         is_sure = fits == ["small"] or (fits == ["stock"] and spec.preprocess)
         if fits and not is_sure:
+            small, stock = map(stem_of, networks.values())
             raise UsageError(
                 f"weights {spec.file} do not tell the stem of {spec.architecture!r}, which they "
                 f"were trained in at {trained} pixels: write `build: {{stem: stock}}` into "
-                f"{metadata_path(spec.file)} for the library's ({stem_of(stock)}), or `stem: small`"
-                f" for the usual one of small images ({stem_of(small)}); and mean, std, size and "
-                "interpolation if they were trained on others"
+                f"{metadata_path(spec.file)} for the library's ({stock}), or `stem: small` for the "
+                f"usual one of small images ({small}); and mean, std, size and interpolation if "
+                "they were trained on others"
             )
         stem = fits[0] if fits else "small"
     return options[stem] if (stem == "small") != (size <= SMALL_IMAGE) else spec.build
@@ -279,13 +240,6 @@ def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[s
         f"weights for these classes, or {spec.architecture!r} alone, which is trained here, or "
         "name it in bn_only, to use its BN statistics and not its head"
     )
-
-
-def _head_rows(classes: tuple[str, ...], dataset: ImageDataset) -> tuple[int, ...] | None:
-    """Return the output of a head for each class of a dataset; None if they are its outputs."""
-    row_of = {folder: row for row, folder in enumerate(classes)}
-    rows = tuple(row_of[info.folder] for info in dataset.classes)
-    return None if rows == tuple(range(len(classes))) else rows
 
 
 def _as_timm_loads(

