@@ -31,8 +31,8 @@ from prism_nb.models.pretrained import (
 from prism_nb.models.teacher import check_bn, check_conv, linear_head
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
 from prism_nb.models.zoo import META, build_network, build_on_meta, check_forward
-from prism_nb.synthesis.coresets import GREEDY
 from prism_nb.synthesis.phases import Phases
+from prism_nb.synthesis.ranking import GREEDY
 
 # Protocols whose batches hold all images where there are fewer.
 _UP_TO_A_BATCH = {"dc", "fair"}

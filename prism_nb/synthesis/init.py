@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from prism_nb.core.recipe import CORESETS, Recipe
+from prism_nb.core.recipe import Recipe
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, method_units
 from prism_nb.core.units import ImageBatch, Unit, unit_seed
@@ -20,13 +21,15 @@ from prism_nb.models.forgetting import forgetting_events
 from prism_nb.models.pool import load_groups, load_teacher
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.ranking import (
+    Candidates,
     class_patches,
-    coreset_indices,
     crop_images,
     mosaic,
-    rank_by_median_loss,
+    rank_images,
     subsample,
 )
+
+Order = Callable[[int], Sequence[Any]]  # from a class to training images, or crops of mosaics
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitIn
         recipe,
         part or batch,
         open_dataset(settings),
-        scorer=load_teacher(run, settings.primary) if recipe.needs_scorer else None,
-        order=_order(run, recipe, method),
+        _order(run, recipe, method),
         seed=settings.replicate_seed,
         generator=generator,
     )
@@ -81,11 +83,10 @@ def real_tiles(run: Run, unit: Unit) -> Tensor:
     Returns:
         Canonical [N, grid * grid, 3, S, S] on the CPU, those of an image in reading order.
     """
-    settings, dataset = run.settings, open_dataset(run.settings)
-    recipe, scorer = settings.recipe_of(unit.params["method"]), load_teacher(run, settings.primary)
-    size, members = dataset.image_size, batch_of(unit).members()
-    crops = partial(class_patches, recipe, dataset, scorer, seed=settings.replicate_seed)
-    return torch.stack([crop_images(dataset, crops(c)[k], size) for c, k in members])
+    method, dataset = unit.params["method"], open_dataset(run.settings)
+    order = _order(run, run.settings.recipe_of(method), method)
+    crops = [order(c)[k] for c, k in batch_of(unit).members()]
+    return torch.stack([crop_images(dataset, tiles, dataset.image_size) for tiles in crops])
 
 
 def initial_images_uint8(run: Run, method: str, members: Sequence[tuple[int, int]]) -> Tensor:
@@ -112,67 +113,68 @@ def initial_images(
     recipe: Recipe,
     batch: ImageBatch,
     dataset: ImageDataset,
+    order: Order,
     *,
-    scorer: Teacher | None = None,
-    order: Callable[[int], Sequence[int]] | None = None,
     seed: int,
     generator: torch.Generator,
 ) -> Tensor:
     """Return the initial images of a batch, canonical [N, 3, S, S] on the CPU.
 
-    Image k of a class is, by `recipe.init`:
-        noise: standard normal.
-        real: the k-th training image in file order (published PRISM), or the middle one of the k-th
-            difficulty group (PSM).
-        real_random: the k-th of a shuffle of the class.
-        real_median: the k-th nearest to the class's median loss (DELT).
-        patches: a mosaic of the k-th group of crops of lowest loss (RDED).
-        mosaic: a mosaic of the k-th group of whole images of lowest loss (CIM).
-        el2n, herding, k_center, forgetting: the k-th of that coreset; see `synthesis.coresets`.
-
     Args:
-        recipe: The method.
+        recipe: The method; its `init` is noise, `real_random` (image k of a class is the k-th of a
+            shuffle), or another, where image k is the k-th in an order.
         batch: The images.
         dataset: The real images.
-        scorer: Teacher whose loss ranks real images; None where the recipe does not rank.
-        order: A class's training images in the order of the recipe's coreset or difficulty groups;
-            None without.
+        order: That order, see `class_order`.
         seed: Seed of the replicate, for all draws but noise: they do not depend on the batches.
         generator: The unit's CPU generator, for noise.
     """
-    members = batch.members()
+    members, size = batch.members(), dataset.image_size
     if recipe.init == "noise":
-        size = dataset.image_size
         return torch.randn(len(members), 3, size, size, generator=generator)
-    if order is not None:
-        return dataset.normalize(dataset.images("train", [order(c)[k] for c, k in members]))
     if recipe.init == "real_random":
         return dataset.normalize(random_real(dataset, members, seed=seed, tag="initial"))
-    if recipe.init == "real":
-        indices = [int(dataset.class_indices("train", c)[k]) for c, k in members]
-        return dataset.normalize(dataset.images("train", indices))
+    chosen = [order(c)[k] for c, k in members]
+    if recipe.has_tiles:
+        return torch.stack([mosaic(dataset, crops, recipe.grid(size)) for crops in chosen])
+    return dataset.normalize(dataset.images("train", [int(index) for index in chosen]))
+
+
+def class_order(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    scorer: Teacher | None,
+    seed: int,
+    count: int,
+    class_index: int,
+) -> Sequence[Any]:
+    """Return a class's training images, or the crops of mosaics, in the order of `recipe.init`.
+
+    Args:
+        recipe: The method. By its `init` the first are, of `real`, those of the lowest index
+            (published PRISM); of others see `ranking.rank_images` and `ranking.class_patches`.
+        dataset: The real images.
+        scorer: Teacher that ranks real images; None where the recipe does not rank.
+        seed: Seed of the replicate.
+        count: Images that are needed.
+        class_index: The class.
+    """
     if scorer is None:
-        raise ValueError(f"init {recipe.init!r} needs a network that scores the real images")
-    if recipe.init == "real_median":
-        most = recipe.max_scored_images
-        indices = [rank_by_median_loss(dataset, scorer, c, most, seed)[k] for c, k in members]
-        return dataset.normalize(dataset.images("train", indices))
-    grid = recipe.grid(dataset.image_size)
-    patches = [class_patches(recipe, dataset, scorer, c, seed)[k] for c, k in members]
-    return torch.stack([mosaic(dataset, crops, grid) for crops in patches])
+        return dataset.class_indices("train", class_index).tolist()
+    among = Candidates(dataset, scorer, class_index, recipe.max_scored_images, seed)
+    if recipe.has_tiles:
+        return class_patches(recipe, among)
+    return rank_images(among, recipe.init, count)
 
 
-def _order(run: Run, recipe: Recipe, method: str) -> Callable[[int], Sequence[int]] | None:
-    """Return the order of a class's training images by difficulty groups or as a coreset."""
+def _order(run: Run, recipe: Recipe, method: str) -> Order:
+    """Return the order of each class, also those that the squeeze has measured."""
+    settings, dataset = run.settings, open_dataset(run.settings)
     if recipe.init == "real" and recipe.by_difficulty:
         return load_groups(run, method)["images"].tolist().__getitem__
-    if recipe.init not in CORESETS:
-        return None
-    settings, dataset = run.settings, open_dataset(run.settings)
-    most, seed = recipe.max_scored_images, settings.replicate_seed
     if recipe.init == "forgetting":
-        events = forgetting_events(run, settings.primary)
-        candidates = partial(subsample, dataset, most=most, seed=seed)
+        events, most = forgetting_events(run, settings.primary), recipe.max_scored_images
+        candidates = partial(subsample, dataset, most=most, seed=settings.replicate_seed)
         return cache(lambda c: sorted(candidates(c), key=lambda index: -int(events[index])))
-    rank = partial(coreset_indices, dataset, load_teacher(run, settings.primary))
-    return partial(rank, kind=recipe.init, count=settings.ipc, most=most, seed=seed)
+    scorer = load_teacher(run, settings.primary) if recipe.needs_scorer else None
+    return partial(class_order, recipe, dataset, scorer, settings.replicate_seed, settings.ipc)

@@ -14,7 +14,7 @@ from prism_nb.core.recipe import Recipe
 from prism_nb.data.dataset import ImageDataset
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis.phases import resize
-from prism_nb.synthesis.ranking import Crop, class_patches, mosaic
+from prism_nb.synthesis.ranking import Candidates, Crop, class_patches, mosaic
 
 _FIT, _COMPLEXITY = 0.9, 0.1
 _BATCH = 64  # images per forward pass
@@ -48,7 +48,8 @@ def retrieve(
     grid, chosen = recipe.grid(dataset.image_size), []
     own = _features(network, resize(images, dataset.image_size))
     for c, feature in zip(classes, own, strict=True):
-        patches = class_patches(recipe, dataset, network, c, seed)
+        among = Candidates(dataset, network, c, recipe.max_scored_images, seed)
+        patches = class_patches(recipe, among)
         features, costs = _candidates(dataset, network, patches, grid)
         fit = (features - feature).square().sum(1)
         best = int((_FIT * fit + _COMPLEXITY * costs).argmin())

@@ -60,7 +60,7 @@ def test_replicates_draw_other_images_views_and_students() -> None:
     def drawn(settings: Settings) -> list[torch.Tensor]:
         recipe, generator = settings.recipe_of("random_real"), torch.Generator()
         seed = settings.replicate_seed
-        images = initial_images(recipe, batch, digits, seed=seed, generator=generator)
+        images = initial_images(recipe, batch, digits, list, seed=seed, generator=generator)
         views = vars(epoch_params(settings, 8, 0, torch.device("cpu"))).values()
         return [images, *views]
 

@@ -1,6 +1,7 @@
 """Initial images: noise, real images, and those ranked by a teacher's loss."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from prism_nb.data.augment import Box, sample_crop
 from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
 from prism_nb.synthesis import ranking
-from prism_nb.synthesis.init import initial_images, initial_images_uint8, prepare_unit
+from prism_nb.synthesis.init import (
+    class_order,
+    initial_images,
+    initial_images_uint8,
+    prepare_unit,
+)
+from prism_nb.synthesis.ranking import Candidates
 from tests.helpers.teachers import teacher_of
 
 DIGITS = Digits(32)
@@ -30,7 +37,8 @@ DIGITS_8 = Digits(8)
 def test_real_images_come_in_file_order() -> None:
     recipe, generator = load_recipe("prism", {"init": "real"}), torch.Generator()
     batch = ImageBatch((2, 4), (3, 5))
-    images = initial_images(recipe, batch, DIGITS, seed=0, generator=generator)
+    order = partial(class_order, recipe, DIGITS, None, 0, 4)
+    images = initial_images(recipe, batch, DIGITS, order, seed=0, generator=generator)
     indices = [
         DIGITS.class_indices("train", c)[image_index] for image_index in (2, 3) for c in (3, 4)
     ]
@@ -52,7 +60,8 @@ def scorer() -> Teacher:
 def scored(batch: ImageBatch, scorer: Teacher, *, seed: int = 0, **changes: object) -> Tensor:
     recipe = load_recipe("prism", changes)
     generator = torch.Generator().manual_seed(0)
-    return initial_images(recipe, batch, DIGITS, scorer=scorer, seed=seed, generator=generator)
+    order = partial(class_order, recipe, DIGITS, scorer if recipe.needs_scorer else None, seed, 9)
+    return initial_images(recipe, batch, DIGITS, order, seed=seed, generator=generator)
 
 
 def difficulty(scorer: Teacher, image: Tensor, class_index: int) -> float:
@@ -82,7 +91,8 @@ def test_median_images_stand_in_the_order_of_their_distance_from_the_middle(
 
 def test_no_more_images_are_judged_than_asked_for(scorer: Teacher) -> None:
     ranked, again, other = (
-        ranking.rank_by_median_loss.__wrapped__(DIGITS, scorer, 4, 20, seed) for seed in (0, 0, 1)
+        ranking.rank_images.__wrapped__(Candidates(DIGITS, scorer, 4, 20, seed), "real_median", 9)
+        for seed in (0, 0, 1)
     )
     whole = DIGITS.class_indices("train", 4).tolist()
     assert len(ranked) == len(set(ranked)) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from prism_nb.core.recipe import load_recipe
 from prism_nb.core.units import ImageBatch
 from prism_nb.data.small import Digits
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis.init import initial_images
+from prism_nb.synthesis.init import class_order, initial_images
 from prism_nb.synthesis.retrieval import complexity, retrieve
 from tests.helpers.teachers import teacher_of
 
@@ -68,7 +69,8 @@ def test_the_patch_of_an_image_is_that_of_lowest_cost() -> None:
     found = retrieve(RECIPE, DIGITS, teacher, classes, 5, images)
     for c, image, patch in zip(classes, images, found, strict=True):
         batch = ImageBatch((0, PATCHES), (c, c + 1))
-        patches = initial_images(RECIPE, batch, DIGITS, scorer=teacher, seed=5, generator=generator)
+        order = partial(class_order, RECIPE, DIGITS, teacher, 5, PATCHES)
+        patches = initial_images(RECIPE, batch, DIGITS, order, seed=5, generator=generator)
         best = literal_choice(teacher, image, patches)
         assert torch.equal(patch, patches[best])
         chosen.add((c, best))

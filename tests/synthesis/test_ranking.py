@@ -21,8 +21,8 @@ from prism_nb.core.unit_plan import batch_of, method_units, network_unit
 from prism_nb.data.registry import open_dataset
 from prism_nb.models.forgetting import forgetting_events
 from prism_nb.models.pool import load_teacher
-from prism_nb.synthesis.coresets import GREEDY, el2n_scores
 from prism_nb.synthesis.init import prepare_unit
+from prism_nb.synthesis.ranking import GREEDY, el2n_scores
 from tests.helpers.small_run import squeezed_run
 
 NAME = "test_byobnet"
