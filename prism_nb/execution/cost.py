@@ -44,7 +44,7 @@ from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.train import train_loop
 from prism_nb.models.zoo import META, BuildOptions, build_network, build_on_meta, count_flops
 from prism_nb.synthesis.loop import sample_augmentations
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward, StepInputs
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
 from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule, teacher_schedule
 
@@ -284,14 +284,13 @@ class StepTimer:
         aug_params = sample_augmentations(recipe, 0, use.batch, self._size, [generator])
         matchers = {use.network: self._matcher(use.network, use.method)} if use.network else {}
         backward = MicroBatchedBackward(Objective(recipe, matchers), self._settings.part)
-        teachers = {
-            "logit_teachers": [] if use.role == "stats" else list(matchers),
-            "bn_teachers": [] if use.role == "logit" else list(matchers),
-        }
+        logit = [] if use.role == "stats" else list(matchers)
+        bn = [] if use.role == "logit" else list(matchers)
+        inputs = StepInputs([images], aug_params, labels, logit, bn)
         optimizer = torch.optim.Adam([images])
 
         def step() -> None:
-            backward([images], aug_params, labels, **teachers)
+            backward(inputs)
             optimizer.step()
 
         return step, use.batch

@@ -20,7 +20,6 @@ from prism_nb.execution.pipeline import finished_methods
 from prism_nb.execution.ray_backend import require_ray
 from prism_nb.execution.slurm_backend import require_slurm
 from prism_nb.models.architectures import architecture_of
-from prism_nb.models.middle import middle_features
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import (
     build_options,
@@ -31,6 +30,7 @@ from prism_nb.models.pretrained import (
 from prism_nb.models.teacher import check_bn, check_conv, linear_head
 from prism_nb.models.weights import WeightsSpec, check_weights_present, resolve_weights
 from prism_nb.models.zoo import META, build_network, build_on_meta, check_forward
+from prism_nb.synthesis.features import middle_features
 from prism_nb.synthesis.phases import Phases
 from prism_nb.synthesis.ranking import GREEDY
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from prism_nb.core.device import half_precision, is_out_of_memory
 from prism_nb.models.layer_stats import LayerStat, MeanVar
-from prism_nb.models.middle import middle_features
 from prism_nb.models.teacher import Teacher
 
 # All compiled networks share the code of one `forward`, and PyTorch by default caches at most eight
@@ -53,12 +52,6 @@ class TeacherRunner:
         """Return layer statistics, as `Teacher.stats_only`."""
         with half_precision(self._precision, images.device):
             return self.teacher.stats_only(images, stats)
-
-    def middle_features(self, images: Tensor) -> Tensor:
-        """Return features of the network's middle, as `models.middle`, in float32; eagerly."""
-        network, forward = self.teacher.network, self.teacher.head_logits
-        with half_precision(self._precision, images.device):
-            return _at_least_fp32(middle_features(network, forward, images))
 
 
 class CompiledTeacherRunner(TeacherRunner):

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from prism_nb.core.recipe import Recipe
 from prism_nb.data.augment import AugParams, sample_augmentation
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.micro_batch import Backward, StepInputs
 from prism_nb.synthesis.phases import Phases, Residual, resize
-from prism_nb.synthesis.teacher_sampling import TeacherNames, TeacherSchedule
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 
 class ImageOptimizer:
@@ -57,7 +57,7 @@ class ImageOptimizer:
         initial: Tensor,
         labels: Tensor,
         *,
-        backward: MicroBatchedBackward,
+        backward: Backward,
         schedule: TeacherSchedule,
         recipe: Recipe,
         pixel_bounds: tuple[Tensor, Tensor],
@@ -93,15 +93,15 @@ class ImageOptimizer:
 
         Where the next step begins a phase, the images are then those that it begins with.
         """
-        active = self._active
-        losses = self._backward(active, *self._sample_inputs(), *self._teachers)
+        step = self._sample_inputs()
+        losses = self._backward(step)
         self._adam.param_groups[0]["lr"] = self._lr
         if self._recipe.weight_decay:
             self._decay()
         self._adam.step()  # leaves out groups without a gradient, which have not started
         if self._recipe.clamp:
             with torch.no_grad():
-                for group in active:
+                for group in step.groups:
                     group.clamp_(*self._pixel_bounds)
         self.step += 1
         if self.step in self._phases.starts:
@@ -134,29 +134,29 @@ class ImageOptimizer:
     def gradient_norms(self) -> dict[str, float]:
         """Return the norm of each teacher term's part in the next step's gradient; changes nothing.
 
-        See `MicroBatchedBackward.gradient_norms`.
+        See `Backward.gradient_norms`.
         """
         before = self._random_states()
-        inputs = self._sample_inputs()
+        step = self._sample_inputs()
         self._set_random_states(before)
-        return self._backward.gradient_norms(self._active, *inputs, *self._teachers)
+        return self._backward.gradient_norms(step)
 
     @property
     def _active(self) -> list[Tensor]:
         """The groups that have started."""
         return self.groups[: bisect_right(self._start_steps, self.step)]
 
-    @property
-    def _teachers(self) -> tuple[TeacherNames, TeacherNames]:
-        """The logit teachers and the BN teachers of the next step."""
-        schedule = self._schedule
-        return schedule.logit_teachers_at(self.step), schedule.bn_teachers_at(self.step)
-
-    def _sample_inputs(self) -> tuple[list[AugParams], Tensor]:
-        """Sample the augmentation of the next step; return it and the labels of active images."""
-        count, size = sum(map(len, self._active)), self.groups[0].shape[-1]
-        params = sample_augmentations(self._recipe, self.step, count, size, self._generators)
-        return params, self._labels[:count]
+    def _sample_inputs(self) -> StepInputs:
+        """Sample the augmentation of the next step, and return all inputs of its loss."""
+        active, schedule = self._active, self._schedule
+        count, size = sum(map(len, active)), self.groups[0].shape[-1]
+        return StepInputs(
+            active,
+            sample_augmentations(self._recipe, self.step, count, size, self._generators),
+            self._labels[:count],
+            schedule.logit_teachers_at(self.step),
+            schedule.bn_teachers_at(self.step),
+        )
 
     def _random_states(self) -> list[Tensor]:
         return [generator.get_state() for generator in self._generators]

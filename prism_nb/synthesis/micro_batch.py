@@ -18,8 +18,9 @@ whose gradients add up to that of L, by the chain rule.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,92 +33,66 @@ from prism_nb.models.layer_stats import LayerStat, MeanVar
 from prism_nb.synthesis.objective import Objective, StatMatcher, TeacherTerm, weighted_sum
 
 
-class MicroBatchedBackward:
-    """Backward pass of an objective within the device's memory.
+@dataclass(frozen=True)
+class StepInputs:
+    """What the loss of one step depends on.
+
+    Attributes:
+        groups: The images, canonical [n, 3, H, W] each.
+        aug_params: One augmentation for all images, or one per image.
+        labels: Class indices of all images.
+        logit_teachers: F, names of the networks with a cross-entropy term.
+        bn_teachers: T, names of the networks with a BN term.
+    """
+
+    groups: Sequence[Tensor]
+    aug_params: list[AugParams]
+    labels: Tensor
+    logit_teachers: Sequence[str]
+    bn_teachers: Sequence[str] = ()
+
+
+class Backward(ABC):
+    """Backward pass of a step's loss within the device's memory.
 
     Args:
-        objective: The loss.
-        micro_batch_size: Images per forward pass of a network; 0: the whole batch.
+        micro_batch_size: Parts of the batch per forward pass of a network; 0: the whole batch.
+        matchers: Teachers whose state between steps is saved with it.
 
     Attributes:
         micro_batch_size: As above, halved each time that memory ran out.
     """
 
-    def __init__(self, objective: Objective, micro_batch_size: int = 0) -> None:
-        self._objective, self.micro_batch_size = objective, micro_batch_size
+    def __init__(self, micro_batch_size: int = 0, matchers: Sequence[StatMatcher] = ()) -> None:
+        self.micro_batch_size, self._matchers = micro_batch_size, matchers
 
-    def __call__(
-        self,
-        groups: Sequence[Tensor],
-        aug_params: list[AugParams],
-        labels: Tensor,
-        logit_teachers: Sequence[str],
-        bn_teachers: Sequence[str],
-    ) -> dict[str, Tensor]:
-        """Compute a step's loss terms and set the gradients of the images.
-
-        Args:
-            groups: The images, canonical [n, 3, H, W] each; their `grad` is replaced.
-            aug_params: One augmentation for all images, or one per image.
-            labels: Class indices of all images.
-            logit_teachers: F, names of the networks with a cross-entropy term.
-            bn_teachers: T, names of the networks with a BN term.
+    @abstractmethod
+    def __call__(self, step: StepInputs) -> dict[str, Tensor]:
+        """Compute a step's loss terms and replace the gradients of the images.
 
         Returns:
             The unweighted terms by name, without gradients.
 
         Raises:
-            PrismError: A single image does not fit.
+            PrismError: A single part of the batch does not fit.
         """
-        terms = self._objective.teacher_terms(logit_teachers, bn_teachers)
-        weights = self._objective.weights(logit_teachers, bn_teachers)
-        work = partial(self._forward_backward, groups, aug_params, labels, terms, weights, True)
-        return self._within_memory(groups, len(labels), work)
 
-    def gradient_norms(
-        self,
-        groups: Sequence[Tensor],
-        aug_params: list[AugParams],
-        labels: Tensor,
-        logit_teachers: Sequence[str],
-        bn_teachers: Sequence[str],
-    ) -> dict[str, float]:
+    @abstractmethod
+    def gradient_norms(self, step: StepInputs) -> dict[str, float]:
         """Return the norm of each weighted teacher term's gradient on the images, by its name.
 
-        Arguments are those of a step. The gradients of the images, and the state between steps,
-        are left as they were.
+        The gradients of the images, and the state between steps, are left as they were.
         """
-        parts: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-            **{f"logit/{name}": ([name], []) for name in logit_teachers},
-            **{f"bn/{name}": ([], [name]) for name in bn_teachers},
-        }
-        weights = self._objective.weights(logit_teachers, bn_teachers)
-        kept, states, norms = [group.grad for group in groups], self._matcher_states(), {}
-        for part, teachers in parts.items():
-            terms = self._objective.teacher_terms(*teachers)
-            work = partial(
-                self._forward_backward, groups, aug_params, labels, terms, weights, False
-            )
-            self._within_memory(groups, len(labels), work)
-            squares = [group.grad.square().sum() for group in groups if group.grad is not None]
-            norms[part] = float(torch.stack(squares).sum().sqrt())
-            self._load_matcher_states(states)
-        for group, gradient in zip(groups, kept, strict=True):
-            group.grad = gradient
-        return norms
 
     def _within_memory(
-        self, groups: Sequence[Tensor], count: int, work: Callable[[], dict[str, Tensor]]
+        self, step: StepInputs, parts: int, work: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Set the gradients of the images; where memory runs out, in smaller micro-batches.
+        """Do work that sets the gradients; where memory runs out, in smaller micro-batches.
 
-        Args:
-            groups: The images.
-            count: What a whole batch has of what a micro-batch has `micro_batch_size` of.
-            work: Sets the gradients, and returns the loss terms.
+        `parts` is the number that a whole batch has of what `micro_batch_size` counts.
         """
         while True:
-            for group in groups:
+            for group in step.groups:
                 group.grad = None
             before = self._matcher_states()
             try:
@@ -125,7 +100,7 @@ class MicroBatchedBackward:
             except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it is plain
                 if not is_out_of_memory(error):
                     raise
-                size = self.micro_batch_size or count
+                size = self.micro_batch_size or parts
                 if size == 1:
                     raise PrismError(
                         "a single image does not fit into the device's memory; use smaller "
@@ -145,28 +120,56 @@ class MicroBatchedBackward:
         self._load_matcher_states(state["matchers"])
 
     def _matcher_states(self) -> list[dict[str, Any]]:
-        return [matcher.state_dict() for matcher in self._objective.matchers]
+        return [matcher.state_dict() for matcher in self._matchers]
 
     def _load_matcher_states(self, states: list[dict[str, Any]]) -> None:
-        for matcher, state in zip(self._objective.matchers, states, strict=True):
+        for matcher, state in zip(self._matchers, states, strict=True):
             matcher.load_state_dict(state)
 
+
+class MicroBatchedBackward(Backward):
+    """Backward pass of an objective; a micro-batch has `micro_batch_size` images."""
+
+    def __init__(self, objective: Objective, micro_batch_size: int = 0) -> None:
+        super().__init__(micro_batch_size, objective.matchers)
+        self._objective = objective
+
+    def __call__(self, step: StepInputs) -> dict[str, Tensor]:
+        """Compute a step's loss terms and replace the gradients of the images."""
+        weights = self._objective.weights(step.logit_teachers, step.bn_teachers)
+        work = lambda: self._forward_backward(step, weights, with_priors=True)  # noqa: E731
+        return self._within_memory(step, len(step.labels), work)
+
+    def gradient_norms(self, step: StepInputs) -> dict[str, float]:
+        """Return the norm of each weighted teacher term's gradient on the images, by its name."""
+        weights = self._objective.weights(step.logit_teachers, step.bn_teachers)
+        alone = {
+            **{f"logit/{name}": ([name], []) for name in step.logit_teachers},
+            **{f"bn/{name}": ([], [name]) for name in step.bn_teachers},
+        }
+        kept, states, norms = [group.grad for group in step.groups], self._matcher_states(), {}
+        for term, (logit, bn) in alone.items():
+            part = replace(step, logit_teachers=logit, bn_teachers=bn)
+            work = lambda: self._forward_backward(part, weights, with_priors=False)  # noqa: B023, E731
+            self._within_memory(part, len(step.labels), work)
+            squares = [g.grad.square().sum() for g in step.groups if g.grad is not None]
+            norms[term] = float(torch.stack(squares).sum().sqrt())
+            self._load_matcher_states(states)
+        for group, gradient in zip(step.groups, kept, strict=True):
+            group.grad = gradient
+        return norms
+
     def _forward_backward(
-        self,
-        groups: Sequence[Tensor],
-        aug_params: list[AugParams],
-        labels: Tensor,
-        terms: Sequence[TeacherTerm],
-        weights: Mapping[str, float],
-        with_priors: bool,
+        self, step: StepInputs, weights: Mapping[str, float], *, with_priors: bool
     ) -> dict[str, Tensor]:
+        groups, labels = step.groups, step.labels
         images = torch.cat(list(groups)) if len(groups) > 1 else groups[0]
-        augmented = augment(images, aug_params)
+        augmented = augment(images, step.aug_params)
         # The networks' input, cut off from the images: each network adds to its gradient. A cyclic
         # shift may leave another memory format, and networks are compiled for one.
         leaf = augmented.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         losses: dict[str, Tensor] = {}
-        for term in terms:
+        for term in self._objective.teacher_terms(step.logit_teachers, step.bn_teachers):
             if 0 < self.micro_batch_size < len(labels):
                 losses |= _backward_micro_batched(
                     term, leaf, labels, weights, size=self.micro_batch_size

@@ -28,11 +28,10 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.difficulty import group_targets
 from prism_nb.models.pool import load_conv_targets, load_groups, load_teacher
-from prism_nb.models.runner import TeacherRunner
 from prism_nb.synthesis.features import FeatureBackward
 from prism_nb.synthesis.init import UnitInit, prepare_unit, real_tiles
 from prism_nb.synthesis.loop import Callback, ImageOptimizer, recover
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.micro_batch import Backward, MicroBatchedBackward
 from prism_nb.synthesis.objective import (
     Objective,
     StatMatcher,
@@ -136,14 +135,14 @@ def _image_generators(run: Run, unit: Unit) -> list[torch.Generator]:
 
 def _backward(
     run: Run, unit: Unit, start: UnitInit, schedule: TeacherSchedule
-) -> tuple[MicroBatchedBackward, dict[str, float]]:
+) -> tuple[Backward, dict[str, float]]:
     """Return the backward pass of a unit's loss, and the factor of each BN loss in it."""
     settings, dataset, recipe = run.settings, open_dataset(run.settings), start.recipe
     device = choose_device(settings.device)
     if recipe.match == "features":
         teachers = {name: load_teacher(run, name) for name in schedule.networks}
-        runners = {n: TeacherRunner(each, settings.precision) for n, each in teachers.items()}
-        return FeatureBackward(recipe, runners, real_tiles(run, unit).to(device), settings.part), {}
+        real = real_tiles(run, unit).to(device)
+        return FeatureBackward(teachers, real, settings.precision, settings.part), {}
     matchers = _build_matchers(run, unit, schedule, start)
 
     def real_images() -> Tensor:

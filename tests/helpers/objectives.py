@@ -12,7 +12,7 @@ from prism_nb.core.recipe import Recipe, load_recipe
 from prism_nb.data.augment import AugParams
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.teacher import Teacher
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward, StepInputs
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
 from tests.helpers.teachers import layer_inputs
 
@@ -83,12 +83,10 @@ class StepResult:
         aug_params: AugParams | None = None,
     ) -> None:
         leaf = images.detach().clone().requires_grad_()
-        names = {"logit_teachers": logit_teachers, "bn_teachers": bn_teachers}
-        aug = aug_params or identity(images)
-        self.losses = backward([leaf], [aug], labels[: len(images)], **names)
-        weights = backward._objective.weights(
-            **names
-        )  # the weights that the gradient was made with
+        aug, labels = aug_params or identity(images), labels[: len(images)]
+        self.losses = backward(StepInputs([leaf], [aug], labels, logit_teachers, bn_teachers))
+        # The weights that the gradient was made with.
+        weights = backward._objective.weights(logit_teachers, bn_teachers)
         self.value = sum(weights[name] * loss.item() for name, loss in self.losses.items())
         assert leaf.grad is not None
         self.gradient = leaf.grad

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from prism_nb.core.config import load_settings
@@ -21,12 +21,13 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.execution.cost import Use, unit_uses
 from prism_nb.execution.forecast import relative_cost
 from prism_nb.execution.preflight import preflight
-from prism_nb.models.runner import TeacherRunner
 from prism_nb.models.teacher import Teacher
+from prism_nb.models.zoo import build_on_meta
 from prism_nb.synthesis import features, init, stage
-from prism_nb.synthesis.features import FeatureBackward, cut_tiles
+from prism_nb.synthesis.features import FeatureBackward, cut_tiles, middle_block, middle_features
 from prism_nb.synthesis.init import prepare_unit
 from prism_nb.synthesis.loop import ImageOptimizer, recover, sample_augmentations
+from prism_nb.synthesis.micro_batch import StepInputs
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from tests.helpers.objectives import LABELS, relative_error, resize
 from tests.helpers.teachers import layer_inputs, teacher_of
@@ -61,7 +62,7 @@ def cim(**changes: object) -> Recipe:
 
 
 def backward_of(teacher: Teacher, real: Tensor, size: int = 0) -> FeatureBackward:
-    return FeatureBackward(cim(), {teacher.name: TeacherRunner(teacher)}, real, size)
+    return FeatureBackward({teacher.name: teacher}, real, micro_batch_size=size)
 
 
 # -- the literal loss ------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_value_and_gradient_are_those_of_the_formula(name: str, size: int) -> No
     expected = literal_loss(leaf, real, VIEWS, teacher)
     expected.backward()
     groups = [each.clone().requires_grad_() for each in images.split([1, 2])]
-    losses = backward_of(teacher, real, size)(groups, VIEWS, LABELS[:COUNT], [name], [])
+    losses = backward_of(teacher, real, size)(StepInputs(groups, VIEWS, LABELS[:COUNT], [name]))
     assert losses.keys() == {f"features/{name}"}
     assert losses[f"features/{name}"].item() == pytest.approx(expected.item() / COUNT, rel=1e-9)
     found = torch.cat([group.grad for group in groups])
@@ -123,6 +124,58 @@ def test_the_real_image_behind_a_tile_is_the_one_it_was_made_of(
     assert real.shape == (20, 16, 3, SIZE, SIZE)
     small = functional.interpolate(real.flatten(0, 1), 8, mode="bilinear", antialias=True)
     assert torch.allclose(cut_tiles(images, 4), small, atol=1e-5)
+
+
+# -- the middle of a network -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "block"),
+    [
+        *[(f"resnet{depth}", 224, "layer2") for depth in (18, 34, 50)],
+        *[("resnet18", 32, "layer2"), ("timm/resnet18", 160, "layer2")],
+        ("vit_tiny_patch16_224", 224, "blocks.5"),
+        ("vit_b_16", 224, "encoder.layers.encoder_layer_5"),
+        ("convnext_tiny", 224, "features.3"),
+        ("timm/convnext_atto", 224, "stages.1"),
+        ("densenet121", 224, "features.denseblock2"),
+        ("swin_t", 224, "features.3"),
+        ("regnet_y_400mf", 224, "trunk_output.block2"),
+        ("timm/coatnet_0_224", 224, "stages.1"),
+        ("mobilenet_v2", 224, "features.8"),
+        ("shufflenet_v2_x1_0", 224, "stage2"),
+        ("alexnet", 224, "features.8"),  # a chain of layers without blocks
+    ],
+)
+def test_the_middle_is_a_stage_or_block_in_the_second_quarter(
+    name: str, size: int, block: str
+) -> None:
+    network = build_on_meta(name, classes=10, image_size=size)
+    found = {module: name for name, module in network.named_modules()}[middle_block(network)]
+    assert found == block
+
+
+@pytest.mark.parametrize("size", [32, 100])  # 100: maps of 25, 13, 7 and 4 pixels
+def test_of_resnet18_the_features_enter_layer3(size: int) -> None:
+    teacher = teacher_of("resnet18", size=size)
+    images = torch.randn(3, 3, size, size)
+    _, (expected,) = layer_inputs(teacher.network, [teacher.network.layer3], images)
+    assert torch.equal(middle_features(teacher.network, teacher.head_logits, images), expected)
+
+
+class _Pair(nn.Sequential):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return x, x
+
+
+def test_networks_without_features_are_refused() -> None:
+    images = torch.zeros(2, 3, 4, 4)
+    single = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+    pair = nn.Sequential(_Pair(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)), *[nn.Linear(4, 4)] * 2)
+    pair.append(nn.Linear(4, 4))
+    for network in (single, pair):
+        with pytest.raises(UsageError, match="its middle gives no features to match"):
+            middle_features(network, network, images)
 
 
 # -- the optimization ------------------------------------------------------------------------
@@ -172,10 +225,10 @@ def test_an_image_is_the_same_in_any_batch_and_micro_batch(rows: list[int]) -> N
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, honest = recover(optimizer_of(range(COUNT))), features.feature_loss
 
-    def cramped(runner: TeacherRunner, images: Tensor, *args: Any) -> Tensor:
+    def cramped(teacher: Teacher, images: Tensor, *args: Any) -> Tensor:
         if len(images) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return honest(runner, images, *args)
+        return honest(teacher, images, *args)
 
     monkeypatch.setattr(features, "feature_loss", cramped)
     optimizer = optimizer_of(range(COUNT))

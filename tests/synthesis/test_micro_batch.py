@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prism_nb.core.recipe import load_recipe
 from prism_nb.data.augment import AugParams, augment
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.micro_batch import MicroBatchedBackward, StepInputs
 from prism_nb.synthesis.objective import Objective
 from tests.helpers.objectives import LABELS as FOUR
 from tests.helpers.objectives import (
@@ -120,9 +120,8 @@ def test_gradient_norms_are_those_of_separate_backward_passes(size: int) -> None
     names, images, labels = ["test_resnet", "test_byobnet"], images_of()[:4], FOUR
     teachers = {name: teacher_of(name, double=True) for name in names}
     backward = MicroBatchedBackward(objective_of(names, tv_l1=0.2), size)
-    found = backward.gradient_norms(
-        [images.clone().requires_grad_()], [AUG], labels, names[:1], names
-    )
+    leaf = images.clone().requires_grad_()
+    found = backward.gradient_norms(StepInputs([leaf], [AUG], labels, names[:1], names))
     terms = {
         "logit/test_resnet": ("test_resnet", 0, 1.0),
         "bn/test_resnet": ("test_resnet", 1, 0.5 * 0.3 / 2),  # its scale is 0.5
@@ -146,7 +145,7 @@ def test_measuring_gradients_changes_nothing() -> None:
             if measures:
                 leaf = images_of().requires_grad_()
                 leaf.grad = torch.full_like(leaf, 2.0)
-                backward.gradient_norms([leaf], [AUG], LABELS, names, names)
+                backward.gradient_norms(StepInputs([leaf], [AUG], LABELS, names, names))
                 assert (leaf.grad == 2).all()
             found = StepResult(backward, images_of(), names, names, LABELS, AUG)
         gradients.append(found.gradient)

@@ -327,11 +327,11 @@ def test_unit_that_has_run_out_of_memory_goes_on_in_the_same_parts(
     unit, honest = unit_of(run, "prism"), MicroBatchedBackward._forward_backward
     tight = {"after": 3, "calls": 0}
 
-    def cramped(self: MicroBatchedBackward, groups: Any, aug: Any, labels: Any, *names: Any) -> Any:
+    def cramped(self: MicroBatchedBackward, *args: Any, **options: Any) -> Any:
         tight["calls"] += 1
         if tight["calls"] > tight["after"] and not self.micro_batch_size:
             raise torch.OutOfMemoryError("out of memory")
-        return honest(self, groups, aug, labels, *names)
+        return honest(self, *args, **options)
 
     monkeypatch.setattr(MicroBatchedBackward, "_forward_backward", cramped)
     make(run, unit)
