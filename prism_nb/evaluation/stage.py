@@ -6,29 +6,22 @@ import time
 
 import pandas as pd
 import safetensors.torch
-import timm
-import torch
-import torchvision
 
 from prism_nb.core import fileio
-from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import student_units
 from prism_nb.core.units import OnEvent, Unit, unit_seed
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.student import load_student_data, train_student
-from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.checkpoint import unit_checkpoint
 
 
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Train one student from one seed on one method's images, and write its scores."""
     settings, folder = run.settings, unit.params["folder"]
     device, start = choose_device(settings.device), time.monotonic()
-    # What decides a training: settings, images, labels, device, versions.
-    versions = [torch.__version__, torchvision.__version__, timm.__version__]
-    decided_by = [unit.fingerprint, run.units.inputs_hash(unit.inputs), device.type, versions]
-    checkpoint = Checkpoint(run.file(f"{folder}/student.checkpoint"), short_hash(decided_by))
+    checkpoint = unit_checkpoint(run, unit)
     student, rows, result = train_student(
         unit.params["student"],
         open_dataset(settings),

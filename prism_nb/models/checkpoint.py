@@ -10,6 +10,11 @@ from typing import Any
 import torch
 
 from prism_nb.core import fileio, torch_io
+from prism_nb.core.config import short_hash
+from prism_nb.core.device import choose_device
+from prism_nb.core.manifest import environment_key
+from prism_nb.core.run import Run
+from prism_nb.core.units import Unit
 
 
 class Checkpoint:
@@ -52,3 +57,11 @@ class Checkpoint:
     def clear(self) -> None:
         """Remove the file once the work is done."""
         self._path.unlink(missing_ok=True)
+
+
+def unit_checkpoint(run: Run, unit: Unit, *others: object, every: float = 30.0) -> Checkpoint:
+    """Return a unit's checkpoint, keyed by settings, inputs, device, versions and plain others."""
+    key = environment_key(choose_device(run.settings.device))
+    fingerprint = [unit.fingerprint, run.units.inputs_hash(unit.inputs), key, *others]
+    path = run.file(f"{unit.marker.removesuffix('.json')}.checkpoint")
+    return Checkpoint(path, short_hash(fingerprint), every=every)

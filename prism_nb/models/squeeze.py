@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from prism_nb.core import fileio
-from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device, tf32_mode
 from prism_nb.core.errors import PrismError
 from prism_nb.core.manifest import environment_key
@@ -28,7 +27,7 @@ from prism_nb.models.bn_distance import (
     distance_limits,
     spaced_images,
 )
-from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.checkpoint import Checkpoint, unit_checkpoint
 from prism_nb.models.difficulty import class_statistics, difficulty_groups
 from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import conv_layer_stats
@@ -250,9 +249,7 @@ def _group_stats(run: Run, unit: Unit) -> Result:
 
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
-    content = "counts of forgotten images"  # which states of earlier versions do not have
-    fingerprint = short_hash([unit.fingerprint, _environment(run.settings, unit), content])
-    return Checkpoint(run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"), fingerprint)
+    return unit_checkpoint(run, unit, torch.get_num_threads())
 
 
 def _environment(settings: Settings, unit: Unit) -> dict[str, object]:

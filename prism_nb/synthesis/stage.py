@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from prism_nb.core import fileio
-from prism_nb.core.config import short_hash
 from prism_nb.core.device import choose_device, tf32_mode
 from prism_nb.core.errors import PrismError
-from prism_nb.core.manifest import environment_key
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import batch_of, image_path
 from prism_nb.core.units import ImageBatch, OnEvent, Unit, WriteResult, unit_seed
@@ -25,7 +23,7 @@ from prism_nb.data.distilled import random_real
 from prism_nb.data.image_io import encode_image, quantize
 from prism_nb.data.imported import imported_set
 from prism_nb.data.registry import open_dataset
-from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.checkpoint import Checkpoint, unit_checkpoint
 from prism_nb.models.difficulty import group_targets
 from prism_nb.models.pool import load_conv_targets, load_groups, load_teacher
 from prism_nb.synthesis.features import FeatureBackward
@@ -182,14 +180,8 @@ def _build_matchers(
 
 
 def _checkpoint(run: Run, unit: Unit) -> Checkpoint:
-    """Return the unit's checkpoint, keyed by everything that affects the result."""
-    key = environment_key(choose_device(run.settings.device))
-    inputs_hash = run.units.inputs_hash(unit.inputs)
-    return Checkpoint(
-        run.file(f"{unit.marker.removesuffix('.json')}.checkpoint"),
-        short_hash([unit.fingerprint, inputs_hash, key, run.settings.compile]),
-        every=60 * run.settings.checkpoint_interval_min or math.inf,
-    )
+    every = 60 * run.settings.checkpoint_interval_min or math.inf
+    return unit_checkpoint(run, unit, run.settings.compile, every=every)
 
 
 class LossLogger:
@@ -261,7 +253,7 @@ class GradientLogger:
 
     def __init__(self, unit: Unit, on_event: OnEvent) -> None:
         self._unit, self._on_event = unit, on_event
-        self._norms: list[dict[str, float]] = []
+        self._norms = Counter[str]()  # sums over the measured steps
 
     def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
         """Measure the next step if it is time to."""
@@ -272,27 +264,23 @@ class GradientLogger:
     def measure(self, optimizer: ImageOptimizer) -> None:
         """Measure and log the shares of the next step."""
         norms = optimizer.gradient_norms()
-        if not norms:
-            return
-        self._norms.append(norms)
-        event = {"event": "gradient", "unit": self._unit.name, "step": optimizer.step}
-        self._on_event({**event, "shares": _shares(norms)})
+        self._norms.update(norms)
+        if norms:
+            event = {"event": "gradient", "unit": self._unit.name, "step": optimizer.step}
+            self._on_event({**event, "shares": _shares(norms)})
 
     @property
     def shares(self) -> dict[str, float]:
         """Each term's share, of norms summed over the measured steps."""
-        total: Counter[str] = Counter()
-        for norms in self._norms:
-            total.update(norms)
-        return _shares(total)
+        return _shares(self._norms)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the measured norms."""
-        return {"norms": self._norms}
+        """Return the sums of norms."""
+        return {"norms": dict(self._norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
-        self._norms = list(state["norms"])
+        self._norms = Counter(state["norms"])
 
 
 def _shares(values: Mapping[str, float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.execution import pipeline
 from prism_nb.models import squeeze
 from prism_nb.models.bn_distance import spaced_images
-from prism_nb.models.checkpoint import Checkpoint
+from prism_nb.models.checkpoint import unit_checkpoint
 from prism_nb.models.pool import load_teacher, untrained_teacher
 from prism_nb.models.squeeze import check_class_order, run_unit
 from prism_nb.models.teacher import dataset_preprocess
@@ -106,7 +106,7 @@ def test_every_setting_of_the_squeeze_decides_the_weights() -> None:
 def test_a_killed_unit_continues_and_leaves_no_checkpoint(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(squeeze, "Checkpoint", partial(Checkpoint, every=0))
+    monkeypatch.setattr(squeeze, "unit_checkpoint", partial(unit_checkpoint, every=0))
     run = Run.create(tmp_path / "killed", trained.settings)
     (unit,), steps_per_epoch = squeeze_units(run, 10), 1257 // run.settings.squeeze.batch
 
