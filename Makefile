@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo imagenet evidence benchmark benchmark-data bench rehearsal chaos test test-unit pictures docs lab lint clean
+.PHONY: help demo imagenet evidence benchmark benchmark-data bench rehearsal test test-unit pictures docs lab lint clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,9 +39,6 @@ bench: .venv/.installed  ## run all benchmarks, into benchmarks/results
 
 rehearsal: .venv/.installed  ## run the ImageNet preset on 1,000 generated classes, killed once
 	$(BIN)/python -m benchmarks.rehearsal
-
-chaos: .venv/.installed  ## kill workers and drivers at random; nothing may be lost
-	$(BIN)/python -m benchmarks.chaos
 
 test: .venv/.installed  ## run every test; root gets Chromium from apt, where there is none
 	@.ci/chromium

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -112,16 +113,15 @@ class RealFeatures:
     features: Tensor
     radii: Tensor
 
+    @classmethod
+    def none(cls, width: int) -> Self:
+        """Return those of a class without real images, for features of a width."""
+        return cls(0, np.empty(0, np.int64), torch.empty(0, width), torch.empty(0))
+
     @property
     def others(self) -> Tensor:
         """Features of the images outside the reference [m - reference, d]."""
         return self.features[self.reference :]
-
-
-def no_real_features(width: int) -> RealFeatures:
-    """Return those of a class without real images, for features of a width."""
-    none = torch.empty(0, width)
-    return RealFeatures(0, np.empty(0, dtype=np.int64), none, neighbour_radii(none))
 
 
 # Once per process and network, since all methods are compared with the same images.

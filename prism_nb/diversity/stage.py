@@ -22,7 +22,6 @@ from prism_nb.diversity.features import (
     features_and_logits,
     iter_classes,
     logits_of,
-    no_real_features,
     real_features,
 )
 from prism_nb.diversity.metrics import ClassOutputs, Metric, metrics_of, nearest_real
@@ -53,17 +52,9 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
 def _measure(
     run: Run, name: str, pixels: Tensor, dataset: ImageDataset, is_reference: bool
 ) -> dict[str, Any]:
-    network, settings = load_teacher(run, name), run.settings
-    real: tuple[RealFeatures, ...] = ()
-    if dataset.has_images:
-        real = real_features(
-            dataset,
-            network,
-            reference=settings.ipc,
-            others=settings.real_per_class,
-            seed=settings.seed,
-        )
-    classes = len(dataset.classes)
+    network, settings, classes = load_teacher(run, name), run.settings, len(dataset.classes)
+    counts = {"reference": settings.ipc, "others": settings.real_per_class, "seed": settings.seed}
+    real = real_features(dataset, network, **counts) if dataset.has_images else ()
     outputs = iter_classes(
         lambda chunk: features_and_logits(network, chunk, dataset), pixels, classes
     )
@@ -106,7 +97,7 @@ def metrics_in_space(
     distances, indices = list[float | None](), list[int | None]()
     sets, quota = list[tuple[Tensor, Tensor]](), max(1, _SET_IMAGES // len(labels))
     for index, (features, logits) in enumerate(outputs):
-        mine = real[index] if real else no_real_features(features.shape[1])
+        mine = real[index] if real else RealFeatures.none(features.shape[1])
         skipped = mine.reference if is_reference else 0
         nearest, rows = nearest_real(features, mine.features[skipped:])
         sample = ClassOutputs(labels[index], features, logits, mine.others, mine.radii, nearest)
@@ -117,12 +108,11 @@ def metrics_in_space(
             indices.append(found)
         sets.append((features[:quota].clone(), mine.others[:quota]))
     both = [torch.cat(each) for each in zip(*sets, strict=True)]
-    of_sets = {m.name: _summarise(m, [m.value(*both)]) for m in metrics_of("set")}
+    of_sets = summarise(metrics_of("set"), [{m.name: m.value(*both) for m in metrics_of("set")}])
+    for summary in of_sets.values():
+        summary["per_class"] = None
     return {
-        "metrics": {
-            **summarise(class_metrics, values),
-            **{name: {**summary, "per_class": None} for name, summary in of_sets.items()},
-        },
+        "metrics": summarise(class_metrics, values) | of_sets,
         "nearest_real": {"distance": distances, "index": indices},
     }
 
@@ -144,20 +134,21 @@ def summarise(metrics: Sequence[Metric], classes: Sequence[dict[str, float]]) ->
         `mean` over the classes with a value, `per_class`, and `undefined`: why some class has
         none, or None.
     """
-    return {m.name: _summarise(m, [values[m.name] for values in classes]) for m in metrics}
-
-
-def _summarise(metric: Metric, values: Sequence[float]) -> Summary:
-    defined = [value for value in values if math.isfinite(value)]
-    left_out = [c for c, value in enumerate(values) if not math.isfinite(value)]
-    reason = metric.why_undefined if left_out else None
-    if left_out and defined:
-        reason = f"{len(left_out)} of {len(values)} classes left out, first {left_out[0]}: {reason}"
-    return {
-        "mean": math.fsum(defined) / len(defined) if defined else None,
-        "per_class": [_to_json(value) for value in values],
-        "undefined": reason,
-    }
+    found = {}
+    for metric in metrics:
+        values = [each[metric.name] for each in classes]
+        defined = [value for value in values if math.isfinite(value)]
+        left_out = [c for c, value in enumerate(values) if not math.isfinite(value)]
+        reason = metric.why_undefined if left_out else None
+        if left_out and defined:
+            left = f"{len(left_out)} of {len(values)} classes left out, first {left_out[0]}"
+            reason = f"{left}: {reason}"
+        found[metric.name] = {
+            "mean": math.fsum(defined) / len(defined) if defined else None,
+            "per_class": [_to_json(value) for value in values],
+            "undefined": reason,
+        }
+    return found
 
 
 def _to_json(value: float) -> float | None:

@@ -28,39 +28,24 @@ from prism_nb.models.metrics import best_order
 def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     """Label one method's images, and record the accuracy of the teachers on them.
 
-    Epochs that are already labelled are skipped. None are stored where `labels` is `online` or
-    `hard`.
+    A shard labels some epochs, which the method's own unit then skips, as it does all that are
+    labelled. None are stored where `labels` is `online` or `hard`.
     """
-    if unit.parent:
-        _label_shard(run, unit, on_event)
-        return
-    method, start = unit.params["method"], time.monotonic()
-    images, classes = _load(run, method)
+    method, start, dataset = unit.params["method"], time.monotonic(), open_dataset(run.settings)
+    pixels, classes = load_images(run, method, dataset)
+    images = DeviceImages(pixels.to(choose_device(run.settings.device)), dataset)
     labeler, paths = load_labeler(run), label_paths(run.settings, method)
     if paths:
         _store_epochs(run, unit, images, labeler, on_event)
+    if unit.parent:
+        run.units.finish(unit, paths=paths[slice(*unit.params["epochs"])], record={})
+        return
     accuracy, predicted = _teacher_accuracy(labeler, images, classes)
     record = {"seconds": round(time.monotonic() - start, 3), **accuracy}
     if run.settings.recipe_of(method).image_source == "imported":
-        known = open_dataset(run.settings).classes
-        record["order_warning"] = order_warning(known, predicted, classes.numpy())
+        record["order_warning"] = order_warning(dataset.classes, predicted, classes.numpy())
     run.units.finish(unit, paths=paths, record=record)
     shutil.rmtree(run.file(f"labels/{method}/pieces"), ignore_errors=True)
-
-
-def _label_shard(run: Run, unit: Unit, on_event: OnEvent) -> None:
-    """Label some epochs of one method's images; the method's own unit then skips them."""
-    method = unit.params["method"]
-    images, _ = _load(run, method)
-    _store_epochs(run, unit, images, load_labeler(run), on_event)
-    paths = label_paths(run.settings, method)[slice(*unit.params["epochs"])]
-    run.units.finish(unit, paths=paths, record={})
-
-
-def _load(run: Run, method: str) -> tuple[DeviceImages, Tensor]:
-    dataset = open_dataset(run.settings)
-    pixels, classes = load_images(run, method, dataset)
-    return DeviceImages(pixels.to(choose_device(run.settings.device)), dataset), classes
 
 
 def _store_epochs(

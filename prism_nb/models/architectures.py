@@ -45,11 +45,6 @@ def resolve_architecture(name: str) -> tuple[str, str]:
     raise UsageError(f"unknown network {name!r}; {suggest(architecture, everything)}")
 
 
-def is_architecture(name: str) -> bool:
-    """Return whether a library has an architecture, whose name may have a tag."""
-    return any(name.partition(".")[0] in architectures(library) for library in LIBRARIES)
-
-
 def architectures(library: str) -> Collection[str]:
     """Return the names of a library's architectures.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -39,14 +40,7 @@ class ConvNet3(nn.Module):
         return logits
 
 
-def convnet3(num_classes: int, image_size: int) -> nn.Module:
-    """Build ConvNet-3 with instance normalisation, as groups of one channel."""
-    return ConvNet3(num_classes, image_size, lambda width: nn.GroupNorm(width, width))
-
-
-def convnet3_bn(num_classes: int, image_size: int) -> nn.Module:
-    """Build ConvNet-3 with batch normalisation."""
-    return ConvNet3(num_classes, image_size, nn.BatchNorm2d)
-
-
-KIT_NETWORKS = {"convnet3": convnet3, "convnet3_bn": convnet3_bn}
+KIT_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "convnet3": partial(ConvNet3, norm=lambda width: nn.GroupNorm(width, width)),  # per instance
+    "convnet3_bn": partial(ConvNet3, norm=nn.BatchNorm2d),
+}

@@ -44,13 +44,6 @@ def predict(
     return torch.cat(classes).numpy()
 
 
-def accuracy(
-    classifier: Classifier, dataset: ImageDataset, split: Split, device: torch.device
-) -> float:
-    """Return the top-1 accuracy on a split, in [0, 1]; arguments as of `predict`."""
-    return float((predict(classifier, dataset, split, device) == dataset.labels(split)).mean())
-
-
 def best_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[int, np.ndarray]:
     """Return the order of the outputs that fits images best, and how many images fit it.
 

@@ -82,7 +82,8 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     Returns:
         A number in [0, 1]; NaN where a network's features are the same for all images.
     """
-    gram_x, gram_y = _gram(x), _gram(y)
+    centred = [each.double() - each.double().mean(0) for each in (x, y)]
+    gram_x, gram_y = (each @ each.T for each in centred)
     norms = torch.linalg.matrix_norm(gram_x) * torch.linalg.matrix_norm(gram_y)
     return float((gram_x * gram_y).sum() / norms) if norms > 0 else float("nan")
 
@@ -112,9 +113,3 @@ def _outputs(teacher: Teacher, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pairwise(measure: Callable[[Tensor, Tensor], float], of: Sequence[Tensor]) -> np.ndarray:
     return np.array([[measure(a, b) for b in of] for a in of]).reshape(len(of), len(of))
-
-
-def _gram(features: Tensor) -> Tensor:
-    wide = features.double()
-    centred = wide - wide.mean(0)
-    return centred @ centred.T

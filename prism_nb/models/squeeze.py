@@ -31,7 +31,7 @@ from prism_nb.models.checkpoint import Checkpoint, unit_checkpoint
 from prism_nb.models.difficulty import class_statistics, difficulty_groups
 from prism_nb.models.forgetting import ForgettingCounter
 from prism_nb.models.layer_stats import conv_layer_stats
-from prism_nb.models.metrics import accuracy, best_order, predict
+from prism_nb.models.metrics import best_order, predict
 from prism_nb.models.pool import load_teacher, wrap_teacher
 from prism_nb.models.pretrained import native_preprocess, open_pretrained
 from prism_nb.models.teacher import dataset_preprocess
@@ -214,8 +214,8 @@ def _train(run: Run, unit: Unit, on_event: OnEvent) -> Result:
     folders = tuple(info.folder for info in dataset.classes)
     metadata = weights_metadata(folders, dataset_preprocess(dataset))
     content = to_safetensors(network.state_dict(), metadata)
-    right = accuracy(network, dataset, "val", device)
-    return content, {**asdict(info), "accuracy": right, "forgetting": forgetting.record()}
+    right = (predict(network, dataset, "val", device) == dataset.labels("val")).mean()
+    return content, {**asdict(info), "accuracy": float(right), "forgetting": forgetting.record()}
 
 
 def _conv_stats(run: Run, unit: Unit) -> Result:

@@ -24,7 +24,7 @@ from torch import Tensor
 from prism_nb.core import fileio, torch_io
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import StrictModel, read_mapping
-from prism_nb.models.architectures import is_architecture
+from prism_nb.models.architectures import LIBRARIES, architectures
 from prism_nb.models.teacher import PreprocessConfig
 from prism_nb.models.zoo import BuildOptions
 
@@ -223,7 +223,8 @@ def _check_arch(path: Path, content: Any, architecture: str) -> None:
     """Check that `arch`, which training programs write beside weights, is the network's."""
     arch = content.get("arch") if isinstance(content, dict) else None
     bare = architecture.rpartition("/")[2]
-    if isinstance(arch, str) and bare and arch.partition(".")[0] != bare and is_architecture(arch):
+    told = arch.partition(".")[0] if isinstance(arch, str) else ""
+    if bare and told not in {"", bare} and any(told in architectures(each) for each in LIBRARIES):
         raise UsageError(
             f"weights {path} are of {arch!r}, as they say, not of {architecture!r}: name that, or "
             "save the state dict alone if they err"
@@ -268,7 +269,8 @@ def choose_weights(
             the metadata name.
     """
     own = {_WRAPPERS.sub("", name): name for name in names}
-    counts = Counter(key[:i] for key in tensors for i in _starts(key) if key[i:] in own)
+    starts = {key: [0, *(m.end() for m in re.finditer(r"[./]", key))] for key in tensors}
+    counts = Counter(key[:i] for key in tensors for i in starts[key] if key[i:] in own)
     whole = {start.rstrip("./"): start for start, n in counts.items() if n == len(own)}
     if spec.part not in {None, *whole}:
         raise UsageError(
@@ -318,10 +320,6 @@ def _check_beside(
             f"{part!r}: if the network is complete without, write `weights: {part!r}` into "
             f"{metadata_path(spec.file)}, or save its state dict alone"
         )
-
-
-def _starts(key: str) -> list[int]:
-    return [0, *(i + 1 for i, character in enumerate(key) if character in "./")]
 
 
 def _preferred(spec: WeightsSpec, places: Sequence[str]) -> str:

@@ -116,26 +116,25 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
         if (padding := dict(options).get("pad_type", "")) not in _PADDINGS:
             raise ValueError(f"pad_type {padding!r} is none of {', '.join(map(repr, _PADDINGS))}")
         build = partial(build_on_meta, name, classes=10, image_size=image_size)
-        layers = str(build(options=options))
-        rest = {}
+        layers, idle = str(build(options=options)), []
         for option in options:
-            others = tuple(other for other in options if other != option)
+            rest = tuple(other for other in options if other != option)
             if option[0] == "stem":
-                others = (*others, ("stem", "stock"))
-            if option != ("stem", "stock"):  # the default of large images
-                rest[option] = build(options=others)
+                rest = (*rest, ("stem", "stock"))
+            # The stock stem is the default of large images.
+            if option != ("stem", "stock") and str(build(options=rest)) == layers:
+                idle.append("{}={!r}".format(*option))
     except Exception as error:  # builders fail in many ways
         raise UsageError(
             f"build in {where}: {library} does not make {architecture} with {arguments}: {error}; "
             "correct the arguments or leave them out"
         ) from None
-    for (key, value), network in rest.items():
-        if str(network) == layers:
-            warnings.warn(
-                f"build in {where}: {key}={value!r} changes no layer of {library}'s "
-                f"{architecture}: correct it, or leave it out",
-                stacklevel=2,
-            )
+    if idle:
+        warnings.warn(
+            f"build in {where}: {', '.join(idle)} changes no layer of {library}'s {architecture}: "
+            "correct it, or leave it out",
+            stacklevel=2,
+        )
 
 
 @lru_cache(maxsize=256)

@@ -83,45 +83,35 @@ def sample_schedule(
         pool: The networks, and which of them may give logits and BN statistics.
         generator: CPU generator of the draws.
     """
+    always, candidates = recipe.always_in_bn(pool), recipe.candidates(pool)
+    every, groups = recipe.iterations, tuple[TeacherNames, ...]()  # steps per group; the groups
     if recipe.match == "features":
-        return TeacherSchedule(recipe.iterations, ((),), recipe.logit_teachers(pool))
-    resample_every, groups = _sample_groups(
-        recipe, recipe.always_in_bn(pool), recipe.candidates(pool), generator
-    )
-    return TeacherSchedule(resample_every, groups, recipe.logit_teachers(pool))
-
-
-def _sample_groups(
-    recipe: Recipe, always: TeacherNames, candidates: TeacherNames, generator: torch.Generator
-) -> tuple[int, tuple[TeacherNames, ...]]:
-    """Return the steps per group, and the groups of BN teachers."""
-    if recipe.selection in {"all", "fixed"}:
-        return recipe.iterations, (tuple(dict.fromkeys([*always, *candidates])),)
-    if recipe.selection == "round_robin":
-        turns = tuple((*always, name) for name in candidates)
-        return 1, turns or (always,)  # the primary may be the only network
-    every = recipe.iterations if recipe.selection == "pre" else recipe.resample_every
-    count = -(-recipe.iterations // every)
-    return every, tuple(_sample_group(recipe, always, candidates, generator) for _ in range(count))
+        groups = ((),)
+    elif recipe.selection in {"all", "fixed"}:
+        groups = (tuple(dict.fromkeys([*always, *candidates])),)
+    elif recipe.selection == "round_robin":
+        every = 1
+        groups = tuple((*always, name) for name in candidates)
+        groups = groups or (always,)  # the primary may be the only network
+    else:
+        every = recipe.iterations if recipe.selection == "pre" else recipe.resample_every
+        count = -(-recipe.iterations // every)
+        groups = tuple(_sample_group(recipe, always, candidates, generator) for _ in range(count))
+    return TeacherSchedule(every, groups, recipe.logit_teachers(pool))
 
 
 def _sample_group(
     recipe: Recipe, always: TeacherNames, candidates: TeacherNames, generator: torch.Generator
 ) -> TeacherNames:
-    """Draw a group; a draw that leaves no network at all is repeated."""
+    """Draw a group, by slots or as a subset of one size; a draw of no network is repeated."""
     while True:
         if recipe.bn_subset_size is not None:
-            drawn = _sample_subset(candidates, recipe.bn_subset_size, generator)
+            order = torch.randperm(len(candidates), generator=generator)[: recipe.bn_subset_size]
+            drawn = tuple(candidates[index] for index in order.tolist())
         else:
             drawn = _fill_slots(candidates, recipe.num_bn_slots, recipe.bn_slot_prob, generator)
         if always or drawn:
             return (*always, *drawn)
-
-
-def _sample_subset(candidates: TeacherNames, size: int, generator: torch.Generator) -> TeacherNames:
-    """Draw a subset of exactly one size, all subsets equally likely."""
-    order = torch.randperm(len(candidates), generator=generator)[:size]
-    return tuple(candidates[index] for index in order.tolist())
 
 
 def _fill_slots(
