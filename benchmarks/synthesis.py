@@ -215,7 +215,7 @@ def _optimizer(
         schedule=schedule,
         recipe=recipe,
         pixel_bounds=(-limit, limit),
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
 
 

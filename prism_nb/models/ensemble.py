@@ -64,7 +64,10 @@ class EnsembleLabeler:
 
         Blocks bound the memory. Each has views of all classes alike, as far as there are enough.
         """
-        order = self._row_order(params)
+        order = torch.arange(len(params.crop), device=params.crop.device)
+        if self._settings.label.statistics == "batch":
+            # They need many classes in a batch: the random order of the views' mixing partners.
+            order = params.mix_index.long()
         count = -(-len(order) // LABEL_BLOCK)
         for first in range(count):
             rows = order[first::count]
@@ -85,16 +88,6 @@ class EnsembleLabeler:
                 views = render(images, params, rows)
                 batches.append([teacher(views).float() for teacher in self.teachers])
         return [torch.cat(logits) for logits in zip(*batches, strict=True)]
-
-    def _row_order(self, params: BatchAugParams) -> Tensor:
-        """Return the order in which images are labelled: their own, or a random one.
-
-        Batch statistics need many classes in a batch; the random order is the permutation of the
-        views' mixing partners.
-        """
-        if self._settings.label.statistics == "batch":
-            return params.mix_index.long()
-        return torch.arange(len(params.crop), device=params.crop.device)
 
 
 def load_labeler(run: Run) -> EnsembleLabeler:

@@ -147,7 +147,7 @@ def _of_metadata(architecture: str, metadata: WeightsMetadata, where: str) -> di
 def _local_weights(architecture: str, weights: str) -> dict[str, Any]:
     # From the project's folder, because notebooks and the command have other working directories.
     path = project_root() / Path(weights).expanduser()
-    metadata = read_metadata(path) or WeightsMetadata()
+    metadata = read_metadata(path) or WeightsMetadata.model_validate({})
     return {
         **_of_metadata(architecture, metadata, f"the metadata of {path}"),
         "library": "file",

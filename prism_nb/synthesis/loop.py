@@ -40,12 +40,10 @@ class ImageOptimizer:
         schedule: The teachers of each step.
         recipe: Step size, iterations and augmentation.
         pixel_bounds: Canonical values of black and white, each [3, 1, 1].
-        generator: CPU generator of the augmentations, the same on every device.
+        generators: CPU generator of the augmentations, or one for each image's own.
         start_steps: First step of each image, ascending (DELT); None: 0 for all. Step size and
             schedule are counted from step 0 for every image.
         residual: What is mixed into the images where a phase begins; None: what they began as.
-        image_generators: Generator of each image's own augmentations; empty: all are drawn from
-            `generator`.
 
     Attributes:
         step: Steps done, counted over the whole schedule.
@@ -61,14 +59,13 @@ class ImageOptimizer:
         schedule: TeacherSchedule,
         recipe: Recipe,
         pixel_bounds: tuple[Tensor, Tensor],
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         start_steps: Sequence[int] | None = None,
         residual: Residual | None = None,
-        image_generators: Sequence[torch.Generator] = (),
     ) -> None:
         self._labels, self._backward, self._schedule = labels, backward, schedule
         self._recipe, self._pixel_bounds = recipe, pixel_bounds
-        self._generators = list(image_generators) or [generator]
+        self._generators = list(generators)
         counts = {
             first: len(list(images)) for first, images in groupby(start_steps or [0] * len(initial))
         }

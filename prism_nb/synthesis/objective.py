@@ -370,17 +370,13 @@ def bn_loss_scales(
     weights = {m.name: recipe.bn_weights.get(m.name, 1.0) for m in matchers}
     if recipe.bn_normalize == "none" or reference is None:
         return weights
-    measured = {m.name: m for m in [reference, *matchers] if m.real_stats}
-    if recipe.bn_normalize == "layers":
-        sizes = {name: float(len(m.real_stats)) for name, m in measured.items()}
-    elif recipe.bn_normalize == "channels":
-        sizes = {
-            name: float(sum(real.mean.numel() for real in m.real_stats.values()))
-            for name, m in measured.items()
-        }
-    else:
-        images = real_images()
-        sizes = {name: _real_image_loss(m, images) for name, m in measured.items()}
+    images = real_images() if recipe.bn_normalize == "real" else torch.empty(0)
+    size_of: Callable[[StatMatcher], float] = {
+        "layers": lambda m: len(m.real_stats),
+        "channels": lambda m: sum(real.mean.numel() for real in m.real_stats.values()),
+        "real": lambda m: _real_image_loss(m, images),
+    }[recipe.bn_normalize]
+    sizes = {m.name: size_of(m) for m in [reference, *matchers] if m.real_stats}
     return {
         m.name: weights[m.name] * sizes[reference.name] / sizes[m.name]
         for m in matchers

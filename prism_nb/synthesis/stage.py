@@ -98,10 +98,9 @@ def _optimize(
         schedule=schedule,
         recipe=recipe,
         pixel_bounds=dataset.pixel_bounds(device),
-        generator=start.generator,
+        generators=[start.generator] if recipe.match != "features" else _generators(run, unit),
         start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
         residual=residual,
-        image_generators=_image_generators(run, unit) if recipe.match == "features" else (),
     )
     logger, gradients = LossLogger(unit, on_event), GradientLogger(unit, on_event)
     checkpoint = _checkpoint(run, unit)
@@ -124,7 +123,7 @@ def _optimize(
     return images, record
 
 
-def _image_generators(run: Run, unit: Unit) -> list[torch.Generator]:
+def _generators(run: Run, unit: Unit) -> list[torch.Generator]:
     """Return a CPU generator for each image of a unit, whatever the unit's other images are."""
     method, members = unit.params["method"], batch_of(unit).members()
     seeds = [unit_seed(run.settings.replicate_seed, "views", method, *key) for key in members]

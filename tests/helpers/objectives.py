@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from prism_nb.core.recipe import Recipe, load_recipe
 from prism_nb.data.augment import AugParams
 from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.teacher import Teacher
+from prism_nb.synthesis.loop import ImageOptimizer
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward, StepInputs
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
-from tests.helpers.teachers import layer_inputs
+from prism_nb.synthesis.teacher_sampling import TeacherSchedule
+from tests.helpers.teachers import layer_inputs, teacher_of
 
 LABELS = torch.tensor([3, 1, 4, 1])
 PATCH = 5  # divides no feature map of a 24-pixel image, so that all of them are resized
@@ -104,6 +107,42 @@ def step_of(
     """Return a step on whole batches, or on micro-batches of a size."""
     backward = MicroBatchedBackward(objective, size)
     return StepResult(backward, images, logit_teachers, bn_teachers, labels)
+
+
+# -- the optimization --------------------------------------------------------------------------
+
+NAMES = ("test_resnet", "test_byobnet")
+BOUND = 1.5  # of pixels
+_BOTH = TeacherSchedule(100, (NAMES,), NAMES[:1])
+
+
+def initial_of() -> Tensor:
+    """Return four images within the bounds, float64."""
+    torch.manual_seed(2)
+    return torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
+
+
+def optimizer_of(
+    recipe: Recipe,
+    initial: Tensor,
+    *,
+    part: int = 0,
+    schedule: TeacherSchedule = _BOTH,
+    **options: Any,
+) -> ImageOptimizer:
+    """Return images in optimization by two teachers, on micro-batches of `part`."""
+    teachers = [teacher_of(name, double=initial.dtype == torch.float64) for name in NAMES]
+    bound = torch.full((3, 1, 1), BOUND)
+    return ImageOptimizer(
+        initial,
+        LABELS[: len(initial)],
+        backward=MicroBatchedBackward(objective_of(recipe, *teachers), part),
+        schedule=schedule,
+        recipe=recipe,
+        pixel_bounds=(-bound, bound),
+        generators=[torch.Generator().manual_seed(0)],
+        **options,
+    )
 
 
 # -- the literal formula ------------------------------------------------------------------------

@@ -196,8 +196,7 @@ def optimizer_of(rows: Sequence[int], *, size: int = 0, **changes: object) -> Im
         schedule=TeacherSchedule(5, ((),), (SMALL,)),
         recipe=cim(**changes),
         pixel_bounds=(-bound, bound),
-        generator=torch.Generator(),
-        image_generators=generators(rows),
+        generators=generators(rows),
     )
 
 
@@ -243,7 +242,7 @@ def test_views_of_an_image_do_not_depend_on_its_unit(tmp_path: Path) -> None:
         run = Run.create(tmp_path / str(number), settings)
         states = {}
         for unit in method_units(run, "cim", 10):
-            drawn = [each.initial_seed() for each in stage._image_generators(run, unit)]
+            drawn = [each.initial_seed() for each in stage._generators(run, unit)]
             states |= dict(zip(batch_of(unit).members(), drawn, strict=True))
         found.append(states)
     assert found[0] == found[1]

@@ -12,42 +12,17 @@ from torch import Tensor
 from prism_nb.core.recipe import Recipe, load_recipe
 from prism_nb.core.units import image_batches
 from prism_nb.data.augment import augment, sample_augmentation
-from prism_nb.synthesis.loop import ImageOptimizer, min_crop_area, recover
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.loop import min_crop_area, recover
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism
+from tests.helpers.objectives import (
+    BOUND,
+    NAMES,
+    initial_of,
+    literal_objective,
+    optimizer_of,
+    prism,
+)
 from tests.helpers.teachers import teacher_of
-
-NAMES = ("test_resnet", "test_byobnet")
-BOTH = TeacherSchedule(100, (NAMES,), NAMES[:1])
-BOUND = 1.5
-BOUNDS = (torch.full((3, 1, 1), -BOUND), torch.full((3, 1, 1), BOUND))
-
-
-def optimizer_of(
-    recipe: Recipe,
-    initial: Tensor,
-    *,
-    schedule: TeacherSchedule = BOTH,
-    start_steps: list[int] | None = None,
-) -> ImageOptimizer:
-    teachers = [teacher_of(name, double=initial.dtype == torch.float64) for name in NAMES]
-    return ImageOptimizer(
-        initial,
-        LABELS[: len(initial)],
-        backward=MicroBatchedBackward(objective_of(recipe, *teachers)),
-        schedule=schedule,
-        recipe=recipe,
-        pixel_bounds=BOUNDS,
-        generator=torch.Generator().manual_seed(0),
-        start_steps=start_steps,
-    )
-
-
-def initial_of(*, double: bool = True) -> Tensor:
-    torch.manual_seed(2)
-    images = torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
-    return images if double else images.float()
 
 
 def literal_recover(initial: Tensor, start_steps: list[int], recipe: Recipe) -> Tensor:
@@ -116,7 +91,7 @@ def test_a_batch_that_starts_late_skips_the_steps_before() -> None:
 
 def test_groups_of_teachers_take_turns() -> None:
     schedule = TeacherSchedule(2, (("test_resnet",), ("test_byobnet",)), ("test_resnet",))
-    optimizer = optimizer_of(prism(iterations=6), initial_of(double=False), schedule=schedule)
+    optimizer = optimizer_of(prism(iterations=6), initial_of().float(), schedule=schedule)
     seen: list[set[str]] = []
     recover(optimizer, [lambda _, losses: seen.append({n for n in losses if n[:3] == "bn/"})])
     assert seen == [{"bn/test_resnet"}] * 2 + [{"bn/test_byobnet"}] * 2 + [{"bn/test_resnet"}] * 2
@@ -140,24 +115,17 @@ def test_delt_groups_start_every_500_steps() -> None:
     assert [load_recipe("prism").start_step(index, 10) for index in (0, 9)] == [0, 0]
 
 
-@given(st.integers(1, 200), st.integers(1, 12), st.integers(1, 50))
+@given(st.integers(1, 20), st.integers(1, 12), st.integers(1, 60), st.data())
 @settings(max_examples=100, deadline=None)
-def test_delt_groups_are_in_order_and_of_equal_size(ipc: int, groups: int, gap: int) -> None:
-    recipe = load_recipe("delt", {"delt_groups": groups, "delt_start_gap": gap})
-    starts = [recipe.start_step(index, ipc) for index in range(ipc)]
-    assert starts == sorted(starts)
-    assert starts[0] == 0
-    sizes = Counter(starts).values()
-    assert len(sizes) == min(groups, ipc)
-    assert max(sizes) - min(sizes) <= 1
-
-
-@given(st.integers(1, 12), st.integers(1, 20), st.integers(1, 60))
-@settings(max_examples=100, deadline=None)
-def test_images_of_a_batch_are_in_the_order_of_their_start(
-    classes: int, ipc: int, batch_size: int
+def test_delt_groups_are_of_equal_size_and_in_the_order_of_a_batch(
+    ipc: int, groups: int, batch_size: int, data: st.DataObject
 ) -> None:
-    recipe = load_recipe("delt")
+    gap, classes = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 12))
+    recipe = load_recipe("delt", {"delt_groups": groups, "delt_start_gap": gap})
+    sizes = Counter(recipe.start_step(index, ipc) for index in range(ipc))
+    assert min(sizes) == 0
+    assert len(sizes) == min(groups, ipc)
+    assert max(sizes.values()) - min(sizes.values()) <= 1
     for form in ("class_major", "cross_class"):
         for batch in image_batches(form, classes, ipc, batch_size):
             starts = [recipe.start_step(index, ipc) for _, index in batch.members()]

@@ -16,44 +16,25 @@ from prism_nb.core.errors import UsageError
 from prism_nb.core.recipe import Recipe, load_recipe
 from prism_nb.data.augment import augment, sample_augmentation
 from prism_nb.execution.preflight import preflight
-from prism_nb.synthesis.loop import ImageOptimizer, recover
-from prism_nb.synthesis.micro_batch import MicroBatchedBackward
+from prism_nb.synthesis.loop import recover
 from prism_nb.synthesis.phases import Phases, Residual
-from prism_nb.synthesis.teacher_sampling import TeacherSchedule
-from tests.helpers.objectives import LABELS, literal_objective, objective_of, prism
+from tests.helpers.objectives import (
+    BOUND,
+    NAMES,
+    initial_of,
+    literal_objective,
+    optimizer_of,
+    prism,
+)
 from tests.helpers.teachers import teacher_of
 
-NAMES = ("test_resnet", "test_byobnet")
-BOUND = 1.5
 VIT = "vit_tiny_patch16_224"  # takes images of one size
 FADRM = {"sizes": [0.75, 1, 0.75, 1], "residual_alpha": 0.5}
-
-
-def optimizer_of(
-    recipe: Recipe, initial: Tensor, *, part: int = 0, residual: Residual | None = None
-) -> ImageOptimizer:
-    teachers = [teacher_of(name, double=True) for name in NAMES]
-    bound = torch.full((3, 1, 1), BOUND)
-    return ImageOptimizer(
-        initial,
-        LABELS[: len(initial)],
-        backward=MicroBatchedBackward(objective_of(recipe, *teachers), part),
-        schedule=TeacherSchedule(100, (NAMES,), NAMES[:1]),
-        recipe=recipe,
-        pixel_bounds=(-bound, bound),
-        generator=torch.Generator().manual_seed(0),
-        residual=residual,
-    )
 
 
 def mirrored(images: Tensor) -> Tensor:
     """Return what depends on the images at the time, in full size."""
     return functional.interpolate(images, size=(32, 32), mode="bilinear").flip(3)
-
-
-def initial_of() -> Tensor:
-    torch.manual_seed(2)
-    return torch.randn(4, 3, 32, 32, dtype=torch.float64).clamp(-BOUND, BOUND)
 
 
 def literal_fadrm(initial: Tensor, recipe: Recipe, residual: Residual | None) -> Tensor:
