@@ -109,16 +109,12 @@ class Teacher(nn.Module):
         return (pixels - _channels(native.mean, images)) / _channels(native.std, images)
 
     def forward_with_stats(
-        self, images: Tensor, stats: Sequence[LayerStat] | None = None
+        self, images: Tensor, stats: Sequence[LayerStat]
     ) -> tuple[Tensor, list[MeanVar]]:
-        """Return head logits [N, head] and statistics of the batch, in the order of `stats`.
-
-        They come from one pass; without `stats`, the input of every BN layer is measured.
-        """
-        wanted = self.bn_layer_stats if stats is None else stats
-        with capture_stats(wanted) as measured:
+        """Return head logits [N, head] and statistics of the batch, from one pass."""
+        with capture_stats(stats) as measured:
             logits = self.head_logits(images)
-        return logits, [measured[stat] for stat in wanted]
+        return logits, [measured[stat] for stat in stats]
 
     def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
         """Return layer statistics as `forward_with_stats`, without the layers behind them."""

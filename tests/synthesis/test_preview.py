@@ -94,14 +94,6 @@ def names_of(previewed: Run) -> list[str]:
     return sorted(p.stem for p in (previewed.path.parent / "other").rglob("*.png"))
 
 
-def test_previews_are_of_the_first_every_nth_and_last_step(previewed: Run) -> None:
-    still = Still([torch.zeros(3, 3, 8, 8)])
-    preview = writer_of(previewed, still)
-    for still.step in range(1, 13):
-        preview(still, {})  # type: ignore[arg-type]
-    assert names_of(previewed) == ["000000", "000005", "000010", "000012"]
-
-
 def test_large_batches_and_images_are_shrunk(previewed: Run) -> None:
     writer_of(previewed, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
     (path,) = (previewed.path.parent / "other").rglob("000000.png")
