@@ -30,91 +30,71 @@ _COMPILE_OPTIONS: dict[str, Any] = (
 
 
 class TeacherRunner:
-    """Eager passes of one network.
+    """Passes of one network: eager, or compiled; eager too, after a warning, if that fails.
 
     Args:
         teacher: The network.
         precision: `fp32`, `tf32` or `bf16` of its layers; statistics and logits are float32.
-    """
-
-    def __init__(self, teacher: Teacher, precision: str = "fp32") -> None:
-        self.teacher, self._precision = teacher, precision
-
-    def forward_with_stats(
-        self, images: Tensor, stats: Sequence[LayerStat]
-    ) -> tuple[Tensor, list[MeanVar]]:
-        """Return head logits and layer statistics, as `Teacher.forward_with_stats`."""
-        with half_precision(self._precision, images.device):
-            logits, measured = self.teacher.forward_with_stats(images, stats)
-        return _at_least_fp32(logits), measured
-
-    def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
-        """Return layer statistics, as `Teacher.stats_only`."""
-        with half_precision(self._precision, images.device):
-            return self.teacher.stats_only(images, stats)
-
-
-class CompiledTeacherRunner(TeacherRunner):
-    """Compiled passes of one network; eager ones, after one warning, if it cannot be compiled.
-
-    Args:
-        teacher: The network.
-        stats: All statistics that any call may request. Each pass measures all of them, so that
-            nothing is compiled again for a call with fewer.
-        precision: As of `TeacherRunner`.
+        compiled_stats: All statistics that any call may request. Each compiled pass measures all
+            of them, so that nothing is compiled again for a call with fewer. None: eager passes.
     """
 
     def __init__(
-        self, teacher: Teacher, stats: Sequence[LayerStat], precision: str = "fp32"
+        self,
+        teacher: Teacher,
+        precision: str = "fp32",
+        compiled_stats: tuple[LayerStat, ...] | None = None,
     ) -> None:
-        super().__init__(teacher, precision)
-        self._stats = tuple(stats)
+        self.teacher, self._precision = teacher, precision
+        self._compiled_stats = compiled_stats
 
     def forward_with_stats(
         self, images: Tensor, stats: Sequence[LayerStat]
     ) -> tuple[Tensor, list[MeanVar]]:
         """Return head logits and layer statistics, as `Teacher.forward_with_stats`."""
-        compiled = self._compiled(with_logits=True)
-        if not compiled.compiles_for(images):
-            return super().forward_with_stats(images, stats)
-        logits, measured = compiled(images)
-        return logits, self._select(stats, measured)
+        compiled = self._compiled(images, with_logits=True)
+        if compiled:
+            logits, measured = compiled(images)
+            return logits, [measured[stat] for stat in stats]
+        with half_precision(self._precision, images.device):
+            logits, values = self.teacher.forward_with_stats(images, stats)
+        return _at_least_fp32(logits), values
 
     def stats_only(self, images: Tensor, stats: Sequence[LayerStat]) -> list[MeanVar]:
-        """Return layer statistics; the compiler drops the layers behind the last of them."""
-        compiled = self._compiled(with_logits=False)
-        if not stats or not compiled.compiles_for(images):
-            return super().stats_only(images, stats)
-        return self._select(stats, compiled(images)[1])
+        """Return layer statistics without the layers behind them, as `Teacher.stats_only`."""
+        compiled = self._compiled(images, with_logits=False) if stats else None
+        if compiled:
+            _, measured = compiled(images)
+            return [measured[stat] for stat in stats]
+        with half_precision(self._precision, images.device):
+            return self.teacher.stats_only(images, stats)
 
-    def _compiled(self, *, with_logits: bool) -> _CompiledForward:
-        return _compiled_forward(self.teacher, self._stats, self._precision, with_logits)
-
-    def _select(self, stats: Sequence[LayerStat], measured: list[MeanVar]) -> list[MeanVar]:
-        by_stat = dict(zip(self._stats, measured, strict=True))
-        return [by_stat[stat] for stat in stats]
-
-
-@lru_cache(maxsize=64)
-def _compiled_forward(
-    teacher: Teacher, stats: tuple[LayerStat, ...], precision: str, with_logits: bool
-) -> _CompiledForward:
-    """Return a compiled network, one per process, since units share their networks."""
-    return _CompiledForward(_HookedTeacher(teacher, stats, precision, with_logits=with_logits))
+    def _compiled(self, images: Tensor, *, with_logits: bool) -> _CompiledForward | None:
+        """Return the compiled network, if there is one for such images."""
+        if self._compiled_stats is None:
+            return None
+        stats, precision = self._compiled_stats, self._precision
+        compiled = _compiled_forward(self.teacher, stats, precision, with_logits)
+        return compiled if compiled.compiles_for(images) else None
 
 
 class _CompiledForward:
     """A compiled network, and for which kinds of images its compilation works."""
 
-    def __init__(self, hooked: _HookedTeacher) -> None:
-        self._name = hooked.twin.name
+    def __init__(
+        self, teacher: Teacher, stats: tuple[LayerStat, ...], precision: str, with_logits: bool
+    ) -> None:
+        hooked = _HookedTeacher(teacher, stats, precision, with_logits=with_logits)
+        self._name, self._stats = teacher.name, stats
         self._forward: Callable[[Tensor], tuple[Tensor, list[MeanVar]]] = torch.compile(
             hooked, dynamic=False, **_COMPILE_OPTIONS
         )
         self._works: dict[tuple[object, ...], bool] = {}
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, list[MeanVar]]:
-        return self._forward(images)
+    def __call__(self, images: Tensor) -> tuple[Tensor, dict[LayerStat, MeanVar]]:
+        """Return head logits, or a zero instead, and all statistics."""
+        logits, values = self._forward(images)
+        return logits, dict(zip(self._stats, values, strict=True))
 
     def compiles_for(self, images: Tensor) -> bool:
         """Return whether the network compiles for such images; tried once for each kind."""
@@ -137,7 +117,9 @@ class _CompiledForward:
 
     def _try(self, images: Tensor) -> None:
         logits, measured = self(images.detach().clone().requires_grad_(images.requires_grad))
-        total = torch.stack([logits.sum(), *(part.sum() for pair in measured for part in pair)])
+        total = torch.stack(
+            [logits.sum(), *(part.sum() for pair in measured.values() for part in pair)]
+        )
         if total.requires_grad:
             total.sum().backward()
 
@@ -175,6 +157,9 @@ class _HookedTeacher(nn.Module):
         measured = [self._measured[index] for index in range(self._count)]
         self._measured = {}
         return _at_least_fp32(logits) if self._with_logits else images.new_zeros(()), measured
+
+
+_compiled_forward = lru_cache(maxsize=64)(_CompiledForward)  # shared by the units of a process
 
 
 def _at_least_fp32(values: Tensor) -> Tensor:

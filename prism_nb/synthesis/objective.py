@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from prism_nb.core.recipe import Recipe
 from prism_nb.models.layer_stats import LayerStat, MeanVar, conv_layer_stats
-from prism_nb.models.runner import CompiledTeacherRunner, TeacherRunner
+from prism_nb.models.runner import TeacherRunner
 from prism_nb.models.teacher import Teacher
 
 _DENSITY_SIDE = 32  # pixels
@@ -271,13 +271,8 @@ def build_stat_matcher(
         depth = {layer: index for index, layer in enumerate(teacher.network.modules())}
         real_stats = dict(sorted(real_stats.items(), key=lambda item: depth[item[0].layer]))
     first = next((stat.layer for stat in real_stats), None)
-    runner = (
-        CompiledTeacherRunner(teacher, tuple(real_stats), precision)
-        if compiled
-        else TeacherRunner(teacher, precision)
-    )
     return StatMatcher(
-        runner,
+        TeacherRunner(teacher, precision, tuple(real_stats) if compiled else None),
         real_stats,
         {s: recipe.first_bn_multiplier if s.layer is first else 1.0 for s in real_stats},
         conv_drop_prob=recipe.conv_drop_prob if conv_stats is not None else 0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prism_nb.models import runner
 from prism_nb.models.layer_stats import LayerStat, conv_layer_stats
-from prism_nb.models.runner import CompiledTeacherRunner, TeacherRunner
+from prism_nb.models.runner import TeacherRunner
 from prism_nb.models.teacher import PreprocessConfig, Teacher
 from tests.helpers.teachers import teacher_of
 
@@ -38,6 +38,10 @@ def no_recompile() -> Iterator[None]:
         yield
 
 
+def compiled_runner(teacher: Teacher, stats: Sequence[LayerStat]) -> TeacherRunner:
+    return TeacherRunner(teacher, compiled_stats=tuple(stats))
+
+
 def losses_and_gradient(
     runner_: TeacherRunner, images: Tensor, stats: list[LayerStat], *, with_logits: bool = True
 ) -> tuple[list[Tensor], Tensor]:
@@ -57,7 +61,7 @@ def losses_and_gradient(
 def test_compiled_passes_equal_eager_ones(name: str) -> None:
     teacher = teacher_of(name)
     stats = [*teacher.bn_layer_stats, *conv_layer_stats(teacher.network, 4)]
-    eager, compiled = TeacherRunner(teacher), CompiledTeacherRunner(teacher, stats)
+    eager, compiled = TeacherRunner(teacher), compiled_runner(teacher, stats)
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     for asked in (stats, stats[3:9], stats[::-1]):  # fewer or others are not compiled anew
@@ -73,7 +77,7 @@ def test_compiled_passes_equal_eager_ones(name: str) -> None:
 def test_batches_of_other_sizes_are_compiled_too() -> None:
     teacher = teacher_of("test_resnet")
     stats = list(teacher.bn_layer_stats)
-    compiled = CompiledTeacherRunner(teacher, stats)
+    compiled = compiled_runner(teacher, stats)
     torch.manual_seed(0)
     for size in (6, 4, 1):
         images = torch.randn(size, 3, 32, 32)
@@ -94,7 +98,7 @@ def test_a_network_is_compiled_once_per_process(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(runner.torch, "compile", count)
     teacher = teacher_of("test_resnet")
     for _ in range(2):  # two units of a run
-        unit = CompiledTeacherRunner(teacher, teacher.bn_layer_stats)
+        unit = compiled_runner(teacher, teacher.bn_layer_stats)
         for _ in range(2):
             unit.forward_with_stats(torch.randn(2, 3, 32, 32), teacher.bn_layer_stats[:3])
     assert len(compiled) == 1
@@ -112,7 +116,7 @@ def test_the_real_compiler_gives_the_same_gradient(monkeypatch: pytest.MonkeyPat
     stats, images = list(teacher.bn_layer_stats), torch.randn(5, 3, 16, 16)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        compiled = losses_and_gradient(CompiledTeacherRunner(teacher, stats), images, stats)[1]
+        compiled = losses_and_gradient(compiled_runner(teacher, stats), images, stats)[1]
     eager = losses_and_gradient(TeacherRunner(teacher), images, stats)[1]
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
 
@@ -125,7 +129,7 @@ def test_a_network_that_cannot_be_compiled_runs_eagerly(monkeypatch: pytest.Monk
     monkeypatch.setattr(runner.torch, "compile", partial(torch.compile, backend=refuse))
     teacher = teacher_of("resnet18")
     stats, images = list(teacher.bn_layer_stats), torch.randn(2, 3, 32, 32)
-    compiled = CompiledTeacherRunner(teacher, stats)
+    compiled = compiled_runner(teacher, stats)
     with pytest.warns(UserWarning, match="'resnet18' cannot be compiled and runs eagerly") as seen:
         found = [losses_and_gradient(compiled, images, stats)[1] for _ in range(3)]
     assert len(seen) == 1
