@@ -30,7 +30,7 @@ from prism_nb.core.device import is_out_of_memory
 from prism_nb.core.errors import PrismError
 from prism_nb.data.augment import AugParams, augment
 from prism_nb.models.layer_stats import LayerStat, MeanVar
-from prism_nb.synthesis.objective import Objective, StatMatcher, TeacherTerm, weighted_sum
+from prism_nb.synthesis.objective import Objective, StatMatcher, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,17 @@ class MicroBatchedBackward(Backward):
         # shift may leave another memory format, and networks are compiled for one.
         leaf = augmented.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         losses: dict[str, Tensor] = {}
-        for term in self._objective.teacher_terms(step.logit_teachers, step.bn_teachers):
-            if 0 < self.micro_batch_size < len(labels):
+        for matcher in self._objective.matchers_of(step.logit_teachers, step.bn_teachers):
+            roles = {
+                "gives_logits": matcher.name in step.logit_teachers,
+                "matches_stats": matcher.name in step.bn_teachers,
+            }
+            if 0 < (size := self.micro_batch_size) < len(labels):
                 losses |= _backward_micro_batched(
-                    term, leaf, labels, weights, size=self.micro_batch_size
+                    matcher, leaf, labels, weights, size=size, **roles
                 )
             else:
-                losses |= _backward(term.losses(leaf, labels), weights)
+                losses |= _backward(matcher.losses(leaf, labels, **roles), weights)
         priors = self._objective.priors(images, augmented, labels) if with_priors else {}
         gradient = torch.zeros_like(augmented) if leaf.grad is None else leaf.grad
         if priors:
@@ -195,26 +199,34 @@ def _backward(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[s
 
 
 def _backward_micro_batched(
-    term: TeacherTerm, leaf: Tensor, labels: Tensor, weights: Mapping[str, float], *, size: int
+    matcher: StatMatcher,
+    leaf: Tensor,
+    labels: Tensor,
+    weights: Mapping[str, float],
+    *,
+    size: int,
+    gives_logits: bool,
+    matches_stats: bool,
 ) -> dict[str, Tensor]:
     """Backpropagate one network's terms in micro-batches of a size; return them as `_backward`."""
-    runner, losses = term.matcher.runner, dict[str, Tensor]()
+    runner, losses = matcher.runner, dict[str, Tensor]()
+    logit, bn = f"logit/{matcher.name}", f"bn/{matcher.name}"
     pooled: dict[LayerStat, MeanVar] = {}
-    if term.matches_stats:
-        pooled = _pool_stats(term.matcher, term.matcher.sample_layers(), leaf, size)
-        loss = term.matcher.loss(pooled) if pooled else leaf.new_zeros(())
+    if matches_stats:
+        pooled = _pool_stats(matcher, matcher.sample_layers(), leaf, size)
+        loss = matcher.loss(pooled) if pooled else leaf.new_zeros(())
         if pooled:
-            (weights[term.bn_name] * loss).backward()
-        losses[term.bn_name] = loss.detach()
-    if not term.gives_logits and not pooled:
+            (weights[bn] * loss).backward()
+        losses[bn] = loss.detach()
+    if not gives_logits and not pooled:
         return losses
     for images, classes in zip(leaf.split(size), labels.split(size), strict=True):
         share = len(images) / len(leaf)
-        if term.gives_logits:
+        if gives_logits:
             logits, values = runner.forward_with_stats(images, tuple(pooled))
-            entropy = term.cross_entropy(logits, classes)
-            losses[term.logit_name] = losses.get(term.logit_name, 0) + share * entropy.detach()
-            surrogate = [weights[term.logit_name] * entropy]
+            entropy = matcher.cross_entropy(logits, classes)
+            losses[logit] = losses.get(logit, 0) + share * entropy.detach()
+            surrogate = [weights[logit] * entropy]
         else:
             values, surrogate = runner.stats_only(images, tuple(pooled)), []
         surrogate += [_surrogate_loss(*pair) for pair in zip(pooled.values(), values, strict=True)]

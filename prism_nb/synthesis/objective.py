@@ -54,19 +54,11 @@ class Objective:
         """Every network of the unit."""
         return list(self._by_name.values())
 
-    def teacher_terms(
+    def matchers_of(
         self, logit_teachers: Sequence[str], bn_teachers: Sequence[str]
-    ) -> list[TeacherTerm]:
-        """Return the part of each network in a step with the given F and T."""
-        return [
-            TeacherTerm(
-                self._by_name[name],
-                gives_logits=name in logit_teachers,
-                matches_stats=name in bn_teachers,
-                whole_head=self._recipe.whole_head,
-            )
-            for name in dict.fromkeys([*logit_teachers, *bn_teachers])
-        ]
+    ) -> list[StatMatcher]:
+        """Return the networks of a step with the given F and T, each of which runs once."""
+        return [self._by_name[name] for name in dict.fromkeys([*logit_teachers, *bn_teachers])]
 
     def priors(self, images: Tensor, augmented: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the unweighted terms without a network, as far as the recipe has them.
@@ -99,63 +91,9 @@ class Objective:
         return logit | bn | priors
 
 
-@dataclass(frozen=True)
-class TeacherTerm:
-    """One teacher's part in a step.
-
-    Attributes:
-        matcher: The teacher and its targets.
-        gives_logits: Whether it is in F.
-        matches_stats: Whether it is in T.
-        whole_head: Whether its cross-entropy is among all classes of its head, or the dataset's.
-    """
-
-    matcher: StatMatcher
-    gives_logits: bool
-    matches_stats: bool
-    whole_head: bool = True
-
-    @property
-    def logit_name(self) -> str:
-        """Name of its cross-entropy."""
-        return f"logit/{self.matcher.name}"
-
-    @property
-    def bn_name(self) -> str:
-        """Name of its BN loss."""
-        return f"bn/{self.matcher.name}"
-
-    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Run the network once on augmented images [N, 3, H, W] with class indices [N].
-
-        Returns:
-            Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
-            network is not run for that.
-        """
-        runner, losses = self.matcher.runner, dict[str, Tensor]()
-        stats = self.matcher.sample_layers() if self.matches_stats else ()
-        if self.gives_logits:
-            logits, values = runner.forward_with_stats(images, stats)
-            losses[self.logit_name] = self.cross_entropy(logits, labels)
-        else:
-            values = runner.stats_only(images, stats)
-        if self.matches_stats:
-            batch_stats = dict(zip(stats, values, strict=True))
-            zero = images.new_zeros(())
-            losses[self.bn_name] = self.matcher.loss(batch_stats) if stats else zero
-        return losses
-
-    def cross_entropy(self, head_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of head logits [N, head] with class indices [N]."""
-        teacher = self.matcher.runner.teacher
-        if self.whole_head:
-            return functional.cross_entropy(head_logits, teacher.head_labels(labels))
-        return functional.cross_entropy(teacher.class_logits(head_logits), labels)
-
-
 @dataclass(frozen=True, eq=False)
 class StatMatcher:
-    """One teacher's layer statistics, their targets, and its state between steps.
+    """One teacher's part in the loss: its logits, its layer statistics and their targets.
 
     Attributes:
         runner: Forward passes of the teacher.
@@ -164,6 +102,7 @@ class StatMatcher:
         conv_drop_prob: Probability that a convolution is left out of a step (EDC).
         stats_ema: Momentum of the running mean of the batch statistics (G-VBSM); 0 disables it.
         relative: Whether distances are relative to the running deviation.
+        whole_head: Whether its cross-entropy is among all classes of its head, or the dataset's.
         generator: CPU generator of the dropped convolutions.
     """
 
@@ -173,6 +112,7 @@ class StatMatcher:
     conv_drop_prob: float = 0.0
     stats_ema: float = 0.0
     relative: bool = False
+    whole_head: bool = True
     generator: torch.Generator | None = None
     _means: dict[LayerStat, MeanVar] = field(default_factory=dict)
 
@@ -180,6 +120,40 @@ class StatMatcher:
     def name(self) -> str:
         """The teacher's name."""
         return self.runner.teacher.name
+
+    def losses(
+        self, images: Tensor, labels: Tensor, *, gives_logits: bool, matches_stats: bool
+    ) -> dict[str, Tensor]:
+        """Run the network once on augmented images [N, 3, H, W] with class indices [N].
+
+        Args:
+            images: The images.
+            labels: The class indices.
+            gives_logits: Whether it is in F.
+            matches_stats: Whether it is in T.
+
+        Returns:
+            Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
+            network is not run for that.
+        """
+        losses, stats = dict[str, Tensor](), self.sample_layers() if matches_stats else ()
+        if gives_logits:
+            logits, values = self.runner.forward_with_stats(images, stats)
+            losses[f"logit/{self.name}"] = self.cross_entropy(logits, labels)
+        else:
+            values = self.runner.stats_only(images, stats)
+        if matches_stats:
+            batch_stats = dict(zip(stats, values, strict=True))
+            zero = images.new_zeros(())
+            losses[f"bn/{self.name}"] = self.loss(batch_stats) if stats else zero
+        return losses
+
+    def cross_entropy(self, head_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of head logits [N, head] with class indices [N]."""
+        teacher = self.runner.teacher
+        if self.whole_head:
+            return functional.cross_entropy(head_logits, teacher.head_labels(labels))
+        return functional.cross_entropy(teacher.class_logits(head_logits), labels)
 
     def sample_layers(self) -> tuple[LayerStat, ...]:
         """Return the statistics of one step: all but those of dropped convolutions."""
@@ -278,6 +252,7 @@ def build_stat_matcher(
         conv_drop_prob=recipe.conv_drop_prob if conv_stats is not None else 0.0,
         stats_ema=recipe.stats_ema,
         relative=recipe.bn_distance == "relative",
+        whole_head=recipe.whole_head,
         generator=generator,
     )
 
