@@ -1,9 +1,7 @@
 """The catalogue: its data is what the libraries have, its filter does what it says."""
 
 import pytest
-from click.testing import CliRunner
 
-from prism_nb.cli import cli
 from prism_nb.models.architectures import resolve_architecture
 from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue
 from prism_nb.models.weights import resolve_weights
@@ -94,10 +92,3 @@ def test_sorting_orders_and_loses_nothing(sort: str) -> None:
     assert keys == sorted(keys)
     if sort == "best accuracy":
         assert found[-1].accuracy is None
-
-
-def test_the_command_lists_what_fits() -> None:
-    shown = CliRunner().invoke(cli, ["catalogue", "resnet18", "--gflop", "4"])
-    assert shown.exit_code == 0
-    assert "resnet18 " in shown.output
-    assert f"of {len(ENTRIES)} networks with batch norm" in shown.output
