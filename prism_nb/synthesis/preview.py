@@ -20,7 +20,7 @@ from prism_nb.core.unit_plan import batch_of
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
-from prism_nb.synthesis.loop import ImageOptimizer
+from prism_nb.synthesis.loop import Callback, ImageOptimizer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 _MAX_IMAGES = 20  # images of a batch in a preview
@@ -28,63 +28,50 @@ _MAX_SIDE = 96  # pixels; larger images are shrunk
 _PER_UNIT = 12  # previews of a unit where preview_every is auto
 
 
-class PreviewWriter:
-    """Writes `previews/<method>/<batch>/<step>.png`: the first images of a batch in a row.
+@contextmanager
+def preview_writer(
+    run: Run, unit: Unit, schedule: TeacherSchedule, optimizer: ImageOptimizer
+) -> Iterator[list[Callback]]:
+    """Provide a callback that writes `previews/<method>/<batch>/<step>.png`, or none.
 
-    Only the latest unit of each method has previews. A writer thread does the work, and a
-    preview that cannot be written is skipped.
+    A preview has the first images of the batch in a row, every few steps, those of the present
+    step first and those of the last step last; none are written where `preview_every` is 0. Only
+    the latest unit of each method has previews. A thread writes them, and a preview that cannot be
+    written is skipped.
 
     Args:
         run: The run.
         unit: The unit in optimization.
         schedule: Its teachers, recorded in `about.json`.
-        optimizer: Its images; those of the present step are the first preview.
-        writer: The thread.
+        optimizer: Its images.
     """
-
-    def __init__(
-        self,
-        run: Run,
-        unit: Unit,
-        schedule: TeacherSchedule,
-        optimizer: ImageOptimizer,
-        writer: ThreadPoolExecutor,
-    ) -> None:
-        every, steps = run.settings.preview_every, optimizer.total_steps
-        self._every = max(1, -(-steps // _PER_UNIT)) if every == "auto" else every
-        self._folder, self._writer = run.file(f"previews/{unit.name}"), writer
-        self._dataset = open_dataset(run.settings)
-        shown = batch_of(unit).members()[:_MAX_IMAGES]
-        about = {"unit": unit.name, "steps": steps, "images": shown, **asdict(schedule)}
-        writer.submit(_reset_folder, self._folder, about)
-        self(optimizer, {})
-
-    def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
-        """Write a preview every few steps, the last step included."""
-        step = optimizer.step
-        if step % self._every == 0 or step == optimizer.total_steps:
-            path = self._folder / f"{step:06d}.png"
-            self._writer.submit(_write, path, self._pixels(optimizer))
-
-    @torch.no_grad()
-    def _pixels(self, optimizer: ImageOptimizer) -> Tensor:
-        """Return the first images as uint8 [n, 3, side, side] on the CPU."""
-        images = optimizer.images[:_MAX_IMAGES]
-        if images.shape[-1] > _MAX_SIDE:
-            images = functional.interpolate(images, size=_MAX_SIDE, mode="area")
-        return self._dataset.to_uint8(images).cpu()
-
-
-@contextmanager
-def preview_writer(
-    run: Run, unit: Unit, schedule: TeacherSchedule, optimizer: ImageOptimizer
-) -> Iterator[list[PreviewWriter]]:
-    """Provide a unit's preview callback, or none where `preview_every` is 0."""
-    if run.settings.preview_every == 0:
+    setting, steps = run.settings.preview_every, optimizer.total_steps
+    if setting == 0:
         yield []
         return
+    every = max(1, -(-steps // _PER_UNIT)) if setting == "auto" else setting
+    folder, dataset = run.file(f"previews/{unit.name}"), open_dataset(run.settings)
+    shown = batch_of(unit).members()[:_MAX_IMAGES]
+    about = {"unit": unit.name, "steps": steps, "images": shown, **asdict(schedule)}
     with ThreadPoolExecutor(1) as writer:
-        yield [PreviewWriter(run, unit, schedule, optimizer, writer)]
+
+        def write(optimizer: ImageOptimizer, _: dict[str, Tensor]) -> None:
+            step = optimizer.step
+            if step % every == 0 or step == steps:
+                pixels = dataset.to_uint8(_shrunk(optimizer.images)).cpu()
+                writer.submit(_write, folder / f"{step:06d}.png", pixels)
+
+        writer.submit(_reset_folder, folder, about)
+        write(optimizer, {})
+        yield [write]
+
+
+def _shrunk(images: Tensor) -> Tensor:
+    """Return the first images, small enough for a preview."""
+    images = images[:_MAX_IMAGES]
+    if images.shape[-1] <= _MAX_SIDE:
+        return images
+    return functional.interpolate(images, size=_MAX_SIDE, mode="area")
 
 
 def _reset_folder(folder: Path, about: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import image_path
 from prism_nb.execution import pipeline
-from prism_nb.synthesis.preview import PreviewWriter
+from prism_nb.synthesis.preview import preview_writer
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import load_previews
 from tests.helpers.small_run import image_hashes, squeezed_run
@@ -68,13 +68,6 @@ def test_a_preview_has_the_teachers_that_led_to_it(previewed: Run) -> None:
     assert [sequence.teachers_at(step) for step in (3, 6, 9)] == list(draws)
 
 
-class Writer:
-    """Runs everything at once."""
-
-    def submit(self, call: Any, *arguments: Any) -> None:
-        call(*arguments)
-
-
 class Still:
     """Images that are not optimized."""
 
@@ -82,12 +75,13 @@ class Still:
         self.images, self.step, self.total_steps = torch.cat(groups), 0, steps
 
 
-def writer_of(previewed: Run, still: Still, every: int = 5) -> PreviewWriter:
-    run = Run(
-        previewed.path.parent / "other", load_settings("digits_quick", {"preview_every": every})
-    )
+def write_first(previewed: Run, still: Still) -> None:
+    """Write the preview of the first step into a run of its own."""
+    settings = load_settings("digits_quick", {"preview_every": 5})
+    run, schedule = Run(previewed.path.parent / "other", settings), TeacherSchedule(1, (("a",),))
     (unit, *_) = pipeline.stage_units(previewed, "synthesis")
-    return PreviewWriter(run, unit, TeacherSchedule(1, (("a",),), ()), still, Writer())  # type: ignore[arg-type]
+    with preview_writer(run, unit, schedule, still):  # type: ignore[arg-type]
+        pass
 
 
 def names_of(previewed: Run) -> list[str]:
@@ -95,7 +89,7 @@ def names_of(previewed: Run) -> list[str]:
 
 
 def test_large_batches_and_images_are_shrunk(previewed: Run) -> None:
-    writer_of(previewed, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
+    write_first(previewed, Still([torch.full((15, 3, 192, 192), value) for value in (-9.0, 9.0)]))
     (path,) = (previewed.path.parent / "other").rglob("000000.png")
     with Image.open(path) as strip:
         shown = np.asarray(strip)
@@ -112,5 +106,5 @@ def test_a_full_disk_costs_the_preview_alone(
 
     monkeypatch.setattr(fileio, "write_bytes", full)
     shutil.rmtree(previewed.path.parent / "other", ignore_errors=True)
-    writer_of(previewed, Still([torch.zeros(3, 3, 8, 8)]))
+    write_first(previewed, Still([torch.zeros(3, 3, 8, 8)]))
     assert names_of(previewed) == []
