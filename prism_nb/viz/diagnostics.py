@@ -1,4 +1,4 @@
-"""Diagnostics of distilled sets: own loss, budgets, variance by stage, rankings, random control."""
+"""Diagnostics of distilled sets: own loss, budgets, variance by stage, rankings."""
 
 from __future__ import annotations
 
@@ -198,33 +198,3 @@ def ranking_table(accuracies: pd.DataFrame, real: Mapping[str, float]) -> pd.Dat
     keys = {**dict.fromkeys(accuracies.index.names, ""), "method": "All real images"}
     first = pd.DataFrame([{**keys, **real, tables.LABEL_TEACHERS: 0}], columns=table.columns)
     return pd.concat([first, table], ignore_index=True)
-
-
-# -- the random control ----------------------------------------------------------------------
-
-
-def random_sentence(
-    accuracies: pd.DataFrame, control: str, titles: Mapping[str, str], over: str
-) -> str:
-    """Return which methods stand below random real images, and which are not told apart.
-
-    A method is told apart where 0 is outside the 95 % interval (Student's t) of its differences to
-    the control, over the rows of `accuracies` (top-1 in percent, a column per method), which
-    `over` names. Empty where the control is not among the columns.
-    """
-    if control not in accuracies:
-        return ""
-    means = accuracies.mean()
-    gaps = -accuracies.drop(columns=control).sub(accuracies[control], axis=0)
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.sem()  # NaN for one row
-    told = (gaps.mean().abs() > half) & (half > 0)  # without a spread, ties are ordinary
-    verdicts = {
-        f"Below random real images, beyond the 95 % interval over {over}": told & (gaps.mean() > 0),
-        f"Not told apart from random real images over {over}": ~told,
-    }
-    sentences = []
-    for text, chosen in verdicts.items():
-        names = [f"{titles[str(method)]} {means[method]:.1f}" for method in gaps.columns[chosen]]
-        if names:
-            sentences.append(f"{text}: {', '.join(names)} against {means[control]:.1f} %.")
-    return " ".join(sentences)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import protocol_sentence
@@ -15,13 +16,12 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS
 from prism_nb.evaluation.stage import student_table
 from prism_nb.execution.pipeline import class_count
-from prism_nb.viz import diagnostics, tables
+from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
 from prism_nb.viz.html import EncodedImage, LabelMap, Result
-from prism_nb.viz.shares import dominance
-from prism_nb.viz.style import Legend
+from prism_nb.viz.style import Legend, with_chance
 
 
 def method_legend(run: Run) -> Legend:
@@ -41,7 +41,8 @@ def teachers(run: Run) -> Result:
     """Accuracy, size and role of every network."""
     table = tables.teacher_table(run)
     is_measured = "accuracy %" in table  # not without real images
-    return Result(table, figures.teacher_figure(table) if is_measured else None)
+    figure = _with_chance(run, figures.teacher_figure(table)) if is_measured else None
+    return Result(table, figure)
 
 
 def bn_teachers(run: Run) -> Result:
@@ -59,19 +60,15 @@ def bn_shares(run: Run) -> Result:
     figure = figures.share_figure(table, method_legend(run), run.settings.teachers)
     columns = ["of", "term", "network"]
     wide = table.pivot_table("share %", columns, "method", sort=False).rename_axis(columns="method")
-    return Result(wide[list(table["method"].unique())], figure, _dominance(run, table))
+    return Result(wide[list(table["method"].unique())], figure, dominance_of(run))
 
 
-def _dominance(run: Run, shares: pd.DataFrame) -> str:
+def dominance_of(run: Run) -> str:
     """Return which methods have a network with nearly all of the BN teachers' gradient."""
     titles = tables.method_titles(run)
-    by_method = tables.bn_gradient_shares(shares).groupby("method", sort=False)
-    return dominance(
-        {
-            titles[str(method)]: rows.set_index("network")["share %"].to_dict()
-            for method, rows in by_method
-        }
-    )
+    by_method = tables.bn_gradient_shares(tables.share_table(run)).groupby("method", sort=False)
+    shares = {titles[str(m)]: rows.set_index("network")["share %"] for m, rows in by_method}
+    return findings.dominance({title: share.to_dict() for title, share in shares.items()})
 
 
 def losses(run: Run) -> Result:
@@ -207,16 +204,19 @@ def _why_undefined(run: Run, title: str) -> str:
 def accuracy(run: Run) -> Result:
     """Accuracy of each student by method."""
     table = tables.accuracy_table(run)
-    figure = figures.accuracy_figure(table, method_legend(run))
-    notes = (protocol_sentence(run.settings.plain()), _random_note(run))
-    return Result(table, figure, " ".join(filter(None, notes)))
+    figure = _with_chance(run, figures.accuracy_figure(table, method_legend(run)))
+    return Result(table, figure, f"{protocol_sentence(run.settings.plain())} {_verdict(run)}")
 
 
-def _random_note(run: Run) -> str:
-    """Return which methods stand below random real images, or are not told apart from them."""
-    means = student_table(run).pivot_table("last", "seed", "method", sort=False)
-    control, titles = tables.random_method(run.settings), tables.method_titles(run)
-    return diagnostics.random_sentence(100 * means, control, titles, "seeds")
+def _with_chance(run: Run, figure: go.Figure, axis: str = "y") -> go.Figure:
+    return with_chance(figure, findings.chance_level(run.settings), axis=axis)
+
+
+def _verdict(run: Run) -> str:
+    """Return which method leads over the seeds of one synthesis, if any does."""
+    accuracies = 100 * student_table(run).pivot_table("last", "seed", "method", sort=False)
+    equals, titles = findings.undecided(accuracies), tables.method_titles(run)
+    return findings.verdict(accuracies, equals, run.settings, titles, "seeds")
 
 
 def learning(run: Run, student: str | None = None) -> Result:
@@ -226,12 +226,13 @@ def learning(run: Run, student: str | None = None) -> Result:
         curves = curves[curves["student"] == student]
     wide = curves.pivot_table("top1", ["method", "student"], "epoch", sort=False).mul(100)
     table = wide.rename(columns="epoch {}".format)
-    return Result(table, figures.learning_figure(curves, method_legend(run)))
+    return Result(table, _with_chance(run, figures.learning_figure(curves, method_legend(run))))
 
 
 def budget(run: Run) -> Result:
     """Accuracy against images seen and label passes, mean over seeds."""
-    return budget_result(diagnostics.budget_table(run), method_legend(run), "student")
+    result = budget_result(diagnostics.budget_table(run), method_legend(run), "student")
+    return replace(result, figure=_with_chance(run, result.figure))
 
 
 def budget_result(
@@ -269,7 +270,9 @@ def transfer(run: Run) -> Result:
 def classes(run: Run) -> Result:
     """Accuracy of every class."""
     table = tables.class_accuracy_table(run)
-    return Result(table, figures.class_accuracy_figure(table, method_legend(run)))
+    return Result(
+        table, _with_chance(run, figures.class_accuracy_figure(table, method_legend(run)))
+    )
 
 
 def class_gains(run: Run, baseline: str | None = None) -> Result:
@@ -309,18 +312,8 @@ def summary(run: Run) -> Result:
     accuracies, titles = tables.accuracy_table(run), tables.method_titles(run)
     ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
     means = ", ".join(f"{titles[str(m)]} {value:.1f} %" for m, value in ranked.items())
-    note, spread = f"Top-1 averaged over students: {means}.", float(accuracies["std"].max())
-    if len(ranked) > 1 and not ranked.iloc[0] - ranked.iloc[1] > spread:  # NaN with one seed each
-        note += (
-            " The first two do not differ by more than the largest standard deviation over seeds: "
-            "this run does not separate them."
-        )
-    elif run.settings.recipe_of(str(ranked.index[0])).image_source == "initial":
-        note += (
-            " The control leads: real images with the same soft labels teach more here than any "
-            "optimised ones."
-        )
-    return Result(tables.summary_table(run), note=f"{note} {_random_note(run)}".strip())
+    note = f"Top-1 averaged over students: {means}. {_verdict(run)}"
+    return Result(tables.summary_table(run), note=note)
 
 
 def tradeoff(run: Run) -> Result:
@@ -328,7 +321,7 @@ def tradeoff(run: Run) -> Result:
     table = tables.tradeoff_table(run)
     if table["intra-class cosine"].isna().all():
         return Result(table, note="Not drawn: with one image per class there is no cosine.")
-    return Result(table, figures.tradeoff_figure(table, method_legend(run)))
+    return Result(table, _with_chance(run, figures.tradeoff_figure(table, method_legend(run))))
 
 
 def published(run: Run) -> Result:
@@ -346,7 +339,8 @@ def published(run: Run) -> Result:
         "the table and on hover."
     )
     note = " ".join([note, *tables.published_bands(run)])
-    return Result(table, figures.published_figure(table, method_legend(run)), note)
+    figure = _with_chance(run, figures.published_figure(table, method_legend(run)), axis="x")
+    return Result(table, figure, note)
 
 
 _AGREEMENT = (

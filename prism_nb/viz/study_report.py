@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from scipy import stats
 
 from prism_nb.core import fileio
@@ -22,13 +24,13 @@ from prism_nb.core.yaml_io import write_yaml
 from prism_nb.evaluation.stage import student_table
 from prism_nb.execution.pipeline import stage_units
 from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
-from prism_nb.viz import diagnostics, tables
+from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import study as figures
 from prism_nb.viz.figures.gallery import image_sheet
 from prism_nb.viz.html import LabelMap, Result, render_page, table_html
 from prism_nb.viz.report import result_section
 from prism_nb.viz.results import budget_result, with_label_teachers
-from prism_nb.viz.style import Legend
+from prism_nb.viz.style import Legend, with_chance
 
 PAGE = "study.html"
 LEVEL = 0.05  # of significance
@@ -130,8 +132,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     learn from the same images.
 
     Returns:
-        Columns scenario, method, mean, low, high, std, replicates, and one mean per student; low,
-        high and std are NaN where there is one replicate only.
+        Columns scenario, method, mean, low, high, std, replicates, and one mean per student. The
+        interval is within 0 to 100, and NaN for fewer than `findings.MIN_REPEATS` replicates.
     """
     rows = []
     for (scenario, method), group in records.groupby(["scenario", "method"], sort=False):
@@ -139,7 +141,9 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         row = {"scenario": scenario, "method": method, **_mean_interval(values)}
         students = group.groupby("student", sort=False)["top1"].mean().to_dict()
         rows.append({**row, "std": values.std(), "replicates": len(values), **students})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    enough = table[table["replicates"] >= findings.MIN_REPEATS]
+    return table.assign(**enough[["low", "high"]].clip(0, 100))
 
 
 def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
@@ -262,32 +266,30 @@ def answer(folder: StudyFolder) -> Result:
         part = summary[summary["scenario"] == name].set_index("method")
         if not len(part):
             continue
-        first, *equals = leading = _leading(part, pairs[pairs["scenario"] == name])
-        cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
-        columns[scenario] = {m: f"{c} ●" if m in leading else c for m, c in cells.items()}
-        control = tables.random_method(folder.scenarios[name, 0].settings)
+        settings = folder.scenarios[name, 0].settings
         mine = records[records["scenario"] == name]
-        means = mine.pivot_table("top1", "replicate", "method", sort=False)
-        below = diagnostics.random_sentence(means, control, titles, "replicates")
-        sentence = f"{scenario}: {titles[first]} leads with {part.loc[first, 'mean']:.1f} %"
-        if equals:
-            names = ", ".join(titles[method] for method in equals)
-            sentence += f"; not significantly worse: {names}"
-        if folder.scenarios[name, 0].settings.recipe_of(first).image_source == "initial":
-            sentence += ". A control that optimises nothing leads"
-        sentences += [f"{sentence}.", below]
+        accuracies = mine.pivot_table("top1", "replicate", "method", sort=False)
+        best, equals = _leading(part["mean"], pairs[pairs["scenario"] == name])
+        marked = {best, *equals} if findings.can_decide(accuracies, settings) else set()
+        cells = {str(m): tables.mean_std(row["mean"], row["std"]) for m, row in part.iterrows()}
+        columns[scenario] = {m: f"{c} ●" if m in marked else c for m, c in cells.items()}
+        verdict = findings.verdict(accuracies, equals, settings, titles, "replicates")
+        sentences.append(f"{scenario}: {verdict}")
     methods = list(dict.fromkeys(summary["method"]))
     table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
-    return Result(table, note=" ".join(filter(None, sentences)))
+    return Result(table, note=" ".join(sentences))
 
 
-def _leading(part: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return the method of the best mean, then those that do not differ significantly from it."""
-    best = str(part["mean"].idxmax())
+def _leading(means: pd.Series, pairs: pd.DataFrame) -> tuple[str, set[str]]:
+    """Return the method of the best mean, and those that do not differ significantly from it."""
+    best = str(means.idxmax())
     undecided = pairs[((pairs["a"] == best) | (pairs["b"] == best)) & (pairs["winner"] == "none")]
-    equals = {*undecided["a"], *undecided["b"]} - {best}
-    ranked = part["mean"].sort_values(ascending=False).index
-    return [best, *(str(method) for method in ranked if method in equals)]
+    return best, {*undecided["a"], *undecided["b"]} - {best}
+
+
+def _with_chance(folder: StudyFolder, figure: go.Figure, axis: str = "y") -> go.Figure:
+    levels = [findings.chance_level(cell.settings) for cell in folder.scenarios.values()]
+    return with_chance(figure, *levels, axis=axis)
 
 
 @_of_students
@@ -295,7 +297,8 @@ def accuracy(folder: StudyFolder) -> Result:
     """Mean accuracy with its 95 % interval, per scenario and method."""
     table = summarize(accuracy_records(folder))
     legend, scenarios = study_legend(folder), _scenario_titles(folder)
-    return Result(table, figures.accuracy_facets(table, legend, scenarios))
+    figure = _with_chance(folder, figures.accuracy_facets(table, legend, scenarios), axis="x")
+    return Result(table, figure)
 
 
 @_of_students
@@ -321,7 +324,8 @@ def cost(folder: StudyFolder) -> Result:
     images, summary = image_records(folder), summarize(accuracy_records(folder))
     legend, scenarios = study_legend(folder), _scenario_titles(folder)
     columns = ["scenario", "replicate", "method", "seconds per image"]
-    return Result(images[columns], figures.cost_figure(images, summary, legend, scenarios))
+    figure = _with_chance(folder, figures.cost_figure(images, summary, legend, scenarios))
+    return Result(images[columns], figure)
 
 
 @_of_students
@@ -339,7 +343,8 @@ def dcs(folder: StudyFolder) -> Result:
 def budget(folder: StudyFolder) -> Result:
     """Accuracy against images seen and label passes, mean over students and replicates."""
     curves = _of_runs(folder, diagnostics.budget_table)
-    return budget_result(curves, study_legend(folder), "scenario", _scenario_titles(folder))
+    result = budget_result(curves, study_legend(folder), "scenario", _scenario_titles(folder))
+    return replace(result, figure=_with_chance(folder, result.figure))
 
 
 @_of_students

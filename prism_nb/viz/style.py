@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -131,6 +132,22 @@ def color_at(index: int) -> str:
     return NETWORK_COLORS[index % len(NETWORK_COLORS)]
 
 
+def short_names(networks: Sequence[str]) -> dict[str, str]:
+    """Return the architectures of networks by name, with weights' names where those differ only so.
+
+    Libraries and folders of weights files are left out, unless two names would be the same.
+    """
+    short = {name: name.partition("@")[0].rpartition("/")[2] for name in networks}
+    with_weights = {
+        name: f"{short[name]}@{name.partition('@')[2].rpartition('/')[2]}".removesuffix("@")
+        for name in short
+    }
+    for longer in (with_weights, {name: name for name in short}):
+        count = Counter(short.values())
+        short = {name: longer[name] if count[each] > 1 else each for name, each in short.items()}
+    return short
+
+
 def dash_of(index: int) -> str:
     """Return the dashes of a line, for plotly and SVG; 40 lines differ in these or `color_at`."""
     return DASHES[index % len(DASHES)]
@@ -147,6 +164,26 @@ def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 
         xaxis={"title": {"text": x}},
         yaxis={"title": {"text": y}},
     )
+
+
+def with_chance(figure: go.Figure, *levels: float, axis: str = "y") -> go.Figure:
+    """Draw chance, in percent, as labelled lines across an axis of accuracies."""
+    for level in dict.fromkeys(levels):
+        add, place = (
+            (figure.add_hline, "top right") if axis == "y" else (figure.add_vline, "bottom right")
+        )
+        add(
+            level,
+            line={"color": TEXT_COLOR, "dash": "dot", "width": 1.5},
+            annotation={"text": f"chance {level:.3g} %", "font": {"size": 11}},
+            annotation_position=place,
+        )
+    return figure
+
+
+def error_bars(mean: pd.Series, std: pd.Series) -> pd.DataFrame:
+    """Return the lengths of error bars of percentages, `above` and `below`, within 0 to 100."""
+    return pd.DataFrame({"above": std.clip(upper=100 - mean), "below": std.clip(upper=mean)})
 
 
 def style_class_axis(figure: go.Figure, classes: int) -> go.Figure:

@@ -189,39 +189,3 @@ def test_architectures_on_real_images_are_students_or_else_teachers(tmp_path: Pa
         record = {"source": "squeeze", "accuracy": 0.9, "reused_from": None, **sizes}
         run.units.finish(unit, paths=[], record=record)
     assert diagnostics.real_accuracies(run) == pytest.approx({"test_resnet": 90.0})
-
-
-# --- The random control ---
-
-
-def sentence(**accuracies: list[float]) -> str:
-    table = pd.DataFrame(accuracies)
-    return diagnostics.random_sentence(table, "r", {m: m.upper() for m in table}, "seeds")
-
-
-def test_a_method_is_below_only_beyond_the_interval() -> None:
-    below, close, control = [50.0, 52, 54], [60.0, 80, 75], [70.0, 71, 72]
-    for values, told in ((below, True), (close, False)):
-        differences = np.subtract(control, values)
-        interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-        assert (interval.low > 0) == told
-    assert sentence(a=below, b=close, c=[90.0, 91, 93], r=control) == (
-        "Below random real images, beyond the 95 % interval over seeds: A 52.0 against 71.0 %. "
-        "Not told apart from random real images over seeds: B 71.7 against 71.0 %."
-    )
-    for one_value in ([1.0], [1.0, 1.0]):
-        found = sentence(a=one_value, r=[9.0] * len(one_value))
-        assert found.startswith("Not told apart")
-    assert sentence(c=[90.0, 92], r=[70.0, 71]) == sentence(a=[1.0, 2]) == ""
-
-
-@pytest.mark.parametrize("result", ["accuracy", "summary"])
-def test_a_run_says_what_stands_below_random_images(
-    result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = evaluated_run(tmp_path)
-    monkeypatch.setattr("prism_nb.viz.tables.summary_table", lambda run: pd.DataFrame())
-    text = "Not told apart from random real images over seeds: PRISM 82.0 against 90.0 %."
-    assert text in RUN_RESULTS[result](run).note
-    alone = Run(run.path, run.settings.replace(methods=["prism"]))
-    assert "random real" not in RUN_RESULTS[result](alone).note

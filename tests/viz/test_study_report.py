@@ -44,11 +44,28 @@ def test_the_answer_marks_the_best_and_its_equals(folder: StudyFolder) -> None:
     assert table.loc["sre2l", "Second"] == "71.0 ± 10.5 ●"
     assert table.loc["random_real", "Second"] == "10.0 ± 1.0"
     assert found.note == (
-        "Second: PRISM leads with 81.7 %; not significantly worse: SRe2L. First: Random real "
-        "leads with 91.1 %. A control that optimises nothing leads. Below random real images, "
+        "Second: PRISM has the highest mean, 81.7 %; not told apart from it: SRe2L. First: Random "
+        "real, a control that optimises nothing, leads with 91.1 %. Below random real images, "
         "beyond the 95 % interval over replicates: PRISM 81.0, SRe2L 51.0 against 91.1 %. Label "
         "teachers: 4."
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([10.0, 10.0, 10.0], "No method is above chance, 10 %"),
+        ([30.0, 40.0], "PRISM has the highest mean, 35.0 %; 2 replicates cannot decide whether"),
+    ],
+)
+def test_chance_and_few_replicates_mark_nothing(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, values: list[float], verdict: str
+) -> None:
+    methods = {"prism": values, "sre2l": [value - 2 for value in values]}
+    monkeypatch.setattr(study_report, "accuracy_records", lambda _: study_records({"a": methods}))
+    found = answer(folder)
+    assert found.note.startswith(f"First: {verdict}")
+    assert "●" not in "".join(found.table["First"])
 
 
 def test_results_of_scenarios_say_how_many_networks_label(
@@ -78,13 +95,19 @@ def records_of(values: dict[str, list[list[float]]]) -> pd.DataFrame:
 
 
 def test_a_replicate_counts_once_for_all_its_students() -> None:
-    few = summarize(records_of({"a": [[10.0, 30.0], [20.0, 60.0], [30.0, 90.0]]})).iloc[0]
-    means = np.array([20.0, 40.0, 60.0])
+    few = summarize(records_of({"a": [[25.0, 35.0], [20.0, 60.0], [10.0, 90.0]]})).iloc[0]
+    means = np.array([30.0, 40.0, 50.0])
     half = stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
     assert (few["mean"], few["replicates"]) == (40.0, 3)
-    assert few["std"] == pytest.approx(20.0)
+    assert few["std"] == pytest.approx(10.0)
     assert (few["low"], few["high"]) == pytest.approx((40 - half, 40 + half))
-    assert (few["n0"], few["n1"]) == pytest.approx((20.0, 60.0))
+    assert (few["n0"], few["n1"]) == pytest.approx((55 / 3, 185 / 3))
+
+
+def test_intervals_are_of_three_replicates_and_within_what_can_be() -> None:
+    table = summarize(records_of({"a": [[1.0], [90.0], [99.0]], "b": [[1.0], [99.0]]}))
+    assert table[["low", "high"]].iloc[0].tolist() == [0, 100]
+    assert table[["low", "high"]].iloc[1].isna().all()
 
 
 def test_pairs_are_scipys_paired_t_test_with_holms_correction() -> None:

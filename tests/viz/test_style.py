@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -13,6 +14,9 @@ from prism_nb.viz.style import (
     Legend,
     apply_style,
     color_at,
+    error_bars,
+    short_names,
+    with_chance,
 )
 
 MANY = Legend({f"mine_{i}": f"Mine {i}" for i in range(50)})
@@ -78,3 +82,30 @@ def test_figures_are_transparent_and_cannot_be_uploaded() -> None:
     layout = apply_style(go.Figure(), title="t", x="x", y="y").layout.template.layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
     assert "sendChartToCloud" in layout.modebar.remove
+
+
+@pytest.mark.parametrize(("axis", "held"), [("x", "x0"), ("y", "y0")])
+def test_chance_is_a_labelled_line_across_the_accuracies(axis: str, held: str) -> None:
+    figure = with_chance(go.Figure(go.Bar(x=[1], y=[50])), 10.0, 10.0, axis=axis)
+    (line,), (label,) = figure.layout.shapes, figure.layout.annotations
+    assert (line[held], line[held[0] + "1"], label.text) == (10, 10, "chance 10 %")
+
+
+def test_error_bars_stay_within_what_can_be() -> None:
+    bars = error_bars(pd.Series([95.0, 5.0, 50.0]), pd.Series([9.0, 9.0, 9.0]))
+    assert bars.to_numpy().tolist() == [[5, 9], [9, 5], [9, 9]]
+
+
+def test_names_are_as_short_as_they_can_be_told_apart() -> None:
+    names = [
+        *("timm/a@/far/a.pth", "b@V1", "b@V2", "resnet50.a1_in1k", "c", "c@wheel"),
+        *("d@/one/d.pth", "d@/two/d.pth", "timm/e", "torchvision/e"),
+    ]
+    short = short_names(names)
+    assert list(short) == names
+    assert list(short.values()) == ["a", *names[1:]]
+    assert short_names(["b@V1", "d@/one/d.pth", "d@/two/e.pth"]) == {
+        "b@V1": "b",
+        "d@/one/d.pth": "d@d.pth",
+        "d@/two/e.pth": "d@e.pth",
+    }

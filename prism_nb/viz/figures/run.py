@@ -13,13 +13,20 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from prism_nb.viz.diagnostics import BUDGETS
-from prism_nb.viz.shares import short_names
-from prism_nb.viz.style import Legend, apply_style, color_at, style_class_axis
+from prism_nb.viz.style import (
+    Legend,
+    apply_style,
+    color_at,
+    error_bars,
+    short_names,
+    style_class_axis,
+)
 from prism_nb.viz.tables import SHARES
 
 TOP1 = "top-1 on held-out real images (%)"
 PUBLISHED_COLOR = "#B4B4B4"
 _ROLE_COLORS = {"primary": color_at(0), "teacher": color_at(2), "holdout": color_at(3)}
+_BARS = {"error_y": "above", "error_y_minus": "below"}
 _MAX_CONFUSED = 40  # classes of a confusion matrix
 
 
@@ -137,13 +144,18 @@ def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:
     return apply_style(figure, title="BN teachers of each unit", x="network", y="", height=height)
 
 
+def _with_bars(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the lengths of the error bars of `mean` and `std`, for `_BARS`."""
+    return table.join(error_bars(table["mean"], table["std"]))
+
+
 def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
     """Draw each student's accuracy, mean and deviation over seeds (`accuracy_table`)."""
     figure = px.bar(
-        legend.rename(accuracies),
+        legend.rename(_with_bars(accuracies)),
         x="student",
         y="mean",
-        error_y="std",
+        **_BARS,
         barmode="group",
         text_auto=".1f",
         **legend.scales("color"),
@@ -158,10 +170,10 @@ def learning_figure(curves: pd.DataFrame, legend: Legend) -> go.Figure:
     seeds = curves.groupby(["method", "student", "epoch"], sort=False)["top1"]
     mean = (100 * seeds.agg(["mean", "std"])).reset_index()
     figure = px.line(
-        legend.rename(mean),
+        legend.rename(_with_bars(mean)),
         x="epoch",
         y="mean",
-        error_y="std",
+        **_BARS,
         line_dash="student",
         **legend.scales("color", "symbol"),
     )

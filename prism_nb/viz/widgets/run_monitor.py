@@ -18,10 +18,10 @@ from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.text import format_duration
 from prism_nb.viz import monitor
+from prism_nb.viz.findings import dominance
 from prism_nb.viz.html import EncodedImage, render_page
 from prism_nb.viz.monitor import LossCurves, PreviewSequence, Pull, RunTracker, load_previews
-from prism_nb.viz.shares import dominance, short_names
-from prism_nb.viz.style import NETWORK_COLORS, color_at, dash_of
+from prism_nb.viz.style import NETWORK_COLORS, color_at, dash_of, short_names
 from prism_nb.viz.tables import method_titles
 from prism_nb.viz.widgets.base import KeyboardBox, control_style, dropdown
 
