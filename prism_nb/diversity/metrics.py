@@ -62,6 +62,11 @@ class Metric:
         return float(torch.as_tensor(self.compute(*data), dtype=torch.float64).mean())
 
     @property
+    def favours_noise(self) -> bool:
+        """Whether it compares the images of a class with each other, and noise is better."""
+        return bool(self.better) and self.needs == _TWO
+
+    @property
     def why_undefined(self) -> str:
         """What a defined value needs."""
         return f"needs {self.needs}, and finite outputs that are not all zero"
@@ -86,6 +91,11 @@ class ClassOutputs:
     real: Tensor
     radii: Tensor
     nearest: Tensor
+
+    @cached_property
+    def recognised(self) -> Tensor:
+        """Features of the images whose top-1 is the class [k, d]."""
+        return self.features[top1_hits(self.logits, self.label) == 1]
 
     @cached_property
     def density_coverage(self) -> tuple[float, float]:
@@ -146,6 +156,17 @@ def vendi_score(features: Tensor) -> float:
     gram = z @ z.T if n <= z.shape[1] else z.T @ z
     eigenvalues = torch.linalg.eigvalsh(gram / n).clamp(min=0)
     return float(torch.special.entr(eigenvalues).sum().exp())
+
+
+def recognised_vendi(outputs: ClassOutputs) -> float:
+    """Return the effective number of different images among the recognised ones.
+
+    Their Vendi score; their number where that is below two, so that noise has 0.
+    """
+    if not torch.isfinite(outputs.logits).all():
+        return UNDEFINED
+    count = len(outputs.recognised)
+    return float(count) if count < 2 else vendi_score(outputs.recognised)
 
 
 def mean_distance_to_centroid(features: Tensor) -> float:
@@ -314,6 +335,7 @@ def _of_features(function: Callable[[Tensor], float]) -> Callable[[ClassOutputs]
 
 
 _TWO = "2 images per class"
+_TWO_RECOGNISED = "2 recognised images per class"
 _REAL = f"{NEIGHBOURS + 1} real training images per class besides the reference"
 _ONE_REAL = "1 real training image per class to compare with"
 _SETS = "2 images, and 2 real training images besides the reference"
@@ -321,8 +343,16 @@ _POOL = "2 teachers in the pool"
 
 _TABLE = (
     Metric("cosine", "intra-class cosine", _of_features(intra_class_cosine), "↓", _TWO),
+    Metric(
+        "cosine_recognised",
+        "cosine of the recognised images",
+        lambda c: intra_class_cosine(c.recognised),
+        "↓",
+        _TWO_RECOGNISED,
+    ),
     Metric("centroid_cosine", "cosine to centroid", _of_features(centroid_cosine), "↓", _TWO),
     Metric("vendi", "Vendi score", _of_features(vendi_score), "↑", _TWO),
+    Metric("vendi_recognised", "Vendi score of the recognised images", recognised_vendi, "↑"),
     Metric(
         "vendi_per_image", "Vendi / n", _of_features(lambda f: vendi_score(f) / len(f)), "↑", _TWO
     ),

@@ -20,12 +20,15 @@ from prism_nb.diversity.features import RealFeatures
 from prism_nb.diversity.metrics import (
     METRICS,
     density_coverage,
+    intra_class_cosine,
     kid,
     metrics_of,
     neighbour_radii,
     vendi_score,
 )
 from prism_nb.diversity.stage import metrics_in_space, teacher_agreement
+
+TWO = ("2 images per class", "2 recognised images per class")
 
 
 def real_class(others: int, *, reference: int = 2, seed: int = 0) -> RealFeatures:
@@ -69,7 +72,10 @@ def test_every_class_has_its_value_and_means_are_over_classes() -> None:
         assert found[name]["per_class"] == pytest.approx([pair[place] for pair in both])
     hits = (logits.argmax(-1) == torch.arange(3)[:, None]).double().mean(1)
     assert found["recognised"]["per_class"] == pytest.approx(hits.tolist())
-    assert all(summary["undefined"] is None for summary in found.values())
+    few = {c for c, share in enumerate(hits) if 4 * share < 2}
+    for name, summary in found.items():
+        left_out = few if name == "cosine_recognised" else set()
+        assert {c for c, v in enumerate(summary["per_class"] or []) if v is None} == left_out, name
 
 
 def test_copies_of_training_images_are_found_by_index() -> None:
@@ -99,18 +105,32 @@ def test_kid_takes_the_same_share_of_each_class(monkeypatch: pytest.MonkeyPatch)
     assert found["per_class"] is None
 
 
+def test_diversity_of_the_recognised_images_is_that_of_a_set_without_the_others() -> None:
+    features, _ = outputs(3, 5)
+    logits = torch.zeros(3, 5, 3)
+    logits[0, :4, 0] = logits[1, 2, 1] = logits[2, 3, 1] = 1  # 4, 1 and 0 are recognised
+    logits[0, 4, 1] = logits[1, :2, 0] = logits[1, 3:, 0] = logits[2, :3, 0] = logits[2, 4, 0] = 1
+    found = measure(features, logits, ())["metrics"]
+    assert found["vendi_recognised"]["per_class"] == [vendi_score(features[0, :4]), 1, 0]
+    assert found["cosine_recognised"]["per_class"] == [
+        intra_class_cosine(features[0, :4]),
+        None,
+        None,
+    ]
+
+
 # -- undefined values ------------------------------------------------------------------------
 
 
 def test_one_image_per_class_has_fidelity_but_no_diversity() -> None:
     features, logits = outputs(3, 1)
     found = measure(features, logits, tuple(real_class(9, reference=1, seed=c) for c in range(3)))
-    expected = {m.name for m in METRICS.values() if m.needs == "2 images per class"}
+    expected = {m.name for m in METRICS.values() if m.needs in TWO}
     assert undefined(found) == expected
     for name in expected:
         summary = found["metrics"][name]
         assert (summary["mean"], summary["per_class"]) == (None, [None] * 3)
-        assert summary["undefined"].startswith("needs 2 images per class")
+        assert summary["undefined"].startswith(tuple(f"needs {needs}" for needs in TWO))
 
 
 def test_the_first_class_left_out_is_named() -> None:
