@@ -1,18 +1,43 @@
-"""What results show, in sentences: chance, who leads, the random control, dominant networks."""
+"""What results show, in sentences: verdicts, failing classes, noise, dominant networks."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 from scipy import stats
 
-from prism_nb.core.settings import Settings
+from prism_nb.core.run import Run
+from prism_nb.core.settings import REFERENCE, Settings
 from prism_nb.data.registry import open_dataset
-from prism_nb.viz.tables import random_method
+from prism_nb.evaluation.stage import student_table
+from prism_nb.viz import tables
 
 MIN_REPEATS = 3  # seeds or replicates that a verdict and an interval need
-_DOMINATES = 0.9  # share of the BN teachers' gradient
+HALF = 50.0  # percent of recognised images under which measures of diversity favour noise
+_DOMINATES = 0.9  # share of the BN teachers' gradient, or of the draws
+_FAILS = 0.5  # accuracy of a class as a share of the mean over all classes
+_NAMED = 3  # classes in a sentence
+
+
+class Finding(NamedTuple):
+    """A sentence with its number, and the section of the report that shows it."""
+
+    text: str
+    section: str
+
+
+def stand_out(run: Run) -> list[Finding]:
+    """Return what stands out in a finished run, the verdict on the methods first."""
+    found = [Finding(verdict_of(run), "accuracy")] if run.settings.students else []
+    if run.settings.students:
+        found += [Finding(text, "confusions") for text in _failing_classes(run)]
+    found += [Finding(text, "fidelity") for text in _unrecognised(run)]
+    texts = {"bn_shares": [dominant_networks(run)], "bn_teachers": _one_sided_draws(run)}
+    found += [Finding(text, name) for name, each in texts.items() for text in each if text]
+    return found
 
 
 # -- verdicts on accuracies ------------------------------------------------------------------
@@ -64,12 +89,19 @@ def verdict(
     else:
         which = ", a control that optimises nothing," if _is_control(settings, first) else ""
         sentence = f"{titles[first]}{which} leads with {means.iloc[0]:.1f} %"
-    below = random_sentence(accuracies, random_method(settings), titles, over)
+    below = random_sentence(accuracies, tables.random_method(settings), titles, over)
     return f"{sentence}. {below}".strip()
 
 
 def _is_control(settings: Settings, method: str) -> bool:
     return settings.recipe_of(method).image_source == "initial"
+
+
+def verdict_of(run: Run) -> str:
+    """Return which method leads over the seeds of one synthesis, if any does."""
+    accuracies = 100 * student_table(run).pivot_table("last", "seed", "method", sort=False)
+    titles = tables.method_titles(run)
+    return verdict(accuracies, undecided(accuracies), run.settings, titles, "seeds")
 
 
 def can_decide(accuracies: pd.DataFrame, settings: Settings) -> bool:
@@ -117,7 +149,79 @@ def random_sentence(
     return " ".join(sentences)
 
 
+# -- classes and images ----------------------------------------------------------------------
+
+
+def _failing_classes(run: Run) -> Iterator[str]:
+    """Yield the classes that fail, by method, with what the worst is taken for."""
+    classes, settings = tables.class_accuracy_table(run), run.settings
+    for method, title in optimised(run).items():
+        mean, worst = classes[method].mean(), classes[method].dropna().sort_values(kind="stable")
+        failing = worst[worst < _FAILS * mean]
+        if not len(failing) or mean <= chance_limit(settings):
+            continue
+        matrices = [tables.confusion_matrix(run, method, student) for student in settings.students]
+        name = str(failing.index[0])
+        mistakes = pd.concat([m.loc[name] for m in matrices], axis=1).mean(axis=1).drop(name)
+        others = _listed([f"{other} ({value:.1f} %)" for other, value in failing[1:].items()])
+        yield (
+            f"{title}: class {name} fails with {failing.iloc[0]:.1f} %, where all classes have "
+            f"{mean:.1f} %; {mistakes.max():.1f} % of its images are taken for {mistakes.idxmax()}."
+            f"{f' So do {others}.' if others else ''}"
+        )
+
+
+def _unrecognised(run: Run) -> Iterator[str]:
+    """Yield the methods of which fewer than half of the images are recognised, and their worst."""
+    networks = run.settings.feature_networks_used
+    found = [tables.class_metric_table(run, network, "recognised") for network in networks]
+    mean, most = 100 * sum(found) / len(found), pd.concat(found).groupby(level=0, sort=False).max()
+    real = f", {mean[REFERENCE].mean():.0f} % of real ones" if REFERENCE in mean else ""
+    for method, title in optimised(run).items():
+        nobody = _listed([str(name) for name, share in most[method].items() if share == 0])
+        if mean[method].mean() < HALF or nobody:
+            yield (
+                f"{title}: {mean[method].mean():.0f} % of the images are recognised by "
+                f"{' and '.join(networks)}{real}{f'; none of {nobody}' if nobody else ''}."
+            )
+
+
+def optimised(run: Run) -> dict[str, str]:
+    """Return the titles of the methods that are no controls."""
+    titles = tables.method_titles(run)
+    return {m: titles[m] for m in run.settings.methods if not _is_control(run.settings, m)}
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest
+
+
 # -- networks --------------------------------------------------------------------------------
+
+
+def _one_sided_draws(run: Run) -> Iterator[str]:
+    """Yield the methods that draw one network nearly always, or one of the pool never."""
+    for method, title in optimised(run).items():
+        recipe, draws = run.settings.recipe_of(method), tables.drawn_networks(run, method)
+        pool = recipe.candidates(run.settings.pool)
+        counts = Counter(name for draw in draws for name in draw if name in pool)
+        if recipe.selection not in {"pre", "intra"} or len(pool) < 2 or not counts:
+            continue
+        name, count = counts.most_common(1)[0]
+        never = _listed([name for name in pool if name not in counts])
+        if never:
+            yield f"{title} never drew {never}: {len(draws)} draws of its BN teachers in all."
+        elif count > _DOMINATES * counts.total():
+            yield f"{title}: {name} is {count / counts.total():.0%} of the BN teachers drawn."
+
+
+def dominant_networks(run: Run) -> str:
+    """Return which methods have a network with nearly all of the BN teachers' gradient."""
+    titles = tables.method_titles(run)
+    by_method = tables.bn_gradient_shares(tables.share_table(run)).groupby("method", sort=False)
+    shares = {titles[str(m)]: rows.set_index("network")["share %"] for m, rows in by_method}
+    return dominance({title: share.to_dict() for title, share in shares.items()})
 
 
 def dominance(bn_shares: Mapping[str, Mapping[str, float]]) -> str:

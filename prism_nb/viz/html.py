@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ SHEET_WIDTH = 900  # pixels of a contact sheet, about
 _MAX_ZOOM = 4  # of small images in a contact sheet
 _GAP = 2  # pixels between the images of a contact sheet
 _BACKGROUND = 235  # grey level of the gaps
+_MAX_DECIMALS = 4
 _JPEG = {"quality": 88, "subsampling": 0}
 
 
@@ -56,9 +59,26 @@ class Result:
 
 
 def figure_html(figure: go.Figure) -> Markup:
-    """Return a figure as a piece of HTML for a page that has plotly.js."""
-    piece = figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
-    return Markup(piece)  # noqa: S704 (plotly escapes)
+    """Return a figure as a piece of HTML for a page that has plotly.js.
+
+    Its title is text of the page, its legend is above it, and panels side by side keep a width.
+    """
+    drawn, layout = go.Figure(figure), figure.layout
+    panels = {axis.domain[0] for axis in drawn.select_xaxes() if axis.domain}
+    margin = layout.margin.to_plotly_json() | {"t": 50 if layout.annotations else 20}
+    height = layout.height - margin["t"] - margin["b"]
+    above = {"orientation": "h", "x": 0, "y": 1 + 30 / height, "yanchor": "bottom"}
+    legend = {} if layout.legend.orientation else above
+    drawn.update_layout(title={"text": "", "subtitle": {"text": ""}}, margin=margin, legend=legend)
+    return Markup(
+        "<figure><figcaption>{} <small>{}</small></figcaption><div class='scroll'>"
+        "<div style='min-width: {}px'>{}</div></div></figure>"
+    ).format(
+        layout.title.text,
+        layout.title.subtitle.text or "",
+        290 * len(panels) if len(panels) > 1 else 0,
+        Markup(drawn.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)),  # noqa: S704 (plotly escapes)
+    )
 
 
 def figure_bundle(figure: go.Figure, name: str) -> dict[str, Any]:
@@ -111,19 +131,56 @@ def render_page(template: str, **content: Any) -> str:
 def table_html(table: pd.DataFrame, titles: LabelMap | None = None) -> Markup:
     """Return a table as escaped HTML, with titles in place of names.
 
-    An index other than a count becomes columns; numbers have three digits, NaN is a dash.
+    An index other than a count becomes columns. Text is on the left, numbers on the right; those
+    of a column, or of a row of measures, have equally many decimals. NaN is a dash.
     """
     plain = _with_titles(table, titles or {})
+    by_row = plain.index.name == "measure"
     if any(plain.index.names):
         plain = plain.reset_index()
     elif plain.index.dtype.kind not in "iu":
         plain = plain.rename_axis("").reset_index()
-    plain.columns.name = None  # pandas would give it a column of its own
-    for kind, shown in (("float", _number), ("bool", format_value)):
-        columns = plain.select_dtypes(kind).columns
-        plain[columns] = plain[columns].astype(object).map(shown)
-    with pd.option_context("display.max_colwidth", None):
-        return Markup(plain.to_html(index=False, border=0, escape=True))  # noqa: S704 (escaped)
+    if by_row:
+        cells = [_cells(row[0], row[1:]) for row in plain.itertuples(index=False)]
+        columns = [list(plain.iloc[:, 0]), *(list(column) for column in zip(*cells, strict=True))]
+    else:
+        columns = [_cells(str(name), plain.iloc[:, i]) for i, name in enumerate(plain.columns)]
+    of_text = [not all(map(_NUMBER.fullmatch, column)) for column in columns]
+    head = _row("th", map(str, plain.columns), of_text)
+    body = Markup("\n").join(_row("td", cells, of_text) for cells in zip(*columns, strict=True))
+    return Markup("<table><thead>{}</thead>\n<tbody>{}</tbody></table>").format(head, body)
+
+
+# A number, with a deviation or a mark perhaps, or a dash.
+_NUMBER = re.compile(rf"[-+]?[\d.,]+( ± [\d.]+)?( ●)?|{DASH}")
+
+
+def _row(tag: str, cells: Iterable[str], of_text: Sequence[bool]) -> Markup:
+    # Style sheets of notebooks, pages and widgets have all cells on the right.
+    kinds = (Markup("<{0}>{1}</{0}>"), Markup('<{0} style="text-align: left">{1}</{0}>'))
+    found = [kinds[text].format(tag, cell) for text, cell in zip(of_text, cells, strict=True)]
+    return Markup("<tr>{}</tr>").format(Markup("").join(found))
+
+
+def _cells(name: str, values: Iterable[Any]) -> list[str]:
+    """Return values of one quantity as text: all floats with equally many decimals."""
+    values = list(values)
+    numbers = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v) and v]
+    decimals = 1
+    if not re.search(r"%|^epoch |^top-", name) and numbers:
+        # Three digits of the largest, and one of the least.
+        powers = [math.floor(math.log10(number)) for number in numbers]
+        decimals = min(_MAX_DECIMALS, max(1, 2 - max(powers), -min(powers)))
+        decimals *= any(number % 1 for number in numbers)
+    return [_cell(value, decimals) for value in values]
+
+
+def _cell(value: Any, decimals: int) -> str:
+    if isinstance(value, float):
+        return f"{value:,.{decimals}f}" if math.isfinite(value) else DASH
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    return format_value(value)
 
 
 def _with_titles(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
@@ -136,12 +193,6 @@ def _with_titles(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
         if axis in renamed.columns.names:
             renamed = renamed.rename(columns=title_of, level=axis)
     return renamed
-
-
-def _number(value: float) -> str:
-    if pd.isna(value):
-        return DASH
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 # -- images ----------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import METRICS
-from prism_nb.evaluation.stage import student_table
 from prism_nb.execution.pipeline import class_count
 from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import diversity
@@ -60,15 +59,7 @@ def bn_shares(run: Run) -> Result:
     figure = figures.share_figure(table, method_legend(run), run.settings.teachers)
     columns = ["of", "term", "network"]
     wide = table.pivot_table("share %", columns, "method", sort=False).rename_axis(columns="method")
-    return Result(wide[list(table["method"].unique())], figure, dominance_of(run))
-
-
-def dominance_of(run: Run) -> str:
-    """Return which methods have a network with nearly all of the BN teachers' gradient."""
-    titles = tables.method_titles(run)
-    by_method = tables.bn_gradient_shares(tables.share_table(run)).groupby("method", sort=False)
-    shares = {titles[str(m)]: rows.set_index("network")["share %"] for m, rows in by_method}
-    return findings.dominance({title: share.to_dict() for title, share in shares.items()})
+    return Result(wide[list(table["method"].unique())], figure, findings.dominant_networks(run))
 
 
 def losses(run: Run) -> Result:
@@ -82,6 +73,18 @@ def losses(run: Run) -> Result:
 # -- diversity -------------------------------------------------------------------------------
 
 
+def fidelity(run: Run) -> Result:
+    """Diversity against recognition: of all images, and of the recognised ones alone."""
+    table = tables.fidelity_table(run)
+    note = (
+        "Vendi score: the effective number of different images of a class. Noise has a high one "
+        "over all images and 0 over the recognised ones, so compare methods by the open circles."
+    )
+    if table.filter(like="Vendi").isna().all(axis=None):
+        return Result(table, note="Not drawn: one image per class has no other to differ from.")
+    return Result(table, diversity.fidelity_figure(table, method_legend(run)), note)
+
+
 def metrics(run: Run, network: str) -> Result:
     """Every metric in the features of a network."""
     note = "Means over the classes. ↑ and ↓: higher or lower is better. Noise is diverse too: "
@@ -92,6 +95,12 @@ def metrics(run: Run, network: str) -> Result:
             "density, KID and recognised distinguish it from images. Metrics without an arrow are "
             "compared with the column of the real images, as many as of each method. A distance "
             "of 0 to the nearest training image is a copy."
+        )
+    titles, unrecognised = tables.method_titles(run), tables.unrecognised_methods(run, network)
+    if unrecognised:
+        note += (
+            f" Fewer than half of the images are recognised of {_joined(titles, unrecognised)}: "
+            "metrics that noise leads in have no arrow."
         )
     return Result(tables.metric_table(run, network), note=note)
 
@@ -109,7 +118,9 @@ def curve(
     table = table[[method for method in table if method in methods]]
     if not table.notna().any(axis=None):
         return Result(note=_why_undefined(measured, METRICS[measure].title))
-    figure = diversity.curve_figure(table, method_legend(run), METRICS[measure])
+    metric, unrecognised = METRICS[measure], tables.unrecognised_methods(measured, network)
+    directed = not (metric.favours_noise and unrecognised)
+    figure = diversity.curve_figure(table, method_legend(run), metric, directed=directed)
     note = _left_out(run, methods, measured.settings.image_sets)
     return Result(table, figure, note)
 
@@ -180,8 +191,12 @@ def _all_methods(run: Run) -> tuple[str, ...]:
 def _left_out(run: Run, methods: Sequence[str], shown: Iterable[str]) -> str:
     """Return which of the chosen methods are not shown."""
     titles, shown = tables.method_titles(run), set(shown)
-    names = ", ".join(titles[name] for name in methods if name not in shown)
+    names = _joined(titles, [name for name in methods if name not in shown])
     return f"Left out: {names} (missing or damaged)" if names else ""
+
+
+def _joined(titles: Mapping[str, str], methods: Sequence[str]) -> str:
+    return ", ".join(titles[method] for method in methods)
 
 
 def _image_names(run: Run, points: diversity.FeaturePoints) -> tuple[str, ...]:
@@ -205,18 +220,13 @@ def accuracy(run: Run) -> Result:
     """Accuracy of each student by method."""
     table = tables.accuracy_table(run)
     figure = _with_chance(run, figures.accuracy_figure(table, method_legend(run)))
-    return Result(table, figure, f"{protocol_sentence(run.settings.plain())} {_verdict(run)}")
+    return Result(
+        table, figure, f"{protocol_sentence(run.settings.plain())} {findings.verdict_of(run)}"
+    )
 
 
 def _with_chance(run: Run, figure: go.Figure, axis: str = "y") -> go.Figure:
     return with_chance(figure, findings.chance_level(run.settings), axis=axis)
-
-
-def _verdict(run: Run) -> str:
-    """Return which method leads over the seeds of one synthesis, if any does."""
-    accuracies = 100 * student_table(run).pivot_table("last", "seed", "method", sort=False)
-    equals, titles = findings.undecided(accuracies), tables.method_titles(run)
-    return findings.verdict(accuracies, equals, run.settings, titles, "seeds")
 
 
 def learning(run: Run, student: str | None = None) -> Result:
@@ -284,11 +294,14 @@ def class_gains(run: Run, baseline: str | None = None) -> Result:
     return Result(table, figures.class_gain_figure(table, method_legend(run), baseline))
 
 
-def confusions(run: Run, method: str, student: str) -> Result:
-    """Confusion matrix of a student of a method's images; the table has the top mistakes."""
-    shares = tables.confusion_matrix(run, method, student)
-    title = f"Confusions of {student}, trained on {tables.method_titles(run)[method]}"
-    return Result(tables.top_confusions(shares), figures.confusion_figure(shares, title=title))
+def confusions(run: Run, method: str | None = None, student: str | None = None) -> Result:
+    """Confusion matrices of a student, of one method's images or all; the table has mistakes."""
+    student, titles = student or run.settings.students[0], tables.method_titles(run)
+    methods = run.settings.methods if method is None else (method,)
+    shares = {titles[m]: tables.confusion_matrix(run, m, student) for m in methods}
+    mistakes = {title: tables.top_confusions(matrix) for title, matrix in shares.items()}
+    table = pd.concat(mistakes, names=["method"]).reset_index()
+    return Result(table, figures.confusion_figure(shares, title=f"Confusions of {student}"))
 
 
 def scores(run: Run) -> Result:
@@ -312,7 +325,7 @@ def summary(run: Run) -> Result:
     accuracies, titles = tables.accuracy_table(run), tables.method_titles(run)
     ranked = accuracies.groupby("method", sort=False)["mean"].mean().sort_values(ascending=False)
     means = ", ".join(f"{titles[str(m)]} {value:.1f} %" for m, value in ranked.items())
-    note = f"Top-1 averaged over students: {means}. {_verdict(run)}"
+    note = f"Top-1 averaged over students: {means}. {findings.verdict_of(run)}"
     return Result(tables.summary_table(run), note=note)
 
 
@@ -401,7 +414,7 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
         function.__name__: function
         for function in (
             *(teachers, bn_teachers, bn_shares, losses),
-            *(metrics, curve, nearest, similarity, image_map, summary),
+            *(fidelity, metrics, curve, nearest, similarity, image_map, summary),
         )
     },
     **{

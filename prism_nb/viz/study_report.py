@@ -26,9 +26,9 @@ from prism_nb.execution.pipeline import stage_units
 from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
 from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import study as figures
-from prism_nb.viz.figures.gallery import image_sheet
+from prism_nb.viz.figures.gallery import image_sheet, sheet_classes
 from prism_nb.viz.html import LabelMap, Result, render_page, table_html
-from prism_nb.viz.report import result_section
+from prism_nb.viz.report import result_section, today
 from prism_nb.viz.results import budget_result, with_label_teachers
 from prism_nb.viz.style import Legend, with_chance
 
@@ -412,17 +412,19 @@ def _content(folder: StudyFolder) -> dict[str, Any]:
     return {
         "title": study.title,
         "question": study.question,
+        "date": today(),
         "source": folder.source or folder.path.name,
         "answer": table_html(found.table, labels),
         "leaders": found.note,
         "protocols": _protocols(folder),
         "replicates": study.replicates,
+        "classes": sheet_classes(folder.run(shown)),
         "pictures": {
             titles[method]: image_sheet(folder.run(shown), method).data_uri
             for method in shown.settings.methods
         },
         "sections": [
-            result_section(title, result, labels)
+            result_section(title, result, labels, function.__name__)
             for title, function in _SECTIONS.items()
             if len((result := function(folder)).table)
         ],

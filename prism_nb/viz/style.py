@@ -75,9 +75,9 @@ _OWN_METHODS = (
     *("#AABB66", "#FF8855", "#AA88CC", "#00CC99", "#888800", "#228899", "#774422"),
     *("#FF88BB", "#66AAFF", "#66AA99", "#DD5544", "#883355", "#339966"),
 )
-NETWORK_COLORS = (
-    *("#0066CC", "#EE9988", "#886622", "#336677"),
-    *("#BB5555", "#88BBDD", "#119999", "#BB9966"),
+NETWORK_COLORS = (  # earth tones, which no method has
+    *("#A25F4E", "#5A9696", "#BBA572", "#785C59"),
+    *("#72965A", "#E19A89", "#8D8644", "#B18C7C"),
 )
 DASHES = ("solid", "8px,4px", "2px,3px", "8px,3px,2px,3px", "18px,4px")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
@@ -128,7 +128,7 @@ class Legend:
 
 
 def color_at(index: int) -> str:
-    """Return a colour that no method of the kit has, by its place in a list."""
+    """Return the colour of a network, by its place in the pool."""
     return NETWORK_COLORS[index % len(NETWORK_COLORS)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
             "role": roles.get(unit.name, "holdout"),
             "source": record["source"],
             "parameters": record["parameters"],
-            "MFLOPs": record["flops"] / 1e6,
+            "GFLOP": record["flops"] / 1e9,
             "BN layers": record["bn_layers"],
             "BN channels": record["bn_channels"],
             "accuracy %": 100 * (NAN if record["accuracy"] is None else record["accuracy"]),
@@ -159,6 +159,12 @@ def share_table(run: Run) -> pd.DataFrame:
     orders = (run.settings.methods, tuple(SHARES), ("bn", "logit"), run.settings.teachers)
     rows.sort(key=lambda row: [order.index(key) for order, key in zip(orders, row, strict=False)])
     return pd.DataFrame(rows, columns=["method", "of", "term", "network", "share %"])
+
+
+def drawn_networks(run: Run, method: str) -> list[list[str]]:
+    """Return the BN teachers of every draw of a method."""
+    units = [unit for unit in stage_units(run, "synthesis") if unit.params["method"] == method]
+    return [draw for unit in units for draw in _draws(run.units.record(unit))]
 
 
 def bn_teacher_usage_table(run: Run) -> pd.DataFrame:
@@ -263,14 +269,40 @@ def _value(metric: Metric, mine: dict[str, Any], real: dict[str, Any] | None) ->
 
 def diversity_table(run: Run) -> pd.DataFrame:
     """Return each method's intra-class cosine and share recognised, means over the networks."""
-    names = {"cosine": "intra-class cosine", "recognised": "recognised %"}
-    means = _metric_records(run).groupby(["method", "metric"])["value"].mean().unstack()
-    return means[list(names)].rename(columns=names)
+    return _metric_means(run, {"cosine": "intra-class cosine", "recognised": "recognised %"})
+
+
+def fidelity_table(run: Run) -> pd.DataFrame:
+    """Return each method's recognition and diversity, of all images and of the recognised ones.
+
+    Means over classes and networks; NaN where a run was measured before there was a metric.
+    """
+    names = ("recognised", "vendi", "vendi_recognised", "cosine", "cosine_recognised")
+    return _metric_means(run, {name: METRICS[name].heading.rstrip(" ↑↓") for name in names})
+
+
+def _metric_means(run: Run, names: Mapping[str, str]) -> pd.DataFrame:
+    means = _metric_records(run).groupby(["method", "metric"], sort=False)["value"].mean()
+    return means.unstack().reindex(columns=[*names]).rename(columns=names).rename_axis(columns=None)
+
+
+def unrecognised_methods(run: Run, network: str) -> list[str]:
+    """Return the methods of which a network recognises fewer than half of the images."""
+    shares = class_metric_table(run, network, "recognised").mean()
+    return [method for method in run.settings.methods if shares.get(method, 1.0) < 0.5]
 
 
 def metric_table(run: Run, network: str) -> pd.DataFrame:
-    """Return every metric in the features of a network: metrics by methods, NaN if undefined."""
-    return _metrics_by_method(run, network, metrics_of("class", "set"))
+    """Return every metric in the features of a network: metrics by methods, NaN if undefined.
+
+    A metric that favours noise has no arrow where fewer than half of some method's images are
+    recognised.
+    """
+    table = _metrics_by_method(run, network, metrics_of("class", "set"))
+    if unrecognised_methods(run, network):
+        plain = {m.heading: m.heading.rstrip(" ↑↓") for m in METRICS.values() if m.favours_noise}
+        table = table.rename(index=plain)
+    return table
 
 
 def agreement_table(run: Run) -> pd.DataFrame:

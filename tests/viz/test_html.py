@@ -1,6 +1,7 @@
 """Tables, saved figures and contact sheets hold what they are given."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,30 @@ def test_tables_escape_names_and_dash_missing_numbers() -> None:
     index = pd.Index(["<b>", "y", "z"], name="name")
     html = table_html(pd.DataFrame({"value": [1234.56, 0.12345, float("nan")]}, index=index))
     assert "<b>" not in html
-    assert all(text in html for text in ("&lt;b&gt;", "1234.6", "0.123", "–"))
+    assert re.findall("<td>(.*?)</td>", html) == ["1,234.6", "0.1", "–"]
+    assert 'left">&lt;b&gt;<' in html
+
+
+def test_numbers_of_a_quantity_have_equally_many_decimals_and_text_is_on_the_left() -> None:
+    table = pd.DataFrame(
+        {
+            "kind": ["a", "b"],
+            "small": [0.4, 0.784],
+            "share %": [100.0, 7.25],
+            "count": [373658, 1040],
+            "of seeds": [3.0, float("nan")],
+            "cells": ["82.0 ± 2.8 ●", "–"],
+        }
+    )
+    html = table_html(table)
+    cells = re.findall(r"<td( style=\"text-align: left\")?>(.*?)</td>", html)
+    assert [text for style, text in cells if style] == ["a", "b"]
+    numbers = [text for style, text in cells if not style]
+    assert numbers[:5] == ["0.400", "100.0", "373,658", "3", "82.0 ± 2.8 ●"]
+    assert numbers[5:] == ["0.784", "7.2", "1,040", "–", "–"]
+    index = pd.Index(["cosine", "recognised %"], name="measure")
+    html = table_html(pd.DataFrame({"prism": [0.4, 32.0], "real": [0.784, 100.0]}, index))
+    assert re.findall("<td>(.*?)</td>", html) == ["0.400", "0.784", "32.0", "100.0"]
 
 
 def test_tables_show_titles_of_names_on_every_axis() -> None:
@@ -28,13 +52,13 @@ def test_tables_show_titles_of_names_on_every_axis() -> None:
         html = table_html(table, {"method": {"prism": "PRISM"}})
         assert "PRISM<" in html
         assert ">prism<" not in html
-    assert table_html(wide).count("<th>") == 3
+    assert len(re.findall("<th[ >]", table_html(wide))) == 3
     assert wide.columns.name == "method"
 
 
 def test_tables_keep_named_rows_and_drop_counts() -> None:
     assert "search" in table_html(pd.DataFrame({"cells": [3, 4]}, index=["search", "scenarios"]))
-    assert table_html(pd.DataFrame({"chosen": [True, True, False]}).iloc[1:]).count("<td>") == 2
+    assert table_html(pd.DataFrame({"chosen": [True, True, False]}).iloc[1:]).count("<td") == 2
 
 
 def test_a_saved_figure_works_offline(run: Run) -> None:

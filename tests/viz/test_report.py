@@ -1,5 +1,6 @@
 """The report has a section per result, works offline, and shows titles rather than names."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 
 from prism_nb.execution import pipeline
 from prism_nb.viz import report
+from prism_nb.viz.findings import Finding
 from prism_nb.viz.html import EncodedImage, Result
 from tests.helpers.evaluated_run import evaluated_run
 
@@ -26,9 +28,18 @@ def test_a_report_has_all_results_and_needs_no_network(
     monkeypatch.setattr(report, "comparison_sheet", lambda run: EncodedImage(b"jpg", "jpeg"))
     monkeypatch.setattr(pipeline, "check", lambda run, stage: None)
     monkeypatch.setattr(report, "_seconds", lambda run, stage: 1.0)  # no other stage has units
+    monkeypatch.setattr(report, "tiles", lambda run: [report.Tile("82.0 %", "top-1", "of two")])
+    found = [Finding("It leads.", "accuracy"), Finding("It fails.", "nowhere")]
+    monkeypatch.setattr(report.findings, "stand_out", lambda run: found)
     page = run.file(report.write_report(run)).read_text()
     for title in ("Accuracy", "Learning curves", "DD-Ranking&#39;s scores", "Teachers"):
-        assert f"<h2>{title}</h2>" in page
+        assert re.search(f'<h2 id="([a-z_]+)">{title}</h2>', page)
+    ids = set(re.findall(r'id="([a-z_0-9-]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
+    assert 'It leads. <a href="#accuracy">' in page
+    assert "It fails.</li>" in page
+    assert "PRISM and Random real on digits, 2 images per class" in page
+    assert "<b>82.0 %</b>" in page
     assert "82.0 ± 2.8" in page
     assert "epoch 2" in page
     assert ">random_real<" not in page

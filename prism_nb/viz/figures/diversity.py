@@ -21,10 +21,10 @@ from prism_nb.core.settings import REFERENCE
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.features import cached, features_of
-from prism_nb.diversity.metrics import Metric, normalize_rows
+from prism_nb.diversity.metrics import METRICS, Metric, normalize_rows
 from prism_nb.models.pool import load_teacher
 from prism_nb.viz.html import CONFIG, encode_image, image_kind, thumbnails
-from prism_nb.viz.style import Legend, apply_style
+from prism_nb.viz.style import TEXT_COLOR, Legend, apply_style
 from prism_nb.viz.tables import image_keys, image_table
 
 MAX_POINTS = 2000  # images on a map
@@ -35,12 +35,53 @@ MAPS = {"pca": "PCA", "umap": "UMAP"}
 _MIN_IMAGES = {"pca": 2, "umap": 5}
 _SEED = 0
 _BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
+_OF = {"vendi": "all images", "vendi_recognised": "recognised images only"}
 _MATRIX_COLUMNS = 3
 _MATRIX_HEIGHT = 270  # pixels
 
 
-def curve_figure(values: pd.DataFrame, legend: Legend, metric: Metric) -> go.Figure:
-    """Draw a `class_metric_table`, sorted for each method by itself (as in the PRISM paper)."""
+def fidelity_figure(fidelity: pd.DataFrame, legend: Legend) -> go.Figure:
+    """Draw the number of different images against recognition, of all and of recognised images.
+
+    `fidelity` is a `fidelity_table`.
+    """
+    recognised = METRICS["recognised"].heading.rstrip(" ↑↓")
+    columns = {METRICS[name].title: of for name, of in _OF.items()}
+    long = fidelity.reset_index().melt(["method", recognised], list(columns), "of", "different")
+    figure = px.scatter(
+        legend.rename(long.dropna().replace({"of": columns})),
+        x=recognised,
+        y="different",
+        symbol="of",
+        symbol_map={"all images": "circle", "recognised images only": "circle-open"},
+        range_x=[-3, 103],
+        **legend.scales("color"),
+    )
+    figure.update_traces(marker={"size": 12})
+    figure.update_traces(marker_line_width=2, selector={"marker.symbol": "circle-open"})
+    figure.add_vrect(
+        *(0, 50),
+        fillcolor=TEXT_COLOR,
+        opacity=0.1,
+        line_width=0,
+        annotation={"text": "fewer than half are recognised: noise counts", "font": {"size": 11}},
+        annotation_position="bottom left",
+    )
+    return apply_style(
+        figure.update_yaxes(rangemode="tozero"),
+        title="Diversity against recognition: how many images of a class differ, and are the class",
+        x="recognised by outside networks (%)",
+        y="different images (Vendi score)",
+    )
+
+
+def curve_figure(
+    values: pd.DataFrame, legend: Legend, metric: Metric, *, directed: bool = True
+) -> go.Figure:
+    """Draw a `class_metric_table`, sorted for each method by itself (as in the PRISM paper).
+
+    `directed`: whether the title says which direction is better.
+    """
     long = values.reset_index().melt("class", var_name="method").dropna()
     curves = long.sort_values("value", kind="stable")
     curves["rank"] = curves.groupby("method").cumcount() + 1
@@ -56,8 +97,8 @@ def curve_figure(values: pd.DataFrame, legend: Legend, metric: Metric) -> go.Fig
     title = metric.title[0].upper() + metric.title[1:]
     return apply_style(
         figure,
-        title=f"{title}, classes in ascending order{_BETTER[metric.better]}",
-        x="rank of the class, each method by itself (hover for its name)",
+        title=f"{title}, classes in ascending order{_BETTER[metric.better if directed else '']}",
+        x="rank of the class (hover for its name)",
         y=metric.title + (" (%)" if metric.percent else ""),
     )
 

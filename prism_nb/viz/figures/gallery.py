@@ -38,6 +38,7 @@ from prism_nb.viz.html import (
 from prism_nb.viz.style import Legend
 from prism_nb.viz.tables import (
     class_label,
+    class_names,
     image_keys,
     image_table,
     method_titles,
@@ -68,6 +69,11 @@ def image_sheet(run: Run, method: str) -> EncodedImage:
     """Return a contact sheet of a method or `REFERENCE`: a row per class, 20 of 20 at most."""
     images = load_subset(run, method, open_dataset(run.settings), _sheet_keys(run))
     return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc))
+
+
+def sheet_classes(run: Run) -> list[str]:
+    """Return the names of the classes of an `image_sheet`, from above."""
+    return class_names(run)[:_MAX_SHEET]
 
 
 def comparison_sheet(run: Run) -> EncodedImage:

@@ -5,15 +5,17 @@ Each draws a table of `viz.tables`, methods in the colours of a `Legend`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from prism_nb.viz.diagnostics import BUDGETS
 from prism_nb.viz.style import (
+    NETWORK_COLORS,
     Legend,
     apply_style,
     color_at,
@@ -25,30 +27,27 @@ from prism_nb.viz.tables import SHARES
 
 TOP1 = "top-1 on held-out real images (%)"
 PUBLISHED_COLOR = "#B4B4B4"
-_ROLE_COLORS = {"primary": color_at(0), "teacher": color_at(2), "holdout": color_at(3)}
 _BARS = {"error_y": "above", "error_y_minus": "below"}
 _MAX_CONFUSED = 40  # classes of a confusion matrix
+_MAX_NUMBERS = 15  # classes whose shares fit into the cells
+_MATRIX_COLUMNS = 3
 
 
 def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
     """Draw accuracy against cost, a point per network (`teacher_table`)."""
     figure = px.scatter(
         teachers.reset_index(),
-        x="MFLOPs",
+        x="GFLOP",
         y="accuracy %",
-        text="network",
-        color="role",
+        color="network",
         symbol="role",
-        color_discrete_map=_ROLE_COLORS,
+        color_discrete_sequence=NETWORK_COLORS,
         log_x=True,
     )
-    figure.update_traces(textposition="top center", marker={"size": 13})
-    logs = np.log10(teachers["MFLOPs"])
-    room = [logs.min() - 0.15, logs.max() + 0.15]  # for the names at both ends
     return apply_style(
-        figure.update_xaxes(nticks=6, range=room),
+        figure.update_traces(marker={"size": 13}),
         title="The pool: accuracy on held-out real images against cost",
-        x="forward pass of one image (MFLOPs, log scale)",
+        x="forward pass (GFLOP, log scale)",
         y="top-1 accuracy (%)",
     )
 
@@ -65,7 +64,7 @@ def loss_figure(losses: pd.DataFrame, legend: Legend) -> go.Figure:
         **legend.scales("color"),
     )
     return apply_style(
-        figure,
+        figure.update_yaxes(dtick=1),
         title="Loss by term, mean over steps and units (terms unweighted)",
         x="optimisation step",
         y="loss (log scale)",
@@ -136,7 +135,7 @@ def teacher_usage_figure(usage: pd.DataFrame) -> go.Figure:
         usage,
         zmin=0,
         zmax=100,
-        color_continuous_scale="Blues",
+        color_continuous_scale="Viridis",
         aspect="auto",
         labels={"color": "% of draws"},
     )
@@ -216,9 +215,10 @@ def transfer_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
 
 
 def class_accuracy_figure(classes: pd.DataFrame, legend: Legend) -> go.Figure:
-    """Draw each class's accuracy, a line per method (`class_accuracy_table`)."""
-    scales = legend.scales("color", "line_dash", "symbol")
-    figure = px.line(_by_class(classes, legend), x="class", y="value", markers=True, **scales)
+    """Draw each class's accuracy, a mark per method (`class_accuracy_table`)."""
+    scales = legend.scales("color", "symbol")
+    figure = px.scatter(_by_class(classes, legend), x="class", y="value", **scales)
+    figure.update_traces(marker={"size": 10})
     title = "Accuracy of each class (mean over students and seeds)"
     return style_class_axis(apply_style(figure, title=title, x="class", y=TOP1), len(classes))
 
@@ -236,21 +236,37 @@ def _by_class(table: pd.DataFrame, legend: Legend) -> pd.DataFrame:
     return legend.rename(table.reset_index().melt("class", var_name="method"))
 
 
-def confusion_figure(shares: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw a `confusion_matrix`; of many classes, those with most mistakes."""
-    mistakes = np.nan_to_num(100 - np.diag(shares))
+def confusion_figure(matrices: Mapping[str, pd.DataFrame], *, title: str) -> go.Figure:
+    """Draw `confusion_matrix` of methods by title; of many classes, those with most mistakes."""
+    shares = next(iter(matrices.values()))
+    mistakes = sum(np.nan_to_num(100 - np.diag(matrix)) for matrix in matrices.values())
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MAX_CONFUSED])
     if len(shown) < len(shares):
         title = f"{title}: the {len(shown)} of {len(shares)} classes with most mistakes"
-    figure = px.imshow(
-        shares.iloc[shown, shown],
-        zmin=0,
-        zmax=100,
-        aspect="auto",
-        color_continuous_scale="Viridis",
-        labels={"color": "% of class"},
+    columns = min(_MATRIX_COLUMNS, len(matrices))
+    rows = -(-len(matrices) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=list(matrices),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.3 / rows,
     )
-    return apply_style(figure, title=title, x="predicted class", y="class", height=560)
+    for index, matrix in enumerate(matrices.values()):
+        part = matrix.iloc[shown, shown]
+        heat = go.Heatmap(z=part, x=part.columns, y=part.index, coloraxis="coloraxis")
+        heat.hovertemplate = "%{y}, taken for %{x}: %{z:.1f} %<extra></extra>"
+        if len(shown) <= _MAX_NUMBERS:
+            heat.update(text=part.map(_share_text), texttemplate="%{text}", textfont={"size": 9})
+        figure.add_trace(heat, row=index // columns + 1, col=index % columns + 1)
+    scale = {"colorscale": "Viridis", "cmin": 0, "cmax": 100, "colorbar": {"title": "% of class"}}
+    apply_style(figure, title=title, x="", y="", height=130 + rows * 360)
+    return figure.update_layout(coloraxis=scale).update_yaxes(autorange="reversed", showgrid=False)
+
+
+def _share_text(share: float) -> str:
+    return f"{share:.0f}" if share >= 1 else ""
 
 
 def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
@@ -259,15 +275,13 @@ def tradeoff_figure(tradeoff: pd.DataFrame, legend: Legend) -> go.Figure:
         legend.rename(tradeoff.dropna(subset=["intra-class cosine"]).reset_index()),
         x="intra-class cosine",
         y="top-1 %",
-        text="method",
         hover_data=["recognised %"],
         **legend.scales("color", "symbol"),
     )
-    figure.update_traces(textposition="top center", marker={"size": 13}, showlegend=False)
     return apply_style(
-        figure,
+        figure.update_traces(marker={"size": 13}),
         title="Accuracy against diversity (left is more diverse)",
-        x="intra-class cosine, mean over classes and feature networks",
+        x="mean intra-class cosine",
         y="top-1, mean over students (%)",
     )
 

@@ -94,14 +94,35 @@ def test_tables_have_the_recorded_metrics(measured: Run) -> None:
     record = measured.units.record(diversity_unit(measured, "prism", 10))["spaces"][SPACE][
         "metrics"
     ]
-    for name in ("cosine", "vendi", "coverage", "kid"):
+    for name in ("coverage", "kid"):
         assert table.loc[METRICS[name].heading, "prism"] == record[name]["mean"]
+    # Fewer than half of the images are recognised, so that metrics of noise have no arrow.
+    assert record["recognised"]["mean"] < 0.5
+    for name in ("cosine", "vendi"):
+        assert table.loc[METRICS[name].title, "prism"] == record[name]["mean"]
+    expected = "Fewer than half of the images are recognised of PRISM"
+    assert expected in results.metrics(found, SPACE).note
     assert table.loc["recognised % ↑", "prism"] == 100 * record["recognised"]["mean"]
     radius = tables.class_metric_table(found, SPACE, "radius").mean()
     ratio = radius["prism"] / radius[REFERENCE]
     assert table.loc["radius / real"].tolist() == pytest.approx([1, ratio])
-    assert not len(tables.undefined_table(found))
+    undefined = tables.undefined_table(found)["measures"]
+    assert set(undefined) == {METRICS["cosine_recognised"].title}  # of two recognised images
     assert list(tables.agreement_table(found).index) == list(BOTH)
+
+
+def test_diversity_is_drawn_against_recognition_and_again_of_the_recognised(
+    measured: Run,
+) -> None:
+    found = results.fidelity(tables.only_measured(measured))
+    metrics = measured.units.record(diversity_unit(measured, "prism", 10))["spaces"][SPACE]
+    means = {name: metrics["metrics"][name]["mean"] for name in ("vendi", "vendi_recognised")}
+    points = {trace.name: (trace.x[0], trace.y[0]) for trace in traces(found)}
+    recognised = 100 * metrics["metrics"]["recognised"]["mean"]
+    assert points["PRISM, all images"] == pytest.approx((recognised, means["vendi"]))
+    only = points["PRISM, recognised images only"]
+    assert only == pytest.approx((recognised, means["vendi_recognised"]))
+    assert points.keys() >= {"Real images, all images"}
 
 
 @pytest.mark.parametrize("measure", ["cosine", "recognised"])
@@ -146,7 +167,8 @@ def test_an_undefined_metric_has_a_reason(measured: Run) -> None:
     measured.units.finish(unit, paths=[], record=record)
     found = results.curve(measured, SPACE, ("prism",), "vendi")
     assert (found.figure, found.note) == (None, "Vendi score: needs more")
-    (row,) = tables.undefined_table(tables.only_measured(measured)).to_dict("records")
+    table = tables.undefined_table(tables.only_measured(measured))
+    (row,) = table[table["undefined because"] == "needs more"].to_dict("records")
     assert (row["method"], row["features"]) == ("prism", SPACE)
     assert row["measures"] == "intra-class cosine, Vendi score"
 

@@ -82,9 +82,15 @@ def test_of_many_classes_those_with_most_mistakes_are_drawn() -> None:
     shares[0, 0] = 100
     names = [f"c{n}" for n in range(100)]
     frame = pd.DataFrame(shares, index=names, columns=names)
-    figure = figures.confusion_figure(frame, title="x")
+    figure = figures.confusion_figure({"PRISM": frame}, title="x")
     assert list(figure.data[0].y) == names[60:]
     assert "the 40 of 100 classes with most mistakes" in figure.layout.title.text
+    assert figure.data[0].text is None
+    few = figures.confusion_figure(
+        {"PRISM": frame.iloc[:3, :3], "SRe2L": frame.iloc[:3, :3]}, title="x"
+    )
+    assert few.data[0].text[1].tolist() == ["1", "99", ""]
+    assert [note.text for note in few.layout.annotations] == ["PRISM", "SRe2L"]
 
 
 def test_the_tradeoff_has_a_point_per_method_with_a_cosine() -> None:
@@ -93,7 +99,7 @@ def test_the_tradeoff_has_a_point_per_method_with_a_cosine() -> None:
         index=pd.Index(["prism", "sre2l"], name="method"),
     )
     (point,) = figures.tradeoff_figure(table, LEGEND).data
-    assert (point.x[0], point.y[0], point.text[0]) == (0.5, 80.0, "PRISM")
+    assert (point.x[0], point.y[0], point.name) == (0.5, 80.0, "PRISM")
 
 
 def test_published_results_are_grey() -> None:
@@ -112,8 +118,10 @@ def test_published_results_are_grey() -> None:
     assert np.isnan(published.error_x.array[1])
 
 
-def test_a_thousand_classes_keep_their_dashes() -> None:
+def test_a_thousand_classes_are_marks_without_names() -> None:
     names = pd.Index([f"c{n}" for n in range(1000)], name="class")
     table = pd.DataFrame({"prism": 50.0, "sre2l": 40.0}, index=names)
-    lines = figures.class_accuracy_figure(table, LEGEND).data
-    assert len({line.line.dash for line in lines}) == len(lines) == 2
+    figure = figures.class_accuracy_figure(table, LEGEND)
+    assert {trace.mode for trace in figure.data} == {"markers"}
+    assert len({trace.marker.symbol for trace in figure.data}) == 2
+    assert figure.layout.xaxis.showticklabels is False

@@ -44,7 +44,7 @@ def test_a_figure_follows_its_controls_and_is_saved(
     (output,) = dashboard.output.outputs
     layout = output["data"]["application/vnd.plotly.v1+json"]["layout"]
     assert layout["title"]["text"] == "vendi"
-    assert "<td>PRISM</td>" in dashboard.table.value
+    assert ">PRISM</td>" in dashboard.table.value
     dashboard.save.click()
     assert "figures/dashboard_curve_vendi.html" in dashboard.status.value
     saved = pd.read_csv(run.file("figures/dashboard_curve_vendi.csv"))
