@@ -211,7 +211,8 @@ def _one_sided_draws(run: Run) -> Iterator[str]:
         name, count = counts.most_common(1)[0]
         never = _listed([name for name in pool if name not in counts])
         if never:
-            yield f"{title} never drew {never}: {len(draws)} draws of its BN teachers in all."
+            made = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
+            yield f"{title} never drew {never}: {made} of its BN teachers in all."
         elif count > _DOMINATES * counts.total():
             yield f"{title}: {name} is {count / counts.total():.0%} of the BN teachers drawn."
 

@@ -87,7 +87,7 @@ def figure_bundle(figure: go.Figure, name: str) -> dict[str, Any]:
 
 
 def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
-    """Write a figure as HTML and JSON, and its numbers as CSV, into `figures/`.
+    """Write a figure as HTML, and its numbers as CSV, into `figures/`.
 
     Args:
         folder: Folder of the run or study.
@@ -105,7 +105,6 @@ def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame)
         fileio.write_text(library, get_plotlyjs())
     page = figure.to_html(include_plotlyjs="directory", config=CONFIG)
     fileio.write_text(figures / f"{name}.html", page)
-    fileio.write_text(figures / f"{name}.json", figure.to_json())
     fileio.write_text(figures / f"{name}.csv", table.to_csv())
     return f"figures/{name}.html"
 
@@ -165,7 +164,8 @@ def _row(tag: str, cells: Iterable[str], of_text: Sequence[bool]) -> Markup:
 def _cells(name: str, values: Iterable[Any]) -> list[str]:
     """Return values of one quantity as text: all floats with equally many decimals."""
     values = list(values)
-    numbers = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v) and v]
+    finite = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v)]
+    numbers = [number for number in finite if round(number, _MAX_DECIMALS)]
     decimals = 1
     if not re.search(r"%|^epoch |^top-", name) and numbers:
         # Three digits of the largest, and one of the least.
@@ -177,7 +177,8 @@ def _cells(name: str, values: Iterable[Any]) -> list[str]:
 
 def _cell(value: Any, decimals: int) -> str:
     if isinstance(value, float):
-        return f"{value:,.{decimals}f}" if math.isfinite(value) else DASH
+        # Adding 0 leaves no minus at a zero.
+        return f"{round(value, decimals) + 0:,.{decimals}f}" if math.isfinite(value) else DASH
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return format_value(value)

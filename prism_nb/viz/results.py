@@ -80,7 +80,7 @@ def fidelity(run: Run) -> Result:
         "Vendi score: the effective number of different images of a class. Noise has a high one "
         "over all images and 0 over the recognised ones, so compare methods by the open circles."
     )
-    if table.filter(like="Vendi").isna().all(axis=None):
+    if table[METRICS["vendi"].title].isna().all():
         return Result(table, note="Not drawn: one image per class has no other to differ from.")
     return Result(table, diversity.fidelity_figure(table, method_legend(run)), note)
 
@@ -181,7 +181,8 @@ def image_map(
         return Result(note=str(error))
     figure = diversity.map_figure(points, coordinates, kind, method_legend(run), names)
     note = _left_out(run, methods, points.table["method"])
-    return Result(diversity.map_table(points, coordinates), figure, note, points.pixels, names)
+    counts = points.table.groupby("method", sort=False).size().to_frame("images")
+    return Result(counts, figure, note, points.pixels, names)
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:

@@ -277,7 +277,7 @@ def answer(folder: StudyFolder) -> Result:
         sentences.append(f"{scenario}: {verdict}")
     methods = list(dict.fromkeys(summary["method"]))
     table = pd.DataFrame(columns).reindex(methods).fillna("–").rename_axis("method")
-    return Result(table, note=" ".join(sentences))
+    return Result(table, note="\n".join(sentences))
 
 
 def _leading(means: pd.Series, pairs: pd.DataFrame) -> tuple[str, set[str]]:
@@ -415,7 +415,7 @@ def _content(folder: StudyFolder) -> dict[str, Any]:
         "date": today(),
         "source": folder.source or folder.path.name,
         "answer": table_html(found.table, labels),
-        "leaders": found.note,
+        "leaders": found.note.splitlines(),
         "protocols": _protocols(folder),
         "replicates": study.replicates,
         "classes": sheet_classes(folder.run(shown)),

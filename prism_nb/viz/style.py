@@ -19,6 +19,7 @@ _AXIS = {
     "automargin": True,
     "title": {"standoff": 12},
     "tickcolor": TEXT_COLOR,
+    "exponentformat": "power",
 }
 _BAR = {"outlinewidth": 0, "title": {"side": "right"}}
 _ERROR_BARS = {"error_x": {"color": TEXT_COLOR}, "error_y": {"color": TEXT_COLOR}}

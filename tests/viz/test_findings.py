@@ -11,7 +11,8 @@ from scipy import stats
 
 from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
-from prism_nb.viz import findings
+from prism_nb.core.settings import REFERENCE
+from prism_nb.viz import findings, tables
 from prism_nb.viz.results import RUN_RESULTS
 from tests.helpers.evaluated_run import evaluated_run
 
@@ -78,6 +79,60 @@ def test_a_run_says_what_stands_below_random_images(
     assert text in RUN_RESULTS[result](run).note
     alone = Run(run.path, run.settings.replace(methods=["prism"]))
     assert "random real" not in RUN_RESULTS[result](alone).note
+
+
+# --- What stands out ---
+
+
+def test_classes_images_and_networks_that_stand_out_are_named_with_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated_run(tmp_path, methods=["prism", "random_real"])
+    names = pd.Index(tables.class_names(run), name="class")
+    right = pd.DataFrame({"prism": 90.0, "random_real": 95.0}, names)
+    right.loc["eight", "prism"], right.loc["two", "prism"] = 20.0, 30.0
+    mistakes = pd.DataFrame(5.0, names, names)
+    mistakes.loc["eight", ["eight", "zero"]] = 20.0, 40.0
+    seen = pd.DataFrame({REFERENCE: 0.95, "prism": 0.4, "random_real": 0.9}, names)
+    seen.loc["four", "prism"] = 0.0
+    shares = [("prism", "gradient", "bn", "a", 96.0), ("prism", "gradient", "bn", "b", 4.0)]
+    columns = ["method", "of", "term", "network", "share %"]
+    pool = run.settings.teachers
+    for name, value in {
+        "class_accuracy_table": right,
+        "confusion_matrix": mistakes,
+        "class_metric_table": seen,
+        "share_table": pd.DataFrame(shares, columns=columns),
+        "drawn_networks": [[pool[0], pool[1]]] * 2,
+    }.items():
+        monkeypatch.setattr(tables, name, lambda *_, value=value: value)
+    found = findings.stand_out(run)
+    sections = ["accuracy", "confusions", "fidelity", "bn_shares", "bn_teachers"]
+    assert [finding.section for finding in found] == sections
+    (_, failing, unseen, pull, draws) = [finding.text for finding in found]
+    assert failing == (
+        "PRISM: class eight fails with 20.0 %, where all classes have 77.0 %; 40.0 % of its images "
+        "are taken for zero. So do two (30.0 %)."
+    )
+    assert unseen == (
+        "PRISM: 36 % of the images are recognised by test_mambaout, 95 % of real ones; none of "
+        "four."
+    )
+    assert pull.startswith("PRISM: a has 96% of the BN teachers' pull")
+    assert draws == f"PRISM never drew {pool[2]}, {pool[3]}: 2 draws of its BN teachers in all."
+
+
+def test_a_run_in_which_nothing_fails_has_its_verdict_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated_run(tmp_path)
+    names = pd.Index(tables.class_names(run), name="class")
+    seen = pd.DataFrame({"prism": 0.9, "random_real": 0.9}, names)
+    empty = pd.DataFrame(columns=["method", "of", "term", "network", "share %"])
+    monkeypatch.setattr(tables, "class_metric_table", lambda *_: seen)
+    monkeypatch.setattr(tables, "share_table", lambda _: empty)
+    monkeypatch.setattr(tables, "drawn_networks", lambda *_: [])
+    assert [finding.section for finding in findings.stand_out(run)] == ["accuracy"]
 
 
 # --- Networks ---

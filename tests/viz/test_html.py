@@ -41,6 +41,8 @@ def test_numbers_of_a_quantity_have_equally_many_decimals_and_text_is_on_the_lef
     numbers = [text for style, text in cells if not style]
     assert numbers[:5] == ["0.400", "100.0", "373,658", "3", "82.0 ± 2.8 ●"]
     assert numbers[5:] == ["0.784", "7.2", "1,040", "–", "–"]
+    html = table_html(pd.DataFrame({"difference": [-1e-9, 1.25]}))
+    assert re.findall("<td>(.*?)</td>", html) == ["0.00", "1.25"]
     index = pd.Index(["cosine", "recognised %"], name="measure")
     html = table_html(pd.DataFrame({"prism": [0.4, 32.0], "real": [0.784, 100.0]}, index))
     assert re.findall("<td>(.*?)</td>", html) == ["0.400", "0.784", "32.0", "100.0"]

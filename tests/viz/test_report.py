@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.viz import report
 from prism_nb.viz.findings import Finding
@@ -48,3 +49,30 @@ def test_a_report_has_all_results_and_needs_no_network(
     assert "prefers-color-scheme: dark" in page
     assert run.file("figures/comparison.jpeg").read_bytes() == b"jpg"
     assert 'src="http' not in page
+
+
+@pytest.mark.parametrize("methods", [["prism", "random_real"], ["prism"], ["random_real"]])
+def test_tiles_are_of_the_best_optimised_method(
+    methods: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated_run(tmp_path, methods=methods)
+    for unit in pipeline.stage_units(run, "synthesis"):
+        run.units.finish(unit, paths=[], record={"seconds": 10.0, "images": 20})
+    seen = pd.DataFrame({"recognised %": {"real": 95.0, "prism": 32.0, "random_real": 90.0}})
+    monkeypatch.setattr(report.tables, "diversity_table", lambda run: seen)
+    found = {tile.value: f"{tile.name}; {tile.detail}" for tile in report.tiles(run)}
+    title, top1, share = (
+        ("PRISM", "82.0", 32) if "prism" in methods else ("Random real", "90.0", 90)
+    )
+    assert found.pop(f"{top1} %") == f"top-1 of {title}; mean over students; chance is 10 %"
+    assert found.pop(f"{share} %").endswith("real images: 95 %")
+    assert found.pop("0.5 s").startswith(f"per image of {title}; ")
+    gap = {"-8.0 points": "against random real images; 90.0 %"}
+    assert found == (gap if len(methods) == 2 else {})
+
+
+def test_a_title_names_methods_and_counts_the_rest(tmp_path: Path) -> None:
+    methods = ["prism", "sre2l", "cda", "random_real"]
+    settings = evaluated_run(tmp_path).settings
+    run = Run(tmp_path, settings.replace(methods=methods, ipc=1))
+    assert report.run_title(run) == "PRISM, SRe2L and 2 more on digits, 1 image per class"

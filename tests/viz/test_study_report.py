@@ -44,7 +44,7 @@ def test_the_answer_marks_the_best_and_its_equals(folder: StudyFolder) -> None:
     assert table.loc["sre2l", "Second"] == "71.0 ± 10.5 ●"
     assert table.loc["random_real", "Second"] == "10.0 ± 1.0"
     assert found.note == (
-        "Second: PRISM has the highest mean, 81.7 %; not told apart from it: SRe2L. First: Random "
+        "Second: PRISM has the highest mean, 81.7 %; not told apart from it: SRe2L.\nFirst: Random "
         "real, a control that optimises nothing, leads with 91.1 %. Below random real images, "
         "beyond the 95 % interval over replicates: PRISM 81.0, SRe2L 51.0 against 91.1 %. Label "
         "teachers: 4."

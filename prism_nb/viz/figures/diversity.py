@@ -278,19 +278,6 @@ def map_figure(
     )
 
 
-def map_table(points: FeaturePoints, coordinates: np.ndarray) -> pd.DataFrame:
-    """Return each method's number of images, their centre, and standard deviation about it."""
-    x, y = coordinates.T
-    grouped = points.table.assign(x=x, y=y).groupby("method", sort=False)
-    return grouped.agg(
-        images=("x", "size"),
-        x=("x", "mean"),
-        y=("y", "mean"),
-        std_x=("x", "std"),
-        std_y=("y", "std"),
-    )
-
-
 def similarity_matrices(points: FeaturePoints) -> dict[str, pd.DataFrame]:
     """Return the cosines of all pairs of each method's images [n, n], by their row in `points`."""
     matrices = {}

@@ -45,7 +45,7 @@ def teacher_figure(teachers: pd.DataFrame) -> go.Figure:
         log_x=True,
     )
     return apply_style(
-        figure.update_traces(marker={"size": 13}),
+        figure.update_traces(marker={"size": 13}).update_xaxes(nticks=6),
         title="The pool: accuracy on held-out real images against cost",
         x="forward pass (GFLOP, log scale)",
         y="top-1 accuracy (%)",
@@ -197,7 +197,7 @@ def budget_figure(curves: pd.DataFrame, legend: Legend, *, dash: str) -> go.Figu
     figure.for_each_annotation(lambda note: note.update(text=""))
     apply_style(figure, title="Accuracy against what students were trained on", x="", y=TOP1)
     for column, title in enumerate(BUDGETS, 1):
-        figure.update_xaxes(matches=None, title=f"{title} (log scale)", col=column)
+        figure.update_xaxes(matches=None, nticks=6, title=f"{title} (log scale)", col=column)
     return figure
 
 

@@ -161,7 +161,7 @@ def cost_figure(
         **legend.scales("color"),
     )
     return apply_style(
-        figure.update_traces(marker={"size": 11}),
+        figure.update_traces(marker={"size": 11}).update_xaxes(dtick=1),
         title="Accuracy against cost",
         x="seconds of synthesis per image (log scale)",
         y="top-1, mean over students (%)",
