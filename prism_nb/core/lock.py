@@ -65,21 +65,13 @@ class Locks:
 
 @dataclass(frozen=True)
 class Owner:
-    """The holder of a lease.
+    """The holder of a lease."""
 
-    Attributes:
-        host: Name of the machine.
-        pid_namespace: Id of the process namespace: a machine since its last start, or a container.
-        process: Process number in that namespace.
-        started: Start time of the process, which a later one of the same number does not have.
-        token: Random id of the lease.
-    """
-
-    host: str
-    pid_namespace: str
-    process: int
-    started: str
-    token: str
+    host: str  # name of the machine
+    pid_namespace: str  # id of the process namespace: a machine since its start, or a container
+    process: int  # number in that namespace
+    started: str  # start time of the process, which a later one of the same number does not have
+    token: str  # random id of the lease
 
     @classmethod
     def current(cls) -> Owner:
@@ -169,8 +161,8 @@ class Lease:
         if owner != self._owner:
             raise LeaseLostError(
                 f"{self._path.stem} was taken over by {owner or 'a process that has ended since'}, "
-                f"because this process did not update its lease for {_STALE:.0f} s (was it "
-                "suspended, or the disk away?); run the same command again to continue"
+                f"since this one was suspended, or the disk away, for {_STALE:.0f} s; run the same "
+                "command again to continue"
             )
 
     def _create(self) -> bool:
@@ -200,22 +192,10 @@ def is_alive(path: Path) -> bool:
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
         return process_start_time(owner.process) == owner.started
-    return seconds_since_heartbeat(path) < _STALE
-
-
-def seconds_since_heartbeat(path: Path) -> float:
-    """Return a file's age in seconds since its modification, by the clock of its disk."""
-    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        return time.time() - path.stat().st_mtime < _STALE
     except FileNotFoundError:
-        return float("inf")
-    except OSError:
-        return time.time() - path.stat().st_mtime
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+        return False
 
 
 @cache

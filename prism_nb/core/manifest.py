@@ -88,10 +88,8 @@ def package_version(package: str) -> str:
 
 
 def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the environment in a manifest; today's where it is missing or damaged."""
-    today, recorded = environment(settings), _dict(manifest.get("environment"))
-    whole = recorded.keys() == today.keys() and isinstance(recorded["versions"], dict)
-    return recorded if whole else today
+    """Return the environment in a manifest; today's where it is missing."""
+    return _dict(manifest.get("environment")) or environment(settings)
 
 
 def machine() -> str:

@@ -25,19 +25,12 @@ _LARGE = 128  # pixels; RDED tiles crops from here on
 
 @dataclass(frozen=True)
 class TeacherPool:
-    """The networks of a pool, by what each may give.
+    """The networks of a pool, by what each may give."""
 
-    Attributes:
-        primary: The network that gives the logits where a recipe names no other.
-        teachers: Every network, in order.
-        bn_only: Those without a head for the run's classes: they give BN statistics alone.
-        logits_only: Those that give logits alone, such as networks without batch norm.
-    """
-
-    primary: str
-    teachers: Names
-    bn_only: Names = ()
-    logits_only: Names = ()
+    primary: str  # gives the logits where a recipe names no other
+    teachers: Names  # every network, in order
+    bn_only: Names = ()  # without a head for the run's classes: they give BN statistics alone
+    logits_only: Names = ()  # give logits alone, such as networks without batch norm
 
     @property
     def logits(self) -> Names:

@@ -21,20 +21,16 @@ def check_recipe(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> No
 
 def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Iterator[str]:
     if recipe.image_source == "imported" and recipe.source is None:
-        yield (
-            "no source; name the folder or archive of the images in "
-            f"recipes.{method}.source, or use `prism-nb import`"
-        )
+        yield f"no source; name the images in recipes.{method}.source, or use `prism-nb import`"
     if recipe.needs_scorer and recipe.init == "forgetting" and is_pretrained_name(pool.primary):
         yield (
-            "images are forgotten in a training, but the primary "
-            f"{pool.primary!r} has given weights; name an architecture, which is trained here, or "
-            "choose another init"
+            f"the primary {pool.primary!r} has given weights, so no training counts what it "
+            "forgets; name its architecture alone, or choose another init"
         )
     if recipe.image_source == "optimized":
         yield from _part_problems(recipe, pool)
         if recipe.match == "features":
-            yield from _feature_problems(method, recipe)
+            yield from _feature_problems(recipe)
         else:
             yield from _draw_problems(recipe, pool)
         yield from _step_problems(recipe, ipc)
@@ -42,22 +38,15 @@ def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Itera
 
 def _part_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
     """Yield what the method asks of networks that can only give logits, or only BN statistics."""
-    limited = (*pool.bn_only, *pool.logits_only)
+    limited = ", ".join((*pool.bn_only, *pool.logits_only))
     if recipe.has_groups and recipe.statistics == "bn_conv":
-        yield (
-            f"targets {recipe.targets} are of BN layers, but statistics bn_conv are of "
-            "convolutions too; set targets to running, or statistics to bn"
-        )
+        yield f"targets {recipe.targets} go with statistics bn alone; change one of the two"
     if recipe.targets == "class" and recipe.batches != "class_wise":
-        yield (
-            f"targets are of one class, but batches {recipe.batches} have several; set batches to "
-            "class_wise"
-        )
+        yield f"targets class do not go with batches {recipe.batches}; set batches to class_wise"
     if recipe.logits == "bn_teachers" and limited:
         yield (
-            "it takes logits and BN statistics from the same networks, but "
-            f"{', '.join(limited)} can give only one of the two (bn_only, logits_only); take the "
-            "network out of `teachers`, or leave the method out"
+            f"logits bn_teachers needs networks that give both, but {limited} can give one alone "
+            "(bn_only, logits_only); take it out of `teachers`, or leave the method out"
         )
     for name in recipe.bn_fixed:
         if name in pool.logits_only:
@@ -73,49 +62,38 @@ def _draw_problems(recipe: Recipe, pool: TeacherPool) -> Iterator[str]:
     if len(set(recipe.bn_fixed)) < len(recipe.bn_fixed):
         yield "bn_fixed names a network twice"
     if recipe.primary_in_bn == "never" and pool.primary in recipe.bn_fixed:
-        yield (
-            f"bn_fixed names the primary {pool.primary!r}, but primary_in_bn is never; change one "
-            "of the two"
-        )
+        yield "bn_fixed names the primary, but primary_in_bn is never; change one of the two"
     candidates = recipe.candidates(pool)
     if (recipe.bn_subset_size or 0) > len(candidates):
         yield (
-            f"bn_subset_size is {recipe.bn_subset_size}, but the pool holds only "
-            f"{len(candidates)} candidates besides the primary; lower it or add to `teachers`"
+            f"bn_subset_size is {recipe.bn_subset_size}, but the pool has {len(candidates)} "
+            "candidates besides the primary; lower it, or add to `teachers`"
         )
     draws_some = recipe.bn_subset_size or (recipe.num_bn_slots and recipe.bn_slot_prob)
     drawable = candidates and (recipe.selection not in {"pre", "intra"} or draws_some)
     if not recipe.always_in_bn(pool) and not drawable:
-        why, remedy = f"primary_in_bn is {recipe.primary_in_bn!r}", "set primary_in_bn to always"
+        why = f"primary_in_bn is {recipe.primary_in_bn}"
         if pool.primary in pool.logits_only:
-            why, remedy = f"the primary {pool.primary!r} gives logits only", "change logits_only"
-        yield (
-            f"no BN teacher: {why} and no other network can be drawn; add to `teachers`, or "
-            f"{remedy}"
-        )
+            why = f"the primary {pool.primary!r} is among logits_only"
+        yield f"no BN teacher: {why}, and no other can be drawn; change that, or add to `teachers`"
 
 
-def _feature_problems(method: str, recipe: Recipe) -> Iterator[str]:
-    if not recipe.has_tiles:
-        yield (
-            f"it matches tiles with the real images behind them, but init is {recipe.init}; set "
-            f"recipes.{method}.init to mosaic or patches"
-        )
-    if recipe.logits == "bn_teachers":
-        yield "no network is a BN teacher where features are matched; set logits to primary"
-    if recipe.sizes != (1.0,):
-        yield "tiles are matched in full size alone; set sizes to [1]"
-    for name in ("tv_l1", "l2_scale", "densification_weight"):
-        if getattr(recipe, name):
-            yield f"the distance of features is the only loss; set {name} to 0"
+def _feature_problems(recipe: Recipe) -> Iterator[str]:
+    wrong = {
+        "init": "" if recipe.has_tiles else "mosaic or patches",
+        "logits": "primary" if recipe.logits == "bn_teachers" else "",
+        "sizes": "[1]" if recipe.sizes != (1.0,) else "",
+    }
+    weights = ("tv_l1", "l2_scale", "densification_weight")
+    wrong |= {name: "0" if getattr(recipe, name) else "" for name in weights}
+    for name, remedy in wrong.items():
+        if remedy:
+            yield f"{name} does not go with match features; set it to {remedy}"
 
 
 def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
     if recipe.by_image_index and recipe.delt_start_gap:
-        yield (
-            "early_late_step, or targets image_index, need a unit per image index, delt_start_gap "
-            "all image indices in one unit; set one of them to its default"
-        )
+        yield "delt_start_gap goes neither with early_late_step nor with targets image_index"
     for image_index in range(ipc):
         iterations = recipe.for_image_index(image_index).iterations
         steps = iterations - recipe.start_step(image_index, ipc)
@@ -124,28 +102,19 @@ def _step_problems(recipe: Recipe, ipc: int) -> Iterator[str]:
         if steps < 1:
             yield (
                 f"image index {image_index} would get {steps} steps; raise iterations, or lower "
-                "early_late_step (each index of a period gets fewer steps) or delt_start_gap "
-                "(later groups start later)"
+                "early_late_step or delt_start_gap"
             )
     yield from _phase_problems(recipe)
-    is_one_image = recipe.match == "statistics" and recipe.batches == "class_wise"
-    if is_one_image and recipe.targets != "class" and (ipc < 2 or recipe.by_image_index):
-        yield (
-            "class-wise batches, which at ipc 1, or with early_late_step or targets image_index, "
-            "hold one image and no statistics; raise ipc, or use cross_class batches"
-        )
+    needs_several = recipe.match == "statistics" and recipe.targets != "class"
+    is_alone = recipe.batches == "class_wise" and (ipc < 2 or recipe.by_image_index)
+    if needs_several and is_alone:
+        yield "batches class_wise would hold one image and no statistics; use cross_class"
 
 
 def _phase_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.sizes[-1] != 1:
         yield "the last of sizes is not 1, but images end in full size; add 1, or change the last"
     if len(recipe.sizes) > 1 and recipe.delt_start_gap:
-        yield (
-            "phases of sizes begin for all images at once, but delt_start_gap starts some of them "
-            "late; set sizes to [1], or delt_start_gap to 0"
-        )
+        yield "delt_start_gap does not go with several sizes; set one of them to its default"
     if recipe.residual_source == "retrieved" and recipe.init != "patches":
-        yield (
-            "residual_source retrieved chooses among patches of real images, but init is "
-            f"{recipe.init}; set its own init to patches (in `recipes`), or residual_source to own"
-        )
+        yield "residual_source retrieved chooses among patches; set init to patches in `recipes`"

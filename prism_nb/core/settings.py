@@ -39,15 +39,10 @@ DatasetName = Literal[
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that decide the results of the same stages; fields carry it as an annotation.
+    """Settings that decide the results of the same stages; fields carry it as an annotation."""
 
-    Attributes:
-        name: Name for `Settings.group_values`.
-        stages: The stages whose results these settings decide.
-    """
-
-    name: str
-    stages: tuple[str, ...] = ()
+    name: str  # for `Settings.group_values`
+    stages: tuple[str, ...] = ()  # whose results these settings decide
 
 
 DATA = Group("data", STAGES)

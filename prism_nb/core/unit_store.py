@@ -18,18 +18,13 @@ from prism_nb.core.units import Unit, slug
 
 @dataclass(frozen=True)
 class UnitState:
-    """The state of a unit's files.
-
-    Attributes:
-        unit: The unit.
-        state: `done`, `missing`, `damaged` (a file of it is gone or changed), `stale` (its inputs
-            have changed since) or `other settings`. All but `done` are done again.
-        reason: What is wrong, for messages.
-    """
+    """The state of a unit's files. All but `done` are done again."""
 
     unit: Unit
+    # `done`, `missing`, `damaged` (a file of it is gone or changed), `stale` (its inputs have
+    # changed since) or `other settings`.
     state: str
-    reason: str = ""
+    reason: str = ""  # what is wrong, for messages
 
 
 class UnitStore:

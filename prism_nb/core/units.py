@@ -11,25 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work that depends on nothing but the run's settings, its inputs and its key.
-
-    Attributes:
-        stage: The stage.
-        name: Readable name, unique in the stage, e.g. `prism/images000-004_classes000-009`.
-        marker: Path of its marker, relative to the run.
-        fingerprint: Hash of everything that its result depends on.
-        params: Plain parameters of the work.
-        inputs: Markers of the units whose files it reads, relative to the run.
-        parent: Name of the unit that it is a shard of; empty for others.
-    """
+    """A piece of work that depends on nothing but the run's settings, its inputs and its key."""
 
     stage: str
-    name: str
-    marker: str
-    fingerprint: str
-    params: dict[str, Any] = field(default_factory=dict, hash=False)
-    inputs: tuple[str, ...] = ()
-    parent: str = ""
+    name: str  # readable, unique in the stage, e.g. `prism/images000-004_classes000-009`
+    marker: str  # path of its marker, relative to the run
+    fingerprint: str  # hash of everything that its result depends on
+    params: dict[str, Any] = field(default_factory=dict, hash=False)  # plain, of the work
+    inputs: tuple[str, ...] = ()  # markers of the units whose files it reads, likewise
+    parent: str = ""  # name of the unit that it is a shard of
 
     @property
     def event_fields(self) -> dict[str, str]:
@@ -72,15 +62,10 @@ def is_pretrained_name(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The images of one unit: a range of image indices of a range of classes.
+    """The images of one unit: a range of image indices of a range of classes."""
 
-    Attributes:
-        image_indices: First and one-past-last image index within the class.
-        classes: First and one-past-last class.
-    """
-
-    image_indices: tuple[int, int]
-    classes: tuple[int, int]
+    image_indices: tuple[int, int]  # first and one-past-last image index within the class
+    classes: tuple[int, int]  # first and one-past-last class
 
     @property
     def name(self) -> str:

@@ -327,19 +327,12 @@ def _resampling_matrix(
 
 @dataclass(frozen=True)
 class TrainAugmentation:
-    """Augmentation of real training batches, drawn from torch's global generator.
+    """Augmentation of real training batches, drawn from torch's global generator."""
 
-    Attributes:
-        shift: Largest shift per axis in pixels, repeating the border.
-        crop_min: Smallest area of a crop, as a fraction of the image, in (0, 1]; 1: no crops.
-        flip: Whether half of the views are mirrored.
-        per_image: Whether each image has its own view; otherwise, a batch shares one.
-    """
-
-    shift: int
-    crop_min: float = 1.0
-    flip: bool = False
-    per_image: bool = False
+    shift: int  # largest shift per axis in pixels, repeating the border
+    crop_min: float = 1.0  # smallest area of a crop, as a fraction, in (0, 1]; 1: no crops
+    flip: bool = False  # whether half of the views are mirrored
+    per_image: bool = False  # whether each image has its own view, or a batch shares one
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images [N, 3, S, S]."""

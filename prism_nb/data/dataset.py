@@ -24,41 +24,24 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class.
+    """One class."""
 
-    Attributes:
-        index: Position in the class order: logit `index` belongs to this class.
-        folder: Folder name in image trees, e.g. a wnid.
-        name: Readable name.
-    """
-
-    index: int
-    folder: str
-    name: str
+    index: int  # position in the class order: logit `index` belongs to this class
+    folder: str  # folder name in image trees, e.g. a wnid
+    name: str  # readable
 
 
 class ImageDataset(ABC):
-    """Labelled real images of one size. A subclass sets every attribute that has no default.
-
-    Attributes:
-        name: Name of the dataset.
-        classes: The classes, in order.
-        mean: Channel means of the training images, in [0, 1]; with `std`, the canonical pixel
-            space in which images are optimised.
-        std: Channel standard deviations, likewise.
-        image_size: Side of the square images, in pixels.
-        content_hash: Digest of classes and files, to which runs are bound; None only for images
-            that come with the kit.
-        has_images: Whether there are real images; else every split is empty.
-    """
+    """Labelled real images of one size. A subclass sets every attribute that has no default."""
 
     name: str
-    classes: tuple[ClassInfo, ...]
-    mean: Channels
-    std: Channels
-    image_size: int
+    classes: tuple[ClassInfo, ...]  # in order
+    mean: Channels  # of the training images, in [0, 1]; with `std`, the canonical pixel space
+    std: Channels  # likewise
+    image_size: int  # side of the square images, in pixels
+    # Digest of classes and files, to which runs are bound; None for images of the kit alone.
     content_hash: str | None
-    has_images: bool = True
+    has_images: bool = True  # whether there are real images; else every split is empty
 
     @abstractmethod
     def labels(self, split: Split) -> np.ndarray:
@@ -124,23 +107,45 @@ class ImageDataset(ABC):
         return mean, torch.tensor(self.std, device=device).view(3, 1, 1)
 
 
+class ShapeOnlyDataset(ImageDataset):
+    """Classes, and numbers of images that are equal for all of them, without the images."""
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[ClassInfo, ...],
+        image_size: int,
+        train: int = 0,
+        val: int = 0,
+        *,
+        channels: tuple[Channels, Channels] = ((0.5,) * 3, (0.5,) * 3),
+        content_hash: str | None = None,
+    ) -> None:
+        self.name, self.classes, self.image_size = name, classes, image_size
+        self.mean, self.std = channels
+        self.content_hash = content_hash
+        self.has_images = train > 0
+        self._counts: dict[Split, int] = {"train": train, "val": val}
+
+    def labels(self, split: Split) -> np.ndarray:
+        """See `ImageDataset.labels`."""
+        return np.arange(self._counts[split], dtype=np.int64) % len(self.classes)
+
+    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
+        """Refuse: there are none."""
+        raise ValueError(f"{self.name} has no real images here")
+
+
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The settings that decide a dataset; `progress`, a bar while decoding, does not.
-
-    Attributes:
-        data_dir: Its folder; None for one that comes with the kit.
-        class_list: Folder names of the classes to take, in order; empty: all.
-        download: Whether torchvision may fetch it.
-        skip_damaged: Whether image files that cannot be decoded are left out.
-    """
+    """The settings that decide a dataset; `progress`, a bar while decoding, does not."""
 
     name: str
     image_size: int
-    data_dir: Path | None = None
-    class_list: tuple[str, ...] = ()
-    download: bool = False
-    skip_damaged: bool = False
+    data_dir: Path | None = None  # its folder; None for one that comes with the kit
+    class_list: tuple[str, ...] = ()  # folder names of the classes to take, in order; empty: all
+    download: bool = False  # whether torchvision may fetch it
+    skip_damaged: bool = False  # whether image files that cannot be decoded are left out
     progress: bool = field(default=True, compare=False)
 
     @classmethod
@@ -180,8 +185,7 @@ def choose_classes(
     for name in chosen:
         if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
             raise UsageError(
-                f"the name of the class folder {name!r} in {where} is not UTF-8; rename it (in "
-                "every split), or leave it out by class_list"
+                f"class folder {name!r} in {where} is not UTF-8; rename it, or use class_list"
             )
     return chosen
 

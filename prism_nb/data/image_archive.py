@@ -20,25 +20,21 @@ _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile
 class ImageArchive:
     """The files of a folder, links included, or of a zip archive, which is never unpacked.
 
-    Attributes:
-        path: The folder or archive.
-        names: Relative names of all files that are not hidden, with forward slashes, sorted.
-        note: What a record says before the layout.
-
     Raises:
         UsageError: The path is missing, cannot be read, or is a file of another kind.
     """
 
-    note = ""
+    path: Path  # of the folder or archive
+    names: list[str]  # of all files that are not hidden, relative, with forward slashes, sorted
+    note = ""  # what a record says before the layout
     _zip: zipfile.ZipFile | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.suffix.lower() != ".zip" and path.is_file():
             raise UsageError(
-                f"{path} is no zip archive, parquet or tensor file of images; unpack it and name "
-                "its folder, or save its images as <class number>/<number>.png (docs/methods.md "
-                "shows how)"
+                f"{path} is no zip archive, parquet or tensor file of images; unpack it, or save "
+                "its images as <class number>/<number>.png (docs/methods.md)"
             )
         try:
             if path.is_dir():
@@ -49,8 +45,7 @@ class ImageArchive:
             self.names = sorted(name for name in names if not _is_hidden(name))
         except _READ_ERRORS as error:
             raise UsageError(
-                f"{path} cannot be read: {error}; name a folder of images, or a complete zip "
-                "archive such as `prism-nb export` writes"
+                f"{path} cannot be read: {error}; name a folder or complete zip archive of images"
             ) from None
 
     def read(self, name: str) -> bytes:

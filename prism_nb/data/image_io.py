@@ -66,9 +66,8 @@ def decode_error(path: Path, error: Exception) -> PrismError:
             f"image {path} cannot be read: {error}; run the same command again once it can"
         )
     return DamagedImageError(
-        f"image {path} cannot be decoded: {error}; restore the file as it was when the run "
-        "began, or repair or remove it and begin another run (skip_damaged leaves all such "
-        "files out)"
+        f"image {path} cannot be decoded: {error}; restore it, or begin another run without it "
+        "(skip_damaged leaves all such files out)"
     )
 
 

@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
 from prism_nb.core.config import short_hash
 from prism_nb.core.errors import UsageError
 from prism_nb.core.yaml_io import read_lines
-from prism_nb.data.dataset import Channels, DatasetConfig, ImageDataset, Split, choose_classes
+from prism_nb.data.dataset import (
+    Channels,
+    DatasetConfig,
+    ImageDataset,
+    ShapeOnlyDataset,
+    choose_classes,
+)
 from prism_nb.data.image_folder import (
     TRAIN,
     ImageFolder,
@@ -27,39 +30,22 @@ IMAGENET_CHANNELS: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0
 _VAL, _TINY_VAL, _TINY_LIST = "val", "val/images", "val/val_annotations.txt"
 # The latter is Kaggle's, whose archive has it three folders above `val`.
 _VAL_LISTS = ("val_classes.txt", "LOC_val_solution.csv", "../../../LOC_val_solution.csv")
+_EXAMPLE = "ILSVRC2012_val_00000001.JPEG n01751748"
 _LINE = re.compile(r"(\w+)(?:\.JPEG)?[\s,]+(n\d{8})\b")  # name of an image, and its wnid
 
 
 def imagenet1k(config: DatasetConfig) -> ImageDataset:
     """Open ImageNet-1K, see `imagenet_layout`; without a `data_dir`, its classes alone."""
-    if config.data_dir is None:
-        return ImageNetClasses(config)
-    return ImageFolder(config, imagenet_layout, IMAGENET_CHANNELS)
-
-
-class ImageNetClasses(ImageDataset):
-    """Classes of ImageNet-1K without images, for a synthesis from noise and networks alone.
-
-    Raises:
-        UsageError: A name in `class_list` is no wnid of ImageNet-1K.
-    """
-
-    has_images = False
-
-    def __init__(self, config: DatasetConfig) -> None:
-        self.name, self.image_size = config.name, config.image_size
-        self.mean, self.std = IMAGENET_CHANNELS
-        where = "ImageNet-1K's wnids"
-        wnids = choose_classes(imagenet_wnids(), config.class_list, where=where)
-        self.classes, self.content_hash = class_infos(wnids), short_hash(wnids)
-
-    def labels(self, split: Split) -> np.ndarray:
-        """See `ImageDataset.labels`."""
-        return np.zeros(0, dtype=np.int64)
-
-    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-        """Refuse: there are none."""
-        raise ValueError(f"{self.name} has no real images without data_dir")
+    if config.data_dir is not None:
+        return ImageFolder(config, imagenet_layout, IMAGENET_CHANNELS)
+    wnids = choose_classes(imagenet_wnids(), config.class_list, where="ImageNet-1K's wnids")
+    return ShapeOnlyDataset(
+        config.name,
+        class_infos(wnids),
+        config.image_size,
+        channels=IMAGENET_CHANNELS,
+        content_hash=short_hash(wnids),
+    )
 
 
 def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
@@ -77,9 +63,8 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     differing = sorted(set(train) ^ set(imagenet_wnids()))
     if differing and not class_list:
         raise UsageError(
-            f"{root / TRAIN} has {len(train)} class folders, which differ from ImageNet-1K's "
-            f"thousand, e.g. in {differing[0]!r}; add or remove it, choose classes by class_list, "
-            "or use dataset folder"
+            f"{root / TRAIN} has {len(train)} class folders, not ImageNet-1K's thousand, e.g. "
+            f"{differing[0]!r} differs; choose classes by class_list, or use dataset folder"
         )
     dirs = class_dirs(root, TRAIN, classes)
     if class_folders(root / _VAL):
@@ -87,9 +72,8 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     found = next((name for name in _VAL_LISTS if (root / name).is_file()), None)
     if found is None:
         raise UsageError(
-            f"{root / _VAL} has no class folders, and no file in {root} lists the classes of its "
-            "images; add val_classes.txt (lines like 'ILSVRC2012_val_00000001.JPEG n01751748') or "
-            f"Kaggle's {_VAL_LISTS[1]}"
+            f"{root / _VAL} has no class folders; list the classes of its images in {root}, in "
+            f"{_VAL_LISTS[0]} ({_EXAMPLE!r}) or Kaggle's {_VAL_LISTS[1]}"
         )
     return DatasetLayout(classes, dirs, [_listed_dir(_VAL, root / found, classes)], (found,))
 
@@ -126,8 +110,5 @@ def _listed_dir(folder: str, path: Path, classes: Sequence[str]) -> ImageDir:
         if match:
             labels[f"{match[1]}.JPEG"] = label_of.get(match[2], -1)
         elif not line.startswith("ImageId"):  # Kaggle's header
-            raise UsageError(
-                f"{path}: {line!r} is no file name and wnid; write lines like "
-                "'ILSVRC2012_val_00000001.JPEG n01751748'"
-            )
+            raise UsageError(f"{path}: {line!r} is no file name and wnid, like {_EXAMPLE!r}")
     return ImageDir(folder, labels)

@@ -63,9 +63,8 @@ class ImportedSet:
                 problem = "no image" if isinstance(error, UnidentifiedImageError) else error
                 raise UsageError(
                     f"{self.archive.path}: {name} cannot be read as PNG, JPEG or WebP: {problem}; "
-                    "replace it (`git lfs pull` if it is a pointer), or for another size set "
-                    "image_size to theirs, or `resize: true` in the recipe (--resize) to fit all "
-                    "images"
+                    "replace it (a pointer: `git lfs pull`); for another size, set image_size or "
+                    "`resize: true` in the recipe (--resize)"
                 ) from None
         record = {
             "source": str(self.archive.path),
@@ -91,9 +90,8 @@ def imported_set(
     for info, names in zip(dataset.classes, files, strict=True):
         if len(names) != settings.ipc:
             raise UsageError(
-                f"{archive.path} has {len(names)} images of class {info.index} "
-                f"({info.folder!r}), but ipc is {settings.ipc}; every class needs as many, so set "
-                "ipc to what the set has, or take some away from every class"
+                f"{archive.path} has {len(names)} images of class {info.index} ({info.folder!r}), "
+                f"but ipc is {settings.ipc}; every class needs as many"
             )
     return ImportedSet(archive, layout, files, dataset.image_size, recipe.resize)
 
@@ -232,9 +230,8 @@ def _class_folders(
             if folder not in index_of or is_other:
                 raise UsageError(
                     f"{archive.path}: {name} is numbered as class {number}, which is not a class "
-                    f"of the dataset or has another folder; number the {len(order)} classes from 0 "
-                    "in the dataset's class order, or list the folder names in the set's order in "
-                    f"a file {CLASSES_FILE} beside them"
+                    f"of the dataset or has another folder; number the {len(order)} classes in its "
+                    f"order, or list their folders in the set's order in a file {CLASSES_FILE}"
                 )
         layout = f"numbered folders, in the order of {CLASSES_FILE}" if stated else _NUMBERS
         return layout, {folder: i for folder, i in index_of.items() if i is not None}

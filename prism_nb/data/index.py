@@ -167,9 +167,8 @@ def _list_images(folder: Path) -> dict[str, int]:
                 continue
             if not (is_image_name(entry.name) and entry.is_file()):
                 raise UsageError(
-                    f"{entry.path} is {'a folder and ' if entry.is_dir() else ''}no .jpg, .jpeg, "
-                    ".png or .webp file; move it away (ignored are hidden files, *.txt and what "
-                    f"systems leave: {', '.join(sorted(_IGNORED))})"
+                    f"{entry.path} is no .jpg, .jpeg, .png or .webp file; move it away (hidden "
+                    "files, *.txt and what systems leave are ignored)"
                 )
             sizes[entry.name] = entry.stat().st_size
     return dict(sorted(sizes.items()))
@@ -196,8 +195,8 @@ def _check_listed(folder: Path, labels: Mapping[str, int], sizes: Mapping[str, i
     differing = sorted((used - sizes.keys()) | (sizes.keys() - labels.keys()))
     if differing:
         raise UsageError(
-            f"{len(differing)} images are either in {folder} or in the list of its classes, but "
-            f"not in both, e.g. {differing[0]}; unpack the images again, or correct the list"
+            f"{len(differing)} images are either in {folder} or in the list of its classes, e.g. "
+            f"{differing[0]}; unpack the images again, or correct the list"
         )
 
 

@@ -54,22 +54,19 @@ def indexed_set(settings: Settings, method: str, dataset: ImageDataset) -> Index
     indices = read_indices(path)
     if hash_indices(indices) != recipe.indices:
         raise UsageError(
-            f"{path} is not the list that method {method} was imported from; restore it, or import "
-            "it under another name (--as)"
+            f"{path} has changed since method {method} was imported; restore it, or import it "
+            "under another name (--as)"
         )
     if settings.eval_split == "tuning":
-        raise UsageError(
-            f"method {method}: {path} counts all training images, of which eval_split tuning holds "
-            "some out; set eval_split to test"
-        )
+        raise UsageError(f"{path} counts all training images; set eval_split to test")
     by_class = split_by_class(path, indices, dataset)
     counts = list(map(len, by_class))
     for info, count in zip(dataset.classes, counts, strict=True):
         if count != settings.ipc:
             raise UsageError(
                 f"{path} lists {count} images of class {info.index} ({info.folder!r}), but ipc is "
-                f"{settings.ipc}, and every class needs as many; all have {min(counts)} to "
-                f"{max(counts)}. If they should be equal, it counts the images in another order"
+                f"{settings.ipc}; all classes have {min(counts)} to {max(counts)}, unless it "
+                "counts the images in another order"
             )
     return IndexedSet(path, hash_indices(indices), dataset, by_class)
 
@@ -81,10 +78,7 @@ def split_by_class(path: Path, indices: Sequence[int], dataset: ImageDataset) ->
         UsageError: There are no images, an index is negative, no image has it, or it comes twice.
     """
     if not dataset.has_images:
-        raise UsageError(
-            f"{path} lists training images, but the run has none; name the folder of "
-            f"{dataset.name} by --set data_dir=PATH"
-        )
+        raise UsageError(f"{path} lists training images; name their folder by --set data_dir=PATH")
     labels, by_class = dataset.labels("train"), [list[int]() for _ in dataset.classes]
     ((index, times),) = Counter(indices).most_common(1)
     if times > 1:
@@ -92,8 +86,8 @@ def split_by_class(path: Path, indices: Sequence[int], dataset: ImageDataset) ->
     for index in indices:
         if not 0 <= index < len(labels):
             raise UsageError(
-                f"{path} lists image {index}, but the run has {len(labels)} training images of "
-                f"{dataset.name}; indices count these from 0, in the dataset's own order"
+                f"{path} lists image {index}, but {dataset.name} has {len(labels)} training "
+                "images, counted from 0 in its own order"
             )
         by_class[int(labels[index])].append(index)
     return by_class
@@ -122,8 +116,8 @@ def read_indices(path: Path) -> list[int]:
         is_object = isinstance(error, pickle.UnpicklingError)
         reason = "it holds more than tensors" if is_object else error
         raise UsageError(
-            f"{path} is no list of training images: {reason}; it should be a .npy or .pt file of "
-            "integers, a list in JSON, or a text file with an index on each line"
+            f"{path} is no list of training images: {reason}; save integers as .npy, .pt, .json or "
+            "lines of text"
         ) from None
     return entries
 

@@ -119,8 +119,8 @@ def _columns(schema: pa.Schema, file: Path) -> tuple[str, str]:
         named = [name for name in names if name in fitting]
         if not named and len(fitting) != 1:
             raise UsageError(
-                f"{file} has no column of {what} by the name of {' or '.join(names[:4])}, but "
-                f"{', '.join(schema.names) or 'none'}; give the column of {what} such a name"
+                f"{file} has no column of {what}, but {', '.join(schema.names) or 'none'}; name it "
+                f"{' or '.join(names[:4])}"
             )
         found.append((named or fitting)[0])
     return found[0], found[1]
@@ -141,10 +141,9 @@ def _class_folder(value: Any, classes: Sequence[str], file: Path, row: int) -> s
     if isinstance(value, int) and 0 <= value < (len(classes) or value + 1):
         text = classes[value] if classes else str(value)
     if not text:
-        last = f" to {len(classes) - 1}" if classes else ""
         raise UsageError(
-            f"{file}: image {row} of the set has the label {value!r}; a label is a number from 0"
-            f"{last}, or a name"
+            f"{file}: image {row} has the label {value!r}, which is neither a class number from 0 "
+            "nor a name"
         )
     return text.replace("/", " ").replace("\\", " ")
 

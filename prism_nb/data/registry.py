@@ -16,7 +16,13 @@ from torch import Tensor
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.settings import Settings
-from prism_nb.data.dataset import ClassInfo, DatasetConfig, ImageDataset, Split
+from prism_nb.data.dataset import (
+    ClassInfo,
+    DatasetConfig,
+    ImageDataset,
+    ShapeOnlyDataset,
+    Split,
+)
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.imagenet import imagenet1k, tiny_imagenet
 from prism_nb.data.small import Digits, cifar, mnist
@@ -31,25 +37,16 @@ class DatasetSizes(NamedTuple):
 
 
 class DatasetEntry(NamedTuple):
-    """A dataset that runs may name.
-
-    Attributes:
-        open: Opens it.
-        sizes: Its published size, for planning without images.
-        in_memory: Whether it needs no cache of decoded images.
-    """
+    """A dataset that runs may name."""
 
     open: Callable[[DatasetConfig], ImageDataset]
-    sizes: DatasetSizes | None = None
-    in_memory: bool = False
+    sizes: DatasetSizes | None = None  # published, for planning without images
+    in_memory: bool = False  # whether it needs no cache of decoded images
 
 
 def _digits(config: DatasetConfig) -> ImageDataset:
     if config.data_dir or config.class_list:
-        raise UsageError(
-            "dataset digits comes with the kit and ignores data_dir and class_list; leave them "
-            "out, or use dataset folder"
-        )
+        raise UsageError("dataset digits comes with the kit; leave out data_dir and class_list")
     return Digits(config.image_size)
 
 
@@ -73,18 +70,13 @@ def open_dataset(settings: Settings) -> ImageDataset:
     """
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
-        where = f" in {settings.data_dir}" if settings.data_dir else ""
         raise UsageError(
-            f"the images or classes of dataset {settings.dataset}{where} are not the run's: "
-            f"their hash is {dataset.content_hash}, but dataset_hash is "
-            f"{settings.dataset_hash}. Restore the files and the class_list that the run began "
-            "with, or choose another run name"
+            f"the images or classes of dataset {settings.dataset} are not the run's: their hash is "
+            f"{dataset.content_hash}, but dataset_hash is {settings.dataset_hash}. Restore "
+            "data_dir and class_list, or choose another run name"
         )
     if settings.eval_split == "tuning" and not dataset.has_images:
-        raise UsageError(
-            "eval_split tuning splits the real images, and the run has none; leave it out, or set "
-            "data_dir"
-        )
+        raise UsageError("eval_split tuning splits the real images; set data_dir, or leave it out")
     return _holdout(dataset) if settings.eval_split == "tuning" else dataset
 
 
@@ -135,9 +127,9 @@ class ValidationHoldout(ImageDataset):
         counts = np.bincount(labels, minlength=len(self.classes))
         if counts.min() * _HOLDOUT_FRACTION < 1:
             raise UsageError(
-                f"eval_split tuning holds a quarter of the training images out, but class "
-                f"{self.classes[counts.argmin()].folder!r} of {dataset.name} has {counts.min()}; "
-                "leave it out with class_list, or use eval_split test"
+                f"eval_split tuning holds out a quarter, but class "
+                f"{self.classes[counts.argmin()].folder!r} of {dataset.name} has {counts.min()} "
+                "images; leave it out with class_list, or use eval_split test"
             )
         train, val = train_test_split(
             np.arange(len(labels)), test_size=_HOLDOUT_FRACTION, stratify=labels, random_state=0
@@ -173,13 +165,14 @@ def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> Imag
     if sizes is None and not settings.data_dir and (settings.students or not settings.data_free):
         if name == "folder":
             raise UsageError(
-                "dataset folder has no data_dir, so its size is not known; set data_dir, or give "
-                "the size, e.g. --size 100 50000 10000 (classes, training and held-out images)"
+                "the size of dataset folder is not known; set data_dir, or give classes, training "
+                "and held-out images, e.g. --size 100 50000 10000"
             )
         sizes = _selected_sizes(settings)
     if sizes is None:
         return open_dataset(settings)
-    dataset = ShapeOnlyDataset(name, sizes, settings.image_size)
+    classes = tuple(ClassInfo(i, f"{i:05d}", f"{i}") for i in range(sizes.classes))
+    dataset = ShapeOnlyDataset(name, classes, settings.image_size, sizes.train, sizes.val)
     return ValidationHoldout(dataset) if settings.eval_split == "tuning" else dataset
 
 
@@ -190,23 +183,3 @@ def _selected_sizes(settings: Settings) -> DatasetSizes | None:
         return sizes
     fraction = min(1.0, len(settings.class_list) / sizes.classes)
     return DatasetSizes(*(round(fraction * count) for count in sizes))
-
-
-class ShapeOnlyDataset(ImageDataset):
-    """Substitute for real images where only their number matters, equal for all classes."""
-
-    content_hash = None
-
-    def __init__(self, name: str, sizes: DatasetSizes, image_size: int) -> None:
-        self.name, self.image_size = name, image_size
-        self.mean = self.std = (0.5, 0.5, 0.5)
-        self.classes = tuple(ClassInfo(i, f"{i:05d}", f"{i}") for i in range(sizes.classes))
-        self._counts: dict[Split, int] = {"train": sizes.train, "val": sizes.val}
-
-    def labels(self, split: Split) -> np.ndarray:
-        """See `ImageDataset.labels`."""
-        return np.arange(self._counts[split], dtype=np.int64) % len(self.classes)
-
-    def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-        """Refuse: there are none."""
-        raise ValueError(f"{self.name} is known by its size alone; it has no images")

@@ -157,11 +157,7 @@ def _open(config: DatasetConfig, name: str, root: Path, split: Split) -> Any:
     """Return torchvision's dataset of a name: its `data`, `targets` and `classes`."""
     from torchvision import datasets
 
-    remedy = (
-        'set download to true, or run, where there is a network, `python -c "from '
-        f"torchvision.datasets import {name}; {name}('DIR', download=True)\"` and set data_dir to "
-        "that DIR"
-    )
+    remedy = f"set download to true, or data_dir to a root of torchvision.datasets.{name}"
     try:
         opener = getattr(datasets, name)
         return opener(str(root), train=split == "train", download=config.download)

@@ -93,7 +93,7 @@ def _images_and_labels(file: Path) -> tuple[Tensor, Tensor]:
     if len(pair) != 2 or not all(isinstance(each, Tensor) for each in pair):
         raise UsageError(
             f"{file} does not hold a tensor of images and one of labels; save both as "
-            "{'images': ..., 'labels': ...}, or the labels beside images*.pt as labels*.pt"
+            "{'images': ..., 'labels': ...}"
         )
     images, labels = pair
     if any(each.layout != torch.strided for each in pair):
@@ -148,9 +148,8 @@ def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor
     ):
         return _rounded(whole), f"normalised by mean {mean} and std {std} ({span})"
     raise UsageError(
-        f"{file} has values from {span}, which cannot be told to be [0, 1], [0, 255] or images "
-        f"normalised by mean {mean} and std {std}; save them as image files, as docs/methods.md "
-        "shows"
+        f"{file} has values from {span}, which cannot be told to be [0, 1], [0, 255] or normalised "
+        f"by mean {mean} and std {std}; save them as image files (docs/methods.md)"
     )
 
 

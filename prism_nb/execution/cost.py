@@ -42,7 +42,7 @@ from prism_nb.models.layer_stats import MeanVar, conv_layer_stats
 from prism_nb.models.pool import untrained_teacher
 from prism_nb.models.pretrained import build_options, native_preprocess
 from prism_nb.models.train import train_loop
-from prism_nb.models.zoo import META, BuildOptions, build_network, build_on_meta, count_flops
+from prism_nb.models.zoo import META, build_network, build_on_meta, count_flops
 from prism_nb.synthesis.loop import sample_augmentations
 from prism_nb.synthesis.micro_batch import MicroBatchedBackward, StepInputs
 from prism_nb.synthesis.objective import Objective, StatMatcher, build_stat_matcher
@@ -55,22 +55,16 @@ _GRADIENT_ROLES = ("logit", "stats", "both")  # of a network in a step of the sy
 
 @dataclass(frozen=True)
 class Use:
-    """One way in which units process images.
+    """One way in which units process images."""
 
-    Attributes:
-        role: `forward`; `squeeze` or `student` (a training step); `logit`, `stats` or `both` (a
-            network's gradient in the synthesis); `step` (the synthesis step without networks);
-            `store` (encoding an image); `label` (one view by all label teachers).
-        network: The network; empty where the role has none.
-        batch: Images per step.
-        variant: Which statistics a synthesis step matches.
-        method: The method of a synthesis step, or of the first that shares its cost.
-    """
-
+    # `forward`; `squeeze` or `student` (a training step); `logit`, `stats` or `both` (a network's
+    # gradient in the synthesis); `step` (the synthesis step without networks); `store` (encoding
+    # an image); `label` (one view by all label teachers).
     role: str
-    network: str = ""
-    batch: int = _FORWARD_BATCH
-    variant: str = ""
+    network: str = ""  # empty where the role has none
+    batch: int = _FORWARD_BATCH  # images per step
+    variant: str = ""  # which statistics a synthesis step matches
+    # Of a synthesis step, or the first method that shares its cost.
     method: str = field(default="", compare=False)
 
 
@@ -330,6 +324,7 @@ class StepCounter:
 
     def __init__(self, settings: Settings, dataset: ImageDataset) -> None:
         self._settings, self._dataset = settings, dataset
+        self._network = cache(self._build)
         self._forward_flop = cache(self._count_forward)
         self.activation_bytes = cache(self._activation_bytes)
         self._weight_bytes = cache(
@@ -398,18 +393,14 @@ class StepCounter:
             network.train(training).requires_grad_(training)(images)
         return float(sum(storage.nbytes() for key, storage in saved.items() if key not in own))
 
-    def _network(self, name: str) -> tuple[nn.Module, int]:
+    def _build(self, name: str) -> tuple[nn.Module, int]:
         """Return a network without values and the side of its images."""
-        size = self._dataset.image_size
+        size, classes = self._dataset.image_size, len(self._dataset.classes)
         if is_pretrained_name(name):
             size = native_preprocess(name, self._dataset, resample=self._settings.resample).size
-        options, classes = build_options(name), len(self._dataset.classes)
-        return _on_meta(architecture_of(name), classes, size, options), size
-
-
-@lru_cache(maxsize=64)
-def _on_meta(architecture: str, classes: int, size: int, options: BuildOptions) -> nn.Module:
-    return build_on_meta(architecture, classes=classes, image_size=size, options=options)
+        architecture, options = architecture_of(name), build_options(name)
+        network = build_on_meta(architecture, classes=classes, image_size=size, options=options)
+        return network, size
 
 
 def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> pd.DataFrame:

@@ -103,8 +103,8 @@ def _check_free(run: Run, parts: Mapping[str, int], folder: Path) -> None:
         listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
         raise PrismError(
             f"run {run.name} needs up to {format_bytes(needed)} more at {folder} ({listed}), but "
-            f"{format_bytes(free)} are free; free some space, set PRISM_RUNS or PRISM_CACHE to "
-            "folders on larger disks, or run single stages that fit with `prism-nb stage`"
+            f"{format_bytes(free)} are free; free some space, or set PRISM_RUNS or PRISM_CACHE to "
+            "folders on larger disks"
         )
 
 

@@ -56,10 +56,7 @@ def export_set(run: Run, method: str, dest: Path) -> str:
             f"run {run.name} has no method {method!r}; {suggest(method, run.settings.methods)}"
         )
     if dest.suffix not in {".zip", ""} or dest.exists():
-        raise UsageError(
-            f"cannot export to {dest}; name a new file that ends in .zip, or for parquet a new "
-            "folder, without an ending"
-        )
+        raise UsageError(f"cannot export to {dest}; name a new .zip file, or a new folder")
     from prism_nb.data.imported import CLASSES_FILE
 
     images, labels = _image_files(run, method), _label_files(run, method)
@@ -85,10 +82,7 @@ def _image_files(run: Run, method: str) -> dict[str, Path]:
     for unit in method_units(run, method, classes):
         state = run.units.state(unit).state
         if state != "done":
-            raise PrismError(
-                f"the images of {method} in run {run.name} are not complete: {unit.name} is "
-                f"{state}; `prism-nb run` makes them"
-            )
+            raise PrismError(f"images {unit.name} are {state}; `prism-nb run` makes them")
     paths = [image_path(method, c, k) for c in range(classes) for k in range(run.settings.ipc)]
     return {path.removeprefix(f"synthesis/{method}/"): run.file(path) for path in paths}
 
@@ -292,10 +286,7 @@ def _imported_recipe(source: Path, *, resize: bool, indices: bool) -> dict[str, 
         recipe["resize"] = True
     if indices:
         if resize:
-            raise UsageError(
-                "resize fits images of another size, but indices list training images, which have "
-                "the run's; leave one of the two out"
-            )
+            raise UsageError("resize and indices exclude each other; leave one of the two out")
         from prism_nb.data.index_list import hash_indices, read_indices
 
         recipe["indices"] = hash_indices(read_indices(source))
@@ -322,8 +313,7 @@ def _with_method(
         is_imported = present.get("base") == recipe["base"]
         if is_other and not (is_imported and not has_results(run.path, "synthesis", method)):
             raise UsageError(
-                f"there is a method {method!r} already, with other images; give these another name "
-                "(--as), or a run of their own (--run)"
+                f"there is a method {method!r} already, with other images; choose another (--as)"
             )
         # An equal list may lie in another file. What is replaced keeps none of its own values.
         recipe = {"resize": False, "indices": None, **recipe} if is_other else present

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prism_nb.core import unit_plan
 from prism_nb.core.cpu_load import OtherLoad
@@ -28,70 +28,37 @@ if TYPE_CHECKING:
 # less than a second.
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the series.
-
-    Attributes:
-        name: Name of the stage.
-        notebook: Name of its notebook, without ending.
-        needs: Stages whose files it reads.
-        units: Called as `units(run, class_count)`; lists its units.
-        module: The module whose `run_unit` does one unit.
-        split: Called as `split(run, unit, number)`; returns at most that many units that several
-            workers do first, and whose files spare the large unit most of its work.
-    """
+class Stage(NamedTuple):
+    """One stage of the series."""
 
     name: str
-    notebook: str
-    needs: tuple[str, ...]
-    units: Callable[[Run, int], list[Unit]]
-    module: str
+    notebook: str  # its name, without ending
+    needs: tuple[str, ...]  # stages whose files it reads
+    units: Callable[[Run, int], list[Unit]]  # called as `units(run, class_count)`
+    module: str  # of the package; its `run_unit` does one unit
+    # Called as `split(run, unit, number)`; returns at most that many units that several workers do
+    # first, and whose files spare the large unit most of its work.
     split: SplitUnit | None = None
 
     @property
     def run_unit(self) -> RunUnit:
         """The function that does one unit."""
-        function: RunUnit = import_module(self.module).run_unit
+        function: RunUnit = import_module(f"prism_nb.{self.module}").run_unit
         return function
 
 
+_BOTH, _SHARDS = ("squeeze", "synthesis"), unit_plan.label_shards
 _STAGES = (
+    Stage("squeeze", "01_teacher_pool", (), unit_plan.squeeze_units, "models.squeeze"),
+    Stage("synthesis", "02_synthesis", ("squeeze",), unit_plan.synthesis_units, "synthesis.stage"),
+    Stage("diversity", "03_diversity", _BOTH, unit_plan.diversity_units, "diversity.stage"),
+    Stage("relabel", "04_relabel", _BOTH, unit_plan.relabel_units, "evaluation.relabel", _SHARDS),
     Stage(
-        name="squeeze",
-        notebook="01_teacher_pool",
-        needs=(),
-        units=unit_plan.squeeze_units,
-        module="prism_nb.models.squeeze",
-    ),
-    Stage(
-        name="synthesis",
-        notebook="02_synthesis",
-        needs=("squeeze",),
-        units=unit_plan.synthesis_units,
-        module="prism_nb.synthesis.stage",
-    ),
-    Stage(
-        name="diversity",
-        notebook="03_diversity",
-        needs=("squeeze", "synthesis"),
-        units=unit_plan.diversity_units,
-        module="prism_nb.diversity.stage",
-    ),
-    Stage(
-        name="relabel",
-        notebook="04_relabel",
-        needs=("squeeze", "synthesis"),
-        units=unit_plan.relabel_units,
-        module="prism_nb.evaluation.relabel",
-        split=unit_plan.label_shards,
-    ),
-    Stage(
-        name="evaluation",
-        notebook="05_evaluation",
-        needs=("synthesis", "relabel"),
-        units=unit_plan.student_units,
-        module="prism_nb.evaluation.stage",
+        "evaluation",
+        "05_evaluation",
+        ("synthesis", "relabel"),
+        unit_plan.student_units,
+        "evaluation.stage",
     ),
 )
 STAGES = {stage.name: stage for stage in _STAGES}
@@ -138,17 +105,11 @@ def find_stage(name: str) -> Stage:
 
 @dataclass(frozen=True)
 class StageState:
-    """State of a stage's units.
-
-    Attributes:
-        stage: Name of the stage.
-        states: State of each unit.
-        seconds_left: Estimate of the time that the missing units take; None where unknown.
-    """
+    """State of a stage's units."""
 
     stage: str
     states: tuple[UnitState, ...]
-    seconds_left: float | None
+    seconds_left: float | None  # estimate for the missing units; None where unknown
 
     @property
     def counts(self) -> Counter[str]:
@@ -168,25 +129,16 @@ class StageState:
 
 @dataclass(frozen=True)
 class StagePlan(StageState):
-    """State of a stage's units, and what the missing ones take.
+    """State of a stage's units, and what the missing ones take."""
 
-    Attributes:
-        images: Number of images that the missing units will make; of the synthesis alone.
-        disk_bytes: What the missing units will still write at most, but for small files.
-        memory_bytes: Peak memory of a process that worked on the stage in this run, or that has
-            measured its steps now; includes other stages in the same process.
-        cache_bytes: What the missing units add to the cache at most; 0 where nothing was measured.
-        other_cores: CPU cores that other processes kept busy during the measurement; None where
-            nothing was measured.
-        reusable: Missing units that will be taken over from other runs, which takes no time.
-    """
-
-    images: int
-    disk_bytes: int
+    images: int  # that the missing units will make; of the synthesis alone
+    disk_bytes: int  # what they will still write at most, but for small files
+    # Peak memory of a process that worked on the stage in this run, or that has measured its steps
+    # now; includes other stages in the same process.
     memory_bytes: int | None
-    cache_bytes: int
-    other_cores: float | None
-    reusable: tuple[Unit, ...] = ()
+    cache_bytes: int  # what they add to the cache at most; 0 where nothing was measured
+    other_cores: float | None  # kept busy by other processes in the measurement, if there was one
+    reusable: tuple[Unit, ...] = ()  # missing ones that are taken over from other runs at once
 
     @property
     def to_make(self) -> list[Unit]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import nn
@@ -36,6 +38,7 @@ from prism_nb.synthesis.ranking import GREEDY
 
 # Protocols whose batches hold all images where there are fewer.
 _UP_TO_A_BATCH = {"dc", "fair"}
+Part = Literal["logits", "bn", "conv"]  # what a network gives
 
 
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
@@ -85,14 +88,9 @@ def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) 
         check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
     bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        check_network(
-            name,
-            dataset,
-            needs_bn=name in bn,
-            needs_conv=name in conv,
-            needs_logits=name not in settings.bn_only,
-            resample=settings.resample,
-        )
+        parts = {"bn": name in bn, "conv": name in conv, "logits": name not in settings.bn_only}
+        needs = {part for part, is_needed in parts.items() if is_needed}
+        check_network(name, dataset, needs, resample=settings.resample)
 
 
 def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
@@ -116,21 +114,21 @@ def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
 
 
 def check_network(
-    name: str,
-    dataset: ImageDataset,
-    *,
-    needs_bn: bool,
-    needs_conv: bool = False,
-    needs_logits: bool = True,
-    resample: bool = True,
+    name: str, dataset: ImageDataset, needs: Collection[Part], *, resample: bool = True
 ) -> None:
     """Check a network with its weights, or without them if they are still to be downloaded.
+
+    Args:
+        name: The network.
+        dataset: The images.
+        needs: What it has to give: logits, statistics of BN layers, or of convolutions.
+        resample: As of `native_preprocess`.
 
     Raises:
         UsageError: No such network, no such layers, or another size or head.
     """
     weights = resolve_weights(name) if is_pretrained_name(name) else None
-    _check_network(name, weights, dataset, needs_bn, needs_conv, needs_logits, resample)
+    _check_network(name, weights, dataset, frozenset(needs), resample)
 
 
 @lru_cache(maxsize=256)  # the runs of a study use the same networks
@@ -138,28 +136,26 @@ def _check_network(
     name: str,
     weights: WeightsSpec | None,
     dataset: ImageDataset,
-    needs_bn: bool,
-    needs_conv: bool,
-    needs_logits: bool,
+    needs: frozenset[Part],
     resample: bool,
 ) -> None:
     classes, size = len(dataset.classes), dataset.image_size
     if weights is None:
         network = build_network(name, classes=classes, image_size=size)
     elif weights.file.is_file():
-        found = open_pretrained(name, dataset, resample=resample, gives_logits=needs_logits)
+        found = open_pretrained(name, dataset, resample=resample, gives_logits="logits" in needs)
         network, size = found.network, found.preprocess.size
         classes = len(found.classes) or classes
     else:
-        if needs_logits:
+        if "logits" in needs:
             head_classes(weights, weights.head or classes, dataset)
         cpu = torch.device("cpu")
         network = untrained_teacher(name, dataset, cpu, resample=resample).network
         size = native_preprocess(name, dataset, resample=resample).size
     check_forward(name, network, classes=classes, image_size=size)
-    if needs_bn:
+    if "bn" in needs:
         check_bn(name, network)
-    if needs_conv:
+    if "conv" in needs:
         check_conv(name, network)
 
 
@@ -173,15 +169,15 @@ def only_part(name: str, dataset: ImageDataset, *, resample: bool) -> str | None
     Raises:
         UsageError: It can do neither.
     """
-    parts: tuple[tuple[str | None, bool, bool], ...] = (
-        (None, True, True),
-        ("bn_only", True, False),
-        ("logits_only", False, True),
-    )
+    parts: dict[str | None, set[Part]] = {
+        None: {"bn", "logits"},
+        "bn_only": {"bn"},
+        "logits_only": {"logits"},
+    }
     problems = []
-    for setting, bn, logits in parts:
+    for setting, needs in parts.items():
         try:
-            check_network(name, dataset, needs_bn=bn, needs_logits=logits, resample=resample)
+            check_network(name, dataset, needs, resample=resample)
         except UsageError as error:
             problems.append(error)
         else:
@@ -197,8 +193,8 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     aligns = aligns and recipe.targets != "class"  # to which a single image may come nearer
     if aligns and any(len(batch.members()) < 2 for batch in batches):
         raise UsageError(
-            f"method {method}: a unit would be a single image, which has no statistics worth "
-            "aligning; raise batch_size or ipc, or use other batches"
+            f"method {method}: a unit would be a single image; raise batch_size or ipc, or use "
+            "other batches"
         )
     each = recipe.real_per_image(dataset.image_size)
     if each:
@@ -208,10 +204,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     needed = settings.ipc * each
     most = recipe.max_scored_images
     if recipe.needs_scorer and most is not None and most < needed:
-        raise UsageError(
-            f"method {method}: max_scored_images is {most}, but {needed} "
-            "images per class are to be chosen; raise it"
-        )
+        raise UsageError(f"method {method}: max_scored_images is {most}; raise it to {needed}")
     if recipe.needs_scorer and (recipe.init in GREEDY or recipe.residual_source == "retrieved"):
         linear_head(settings.primary, _on_meta(settings.primary, dataset))
     _check_sizes(settings, method, dataset)
@@ -224,8 +217,7 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
         )
     if recipe.match == "features" and recipe.init == "mosaic" and grid == 1:
         raise UsageError(
-            f"method {method}: an image of one tile is the real image already, and nothing is left "
-            "to optimize; set mosaic_grid to 2"
+            f"method {method}: an image of one tile is the real image already; set mosaic_grid to 2"
         )
     for name in recipe.networks(settings.pool, "features"):
         size, network = dataset.image_size, _on_meta(name, dataset).eval()
@@ -315,14 +307,13 @@ def _check_image_counts(settings: Settings, dataset: ImageDataset) -> None:
     for name, batch in batches.items():
         if settings.protocol not in _UP_TO_A_BATCH and batch > count:
             raise UsageError(
-                f"{name}: {batch} images by the protocol {settings.protocol} or the run, but a "
-                f"method has only {count}, so this would not be followed; raise ipc, or set {name} "
-                f"to {count} or less (reports name what departs from the protocol)"
+                f"{name} is {batch} (protocol {settings.protocol}), but a method has {count} "
+                f"images in all; raise ipc, or set {name} to {count} or less"
             )
     images = len(dataset.labels("train"))
     trains = not all(map(is_pretrained_name, settings.networks))
     if trains and settings.squeeze.batch > images:
         raise UsageError(
             f"squeeze_batch is {settings.squeeze.batch}, but {dataset.name} has only {images} "
-            "training images"
+            "training images; lower it"
         )

@@ -12,7 +12,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from prism_nb.core.device import usable_cores
@@ -34,7 +33,6 @@ _STALL_SECONDS = 30.0  # without a started unit before missing resources are rep
 _CONNECT_SECONDS = 5.0
 _START_TRIES = 3  # since Ray gives up after 30 seconds, which a busy machine may need
 _TEMP = "/tmp"  # noqa: S108 (Ray's default)
-_SOCKET_BYTES = 68  # of Ray's longest path of a socket, behind the folder in RAY_TMPDIR
 _OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes; tasks and results are small
 
 
@@ -190,13 +188,12 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
     """
     if "ray" in sys.modules and not os.environ.keys() >= _LOCAL_ONLY.keys():
         raise PrismError(
-            "Ray was imported before it could be restricted to this machine, and would listen to "
-            "the network; restart this process (the kernel), or set "
-            f"{' and '.join(map('='.join, _LOCAL_ONLY.items()))} before"
+            "Ray was imported too early to be restricted to this machine; restart this process "
+            f"(the kernel), or set {' and '.join(map('='.join, _LOCAL_ONLY.items()))} before"
         )
     _set_environment({**_NO_TELEMETRY, **_LOCAL_ONLY, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
-    if "RAY_TMPDIR" not in os.environ:
-        os.environ["RAY_TMPDIR"] = _short_folder()
+    if "RAY_TMPDIR" not in os.environ:  # a long TMPDIR would not leave room for paths of sockets
+        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir=_TEMP)
     import ray
 
     options = {**_QUIET, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
@@ -209,9 +206,7 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
             if not tries_left:
                 raise PrismError(
                     f"Ray did not start on this machine: {one_line(error)} Its logs are in "
-                    f"{_logs()}; run the same command again once the machine is less busy, set "
-                    "RAY_TMPDIR to a folder with a short path and free space, or use backend "
-                    "process"
+                    f"{_logs()}; run the same command again, or use backend process"
                 ) from error
     try:
         yield ray.get_runtime_context().gcs_address
@@ -227,14 +222,11 @@ def require_ray(settings: Settings) -> None:
             answers at the cluster's address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UsageError(
-            "backend ray needs Ray, which is not installed: pip install 'ray>=2.52', or use "
-            "backend process"
-        )
+        raise UsageError("backend ray needs Ray: pip install 'ray>=2.52', or use backend process")
     if ":" in settings.device:
         raise UsageError(
-            f"device {settings.device!r} does not go with backend ray, which gives every worker a "
-            "GPU of its own; use device auto, and CUDA_VISIBLE_DEVICES to leave some GPUs out"
+            f"device {settings.device!r} does not go with backend ray; use device auto, and "
+            "CUDA_VISIBLE_DEVICES to leave some GPUs out"
         )
     if settings.ray_address not in {None, "auto"}:
         host, _, port = settings.ray_address.rpartition(":")
@@ -243,20 +235,6 @@ def require_ray(settings: Settings) -> None:
             socket.create_connection(target, timeout=_CONNECT_SECONDS).close()
         except (OSError, OverflowError, ValueError) as error:
             raise _unreachable(settings.ray_address, error) from None
-
-
-def _short_folder() -> str:
-    """Return a folder for Ray's files: that which Ray would take, unless it cannot work there.
-
-    A socket's path may have 107 bytes, and 103 on macOS; the folder may be missing, or hold one
-    named ray that belongs to another user.
-    """
-    usual = os.environ.get("TMPDIR", _TEMP)
-    used = Path(usual, "ray")
-    is_writable = os.access(used if used.exists() else usual, os.W_OK)
-    if is_writable and len(os.fsencode(usual)) + _SOCKET_BYTES <= 103:
-        return usual
-    return tempfile.mkdtemp(prefix="ray-", dir=_TEMP)
 
 
 def _logs() -> str:
@@ -271,6 +249,5 @@ def _set_environment(variables: dict[str, str]) -> None:
 def _unreachable(address: str, error: Exception) -> UsageError:
     return UsageError(
         f"no Ray cluster answers at ray_address {address!r}: {one_line(error)}; use HOST:PORT of "
-        "the cluster's head, where `ray start --head` prints it, or auto for the cluster that this "
-        "machine belongs to, or leave it out to work on this machine alone"
+        "the cluster's head, or auto, or leave it out to work on this machine alone"
     )

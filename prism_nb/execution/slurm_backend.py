@@ -236,8 +236,7 @@ def make_executor(settings: Settings, folder: Path, name: str) -> AutoExecutor:
         from submitit import AutoExecutor
     except ImportError:
         raise UsageError(
-            "backend slurm needs the package submitit, which is not installed; install it with "
-            "`pip install submitit`, or use backend process"
+            "backend slurm needs submitit: pip install submitit, or use backend process"
         ) from None
     given: dict[str, Any] = {
         "timeout_min": _TIMEOUT_MIN,

@@ -251,17 +251,11 @@ def _settings(study: Study, changes: dict[str, Any], *, where: str) -> Settings:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study and the folder of its runs, read once; `reload` reads it again.
+    """A study and the folder of its runs, read once; `reload` reads it again."""
 
-    Attributes:
-        path: The folder; each run is a folder in it.
-        study: The study.
-        source: Name or file that the study was read from.
-    """
-
-    path: Path
+    path: Path  # the folder; each run is a folder in it
     study: Study
-    source: str = ""
+    source: str = ""  # name or file that the study was read from
 
     @classmethod
     def open(
@@ -275,14 +269,14 @@ class StudyFolder:
             name: Name of the study's folder; the study's own where None.
 
         Raises:
-            UsageError: The study is wrong, or the folder holds results of another one.
+            UsageError: The study is wrong, or the folder is a run's.
         """
         loaded, name = load_study(study), name or Path(study).stem
         check_name(name)
         runs = absolute_path(runs_dir) if runs_dir else default_runs_dir()
-        folder = cls(runs / name, loaded, study)
-        folder._check_same_study()
-        return folder
+        if (runs / name / "config.yaml").exists():
+            raise UsageError(f"{runs / name} is a run; give the study another name")
+        return cls(runs / name, loaded, study)
 
     @cached_property
     def searches(self) -> dict[tuple[str, str], StudyRun]:
@@ -337,42 +331,6 @@ class StudyFolder:
     def record(self) -> None:
         """Write the study into the folder."""
         fileio.write_json(self.path / _RECORD, self.study.plain())
-
-    def _check_same_study(self) -> None:
-        """Check that the folder holds nothing but results of this study.
-
-        Titles may change, replicates and scenarios may be added, and scenarios may be left out.
-        """
-        if (self.path / "config.yaml").exists():
-            raise UsageError(f"{self.path} is a run; give the study another name")
-        found = fileio.read_record(self.path / _RECORD)
-        if not found:
-            return
-        old, new = _fingerprint_parts(found), _fingerprint_parts(self.study.plain())
-        differing = [part for part in new if part in old and old[part] != new[part]]
-        if differing:
-            raise UsageError(
-                f"{self.path} holds another study ({', '.join(differing)} differ); give this one "
-                "another name (--name, or `name` in the notebook), or delete that folder"
-            )
-
-
-def _fingerprint_parts(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that decide a study's results, by name; places of files do not."""
-    parts = {name: _without_places(plain.get(name)) for name in ("settings", "searches")}
-    for name, scenario in plain.get("scenarios", {}).items():
-        parts[f"scenarios.{name}"] = _without_places(scenario)
-    return {"preset": Path(plain.get("preset", "")).name, **parts}
-
-
-_FREE = {"data_dir", "title", "replicates"}
-
-
-def _without_places(values: Any) -> Any:
-    """Return plain values without `data_dir` (a hash stands for the images), titles and counts."""
-    if not isinstance(values, dict):
-        return values
-    return {k: _without_places(v) for k, v in values.items() if k not in _FREE}
 
 
 def execute_study(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError, first_difference
-from prism_nb.core.lock import seconds_since_heartbeat
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_unit
 from prism_nb.core.unit_store import UnitState
@@ -21,33 +19,19 @@ from prism_nb.execution import pipeline
 _QUIET_SECONDS = 60.0  # a temporary file that changed later may be in use
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A problem of a run.
+class Finding(NamedTuple):
+    """A problem of a run."""
 
-    Attributes:
-        kind: `damaged` if results cannot be trusted, `not checked` if something needed is missing.
-        where: The unit, or a path relative to the run.
-        what: The problem.
-        remedy: What to do about it.
-    """
-
-    kind: Literal["damaged", "not checked"]
-    where: str
+    kind: Literal["damaged", "not checked"]  # not to be trusted, or something needed is missing
+    where: str  # the unit, or a path relative to the run
     what: str
     remedy: str
 
 
-@dataclass(frozen=True)
-class VerificationReport:
-    """Result of verifying a run.
+class VerificationReport(NamedTuple):
+    """Result of verifying a run."""
 
-    Attributes:
-        intact: By stage, the number of units that are complete and undamaged, and of all units.
-        findings: The problems found.
-    """
-
-    intact: dict[str, tuple[int, int]]
+    intact: dict[str, tuple[int, int]]  # by stage, complete and undamaged units, and all units
     findings: tuple[Finding, ...]
 
     @property
@@ -72,14 +56,10 @@ def verify_run(run: Run) -> VerificationReport:
 
 def clean(run: Run) -> int:
     """Remove temporary files of interrupted writes, and return their number."""
-    found = [
-        path for path in run.path.rglob(".*.part") if seconds_since_heartbeat(path) > _QUIET_SECONDS
-    ]
+    before = time.time() - _QUIET_SECONDS
+    found = [path for path in run.path.rglob(".*.part") if path.stat().st_mtime < before]
     for path in found:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise fileio.write_error(path, error) from error
+        path.unlink(missing_ok=True)
     return len(found)
 
 

@@ -144,9 +144,8 @@ def run_task(task: WorkerTask) -> TaskResult:
         if task.versions != worker_versions():
             raise PrismError(
                 f"a worker on {socket.gethostname()} has {worker_versions()}, but the run's driver "
-                f"{task.versions}. Images of different versions may differ: install the same ones "
-                "on every machine, end jobs that still wait from before an upgrade, and run the "
-                "same command again"
+                f"{task.versions}. Install the same on every machine, end jobs from before an "
+                "upgrade, and run the same command again"
             )
         run = Run(Path(task.run), Settings.parse(task.settings, where=task.run))
         torch.set_num_threads(threads_per_worker(run.settings))

@@ -90,7 +90,7 @@ def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
         (
             lambda root: (root / "val/cat/images/x").mkdir(parents=True),
             (),
-            r"cat/images is a folder and no .jpg",
+            r"cat/images is no .jpg",
         ),
         (lambda root: None, ("cat", "bee8"), "1 of 2 names .*did you mean 'bee9'"),
     ],

@@ -73,16 +73,20 @@ def test_the_content_of_a_list_decides_and_not_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("a.txt", [3, -1], "lists image -1, but the run has 1257 training images"),
-        ("a.txt", [3, 1257], "lists image 1257, but .* count these from 0, in the dataset's own"),
+        ("a.txt", [3, -1], "lists image -1, but digits has 1257 training images"),
+        ("a.txt", [3, 1257], "lists image 1257, but .* counted from 0 in its own order"),
         ("a.npy", [3, 5, 3], "lists image 3 2 times; keep one"),
-        ("a.json", [3, 5], "lists 0 images of class 0 .'0'., but ipc is 2, .* all have 0 to 1"),
+        (
+            "a.json",
+            [3, 5],
+            "lists 0 images of class 0 .'0'., but ipc is 2; all classes have 0 to 1",
+        ),
         ("a.json", [3, True], "True is no integer"),
         ("a.npy", [3.0, 5.0], "3.0 is no integer"),
         ("a.pt", 3, "it holds no list"),
         ("a.txt", ["3", "cat.png"], "no list of training images: invalid literal .*'cat.png'"),
         ("a.txt", [], "it holds no list, or an empty one"),
-        ("plain.pt", Path.touch, "it holds more than tensors; it should be a .npy or .pt file"),
+        ("plain.pt", Path.touch, "it holds more than tensors; save integers as .npy, .pt"),
         ("gone/a.json", None, "No such file"),
     ],
 )
@@ -97,9 +101,9 @@ def test_what_does_not_fit_is_refused(name: str, values: Any, message: str, tmp_
 def test_a_list_of_other_images_than_the_runs_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy", two_of_each())
     data_free = open_dataset(load_settings("imagenet_wheels"))
-    with pytest.raises(UsageError, match="but the run has none; name the folder of imagenet1k by"):
+    with pytest.raises(UsageError, match="lists training images; name their folder by"):
         infer_ipc(path, data_free, indices=True)
-    with pytest.raises(UsageError, match="counts all training images, of which eval_split tuning"):
+    with pytest.raises(UsageError, match="counts all training images; set eval_split to test"):
         open_set(path, eval_split="tuning")
-    with pytest.raises(UsageError, match="is not the list that method imported was imported from"):
+    with pytest.raises(UsageError, match="has changed since method imported was imported"):
         open_set(path, digest="0")

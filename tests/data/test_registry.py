@@ -171,7 +171,9 @@ def test_a_class_too_small_to_be_split_is_named(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "t", train=8)
     for path in sorted((tree / "train" / "ape").iterdir())[3:]:
         path.unlink()
-    with pytest.raises(UsageError, match=r"class 'ape' of .* has 3; leave it out .* eval_split"):
+    with pytest.raises(
+        UsageError, match=r"class 'ape' of .* has 3 images; leave it out .* eval_split"
+    ):
         ValidationHoldout(open_tree(tree))
 
 

@@ -14,7 +14,8 @@ from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.units import Unit
-from prism_nb.data.registry import DatasetSizes, ShapeOnlyDataset, open_dataset
+from prism_nb.data.dataset import ClassInfo, ShapeOnlyDataset
+from prism_nb.data.registry import open_dataset
 from prism_nb.execution import cost, pipeline
 from prism_nb.execution.cost import StepCounter, Use, unit_uses
 from prism_nb.models.zoo import build_network
@@ -24,7 +25,8 @@ POOL = ["test_resnet", "test_efficientnet", "test_byobnet"]
 
 
 def sized(size: int, classes: int = 50) -> ShapeOnlyDataset:
-    return ShapeOnlyDataset("sizes", DatasetSizes(classes, 40 * classes, 5 * classes), size)
+    infos = tuple(ClassInfo(i, f"{i}", f"{i}") for i in range(classes))
+    return ShapeOnlyDataset("sizes", infos, size, 40 * classes, 5 * classes)
 
 
 def run_of(folder: Path, **changes: Any) -> Run:

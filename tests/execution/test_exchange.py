@@ -148,8 +148,8 @@ def test_the_card_of_an_imported_set_has_no_local_path(tmp_path: Path) -> None:
     ("method", "dest", "message"),
     [
         ("prism", "out.zip", "run a has no method 'prism'"),
-        (METHOD, "out.parquet", "name a new file that ends in .zip, or for parquet a new folder"),
-        (METHOD, "full.zip", "name a new file that ends in .zip"),
+        (METHOD, "out.parquet", "name a new .zip file, or a new folder"),
+        (METHOD, "full.zip", "name a new .zip file"),
     ],
 )
 def test_a_wrong_export_is_refused_and_nothing_is_written(
@@ -167,7 +167,7 @@ def test_damaged_images_are_not_exported(tmp_path: Path) -> None:
     with Image.open(path) as image:
         other = Image.fromarray(255 - np.array(image))
     other.save(path)
-    with pytest.raises(PrismError, match="is damaged; `prism-nb run` makes them"):
+    with pytest.raises(PrismError, match="are damaged; `prism-nb run` makes them"):
         export_set(run, METHOD, tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
 

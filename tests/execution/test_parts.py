@@ -157,10 +157,10 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"logits_only": ["NO_HEAD"], "bn_only": ["NO_HEAD"]}, "is among bn_only too"),
     ({"bn_only": ["BOTH"]}, "is the primary"),
     ({"bn_only": ["resnet18"]}, "bn_only: 'resnet18' is not in the pool"),
-    ({"methods": ["gvbsm"]}, "method gvbsm: it takes logits and BN statistics from the same"),
+    ({"methods": ["gvbsm"]}, "method gvbsm: logits bn_teachers needs networks that give both"),
     (
         {"primary": "NO_BN", "methods": ["sre2l"]},
-        "method sre2l: no BN teacher: the primary .* gives logits only",
+        "method sre2l: no BN teacher: the primary .* is among logits_only",
     ),
     (
         {"recipes": {"prism": {"selection": "fixed", "bn_fixed": ["NO_BN"]}}},
@@ -235,7 +235,7 @@ def test_every_stage_works_without_real_images(made: Run) -> None:
         ({"methods": ["random_real"]}, "method random_real takes them as its result"),
         ({"methods": ["prism_wide"]}, "method prism_wide measures convolutions on them"),
         ({"recipe": {"init": "noise", "bn_normalize": "real"}}, "scales losses by them"),
-        ({"eval_split": "tuning"}, "eval_split tuning splits the real images, and the run has"),
+        ({"eval_split": "tuning"}, "eval_split tuning splits the real images"),
         ({"label_ensemble": "accuracy"}, "label_ensemble accuracy"),
         ({"holdout_networks": ["test_vit"]}, "test_vit would be trained on them: name weights"),
         ({"class_list": ["n02007558", "n00000000"]}, "not among ImageNet-1K's wnids"),

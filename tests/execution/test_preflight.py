@@ -58,12 +58,12 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
                 "recipes": {"delt": {**MEDIAN, "max_scored_images": 4}},
                 "ipc": 5,
             },
-            "method delt: max_scored_images is 4, but 5 images per class are to be chosen",
+            "method delt: max_scored_images is 4; raise it to 5",
         ),
         (
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 2, "max_scored_images": 19}}}
             | {"ipc": 5},
-            "method rded: max_scored_images is 19, but 20 images",
+            "method rded: max_scored_images is 19; raise it to 20",
         ),
         (
             {"methods": ["rded"], "recipes": {"rded": {"mosaic_grid": 3}}},
@@ -75,11 +75,11 @@ def test_prism_reference_takes_a_teacher_without_bn() -> None:
         ),
         (
             {"protocol": "bssl", "student_batch": 21},
-            "student_batch: 21 images .* bssl or the run, .* only 20, so .* student_batch to 20",
+            "student_batch is 21 .protocol bssl., .* 20 images in all; .* set student_batch to 20",
         ),
         (
             {"protocol": "bssl", "label_batch": 21},
-            "label_batch: 21 images by the protocol bssl",
+            "label_batch is 21 .protocol bssl.",
         ),
         ({"methods": ["herding"], "ipc": 500}, "method herding .* needs 500 training images"),
         (
@@ -115,7 +115,7 @@ def test_build_arguments_decide_checks_and_numbers_and_are_read_again(tmp_path: 
     classes = [info.folder for info in dataset.classes]
     metadata = weights_metadata(classes, dataset_preprocess(dataset), options)
     file.write_bytes(to_safetensors(other.state_dict(), metadata))
-    check_network(name, dataset, needs_bn=True)
+    check_network(name, dataset, {"bn", "logits"})
     parameters = sum(parameter.numel() for parameter in other.parameters())
     assert pool_network_info(name, dataset).parameters == parameters
     assert weight_bytes(name, 10, 32) == sum(value.nbytes for value in other.state_dict().values())
@@ -124,7 +124,7 @@ def test_build_arguments_decide_checks_and_numbers_and_are_read_again(tmp_path: 
     plain = {**metadata.plain(), "build": {}}
     file.with_suffix(".yaml").write_text(write_yaml(plain))
     with pytest.raises(UsageError, match="are not of 'test_resnet'"):
-        check_network(name, dataset, needs_bn=True)
+        check_network(name, dataset, {"bn", "logits"})
     assert pool_network_info(name, dataset).parameters != parameters
     assert weight_bytes(name, 10, 32) != sum(value.nbytes for value in other.state_dict().values())
 

@@ -246,26 +246,3 @@ def test_a_scenario_may_have_replicates_of_its_own() -> None:
     runs = scenario_runs(study_of(scenarios=scenarios), {})
     assert list(runs) == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1), ("c", 2)]
     assert [cell.settings.replicate for cell in runs.values()] == [0, 0, 0, 1, 1, 1, 2]
-
-
-def test_a_folder_does_not_mix_two_studies_but_takes_more_replicates(tmp_path: Path) -> None:
-    StudyFolder.open(saved(tmp_path), runs_dir=tmp_path).record()
-    more = {**SPEC["scenarios"], "c": {"title": "C"}}
-    more["a"] = {**more["a"], "title": "Other words"}
-    changed = saved(tmp_path, replicates=5, title="New", scenarios=more)
-    StudyFolder.open(changed, runs_dir=tmp_path)
-    with pytest.raises(UsageError, match=r"holds another study \(preset differ"):
-        StudyFolder.open(saved(tmp_path, preset="digits"), runs_dir=tmp_path)
-
-
-def test_a_study_goes_on_where_its_files_have_moved(tmp_path: Path) -> None:
-    for place in ("here", "there"):
-        folder = tmp_path / place
-        folder.mkdir()
-        (folder / "mine.yaml").write_text(write_yaml(read_preset("digits_quick")))
-        changes = {**SPEC["settings"], "dataset": "folder", "data_dir": str(folder)}
-        study = saved(folder, preset="mine.yaml", settings=changes)
-        StudyFolder.open(study, runs_dir=tmp_path).record()
-    other = saved(folder, preset="mine.yaml", settings={**changes, "seed": 5})
-    with pytest.raises(UsageError, match=r"holds another study \(settings differ"):
-        StudyFolder.open(other, runs_dir=tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -153,21 +152,12 @@ def parsed(content: bytes) -> object:
         return None
 
 
-def test_clean_removes_what_interrupted_writes_have_left(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clean_removes_what_interrupted_writes_have_left(run: Run) -> None:
     part = run.file("labels/random_real/.epoch_0000.safetensors.abcd.part")
     part.write_bytes(b"half")
     assert clean(run) == 0  # a process may be writing it
     os.utime(part, (1, 1))
     assert found(run) == []
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", refuse)
-        with pytest.raises(PrismError, match="Read-only file system"):
-            clean(run)
     assert clean(run) == 1
     assert not part.exists()

@@ -282,14 +282,13 @@ def test_a_pool_without_batch_norm_will_do(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"init": "real"}, "init is real; set recipes.cim.init to mosaic or patches"),
-        ({"logits": "bn_teachers"}, "set logits to primary"),
-        ({"sizes": [0.5, 1]}, r"full size alone; set sizes to \[1\]"),
-        ({"targets": "image_index"}, "set targets to running"),
-        ({"tv_l1": 0.1}, "the only loss; set tv_l1 to 0"),
+        ({"init": "real"}, "init does not go with match features; set it to mosaic or patches"),
+        ({"logits": "bn_teachers"}, "logits does not .* set it to primary"),
+        ({"sizes": [0.5, 1]}, r"sizes does not .* set it to \[1\]"),
+        ({"tv_l1": 0.1}, "tv_l1 does not .* set it to 0"),
         ({"mosaic_grid": 1}, "an image of one tile is the real image already"),
         ({"mosaic_grid": 3}, "mosaic_grid 3 does not divide the image size 32"),
-        ({"max_scored_images": 7}, "max_scored_images is 7, but 8 images"),
+        ({"max_scored_images": 7}, "max_scored_images is 7; raise it to 8"),
         ({"mosaic_grid": 4, "ipc": 9}, "needs 144 training images per class"),
     ],
 )

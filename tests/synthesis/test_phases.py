@@ -104,7 +104,7 @@ def test_published_phases_have_200_and_224_pixels() -> None:
     ("changes", "message"),
     [
         ({"sizes": [1, 0.5]}, "the last of sizes is not 1"),
-        ({"sizes": [0.5, 1], "delt_start_gap": 1}, "but delt_start_gap starts some of them"),
+        ({"sizes": [0.5, 1], "delt_start_gap": 1}, "delt_start_gap does not go with several"),
         (
             {"sizes": [1, 1, 1], "residual_alpha": 0.5, "iterations": 2},
             "more phases than image index 0 steps",
@@ -116,7 +116,7 @@ def test_published_phases_have_200_and_224_pixels() -> None:
         ({"sizes": [0, 1]}, "greater than 0"),
         (
             {**FADRM, "residual_source": "retrieved"},
-            "but init is noise; set its own init to patches",
+            "chooses among patches; set init to patches",
         ),
     ],
 )
