@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from prism_nb.core import fileio
 from prism_nb.core.config import load_settings
@@ -205,13 +202,6 @@ def test_jobs_inherit_no_variables_of_the_drivers_own_job(
     assert names <= os.environ.keys()
 
 
-def test_a_refusal_is_in_sbatchs_own_words(tmp_path: Path, slurm: Path) -> None:
-    run = run_with(tmp_path, {"slurm_partition": "gpux"})
-    message = "sbatch refused the jobs: .*invalid partition specified.*slurm_partition"
-    with pytest.raises(PrismError, match=message):
-        carry_out(run, units_of(2))
-
-
 def test_missing_submitit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UsageError, match=r"pip install submitit"):
@@ -239,16 +229,3 @@ def test_settings_replace_the_default_resources(tmp_path: Path, slurm: Path) -> 
     settings = run_with(tmp_path, given).settings
     executor = slurm_backend.make_executor(settings, tmp_path / "jobs", "n")
     assert executor.parameters == {"time": 7, "cpus_per_task": 5, "job_name": "mine"}
-
-
-@given(st.integers(1, 200), st.integers(1, 90))
-@hypothesis_settings(deadline=None)
-def test_units_are_dealt_evenly_each_once(count: int, workers: int) -> None:
-    units = units_of(count)
-    chunks = slurm_backend.split_round_robin(units, workers)
-    assert sorted(unit.name for chunk in chunks for unit in chunk) == sorted(
-        unit.name for unit in units
-    )
-    sizes = {len(chunk) for chunk in chunks}
-    assert max(sizes) - min(sizes) <= 1
-    assert len(chunks) == min(count, workers)

@@ -39,13 +39,6 @@ def test_work_of_this_process_is_no_load_of_others(monkeypatch: pytest.MonkeyPat
     assert load.cores() < 0.1
 
 
-def test_the_load_of_other_processes_is_measured() -> None:
-    with busy_process():
-        load = OtherLoad()
-        time.sleep(1)
-        assert load.cores() > 0.3
-
-
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An environment without OpenMP's variables, of a process that has not imported torch."""
@@ -92,20 +85,6 @@ def test_a_child_process_chooses_for_itself(environment: pytest.MonkeyPatch) -> 
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     environment.setattr(OtherLoad, "cores", lambda _: 0.0)
     choose_wait_policy()  # as a child does, which inherits the environment
-    assert "OMP_WAIT_POLICY" not in os.environ
-
-
-def test_a_policy_of_a_user_outlives_the_choice_of_a_parent(
-    environment: pytest.MonkeyPatch,
-) -> None:
-    environment.setenv("PRISM_WAIT_POLICY", "1")
-    environment.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    choose_wait_policy()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    environment.delenv("OMP_WAIT_POLICY")
-    environment.setenv("PRISM_WAIT_POLICY", "1")
-    environment.setattr(OtherLoad, "cores", lambda _: 0.0)
-    choose_wait_policy()
     assert "OMP_WAIT_POLICY" not in os.environ
 
 

@@ -12,8 +12,6 @@ from prism_nb.core.device import (
     check_compiler,
     check_precision,
     choose_device,
-    disable_malloc_trim,
-    is_out_of_memory,
     num_threads,
     seeded,
     tf32_mode,
@@ -44,14 +42,6 @@ def test_a_gpus_matrix_precision_is_put_back() -> None:
         with tf32_mode(precision, torch.device("cuda")):
             assert [backend.fp32_precision for backend in backends] == [word, word]
         assert [backend.fp32_precision for backend in backends] == before
-
-
-def test_keeping_freed_memory_changes_no_result() -> None:
-    torch.manual_seed(0)
-    values = torch.randn(64, 64)
-    before = values @ values
-    disable_malloc_trim()
-    assert torch.equal(values @ values, before)
 
 
 def test_missing_gpus_are_refused() -> None:
@@ -101,9 +91,3 @@ def test_automatic_threads_are_the_cores_that_a_process_may_use() -> None:
     assert in_child(code.format(limit=""), OMP_NUM_THREADS="1") == [f"{cores}", "1"]
     # joblib's own limit, which it treats as it does a quota of the cgroup
     assert in_child(code.format(limit=""), LOKY_MAX_CPU_COUNT="1") == ["1", "1"]
-
-
-def test_out_of_memory_errors_have_several_types() -> None:
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA"))
-    assert is_out_of_memory(RuntimeError("[enforce fail] can't allocate memory"))
-    assert not is_out_of_memory(RuntimeError("shapes differ"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -46,16 +45,6 @@ def test_a_failed_or_interrupted_write_keeps_the_old_content(
     assert names(tmp_path) == ["x.txt"]
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_read_only_folder_is_not_called_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(number, os.strerror(number))))
-    with pytest.raises(PrismError, match="copy the run to a folder that you may write to") as found:
-        fileio.write_text(tmp_path / "x.txt", "new")
-    assert "free some space" not in str(found.value)
-
-
 def test_content_is_on_disk_before_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,12 +65,6 @@ def test_content_is_on_disk_before_its_name(
     monkeypatch.setattr(Path, "replace", noted_replace)
     fileio.write_text(tmp_path / "x.txt", "new")
     assert calls == ["fsync", "replace", "fsync"]  # the last one of the folder: its new name
-
-
-def test_folders_need_not_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "open", Mock(side_effect=OSError))
-    fileio.write_text(tmp_path / "x.txt", "new")
-    assert (tmp_path / "x.txt").read_text() == "new"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -135,9 +118,3 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(PrismError, match=r"cannot write .*/x\.jsonl"):
         fileio.append_line(tmp_path / "x.jsonl", "one")
     assert names(tmp_path) == ["a", "x.jsonl"]
-
-
-def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000
-    (tmp_path / "x.bin").write_bytes(content)
-    assert fileio.sha256(tmp_path / "x.bin") == hashlib.sha256(content).hexdigest()

@@ -84,13 +84,6 @@ def test_a_remote_owner_is_dead_after_a_minute_without_changes(path: Path) -> No
     assert owners == [before]
 
 
-def test_an_owner_in_another_container_is_remote(path: Path) -> None:
-    write_owner(path, pid_namespace="another", process=end_a_process())
-    assert is_alive(path)
-    os.utime(path, (1, 1))
-    assert not is_alive(path)
-
-
 def test_a_reused_process_number_is_another_process(path: Path) -> None:
     write_owner(path, started="1")
     assert not is_alive(path)
@@ -172,17 +165,6 @@ def test_one_of_many_takes_over(path: Path) -> None:
     assert len(won) == 1
     assert won[0].is_mine
     won[0].__exit__(None, None, None)
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PrismError, match=f"cannot write {tmp_path / 'file'}"):
-        lease_of(tmp_path / "file" / "x.json").__enter__()
-
-
-@pytest.mark.parametrize("process", [-1, 10**12])
-def test_numbers_of_no_process_have_no_start_time(process: int) -> None:
-    assert process_start_time(process) is None
 
 
 # -- stages ----------------------------------------------------------------------------------

@@ -18,9 +18,7 @@ from prism_nb.core.presets import (
     protocol_sentence,
     protocol_values,
 )
-from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
-from prism_nb.execution.open_run import load_run
 from prism_nb.execution.preflight import preflight
 from prism_nb.models.architectures import architecture_of
 from prism_nb.models.teacher import check_bn
@@ -138,13 +136,6 @@ def test_the_published_pool_passes_the_preflight(
     changes |= {"dataset": "folder", "holdout_networks": [], "ipc": 1, "squeeze_batch": 2}
     dataset = preflight(load_settings("digits_quick", changes))
     assert [info.folder for info in dataset.classes] == WNIDS
-
-
-def test_a_pool_joins_an_existing_run(tmp_path: Path) -> None:
-    Run.create(tmp_path / "r", load_settings("digits_quick"))
-    changes = {"teachers": "imagenet1k", "primary": RESNET}
-    found = load_run(run_name="r", runs_dir=tmp_path, changes=changes)
-    assert found.settings.holdout_networks == ("test_mambaout", ALEXNET)
 
 
 @pytest.mark.parametrize("ipc", [1, 10, 50, 100])

@@ -66,11 +66,6 @@ def test_changed_files_are_found_by_their_hashes(run: Run) -> None:
         assert (state.state, state.reason) == ("damaged", "teachers/net.bin is gone")
 
 
-def test_a_file_that_was_never_written_is_damage(run: Run) -> None:
-    run.units.finish(_UNIT, paths=[_WEIGHTS], record={})
-    assert run.units.state(_UNIT).state == "damaged"
-
-
 def test_a_unit_of_another_fingerprint_is_of_other_settings(run: Run) -> None:
     finish(run)
     other = replace(_UNIT, fingerprint="changed")

@@ -23,7 +23,6 @@ from prism_nb.data.augment import (
     join_last_one,
     render,
     sample_augmentation,
-    sample_bbox,
     sample_crop,
     sample_epoch_params,
 )
@@ -118,17 +117,6 @@ def test_a_view_does_not_depend_on_its_batch() -> None:
     assert torch.equal(render(images, params, torch.tensor([2])), whole[2:3])
 
 
-def test_boxes_lie_inside_and_cover_less_than_half_on_average() -> None:
-    generator = torch.Generator().manual_seed(0)
-    boxes = torch.tensor([sample_bbox(32, generator) for _ in range(3000)])
-    top, left, height, width = boxes.unbind(1)
-    assert (boxes >= 0).all()
-    assert (torch.stack([top + height, left + width]) <= 32).all()
-    share = (height * width).float() / 32**2
-    # Uniform areas average one half; clipping at the border takes some of it away.
-    assert 0.25 < share.mean() < 0.45
-
-
 def test_switches_of_an_epochs_params() -> None:
     assert not params_of(50, flip=False).flip.any()
     assert params_of(200).flip.float().mean().item() == pytest.approx(0.5, abs=0.15)
@@ -215,13 +203,6 @@ def test_shifts_and_cutouts_are_those_of_dsa() -> None:
     assert sample_augmentation(16, generator=generator.manual_seed(1), **none) == plain
 
 
-def test_the_memory_layout_of_images_does_not_matter() -> None:
-    images = torch.randn(2, 3, 16, 16)
-    view = AugParams((3, 1, 9, 12), True, (5, 2))
-    channels_last = images.to(memory_format=torch.channels_last)
-    assert torch.equal(augment(channels_last, [view]), augment(images, [view]))
-
-
 @pytest.mark.parametrize(
     "view", [AugParams((5, 9, 100, 80), True, (3, 7)), AugParams((0, 0, 130, 130))]
 )
@@ -298,11 +279,3 @@ def test_crops_have_the_area_asked_for() -> None:
     assert 0.26 < areas.min() < 0.5
     assert areas.max() <= 1.001
     assert len(widths.round().unique()) > 5
-
-
-def test_a_batch_shares_one_crop_unless_per_image() -> None:
-    images = torch.randn(1, 3, 16, 16).expand(8, 3, 16, 16)
-    for per_image in (False, True):
-        with seeded(3, CPU):
-            views = TrainAugmentation(1, 0.2, True, per_image)(images)
-        assert torch.equal(views, views[:1].expand_as(views)) is not per_image

@@ -32,12 +32,6 @@ def test_pixels_are_clamped_and_rounded_or_truncated(digits: Digits) -> None:
     assert digits.to_uint8(values, rounded=False)[0, 0, 0].tolist() == [0, 100, 255]
 
 
-def test_the_bounds_are_black_and_white(digits: Digits) -> None:
-    low, high = digits.pixel_bounds(torch.device("cpu"))
-    both = torch.stack([low, high]).expand(2, 3, 2, 2)
-    assert digits.to_uint8(both).flatten(1).unique(dim=1).flatten().tolist() == [0, 255]
-
-
 def test_a_class_with_too_few_images_is_named(digits: Digits) -> None:
     fewest = int(np.bincount(digits.labels("train")).min())
     digits.check_per_class(fewest, purpose="x")

@@ -52,12 +52,6 @@ def test_a_random_subset_does_not_depend_on_the_batch(digits: Digits) -> None:
     assert torch.equal(part, whole[[5 * 4 + 3, 2 * 4]])
 
 
-def test_a_random_subset_is_of_the_right_class(digits: Digits) -> None:
-    fours = digits.images("train", digits.class_indices("train", 4).tolist())
-    for image in random_real(digits, [(4, 0), (4, 1)], seed=0, tag="a"):
-        assert (fours == image).flatten(1).all(1).any()
-
-
 # -- distilled sets --------------------------------------------------------------------------
 
 
@@ -119,14 +113,3 @@ def test_one_batch_is_read_ahead_and_all_come_in_order() -> None:
         assert len(recording.requests) <= number + 2
         assert torch.equal(found, images[rows])
         recording.requests.pop()  # of the line above
-
-
-def test_an_error_while_reading_ahead_is_raised() -> None:
-    class Broken(Recording):
-        def images(self, split: Split, indices: Sequence[int]) -> Tensor:
-            if 55 in indices:
-                raise PrismError("image 55 cannot be decoded")
-            return super().images(split, indices)
-
-    with pytest.raises(PrismError, match="image 55"):
-        list(prefetch(StreamedImages(Broken(), CPU), list(torch.arange(100).split(10))))

@@ -123,17 +123,6 @@ def test_images_of_every_mode_become_rgb(
     assert (read_image(wrong, 28) == found).all()
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@given(exif=st.binary(max_size=120), head=st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*", b""]))
-@settings(max_examples=150, deadline=None)
-def test_a_broken_exif_block_costs_no_image(
-    tmp_path_factory: pytest.TempPathFactory, exif: bytes, head: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "exif.jpg"
-    picture(8, 20, 20).save(path, exif=b"Exif\0\0" + head + exif)
-    assert read_image(path, 12).shape == (12, 12, 3)
-
-
 @pytest.mark.parametrize(
     ("tag", "kind", "count", "tail"),
     [
@@ -181,17 +170,6 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) ->
         read_image(path, 16)
 
 
-@given(content=st.binary(max_size=200), head=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG"]))
-@settings(max_examples=150, deadline=None)
-def test_any_bytes_are_an_error_of_their_own_image(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "no_image"
-    path.write_bytes(head + content)
-    with pytest.raises(PrismError, match="no_image"):
-        read_image(path, 8)
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 def test_many_images_come_in_the_order_asked_for(tmp_path: Path, threads: int) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(9)]
@@ -217,13 +195,6 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> io.Byte
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_plain_images_are_decoded_as_pillow_does(kind: str) -> None:
-    file = file_of(picture(7, 16, 16), kind)
-    expected = np.asarray(Image.open(file).convert("RGB"))
-    assert (read_exact(file, 16).permute(1, 2, 0).numpy() == expected).all()
 
 
 def test_opaque_palette_and_grey_images_become_rgb() -> None:
@@ -380,12 +351,6 @@ def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     (tmp_path / ".b.npy.0123abcd.part").write_bytes(b"another file's")
     cached(tmp_path / "a.npy")
     assert [path.name for path in tmp_path.glob(".*.part")] == [".b.npy.0123abcd.part"]
-
-
-def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PrismError, match="PRISM_CACHE"):
-        cached(tmp_path / "file" / "a.npy", never)
 
 
 def test_several_who_want_one_file_make_it_once(tmp_path: Path) -> None:

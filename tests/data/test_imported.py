@@ -21,7 +21,6 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import method_fingerprint
-from prism_nb.data import image_archive
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.image_archive import ImageArchive
 from prism_nb.data.imported import ImportedSet, find_images, imported_set, infer_ipc
@@ -78,14 +77,6 @@ def test_every_layout_is_read_pixel_by_pixel(tmp_path: Path, name: str, packed: 
     pixels, _ = open_set(path).images(keys)
     assert torch.equal(pixels, torch.stack([pixels_of(picture(100 * c + s)) for c, s in keys]))
     assert infer_ipc(path, open_dataset(settings_of(path))) == 2
-
-
-def test_numbers_are_ordered_as_numbers_and_names_as_text() -> None:
-    archive = Names("new000/class000_id1000.png", "new000/class000_id999.png")
-    _, files = find_images(archive, infos("a"))
-    assert files == [["new000/class000_id999.png", "new000/class000_id1000.png"]]
-    _, files = find_images(Names("a/10.png", "a/9.png"), infos("a"))
-    assert files == [["a/10.png", "a/9.png"]]
 
 
 @given(st.permutations(range(12)), st.sampled_from([PUBLISHED, OWN, "n{c:04d}/x{s}.jpg"]))
@@ -202,13 +193,6 @@ def test_folders_are_read_by_the_names_of_classes(names: tuple[str, str]) -> Non
     assert read(classes, *names) == [[names[1]], [names[0]]]
 
 
-def test_accents_may_be_apart_from_their_letters() -> None:
-    assert read(infos("cafe\u0301", "caf\u00e8"), "caf\u00e9/0.png", "cafe\u0300/0.png") == [
-        ["caf\u00e9/0.png"],
-        ["cafe\u0300/0.png"],
-    ]
-
-
 def test_a_name_of_two_classes_stands_for_neither() -> None:
     classes = [ClassInfo(0, "n1", "crane, bird"), ClassInfo(1, "n2", "crane, machine")]
     with pytest.raises(UsageError, match=r"no images of class 1 \('n2'\).*crane"):
@@ -266,17 +250,6 @@ def test_held_out_images_and_pictures_beside_the_classes_are_left_out() -> None:
 
 
 # -- archives --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_files_larger_than_an_image_can_be_are_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
-) -> None:
-    monkeypatch.setattr(image_archive, "MAX_FILE_BYTES", 100)
-    folder = write_set(tmp_path / "set", NAMED, ipc=1, classes=1)
-    archive = ImageArchive(zipped(tmp_path / "set.zip", folder) if packed else folder)
-    with pytest.raises(UsageError, match="more than any image should"):
-        archive.read("0/photo-0.png")
 
 
 def test_damaged_archives_are_refused_or_read_as_they_were(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prism_nb.core.errors import UsageError
 from prism_nb.data.dataset import DatasetConfig
 from prism_nb.data.image_folder import folder_layout
 from prism_nb.data.index import Index, open_index
@@ -80,10 +79,3 @@ def test_changes_of_the_tree_are_noticed(tree: Path, change: str) -> None:
         for split in ("train", "val"):
             shutil.copytree(tree / split / "cat", tree / split / "dog")
     assert indexed(tree).content_hash() != before.content_hash()
-
-
-def test_a_split_that_has_gone_is_noticed(tree: Path) -> None:
-    indexed(tree)
-    shutil.rmtree(tree / "val")
-    with pytest.raises(UsageError, match="held-out"):
-        indexed(tree)

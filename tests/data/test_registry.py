@@ -18,8 +18,6 @@ from prism_nb.core.unit_plan import network_unit
 from prism_nb.data.dataset import DatasetConfig, ImageDataset, Split
 from prism_nb.data.image_folder import ImageFolder
 from prism_nb.data.registry import (
-    DATASETS,
-    DatasetEntry,
     ValidationHoldout,
     open_dataset,
     with_dataset_hash,
@@ -51,11 +49,6 @@ def test_relative_folders_and_class_files_are_resolved(
     settings = load_settings("digits_quick", changes)
     assert settings.data_dir == str(tree)
     assert [info.folder for info in open_dataset(settings).classes] == ["cat", "Ant"]
-
-
-def test_a_class_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"class_list.*nowhere\.txt"):
-        settings_of(tmp_path, class_list="nowhere.txt")
 
 
 # -- what a run is bound to ------------------------------------------------------------------
@@ -92,21 +85,6 @@ def test_a_run_refuses_other_images_than_it_began_with(tmp_path: Path) -> None:
         open_run(**where, preset="digits_quick", changes=changes)
 
 
-class Unbound(Digits):
-    """Images of data_dir whose class forgot that they differ from folder to folder."""
-
-    def __init__(self, config: DatasetConfig) -> None:
-        super().__init__(config.image_size)
-
-
-def test_images_of_a_folder_without_a_hash_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(DATASETS, "folder", DatasetEntry(Unbound))
-    with pytest.raises(NotImplementedError, match="folder sets no content_hash"):
-        settings_of(tmp_path, dataset="folder")
-
-
 # -- the held-out quarter of a search --------------------------------------------------------
 
 
@@ -141,14 +119,6 @@ def test_the_training_images_are_split_and_no_others_opened() -> None:
     assert train == sorted(train)
     assert val == sorted(val)
     holdout.check_per_class(1, purpose="x")
-
-
-def test_a_fixed_quarter_of_each_class_is_held_out() -> None:
-    digits = Digits(16)
-    holdout, again = ValidationHoldout(digits), ValidationHoldout(digits)
-    share = np.bincount(holdout.labels("val")) / np.bincount(digits.labels("train"))
-    assert np.abs(share - 0.25).max() < 0.01
-    assert torch.equal(holdout.images("val", range(315)), again.images("val", range(315)))
 
 
 def test_the_pixel_space_is_the_same_in_a_search_and_after_it() -> None:

@@ -213,24 +213,6 @@ def test_micro_batches_bound_the_memory(tmp_path: Path) -> None:
     assert unit_memory[2] < 0.4 * unit_memory["auto"]
 
 
-def test_pretrained_networks_are_not_trained(tmp_path: Path) -> None:
-    name = "resnet18@IMAGENET1K_V1"
-    changes: dict[str, Any] = {"teachers": [name], "primary": name, "holdout_networks": []}
-    run = run_of(
-        tmp_path, image_size=224, label_teachers=[name], feature_networks=[name], **changes
-    )
-    (unit,) = unit_plan.squeeze_units(run, 10)
-    assert unit_uses(run.settings, sized(224), unit) == {Use("forward", name): 250}
-    assert StepCounter(run.settings, sized(224)).unit_memory(unit) == 0
-
-
-def test_groups_take_two_passes_of_each_network(tmp_path: Path) -> None:
-    run = run_of(tmp_path, methods=["prism_psm"])
-    (unit,) = [u for u in unit_plan.squeeze_units(run, 50) if "networks" in u.params]
-    expected = {Use("forward", name): 2 * 2000 for name in POOL}
-    assert unit_uses(run.settings, sized(16), unit) == expected
-
-
 def test_retrieval_extracts_features_of_patches_and_images(tmp_path: Path) -> None:
     own = {"init": "patches", "max_scored_images": 36, "mosaic_grid": 2, "crops_per_image": 5}
     uses = []
@@ -241,16 +223,6 @@ def test_retrieval_extracts_features_of_patches_and_images(tmp_path: Path) -> No
         uses.append(sum(each[Use("forward", "test_resnet")] for each in found))
     assert uses[1] == pytest.approx(50 * 36 * 5)
     assert uses[0] - uses[1] == pytest.approx(50 * 36 / 4 + 3 * 300)  # at three changes
-
-
-@pytest.mark.parametrize(("method", "passes"), [("el2n", 2000), ("forgetting", 0)])
-def test_coresets_take_a_pass_of_all_images_or_none(
-    method: str, passes: int, tmp_path: Path
-) -> None:
-    run = run_of(tmp_path, methods=[method])
-    found = [unit_uses(run.settings, sized(16), u) for u in unit_plan.synthesis_units(run, 50)]
-    each = [uses.get(Use("forward", "test_resnet"), 0) for uses in found]
-    assert sum(each) == pytest.approx(passes)
 
 
 def test_each_use_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

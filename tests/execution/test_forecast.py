@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
@@ -34,11 +32,6 @@ def test_time_left_goes_by_the_pace_of_what_is_done(
     progress: dict[str, tuple[float, float]], measured: bool, expected: float | None
 ) -> None:
     assert seconds_left(COSTS, progress, measured=measured) == pytest.approx(expected)
-
-
-@given(st.floats(0.01, 0.99), st.floats(0.1, 1e4))
-def test_the_rest_of_a_unit_is_scaled_by_what_is_done(share: float, spent: float) -> None:
-    assert seconds_left({"a": 70.0}, {"a": (share, spent)}) == pytest.approx(spent / share - spent)
 
 
 @pytest.mark.parametrize("method", [n for n in RECIPES.names() if n != "imported"])

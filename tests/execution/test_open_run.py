@@ -79,11 +79,6 @@ def test_a_stage_whose_inputs_are_missing_is_refused(finished: Run) -> None:
         pipeline.execute(finished, "diversity")
 
 
-def test_a_driver_at_work_does_not_keep_a_finished_stage_from_opening(finished: Run) -> None:
-    with finished.locks.stage("synthesis"):
-        assert pipeline.execute(reopened(finished), "synthesis").made == 0
-
-
 def test_the_preflight_is_repeated_for_other_settings_alone(finished: Run) -> None:
     finished.manifest.update(preflight="other")
     reopened(finished)

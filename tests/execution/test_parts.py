@@ -201,12 +201,6 @@ def test_a_networks_part_is_found_out(name: str, part: str | None, tmp_path: Pat
     assert only_part(name, dataset, resample=True) == part
 
 
-def test_a_network_without_both_parts_is_refused(tmp_path: Path) -> None:
-    dataset = open_dataset(load_settings("digits_quick", {"image_size": SIZE}))
-    with pytest.raises(UsageError, match="have no head"):
-        only_part(weights_file(tmp_path, "test_convnext", head=False), dataset, resample=True)
-
-
 # -- without real images -----------------------------------------------------------------------
 
 
@@ -284,12 +278,6 @@ def test_a_study_without_students_is_refused(tmp_path: Path) -> None:
     study.write_text(write_yaml({**values, "scenarios": {"a": {"title": "A"}}}))
     with pytest.raises(UsageError, match="`students` may not be empty"):
         execute_study(StudyFolder.open(str(study), runs_dir=tmp_path), log=lambda _: None)
-
-
-def test_other_classes_do_not_mix(made: Run, names: dict[str, str]) -> None:
-    changes = {"class_list": [*CLASSES[1:], CLASSES[0]]}
-    with pytest.raises(UsageError, match="are not the run's: their hash is"):
-        open_run(run_name="a", runs_dir=made.path.parent, changes=changes)
 
 
 def test_a_plan_needs_no_real_images(made: Run) -> None:

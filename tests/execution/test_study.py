@@ -153,34 +153,6 @@ def test_a_wrong_study_is_refused_by_name(changes: dict[str, Any], message: str)
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"ipcs": 3}, "scenario a: unknown setting 'ipcs'; did you mean 'ipc'"),
-        ({"methods": None}, "methods: Input should be a valid list"),
-        ({"recipes": ["a"]}, "recipes: Input should be a mapping"),
-        (
-            {"methods": ["prism"], "recipes": {"prsm": {"lr": 0.5}}},
-            "settings.recipes: no scenario runs 'prsm'; did you mean 'prism'",
-        ),
-    ],
-)
-def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
-    study = study_of(settings=settings, searches={}, scenarios={"a": {"title": "A"}})
-    with pytest.raises(UsageError) as caught:
-        scenario_runs(study, {})
-    assert message in str(caught.value)
-
-
-def test_whole_numbers_and_words_can_be_searched() -> None:
-    grid = {"iterations": [2, 3], "batches": ["cross_class", "class_major"], "flip": [True]}
-    (cell, _) = search_runs(study_of(searches={"noise": {"grid": grid}})).values()
-    recipes = [cell.settings.recipe_of(name) for name in cell.settings.methods]
-    assert {(r.iterations, r.batches, r.flip) for r in recipes} == {
-        (steps, batches, True) for steps in (2, 3) for batches in ("cross_class", "class_major")
-    }
-
-
 def test_recipe_files_and_presets_are_found_from_the_studys_folder(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("base: prism\nlr: 0.123\n")
     (tmp_path / "base.yaml").write_text(write_yaml(read_preset("digits_quick")))
