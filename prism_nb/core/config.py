@@ -85,15 +85,11 @@ def add_recipes(
 ) -> dict[str, Any]:
     """Return changes to a preset that add the recipes of some files to its methods.
 
-    Each method has the name of its file, without ending.
+    Each method has the name of its file, without ending; the last of a name holds.
     """
     if not paths:
         return changes
-    own: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        name, values = Path(path).stem, read_recipe_file(path)
-        if own.setdefault(name, values) != values:
-            raise UsageError(f"two recipe files are called {name!r}; give one another name")
+    own = {Path(path).stem: read_recipe_file(path) for path in paths}
     methods = changes.get("methods", read_preset(preset).get("methods", []))
     if not isinstance(methods, list):
         raise UsageError(f"methods: a list is needed, got {methods!r}; e.g. [prism, sre2l]")

@@ -172,7 +172,7 @@ def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = Fa
     Args:
         run: The run.
         stage: Name of the stage.
-        verify_hashes: Whether to hash every file, or only to check that it exists.
+        verify_hashes: As of `state`.
         measure: Whether to take a few real steps on this device for the time and memory that the
             missing units need. If not, finished units are the measure of the others; if some are
             finished, their pace corrects what was measured.

@@ -84,18 +84,18 @@ def _check_machine(settings: Settings) -> None:
 def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) -> None:
     """Check that networks exist, fit the images, and have the layers that their use needs."""
     if not settings.fetch_weights:
-        pretrained = [name for name in settings.networks if is_pretrained_name(name)]
-        check_weights_present([n for n in pretrained if not _has_network(settings, run, n)])
+        missing = [
+            name
+            for name in filter(is_pretrained_name, settings.networks)
+            if run is None
+            or not run.units.is_done(network_unit(settings, name), verify_hashes=False)
+        ]
+        check_weights_present(missing)
     bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
         parts = {"bn": name in bn, "conv": name in conv, "logits": name not in settings.bn_only}
         needs = {part for part, is_needed in parts.items() if is_needed}
         check_network(name, dataset, needs, resample=settings.resample)
-
-
-def _has_network(settings: Settings, run: Run | None, name: str) -> bool:
-    unit = network_unit(settings, name)
-    return run is not None and run.units.is_done(unit, verify_hashes=False)
 
 
 def _networks_with_statistics(settings: Settings) -> tuple[set[str], set[str]]:
@@ -253,42 +253,33 @@ def _check_data_free(settings: Settings) -> None:
     Raises:
         UsageError: Something does; the message names it.
     """
-    untrained = [name for name in settings.networks if not is_pretrained_name(name)]
-    unknown = [
-        name
-        for name in settings.networks
-        if is_pretrained_name(name) and resolve_weights(name).preprocess is None
-    ]
-    needs: list[tuple[str, object]] = [
-        ("students are evaluated on them: set students to []", settings.students),
-        ("train_on_real is set: leave it out", settings.train_on_real),
-        (f"{', '.join(untrained)} would be trained on them: name weights", untrained),
-        (
-            f"mean and std of {', '.join(unknown)} could only be checked on them: write these into "
-            "a YAML file beside the weights (docs/weights.md)",
-            unknown,
+    given = [name for name in settings.networks if is_pretrained_name(name)]
+    untrained = ", ".join(name for name in settings.networks if name not in given)
+    unknown = ", ".join(name for name in given if resolve_weights(name).preprocess is None)
+    needs: dict[str, object] = {
+        "students are evaluated on them: set students to []": settings.students,
+        "train_on_real is set: leave it out": settings.train_on_real,
+        f"{untrained} would be trained on them: name weights": untrained,
+        f"mean and std of {unknown} could only be checked on them: write these into a YAML file "
+        "beside the weights (docs/weights.md)": unknown,
+        "label_ensemble accuracy weights networks by them: choose another": (
+            settings.label.ensemble == "accuracy"
         ),
-        (
-            "label_ensemble accuracy weights networks by their accuracy on them: choose another",
-            settings.label.ensemble == "accuracy",
-        ),
-    ]
+    }
     for method in settings.methods:
         recipe, where = settings.recipe_of(method), f"method {method}"
-        needs += [
-            (f"{where} takes them as its result: leave it out", recipe.image_source == "initial"),
-            (f"{where} starts from them: set init to noise", recipe.real_per_image(1)),
-            (
-                f"{where} measures convolutions on them: set statistics to bn",
-                recipe.statistics == "bn_conv",
+        needs |= {
+            f"{where} takes them as its result: leave it out": recipe.image_source == "initial",
+            f"{where} starts from them: set init to noise": recipe.real_per_image(1),
+            f"{where} measures convolutions on them: set statistics to bn": (
+                recipe.statistics == "bn_conv"
             ),
-            (f"{where} measures groups of them: set targets to running", recipe.has_groups),
-            (
-                f"{where} scales losses by them: set bn_distance to relative",
-                recipe.bn_normalize == "real",
+            f"{where} measures groups of them: set targets to running": recipe.has_groups,
+            f"{where} scales losses by them: set bn_distance to relative": (
+                recipe.bn_normalize == "real"
             ),
-        ]
-    for problem, is_needed in needs:
+        }
+    for problem, is_needed in needs.items():
         if is_needed:
             raise UsageError(
                 f"the run has no real images (data_dir is not set), but {problem}; or name the "
