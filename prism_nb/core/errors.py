@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
-from typing import Any
+from collections.abc import Iterable
 
 _LISTED = 40  # the most names that a message lists
 
@@ -40,14 +38,3 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return "none exist"
     shown = ", ".join(names[:_LISTED])
     return f"valid: {shown}" + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")
-
-
-def first_difference(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[int, Any, Any] | None:
-    """Return the index and the values of the first difference of two lists, or None.
-
-    Missing values of a shorter list are None.
-    """
-    for index, (one, other) in enumerate(zip_longest(mine, theirs)):
-        if one != other:
-            return index, one, other
-    return None

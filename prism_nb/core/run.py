@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from prism_nb.core import fileio
 from prism_nb.core.config import read_settings
-from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
+from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.events import EventLog
 from prism_nb.core.lock import Locks
 from prism_nb.core.manifest import Manifest
@@ -103,13 +104,12 @@ class Run:
         if recorded is None:
             fileio.write_json(path, classes)
             return
-        found = first_difference(recorded, classes)
-        if found is not None:
-            index, old, new = found
-            raise PrismError(
-                f"class order differs from {path} at index {index}: the run has {old}, the "
-                f"dataset {new}; use the dataset that the run was made from"
-            )
+        for index, (old, new) in enumerate(zip_longest(recorded, classes)):
+            if old != new:
+                raise PrismError(
+                    f"class order differs from {path} at index {index}: the run has {old}, the "
+                    f"dataset {new}; use the dataset that the run was made from"
+                )
 
     def read_classes(self) -> list[dict[str, Any]] | None:
         """Return the recorded class order, or None where none is recorded yet."""

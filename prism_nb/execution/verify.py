@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from prism_nb.core.errors import PrismError, first_difference
+from prism_nb.core.errors import PrismError
 from prism_nb.core.run import Run
 from prism_nb.core.unit_plan import label_unit
 from prism_nb.core.unit_store import UnitState
@@ -72,21 +72,19 @@ def _check_units(run: Run, states: Sequence[UnitState]) -> Iterator[Finding]:
 
 
 def _check_class_order(run: Run) -> Iterator[Finding]:
-    recorded = run.read_classes()
-    if recorded is None:
+    if run.read_classes() is None:
         return
     try:
-        dataset = open_dataset(run.settings)
+        classes = open_dataset(run.settings).class_records()
     except PrismError as error:
         what, remedy = f"class order: {error}", "verify where the dataset is"
         yield Finding("not checked", "classes.json", what, remedy)
         return
-    found = first_difference(recorded, dataset.class_records())
-    if found is not None:
-        index, mine, theirs = found
-        what = f"class {index} is {mine} here, and {theirs} in the dataset"
+    try:
+        run.write_classes(classes)  # which only compares recorded ones
+    except PrismError as error:
         remedy = "set data_dir to the dataset that the run was made from"
-        yield Finding("damaged", "classes.json", what, remedy)
+        yield Finding("damaged", "classes.json", str(error), remedy)
 
 
 def _check_labels(run: Run) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 import os
 
-from prism_nb.core.errors import PrismError, UsageError, first_difference, suggest
+from prism_nb.core.errors import PrismError, UsageError, suggest
 
 
 def test_near_names_are_suggested_or_valid_ones_listed() -> None:
@@ -10,12 +10,6 @@ def test_near_names_are_suggested_or_valid_ones_listed() -> None:
     assert suggest("zzz", ["prism", "sre2l"]) == "valid: prism, sre2l"
     assert suggest("zzz", []) == "none exist"
     assert suggest("zzz", [f"name{i}" for i in range(50)]).endswith("and 10 more")
-
-
-def test_the_first_difference_of_lists() -> None:
-    assert first_difference([1, 2], [1, 2]) is None
-    assert first_difference([1, 2, 3], [1, 3, 3]) == (1, 2, 3)
-    assert first_difference([1], [1, 2]) == (1, None, 2)
 
 
 def test_wrong_requests_and_failures_exit_differently() -> None:

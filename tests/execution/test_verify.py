@@ -67,7 +67,10 @@ def test_another_class_order_is_damage_that_names_the_class(run: Run) -> None:
     fileio.write_json(path, order)
     finding = next(each for each in verify_run(run).findings if each.where == "classes.json")
     assert finding.kind == "damaged"
-    assert "class 4 is {'folder': '4', 'index': 4, 'name': 'nine'} here" in finding.what
+    assert (
+        "at index 4: the run has {'folder': '4', 'index': 4, 'name': 'nine'}, the dataset"
+        in finding.what
+    )
 
 
 def test_labels_of_other_images_are_damage_under_a_valid_marker(run: Run) -> None:
