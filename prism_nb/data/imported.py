@@ -136,13 +136,6 @@ def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[st
     """
     images = _images(archive)
     layout, index_of = _class_folders(archive, images, classes)
-    folder_of: dict[int, str] = {}
-    for folder, index in index_of.items():
-        if folder_of.setdefault(index, folder) != folder:
-            raise UsageError(
-                f"{archive.path}: {folder_of[index]} and {folder} are both class {index} "
-                f"({classes[index].folder!r}); merge them, or take one of them away"
-            )
     files: list[list[str]] = [[] for _ in classes]
     for name in sorted(images, key=lambda name: _order(images[name].stem, layout)):
         if (folder := images[name].folder) in index_of:

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
-from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.errors import UsageError
 from prism_nb.core.paths import project_root
 from prism_nb.data.dataset import (
     SPLITS,
@@ -161,9 +161,7 @@ def _open(config: DatasetConfig, name: str, root: Path, split: Split) -> Any:
     try:
         opener = getattr(datasets, name)
         return opener(str(root), train=split == "train", download=config.download)
-    except OSError as error:
-        raise PrismError(f"{name} could not be fetched into {root}: {error}; {remedy}") from None
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise UsageError(f"{name} is not in {root}, or damaged ({error}); {remedy}") from None
 
 
