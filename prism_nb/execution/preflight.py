@@ -93,8 +93,9 @@ def _check_networks(settings: Settings, dataset: ImageDataset, run: Run | None) 
         check_weights_present(missing)
     bn, conv = _networks_with_statistics(settings)
     for name in dict.fromkeys([*settings.networks, *settings.students]):
-        parts = {"bn": name in bn, "conv": name in conv, "logits": name not in settings.bn_only}
-        needs = {part for part, is_needed in parts.items() if is_needed}
+        needs: set[Part] = {"bn"} if name in bn else set()
+        needs |= {"conv"} if name in conv else set()
+        needs |= {"logits"} if name not in settings.bn_only else set()
         check_network(name, dataset, needs, resample=settings.resample)
 
 
