@@ -192,10 +192,22 @@ def is_alive(path: Path) -> bool:
     owner = Owner.read(path)
     if owner is not None and owner.is_here:
         return process_start_time(owner.process) == owner.started
+    return _seconds_since_heartbeat(path) < _STALE
+
+
+def _seconds_since_heartbeat(path: Path) -> float:
+    """Return a file's age in seconds since its modification, by the clock of its disk."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
-        return time.time() - path.stat().st_mtime < _STALE
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
     except FileNotFoundError:
-        return False
+        return float("inf")
+    except OSError:
+        return time.time() - path.stat().st_mtime
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 @cache
