@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,7 +20,8 @@ from prism_nb.execution import pipeline
 _QUIET_SECONDS = 60.0  # a temporary file that changed later may be in use
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """A problem of a run."""
 
     kind: Literal["damaged", "not checked"]  # not to be trusted, or something needed is missing
@@ -28,7 +30,8 @@ class Finding(NamedTuple):
     remedy: str
 
 
-class VerificationReport(NamedTuple):
+@dataclass(frozen=True)
+class VerificationReport:
     """Result of verifying a run."""
 
     intact: dict[str, tuple[int, int]]  # by stage, complete and undamaged units, and all units
