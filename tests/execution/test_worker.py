@@ -172,5 +172,5 @@ def test_a_task_of_other_versions_starts_no_unit_and_names_them(run: Run) -> Non
     other = "prism-nb 0.1 (source 0123)"
     result = run_task(replace(task, settings={"no": "setting"}, versions=other))
     assert result.made == 0
-    assert f"has {task.versions}, but the run's driver {other}. Images" in result.error
+    assert f"has {task.versions}, but the run's driver {other}. Install" in result.error
     assert not list(run.events.read("relabel"))
