@@ -158,8 +158,7 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
     found = open_run(run_name=run_name, runs_dir=runs_dir)
     with progress_bar(found, stage, len(pipeline.stage_units(found, stage))):
         outcome = pipeline.execute(found, stage)
-    done = f"{outcome.made} units made, {outcome.skipped} done before, {outcome.seconds:.1f} s"
-    click.echo(f"{stage}: {done}")
+    click.echo(f"{stage}: {outcome}")
 
 
 @cli.command()
@@ -321,6 +320,8 @@ def compare(run_names: tuple[str, str], runs_dir: Path | None, as_json: bool) ->
     from prism_nb.execution.open_run import load_run
     from prism_nb.execution.overview import compare_runs
 
+    if run_names[0] == run_names[1]:
+        raise UsageError(f"both runs are {run_names[0]}; name two to compare")
     first, second = (load_run(run_name=name, runs_dir=runs_dir) for name in run_names)
     found = compare_runs(first, second)
     terminal.tell(found, lambda: terminal.show_comparison(found), as_json=as_json)

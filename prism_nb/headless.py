@@ -50,7 +50,9 @@ def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
         with progress_bar(run, stage.name, len(states.states)):
             _execute(run, stage.notebook)
         pipeline.check(run, stage.name)
-        log(f"{stage.notebook:<16} {states.missing} units made, {time.monotonic() - begin:.0f} s")
+        taken = pipeline.taken_over_text(pipeline.count_taken_over(run, states.left))
+        seconds = time.monotonic() - begin
+        log(f"{stage.notebook:<16} {states.missing} units made{taken}, {seconds:.0f} s")
     report = run.file("figures/report.html")
     if _is_current(run, REPORT) and report.is_file():
         log(f"{REPORT:<16} done before")

@@ -143,8 +143,7 @@ def run_stage(run: Run, stage: str) -> None:
     progress = StageProgress(units, draw) if run.settings.progress else None
     outcome = pipeline.execute(run, stage, progress)
     output.update(HTML(""))
-    done = f"{outcome.made} units made, {outcome.skipped} done before, {outcome.seconds:.1f} s"
-    _show(f"<b>{stage}</b>: {done}")
+    _show(f"<b>{stage}</b>: {outcome}")
 
 
 def run_study(study: StudyFolder, workers: int | None = None) -> StudyFolder:

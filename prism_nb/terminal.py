@@ -92,7 +92,7 @@ def _styled(text: str) -> str:
 
 
 def show_runs(found: Sequence[Row], folder: object) -> None:
-    """Print a line per run; see `execution.overview.run_state`."""
+    """Print a line per run; see `overview.run_state`."""
     if not found:
         click.echo(f"no runs in {folder}")
         return
@@ -137,7 +137,7 @@ def show_state(found: Row) -> None:
 
 
 def show_results(found: Row) -> None:
-    """Print the accuracies of a run; see `execution.overview.run_results`."""
+    """Print the accuracies of a run; see `overview.run_results`."""
     click.echo(f"run {found['path']}: {_styled(found['state'])}")
     echo_text(
         f"{found['dataset']}, {found['classes']} classes (chance {100 / found['classes']:.3g} %), "
@@ -164,16 +164,11 @@ def show_results(found: Row) -> None:
 
 
 def show_comparison(found: Row) -> None:
-    """Print what differs in two runs, and their accuracies; see `execution.overview.compare`."""
-    names = found["runs"]
-    heads = names if names[0] != names[1] else [f"{names[0]} (first)", f"{names[1]} (second)"]
-    if found["settings"]:
-        echo_table(
-            [
-                {"setting": name, **dict(zip(heads, map(format_value, pair), strict=True))}
-                for name, pair in found["settings"].items()
-            ]
-        )
+    """Print what differs in two runs, and their accuracies; see `overview.compare_runs`."""
+    names, settings = found["runs"], found["settings"].items()
+    if settings:
+        pairs = [(name, map(format_value, pair)) for name, pair in settings]
+        echo_table([{"setting": name, **_by_run(names, pair)} for name, pair in pairs])
     else:
         click.echo("equal settings")
     click.echo()
@@ -181,12 +176,12 @@ def show_comparison(found: Row) -> None:
         echo_table(
             [
                 {
-                    "method": score["title"],
-                    "student": score["student"],
-                    **dict(zip(heads, map(_mean_std, score["runs"]), strict=True)),
-                    "difference": _rounded(score["difference"], 1, "+"),
+                    "method": row["title"],
+                    "student": row["student"],
+                    **_by_run(names, map(_mean_std, row["scores"])),
+                    "difference": _rounded(row["difference"], 1, "+"),
                 }
-                for score in found["rows"]
+                for row in found["rows"]
             ]
         )
         click.echo()
@@ -196,6 +191,10 @@ def show_comparison(found: Row) -> None:
         )
     for note in found["notes"]:
         echo_note(note)
+
+
+def _by_run(names: Sequence[str], values: Iterable[str]) -> dict[str, str]:
+    return dict(zip(names, values, strict=True))
 
 
 def _mean_std(score: Row | None) -> str:

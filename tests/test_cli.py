@@ -131,7 +131,7 @@ def test_answers_without_work_import_no_torch(tmp_path: Path) -> None:
         "runs": 0,
         "status r": 0,
         "results r": 0,
-        "compare r r": 0,
+        "compare r r": 2,
         "status s": 2,
         "run digitz": 2,
         "run digits --set ipcs=1": 2,

@@ -129,53 +129,44 @@ def _images(run: Run, method: str) -> dict[str, float | None]:
     return found
 
 
-def compare_runs(first: Run, second: Run) -> dict[str, Any]:
+def compare_runs(*runs: Run) -> dict[str, Any]:
     """Return the settings of two runs that differ, and their scores side by side.
 
     `rows` has one per method, variant and student, with the `difference` second minus first in
-    points; `notes` says what stands against a comparison.
+    points, None where one lacks it; `notes` says what stands against a comparison.
     """
-    runs = (first, second)
-    values = [run.settings.plain() for run in runs]
-    settings = {n: [v[n] for v in values] for n in values[0] if values[0][n] != values[1][n]}
-    mine, theirs = (
-        {
-            (r["title"], s): score
-            for r in run_results(run)["rows"]
-            for s, score in r["scores"].items()
-        }
-        for run in runs
-    )
-    rows = [
-        {
-            "title": title,
-            "student": student,
-            "runs": [mine.get((title, student)), theirs.get((title, student))],
-            "difference": (
-                theirs[title, student]["top1"] - mine[title, student]["top1"]
-                if (title, student) in mine.keys() & theirs.keys()
-                else None
-            ),
-        }
-        for title, student in dict.fromkeys([*mine, *theirs])
+    first, second = (_flat(run.settings.plain()) for run in runs)
+    pairs = {name: [first.get(name), second.get(name)] for name in first | second}
+    settings = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    scores = [
+        {(row["title"], student): each for row in rows for student, each in row["scores"].items()}
+        for rows in (run_results(run)["rows"] for run in runs)
     ]
-    notes = [
-        f"run {run.name} has no finished students"
-        for run, found in ((first, mine), (second, theirs))
-        if not found
-    ]
-    if mine and theirs and not mine.keys() & theirs.keys():
+    rows, notes = [], []
+    for title, student in dict.fromkeys(key for each in scores for key in each):
+        pair = [each.get((title, student)) for each in scores]
+        known = [score["top1"] for score in pair if score is not None]
+        difference = known[1] - known[0] if len(known) == len(pair) else None
+        rows.append({"title": title, "student": student, "scores": pair, "difference": difference})
+    for run, each in zip(runs, scores, strict=True):
+        if not each:
+            notes.append(f"run {run.name} has no finished students")
+    if all(scores) and all(row["difference"] is None for row in rows):
         notes.append("the runs have no method and student in common")
     data = [name for name in settings if name in _DATA]
-    if data or first.read_classes() != second.read_classes():
+    if data or runs[0].read_classes() != runs[1].read_classes():
         what = ", ".join(data) or "the class order"
         notes.append(f"the runs are on different data ({what}): their accuracies do not compare")
-    return {
-        "runs": [first.name, second.name],
-        "settings": settings,
-        "rows": rows,
-        "notes": notes,
-    }
+    return {"runs": [run.name for run in runs], "settings": settings, "rows": rows, "notes": notes}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested dicts by their path, e.g. `recipe.lr`."""
+    found = dict[str, Any]()
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        found |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return found
 
 
 def plan_values(run: Run, plans: Sequence[pipeline.StagePlan], cache_bytes: int) -> dict[str, Any]:

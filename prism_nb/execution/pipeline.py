@@ -237,11 +237,29 @@ def check(run: Run, stage: str) -> StageState:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Numbers of units that were done before and by a call, and the call's duration."""
+    """Numbers of units that were done before and by a call, and the call's duration.
+
+    Those of networks that another run had trained are made by a call, in no time: `taken_over`.
+    """
 
     skipped: int
     made: int
     seconds: float
+    taken_over: int = 0
+
+    def __str__(self) -> str:
+        made = f"{self.made} units made{taken_over_text(self.taken_over)}"
+        return f"{made}, {self.skipped} done before, {self.seconds:.1f} s"
+
+
+def taken_over_text(units: int) -> str:
+    """Return how many of the units made were taken over from other runs; empty for none."""
+    return f" ({units} of them taken over from other runs)" if units else ""
+
+
+def count_taken_over(run: Run, units: Sequence[Unit]) -> int:
+    """Return the number of finished units that were taken over from other runs."""
+    return sum(bool(run.units.record(unit).get("reused_from")) for unit in units)
 
 
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
@@ -295,7 +313,7 @@ def execute_units(
                 seconds=round(seconds, 3),
                 peak_memory_bytes=_peak_memory(run),
             )
-    return Outcome(len(units) - made, made, seconds)
+    return Outcome(len(units) - made, made, seconds, count_taken_over(run, left))
 
 
 def _all_done(run: Run, units: Sequence[Unit]) -> bool:

@@ -126,9 +126,11 @@ def test_a_killed_unit_continues_and_leaves_no_checkpoint(
 
 
 def test_an_equal_unit_of_another_run_is_reused(trained: Run) -> None:
-    planned = pipeline.plan(Run(trained.path.with_name("new"), trained.settings), "squeeze")
+    again = Run.create(trained.path.with_name("again"), trained.settings)
+    planned = pipeline.plan(again, "squeeze")
     assert (planned.missing, len(planned.reusable), planned.seconds_left) == (1, 1, 0.0)
-    again = squeezed(trained.path.parent, "again", **TRAINED)
+    outcome = pipeline.execute(again, "squeeze")
+    assert str(outcome).startswith("1 units made (1 of them taken over from other runs), 0 done")
     assert record_of(again)["reused_from"] == "trained"
     assert weights_of(again).read_bytes() == weights_of(trained).read_bytes()
     other = squeezed(trained.path.parent, "other", **{**TRAINED, "squeeze_epochs": 1})
