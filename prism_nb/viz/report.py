@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prism_nb.core import fileio
@@ -41,9 +40,10 @@ def write_report(run: Run) -> str:
     return REPORT
 
 
-def comparison_path(run: Run) -> Path | None:
-    """Return the picture of the methods' images side by side; None before the report is written."""
-    return next(iter((run.path / "figures").glob("comparison.*")), None)
+def comparison_path(run: Run) -> str:
+    """Return the path of the picture of the methods' images, or what to do where it is gone."""
+    found = next((run.path / "figures").glob("comparison.*"), None)
+    return str(found or "deleted: run notebook 06_report to have them side by side again")
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _content(run: Run) -> dict[str, Any]:
         "sections": [
             result_section(title, result, labels, "-".join([name, *map(slug, options.values())]))
             for title, name, options in _sections(run)
-            if (result := RUN_RESULTS[name](run, **options)).table.notna().any(axis=None)
+            if _has_numbers(result := RUN_RESULTS[name](run, **options))
         ],
         "settings": table_html(tables.settings_table(run)),
         "environment": recorded_environment(run.manifest.read(), run.settings),
@@ -157,6 +157,11 @@ def _seconds(run: Run, stage: str) -> float:
     """Return the seconds that a stage's units took; reused ones took none."""
     records = [run.units.record(unit) for unit in pipeline.stage_units(run, stage)]
     return float(sum(r["seconds"] for r in records if not r.get("reused_from")))
+
+
+def _has_numbers(result: Result) -> bool:
+    numbers = result.table.drop(columns=tables.LABEL_TEACHERS, errors="ignore")
+    return bool(numbers.notna().any(axis=None))
 
 
 def result_section(title: str, result: Result, labels: LabelMap, anchor: str) -> dict[str, str]:

@@ -302,7 +302,8 @@ def confusions(run: Run, method: str | None = None, student: str | None = None) 
     shares = {titles[m]: tables.confusion_matrix(run, m, student) for m in methods}
     mistakes = {title: tables.top_confusions(matrix) for title, matrix in shares.items()}
     table = pd.concat(mistakes, names=["method"]).reset_index()
-    return Result(table, figures.confusion_figure(shares, title=f"Confusions of {student}"))
+    of = f", trained on {titles[method]}" if method else ""
+    return Result(table, figures.confusion_figure(shares, title=f"Confusions of {student}{of}"))
 
 
 def scores(run: Run) -> Result:

@@ -112,6 +112,7 @@ def test_diversity_follows_choices_by_keyboard(lab: Lab) -> None:
     metrics, figures = 'nb.table(run, "metrics"', 'nb.figure(run, "image_map"'
     before = lab.outputs(metrics)
     press_down(lab, "Features", "test_byobnet")
+    press_down(lab, "Measure", "cosine of the recognised images")
     press_down(lab, "Measure", "cosine to centroid")
     lab.run_from(metrics)
     stays_clean(lab)

@@ -37,7 +37,7 @@ def test_a_report_has_all_results_and_needs_no_network(
         assert re.search(f'<h2 id="([a-z_]+)">{title}</h2>', page)
     ids = set(re.findall(r'id="([a-z_0-9-]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
-    assert 'It leads. <a href="#accuracy">' in page
+    assert 'It leads. <a href="#accuracy">Accuracy</a></li>' in page
     assert "It fails.</li>" in page
     assert "PRISM and Random real on digits, 2 images per class" in page
     assert "<b>82.0 %</b>" in page
@@ -47,7 +47,9 @@ def test_a_report_has_all_results_and_needs_no_network(
     assert "&lt;as recorded&gt;" in page
     assert '"showSendToCloud": false' in page
     assert "prefers-color-scheme: dark" in page
-    assert run.file("figures/comparison.jpeg").read_bytes() == b"jpg"
+    assert report.comparison_path(run).endswith("comparison.jpeg")
+    run.file("figures/comparison.jpeg").unlink()
+    assert report.comparison_path(run).startswith("deleted: run notebook 06_report")
     assert 'src="http' not in page
 
 
