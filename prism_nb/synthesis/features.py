@@ -11,7 +11,7 @@ images, which makes each independent of the others; the mean over images is repo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -55,9 +55,9 @@ class FeatureBackward(Backward):
         work = lambda: {f"features/{name}": self._mean_loss(name, step)}  # noqa: E731
         return self._within_memory(step, len(step.labels) * tiles, work)
 
-    def gradient_norms(self, step: StepInputs) -> dict[str, float]:
-        """Return none, since the loss is one term, whose share of the gradient is 1."""
-        return {}
+    def gradients(self, step: StepInputs) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield none, since the loss is one term, whose share of the gradient is 1."""
+        return iter(())
 
     def _mean_loss(self, name: str, step: StepInputs) -> Tensor:
         images = torch.cat([group.detach() for group in step.groups])

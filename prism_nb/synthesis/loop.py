@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, groupby, islice
 from typing import Any
 
@@ -128,15 +128,15 @@ class ImageOptimizer:
         betas = (self._recipe.beta1, self._recipe.beta2)
         self._adam = torch.optim.Adam(self.groups, lr=self._recipe.lr, betas=betas)
 
-    def gradient_norms(self) -> dict[str, float]:
-        """Return the norm of each teacher term's part in the next step's gradient; changes nothing.
+    def gradients(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield each teacher term's part in the next step's gradient; changes nothing.
 
-        See `Backward.gradient_norms`.
+        See `Backward.gradients`.
         """
         before = self._random_states()
         step = self._sample_inputs()
         self._set_random_states(before)
-        return self._backward.gradient_norms(step)
+        return self._backward.gradients(step)
 
     @property
     def _active(self) -> list[Tensor]:

@@ -19,7 +19,7 @@ whose gradients add up to that of L, by the chain rule.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,10 +78,10 @@ class Backward(ABC):
         """
 
     @abstractmethod
-    def gradient_norms(self, step: StepInputs) -> dict[str, float]:
-        """Return the norm of each weighted teacher term's gradient on the images, by its name.
+    def gradients(self, step: StepInputs) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield the name of each weighted teacher term, and its gradient on the groups of images.
 
-        The gradients of the images, and the state between steps, are left as they were.
+        After the last one the images' own gradients, and the state between steps, are as before.
         """
 
     def _within_memory(
@@ -140,24 +140,22 @@ class MicroBatchedBackward(Backward):
         work = lambda: self._forward_backward(step, weights, with_priors=True)  # noqa: E731
         return self._within_memory(step, len(step.labels), work)
 
-    def gradient_norms(self, step: StepInputs) -> dict[str, float]:
-        """Return the norm of each weighted teacher term's gradient on the images, by its name."""
+    def gradients(self, step: StepInputs) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield the name of each weighted teacher term, and its gradient on the groups."""
         weights = self._objective.weights(step.logit_teachers, step.bn_teachers)
         alone = {
             **{f"logit/{name}": ([name], []) for name in step.logit_teachers},
             **{f"bn/{name}": ([], [name]) for name in step.bn_teachers},
         }
-        kept, states, norms = [group.grad for group in step.groups], self._matcher_states(), {}
+        kept, states = [group.grad for group in step.groups], self._matcher_states()
         for term, (logit, bn) in alone.items():
             part = replace(step, logit_teachers=logit, bn_teachers=bn)
             work = lambda: self._forward_backward(part, weights, with_priors=False)  # noqa: B023, E731
             self._within_memory(part, len(step.labels), work)
-            squares = [g.grad.square().sum() for g in step.groups if g.grad is not None]
-            norms[term] = float(torch.stack(squares).sum().sqrt())
             self._load_matcher_states(states)
+            yield term, [group.grad for group in step.groups if group.grad is not None]
         for group, gradient in zip(step.groups, kept, strict=True):
             group.grad = gradient
-        return norms
 
     def _forward_backward(
         self, step: StepInputs, weights: Mapping[str, float], *, with_priors: bool

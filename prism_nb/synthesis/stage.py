@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -80,28 +80,9 @@ def _optimize(
     run: Run, unit: Unit, start: UnitInit, on_event: OnEvent
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the optimized canonical images, and the record of their optimization."""
-    settings, recipe, members = run.settings, start.recipe, batch_of(unit).members()
-    device, dataset = choose_device(settings.device), open_dataset(settings)
-    schedule = teacher_schedule(settings, unit.params["method"], batch_of(unit))
-
-    images = start.images.to(device, memory_format=torch.channels_last)
-    labels = torch.tensor([c for c, _ in members], device=device)
-    backward, bn_scales = _backward(run, unit, start, schedule)
-    residual = None
-    if recipe.residual_source == "retrieved":
-        network, classes = load_teacher(run, settings.primary), [c for c, _ in members]
-        residual = partial(retrieve, recipe, dataset, network, classes, settings.replicate_seed)
-    optimizer = ImageOptimizer(
-        images,
-        labels,
-        backward=backward,
-        schedule=schedule,
-        recipe=recipe,
-        pixel_bounds=dataset.pixel_bounds(device),
-        generators=[start.generator] if recipe.match != "features" else _generators(run, unit),
-        start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
-        residual=residual,
-    )
+    schedule = teacher_schedule(run.settings, unit.params["method"], batch_of(unit))
+    backward, bn_scales = unit_backward(run, unit, start, schedule)
+    optimizer = unit_optimizer(run, unit, start, schedule, backward)
     logger, gradients = LossLogger(unit, on_event), GradientLogger(unit, on_event)
     checkpoint = _checkpoint(run, unit)
     saver = _checkpoint_saver(checkpoint, optimizer, {"losses": logger, "gradients": gradients})
@@ -115,12 +96,37 @@ def _optimize(
         "bn_loss_shares": logger.bn_loss_shares(bn_scales),
         "gradient_shares": gradients.shares,
         "losses": logger.last,
-        "device": str(device),
-        "compile": settings.compile,
-        "precision": settings.precision,
+        "device": str(choose_device(run.settings.device)),
+        "compile": run.settings.compile,
+        "precision": run.settings.precision,
         "micro_batch_size": backward.micro_batch_size,
     }
     return images, record
+
+
+def unit_optimizer(
+    run: Run, unit: Unit, start: UnitInit, schedule: TeacherSchedule, backward: Backward
+) -> ImageOptimizer:
+    """Return the images of a unit before their first step."""
+    settings, recipe, members = run.settings, start.recipe, batch_of(unit).members()
+    device, dataset = choose_device(settings.device), open_dataset(settings)
+    images = start.images.to(device, memory_format=torch.channels_last)
+    labels = torch.tensor([c for c, _ in members], device=device)
+    residual = None
+    if recipe.residual_source == "retrieved":
+        network, classes = load_teacher(run, settings.primary), [c for c, _ in members]
+        residual = partial(retrieve, recipe, dataset, network, classes, settings.replicate_seed)
+    return ImageOptimizer(
+        images,
+        labels,
+        backward=backward,
+        schedule=schedule,
+        recipe=recipe,
+        pixel_bounds=dataset.pixel_bounds(device),
+        generators=[start.generator] if recipe.match != "features" else _generators(run, unit),
+        start_steps=[recipe.start_step(index, settings.ipc) for _, index in members],
+        residual=residual,
+    )
 
 
 def _generators(run: Run, unit: Unit) -> list[torch.Generator]:
@@ -130,7 +136,7 @@ def _generators(run: Run, unit: Unit) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _backward(
+def unit_backward(
     run: Run, unit: Unit, start: UnitInit, schedule: TeacherSchedule
 ) -> tuple[Backward, dict[str, float]]:
     """Return the backward pass of a unit's loss, and the factor of each BN loss in it."""
@@ -262,7 +268,7 @@ class GradientLogger:
 
     def measure(self, optimizer: ImageOptimizer) -> None:
         """Measure and log the shares of the next step."""
-        norms = optimizer.gradient_norms()
+        norms = {term: _norm(parts) for term, parts in optimizer.gradients()}
         self._norms.update(norms)
         if norms:
             event = {"event": "gradient", "unit": self._unit.name, "step": optimizer.step}
@@ -280,6 +286,10 @@ class GradientLogger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self._norms = Counter(state["norms"])
+
+
+def _norm(parts: Sequence[Tensor]) -> float:
+    return float(torch.stack([part.square().sum() for part in parts]).sum().sqrt())
 
 
 def _shares(values: Mapping[str, float]) -> dict[str, float]:

@@ -13,14 +13,17 @@ from prism_nb.core.errors import UsageError
 from prism_nb.core.presets import protocol_sentence
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
+from prism_nb.diversity.features import logits_of
 from prism_nb.diversity.metrics import METRICS
 from prism_nb.execution.pipeline import class_count
+from prism_nb.models.pool import load_teacher
+from prism_nb.synthesis.walkthrough import VARIANTS, walk
 from prism_nb.viz import diagnostics, findings, tables
-from prism_nb.viz.figures import diversity
+from prism_nb.viz.figures import diversity, walkthrough
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
 from prism_nb.viz.html import EncodedImage, LabelMap, Result
-from prism_nb.viz.style import Legend, with_chance
+from prism_nb.viz.style import Legend, short_names, with_chance
 
 
 def method_legend(run: Run) -> Legend:
@@ -68,6 +71,56 @@ def losses(run: Run) -> Result:
     last = curves.groupby(["method", "unit", "term"]).last()
     figure = figures.loss_figure(curves, method_legend(run)) if len(curves) else None
     return Result(last, figure)
+
+
+def gradients(run: Run, class_index: int = 0) -> Result:
+    """What each term of PRISM's loss asks of an image at several of its steps."""
+    frames = walk(run, "pool")
+    names = short_names(run.settings.teachers)
+    terms = {term: _term_title(term, names) for term in frames[0].gradients}
+    norms = pd.DataFrame(
+        {
+            f"step {frame.step}": [
+                frame.gradients[term][class_index].norm().item() for term in terms
+            ]
+            for frame in frames
+        },
+        index=pd.Index(terms.values(), name="share of the gradient, %"),
+    )
+    figure = walkthrough.gradient_figure(frames, class_index, terms, _class_title(run, class_index))
+    return Result(100 * norms / norms.sum(), figure)
+
+
+def growth(run: Run, class_index: int = 0) -> Result:
+    """The growth of an image by its logit term alone, and with BN terms."""
+    walks, dataset = {name: walk(run, name) for name in VARIANTS}, open_dataset(run.settings)
+    observer = (*run.settings.holdout_networks, run.settings.primary)[0]
+    names, rows = short_names(run.settings.teachers), {}
+    for name, frames in walks.items():
+        logits = logits_of(load_teacher(run, observer), frames[-1].images, dataset)
+        certainty = logits.softmax(1).diag()
+        recognised = certainty == logits.softmax(1).amax(1)
+        rows[VARIANTS[name]] = {
+            **{_term_title(term, names): value for term, value in frames[-1].losses.items()},
+            f"probability of the class by {observer}, %": 100 * certainty[class_index].item(),
+            f"recognised by {observer}, of {len(logits)}": int(recognised.sum()),
+        }
+    table = pd.DataFrame(rows).rename_axis("at the end")
+    return Result(
+        table, walkthrough.growth_figure(walks, class_index, _class_title(run, class_index))
+    )
+
+
+_KINDS = {"bn": "BN", "logit": "logits"}
+
+
+def _class_title(run: Run, index: int) -> str:
+    return f"Class {tables.class_label(open_dataset(run.settings).classes[index])}"
+
+
+def _term_title(term: str, names: Mapping[str, str]) -> str:
+    kind, _, network = term.partition("/")
+    return f"{_KINDS.get(kind, kind)}, {names.get(network, network)}"
 
 
 # -- diversity -------------------------------------------------------------------------------
@@ -415,7 +468,7 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
     **{
         function.__name__: function
         for function in (
-            *(teachers, bn_teachers, bn_shares, losses),
+            *(teachers, bn_teachers, bn_shares, losses, gradients, growth),
             *(fidelity, metrics, curve, nearest, similarity, image_map, summary),
         )
     },
