@@ -18,6 +18,7 @@ from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import progress_bar
 from prism_nb.execution.study import StudyFolder
+from prism_nb.viz.html import NOTEBOOK_FOLDER
 
 REPORT = "06_report"
 STUDY = "07_ablation"
@@ -107,7 +108,8 @@ def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> 
             arguments = [
                 *_KERNEL_ARGUMENTS,
                 f"--IPKernelApp.ipython_dir={place}",
-                f"--IPKernelApp.exec_lines=import sys; sys.path[:] = {sys.path!r}",
+                f"--IPKernelApp.exec_lines=import os, sys; sys.path[:] = {sys.path!r}; "
+                f"os.environ[{NOTEBOOK_FOLDER!r}] = {str(target.parent)!r}",
             ]
             papermill.execute_notebook(
                 str(source),

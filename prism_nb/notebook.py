@@ -7,11 +7,12 @@ import html
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, display
 
 from prism_nb.core.errors import UsageError, suggest
 from prism_nb.core.presets import presets, studies
@@ -20,13 +21,24 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.check import check_folder
 from prism_nb.data.dataset import DatasetConfig
+from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import StageProgress
 from prism_nb.execution.study import StudyFolder, execute_study, plan_table
+from prism_nb.synthesis.walkthrough import walked_classes
 from prism_nb.viz import tables
-from prism_nb.viz.html import Result, figure_bundle, save_figure, save_picture, table_html
+from prism_nb.viz.html import (
+    Result,
+    figure_bundle,
+    file_link,
+    folder_link,
+    save_figure,
+    save_picture,
+    saved_html,
+    table_html,
+)
 from prism_nb.viz.report import write_report
 from prism_nb.viz.results import RUN_PICTURES, RUN_RESULTS, run_labels
 from prism_nb.viz.study_report import STUDY_RESULTS, study_labels, write_study_page
@@ -44,6 +56,8 @@ __all__ = [
 
 # The widgets of a run; `display` shows them, `value` has what was chosen.
 picker, monitor, gallery, dashboard = TeacherPicker, RunMonitor, Gallery, DiversityDashboard
+
+Bundle = dict[str, Any]  # an output by its MIME types
 
 _RUN_PARAMETERS = ("run_name", "preset", "runs_dir")
 _STUDY_PARAMETERS = ("study", "name", "runs_dir", "workers")
@@ -77,7 +91,7 @@ def open_run(namespace: dict[str, Any]) -> Run:
     run = open_run_module.open_run(
         run_name=run_name, preset=preset, runs_dir=runs_dir, changes=changes
     )
-    _show(f"<b>Run</b> <code>{html.escape(str(run.path))}</code>")
+    _show(f"<b>Run</b> {folder_link(run.path)}")
     settings = table_html(tables.settings_table(run))
     _show(f"<details><summary>All settings</summary>{settings}</details>")
     return run
@@ -93,7 +107,7 @@ def open_study(namespace: dict[str, Any]) -> StudyFolder:
     if study is None:
         raise UsageError(f"study: name one of {', '.join(studies().names())}, or a YAML file")
     folder = StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    _show(f"<b>Study</b> <code>{html.escape(str(folder.path))}</code>")
+    _show(f"<b>Study</b> {folder_link(folder.path)}")
     definition = html.escape(write_yaml(folder.study.plain()))
     _show(f"<details><summary>Definition</summary><pre>{definition}</pre></details>")
     return folder
@@ -126,8 +140,14 @@ def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) 
     _show(table_html(found))
 
 
-def run_stage(run: Run, stage: str) -> None:
-    """Do what is left of a stage, with a progress bar; call it again after any interruption."""
+def run_stage(run: Run, *stages: str) -> None:
+    """Do what is left of stages, by default all; call it again after any interruption."""
+    for stage in stages or pipeline.STAGES:
+        _run_stage(run, stage)
+
+
+def _run_stage(run: Run, stage: str) -> None:
+    """Do what is left of a stage, with a progress bar."""
     output, begin, drawn = display(HTML(""), display_id=True), time.monotonic(), 0.0
 
     def draw(share: float, unit: str) -> None:
@@ -173,20 +193,22 @@ def check(run: Run, *stages: str) -> None:
 def table(place: Run | StudyFolder, name: str, **options: Any) -> None:
     """Show a result of `viz.results` or `viz.study_report` as a table with a note.
 
-    Options are the result's own, such as `network`.
+    Options are the result's own, such as `network`. Where one is a `Choice`, the outputs follow it.
     """
-    _show_numbers(place, _result(place, name, options))
+    _show_live(name, lambda **own: [_numbers(place, _result(place, name, own))], options)
 
 
 def figure(place: Run | StudyFolder, name: str, **options: Any) -> None:
     """Show a result as a figure and a table, see `table`, and save both in `figures/`."""
-    result = _result(place, name, options)
-    drawn = result.figure
-    if drawn is not None:
-        display(figure_bundle(drawn, name), raw=True)
-    _show_numbers(place, result)
-    if drawn is not None:
-        _save(place, save_figure, name, drawn, result.table)
+
+    def draw(**own: Any) -> list[Bundle]:
+        result = _result(place, name, own)
+        if result.figure is None:
+            return [{}, _numbers(place, result)]
+        saved = _saved(place, save_figure, name, result.figure, result.table)
+        return [figure_bundle(result.figure, name), _numbers(place, result, saved)]
+
+    _show_live(name, draw, options)
 
 
 def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **options: Any) -> None:
@@ -200,34 +222,46 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
     """
     titles = tables.method_titles(run)
     sheet = _named(RUN_PICTURES, name, "picture")
-    for method in methods or titles:
-        picture = sheet(run, method, **options)
-        _show(f"<b>{html.escape(titles[method])}</b>")
+
+    def draw(method: str, **own: Any) -> list[Bundle]:
+        picture, title = sheet(run, method, **own), f"<b>{html.escape(titles[method])}</b>"
         if picture is None:
-            _show("not defined")
-            continue
-        display(Image(picture.content, format=picture.kind))
-        _save(run, save_picture, f"{name}_{method}", picture)
+            return [_html(f"{title}: not defined")]
+        image = f"<img src='{picture.data_uri}' alt='{name} of {html.escape(titles[method])}'>"
+        saved = _saved(run, save_picture, f"{name}_{method}", picture)
+        return [_html(f"{title}<br>{image}<br>{saved}")]
+
+    for method in methods or titles:
+        _show_live(f"{name}_{method}", partial(draw, method), options)
 
 
 def report(place: Run | StudyFolder) -> None:
     """Write the page with all results of a run or a study, and link to it."""
     page = write_study_page(place) if isinstance(place, StudyFolder) else write_report(place)
-    path = html.escape(str(place.path / page))
-    _show(f"Report: <a href='file://{path}'><code>{path}</code></a>")
+    _show(f"Report: {file_link(place.path / page, page)}")
 
 
 class Choice(KeyboardBox):
-    """A labelled dropdown; `value` is the chosen option, the default until touched."""
+    """A labelled dropdown; `value` is the chosen option, the default until touched.
 
-    def __init__(self, label: str, options: Sequence[Any], value: str) -> None:
+    Attributes:
+        followers: What draws the outputs that follow it anew, by the outputs' name.
+    """
+
+    def __init__(self, label: str, options: Sequence[Any], value: Any) -> None:
         self._dropdown = dropdown(label, options, value)
+        self.followers: dict[str, Callable[[], None]] = {}
+        self._dropdown.observe(lambda _: self._call_followers(), names="value")
         super().__init__([self._dropdown])
 
     @property
-    def value(self) -> str:
+    def value(self) -> Any:
         """The chosen option."""
-        return str(self._dropdown.value)
+        return self._dropdown.value
+
+    def _call_followers(self) -> None:
+        for redraw in self.followers.values():
+            redraw()
 
 
 def choose(run: Run, what: str) -> Choice:
@@ -235,21 +269,53 @@ def choose(run: Run, what: str) -> Choice:
 
     Args:
         run: The run.
-        what: `student`, `method`, `baseline`, `network` (of features) or `measure`.
+        what: `student`, `method`, `baseline`, `network` (of features), `measure`, or `class`, of
+            those that `gradients` and `growth` show.
     """
     titles = tables.method_titles(run)
     methods = [(titles[name], name) for name in run.settings.methods]
     students, networks = run.settings.students, run.settings.feature_networks_used
-    known: dict[str, tuple[str, Sequence[Any], str]] = {
+    known: dict[str, tuple[str, Sequence[Any], Any]] = {
         "student": ("Student", students or ("none",), students[0] if students else "none"),
         "method": ("Images of", methods, methods[0][1]),
         "baseline": ("Baseline", methods, tables.default_baseline(run.settings.methods)),
         "network": ("Features", networks, networks[0]),
+        "class": ("Class", _walked_classes(run), None),
         "measure": ("Measure", [(m.title, m.name) for m in metrics_of("class")], "cosine"),
     }
     if what not in known:
         raise UsageError(f"nothing to choose is called {what!r}; {suggest(what, known)}")
     return Choice(*known[what])
+
+
+def _walked_classes(run: Run) -> list[tuple[str, int]]:
+    infos = open_dataset(run.settings).classes
+    return [(tables.class_label(infos[c]), c) for c in walked_classes(run)]
+
+
+def _show_live(name: str, draw: Callable[..., list[Bundle]], options: dict[str, Any]) -> None:
+    """Display what `draw` returns for some options, and again where a `Choice` of them changes.
+
+    `draw` always returns as many bundles; empty ones are displayed only to be replaced.
+    """
+    choices = [option for option in options.values() if isinstance(option, Choice)]
+
+    def drawn() -> list[Bundle]:
+        return draw(**{n: o.value if isinstance(o, Choice) else o for n, o in options.items()})
+
+    handles = [
+        display(bundle or _html(""), raw=True, display_id=True)
+        for bundle in drawn()
+        if bundle or choices
+    ]
+
+    def redraw() -> None:
+        for handle, bundle in zip(handles, drawn(), strict=True):
+            handle.update(_html(""), raw=True)  # JupyterLab draws no figure in place of another
+            handle.update(bundle or _html(""), raw=True)
+
+    for choice in choices:
+        choice.followers[name] = redraw
 
 
 def _result(place: Run | StudyFolder, name: str, options: dict[str, Any]) -> Result:
@@ -267,21 +333,24 @@ def _show(text: str) -> None:
     display(HTML(text))
 
 
-def _show_numbers(place: Run | StudyFolder, result: Result) -> None:
+def _html(text: str) -> Bundle:
+    return {"text/html": text, "text/plain": ""}
+
+
+def _numbers(place: Run | StudyFolder, result: Result, saved: str = "") -> Bundle:
+    """Return the HTML of a result's table, its note, and where the result is saved."""
     labels = study_labels(place) if isinstance(place, StudyFolder) else run_labels(place)
-    if len(result.table):
-        _show(table_html(result.table, labels))
-    if result.note:
-        _show(f"<p>{html.escape(result.note)}</p>")
+    shown = table_html(result.table, labels) if len(result.table) else ""
+    note = f"<p>{html.escape(result.note)}</p>" if result.note else ""
+    return _html(f"{shown}{note}{saved}") if shown or note or saved else {}
 
 
-def _save(place: Run | StudyFolder, save: Callable[..., str], *content: Any) -> None:
-    """Save a figure and show where; in a read-only folder, show that it is not saved."""
+def _saved(place: Run | StudyFolder, save: Callable[..., str], *content: Any) -> str:
+    """Save a figure and return where as HTML; in a read-only folder, that it is not saved."""
     folder = place.path / "figures"
     if os.access(folder if folder.exists() else place.path, os.W_OK):
-        _show(f"saved as <code>{html.escape(save(place.path, *content))}</code>")
-    else:
-        _show("not saved: the folder is read-only")
+        return saved_html(place.path, save(place.path, *content))
+    return "not saved: the folder is read-only"
 
 
 def _text(namespace: dict[str, Any], name: str) -> str | None:

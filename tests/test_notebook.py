@@ -1,6 +1,7 @@
 """The notebooks' functions show results by name, and save figures where they can."""
 
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,25 +26,32 @@ def evaluated(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is displayed: HTML as text, anything else as it is."""
+    """What is displayed now: HTML as text, anything else as it is."""
     shown: list[Any] = []
-    monkeypatch.setattr(
-        nb, "display", lambda *many, **_: shown.extend(getattr(one, "data", one) for one in many)
-    )
+
+    def put(place: int, one: Any, **_: Any) -> None:
+        plain = one.get("text/html", one) if isinstance(one, dict) else one.data
+        shown[place : place + 1] = [plain]
+
+    def display(one: Any, **_: Any) -> SimpleNamespace:
+        put(len(shown), one)
+        return SimpleNamespace(update=partial(put, len(shown) - 1))
+
+    monkeypatch.setattr(nb, "display", display)
     return shown
 
 
 def test_a_figure_has_titles_a_table_a_note_and_files(evaluated: Run, displayed: list[Any]) -> None:
     nb.figure(evaluated, "accuracy")
-    bundle, table, note, saved = displayed
+    bundle, numbers = displayed
     assert [bar["name"] for bar in bundle["application/vnd.plotly.v1+json"]["data"]] == [
         "PRISM",
         "Random real",
     ]
-    assert ">Random real<" in table
-    assert "random_real" not in table
-    assert note.startswith("<p>Protocol: ")
-    assert saved == "saved as <code>figures/accuracy.html</code>"
+    assert ">Random real<" in numbers
+    assert "random_real" not in numbers
+    assert "<p>Protocol: " in numbers
+    assert "/figures/accuracy.plotly.json'>figures/accuracy.plotly.json</a>" in numbers
     assert "random_real" in evaluated.file("figures/accuracy.csv").read_text()
 
 
@@ -78,6 +86,18 @@ def test_an_untouched_choice_has_its_default(evaluated: Run) -> None:
     assert {what: nb.choose(evaluated, what).value for what in defaults} == defaults
 
 
+def test_outputs_follow_what_is_chosen(evaluated: Run, displayed: list[Any]) -> None:
+    baseline = nb.choose(evaluated, "baseline")
+    nb.figure(evaluated, "class_gains", baseline=baseline)
+    nb.figure(evaluated, "published")
+    nb.figure(evaluated, "class_gains", baseline=baseline)  # as when its cell is run again
+    before = [*displayed]
+    baseline.children[0].value = "prism"
+    changed = [old is not new and old != new for old, new in zip(before, displayed, strict=True)]
+    assert changed == [False, False, False, True, True]
+    assert "Gain over PRISM" in str(displayed[3])
+
+
 @pytest.mark.parametrize("writable", [False, True])
 def test_figures_are_saved_where_the_folder_is_writable(
     evaluated: Run, displayed: list[Any], monkeypatch: pytest.MonkeyPatch, writable: bool
@@ -89,12 +109,12 @@ def test_figures_are_saved_where_the_folder_is_writable(
     nb.figure(evaluated, "transfer")
     monkeypatch.setitem(nb.RUN_PICTURES, "near_duplicates", lambda run, method: None)
     nb.pictures(evaluated, "near_duplicates", methods=["prism"])
-    assert displayed[-1] == "not defined"
+    assert displayed[-1] == "<b>PRISM</b>: not defined"
     nb.pictures(evaluated, "images", methods=["prism"])
-    expected = "saved as <code>figures/images_prism.png</code>" if writable else "read-only"
-    assert "<b>PRISM</b>" in displayed
+    expected = ">figures/images_prism.png</a>" if writable else "read-only"
+    assert displayed[-1].startswith("<b>PRISM</b>")
     assert expected in displayed[-1]
-    for name in ("transfer.html", "images_prism.png"):
+    for name in ("transfer.plotly.json", "images_prism.png"):
         assert evaluated.file(f"figures/{name}").is_file() == writable
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -20,6 +24,7 @@ from plotly.offline import get_plotlyjs
 from torch import Tensor
 
 from prism_nb.core import fileio
+from prism_nb.core.paths import project_root
 from prism_nb.core.text import DASH, format_value
 from prism_nb.data import image_io
 from prism_nb.viz.style import PAGE_CSS
@@ -27,6 +32,7 @@ from prism_nb.viz.style import PAGE_CSS
 # Titles by name, for each column, level of the index or of the columns that holds such names.
 LabelMap = Mapping[str, Mapping[str, str]]
 
+NOTEBOOK_FOLDER = "PRISM_NOTEBOOK_FOLDER"  # variable of a notebook that is saved elsewhere
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 SHEET_WIDTH = 900  # pixels of a contact sheet, about
 _MAX_ZOOM = 4  # of small images in a contact sheet
@@ -87,7 +93,7 @@ def figure_bundle(figure: go.Figure, name: str) -> dict[str, Any]:
 
 
 def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame) -> str:
-    """Write a figure as HTML, and its numbers as CSV, into `figures/`.
+    """Write a figure as HTML and as plotly's JSON, and its numbers as CSV, into `figures/`.
 
     Args:
         folder: Folder of the run or study.
@@ -96,8 +102,8 @@ def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame)
         table: The numbers that it shows.
 
     Returns:
-        The path of the HTML file, relative to the folder. It works offline, with the
-        `plotly.min.js` next to it.
+        The path of the JSON file, relative to the folder, which JupyterLab opens as a figure. The
+        HTML file works in any browser, offline, with the `plotly.min.js` next to it.
     """
     figures = folder / "figures"
     library = figures / "plotly.min.js"
@@ -105,8 +111,39 @@ def save_figure(folder: Path, name: str, figure: go.Figure, table: pd.DataFrame)
         fileio.write_text(library, get_plotlyjs())
     page = figure.to_html(include_plotlyjs="directory", config=CONFIG)
     fileio.write_text(figures / f"{name}.html", page)
+    fileio.write_text(figures / f"{name}.plotly.json", figure.to_json())
     fileio.write_text(figures / f"{name}.csv", table.to_csv())
-    return f"figures/{name}.html"
+    return f"figures/{name}.plotly.json"
+
+
+def file_link(path: Path, text: str) -> str:
+    """Return a link that opens a file from JupyterLab: relative to the notebook's folder.
+
+    A page opens in a tab of the browser, since JupyterLab's own viewer runs no scripts. JupyterLab
+    leaves links to downloads alone, and on a click this one ceases to be such a link.
+    """
+    folder = os.environ.get(NOTEBOOK_FOLDER, os.curdir)
+    place, outside = quote(os.path.relpath(path, folder)), ""
+    if path.suffix == ".html":
+        outside = " download target='_blank' onclick='this.removeAttribute(\"download\")'"
+    return f"<a href='{place}'{outside}>{html.escape(text)}</a>"
+
+
+def folder_link(path: Path) -> str:
+    """Return a folder's path as a button that shows it in JupyterLab, if served with the clone."""
+    text = f"<code>{html.escape(str(path))}</code>"
+    if not path.is_relative_to(project_root()):
+        return text
+    place = html.escape(json.dumps({"path": path.relative_to(project_root()).as_posix()}))
+    command = (
+        f'data-commandlinker-command="filebrowser:open-path" data-commandlinker-args="{place}"'
+    )
+    return f"{text} <button {command}>Show in the file browser</button>"
+
+
+def saved_html(folder: Path, path: str) -> str:
+    """Return the sentence that a file of a folder was saved, with a link to it."""
+    return f"<p>saved as {file_link(folder / path, path)}</p>"
 
 
 def render_page(template: str, **content: Any) -> str:

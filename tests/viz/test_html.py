@@ -1,7 +1,9 @@
 """Tables, saved figures and contact sheets hold what they are given."""
 
 import io
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,15 @@ import torch
 from PIL import Image
 
 from prism_nb.core.run import Run
-from prism_nb.viz.html import contact_sheet, save_figure, table_html, thumbnails
+from prism_nb.viz.html import (
+    NOTEBOOK_FOLDER,
+    contact_sheet,
+    file_link,
+    folder_link,
+    save_figure,
+    table_html,
+    thumbnails,
+)
 
 FRAME = pd.DataFrame({"method": ["prism", "sre2l"], "student": "a", "mean": [90.0, 70.0]})
 
@@ -65,12 +75,28 @@ def test_tables_keep_named_rows_and_drop_counts() -> None:
 
 def test_a_saved_figure_works_offline(run: Run) -> None:
     path = save_figure(run.path, "accuracy", go.Figure(go.Bar(x=["a"], y=[1])), FRAME)
-    page = run.file(path).read_text()
+    assert path == "figures/accuracy.plotly.json"  # the ending that JupyterLab draws
+    assert json.loads(run.file(path).read_text())["data"][0]["y"] == [1]
+    page = run.file("figures/accuracy.html").read_text()
     assert 'src="plotly.min.js"' in page
     assert "//cdn" not in page
     assert '"showSendToCloud": false' in page
     assert run.file("figures/plotly.min.js").stat().st_size > 1_000_000
     assert pd.read_csv(run.file("figures/accuracy.csv"))["mean"].tolist() == [90.0, 70.0]
+
+
+def test_links_lead_from_the_notebooks_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, saved = tmp_path / "clone", tmp_path / "clone/data/runs/a b/figures/x.csv"
+    (clone / "notebooks" / "presets").mkdir(parents=True)
+    monkeypatch.chdir(clone / "notebooks")
+    assert "href='../data/runs/a%20b/figures/x.csv'>" in file_link(saved, "x.csv")
+    assert "download" in file_link(saved.with_suffix(".html"), "x.html")
+    monkeypatch.setenv(NOTEBOOK_FOLDER, str(clone / "data/runs/a b/notebooks"))
+    assert "href='../figures/x.csv'>" in file_link(saved, "x.csv")
+    assert "data/runs/a b&quot;" in folder_link(clone / "data/runs/a b")
+    assert "button" not in folder_link(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(("columns", "zoom"), [(2, 4), (40, 3), (120, 1)])

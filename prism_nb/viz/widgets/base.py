@@ -93,6 +93,12 @@ def css() -> widgets.HTML:
     return widgets.HTML(render_page("widgets.html"), layout={"display": "none"})
 
 
+def show_html(output: widgets.Output, text: str) -> None:
+    """Show HTML in place of an output's content; unlike in `widgets.HTML`, its links open files."""
+    data = {"text/html": text, "text/plain": ""}
+    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
 def heading(text: str) -> widgets.HTML:
     """Return a heading."""
     return widgets.HTML(f"<h4>{html.escape(text)}</h4>")

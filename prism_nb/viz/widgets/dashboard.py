@@ -12,7 +12,7 @@ from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import metrics_of
 from prism_nb.viz.figures.diversity import MAPS, hover_page
-from prism_nb.viz.html import Result, figure_bundle, save_figure, table_html
+from prism_nb.viz.html import Result, figure_bundle, save_figure, saved_html, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
 from prism_nb.viz.tables import parse_class_selection
 from prism_nb.viz.widgets.base import (
@@ -22,6 +22,7 @@ from prism_nb.viz.widgets.base import (
     dropdown,
     method_choice,
     note_html,
+    show_html,
 )
 
 # Title of each result, and the controls that it needs beyond methods and network.
@@ -55,7 +56,7 @@ class DiversityDashboard(KeyboardBox):
             description="Save figure", tooltip="Write this figure and its numbers into figures/"
         )
         self.status, self.page, self.table = (widgets.HTML() for _ in range(3))
-        self.output = widgets.Output()
+        self.saved, self.output = widgets.Output(), widgets.Output()
         for control in (self.what, self.methods, self.network, *self.details.values()):
             control.observe(lambda _: self._draw(), names="value")
         self.save.on_click(lambda _: self._save())
@@ -63,7 +64,7 @@ class DiversityDashboard(KeyboardBox):
         right = widgets.VBox([self.network, *self.details.values()])
         controls = widgets.HBox([self.methods, right])
         figure = [self.status, self.page, self.output, self.table]
-        super().__init__([css(), self.what, controls, self.save, *figure])
+        super().__init__([css(), self.what, controls, self.save, self.saved, *figure])
         self.add_class("prism-tables")
 
     @property
@@ -101,7 +102,7 @@ class DiversityDashboard(KeyboardBox):
         self.save.disabled = found.figure is None
         labels = run_labels(self._run)
         self.table.value = table_html(found.table, labels) if len(found.table) else ""
-        self.page.value, self.output.outputs = "", ()
+        self.page.value, self.output.outputs, self.saved.outputs = "", (), ()
         if found.figure is None:
             return
         if found.images is not None:
@@ -120,7 +121,7 @@ class DiversityDashboard(KeyboardBox):
         try:
             name = figure_name(self.what.value, self.value)
             path = save_figure(self._run.path, name, self._shown.figure, self._shown.table)
-            self.status.value = note_html(f"✓ saved as {path}")
+            show_html(self.saved, saved_html(self._run.path, path))
         except PrismError as error:
             self.status.value = note_html(f"Not saved: {error}")
 

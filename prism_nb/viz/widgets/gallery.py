@@ -15,7 +15,7 @@ from prism_nb.viz.figures.gallery import (
     gallery_sheet,
     panels,
 )
-from prism_nb.viz.html import save_picture
+from prism_nb.viz.html import save_picture, saved_html
 from prism_nb.viz.tables import parse_class_selection
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
@@ -23,6 +23,7 @@ from prism_nb.viz.widgets.base import (
     dropdown,
     method_choice,
     note_html,
+    show_html,
 )
 
 _SIDES = (32, 48, 64, 96, 128, 224, 448, 672)
@@ -52,6 +53,7 @@ class Gallery(KeyboardBox):
         )
         self.page_number = widgets.HTML(layout={"margin": "0 16px"})
         self.status, self.picture = widgets.HTML(), widgets.HTML()
+        self.saved = widgets.Output()
         right = [self.classes, self.order, self.network]
         details = [self.side, self.per_page, self.reverse, self.before]
         for control in (self.methods, *right, *details):
@@ -66,6 +68,7 @@ class Gallery(KeyboardBox):
                 widgets.HBox(details),
                 widgets.HBox([self.back, self.forward, self.page_number, self.save]),
                 self.status,
+                self.saved,
                 self.picture,
             ]
         )
@@ -102,7 +105,7 @@ class Gallery(KeyboardBox):
         pages = max((panel.pages for panel in self._shown), default=1)
         self.back.disabled, self.forward.disabled = page == 0, page >= pages - 1
         self.page_number.value = f"page {page + 1} of {pages}"
-        self.status.value = ""
+        self.status.value, self.saved.outputs = "", ()
 
     def _save(self) -> None:
         if not any(len(panel.rows) for panel in self._shown):
@@ -112,7 +115,7 @@ class Gallery(KeyboardBox):
             view = self.value
             picture = gallery_sheet(self._shown, view)
             path = save_picture(self._run.path, sheet_name(view, len(self._classes)), picture)
-            self.status.value = note_html(f"✓ saved as {path}")
+            show_html(self.saved, saved_html(self._run.path, path))
         except PrismError as error:
             self.status.value = note_html(f"Not saved: {error}")
 

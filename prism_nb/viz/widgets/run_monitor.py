@@ -158,6 +158,7 @@ class PreviewViewer(widgets.VBox):
 
     def __init__(self, run: Run) -> None:
         self._run, self._sequences = run, list[PreviewSequence]()
+        self._titles = method_titles(run)
         self._lock = threading.RLock()  # a thread changes options while the user chooses
         self.unit = dropdown("Unit", [_NEWEST], width=340, label=40)
         self.step = widgets.SelectionSlider(
@@ -173,13 +174,18 @@ class PreviewViewer(widgets.VBox):
         """Find new previews."""
         with self._lock:
             self._sequences = load_previews(self._run)
-            _set_options(self.unit, (_NEWEST, *sorted(each.unit for each in self._sequences)))
+            units = sorted(each.unit for each in self._sequences)
+            _set_options(self.unit, (_NEWEST, *((self._title(unit), unit) for unit in units)))
             self._show()
+
+    def _title(self, unit: str) -> str:
+        method, _, images = unit.partition("/")
+        return f"{self._titles.get(method, method)}, {images}"
 
     @property
     def _shown(self) -> PreviewSequence | None:
         chosen = self.unit.value
-        return next((s for s in self._sequences if chosen in {_NEWEST, s.unit}), None)
+        return next((s for s in self._sequences if chosen in {"", s.unit}), None)
 
     def _show(self) -> None:
         with self._lock:
@@ -206,7 +212,7 @@ class PreviewViewer(widgets.VBox):
                 self.sheet.value = preview_html(sequence, self.step.value, names)
 
 
-_NEWEST = "newest"
+_NEWEST = ("newest", "")
 
 
 def _set_options(
@@ -216,7 +222,8 @@ def _set_options(
     chosen = control.value
     if tuple(control.options) != options:
         control.options = options
-        if chosen in options:
+        values = [option[1] if isinstance(option, tuple) else option for option in options]
+        if chosen in values:
             control.value = chosen
 
 

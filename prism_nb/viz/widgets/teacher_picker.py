@@ -22,6 +22,7 @@ from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_cata
 from prism_nb.models.pretrained import native_preprocess
 from prism_nb.models.similarity import compare_networks
 from prism_nb.models.weights import check_weights_present
+from prism_nb.viz.tables import method_titles
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
     control_style,
@@ -72,7 +73,10 @@ class TeacherPicker(KeyboardBox):
             method: DrawControls(settings.recipe_of(method), settings.teachers, self._refresh)
             for method in drawing_methods(settings)
         }
-        self.method = dropdown("Method", list(self.draws), label=110)
+        methods = [
+            (title, name) for name, title in method_titles(run).items() if name in self.draws
+        ]
+        self.method = dropdown("Method", methods, label=110)
         stack = widgets.Stack([*self.draws.values()], selected_index=0 if self.draws else None)
         draw = [self.method, stack] if self.draws else [widgets.HTML(note_html(_NO_DRAW, "plain"))]
         self.message, self.warnings, self.preview = (widgets.HTML() for _ in range(3))

@@ -46,7 +46,10 @@ def test_a_figure_follows_its_controls_and_is_saved(
     assert layout["title"]["text"] == "vendi"
     assert ">PRISM</td>" in dashboard.table.value
     dashboard.save.click()
-    assert "figures/dashboard_curve_vendi.html" in dashboard.status.value
+    assert (
+        "/figures/dashboard_curve_vendi.plotly.json'>"
+        in dashboard.saved.outputs[0]["data"]["text/html"]
+    )
     saved = pd.read_csv(run.file("figures/dashboard_curve_vendi.csv"))
     assert saved["method"].tolist() == ["real", "prism"]
 
