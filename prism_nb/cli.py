@@ -351,6 +351,20 @@ def open_command(run_name: str, runs_dir: Path | None) -> None:
         click.launch(str(page))
 
 
+@cli.command("movie")
+@existing_run
+@click.option("--classes", default="", help="Such as 3, 3-7 or a name [default: all previewed].")
+@click.argument("dest", required=False, type=_PATH)
+def movie_command(run: Run, classes: str, dest: Path | None) -> None:
+    """Write how a run's images grew as a .webp or .gif.
+
+    DEST is figures/growth.webp of the run where it is not named; a column shows a method.
+    """
+    from prism_nb.viz.movie import write_movie
+
+    click.echo(write_movie(run, classes, dest))
+
+
 @cli.command("check-data")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
