@@ -53,8 +53,8 @@ pictures: .venv/.installed  ## take the README's pictures of the demo's run, wit
 docs: .venv/.installed  ## make docs/settings.md from the settings' descriptions
 	$(BIN)/python -m tests.helpers.settings_page
 
-lab: .venv/.installed  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+lab: .venv/.installed  ## open JupyterLab on the clone, at notebooks/00_start.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb
 
 lint: .venv/.installed  ## check style and types
 	$(BIN)/ruff format --check .

@@ -57,4 +57,4 @@ def test_the_page_of_settings_follows_the_code() -> None:
 def test_the_lab_listens_to_this_machine_alone_and_keeps_its_token() -> None:
     (options,) = re.findall(r"/jupyter lab (.*)", MAKEFILE)
     # Any other option needs a review: an address, an origin, an empty token or password.
-    assert options == "--ip=127.0.0.1 --notebook-dir=notebooks"
+    assert options == "--ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb"

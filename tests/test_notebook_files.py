@@ -12,6 +12,7 @@ from prism_nb.execution.pipeline import STAGES
 from prism_nb.headless import REPORT, STUDY
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+START = "00_start"
 OF_STUDIES = (STUDY, "08_diagnostics")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -22,8 +23,8 @@ def code_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [("".join(cell["source"]), cell) for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_is_a_notebook_per_stage_a_report_and_two_of_studies() -> None:
-    expected = {*(stage.notebook for stage in STAGES.values()), REPORT, *OF_STUDIES}
+def test_there_is_a_notebook_per_stage_one_before_and_three_after() -> None:
+    expected = {START, *(stage.notebook for stage in STAGES.values()), REPORT, *OF_STUDIES}
     assert {path.stem for path in NOTEBOOKS} == expected
 
 

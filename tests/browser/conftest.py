@@ -33,7 +33,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run `digits_quick`; copy it before changing anything.
+    """A folder with a finished run `digits`, of the quick preset; copy it before changing anything.
 
     Workers of pytest-xdist share it: whichever asks first makes it.
     """
@@ -42,13 +42,13 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shared = shared.parent
     runs = shared / "finished"
     with FileLock(shared / "finished.lock"):
-        if not (runs / "digits_quick" / "figures" / "report.html").is_file():
+        if not (runs / "digits" / "figures" / "report.html").is_file():
             finish_quick_run(runs)
     return runs
 
 
 def finish_quick_run(runs: Path) -> None:
-    """Take `digits_quick` through all of its notebooks."""
-    command = [sys.executable, "-c", "from prism_nb.cli import main; main()", "run", "digits_quick"]
+    """Take a run through all of its notebooks."""
+    command = [sys.executable, "-m", "prism_nb", "run", "digits_quick", "--run", "digits"]
     environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)

@@ -47,5 +47,5 @@ def test_every_figure_of_the_dashboard(lab: Lab, finished_runs: Path) -> None:
     widget.get_by_role("button", name="Nearest neighbours").click()
     widget.locator(".js-plotly-plot").wait_for(timeout=60_000)
     widget.get_by_role("button", name="Save figure").click()
-    saved = lab.runs / "digits_quick" / "figures" / "dashboard_nearest.html"
+    saved = lab.runs / "digits" / "figures" / "dashboard_nearest.html"
     wait_until(saved.is_file, "the figure was not saved")

@@ -39,7 +39,7 @@ def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> No
 
     page.get_by_role("button", name="Save contact sheet").click()
     page.wait_for_selector("text=saved as figures/gallery_all_by_agreement_page1.png")
-    sheet = lab.runs / "digits_quick" / "figures" / "gallery_all_by_agreement_page1.png"
+    sheet = lab.runs / "digits" / "figures" / "gallery_all_by_agreement_page1.png"
     with Image.open(sheet) as picture:
         assert picture.width > 2 * 96
 

@@ -20,7 +20,7 @@ KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
 def ready_run(lab: Lab) -> Run:
     """Make the run that the notebook opens, with teachers and no images."""
-    run = open_run(run_name="digits_quick", preset="digits_quick", runs_dir=lab.runs, changes=SMALL)
+    run = open_run(run_name="digits", preset="digits_quick", runs_dir=lab.runs, changes=SMALL)
     pipeline.execute(run, "squeeze")
     return run
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from playwright.sync_api import expect
 
-from tests.helpers.browser_page import checked_page, cut_off
+from tests.helpers.browser_page import checked_page, cut_off, watched
 from tests.helpers.jupyter_lab import (
     ARTEFACTS,
     NOTEBOOK,
@@ -114,11 +114,10 @@ def test_diversity_follows_choices_by_keyboard(lab: Lab) -> None:
     press_down(lab, "Features", "test_byobnet")
     press_down(lab, "Measure", "cosine of the recognised images")
     press_down(lab, "Measure", "cosine to centroid")
-    lab.run_from(metrics)
+    lab.wait_for_figure("Cosine to centroid, classes in ascending order")
     stays_clean(lab)
     lab.tall_shot("notebook_03_diversity_chosen")
     assert lab.outputs(metrics) != before
-    assert "Cosine to centroid, classes in ascending order" in lab.outputs(figures)
     assert "features of test_byobnet" in lab.outputs(figures)
 
 
@@ -127,20 +126,49 @@ def test_evaluation_follows_choices_by_keyboard(lab: Lab) -> None:
     learning = 'nb.figure(run, "learning"'
     assert "PRISM, test_resnet" in lab.outputs(learning)
     press_down(lab, "Student", "test_mambaout")
+    lab.wait_for_figure("PRISM, test_mambaout")
+    assert "PRISM, test_resnet" not in lab.outputs(learning)
     press_down(lab, "Baseline", "Random real")
+    lab.wait_for_figure("Gain over Random real")
     press_down(lab, "Images of", "SRe2L")
-    lab.run_from(learning)  # which makes the lists below it anew, with their defaults
+    lab.wait_for_figure("test_mambaout, trained on SRe2L")
     stays_clean(lab)
     lab.tall_shot("notebook_05_evaluation_chosen")
-    assert "PRISM, test_mambaout" in lab.outputs(learning)
-    assert "PRISM, test_resnet" not in lab.outputs(learning)
-    assert "Gain over SRe2L" in lab.outputs('nb.figure(run, "class_gains"')
-    assert "test_mambaout, trained on PRISM" in lab.outputs('nb.figure(run, "confusions"')
+
+
+def test_the_start_shows_the_class_that_is_chosen(lab: Lab) -> None:
+    run_clean(lab, "00_start")
+    press_down(lab, "Class", "1 · one")
+    for figure in ("what each term asks for", "the same noise"):
+        lab.wait_for_figure(f"Class 1 · one: {figure}")
+    stays_clean(lab)
+    lab.tall_shot("notebook_00_start_chosen")
+
+
+def test_what_is_written_opens_by_its_link(lab: Lab) -> None:
+    run_clean(lab, "06_report")
+    page = lab.page
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="figures/report.html").click()
+    with watched(opened.value) as report:
+        report.locator("h1").wait_for(timeout=60_000)
+        report.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=60_000)
+        report.close()
+    page.get_by_role("link", name="figures/accuracy.plotly.json").click()
+    tab = page.locator(".jp-MimeDocument")
+    tab.locator(".main-svg").first.wait_for(timeout=60_000)
+    lab.shot("opened_figure")
+    lab.command("application:close")
+    page.get_by_role("link", name="figures/images_prism.png").click()
+    page.locator(".jp-ImageViewer img").wait_for(timeout=60_000)
+    lab.command("application:close")
+    page.get_by_role("button", name="Show in the file browser").click()
+    page.locator(".jp-DirListing-item", has_text="config.yaml").wait_for(timeout=60_000)
+    lab.shot("opened_folder")
 
 
 def test_the_report_opens_anywhere(lab: Lab) -> None:
-    run_clean(lab, "06_report")
-    reads_well_offline(lab, lab.runs / "digits_quick" / "figures" / "report.html", "report")
+    reads_well_offline(lab, lab.runs / "digits" / "figures" / "report.html", "report")
 
 
 def test_a_study_is_carried_out_and_its_page_opens_anywhere(lab: Lab) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 import yaml
 from playwright.sync_api import expect
 
+from prism_nb.execution.open_run import open_run
 from tests.helpers.browser_page import cut_off
 from tests.helpers.jupyter_lab import Lab, wait_until
 
 
 def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     page = lab.page
-    # The notebook's new run takes its teachers over from this neighbour.
-    shutil.copytree(finished_runs / "digits_quick", lab.runs / "neighbour")
+    open_run(run_name="digits", preset="digits_quick", runs_dir=lab.runs)
+    # The run takes its teachers over from this neighbour.
+    shutil.copytree(finished_runs / "digits", lab.runs / "neighbour")
     lab.open("01_teacher_pool")
     lab.run_all()
     page.wait_for_selector("text=all 5 units are complete and undamaged", timeout=400_000)
@@ -67,7 +69,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     everything_fits(page)
 
     lab.run_cell("run.with_settings(picker.value)")
-    config = lab.runs / "digits_quick" / "config.yaml"
+    config = lab.runs / "digits" / "config.yaml"
     wait_until(lambda: read(config)["primary"] == "test_byobnet", "the pick did not reach the run")
     assert read(config)["teachers"][-1] == "mobilenetv3_small_050"
     assert read(config)["recipes"] == {"prism": {"selection": "intra", "resample_every": 5}}

@@ -59,7 +59,15 @@ def checked_page(browser: Any, **options: Any) -> Iterator[Any]:
             answered with status 400 or above.
     """
     context = browser.new_context(viewport=WINDOW, **options)
-    page, found = context.new_page(), list[str]()
+    with watched(context.new_page()) as page:
+        yield page
+        context.close()
+
+
+@contextmanager
+def watched(page: Any) -> Iterator[Any]:
+    """Collect the complaints of a page, and fail at the end if there are any."""
+    found = list[str]()
 
     def add_console(message: Any) -> None:
         if message.type == "error":
@@ -73,7 +81,6 @@ def checked_page(browser: Any, **options: Any) -> Iterator[Any]:
     page.on("console", add_console)
     page.on("response", add_response)
     yield page
-    context.close()
     assert not found, "\n".join(found)
 
 

@@ -30,7 +30,7 @@ KERNEL_IS_IDLE = (
 
 @dataclass
 class Lab:
-    """A JupyterLab over a copy of the notebooks, in a browser.
+    """A JupyterLab over a folder like a clone, in a browser.
 
     Attributes:
         address: Address of the server.
@@ -44,7 +44,7 @@ class Lab:
 
     def open(self, notebook: str) -> None:
         """Open a notebook, in tabs of its own, and wait for its kernel."""
-        place = f"workspaces/{notebook}/tree/{notebook}.ipynb"
+        place = f"workspaces/{notebook}/tree/notebooks/{notebook}.ipynb"
         self.page.goto(f"{self.address}/lab/{place}?token={TOKEN}")
         self.page.wait_for_selector(".jp-NotebookPanel-notebook", timeout=90_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=90_000)
@@ -57,11 +57,6 @@ class Lab:
     def run_all(self) -> None:
         """Run every cell, and wait for the last."""
         self.command("notebook:run-all-cells")
-
-    def run_from(self, text: str) -> None:
-        """Run the cell that holds a text and all below it, and wait for the last."""
-        self.page.get_by_text(text).first.click()
-        self.command("notebook:run-all-below")
 
     def run_up_to(self, text: str) -> None:
         """Run all cells above the one that holds a text, wait for them, and run that one."""
@@ -89,6 +84,10 @@ class Lab:
         (cell,) = [c for c in self.code_cells() if text in "".join(c["source"])]
         return json.dumps(cell["outputs"], ensure_ascii=False)
 
+    def wait_for_figure(self, text: str) -> None:
+        """Wait until a figure on the page shows a text."""
+        self.page.locator(".main-svg text", has_text=text).first.wait_for(timeout=60_000)
+
     def shot(self, name: str) -> None:
         """Save a picture of the window in `tests/artefacts`."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
@@ -107,12 +106,13 @@ class Lab:
 
 @contextmanager
 def opened_lab(folder: Path) -> Iterator[Lab]:
-    """Open a JupyterLab over a folder's `notebooks` and `runs`, in a browser.
+    """Open a JupyterLab over a folder with `notebooks` and `runs`, like a clone, in a browser.
 
     Raises:
         AssertionError: At the end, if the browser complained of anything.
     """
     write_lab_settings(folder, "apputils/notification", fetchNews="false", checkForUpdates=False)
+    (folder / "data").symlink_to(ROOT / "data")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -121,7 +121,7 @@ def opened_lab(folder: Path) -> Iterator[Lab]:
         "port": port,
         "IdentityProvider.token": TOKEN,
         "LabApp.expose_app_in_browser": True,
-        "notebook-dir": folder / "notebooks",
+        "notebook-dir": folder,
     }
     server = subprocess.Popen(
         [
@@ -131,7 +131,7 @@ def opened_lab(folder: Path) -> Iterator[Lab]:
         env={
             **os.environ,
             "PRISM_RUNS": str(folder / "runs"),
-            "PRISM_HOME": str(ROOT),
+            "PRISM_HOME": str(folder),
             # Open tabs and themes of other sessions are not this one's.
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
             "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),

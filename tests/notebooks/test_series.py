@@ -20,14 +20,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(runs: Path) -> subprocess.CompletedProcess[str]:
-    result = prism("run", "digits_quick", runs=runs)
+    result = prism("run", "digits_quick", "--run", "digits", runs=runs)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
 @pytest.fixture
 def run(first: subprocess.CompletedProcess[str], runs: Path) -> Path:
-    return runs / "digits_quick"
+    return runs / "digits"
 
 
 def markers(run: Path) -> dict[str, float]:
@@ -63,12 +63,12 @@ def test_every_notebook_is_kept_without_errors(run: Path) -> None:
 def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
     before, report = markers(run), run / "figures" / "report.html"
     assert len(before) == 5 + 3 + 3 + 12
-    result = prism("run", "digits_quick", runs=runs)
+    result = prism("run", "--run", "digits", runs=runs)
     assert result.returncode == 0
     assert result.stdout.count("done before") == 6
     assert markers(run) == before
     report.unlink()
-    result = prism("run", "digits_quick", runs=runs)
+    result = prism("run", "--run", "digits", runs=runs)
     assert result.stdout.count("done before") == 5
     assert report.is_file()
 
@@ -87,7 +87,7 @@ def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> N
 
 def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
     preset = NOTEBOOKS / "presets" / "digits_quick.yaml"
-    arguments = ("-f", preset, "-p", "run_name", "digits_quick")
+    arguments = ("-f", preset, "-p", "run_name", "digits")
     result = execute(
         "papermill", NOTEBOOKS / "02_synthesis.ipynb", "out.ipynb", *arguments, runs=runs
     )
@@ -112,7 +112,7 @@ def test_plain_papermill_refuses_wrong_parameters(
 
 
 def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
-    status, verify = (prism(name, "digits_quick", runs=runs) for name in ("status", "verify"))
+    status, verify = (prism(name, "digits", runs=runs) for name in ("status", "verify"))
     assert status.returncode == verify.returncode == 0
     assert "evaluation  12 of 12 units complete and undamaged" in verify.stdout
     assert "last event" in status.stdout
@@ -121,7 +121,7 @@ def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
 def test_a_further_method_joins_the_run_and_the_rest_is_kept(run: Path, runs: Path) -> None:
     before = markers(run)
     more = "methods=[prism, sre2l, random_real]"
-    result = prism("run", "digits_quick", "--set", more, "--set", "student_seeds=3", runs=runs)
+    result = prism("run", "--run", "digits", "--set", more, "--set", "student_seeds=3", runs=runs)
     assert result.returncode == 0, result.stderr
     after = markers(run)
     assert all(after[path] == time for path, time in before.items())
