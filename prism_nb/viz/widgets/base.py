@@ -74,7 +74,10 @@ def class_choice(classes: Sequence[ClassInfo]) -> widgets.Combobox:
     )
 
 
-def set_options(control: widgets.SelectMultiple, options: Sequence[Any]) -> None:
+def set_options(
+    control: widgets.SelectMultiple | widgets.Dropdown | widgets.SelectionSlider,
+    options: Sequence[Any],
+) -> None:
     """Change what can be chosen; what was chosen stays chosen if it can be.
 
     Args:
@@ -82,10 +85,15 @@ def set_options(control: widgets.SelectMultiple, options: Sequence[Any]) -> None
         options: Values, or pairs of label and value.
     """
     values = [option[1] if isinstance(option, tuple) else option for option in options]
-    remaining = [value for value in control.value if value in values]
-    control.value = ()  # a browser would search the new options for the old selection
-    control.options = options
-    control.value = remaining
+    chosen = control.value
+    if isinstance(control, widgets.SelectMultiple):
+        control.value = ()  # a browser would search the new options for the old selection
+        control.options = options
+        control.value = [value for value in chosen if value in values]
+    elif tuple(control.options) != tuple(options):
+        control.options = options
+        if chosen in values:
+            control.value = chosen
 
 
 def css() -> widgets.HTML:

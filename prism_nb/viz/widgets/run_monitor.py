@@ -23,7 +23,7 @@ from prism_nb.viz.html import EncodedImage, render_page
 from prism_nb.viz.monitor import LossCurves, PreviewSequence, Pull, RunTracker, load_previews
 from prism_nb.viz.style import NETWORK_COLORS, color_at, dash_of, short_names
 from prism_nb.viz.tables import method_titles
-from prism_nb.viz.widgets.base import KeyboardBox, control_style, dropdown
+from prism_nb.viz.widgets.base import KeyboardBox, control_style, dropdown, set_options
 
 _IDLE = 3  # refreshes are this many times rarer while no process drives the run
 _OPEN: dict[Path, RunMonitor] = {}
@@ -175,7 +175,7 @@ class PreviewViewer(widgets.VBox):
         with self._lock:
             self._sequences = load_previews(self._run)
             units = sorted(each.unit for each in self._sequences)
-            _set_options(self.unit, (_NEWEST, *((self._title(unit), unit) for unit in units)))
+            set_options(self.unit, (_NEWEST, *((self._title(unit), unit) for unit in units)))
             self._show()
 
     def _title(self, unit: str) -> str:
@@ -199,7 +199,7 @@ class PreviewViewer(widgets.VBox):
                 return
             at_end = self.step.index == len(self.step.options) - 1
             with self.sheet.hold_sync():
-                _set_options(self.step, sequence.preview_steps)
+                set_options(self.step, sequence.preview_steps)
                 if at_end:
                     self.step.value = sequence.preview_steps[-1]
                 self._draw()
@@ -213,18 +213,6 @@ class PreviewViewer(widgets.VBox):
 
 
 _NEWEST = ("newest", "")
-
-
-def _set_options(
-    control: widgets.Dropdown | widgets.SelectionSlider, options: Sequence[Any]
-) -> None:
-    """Change what can be chosen; what was chosen stays chosen if it can be."""
-    chosen = control.value
-    if tuple(control.options) != options:
-        control.options = options
-        values = [option[1] if isinstance(option, tuple) else option for option in options]
-        if chosen in values:
-            control.value = chosen
 
 
 def message_html(message: str, problem: str = "") -> str:
