@@ -354,7 +354,7 @@ def open_command(run_name: str, runs_dir: Path | None) -> None:
 @cli.command("movie")
 @existing_run
 @click.option("--classes", default="", help="Such as 3, 3-7 or a name [default: all previewed].")
-@click.argument("dest", required=False, type=_PATH)
+@click.argument("dest", required=False, type=PATH)
 def movie_command(run: Run, classes: str, dest: Path | None) -> None:
     """Write how a run's images grew as a .webp or .gif.
 

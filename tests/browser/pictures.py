@@ -5,11 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import open_run
+from prism_nb.viz.movie import write_movie
 from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab, set_parameters, write_lab_settings
 
 DEMO = ROOT / "data" / "runs" / "digits"
@@ -22,7 +21,7 @@ def main() -> None:
     if not (DEMO / "figures" / "report.html").is_file():
         sys.exit(f"no finished demo in {DEMO}: run `make demo` first")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    growth()
+    write_movie(Run.open(DEMO), "", PICTURES / "growth.webp")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         shutil.copytree(DEMO, place / "runs" / "digits")
@@ -37,22 +36,6 @@ def main() -> None:
             picker(lab)
             growing(lab, place / "runs")
             dashboard(lab)
-
-
-def growth() -> None:
-    """Ten of the demo's images in optimization: a row per class, a column per preview."""
-    previews = sorted(DEMO.glob("previews/prism/*/*.png"))
-    strips = [np.asarray(Image.open(path).convert("RGB")) for path in previews]
-    side, gap = strips[0].shape[0], 1
-    height, width = 10 * (side + gap) - gap, len(strips) * (side + gap) - gap
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    for column, strip in enumerate(strips):
-        for row in range(10):
-            top, left = row * (side + gap), column * (side + gap)
-            canvas[top : top + side, left : left + side] = strip[:, row * side : (row + 1) * side]
-    picture = Image.fromarray(canvas)
-    picture = picture.resize((2 * width, 2 * height), Image.Resampling.NEAREST)
-    picture.save(PICTURES / "growth.png", optimize=True)
 
 
 def picker(lab: Lab) -> None:

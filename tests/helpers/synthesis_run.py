@@ -3,8 +3,11 @@
 import socket
 import time
 
+import torch
+
 from prism_nb.core import fileio
 from prism_nb.core.run import Run
+from prism_nb.data.image_io import encode_image
 from prism_nb.execution import pipeline
 from prism_nb.viz.monitor import STAGE
 from prism_nb.viz.widgets.run_monitor import RunMonitor
@@ -38,6 +41,18 @@ def report_shares(run: Run, unit: str, step: int, **of_bn: float) -> None:
     """Write an event with shares of the gradient, by BN teacher."""
     shares = {f"bn/{network}": share for network, share in of_bn.items()}
     run.events.append(STAGE, event="gradient", unit=unit, step=step, shares=shares)
+
+
+def write_previews(run: Run, unit: str, *steps: int) -> None:
+    """Write pictures of two images each."""
+    folder = run.file(f"previews/{unit}")
+    about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "resample_every": 10}
+    fileio.write_json(
+        folder / "about.json", {**about, "bn_teachers": [["a"], ["b<"]], "logit_teachers": ["a"]}
+    )
+    for step in steps:
+        picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
+        fileio.write_bytes(folder / f"{step:06d}.png", encode_image(picture))
 
 
 def refresh_until(monitor: RunMonitor, text: str) -> None:

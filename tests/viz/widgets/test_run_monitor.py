@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from prism_nb.core import fileio
 from prism_nb.core.run import Run
-from prism_nb.data.image_io import encode_image
 from prism_nb.data.registry import open_dataset
 from prism_nb.viz import monitor as process
 from prism_nb.viz.monitor import STAGE, Pull, log_path
@@ -24,6 +22,7 @@ from tests.helpers.synthesis_run import (
     refresh_until,
     report_shares,
     unit_names,
+    write_previews,
 )
 
 # A process that holds the stage, begins a unit, and ends as a driver does when interrupted.
@@ -207,18 +206,6 @@ def test_no_share_breaks_the_bars(share: float) -> None:
 
 
 # -- previews --------------------------------------------------------------------------------
-
-
-def write_previews(run: Run, unit: str, *steps: int) -> None:
-    """Write pictures of two images each."""
-    folder = run.file(f"previews/{unit}")
-    about = {"unit": unit, "steps": 20, "images": [[3, 0], [4, 1]], "resample_every": 10}
-    fileio.write_json(
-        folder / "about.json", {**about, "bn_teachers": [["a"], ["b<"]], "logit_teachers": ["a"]}
-    )
-    for step in steps:
-        picture = torch.full((3, 8, 16), step, dtype=torch.uint8)
-        fileio.write_bytes(folder / f"{step:06d}.png", encode_image(picture))
 
 
 def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
