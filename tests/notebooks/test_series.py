@@ -5,8 +5,12 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from prism_nb.execution import pipeline
+from prism_nb.execution.open_run import open_run
+from prism_nb.viz.tables import accuracy_table
 from tests.helpers.command import ROOT, execute
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -83,6 +87,21 @@ def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> N
     )
     assert result.returncode == 0, result.stdout
     assert markers(run) == before
+    # The study that notebooks 07 and 08 open ends far above chance, which is 10 %.
+    students = pd.read_csv(runs / "ablation_quick" / "students.csv")
+    means = students.groupby("method")["top1"].mean()
+    assert set(means.index) == {"prism", "sre2l", "random_real"}
+    assert (means > 30).all()
+
+
+def test_the_run_of_the_notebooks_ends_far_above_chance(tmp_path: Path) -> None:
+    """The demo, as far as its PRISM images and the student of no teacher's family need it."""
+    less = {"methods": ["prism"], "holdout_networks": [], "feature_networks": ["test_byobnet"]}
+    own = {**less, "students": ["test_mambaout"], "student_seeds": 1}
+    run = open_run(run_name="digits", preset="digits", runs_dir=tmp_path, changes=own)
+    for stage in ("squeeze", "synthesis", "relabel", "evaluation"):
+        pipeline.execute(run, stage)
+    assert accuracy_table(run)["mean"].item() > 30  # percent; chance is 10
 
 
 def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
