@@ -120,26 +120,14 @@ class DataCheck(StrictModel):
             f"{len(self.classes)} classes, {train:,} training and {held_out:,} held-out images, "
             f"shorter sides of {least} to {most} pixels (median {median})"
         )
-        if self.leaks:
-            yield (
-                f"leakage: {len(self.leaks)} images are both trained on and held out; remove them "
-                f"from one of the two: {_listed(self.leaks)}"
-            )
-        if self.conflicts:
-            yield (
-                f"wrong classes: {len(self.conflicts)} images are in several classes; keep each in "
-                f"one: {_listed(self.conflicts)}"
-            )
-        if self.damaged:
-            yield (
-                f"damaged: {len(self.damaged)} files cannot be decoded; repair or remove them, or "
-                f"set skip_damaged: {_listed(self.damaged)}"
-            )
-        if self.duplicates:
-            yield (
-                f"duplicates: {len(self.duplicates)} images are more than once in a class and "
-                f"split: {_listed(self.duplicates)}"
-            )
+        for found, what in (
+            (self.leaks, "leakage: both trained on and held out; remove each from one of the two"),
+            (self.conflicts, "wrong classes: in several classes; keep each in one"),
+            (self.damaged, "damaged: cannot be decoded; repair or remove, or set skip_damaged"),
+            (self.duplicates, "duplicates: more than once in a class and split"),
+        ):
+            if found:
+                yield f"{what} ({len(found)}): {_listed(found)}"
         few = [f"{each.name} ({each.train})" for each in self.classes if each.train < _FEW]
         if few:
             yield f"small classes, of fewer than {_FEW} training images: {_listed(few)}"
