@@ -11,9 +11,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
+import psutil
 import torch
 
 from prism_nb.core.errors import UsageError
@@ -167,6 +168,23 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_load(device: torch.device) -> list[str]:
+    """Return a device's name, and in words its memory and load by all processes.
+
+    A GPU's load needs the package nvidia-ml-py, and is left out without it.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name, used, load = torch.cuda.get_device_name(device), total - free, []
+        with suppress(Exception):  # NVML has errors of its own, which torch passes on
+            load.append(f"{torch.cuda.utilization(device)} % busy")
+    else:
+        memory = psutil.virtual_memory()
+        name, used, total = f"{usable_cores()} cores", memory.total - memory.available, memory.total
+        load = [f"load {psutil.getloadavg()[0]:.1f}"]
+    return [name, f"{used / 1e9:.1f} of {total / 1e9:.1f} GB", *load]
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h

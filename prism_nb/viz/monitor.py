@@ -1,4 +1,4 @@
-"""State of a run's synthesis, read from its files, and the process that executes it."""
+"""State of a stage of a run, read from its files, and the process that executes it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any, Self
 from PIL import Image
 
 from prism_nb.core import fileio
+from prism_nb.core.device import choose_device, device_load
+from prism_nb.core.errors import UsageError
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
@@ -25,7 +28,7 @@ from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 STAGE = "synthesis"
 LossCurves = dict[str, list[tuple[int, float]]]  # (step, unweighted value) by the term's name
 
-_KEPT = "Finished units are kept; Resume continues"
+_KEPT = "Finished units are kept; the next start continues"
 _NO_MESSAGE = "the process ended without a message: killed, or out of memory"
 
 
@@ -59,7 +62,7 @@ class Pull:
 
 
 class RunTracker:
-    """Progress of a run's synthesis, from its files; each `read` takes only what is new.
+    """Progress of a stage of a run, from its files; each `read` takes only what is new.
 
     Markers are read at first and whenever a driver starts or ends. In between, its events name
     the finished units. Files are not hashed: `pipeline.check` does that.
@@ -68,16 +71,18 @@ class RunTracker:
         units: The units by name.
         done: Names of the finished units.
         driver: Process that holds the stage's lock; None if there is none.
+        obstacle: The reason why the stage cannot be started; empty if it can, or is being done.
         unit: The unit that started last; empty before any.
         losses_of: The newest unit that reported losses; empty before any.
         losses: Its losses.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run, self._position = run, 0
+    def __init__(self, run: Run, stage: str = STAGE) -> None:
+        self._run, self._stage, self._position = run, stage, 0
         self.units: dict[str, Unit] = {}
         self.done: set[str] = set()
         self.driver: Owner | None = None
+        self.obstacle = ""
         self.unit, self.losses_of, self.losses = "", "", LossCurves()
         self._measured: dict[str, dict[str, Pull]] = {}  # by method and unit, the newest last
         self._costs: dict[str, float] = {}
@@ -94,12 +99,14 @@ class RunTracker:
         """
         first = not self.units
         if first:
-            units = {unit.name: unit for unit in pipeline.stage_units(self._run, STAGE)}
+            units = {unit.name: unit for unit in pipeline.stage_units(self._run, self._stage)}
             settings = self._run.settings
             self._costs = {name: relative_cost(settings, unit) for name, unit in units.items()}
             self.units = units
-        driver = self._run.locks.driver(STAGE)  # before its events: the last ones are never missed
-        events, self._position = self._run.events.read_after(STAGE, self._position)
+        driver = self._run.locks.driver(
+            self._stage
+        )  # before its events: the last ones are never missed
+        events, self._position = self._run.events.read_after(self._stage, self._position)
         for event in events:
             self._add(event)
         if first or driver != self.driver:
@@ -111,6 +118,7 @@ class RunTracker:
             }
         if driver is None and self._running and self._at_work:
             self._running, self._failure, self._at_work = False, _NO_MESSAGE, {}
+        self.obstacle = "" if driver or not self.missing else _obstacle(self._run, self._stage)
         return self
 
     @property
@@ -124,6 +132,15 @@ class RunTracker:
         return self._at_work.get(self.unit, UnitProgress(0.0))
 
     @property
+    def share(self) -> float:
+        """Share of the units that is done, with the steps of all units at work, in [0, 1].
+
+        Several are at work at once: a unit's files are still written when the next one begins.
+        """
+        at_work = sum(work.share for work in self._at_work.values())
+        return min(1.0, (len(self.done) + at_work) / max(1, len(self.units)))
+
+    @property
     def message(self) -> str:
         """The state in a sentence or two."""
         if self.driver is not None:
@@ -133,7 +150,7 @@ class RunTracker:
             return f"Finished: all {len(self.units)} units are done."
         if self._failure:
             return f"Failed: {self._failure}. {_KEPT}."
-        return f"Stopped. {_KEPT}." if self.done else "No units yet: press Start."
+        return f"Stopped. {_KEPT}." if self.done else "No units yet."
 
     @property
     def seconds_left(self) -> float | None:
@@ -216,6 +233,17 @@ def _mean(pulls: list[Pull]) -> Pull:
     return Pull(shares, len(pulls), pulls[-1].step)
 
 
+def _obstacle(run: Run, stage: str) -> str:
+    """Return which stages have to be done before a stage; empty if it can be started."""
+    for name in pipeline.find_stage(stage).needs:
+        found = pipeline.state(run, name, verify_hashes=False)
+        if found.missing:
+            notebook = pipeline.find_stage(name).notebook
+            count = f"{found.missing} of {len(found.states)} units of the {name} are missing"
+            return f"{count}; run notebook {notebook} first"
+    return ""
+
+
 def _where(driver: Owner) -> str:
     if not driver.is_here:
         return f"process {driver.process} on {driver.host}; it can be stopped only there"
@@ -227,15 +255,15 @@ def _where(driver: Owner) -> str:
 # -- the process -----------------------------------------------------------------------------
 
 
-def start_stage(run: Run) -> subprocess.Popen[bytes]:
-    """Do the unfinished units in a new process, which outlives this one and writes to `logs/`.
+def start_stage(run: Run, stage: str) -> subprocess.Popen[bytes]:
+    """Do a stage's unfinished units in a new process that outlives this one; it writes to `logs/`.
 
     Raises:
         OSError: The run cannot be written to.
     """
-    log_path(run).parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "prism_nb", "stage", run.name, STAGE]
-    with log_path(run).open("wb") as log:
+    log_path(run, stage).parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "prism_nb", "stage", run.name, stage]
+    with log_path(run, stage).open("wb") as log:
         return subprocess.Popen(  # noqa: S603 (our own module)
             [*command, "--runs-dir", str(run.path.absolute().parent)],
             stdin=subprocess.DEVNULL,
@@ -250,9 +278,23 @@ def can_be_stopped(driver: Owner | None) -> bool:
     return driver is not None and driver.is_here and driver.process != os.getpid()
 
 
-def log_path(run: Run) -> Path:
+def log_path(run: Run, stage: str) -> Path:
     """Return the file with the output of a process that `start_stage` started."""
-    return run.file(f"logs/{STAGE}.log")
+    return run.file(f"logs/{stage}.log")
+
+
+def device_text(settings: Settings, stage: str, driver: Owner | None) -> str:
+    """Return what a stage is done on: device, precision, and memory and load where it is here."""
+    precision = settings.squeeze.precision if stage == "squeeze" else settings.precision
+    how = [precision, *(["compiled"] if settings.compile and stage == STAGE else [])]
+    if settings.backend != "process" or not (driver is None or driver.is_here):
+        return " · ".join([f"device {settings.device}", *how])
+    try:
+        device = choose_device(settings.device)
+    except UsageError as error:
+        return str(error)
+    name, *load = device_load(device)
+    return " · ".join([str(device), name, *how, *load])
 
 
 # -- previews --------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     run, page = ready_run(lab), lab.page
     lab.open("02_synthesis")
     show_monitor(lab)
-    page.wait_for_selector("text=No units yet: press Start")
+    page.wait_for_selector("text=No units yet")
+    page.wait_for_selector("text=/cpu · [0-9]+ cores · fp32 · .* GB · load/")
     assert page.get_by_role("button", name="Stop").is_disabled()
 
     page.get_by_role("button", name="Start", exact=True).focus()
@@ -71,3 +72,6 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     page.wait_for_selector("text=, step 220 of 240")
     lab.shot("monitor_finished")
     assert cut_off(page) == []
+    lab.use_theme("JupyterLab Dark")
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    lab.shot("monitor_dark")

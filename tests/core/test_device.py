@@ -12,6 +12,7 @@ from prism_nb.core.device import (
     check_compiler,
     check_precision,
     choose_device,
+    device_load,
     num_threads,
     seeded,
     tf32_mode,
@@ -50,6 +51,22 @@ def test_missing_gpus_are_refused() -> None:
     assert choose_device("auto").type == ("cuda" if count else "cpu")
     with pytest.raises(UsageError, match=f"PyTorch finds {count} CUDA devices here"):
         choose_device(f"cuda:{count}")
+
+
+@pytest.mark.parametrize("nvml", [True, False])
+def test_a_gpus_load_is_told_as_far_as_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, *, nvml: bool
+) -> None:
+    def utilization(device: torch.device) -> int:
+        if not nvml:
+            raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+        return 61
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_800_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    told = ["NVIDIA H100", "9.2 of 80.0 GB", *(["61 % busy"] if nvml else [])]
+    assert device_load(torch.device("cuda:0")) == told
 
 
 def test_threads_and_generators_are_restored() -> None:

@@ -21,6 +21,7 @@ from prism_nb.viz.monitor import (
     Pull,
     RunTracker,
     can_be_stopped,
+    device_text,
 )
 from tests.helpers.synthesis_run import (
     begin_unit,
@@ -66,7 +67,7 @@ def test_a_driver_is_known_by_its_lock_and_waits_until_something_moves(driven: R
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ([{"event": "stopped"}], "No units yet: press Start."),
+        ([{"event": "stopped"}], "No units yet."),
         ([{"event": "failed", "reason": "no disk"}], "Failed: no disk. Finished units are kept;"),
         ([], "Failed: the process ended without a message: killed, or out of memory."),
     ],
@@ -87,6 +88,7 @@ def test_drivers_elsewhere_are_named_and_cannot_be_stopped(run: Run) -> None:
     tracker.driver = OTHER
     assert tracker.message.endswith("on this machine.")
     tracker.driver = REMOTE
+    assert device_text(run.settings, STAGE, REMOTE) == "device auto · fp32"  # not of this machine
     assert "process 7 on far; it can be stopped only there" in tracker.message
     assert [can_be_stopped(owner) for owner in (None, KERNEL, OTHER, REMOTE)] == [
         *(False, False, True, False)
@@ -108,6 +110,21 @@ def test_done_units_are_known_by_markers_then_events(run: Run) -> None:
     run.file(pipeline.stage_units(run, STAGE)[0].marker).unlink()
     with run.locks.stage(STAGE):  # a driver that comes has markers read again
         assert len(tracker.read().done) == 0
+
+
+def test_progress_does_not_fall_between_units(driven: Run) -> None:
+    first, second = unit_names(driven)[:2]
+    begin_unit(driven, first)
+    tracker, shares = RunTracker(driven), list[float]()
+    for event in (
+        {"event": "step", "unit": first, "step": 20, "steps": 20},
+        {"event": "unit_start", "unit": second},  # while files of the first are being written
+        {"event": "step", "unit": second, "step": 4, "steps": 20},
+        {"event": "unit_end", "unit": first, "seconds": 1.0},
+    ):
+        driven.events.append(STAGE, **event)
+        shares.append(tracker.read().share * len(tracker.units))
+    assert shares == pytest.approx([1.0, 1.0, 1.2, 1.2])
 
 
 def test_damaged_units_are_missing_as_in_the_plan(run: Run) -> None:

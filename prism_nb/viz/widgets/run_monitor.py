@@ -1,4 +1,4 @@
-"""Run monitor: start, stop and display the synthesis of a run while the kernel stays free."""
+"""Monitors of stages: start, stop and display a stage of a run while the kernel stays free."""
 
 from __future__ import annotations
 
@@ -26,70 +26,108 @@ from prism_nb.viz.tables import method_titles
 from prism_nb.viz.widgets.base import KeyboardBox, control_style, dropdown, set_options
 
 _IDLE = 3  # refreshes are this many times rarer while no process drives the run
-_OPEN: dict[Path, RunMonitor] = {}
+_OPEN: dict[tuple[Path, str], StageMonitor] = {}
 
 
-class RunMonitor(KeyboardBox):
-    """A view of a run's files, and two buttons that start and stop the process that writes them.
+class StageMonitor(KeyboardBox):
+    """A view of a stage's files, and two buttons that start and stop the process that writes them.
 
-    It shows the same if another kernel or a cluster drives the run, and a new monitor of a run in
-    progress reads its state from the files. A kernel has one monitor per run: a new one replaces
-    the one before.
+    It shows the same if another kernel or a cluster drives the stage, and a new monitor of a stage
+    in progress reads its state from the files. While it is displayed, a thread refreshes it. A
+    kernel has one such monitor per stage of a run: a new one replaces the one before.
 
     Args:
         run: The run.
-        every: Seconds between two refreshes; 0: only `refresh` does it.
+        stage: Name of the stage.
+        labels: Labels of the button that starts the stage, and that continues it.
+        views: Widgets to display below.
+
+    Attributes:
+        run: The run.
+        tracker: The stage's state.
+        obstacle: A reason of the owner's why the stage cannot be started; empty if there is none.
     """
 
-    def __init__(self, run: Run, *, every: float = 1.0) -> None:
-        self._run, self._tracker = run, RunTracker(run)
-        self._titles = method_titles(run)
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        *,
+        labels: tuple[str, str] = ("Start", "Resume"),
+        views: Sequence[widgets.Widget] = (),
+    ) -> None:
+        self._stage, self._labels = stage, labels
         self._ended, self._lock = threading.Event(), threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._stopping, self._problem = False, ""
+        self._thread: threading.Thread | None = None
+        self._stopping, self._problem, self._every = False, "", 0.0
+        self.obstacle = ""
         self.start = widgets.Button(tooltip="Do the unfinished units in a process of their own")
         self.stop = widgets.Button(description="Stop", tooltip="Stop it; finished units are kept")
-        self.message, self.numbers, self.pulls, self.losses = (widgets.HTML() for _ in range(4))
-        self.previews = PreviewViewer(run)
+        self.buttons = widgets.HBox([self.start, self.stop])
+        self.message, self.numbers, self.device = (widgets.HTML() for _ in range(3))
         self.start.on_click(lambda _: self._start())
         self.stop.on_click(lambda _: self._stop())
-        buttons = widgets.HBox([self.start, self.stop])
-        texts = [self.message, self.numbers, self.pulls, self.losses]
-        super().__init__([buttons, *texts, self.previews])
+        super().__init__([self.buttons, self.message, self.numbers, self.device, *views])
+        self.use(run)
+
+    def use(self, run: Run) -> None:
+        """Show the stage of a run, such as this one with other settings."""
+        with self._lock:
+            self.run, self.tracker = run, RunTracker(run, self._stage)
         self.refresh()
-        if every:
-            self._follow(every)
 
     def refresh(self) -> None:
-        """Read the run's files now and show their state."""
+        """Read the stage's files now and show their state."""
         with self._lock:
             try:
-                self._tracker.read()
+                self.tracker.read()
             except (PrismError, OSError) as error:
                 self.message.value = message_html(f"The run cannot be read: {error}")
                 return
             self._check_child()
             self._show()
-            self.previews.refresh()
+
+    def follow(self, every: float = 1.0) -> None:
+        """Refresh in a thread until all is done, in place of an older monitor of the stage.
+
+        Args:
+            every: Seconds between two refreshes.
+        """
+        older = _OPEN.get(key := (self.run.path.resolve(), self._stage), self)
+        if older is not self:
+            older.close()
+        _OPEN[key], self._every = self, every
+        self._follow()
 
     def close(self) -> None:
         """Stop refreshing; the run continues."""
         self._ended.set()
         super().close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a process does the stage, or is about to."""
+        return self._child is not None or self.tracker.driver is not None
+
+    def _ipython_display_(self) -> None:
+        super()._ipython_display_()
+        self.follow()
+
     def _start(self) -> None:
         with self._lock:
             self._problem = ""
             try:
-                self._child = monitor.start_stage(self._run)
+                self._child = monitor.start_stage(self.run, self._stage)
             except OSError as error:
                 self._problem = f"Cannot start: {error}"
         self.refresh()
+        self._follow()
 
     def _stop(self) -> None:
         """Interrupt the driver as Ctrl-C does; the unit at work is given up."""
         with self._lock:
-            self._problem, driver = "", self._tracker.driver
+            self._problem, driver = "", self.tracker.driver
             if driver is not None:
                 try:
                     os.kill(driver.process, signal.SIGINT)
@@ -100,47 +138,41 @@ class RunMonitor(KeyboardBox):
 
     def _check_child(self) -> None:
         """Forget a process that has ended, and report an end with an error."""
-        self._stopping = self._stopping and self._tracker.driver is not None
+        self._stopping = self._stopping and self.tracker.driver is not None
         code = None if self._child is None else self._child.poll()
         if code is not None:
             self._child = None
             if code not in {0, 130}:  # 130: interrupted, as Stop does
-                lines = monitor.log_path(self._run).read_text("utf-8", "replace").split("\n")
+                log = monitor.log_path(self.run, self._stage)
+                lines = log.read_text("utf-8", "replace").split("\n")
                 last = next((line for line in reversed(lines) if line.strip()), "")
                 self._problem = f"The process ended with code {code}: {last}"
 
-    @property
-    def _is_starting(self) -> bool:
-        return self._child is not None and self._tracker.driver is None
-
     def _show(self) -> None:
-        tracker, message = self._tracker, self._tracker.message
-        if self._is_starting:
+        tracker, message = self.tracker, self.tracker.message
+        obstacle = self.obstacle or tracker.obstacle
+        if self._child is not None and tracker.driver is None:
             message = "Starting: a process loads the networks."
         elif self._stopping:
             message = "Stopping after the current step."
-        self.start.description = "Resume" if tracker.done and tracker.missing else "Start"
-        busy = self._is_starting or tracker.driver is not None
-        self.start.disabled = busy or not tracker.missing
+        elif obstacle and not self.is_busy:
+            message += f" Cannot start: {obstacle}."
+        self.start.description = self._labels[bool(tracker.done and tracker.missing)]
+        self.start.disabled = bool(self.is_busy or obstacle or not tracker.missing)
         self.stop.disabled = self._stopping or not monitor.can_be_stopped(tracker.driver)
         self.message.value = message_html(message, self._problem)
-        self.numbers.value = numbers_html(tracker)
-        networks, steps = self._run.settings.teachers, tracker.at_work.steps
-        self.pulls.value = pulls_html(tracker.pulls, self._titles, networks)
-        self.losses.value = losses_html(tracker.losses_of, steps, tracker.losses, networks)
+        self.numbers.value = numbers_html(tracker, self._stage)
+        text = monitor.device_text(self.run.settings, self._stage, tracker.driver)
+        self.device.value = f"<div>{html.escape(text)}</div>"
 
-    def _follow(self, every: float) -> None:
-        """Refresh in a thread, in place of an older monitor of the run."""
-        path = self._run.path.resolve()
-        if path in _OPEN:
-            _OPEN[path].close()
-        _OPEN[path] = self
-        threading.Thread(target=self._refresh_until_done, args=(every,), daemon=True).start()
+    def _follow(self) -> None:
+        if self._every and not (self._thread and self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._refresh_until_done, daemon=True)
+            self._thread.start()
 
-    def _refresh_until_done(self, every: float) -> None:
-        while self._tracker.missing or self._tracker.driver or self._child:
-            idle = self._tracker.driver is None and self._child is None
-            if self._ended.wait(every * _IDLE if idle else every):
+    def _refresh_until_done(self) -> None:
+        while self.tracker.missing or self.is_busy:
+            if self._ended.wait(self._every if self.is_busy else self._every * _IDLE):
                 return
             try:
                 self.refresh()
@@ -148,6 +180,25 @@ class RunMonitor(KeyboardBox):
                 text = f"The monitor has stopped: {type(error).__name__}: {error}"
                 self.message.value = message_html(text)
                 return
+
+
+class RunMonitor(StageMonitor):
+    """A monitor of the synthesis, with losses, the networks' pull and previews of the images."""
+
+    def __init__(self, run: Run) -> None:
+        self._titles = method_titles(run)
+        self.pulls, self.losses = widgets.HTML(), widgets.HTML()
+        self.previews = PreviewViewer(run)
+        views = [self.pulls, self.losses, self.previews]
+        super().__init__(run, monitor.STAGE, views=views)
+
+    def _show(self) -> None:
+        super()._show()
+        tracker, networks = self.tracker, self.run.settings.teachers
+        self.pulls.value = pulls_html(tracker.pulls, self._titles, networks)
+        steps = tracker.at_work.steps
+        self.losses.value = losses_html(tracker.losses_of, steps, tracker.losses, networks)
+        self.previews.refresh()
 
 
 class PreviewViewer(widgets.VBox):
@@ -221,11 +272,10 @@ def message_html(message: str, problem: str = "") -> str:
     return f'<div role="status"><b>{html.escape(message)}</b>{line}</div>'
 
 
-def numbers_html(tracker: RunTracker) -> str:
+def numbers_html(tracker: RunTracker, stage: str) -> str:
     """Return a bar of the share that is done, and the numbers."""
     units, done, work = len(tracker.units), len(tracker.done), tracker.at_work
-    share = min(1.0, (done + work.share) / max(1, units))
-    facts = [f"{share:.0%}", f"{done} of {units} units done, {tracker.missing} missing"]
+    facts = [f"{tracker.share:.0%}", f"{done} of {units} units done, {tracker.missing} missing"]
     if tracker.driver is not None:
         at = f", step {work.step} of {work.steps}" if work.steps else ""
         facts.append(f"at work: {tracker.unit}{at}" if tracker.unit else "preparing")
@@ -233,7 +283,7 @@ def numbers_html(tracker: RunTracker) -> str:
         left = tracker.seconds_left
         facts.append(f"time left: {'not known yet' if left is None else format_duration(left)}")
     line = " · ".join(f'<span style="white-space:nowrap">{html.escape(f)}</span>' for f in facts)
-    bar = f'<progress value="{share:.4f}" max="1" aria-label="synthesis" style="width:24em">'
+    bar = f'<progress value="{tracker.share:.4f}" max="1" aria-label="{stage}" style="width:24em">'
     return f"{bar}</progress><div>{line}</div>"
 
 

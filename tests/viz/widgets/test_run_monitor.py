@@ -12,6 +12,7 @@ import pytest
 from prism_nb.core import fileio
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
+from prism_nb.execution import pipeline
 from prism_nb.viz import monitor as process
 from prism_nb.viz.monitor import STAGE, Pull, log_path
 from prism_nb.viz.style import color_at
@@ -48,8 +49,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen
     """Processes that are started in place of the synthesis, and end with the test."""
     children: list[subprocess.Popen[bytes]] = []
 
-    def start(run: Run) -> "subprocess.Popen[bytes]":
-        fileio.write_bytes(log_path(run), b"")
+    def start(run: Run, stage: str) -> "subprocess.Popen[bytes]":
+        fileio.write_bytes(log_path(run, stage), b"")
         command = [sys.executable, "-c", DRIVER, str(run.path), unit_names(run)[0]]
         children.append(subprocess.Popen(command))
         return children[-1]
@@ -69,14 +70,14 @@ def buttons(monitor: RunMonitor) -> tuple[str, bool, bool]:
 @pytest.mark.usefixtures("children")
 def test_start_and_stop_from_any_monitor(run: Run) -> None:
     finish_units(run, 1)
-    monitor = RunMonitor(run, every=0)
+    monitor = RunMonitor(run)
     assert buttons(monitor) == ("Resume", True, False)
     monitor.start.click()
     assert "Starting" in monitor.message.value
     assert buttons(monitor)[1:] == (False, False)
     refresh_until(monitor, "on this machine")
     assert buttons(monitor)[1:] == (False, True)
-    second = RunMonitor(run, every=0)
+    second = RunMonitor(run)
     second.stop.click()
     assert second.stop.disabled
     refresh_until(second, "Stopped. Finished units are kept")
@@ -85,7 +86,8 @@ def test_start_and_stop_from_any_monitor(run: Run) -> None:
 
 
 def test_a_killed_driver_has_failed(run: Run, children: list["subprocess.Popen[bytes]"]) -> None:
-    monitor = RunMonitor(run, every=0)
+    finish_units(run, 0)
+    monitor = RunMonitor(run)
     monitor.start.click()
     refresh_until(monitor, "on this machine")
     while "at work" not in monitor.numbers.value:
@@ -96,16 +98,17 @@ def test_a_killed_driver_has_failed(run: Run, children: list["subprocess.Popen[b
 
 
 def test_failed_starts_have_a_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def end(run: Run) -> "subprocess.Popen[bytes]":
-        fileio.write_bytes(log_path(run), b"error: stage <squeeze> is not complete\n\n")
+    def end(run: Run, stage: str) -> "subprocess.Popen[bytes]":
+        fileio.write_bytes(log_path(run, stage), b"error: stage <squeeze> is not complete\n\n")
         child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
         child.wait()
         return child
 
-    def refuse(run: Run) -> "subprocess.Popen[bytes]":
+    def refuse(run: Run, stage: str) -> "subprocess.Popen[bytes]":
         raise OSError("Read-only file system")
 
-    monitor = RunMonitor(run, every=0)
+    finish_units(run, 0)
+    monitor = RunMonitor(run)
     assert buttons(monitor) == ("Start", True, False)
     for start, reason in (
         (end, "ended with code 1: error: stage &lt;squeeze&gt; is"),
@@ -117,10 +120,23 @@ def test_failed_starts_have_a_reason(run: Run, monkeypatch: pytest.MonkeyPatch) 
         assert not monitor.start.disabled
 
 
+def test_what_has_to_be_done_first_is_said_before_a_start(run: Run) -> None:
+    monitor = RunMonitor(run)
+    assert buttons(monitor) == ("Start", False, False)
+    teachers = pipeline.stage_units(run, "squeeze")
+    missing = f"{len(teachers)} of {len(teachers)} units of the squeeze are missing"
+    assert f"Cannot start: {missing}; run notebook 01_teacher_pool" in monitor.message.value
+    finish_units(run, 0)
+    monitor.refresh()
+    assert buttons(monitor) == ("Start", True, False)
+    assert "Cannot start" not in monitor.message.value
+
+
 def test_a_finished_run_leaves_no_thread(run: Run) -> None:
     finish_units(run, len(unit_names(run)))
     before = threading.active_count()
-    monitor = RunMonitor(run, every=0.01)
+    monitor = RunMonitor(run)
+    monitor.follow(0.01)
     assert "Finished" in monitor.message.value
     assert buttons(monitor)[1:] == (False, False)
     wait_for_threads(before)
@@ -128,8 +144,9 @@ def test_a_finished_run_leaves_no_thread(run: Run) -> None:
 
 def test_it_refreshes_until_it_is_closed_or_replaced(run: Run) -> None:
     before = threading.active_count()
-    first = RunMonitor(run, every=0.01)
-    second = RunMonitor(run, every=0.01)
+    first, second = RunMonitor(run), RunMonitor(run)
+    for monitor in (first, second):
+        monitor.follow(0.01)
     wait_for_threads(before + 1)
     begin_unit(run, unit_names(run)[0])
     deadline = time.monotonic() + 120
@@ -152,11 +169,13 @@ def test_numbers_and_losses(run: Run) -> None:
     finish_units(run, 1)
     with run.locks.stage(STAGE):
         begin_unit(run, unit_names(run)[1])
-        monitor = RunMonitor(run, every=0)
+        monitor = RunMonitor(run)
     count = len(unit_names(run))
     assert f"1 of {count} units done, {count - 1} missing" in monitor.numbers.value
     assert f'value="{1.25 / count:.4f}"' in monitor.numbers.value
     assert "step 5 of 20" in monitor.numbers.value
+    assert "cpu · " in monitor.device.value
+    assert " · fp32 · " in monitor.device.value
     assert "time left: " in monitor.numbers.value
     assert "bn/net" in monitor.losses.value
     assert "No pictures yet" in monitor.previews.sheet.value
@@ -170,7 +189,7 @@ POOL = ("net_a@wheel", "timm/net_b@/far/away/b.pth", "net_c", "<d>")
 
 
 def test_the_monitor_shows_what_pulls_the_images(run: Run) -> None:
-    monitor = RunMonitor(run, every=0)
+    monitor = RunMonitor(run)
     assert monitor.pulls.value == ""
     begin_unit(run, unit_names(run)[0])
     report_shares(run, unit_names(run)[0], 4, test_resnet=0.95, test_byobnet=0.05)
@@ -212,7 +231,7 @@ def test_the_last_picture_is_followed_until_another_is_chosen(run: Run) -> None:
     run.write_classes(open_dataset(run.settings).class_records())
     unit = "prism/images000-000_classes000-009"
     write_previews(run, unit, 0, 5)
-    previews = RunMonitor(run, every=0).previews
+    previews = RunMonitor(run).previews
     assert ", step 5 of 20" in previews.sheet.value
     assert "BN statistics of a; logits of\na." in previews.sheet.value
     assert 'alt="three, image 0"' in previews.sheet.value
@@ -231,7 +250,7 @@ def test_previews_of_the_next_unit_follow(run: Run) -> None:
     first, second = (f"prism/images00{k}-00{k}_classes000-009" for k in (0, 1))
     run.write_classes(open_dataset(run.settings).class_records())
     write_previews(run, first, 0)
-    previews = RunMonitor(run, every=0).previews
+    previews = RunMonitor(run).previews
     previews.unit.value = first
     for path in run.file(f"previews/{first}").iterdir():
         path.unlink()
