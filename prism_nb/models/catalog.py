@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import islice
 from typing import Any
 
 from prism_nb.models.architectures import architecture_of, resolve_architecture
@@ -99,6 +100,48 @@ def filtered(
         and (gflop is None or entry.flops <= gflop * 1e9)
     ]
     return sorted(found, key=SORTS[sort]) if sort else found
+
+
+def suggest_pool(
+    entries: Iterable[Entry],
+    first: str,
+    count: int,
+    *,
+    fits: Callable[[str], bool] = lambda name: True,
+    likeness: Mapping[frozenset[str], float] | None = None,
+) -> list[str]:
+    """Return a network and others of as many families, as far as there are any.
+
+    Of each family it is the most accurate network that fits, one that the run has trained before
+    others. Of the families, those come first that were compared with the whole pool so far, the
+    least alike first; then those that the run has trained; then the most accurate.
+
+    Args:
+        entries: The candidates, such as those up to a cost.
+        first: The network that the pool begins with.
+        count: Number of networks.
+        fits: Whether a network can be used.
+        likeness: Similarity of two networks, such as their CKA, for pairs that were compared.
+    """
+
+    def by_accuracy(entry: Entry) -> tuple[Any, ...]:
+        return entry.library != "this run", -(entry.accuracy or 0.0), entry.flops
+
+    def by_likeness(entry: Entry) -> tuple[Any, ...]:
+        known = [(likeness or {}).get(frozenset((entry.name, other))) for other in pool]
+        alike = [value for value in known if value is not None]
+        compared = len(alike) == len(pool)
+        return not compared, max(alike) if compared else 0.0, *by_accuracy(entry)
+
+    pool, families = [first], dict[str, list[Entry]]()
+    for entry in sorted(entries, key=by_accuracy):
+        families.setdefault(entry.family, []).append(entry)
+    families.pop(family_of(first), None)
+    while families and len(pool) < count:
+        family = min(families, key=lambda name: by_likeness(families[name][0]))
+        members = (entry.name for entry in families.pop(family) if fits(entry.name))
+        pool += islice(members, 1)
+    return pool
 
 
 def family_of(name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import isnan
 
 import numpy as np
 import torch
@@ -43,6 +45,13 @@ class Comparison:
     images: int
     cka: np.ndarray
     agreement: np.ndarray
+
+    @property
+    def similarities(self) -> dict[frozenset[str], float]:
+        """The CKA of each pair of networks, where it is defined."""
+        pairs = combinations(enumerate(self.names), 2)
+        found = {frozenset((a, b)): float(self.cka[i, j]) for (i, a), (j, b) in pairs}
+        return {pair: value for pair, value in found.items() if not isnan(value)}
 
 
 def compare_networks(run: Run, names: Sequence[str]) -> Comparison:

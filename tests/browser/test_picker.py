@@ -1,4 +1,4 @@
-"""The teacher picker in a real JupyterLab: a pool picked by hand."""
+"""The teacher picker in a real JupyterLab: a pool picked by hand, saved and trained."""
 
 import shutil
 from pathlib import Path
@@ -18,27 +18,34 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     # The run takes its teachers over from this neighbour.
     shutil.copytree(finished_runs / "digits", lab.runs / "neighbour")
     lab.open("01_teacher_pool")
-    lab.run_all()
-    page.wait_for_selector("text=all 5 units are complete and undamaged", timeout=400_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page.wait_for_selector("text=Waiting for the teacher picker", timeout=200_000)
+    assert lab.outputs('nb.plan(run, "squeeze")') == "[]"  # the cells below wait
     picker = page.locator(".prism-picker")
+    picker.get_by_role("button", name="Train").click()
+    page.wait_for_selector("text=all 5 units are complete and undamaged", timeout=400_000)
+    expect(picker.get_by_text("Finished: all 5 units are done.")).to_be_visible(timeout=60_000)
+    picker.get_by_role("button", name="Train").scroll_into_view_if_needed()
+    lab.shot("picker_trained")
     text = picker.get_by_label("Filter")
     text.scroll_into_view_if_needed()
     lab.shot("picker")
     text.fill("no such network")
     page.wait_for_selector("text=No network fits: shorten the filter")
 
-    # From here by keyboard alone: the filter, the first line of the list, the button.
+    # From here by keyboard alone: the filter, the first line of the list, Enter.
     text.fill("mobilenetv3_small_050")
     found = picker.get_by_label("Candidates")
     page.wait_for_selector("text=/^1 of [0-9]+ networks/")
     expect(found.locator("option")).to_have_count(1)
     found.focus()
     page.keyboard.press("ArrowDown")
-    join = picker.get_by_role("button", name="Add to pool")
-    expect(join).to_be_enabled(timeout=60_000)
-    join.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Added: mobilenetv3_small_050", timeout=60_000)
+    text.fill("lcnet_035")
+    expect(found.locator("option")).to_have_count(1)
+    found.locator("option").dblclick()
+    page.wait_for_selector("text=Added: lcnet_035", timeout=60_000)
 
     for name, answer in (
         ("inception_v3", "cannot take 32-pixel images"),
@@ -46,7 +53,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
         ("resnet18", "Networks of the primary's family (resnet)"),
     ):
         picker.get_by_label("By name").fill(name)
-        picker.get_by_role("button", name="Add", exact=True).click()
+        picker.get_by_label("By name").press("Enter")
         page.wait_for_selector(f"text={answer}", timeout=60_000)
     picker.get_by_role("button", name="Compare").click()
     page.wait_for_selector("text=Linear CKA of features", timeout=60_000)
@@ -54,7 +61,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     lab.shot("picker_compares")
     everything_fits(page)
 
-    for name in ("resnet18", "test_convnext"):
+    for name in ("resnet18", "test_convnext", "lcnet_035"):
         member = picker.locator(".prism-member", has_text=name)
         member.get_by_role("button", name="Remove").click()
         expect(member).to_have_count(0, timeout=60_000)
@@ -63,18 +70,27 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     picker.get_by_label("Steps per draw").fill("5")
     picker.get_by_label("Steps per draw").press("Tab")
     page.wait_for_selector("text=resample_every: 5")
-    expect(picker.get_by_text("Ready.")).to_be_visible()
+    expect(picker.get_by_text("Not saved yet: ")).to_be_visible()
     picker.get_by_role("button", name="Compare").scroll_into_view_if_needed()
     lab.shot("picker_ready")
     everything_fits(page)
 
-    lab.run_cell("run.with_settings(picker.value)")
+    picker.get_by_role("button", name="Save").click()
+    page.wait_for_selector("text=primary test_resnet → test_byobnet", timeout=60_000)
+    page.wait_for_selector("text=5 kept, 1 to train (mobilenetv3_small_050)", timeout=60_000)
+    picker.get_by_role("button", name="Save").scroll_into_view_if_needed()
+    lab.shot("picker_saved")
     config = lab.runs / "digits" / "config.yaml"
     wait_until(lambda: read(config)["primary"] == "test_byobnet", "the pick did not reach the run")
     assert read(config)["teachers"][-1] == "mobilenetv3_small_050"
     assert read(config)["recipes"] == {"prism": {"selection": "intra", "resample_every": 5}}
+    text.fill("")
+    picker.get_by_role("button", name="Suggest a pool").click()
+    page.wait_for_selector("text=Suggested: test_byobnet, ", timeout=60_000)
+    everything_fits(page)
     lab.use_theme("JupyterLab Dark")
-    picker.get_by_label("Draw", exact=True).scroll_into_view_if_needed()
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    picker.get_by_role("button", name="Suggest a pool").scroll_into_view_if_needed()
     lab.shot("picker_dark")
 
 

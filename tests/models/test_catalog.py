@@ -1,9 +1,11 @@
 """The catalogue: its data is what the libraries have, its filter does what it says."""
 
+from dataclasses import replace
+
 import pytest
 
 from prism_nb.models.architectures import resolve_architecture
-from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue
+from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue, suggest_pool
 from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import build_network, network_info
 
@@ -92,3 +94,20 @@ def test_sorting_orders_and_loses_nothing(sort: str) -> None:
     assert keys == sorted(keys)
     if sort == "best accuracy":
         assert found[-1].accuracy is None
+
+
+def test_a_suggested_pool_goes_by_family_accuracy_and_likeness() -> None:
+    names = ("resnet18", "resnet50", "densenet121", "densenet161", "mobilenet_v2", "vgg11_bn")
+    entries = [BY_NAME[name] for name in names]  # densenet161 is the most accurate, then
+    assert suggest_pool(entries, "resnet18", 3) == ["resnet18", "densenet161", "mobilenet_v2"]
+    fitting = suggest_pool(entries, "resnet18", 9, fits=lambda name: name != "densenet161")
+    assert fitting == ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
+    likeness = {
+        frozenset(("resnet18", "mobilenet_v2")): 0.9,
+        frozenset(("resnet18", "vgg11_bn")): 0.2,
+        frozenset(("mobilenet_v2", "vgg11_bn")): 0.1,
+    }
+    by_likeness = ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet161"]
+    assert suggest_pool(entries, "resnet18", 9, likeness=likeness) == by_likeness
+    trained = replace(BY_NAME["densenet121"], library="this run")
+    assert suggest_pool([*entries, trained], "resnet18", 2)[1] == "densenet121"

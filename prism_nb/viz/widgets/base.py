@@ -17,11 +17,22 @@ from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
 # JupyterLab would take arrows and Enter for its own commands. It matches shortcuts from the
 # focused element upwards, and stops at this attribute. A listener sets it, since widgets are drawn
 # after their output, and drawn again in other views.
-_KEEP_KEYS = """
-document.addEventListener("focusin", (event) => {
-  if (event.target.closest(".prism-keys"))
-    event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-});
+# Enter in a field, and a double click in a list, press the button of the box around them.
+_KEYS = """
+if (!window.prismKeys) {
+  window.prismKeys = true;
+  document.addEventListener("focusin", (event) => {
+    if (event.target.closest(".prism-keys"))
+      event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  });
+  const press = (event) => event.target.closest(".prism-enter")?.querySelector("button").click();
+  document.addEventListener("dblclick", (event) => {
+    if (event.target.closest("select[multiple]")) press(event);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.matches("input, select[multiple]")) press(event);
+  });
+}
 """
 
 
@@ -31,7 +42,7 @@ class KeyboardBox(widgets.VBox):
     def _ipython_display_(self) -> None:
         self.add_class("prism-keys")
         display(self._repr_mimebundle_(), raw=True)
-        display(Javascript(_KEEP_KEYS))
+        display(Javascript(_KEYS))
 
 
 def control_style(width: int = 400, label: int = 90) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Preview of a pool of teachers: draws and cost of a step, warnings, similarity of networks."""
+"""Preview of a pool of teachers: its networks, a step's draws and cost, and what it changes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ import pandas as pd
 import torch
 
 from prism_nb.core.recipe import Recipe, TeacherPool
+from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+from prism_nb.core.text import DASH, format_value
+from prism_nb.core.unit_plan import network_unit
+from prism_nb.core.units import is_pretrained_name
 from prism_nb.data.dataset import ImageDataset
+from prism_nb.execution import pipeline
 from prism_nb.models.architectures import architecture_of
 from prism_nb.models.catalog import family_of
 from prism_nb.models.pretrained import build_options, native_preprocess
@@ -51,7 +56,7 @@ def sample_steps(
 
 
 def preview_html(settings: Settings, method: str | None, infos: Mapping[str, NetworkInfo]) -> str:
-    """Describe a step of a method: a sentence, then a row per network of the pool.
+    """Describe a step of a method: a sentence, then shares by network of the pool.
 
     Args:
         settings: A usable pick.
@@ -72,9 +77,6 @@ def preview_html(settings: Settings, method: str | None, infos: Mapping[str, Net
         runs = np.mean([name in logits or (has_bn and name in bn) for bn, logits in steps])
         rows.append(
             {
-                "family": family_of(name),
-                "BN layers / channels": f"{info.bn_layers} / {info.bn_channels:,}",
-                "GFLOP": info.flops / 1e9,
                 "logits in": np.mean([name in logits for _, logits in steps]),
                 "BN statistics in": np.mean([name in bn for bn, _ in steps]),
                 "share of cost": info.flops * runs,
@@ -92,7 +94,7 @@ def preview_html(settings: Settings, method: str | None, infos: Mapping[str, Net
     )
     bars = ["BN statistics in", "share of cost"]
     styler = table.style.format("{:.0%}", subset=["logits in", *bars])
-    styler = styler.format("{:.3g}", subset="GFLOP").format_index(escape="html")
+    styler = styler.format_index(escape="html")
     styler = styler.bar(
         subset=bars, vmin=0, vmax=1, height=70, width=88, color="rgba(68, 119, 170, 0.5)"
     )
@@ -130,6 +132,68 @@ def pool_warnings(settings: Settings, bn_layers: Mapping[str, int]) -> list[str]
     return found
 
 
+POOL_COLUMNS = ("", "network", "family", "BN layers / channels", "GFLOP", "top-1", "weights")
+
+
+def pool_rows(run: Run, infos: Mapping[str, NetworkInfo]) -> dict[str, tuple[str, ...]]:
+    """Return the texts of `POOL_COLUMNS` by network of a run's pool.
+
+    GFLOP are those of a forward pass at the size of the run's images; top-1 is in %, on the
+    held-out real images, of networks that the run has.
+    """
+    rows = dict[str, tuple[str, ...]]()
+    for name, info in infos.items():
+        marker = run.units.marker(network_unit(run.settings, name))
+        accuracy = marker["record"].get("accuracy") if marker else None
+        missing = "to fetch" if is_pretrained_name(name) else "to train"
+        rows[name] = (
+            "★" if name == run.settings.primary else "",
+            *(name, family_of(name), f"{info.bn_layers} / {info.bn_channels:,}"),
+            f"{info.flops / 1e9:.3g}",
+            DASH if accuracy is None else f"{100 * accuracy:.1f}",
+            "here" if marker else missing,
+        )
+    return rows
+
+
+def changes_text(old: Settings, new: Settings) -> str:
+    """Return which settings and fields of recipes differ, old → new; empty if none do."""
+    before, after = old.plain(), new.plain()
+    for method in new.methods:
+        for values, settings in ((before, old), (after, new)):
+            recipe = settings.recipe_of(method).model_dump(mode="json")
+            values |= {f"{method}: {field}": value for field, value in recipe.items()}
+    names = [n for n in after if n != "recipes" and before.get(n) != after[n]]
+    return "; ".join(f"{n} {_change(before.get(n), after[n])}" for n in names)
+
+
+def _change(old: Any, new: Any) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        entries = [f"+ {entry}" for entry in new if entry not in old]
+        entries += [f"− {entry}" for entry in old if entry not in new]
+        return ", ".join(entries) or "in another order"
+    return f"{format_value(old)} → {format_value(new)}"
+
+
+def work_texts(run: Run) -> list[str]:
+    """Return what a run has of the teachers and of later stages, and what has to be made."""
+    plan = pipeline.plan(run, "squeeze", verify_hashes=False)
+    taken = [unit.name for unit in plan.reusable]
+    made = [unit.name for unit in plan.to_make]
+    kept = f"{plan.counts['done']} kept"
+    of_units = {"to train": made, "taken over from another run": taken}
+    parts = [
+        f"{len(names)} {what} ({', '.join(names)})" for what, names in of_units.items() if names
+    ]
+    later = []
+    for stage in [*pipeline.STAGES][1:]:
+        found = pipeline.state(run, stage, verify_hashes=False)
+        anew = found.missing - found.counts["missing"]
+        text = f"{stage} {found.counts['done']} kept, {found.counts['missing']} to make"
+        later.append(text + (f", {anew} to make anew" if anew else ""))
+    return [f"Networks: {', '.join([kept, *parts])}.", f"Later stages: {'; '.join(later)}."]
+
+
 def comparison_html(found: Comparison) -> str:
     """Return a comparison of networks as two heat maps with numbers, and what is missing in it."""
     parts = []
@@ -143,7 +207,7 @@ def comparison_html(found: Comparison) -> str:
         parts.append(note_html("A comparison needs two networks; add one to the pool.", "note"))
     if found.missing:
         names = "; ".join(f"{name}: {reason}" for name, reason in found.missing.items())
-        advice = "Train them with the cell below, then compare again."
+        advice = "Train them, then compare again."
         parts.append(note_html(f"Not compared: {names}. {advice}", "note"))
     return "".join(parts)
 

@@ -1,12 +1,16 @@
-"""Teacher picker: the pool, its primary and the draw of BN teachers, chosen by hand."""
+"""Teacher picker: the pool, its primary and the draw of BN teachers, chosen, saved and trained."""
 
 from __future__ import annotations
 
+import asyncio
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import ipywidgets as widgets
+from IPython import get_ipython
+from IPython.display import display
 
 from prism_nb.core.config import build_settings, merge
 from prism_nb.core.errors import PrismError, UsageError
@@ -18,10 +22,19 @@ from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution.preflight import only_part
-from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_catalogue
+from prism_nb.models.architectures import architecture_of
+from prism_nb.models.catalog import (
+    SORTS,
+    Entry,
+    family_of,
+    filtered,
+    read_catalogue,
+    suggest_pool,
+)
 from prism_nb.models.pretrained import native_preprocess
-from prism_nb.models.similarity import compare_networks
+from prism_nb.models.similarity import Comparison, compare_networks
 from prism_nb.models.weights import check_weights_present
+from prism_nb.models.zoo import NetworkInfo
 from prism_nb.viz.tables import method_titles
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
@@ -33,11 +46,16 @@ from prism_nb.viz.widgets.base import (
     set_options,
 )
 from prism_nb.viz.widgets.pool_preview import (
+    POOL_COLUMNS,
+    changes_text,
     comparison_html,
     pool_network_info,
+    pool_rows,
     pool_warnings,
     preview_html,
+    work_texts,
 )
+from prism_nb.viz.widgets.run_monitor import StageMonitor
 
 _HINT = (
     "Networks without batch norm are not listed: they cannot be BN teachers. Parameters and GFLOP "
@@ -50,16 +68,26 @@ _NO_DRAW = (
     "Nothing to set: no method of this run draws BN teachers from the pool as PRISM does. Add one "
     "to methods, such as prism, to choose how."
 )
+_SUGGESTION = (
+    "The primary stays; the others are of families of their own: those that were compared, the "
+    "least alike first, then those trained here, then the most accurate on ImageNet-1K that cost "
+    "no more than the primary, or than the filter's limit."
+)
+_WAITING = "Waiting for the teacher picker above: press Save there, or Train."
 
 
 class TeacherPicker(KeyboardBox):
-    """Candidates to filter, the pool, the draw, and what the pick means per step.
+    """Candidates to filter, the pool, the draw, what the pick means, and its training.
 
-    `value` is equal to the run's settings until touched.
+    `value` is equal to the run's settings until touched; `saved` gives the run to go on with.
     """
 
     def __init__(self, run: Run) -> None:
-        self._run, settings = run, run.settings
+        self._run, self._initial = run, run.settings
+        self._is_saved = self._is_confirmed = self._is_shown = False
+        self._infos = dict[str, NetworkInfo]()
+        self._comparison: Comparison | None = None
+        settings = run.settings
         self.candidates = CandidateList(candidates(run))
         self.name = widgets.Text(
             description="By name",
@@ -67,6 +95,13 @@ class TeacherPicker(KeyboardBox):
             **control_style(420),
         )
         self.add = widgets.Button(description="Add")
+        self.size = dropdown(
+            "of", [(f"{n} networks", n) for n in range(2, 11)], 5, width=150, label=20
+        )
+        self.suggest = widgets.Button(
+            description="Suggest a pool",
+            tooltip="The primary and the most accurate listed network of each of other families",
+        )
         self.pool = PoolList(settings.teachers, settings.primary, self._pool_changed)
         self._only = {"bn_only": settings.bn_only, "logits_only": settings.logits_only}
         self.draws = {
@@ -80,25 +115,32 @@ class TeacherPicker(KeyboardBox):
         stack = widgets.Stack([*self.draws.values()], selected_index=0 if self.draws else None)
         draw = [self.method, stack] if self.draws else [widgets.HTML(note_html(_NO_DRAW, "plain"))]
         self.message, self.warnings, self.preview = (widgets.HTML() for _ in range(3))
-        self.status, self.similarity = widgets.HTML(), widgets.HTML()
+        self.status, self.similarity, self.answer = (widgets.HTML() for _ in range(3))
         self.compare = widgets.Button(
             description="Compare", tooltip="Compare the pool's networks on real held-out images"
         )
+        self.save_button = widgets.Button(description="Save", tooltip="Write the pick to the run")
+        self.training = Training(run, self._save_to_train, self._describe_pool)
+        self.training.buttons.children = (self.save_button, *self.training.buttons.children)
         widgets.link((self.method, "index"), (stack, "selected_index"))
         self.method.observe(lambda _: self._refresh(), names="value")
         self.candidates.join.on_click(lambda _: self._add(self.candidates.chosen_names))
         self.add.on_click(lambda _: self._add([self.name.value.strip()]))
+        self.suggest.on_click(lambda _: self._suggest())
         self.compare.on_click(lambda _: self._compare_networks())
+        self.save_button.on_click(lambda _: self.save())
         self._refresh()
         super().__init__(
             [
                 *(css(), heading("Candidates"), self.candidates),
-                widgets.HBox([self.name, self.add]),
+                widgets.HBox([self.name, self.add]).add_class("prism-enter"),
+                widgets.HBox([self.suggest, self.size]),
                 *(self.message, widgets.HTML(note_html(_HINT))),
                 *(heading("Pool"), self.pool),
                 *(heading("Draw of BN teachers"), *draw),
                 *(heading("What it means"), self.warnings, self.preview),
-                *(self.compare, self.similarity, self.status),
+                *(self.compare, self.similarity),
+                *(heading("Save and train"), self.status, self.training, self.answer),
             ]
         )
         self.add_class("prism-picker").add_class("prism-tables")
@@ -112,8 +154,54 @@ class TeacherPicker(KeyboardBox):
         """
         if self.pool.primary.value is None:
             raise UsageError("no primary: choose one of the pool, which needs one network at least")
-        values = merge(self._run.settings.plain(), self._picked())
+        values = merge(self._initial.plain(), self._picked())
         return build_settings(values, where="the picker")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the pick is unsaved, being trained, or neither saved by hand nor trained."""
+        is_done = self._is_confirmed or not self.training.tracker.missing
+        return not self._is_saved or self.training.is_busy or not is_done
+
+    async def saved(self) -> Run:
+        """Return the run with what is picked; where a person is shown the picker, wait for them.
+
+        It waits for *Save*, or for the end of what *Train* began, unless there is nothing to save
+        or to train. Without a person, as under papermill, it saves what the settings say.
+        """
+        if self._is_shown and self.is_open:
+            note = widgets.HTML(note_html(_WAITING, "note"))
+            display(note)
+            while self.is_open:
+                await asyncio.sleep(0.1)
+            note.value = ""
+        return self._run.with_settings(self.value)
+
+    def save(self) -> bool:
+        """Write the pick to the run if it can be, and show what changes and what is to be made."""
+        before = self._run.settings
+        try:
+            self._run = self._run.with_settings(self.value)
+        except PrismError as error:
+            self.answer.value = note_html(f"Not saved: {error}", "stop")
+            return False
+        self._is_confirmed = True
+        self._refresh()
+        changes = changes_text(before, self._run.settings) or "nothing has changed"
+        saved = note_html(f"Saved: {changes}.", "good")
+        texts = [note_html(text, "plain") for text in work_texts(self._run)]
+        self.answer.value = "".join([saved, *texts])
+        return True
+
+    def _ipython_display_(self) -> None:
+        self._is_shown = is_attended()
+        super()._ipython_display_()
+        self.training.follow()
+
+    def _save_to_train(self) -> bool:
+        is_saved = self.save()
+        self._is_confirmed = False  # by the end of the training
+        return is_saved
 
     def _picked(self) -> dict[str, Any]:
         changes = {method: draw.changes for method, draw in self.draws.items() if draw.changes}
@@ -126,6 +214,9 @@ class TeacherPicker(KeyboardBox):
 
     def _add(self, names: list[str]) -> None:
         """Put networks into the pool if all of them can be used."""
+        if not any(names):
+            self.message.value = note_html("Not added: choose a candidate or enter a name.", "stop")
+            return
         try:
             settings, dataset = self._run.settings, open_dataset(self._run.settings)
             check_weights_present([name for name in names if is_pretrained_name(name)])
@@ -140,6 +231,37 @@ class TeacherPicker(KeyboardBox):
         self.name.value = ""
         self.message.value = note_html(f"Added: {', '.join(names)}", "good")
 
+    def _suggest(self) -> None:
+        """Replace the pool beside its primary, by families, cost and what was compared."""
+        primary, found = self.pool.primary.value, self._comparison
+        if primary is None:
+            self.message.value = note_html("Not suggested: choose a primary first.", "stop")
+            return
+        settings, dataset = self._run.settings, open_dataset(self._run.settings)
+
+        def fits(name: str) -> bool:
+            try:
+                return only_part(name, dataset, resample=settings.resample) is None
+            except PrismError:
+                return False
+
+        costs = {entry.name: entry.flops for entry in read_catalogue()}
+        is_limited = self.candidates.gflop.value > 0  # by the filter
+        limit = inf if is_limited else costs.get(architecture_of(primary), inf)
+        entries = [
+            entry
+            for entry in self.candidates.found
+            if entry.name not in settings.holdout_networks
+            and (entry.library == "this run" or entry.flops <= limit)
+        ]
+        likeness = found.similarities if found else {}
+        names = suggest_pool(entries, primary, self.size.value, fits=fits, likeness=likeness)
+        if len(names) < 2:
+            self.message.value = note_html("Not suggested: none fits; widen the filter.", "stop")
+            return
+        self.pool.put(names)
+        self.message.value = note_html(f"Suggested: {', '.join(names)}. {_SUGGESTION}", "good")
+
     def _pool_changed(self) -> None:
         for draw in self.draws.values():
             draw.set_pool(self.pool.names)
@@ -147,31 +269,75 @@ class TeacherPicker(KeyboardBox):
         self._refresh()
 
     def _refresh(self) -> None:
-        self.warnings.value = self.preview.value = ""
+        self.warnings.value = self.preview.value = self.answer.value = ""
         try:
             settings, dataset = self.value, open_dataset(self._run.settings)
-            infos = {name: pool_network_info(name, dataset) for name in settings.teachers}
+            self._infos = {name: pool_network_info(name, dataset) for name in settings.teachers}
         except PrismError as error:
-            self.status.value = note_html(f"Not usable: {error}", "stop")
+            self._show_status(f"Not usable: {error}", obstacle=str(error))
+            self.training.refresh()
             return
-        found = pool_warnings(settings, {name: info.bn_layers for name, info in infos.items()})
+        layers = {name: info.bn_layers for name, info in self._infos.items()}
+        found = pool_warnings(settings, layers)
         self.warnings.value = "".join(note_html(f"Beware: {text}", "note") for text in found)
-        self.preview.value = preview_html(settings, self.method.value, infos)
+        self.preview.value = preview_html(settings, self.method.value, self._infos)
+        run, changes = Run(self._run.path, settings), changes_text(self._run.settings, settings)
         try:
-            Run(self._run.path, settings).check_settings()
-            verdict = note_html("Ready. The next cell uses these; in a preset they read:", "good")
+            run.check_settings()
+            self._show_status(f"Not saved yet: {changes}." if changes else "Ready: as in the run.")
+            self._is_saved = not changes
         except PrismError as error:  # it would mix results
-            text = f"Not usable in this run: {error}. A preset for another run would read:"
-            verdict = note_html(text, "stop")
+            self._show_status(f"Not usable in this run: {error}.", obstacle=str(error))
         code = html.escape(write_yaml(self._picked()))
-        self.status.value = f"{verdict}<pre>{code}</pre>"
+        self.status.value += f"<details><summary>As a preset</summary><pre>{code}</pre></details>"
+        self.training.use(run)
+        self._describe_pool(run)
+
+    def _show_status(self, text: str, *, obstacle: str = "") -> None:
+        self._is_saved = False
+        self.status.value = note_html(text, "stop" if obstacle else "good")
+        self.save_button.disabled, self.training.obstacle = bool(obstacle), obstacle
+
+    def _describe_pool(self, run: Run) -> None:
+        self.pool.describe(pool_rows(run, self._infos))
 
     def _compare_networks(self) -> None:
         self.similarity.value = note_html("Comparing the networks on real images …")
         try:
-            self.similarity.value = comparison_html(compare_networks(self._run, self.pool.names))
+            self._comparison = compare_networks(self._run, self.pool.names)
+            self.similarity.value = comparison_html(self._comparison)
         except PrismError as error:
             self.similarity.value = note_html(f"Not compared: {error}", "stop")
+
+
+class Training(StageMonitor):
+    """A monitor of the squeeze of what is picked, which is saved before it starts.
+
+    Args:
+        run: The run.
+        save: Saves the pick, and returns whether it could be.
+        changed: Called with the run whenever networks have been trained.
+    """
+
+    def __init__(self, run: Run, save: Callable[[], bool], changed: Callable[[Run], None]) -> None:
+        self._save, self._changed, self._done = save, changed, 0
+        super().__init__(run, "squeeze", labels=("Train", "Train"))
+
+    def _start(self) -> None:
+        if self._save():
+            super()._start()
+
+    def _show(self) -> None:
+        super()._show()
+        before, self._done = self._done, len(self.tracker.done)
+        if self._done != before:
+            self._changed(self.run)
+
+
+def is_attended() -> bool:
+    """Return whether a person at a front end runs the present cell, who could enter text."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and kernel.get_parent("shell")["content"].get("allow_stdin", False)
 
 
 # -- candidates ------------------------------------------------------------------------------
@@ -211,7 +377,6 @@ class CandidateList(widgets.VBox):
             control.observe(lambda _: self._filter(), names="value")
         self.list.observe(lambda _: self._offer_weights(), names="value")
         self._filter()
-        self._offer_weights()
         super().__init__(
             [
                 widgets.HBox(controls[:3]),
@@ -221,6 +386,7 @@ class CandidateList(widgets.VBox):
                 widgets.HBox([self.weights, self.join]),
             ]
         )
+        self.add_class("prism-enter")
 
     @property
     def chosen_names(self) -> list[str]:
@@ -230,10 +396,12 @@ class CandidateList(widgets.VBox):
 
     @property
     def _chosen(self) -> list[Entry]:
-        return [entry for entry in self._entries if entry.name in self.list.value]
+        """The selected candidates, or the only one that is listed."""
+        chosen = [entry for entry in self._entries if entry.name in self.list.value]
+        return self.found if len(self.found) == 1 else chosen
 
     def _filter(self) -> None:
-        found = filtered(
+        self.found = found = filtered(
             self._entries,
             words=self.text.value,
             family=self.family.value,
@@ -246,6 +414,7 @@ class CandidateList(widgets.VBox):
         if not found:
             text = "No network fits: shorten the filter, or allow any family, origin and cost"
         self.count.value = note_html(text, "quiet" if found else "note")
+        self._offer_weights()
 
     def _offer_weights(self) -> None:
         """Offer the published weights of a candidate, if exactly one is selected."""
@@ -257,7 +426,6 @@ class CandidateList(widgets.VBox):
         ]
         self.weights.options = [("none: trained on the run's images", ""), *offers]
         self.weights.value = ""
-        self.join.disabled = not chosen
 
 
 def _any_or(label: str, values: Iterable[str]) -> list[tuple[str, str]]:
@@ -302,19 +470,20 @@ def candidates(run: Run) -> list[Entry]:
 
 
 class PoolList(widgets.VBox):
-    """The networks of a pool, and its primary; `changed` is called after each change.
+    """The networks of a pool in a table, and its primary; `changed` is called after each change.
 
     A primary that leaves the pool is not replaced, since another one gives other images.
     """
 
     def __init__(self, names: tuple[str, ...], primary: str, changed: Callable[[], None]) -> None:
-        self._rows = dict[str, widgets.HBox]()
+        self.rows = dict[str, widgets.HBox]()
         self._changed = changed
         self.members = widgets.VBox()
+        head = widgets.HTML(_cells(POOL_COLUMNS)).add_class("prism-head")
         self.primary = dropdown("Primary", names, primary, width=420)
         self.primary.observe(lambda _: changed(), names="value")
         self._show(names)
-        super().__init__([self.members, self.primary])
+        super().__init__([head, self.members, self.primary])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -333,22 +502,32 @@ class PoolList(widgets.VBox):
         """Take a network out of the pool."""
         self.put([other for other in self.names if other != name])
 
+    def describe(self, rows: Mapping[str, Sequence[str]]) -> None:
+        """Show the texts of `POOL_COLUMNS` of each network."""
+        for name, texts in rows.items():
+            self.rows[name].children[0].value = _cells(texts)
+
     def _show(self, names: Sequence[str]) -> None:
         self._names = tuple(dict.fromkeys(names))
         self.members.children = [self._row(name) for name in self._names]
 
     def _row(self, name: str) -> widgets.HBox:
-        """Return a network's name with a button that removes it."""
-        if name not in self._rows:
+        """Return a network's texts with a button that removes it."""
+        if name not in self.rows:
             button = widgets.Button(
                 description="Remove",
                 tooltip=f"Remove {name} from the pool",
                 layout={"width": "auto"},
             )
             button.on_click(lambda _: self.remove(name))
-            label = widgets.Label(name, layout={"width": "420px"})
-            self._rows[name] = widgets.HBox([label, button]).add_class("prism-member")
-        return self._rows[name]
+            texts = widgets.HTML(_cells(["", name]))
+            self.rows[name] = widgets.HBox([texts, button]).add_class("prism-member")
+        return self.rows[name]
+
+
+def _cells(texts: Sequence[str]) -> str:
+    cells = "".join(f"<span>{html.escape(text)}</span>" for text in texts)
+    return f'<div class="prism-row">{cells}</div>'
 
 
 # -- the draw --------------------------------------------------------------------------------

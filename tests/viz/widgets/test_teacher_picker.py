@@ -1,6 +1,10 @@
 """The teacher picker without a browser: what a click does to its value, and what a pick means."""
 
+import asyncio
 import html
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,11 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
 from prism_nb.core.unit_plan import network_unit
 from prism_nb.execution.pipeline import stage_units
+from prism_nb.models.catalog import family_of, read_catalogue
 from prism_nb.models.similarity import Comparison
 from prism_nb.models.zoo import build_network, network_info
+from prism_nb.viz import monitor
+from prism_nb.viz.widgets import teacher_picker
 from prism_nb.viz.widgets.pool_preview import comparison_html, pool_warnings, sample_steps
 from prism_nb.viz.widgets.teacher_picker import TeacherPicker, candidates
 
@@ -30,8 +37,7 @@ def listed(picker: TeacherPicker) -> list[str]:
 
 def take_out(picker: TeacherPicker, *names: str) -> None:
     for name in names:
-        rows = [row.children for row in picker.pool.members.children]
-        next(button for label, button in rows if label.value == name).click()
+        picker.pool.rows[name].children[1].click()
 
 
 def add(picker: TeacherPicker, name: str) -> None:
@@ -52,7 +58,7 @@ def test_a_primary_that_leaves_the_pool_is_not_replaced(
     picker.pool.primary.value = "test_byobnet"
     assert picker.value.primary == "test_byobnet"
     assert picker.value.teachers == settings.teachers[1:]
-    assert "Ready" in picker.status.value
+    assert "primary test_resnet → test_byobnet" in picker.status.value
     assert "primary: test_byobnet" in picker.status.value
     take_out(picker, *picker.pool.names)
     assert "Not usable: no primary" in picker.status.value
@@ -70,6 +76,10 @@ def test_a_pick_that_would_mix_results_is_not_ready(run: Run) -> None:
         run.with_settings(picker.value)
     assert html.escape(f"Not usable in this run: {refused.value}") in picker.status.value
     assert "Ready" not in picker.status.value
+    assert picker.save_button.disabled
+    assert "Cannot start: " in picker.training.message.value
+    picker.save()
+    assert "Not saved: " in picker.answer.value
     assert "BN statistics in" in picker.preview.value
 
 
@@ -101,22 +111,115 @@ def test_a_network_without_batch_norm_gives_logits_alone(picker: TeacherPicker) 
     assert picker.value.logits_only == ()
 
 
+# -- save, train and suggest -----------------------------------------------------------------
+
+
+def pretend_trained(run: Run, *names: str) -> None:
+    for name in names:
+        unit = network_unit(run.settings, name)
+        record = {"bn_layers": 9, "bn_channels": 9, "parameters": 9, "flops": 9, "accuracy": 0.5}
+        run.units.finish(unit, paths=[], record=record)
+
+
+def texts(picker: TeacherPicker, name: str) -> list[str]:
+    return re.findall("<span>(.*?)</span>", picker.pool.rows[name].children[0].value)
+
+
+def test_save_says_what_changes_and_what_is_to_be_made(run: Run) -> None:
+    pretend_trained(run, *run.settings.networks)
+    picker = TeacherPicker(run)
+    add(picker, "mobilenetv3_small_050")
+    picker.pool.primary.value = "test_byobnet"
+    picker.draws["prism"].fields["selection"].value = "intra"
+    assert "Not saved yet: " in picker.status.value
+    picker.save_button.click()
+    for text in (
+        "Saved: teachers + mobilenetv3_small_050; primary test_resnet → test_byobnet; "
+        "prism: selection pre → intra.",
+        f"Networks: {len(run.settings.networks)} kept, 1 to train (mobilenetv3_small_050).",
+        "synthesis 0 kept, 3 to make; diversity 0 kept, 4 to make;",
+    ):
+        assert text in picker.answer.value
+    assert Run.open(run.path).settings == picker.value
+    picker.draws["prism"].fields["selection"].value = "pre"  # back, after it was saved otherwise
+    picker.save_button.click()
+    assert "Saved: prism: selection intra → pre." in picker.answer.value
+    assert Run.open(run.path).settings.recipes == {}
+
+
+def test_train_saves_and_starts_a_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_trained(run, *run.settings.networks)
+    started = []
+
+    def start(run: Run, stage: str) -> "subprocess.Popen[bytes]":
+        started.append((stage, Run.open(run.path).settings.teachers[-1]))
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(monitor, "start_stage", start)
+    picker = TeacherPicker(run)
+    assert picker.training.start.disabled  # nothing to train
+    assert "Finished: all 5 units are done" in picker.training.message.value
+    add(picker, "mobilenetv3_small_050")
+    assert "1 missing" in picker.training.numbers.value
+    assert texts(picker, "mobilenetv3_small_050")[-2:] == ["–", "to train"]
+    picker.training.start.click()
+    assert started == [("squeeze", "mobilenetv3_small_050")]
+    assert picker.is_open  # until it is trained
+    pretend_trained(Run.open(run.path), "mobilenetv3_small_050")
+    run.events.append("squeeze", event="unit_end", unit="mobilenetv3_small_050", seconds=1.0)
+    while picker.is_open:
+        picker.training.refresh()
+    assert texts(picker, "mobilenetv3_small_050")[-2:] == ["50.0", "here"]
+
+
+def test_only_a_person_who_is_shown_the_picker_is_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picker = TeacherPicker(run)
+    assert picker.is_open  # teachers are missing
+    assert asyncio.run(picker.saved()).settings == run.settings
+    monkeypatch.setattr(teacher_picker, "is_attended", lambda: True)
+    picker._ipython_display_()
+    picker.pool.primary.value = "test_byobnet"
+
+    async def save_late() -> Run:
+        waiting = asyncio.create_task(picker.saved())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        assert Run.open(run.path).settings.primary == "test_resnet"
+        picker.save_button.click()
+        return await waiting
+
+    assert asyncio.run(save_late()).settings.primary == "test_byobnet"
+    picker.training.close()
+
+
+def test_a_suggested_pool_has_the_primary_and_other_families(picker: TeacherPicker) -> None:
+    picker.size.value = 4
+    picker.suggest.click()
+    names = picker.value.teachers
+    assert "Suggested: test_resnet, " in picker.message.value
+    assert names[0] == picker.value.primary == "test_resnet"
+    assert len({family_of(name) for name in names}) == len(names) == 4
+    flops = {entry.name: entry.flops for entry in read_catalogue()}
+    assert max(flops[name] for name in names) == flops["test_resnet"]
+    assert not set(names) & set(picker.value.holdout_networks)
+
+
 # -- candidates ------------------------------------------------------------------------------
 
 
 def test_candidates_are_filtered_and_added(picker: TeacherPicker) -> None:
-    picker.candidates.text.value = "MobileNetV3 050"
-    assert "mobilenetv3_small_050" in listed(picker)
-    assert all("mobilenetv3" in name and "050" in name for name in listed(picker))
-    assert picker.candidates.join.disabled
-    picker.candidates.list.value = ("mobilenetv3_small_050",)
+    picker.candidates.join.click()
+    assert "Not added: choose a candidate" in picker.message.value
+    picker.candidates.text.value = "MobileNetV3 050"  # only one, which Enter adds
+    assert listed(picker) == ["mobilenetv3_small_050"]
     picker.candidates.join.click()
     assert picker.value.teachers[-1] == "mobilenetv3_small_050"
     assert "Added" in picker.message.value
     picker.candidates.text.value = "no such network"
     assert listed(picker) == []
     assert "No network fits" in picker.candidates.count.value
-    assert picker.candidates.join.disabled
 
 
 def test_family_origin_cost_and_order(picker: TeacherPicker) -> None:
@@ -267,4 +370,4 @@ def test_a_comparison_names_what_is_missing(picker: TeacherPicker) -> None:
     one = np.ones((1, 1))
     assert "needs two networks" in comparison_html(Comparison(("a",), {}, 200, one, one))
     picker.compare.click()
-    assert "Train them with the cell below" in picker.similarity.value
+    assert "Train them, then compare again" in picker.similarity.value
