@@ -149,7 +149,7 @@ def pool_rows(run: Run, infos: Mapping[str, NetworkInfo]) -> dict[str, tuple[str
         rows[name] = (
             "★" if name == run.settings.primary else "",
             *(name, family_of(name), f"{info.bn_layers} / {info.bn_channels:,}"),
-            f"{info.flops / 1e9:.3g}",
+            f"{info.flops / 1e9:.4f}",
             DASH if accuracy is None else f"{100 * accuracy:.1f}",
             "here" if marker else missing,
         )
