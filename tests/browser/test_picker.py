@@ -69,7 +69,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     picker.get_by_label("Draw", exact=True).select_option("at random, again and again (intra)")
     picker.get_by_label("Steps per draw").fill("5")
     picker.get_by_label("Steps per draw").press("Tab")
-    page.wait_for_selector("text=resample_every: 5")
+    page.wait_for_selector("text=resample_every: 5", state="attached")
     expect(picker.get_by_text("Not saved yet: ")).to_be_visible()
     picker.get_by_role("button", name="Compare").scroll_into_view_if_needed()
     lab.shot("picker_ready")

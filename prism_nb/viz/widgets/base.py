@@ -29,9 +29,10 @@ if (!window.prismKeys) {
   document.addEventListener("dblclick", (event) => {
     if (event.target.closest("select[multiple]")) press(event);
   });
-  document.addEventListener("keydown", (event) => {
+  const enter = (event) => {
     if (event.key === "Enter" && event.target.matches("input, select[multiple]")) press(event);
-  });
+  };
+  document.addEventListener("keydown", enter, true);  // text fields keep their keys to themselves
 }
 """
 
