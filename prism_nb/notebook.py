@@ -39,6 +39,7 @@ from prism_nb.viz.html import (
     saved_html,
     table_html,
 )
+from prism_nb.viz.inspector import inspector_script, sheet_html
 from prism_nb.viz.report import write_report
 from prism_nb.viz.results import RUN_PICTURES, RUN_RESULTS, run_labels
 from prism_nb.viz.study_report import STUDY_RESULTS, study_labels, write_study_page
@@ -227,9 +228,10 @@ def pictures(run: Run, name: str, methods: Sequence[str] | None = None, **option
         picture, title = sheet(run, method, **own), f"<b>{html.escape(titles[method])}</b>"
         if picture is None:
             return [_html(f"{title}: not defined")]
-        image = f"<img src='{picture.data_uri}' alt='{name} of {html.escape(titles[method])}'>"
+        alt, network = f"{name} of {titles[method]}", own.get("network", "")
+        image = sheet_html(run, method, picture, alt, network=network)
         saved = _saved(run, save_picture, f"{name}_{method}", picture)
-        return [_html(f"{title}<br>{image}<br>{saved}")]
+        return [_html(f"{title}{image}<script>{inspector_script()}</script>{saved}")]
 
     for method in methods or titles:
         _show_live(f"{name}_{method}", partial(draw, method), options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from prism_nb.models.teacher import Teacher
 _BATCH = 256
 _MAX_IMAGES = 4096  # whose outputs `iter_classes` holds at a time
 _MAX_CACHED = 16  # results of `cached`, of some 16 MB each
-
-Extractor = Callable[[Teacher, Tensor, ImageDataset], Tensor]
 
 
 def features_and_logits(
@@ -81,10 +79,16 @@ def iter_classes(
         yield from zip(*(output.split(each) for output in extract(chunk)), strict=True)
 
 
-_CACHE: dict[tuple[Extractor, Teacher, str], Tensor] = {}
+_T = TypeVar("_T")
+_CACHE: dict[tuple[Callable[..., Any], Teacher, str], Any] = {}
 
 
-def cached(extract: Extractor, network: Teacher, pixels: Tensor, dataset: ImageDataset) -> Tensor:
+def cached(
+    extract: Callable[[Teacher, Tensor, ImageDataset], _T],
+    network: Teacher,
+    pixels: Tensor,
+    dataset: ImageDataset,
+) -> _T:
     """Return `extract(network, pixels, dataset)`, computed once per process for the same pixels.
 
     The result is shared: do not change it.
@@ -94,7 +98,8 @@ def cached(extract: Extractor, network: Teacher, pixels: Tensor, dataset: ImageD
         if len(_CACHE) >= _MAX_CACHED:
             del _CACHE[next(iter(_CACHE))]
         _CACHE[key] = extract(network, pixels, dataset)
-    return _CACHE[key]
+    found: _T = _CACHE[key]
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Diversity stage: the metrics of one set of images in every feature space, as a JSON record."""
+"""Diversity stage: metrics of a set of images in every feature space; networks' predictions."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from prism_nb.diversity.features import (
     real_features,
 )
 from prism_nb.diversity.metrics import ClassOutputs, Metric, metrics_of, nearest_real
+from prism_nb.diversity.predictions import Predictions, noted, predict, write_predictions
 from prism_nb.models.pool import load_teacher
 
 _SET_IMAGES = 10_000  # of either set that `set` metrics compare: KID's cost grows with the square
@@ -38,19 +39,29 @@ def run_unit(run: Run, unit: Unit, on_event: OnEvent) -> None:
     start = time.monotonic()
     pixels, _ = load_images(run, name, dataset)
     networks, spaces = settings.feature_networks_used, {}
+    found: dict[str, list[Predictions]] = {network: [] for network in networks}
     with tf32_mode("fp32", choose_device(settings.device)):
         for step, network in enumerate(networks, start=1):
-            spaces[network] = _measure(run, network, pixels, dataset, name == REFERENCE)
+            spaces[network] = _measure(
+                run, network, pixels, dataset, found[network], is_reference=name == REFERENCE
+            )
             progress = {"step": step, "steps": len(networks) + 1}
             on_event({"event": "step", "unit": unit.name, **progress})
-        agreement = teacher_agreement(_teacher_logits(run, pixels, dataset))
+        agreement = teacher_agreement(_teacher_logits(run, pixels, dataset, found))
     record = {"spaces": spaces, "teachers": {"metrics": agreement}}
     seconds = round(time.monotonic() - start, 3)
-    run.units.finish(unit, paths=[], record={**record, "seconds": seconds})
+    path = write_predictions(run, name, found)
+    run.units.finish(unit, paths=[path], record={**record, "seconds": seconds})
 
 
 def _measure(
-    run: Run, name: str, pixels: Tensor, dataset: ImageDataset, is_reference: bool
+    run: Run,
+    name: str,
+    pixels: Tensor,
+    dataset: ImageDataset,
+    found: list[Predictions],
+    *,
+    is_reference: bool,
 ) -> dict[str, Any]:
     network, settings, classes = load_teacher(run, name), run.settings, len(dataset.classes)
     counts = {"reference": settings.ipc, "others": settings.real_per_class, "seed": settings.seed}
@@ -60,17 +71,26 @@ def _measure(
     )
     device = next(network.parameters()).device
     labels = network.head_labels(torch.arange(classes, device=device)).tolist()
-    return metrics_in_space(outputs, labels, real, is_reference=is_reference)
+    noting = noted(outputs, labels, found)
+    return metrics_in_space(noting, labels, real, is_reference=is_reference)
 
 
-def _teacher_logits(run: Run, pixels: Tensor, dataset: ImageDataset) -> Iterator[Tensor]:
-    """Yield the logits of the pool for each class [teachers, n, classes]."""
-    teachers = [load_teacher(run, name) for name in run.settings.pool.logits]
+def _teacher_logits(
+    run: Run, pixels: Tensor, dataset: ImageDataset, found: dict[str, list[Predictions]]
+) -> Iterator[Tensor]:
+    """Yield the logits of the pool for each class [teachers, n, classes], and note predictions."""
+    names, classes = run.settings.pool.logits, len(dataset.classes)
+    teachers = [load_teacher(run, name) for name in names]
 
     def extract(chunk: Tensor) -> tuple[Tensor, ...]:
         return tuple(logits_of(teacher, chunk, dataset) for teacher in teachers)
 
-    return map(torch.stack, iter_classes(extract, pixels, len(dataset.classes)))
+    new = [(place, found.setdefault(n, [])) for place, n in enumerate(names) if n not in found]
+    for index, logits in enumerate(iter_classes(extract, pixels, classes)):
+        for place, parts in new:
+            own = torch.full((len(logits[place]),), index)
+            parts.append(predict(logits[place], range(classes), own))
+        yield torch.stack(logits)
 
 
 def metrics_in_space(

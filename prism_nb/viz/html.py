@@ -8,8 +8,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,11 +32,14 @@ from prism_nb.viz.style import PAGE_CSS
 # Titles by name, for each column, level of the index or of the columns that holds such names.
 LabelMap = Mapping[str, Mapping[str, str]]
 
+# JSON of images and what is known of them, as `inspector.image_deck` makes it.
+Deck = dict[str, Any]
+
 NOTEBOOK_FOLDER = "PRISM_NOTEBOOK_FOLDER"  # variable of a notebook that is saved elsewhere
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 SHEET_WIDTH = 900  # pixels of a contact sheet, about
 _MAX_ZOOM = 4  # of small images in a contact sheet
-_GAP = 2  # pixels between the images of a contact sheet
+GAP = 2  # pixels between the images of a contact sheet
 _BACKGROUND = 235  # grey level of the gaps
 _MAX_DECIMALS = 4
 _JPEG = {"quality": 88, "subsampling": 0}
@@ -50,15 +53,13 @@ class Result:
         table: The numbers.
         figure: The figure; None where the table is all, or where `note` has the reason.
         note: One or more sentences; may be empty.
-        images: uint8 [n, 3, S, S], which the figure's `customdata` index; None without.
-        names: A title of each image.
+        deck: Function for the images that the figure's `customdata` index; None without.
     """
 
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     figure: go.Figure | None = None
     note: str = ""
-    images: Tensor | None = None
-    names: tuple[str, ...] = ()
+    deck: Callable[[], Deck] | None = None
 
 
 # -- figures and pages -----------------------------------------------------------------------
@@ -238,10 +239,20 @@ def _with_titles(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file: its bytes, and its kind, `png` or `jpeg`, which is also its ending."""
+    """An image file.
+
+    Attributes:
+        content: Its bytes.
+        kind: `png` or `jpeg`, which is also its ending.
+        keys: Class and index of the image on each tile of a contact sheet, row by row; shorter
+            where other images follow them. Empty for other images.
+        columns: Tiles in a row.
+    """
 
     content: bytes
     kind: str
+    keys: tuple[tuple[int, int], ...] = ()
+    columns: int = 1
 
     @property
     def data_uri(self) -> str:
@@ -253,6 +264,11 @@ def encode_image(image: Image.Image, kind: str) -> EncodedImage:
     """Encode an image as `png` (lossless) or `jpeg`."""
     options = {"optimize": True} if kind == "png" else _JPEG
     return EncodedImage(image_io.encode_image(image, kind, **options), kind)
+
+
+def picture_html(picture: EncodedImage, alt: str) -> Markup:
+    """Return an image as a piece of HTML."""
+    return Markup('<img src="{}" alt="{}">').format(picture.data_uri, alt)
 
 
 def save_picture(folder: Path, name: str, picture: EncodedImage) -> str:
@@ -276,23 +292,25 @@ def image_kind(images: Tensor, side: int) -> str:
     return "jpeg" if side < images.shape[-1] else "png"
 
 
-def contact_sheet(images: Tensor, *, columns: int) -> EncodedImage:
+def contact_sheet(images: Tensor, *, columns: int, keys: Sequence[tuple[int, int]]) -> EncodedImage:
     """Lay uint8 RGB images [N, 3, S, S], N at least 1, out row by row, some 900 pixels wide.
 
     Small images are enlarged without smoothing, as PNG; large ones are averaged down, as JPEG.
+    `keys` are those of `EncodedImage`.
     """
     side = SHEET_WIDTH // columns
     sheet = tile(thumbnails(images, side), columns)
     zoom = max(1, min(_MAX_ZOOM, side // images.shape[-1]))
     sheet = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
-    return encode_image(sheet, image_kind(images, side))
+    picture = encode_image(sheet, image_kind(images, side))
+    return replace(picture, keys=tuple(keys), columns=columns)
 
 
 def tile(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Lay images of one size out in a grid, row by row, with grey gaps."""
-    width, height = images[0].width + _GAP, images[0].height + _GAP
+    width, height = images[0].width + GAP, images[0].height + GAP
     rows = -(-len(images) // columns)
-    size = (rows * height - _GAP, columns * width - _GAP, 3)
+    size = (rows * height - GAP, columns * width - GAP, 3)
     sheet = Image.fromarray(np.full(size, _BACKGROUND, np.uint8))
     for index, image in enumerate(images):
         row, column = divmod(index, columns)

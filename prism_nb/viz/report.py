@@ -17,6 +17,7 @@ from prism_nb.execution.pipeline import class_count
 from prism_nb.viz import findings, tables
 from prism_nb.viz.figures.gallery import comparison_sheet, image_sheet, sheet_classes
 from prism_nb.viz.html import LabelMap, Result, figure_html, render_page, save_picture, table_html
+from prism_nb.viz.inspector import PAGE_BYTES, inspector_script, sheet_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
 
 REPORT = "figures/report.html"
@@ -48,6 +49,7 @@ def comparison_path(run: Run) -> str:
 
 def _content(run: Run) -> dict[str, Any]:
     labels, summary = run_labels(run), RUN_RESULTS["summary"](run)
+    titles = tables.method_titles(run)
     return {
         "run": run.name,
         "title": run_title(run),
@@ -59,9 +61,16 @@ def _content(run: Run) -> dict[str, Any]:
         "warnings": tables.order_warnings(run),
         "classes": sheet_classes(run),
         "pictures": {
-            title: image_sheet(run, method).data_uri
-            for method, title in tables.method_titles(run).items()
+            title: sheet_html(
+                run,
+                method,
+                image_sheet(run, method),
+                f"Contact sheet: {title}",
+                room=PAGE_BYTES // len(titles),
+            )
+            for method, title in titles.items()
         },
+        "inspector": inspector_script(),
         "sections": [
             result_section(title, result, labels, "-".join([name, *map(slug, options.values())]))
             for title, name, options in _sections(run)

@@ -22,7 +22,8 @@ from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import diversity, walkthrough
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
-from prism_nb.viz.html import EncodedImage, LabelMap, Result
+from prism_nb.viz.html import Deck, EncodedImage, LabelMap, Result
+from prism_nb.viz.inspector import image_deck
 from prism_nb.viz.style import Legend, short_names, with_chance
 
 
@@ -212,8 +213,7 @@ def similarity(
         diversity.similarity_table(points),
         figure,
         _left_out(run, methods, points.table["method"]),
-        points.pixels,
-        _image_names(run, points),
+        _deck(run, points),
     )
 
 
@@ -223,19 +223,20 @@ def image_map(
     methods: Sequence[str] | None = None,
     classes: Sequence[int] | None = None,
     kind: str = "pca",
+    color: str = "class",
 ) -> Result:
-    """Images as points of a PCA or UMAP of their features."""
+    """Images as points of a PCA or UMAP of their features; `color` is of `diversity.COLORS`."""
     methods = methods or _all_methods(run)
     points = diversity.load_points(run, network, methods, classes or range(class_count(run)))
-    names = _image_names(run, points)
     try:
         coordinates = diversity.project(points.features, kind)
     except UsageError as error:
         return Result(note=str(error))
-    figure = diversity.map_figure(points, coordinates, kind, method_legend(run), names)
+    titles = [tables.class_label(info) for info in open_dataset(run.settings).classes]
+    figure = diversity.map_figure(points, coordinates, kind, method_legend(run), titles, color)
     note = _left_out(run, methods, points.table["method"])
     counts = points.table.groupby("method", sort=False).size().to_frame("images")
-    return Result(counts, figure, note, points.pixels, names)
+    return Result(counts, figure, note, _deck(run, points))
 
 
 def _all_methods(run: Run) -> tuple[str, ...]:
@@ -253,12 +254,9 @@ def _joined(titles: Mapping[str, str], methods: Sequence[str]) -> str:
     return ", ".join(titles[method] for method in methods)
 
 
-def _image_names(run: Run, points: diversity.FeaturePoints) -> tuple[str, ...]:
-    classes, titles = open_dataset(run.settings).classes, tables.method_titles(run)
-    return tuple(
-        f"{titles[method]}, {tables.class_label(classes[c])}, image {index}"
-        for method, c, index in points.table.itertuples(index=False)
-    )
+def _deck(run: Run, points: diversity.FeaturePoints) -> Callable[[], Deck]:
+    keys = list(points.table.itertuples(index=False, name=None))
+    return lambda: image_deck(run, keys, points.pixels, network=points.network)
 
 
 def _why_undefined(run: Run, title: str) -> str:

@@ -27,7 +27,7 @@ from prism_nb.execution.study import StudyFolder, StudyRun, grid_points
 from prism_nb.viz import diagnostics, findings, tables
 from prism_nb.viz.figures import study as figures
 from prism_nb.viz.figures.gallery import image_sheet, sheet_classes
-from prism_nb.viz.html import LabelMap, Result, render_page, table_html
+from prism_nb.viz.html import LabelMap, Result, picture_html, render_page, table_html
 from prism_nb.viz.report import result_section, today
 from prism_nb.viz.results import budget_result, with_label_teachers
 from prism_nb.viz.style import Legend, with_chance
@@ -420,7 +420,9 @@ def _content(folder: StudyFolder) -> dict[str, Any]:
         "replicates": study.replicates,
         "classes": sheet_classes(folder.run(shown)),
         "pictures": {
-            titles[method]: image_sheet(folder.run(shown), method).data_uri
+            titles[method]: picture_html(
+                image_sheet(folder.run(shown), method), f"Contact sheet: {titles[method]}"
+            )
             for method in shown.settings.methods
         },
         "sections": [

@@ -22,6 +22,11 @@ def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> No
     assert page.locator(".prism-panel").count() == 4
     assert images.count() == 8  # two of the first class each
     lab.shot("gallery")
+    images.nth(1).click()
+    dialog = page.get_by_role("dialog", name="Image inspector")
+    dialog.get_by_role("heading", name="Real images, 0 · zero, image 1").wait_for()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
     assert cut_off(page) == []
 
     methods.select_option(label=["PRISM", "Real images"])

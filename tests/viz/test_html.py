@@ -102,7 +102,7 @@ def test_links_lead_from_the_notebooks_folder(
 @pytest.mark.parametrize(("columns", "zoom"), [(2, 4), (40, 3), (120, 1)])
 def test_a_contact_sheet_shows_every_pixel_in_its_place(columns: int, zoom: int) -> None:
     images = torch.randint(0, 256, (2 * columns + 1, 3, 7, 7), dtype=torch.uint8)
-    found = contact_sheet(images, columns=columns)
+    found = contact_sheet(images, columns=columns, keys=[])
     assert found.kind == "png"
     sheet = Image.open(io.BytesIO(found.content))
     assert sheet.size == ((columns * 9 - 2) * zoom, (3 * 9 - 2) * zoom)
@@ -115,7 +115,7 @@ def test_a_contact_sheet_shows_every_pixel_in_its_place(columns: int, zoom: int)
 def test_a_contact_sheet_of_large_images_stays_small() -> None:
     grey = torch.arange(0, 200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 224, 224)
     images = (grey + torch.randint(-40, 41, grey.shape)).clamp(0, 255).to(torch.uint8)
-    found = contact_sheet(images, columns=10)
+    found = contact_sheet(images, columns=10, keys=[])
     assert found.kind == "jpeg"
     assert len(found.content) < 2_000_000  # five of them leave a report below 20 MB
     sheet = torch.tensor(np.array(Image.open(io.BytesIO(found.content)))).float()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,13 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.data.distilled import load_subset
 from prism_nb.data.registry import open_dataset
-from prism_nb.diversity.features import cached, features_of
+from prism_nb.diversity.features import cached, features_and_logits
 from prism_nb.diversity.metrics import METRICS, Metric, normalize_rows
+from prism_nb.diversity.predictions import Predictions, predict
 from prism_nb.models.pool import load_teacher
-from prism_nb.viz.html import CONFIG, encode_image, image_kind, thumbnails
-from prism_nb.viz.style import TEXT_COLOR, Legend, apply_style
+from prism_nb.viz.html import CONFIG, Deck, render_page
+from prism_nb.viz.inspector import deck_json, inspector_script
+from prism_nb.viz.style import SYMBOLS, TEXT_COLOR, Legend, apply_style
 from prism_nb.viz.tables import image_keys, image_table
 
 MAX_POINTS = 2000  # images on a map
@@ -32,10 +35,12 @@ MAX_IN_MATRIX = 100  # images of each method in a similarity matrix
 MIN_REAL = 50  # real images per class on a map, however few images the methods have
 UMAP_NEIGHBOURS = 15
 MAPS = {"pca": "PCA", "umap": "UMAP"}
+COLORS = ("class", "method", "recognised", "loss")  # of points: by the feature network
 _MIN_IMAGES = {"pca": 2, "umap": 5}
 _SEED = 0
 _BETTER = {"↓": " (lower is better)", "↑": " (higher is better)", "": ""}
 _OF = {"vendi": "all images", "vendi_recognised": "recognised images only"}
+_LOSS_COLORS = ["#4AA3DF", "#B58ABD", "#E0442E"]  # from low to high, on white and on black
 _MATRIX_COLUMNS = 3
 _MATRIX_HEIGHT = 270  # pixels
 
@@ -128,6 +133,7 @@ class FeaturePoints:
         table: `method`, `class` and `image_index` of each image.
         pixels: uint8 [n, 3, S, S].
         features: Unit vectors, float64 [n, d].
+        predictions: The network's predictions.
         available: Number of images before subsampling.
     """
 
@@ -135,6 +141,7 @@ class FeaturePoints:
     table: pd.DataFrame
     pixels: Tensor
     features: Tensor
+    predictions: Predictions
     available: int
 
     @property
@@ -183,8 +190,13 @@ def load_points(
     pixels = torch.cat([load_subset(run, name, dataset, found) for name, found in keys.items()])
     rows = [(name, *key) for name, found in keys.items() for key in found]
     table = pd.DataFrame(rows, columns=["method", "class", "image_index"])
-    features = cached(features_of, load_teacher(run, network), pixels, dataset)
-    return FeaturePoints(network, table, pixels, normalize_rows(features), available)
+    teacher = load_teacher(run, network)
+    features, logits = cached(features_and_logits, teacher, pixels, dataset)
+    device = next(teacher.parameters()).device
+    labels = teacher.head_labels(torch.arange(len(dataset.classes), device=device)).tolist()
+    predictions = predict(logits, labels, torch.tensor(table["class"].to_list()))
+    unit = normalize_rows(features)
+    return FeaturePoints(network, table, pixels, unit, predictions, available)
 
 
 def subsample(keys: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -250,32 +262,89 @@ def project(features: Tensor, kind: str) -> np.ndarray:
 
 
 def map_figure(
-    points: FeaturePoints, coordinates: np.ndarray, kind: str, legend: Legend, names: Sequence[str]
+    points: FeaturePoints,
+    coordinates: np.ndarray,
+    kind: str,
+    legend: Legend,
+    class_titles: Sequence[str],
+    color: str,
 ) -> go.Figure:
-    """Draw images as points, at the `coordinates` that `project` gives; their names are on hover.
+    """Draw images as points, at the `coordinates` that `project` gives.
 
-    Each point's `customdata` is its index among the images.
+    Marks are those of the methods, colours of what `color`, one of `COLORS`, says. Each point's
+    `customdata` is its index among the images.
     """
-    x, y = coordinates.T
-    figure = px.scatter(
-        legend.rename(points.table.assign(x=x, y=y, index=points.table.index, name=names)),
-        x="x",
-        y="y",
-        custom_data=["index"],
-        hover_name="name",
-        **legend.scales("color", "symbol"),
-    )
-    figure.update_traces(marker={"size": 9, "opacity": 0.85})
-    real = {"size": 6, "opacity": 0.4, "symbol": "circle-open"}
-    figure.update_traces(marker=real, selector={"name": legend.titles.get(REFERENCE)})
+    methods = points.table["method"]
+    names = [
+        f"{legend.titles[method]}, {class_titles[c]}, image {index}"
+        for method, c, index in points.table.itertuples(index=False)
+    ]
+    symbols = methods.map(dict(zip(legend.titles, cycle(SYMBOLS), strict=False)))
+    figure = go.Figure()
+    for title, shade, rows in _map_groups(points, legend, class_titles, color):
+        x, y = coordinates[rows].T.tolist()
+        is_real = (methods[rows] == REFERENCE).to_numpy()
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=title,
+            mode="markers",
+            customdata=[[row] for row in rows],  # a list, which the page of images reads
+            hovertext=[names[row] for row in rows],
+            hoverinfo="text",
+            marker={
+                **shade,
+                "symbol": [
+                    f"{symbols[r]}{'-open' * bool(o)}" for r, o in zip(rows, is_real, strict=True)
+                ],
+                "size": np.where(is_real, 7, 9),
+                "line": {"width": 1},
+            },
+        )
+    if color != "method":
+        for method in dict.fromkeys(methods):
+            mark = {"symbol": symbols[(methods == method).idxmax()], "color": TEXT_COLOR}
+            figure.add_scatter(
+                x=[None], y=[None], mode="markers", name=legend.titles[method], marker=mark
+            )
     unit = "no unit: only neighbourhoods count" if kind == "umap" else "of unit features"
-    return apply_style(
+    apply_style(
         figure,
         title=f"{MAPS[kind]} of {points.count}, features of {points.network}",
         x=f"{MAPS[kind]} axis 1 ({unit})",
         y=f"{MAPS[kind]} axis 2",
         height=520,
     )
+    return figure.update_layout(hovermode="closest")
+
+
+def _map_groups(
+    points: FeaturePoints, legend: Legend, class_titles: Sequence[str], color: str
+) -> Iterator[tuple[str, dict[str, Any], list[int]]]:
+    """Yield title, marker and rows of the points of each colour."""
+    table, found = points.table, points.predictions
+    classes = table["class"].to_numpy()
+    if color == "loss":
+        loss = found.loss.numpy()
+        bar = {"title": {"text": "loss (nats)"}, "outlinewidth": 0, "x": 1.0, "len": 0.5, "y": 0.2}
+        shade = {"color": loss, "colorscale": _LOSS_COLORS, "cmin": 0, "colorbar": bar}
+        yield "", {**shade, "cmax": float(np.quantile(loss, 0.95)) or 1.0}, [*range(len(table))]
+        return
+    groups: dict[str, tuple[str, np.ndarray]] = {}
+    if color == "method":
+        for method in dict.fromkeys(table["method"]):
+            rows = (table["method"] == method).to_numpy()
+            groups[legend.titles[method]] = (legend.color(method), rows)
+    elif color == "class":
+        shown = sorted(set(classes))
+        for place, c in enumerate(shown):
+            groups[class_titles[c]] = (f"hsl({360 * place // len(shown)}, 65%, 55%)", classes == c)
+    else:
+        hits = found.classes[:, 0].numpy() == classes
+        groups = {"recognised": ("#228833", hits), "not recognised": ("#EE6677", ~hits)}
+    for title, (shade_of, rows) in groups.items():
+        if rows.any():
+            yield title, {"color": shade_of}, np.flatnonzero(rows).tolist()
 
 
 def similarity_matrices(points: FeaturePoints) -> dict[str, pd.DataFrame]:
@@ -338,39 +407,16 @@ def similarity_table(points: FeaturePoints) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-_THUMBNAIL = 48  # pixels of a side as sent
-# plotly draws no images on hover, so the page does.
-_HOVER_SCRIPT = """
-const images = IMAGES, names = NAMES, plot = document.getElementById('{plot_id}');
-const panel = document.createElement('aside'), slider = document.createElement('input');
-panel.style = 'position:fixed;right:8px;bottom:8px;width:144px;font:13px sans-serif;color:gray';
-function show(indices) {
-  panel.replaceChildren(slider, ...indices.flatMap(index => {
-    const image = new Image(144, 144), caption = document.createElement('div');
-    image.src = images[index];
-    image.alt = caption.textContent = names[index];
-    image.style.imageRendering = 'pixelated';
-    return [image, caption];
-  }));
-}
-Object.assign(slider, {type: 'range', min: 0, max: images.length - 1, value: 0});
-slider.style.width = '100%';
-slider.ariaLabel = 'Image by number';
-slider.oninput = () => show([Number(slider.value)]);
-document.body.append(panel);
-panel.append(slider, 'Point at an image, or use the slider.');
-plot.on('plotly_hover', event => show(event.points[0].customdata));
-"""
+_TRAY = 230  # pixels below a figure, for the images of its points
 
 
-def hover_page(figure: go.Figure, images: Tensor, names: Sequence[str]) -> str:
-    """Return an offline page with a figure that shows the images it is hovered over.
+def image_page(figure: go.Figure, deck: Deck) -> tuple[str, int]:
+    """Return an offline page with a figure above images of its points, and its height in pixels.
 
-    The figure's `customdata` are lists of indices of the images, uint8 [n, 3, S, S].
+    A click or a lasso chooses images, and a click on an image opens the inspector. The figure's
+    `customdata` are lists of tiles of the deck.
     """
-    kind = image_kind(images, _THUMBNAIL)
-    sources = [encode_image(image, kind).data_uri for image in thumbnails(images, _THUMBNAIL)]
-    script = _HOVER_SCRIPT.replace("IMAGES", json.dumps(sources))
-    script = script.replace("NAMES", json.dumps(names).replace("<", "\\u003c"))
-    figure = go.Figure(figure).update_layout(margin={"r": 170})
-    return str(figure.to_html(config=CONFIG, post_script=script))
+    script = render_page("image_page.html", deck=deck_json(deck), script=inspector_script())
+    drawn = go.Figure(figure).update_layout(dragmode="lasso")
+    page = str(drawn.to_html(config=CONFIG, div_id="figure"))
+    return page.replace("</body>", f"{script}</body>"), int(figure.layout.height) + _TRAY

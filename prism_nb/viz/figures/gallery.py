@@ -17,7 +17,6 @@ from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.unit_plan import diversity_unit
 from prism_nb.data.augment import epoch_params, render
-from prism_nb.data.dataset import ClassInfo
 from prism_nb.data.distilled import DeviceImages, load_images, load_subset
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.features import cached, logits_of
@@ -27,6 +26,7 @@ from prism_nb.models.pool import load_teacher
 from prism_nb.synthesis.init import initial_images_uint8
 from prism_nb.viz.html import (
     SHEET_WIDTH,
+    Deck,
     EncodedImage,
     contact_sheet,
     encode_image,
@@ -35,9 +35,9 @@ from prism_nb.viz.html import (
     thumbnails,
     tile,
 )
+from prism_nb.viz.inspector import PAGE_BYTES, deck_json, image_deck
 from prism_nb.viz.style import Legend
 from prism_nb.viz.tables import (
-    class_label,
     class_names,
     image_keys,
     image_table,
@@ -51,15 +51,6 @@ _MAX_PAIRS = 12  # of an image and its nearest training image
 MAX_SCORED = 2000  # images that are run through the teachers to sort them
 MAX_PAGE_PIXELS = 24_000_000  # of all images of a page: a browser shows that many without delay
 _TITLE_HEIGHT = 22  # pixels, on a saved page
-_DETAILS = {
-    "unit": "unit {}",
-    "teachers": "BN teachers of the unit: {}",
-    "logit loss": "last logit loss of the unit: {:.4g} nats",
-    "BN loss": "last BN loss of the unit, mean over networks: {:.4g}",
-    "own loss": "cross-entropy of the primary on this image: {:.4g} nats",
-    "divergence": "JS divergence of the teachers: {:.3f} nats",
-    "distance": "distance to the nearest training image: {:.4f} (0 to 2)",
-}
 
 
 # -- contact sheets --------------------------------------------------------------------------
@@ -67,8 +58,9 @@ _DETAILS = {
 
 def image_sheet(run: Run, method: str) -> EncodedImage:
     """Return a contact sheet of a method or `REFERENCE`: a row per class, 20 of 20 at most."""
-    images = load_subset(run, method, open_dataset(run.settings), _sheet_keys(run))
-    return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc))
+    keys = _sheet_keys(run)
+    images = load_subset(run, method, open_dataset(run.settings), keys)
+    return contact_sheet(images, columns=min(_MAX_SHEET, run.settings.ipc), keys=keys)
 
 
 def sheet_classes(run: Run) -> list[str]:
@@ -89,12 +81,12 @@ def comparison_sheet(run: Run) -> EncodedImage:
 
 def view_sheet(run: Run, method: str, epoch: int = 0) -> EncodedImage:
     """Return an epoch's augmented views, as a student gets them, laid out as in `image_sheet`."""
-    dataset, ipc = open_dataset(run.settings), run.settings.ipc
+    dataset, ipc, keys = open_dataset(run.settings), run.settings.ipc, _sheet_keys(run)
     pixels, _ = load_images(run, method, dataset)
     params = epoch_params(run.settings, len(pixels), epoch, torch.device("cpu"))
-    rows = torch.tensor([c * ipc + index for c, index in _sheet_keys(run)])
+    rows = torch.tensor([c * ipc + index for c, index in keys])
     views = dataset.to_uint8(render(DeviceImages(pixels, dataset), params, rows))
-    return contact_sheet(views, columns=min(_MAX_SHEET, ipc))
+    return contact_sheet(views, columns=min(_MAX_SHEET, ipc), keys=keys)
 
 
 def _sheet_keys(run: Run) -> list[tuple[int, int]]:
@@ -111,10 +103,10 @@ def near_duplicate_sheet(run: Run, method: str, network: str) -> EncodedImage | 
     pairs = nearest[nearest["method"] == method].head(_MAX_PAIRS)
     if not len(pairs):
         return None
-    dataset = open_dataset(run.settings)
-    images = load_subset(run, method, dataset, image_keys(pairs))
+    dataset, keys = open_dataset(run.settings), image_keys(pairs)
+    images = load_subset(run, method, dataset, keys)
     real = dataset.images("train", pairs["training image"].to_list())
-    return contact_sheet(torch.cat([images, real]), columns=len(pairs))
+    return contact_sheet(torch.cat([images, real]), columns=len(pairs), keys=keys)
 
 
 # -- the gallery -----------------------------------------------------------------------------
@@ -292,8 +284,8 @@ def _teacher_scores(run: Run, method: str, made: pd.DataFrame) -> dict[str, Any]
     return {"own loss": loss.numpy(), "divergence": js_divergence(logits).numpy()}
 
 
-def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[ClassInfo]) -> str:
-    """Return the page of some panels; what is known of an image is on hover.
+def gallery_html(run: Run, panels: Sequence[Panel], view: GalleryView) -> str:
+    """Return the page of some panels, whose images open the inspector.
 
     Images are neither smoothed nor recoloured; those larger than shown are averaged down.
     """
@@ -306,11 +298,18 @@ def gallery_html(panels: Sequence[Panel], view: GalleryView, classes: Sequence[C
             "colour": legend.color(panel.method),
             "count": _count(panel),
             "note": panel.note,
-            "tiles": _tiles(panel, view, classes),
+            "tiles": _tiles(panel, view),
+            "deck": deck_json(_deck(run, panel, view, PAGE_BYTES // len(panels))),
         }
         for panel in panels
     ]
     return render_page("gallery.html", panels=shown, side=view.side, columns=min(4, len(panels)))
+
+
+def _deck(run: Run, panel: Panel, view: GalleryView, room: int) -> Deck:
+    keys = [(panel.method, *key) for key in image_keys(panel.rows)]
+    network, before = view.network, panel.before
+    return image_deck(run, keys, panel.images, network=network, before=before, room=room)
 
 
 def _count(panel: Panel) -> str:
@@ -319,7 +318,7 @@ def _count(panel: Panel) -> str:
     return f"{part}{panel.count} image{'s' * (panel.count != 1)}{before}"
 
 
-def _tiles(panel: Panel, view: GalleryView, classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+def _tiles(panel: Panel, view: GalleryView) -> list[dict[str, Any]]:
     kind = image_kind(panel.images, view.side)
     sources = [
         [encode_image(image, kind).data_uri for image in thumbnails(images, view.side)]
@@ -328,7 +327,7 @@ def _tiles(panel: Panel, view: GalleryView, classes: Sequence[ClassInfo]) -> lis
     return [
         {
             "caption": _caption(row, view),
-            "details": _details(row, classes[row["class"]]),
+            "name": f"{panel.title}, class {row['class']}, image {row['image_index']}",
             "sources": both,
         }
         for row, *both in zip(panel.rows.to_dict("records"), *sources, strict=True)
@@ -341,13 +340,6 @@ def _caption(row: dict[str, Any], view: GalleryView) -> str:
     place = f"image {index}" if len(view.classes) == 1 else f"{row['class']} · {index}"
     value = row.get(order.column)
     return place if pd.isna(value) else f"{place}\n{order.caption.format(value)}"
-
-
-def _details(row: dict[str, Any], info: ClassInfo) -> str:
-    """Return all that is known of an image, in lines."""
-    known = {name: row[name] for name in _DETAILS if name in row and not pd.isna(row[name])}
-    lines = [_DETAILS[name].format(value) for name, value in known.items() if value != ""]
-    return "\n".join([f"class {class_label(info)}, image {row['image_index']}", *lines])
 
 
 def gallery_sheet(panels: Sequence[Panel], view: GalleryView) -> EncodedImage:

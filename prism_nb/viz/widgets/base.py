@@ -12,6 +12,7 @@ from IPython.display import Javascript, display
 from prism_nb.core.run import Run
 from prism_nb.data.dataset import ClassInfo
 from prism_nb.viz.html import render_page
+from prism_nb.viz.inspector import inspector_script
 from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
 
 # JupyterLab would take arrows and Enter for its own commands. It matches shortcuts from the
@@ -38,12 +39,12 @@ if (!window.prismKeys) {
 
 
 class KeyboardBox(widgets.VBox):
-    """A box whose lists and buttons can be used by keyboard inside a notebook's output."""
+    """A box whose controls can be used by keyboard in a notebook, and whose images be inspected."""
 
     def _ipython_display_(self) -> None:
         self.add_class("prism-keys")
         display(self._repr_mimebundle_(), raw=True)
-        display(Javascript(_KEYS))
+        display(Javascript(f"{_KEYS}{inspector_script()}"))
 
 
 def control_style(width: int = 400, label: int = 90) -> dict[str, Any]:

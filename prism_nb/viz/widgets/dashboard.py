@@ -11,7 +11,7 @@ from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import metrics_of
-from prism_nb.viz.figures.diversity import MAPS, hover_page
+from prism_nb.viz.figures.diversity import COLORS, MAPS, image_page
 from prism_nb.viz.html import Result, figure_bundle, save_figure, saved_html, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
 from prism_nb.viz.tables import parse_class_selection
@@ -29,7 +29,7 @@ from prism_nb.viz.widgets.base import (
 FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "curve": ("Curve over classes", ("measure",)),
     "similarity": ("Similarity matrix", ("classes",)),
-    "image_map": ("Map", ("classes", "kind")),
+    "image_map": ("Map", ("classes", "kind", "color")),
     "nearest": ("Nearest neighbours", ()),
 }
 
@@ -51,6 +51,7 @@ class DiversityDashboard(KeyboardBox):
             "measure": dropdown("Measure", [(m.title, m.name) for m in metrics_of("class")]),
             "classes": class_choice(self._classes),
             "kind": dropdown("Map by", [(title, name) for name, title in MAPS.items()]),
+            "color": dropdown("Coloured by", COLORS),
         }
         self.save = widgets.Button(
             description="Save figure", tooltip="Write this figure and its numbers into figures/"
@@ -105,12 +106,11 @@ class DiversityDashboard(KeyboardBox):
         self.page.value, self.output.outputs, self.saved.outputs = "", (), ()
         if found.figure is None:
             return
-        if found.images is not None:
+        if found.deck is not None:
             title = html.escape(found.figure.layout.title.text, quote=True)
-            page = hover_page(found.figure, found.images, found.names)
+            page, height = image_page(found.figure, found.deck())
             self.page.value = (
-                f'<iframe title="{title}" style="width:100%;border:0;height:'
-                f'{found.figure.layout.height + 20}px" '
+                f'<iframe title="{title}" style="width:100%;border:0;height:{height}px" '
                 f'srcdoc="{html.escape(page, quote=True)}"></iframe>'
             )
             return
@@ -128,7 +128,7 @@ class DiversityDashboard(KeyboardBox):
 
 def figure_name(what: str, options: dict[str, Any]) -> str:
     """Return the name of a figure's files, from the result's name and its options."""
-    parts = [options[name] for name in ("measure", "kind") if name in options]
+    parts = [options[name] for name in ("measure", "kind", "color") if name in options]
     if "classes" in options:
         parts.append(f"{len(options['classes'])}classes_from{options['classes'][0]:04d}")
     return "_".join(["dashboard", what, *parts])

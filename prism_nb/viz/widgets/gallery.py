@@ -101,7 +101,7 @@ class Gallery(KeyboardBox):
             self.status.value = note_html(f"Not shown: {error}")
             return
         self._shown = panels(self._run, view)
-        self.picture.value = gallery_html(self._shown, view, self._classes)
+        self.picture.value = gallery_html(self._run, self._shown, view)
         pages = max((panel.pages for panel in self._shown), default=1)
         self.back.disabled, self.forward.disabled = page == 0, page >= pages - 1
         self.page_number.value = f"page {page + 1} of {pages}"

@@ -27,7 +27,7 @@ from prism_nb.diversity.metrics import METRICS
 from prism_nb.viz import results, tables
 from prism_nb.viz.figures import diversity
 from prism_nb.viz.figures.diversity import (
-    hover_page,
+    image_page,
     load_points,
     project,
 )
@@ -72,9 +72,8 @@ def measured(run: Run) -> Run:
     return run
 
 
-def unit_features(pixels: Tensor | None) -> np.ndarray:
+def unit_features(pixels: Tensor) -> np.ndarray:
     """The network's features: normalized pixels, here as unit vectors."""
-    assert pixels is not None
     rows = DIGITS.normalize(pixels).flatten(1).double().numpy()
     return rows / np.sqrt((rows**2).sum(1, keepdims=True))
 
@@ -190,19 +189,20 @@ def test_methods_without_measurements_are_named(measured: Run, result: Any) -> N
 
 def test_a_matrix_has_the_cosine_of_every_pair(run: Run) -> None:
     found = results.similarity(run, SPACE, BOTH, (4,))
-    z = unit_features(found.images)
+    z = unit_features(load_points(run, SPACE, BOTH, (4,), min_real=0).pixels)
     for method, heat in enumerate(traces(found)):
         mine = z[3 * method : 3 * method + 3]
         for i, j in itertools.product(range(3), repeat=2):
             assert heat.z[i][j] == pytest.approx(float(mine[i] @ mine[j]), abs=1e-6)
             assert list(heat.customdata[i][j]) == [3 * method + i, 3 * method + j]
-    assert found.names[4] == "PRISM, 4 · four, image 1"
+    assert found.deck is not None
+    assert found.deck()["items"][4]["title"] == "PRISM, 4 · four, image 1"
     assert "choose one" in results.similarity(run, SPACE, BOTH, (4, 5)).note
 
 
 def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
-    found = results.image_map(run, SPACE, ("prism",))
-    z = unit_features(found.images)
+    found = results.image_map(run, SPACE, ("prism",), color="method")
+    z = unit_features(load_points(run, SPACE, ("prism",), range(10)).pixels)
     _, _, directions = np.linalg.svd(z - z.mean(0), full_matrices=False)
     expected = (z - z.mean(0)) @ directions[:2].T
     (points,) = traces(found)
@@ -213,10 +213,31 @@ def test_pca_is_the_singular_value_decomposition(run: Run) -> None:
 
 
 def test_a_map_has_more_real_images_behind_in_grey(run: Run) -> None:
-    real, prism = traces(results.image_map(run, SPACE, BOTH, (1, 2)))
+    real, prism = traces(results.image_map(run, SPACE, BOTH, (1, 2), color="method"))
     assert real.marker.color == METHOD_COLORS[REFERENCE]
     assert (len(real.x), len(prism.x)) == (2 * diversity.MIN_REAL, 6)
-    assert real.marker.symbol != prism.marker.symbol
+    assert set(real.marker.symbol) == {"circle-open"}
+    assert set(prism.marker.symbol) == {"square"}
+
+
+def test_a_map_is_coloured_by_class_recognition_or_loss(run: Run) -> None:
+    points = load_points(run, SPACE, BOTH, (1, 2))
+    hits = points.predictions.classes[:, 0].numpy() == points.table["class"].to_numpy()
+
+    def shown(color: str) -> dict[str, list[int]]:
+        found = traces(results.image_map(run, SPACE, BOTH, (1, 2), color=color))
+        return {t.name: [d[0] for d in t.customdata] for t in found if t.customdata is not None}
+
+    of_class = points.table["class"] == 1
+    assert shown("class")["1 · one"] == np.flatnonzero(of_class).tolist()
+    recognised = shown("recognised")
+    assert recognised.get("recognised", []) == np.flatnonzero(hits).tolist()
+    assert recognised["not recognised"] == np.flatnonzero(~hits).tolist()
+    (loss, *_) = traces(results.image_map(run, SPACE, BOTH, (1, 2), color="loss"))
+    logits = linear_teacher(SPACE)(DIGITS.normalize(points.pixels))
+    own = torch.tensor(points.table["class"].to_list())
+    expected = torch.nn.functional.cross_entropy(logits, own, reduction="none")
+    np.testing.assert_allclose(loss.marker.color, expected.detach(), rtol=1e-4)
 
 
 def test_umap_is_deterministic_and_leaves_the_threads_alone() -> None:
@@ -270,13 +291,16 @@ def test_methods_without_images_are_named(run: Run) -> None:
         results.image_map(run, SPACE, ("prism", "sre2l"))
 
 
-def test_a_hover_page_works_offline_and_escapes(run: Run) -> None:
+def test_a_page_of_images_works_offline_and_escapes(run: Run) -> None:
     found = results.image_map(run, SPACE, BOTH, (1,))
-    assert found.images is not None
-    page = hover_page(found.figure, found.images, ("</script><b>",) * len(found.names))
+    assert found.figure is not None
+    assert found.deck is not None
+    deck = found.deck()
+    deck["items"][0]["title"] = "</script><b>"
+    page, height = image_page(found.figure, deck)
+    assert height > found.figure.layout.height
     assert "</script><b>" not in page
     assert not re.search(r'<(script|link)[^>]*(src|href)="?(https?:)?//', page)
     assert '"showSendToCloud": false' in page
-    ((images, listed),) = re.findall(r"images = (\[.*?\]), names = (\[.*?\]), plot", page)
-    assert len(json.loads(images)) == len(found.names)
-    assert json.loads(listed)[0] == "</script><b>"
+    (shown,) = re.findall(r'<script type="application/json" id="deck">(.*?)</script>', page)
+    assert json.loads(shown) == deck

@@ -1,6 +1,7 @@
 """A gallery shows the pixels of the files, in the asked order, and why some are missing."""
 
 import base64
+import json
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -203,7 +204,7 @@ def test_a_damaged_image_leaves_the_other_methods(made: Run) -> None:
 def test_a_page_shows_each_image_after_its_initial_one(made: Run) -> None:
     view = GalleryView(("sre2l",), (3, 8), side=16, before=True)
     found = panels(made, view)
-    page = gallery_html(found, view, DIGITS.classes)
+    page = gallery_html(made, found, view)
     sources = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert found[0].before is not None
     both = torch.stack([found[0].before, found[0].images], 1).flatten(0, 1)
@@ -212,15 +213,15 @@ def test_a_page_shows_each_image_after_its_initial_one(made: Run) -> None:
         assert (pixels == image.permute(1, 2, 0).numpy()).all()
 
 
-def test_a_page_escapes_names_and_has_the_details(made: Run) -> None:
-    view = GalleryView(("sre2l",), (0,), order="own_loss")
-    classes = [type(info)(info.index, info.folder, "<b>zero") for info in DIGITS.classes]
-    page = gallery_html(panels(made, view), view, classes)
-    assert "<b>" not in page
-    assert "unit sre2l/images001-001_classes000-009" in page
-    assert "BN teachers of the unit: test_resnet, test_byobnet" in page
-    assert "last BN loss of the unit, mean over networks: 3" in page
-    assert page.count('<figure title="class 0') == 3
+def test_a_page_has_the_facts_of_each_image(made: Run) -> None:
+    view = GalleryView(("sre2l", REFERENCE), (4,))
+    page = gallery_html(made, panels(made, view), view)
+    decks = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    mine, real = (json.loads(deck)["items"] for deck in decks)
+    assert mine[1]["title"] == "SRe2L, 4 · four, image 1"
+    assert mine[1]["teachers"] == "test_resnet, test_byobnet"
+    assert mine[1]["losses"] == [["logits, its unit", "2"], ["BN statistics, its unit", "3"]]
+    assert (len(real), real[0]["losses"]) == (3, [])
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-import torch
 
 from prism_nb.core.errors import UsageError
 from prism_nb.core.run import Run
@@ -27,9 +26,8 @@ def dashboard(run: Run, monkeypatch: pytest.MonkeyPatch) -> DiversityDashboard:
 
     def similarity(run: Run, classes: tuple[int, ...], **_: object) -> Result:
         figure = go.Figure(layout={"title": f"classes {classes}", "height": 400})
-        return Result(
-            figure=figure, images=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), names=("a",)
-        )
+        sheet = {"src": "", "side": 4, "pitch": 6, "columns": 1}
+        return Result(figure=figure, deck=lambda: {"images": sheet, "items": []})
 
     fakes = {"curve": curve, "similarity": similarity}
     monkeypatch.setattr(module, "RUN_RESULTS", {**module.RUN_RESULTS, **fakes})

@@ -1,0 +1,95 @@
+"""Predictions on record: the likeliest classes of every image by every network, and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+
+from prism_nb.core import fileio
+from prism_nb.core.run import Run
+from prism_nb.core.unit_plan import diversity_unit
+
+_TOP = 3
+_OTHER = -1  # a class of the head that the dataset lacks
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network takes images for.
+
+    Attributes:
+        classes: The three likeliest classes, the likeliest first, int64 [n, 3]; -1 for one that
+            the dataset lacks. Fewer columns where the head has fewer outputs.
+        probabilities: Theirs, float32 [n, 3].
+        loss: Cross-entropy with each image's class, nats, float32 [n].
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    loss: Tensor
+
+
+def predict(logits: Tensor, labels: Sequence[int], classes: Tensor) -> Predictions:
+    """Return the predictions of logits.
+
+    Args:
+        logits: Output of the head [n, head].
+        labels: Output of the head for each class of the dataset.
+        classes: Class of each image, int64 [n].
+    """
+    class_of = torch.full((logits.shape[1],), _OTHER)
+    class_of[torch.tensor(labels)] = torch.arange(len(labels))
+    top = logits.float().softmax(1).topk(min(_TOP, logits.shape[1]))
+    own = torch.tensor(labels)[classes]
+    loss = functional.cross_entropy(logits.float(), own, reduction="none")
+    return Predictions(class_of[top.indices], top.values, loss)
+
+
+def noted(
+    outputs: Iterable[tuple[Tensor, ...]], labels: Sequence[int], found: list[Predictions]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the outputs for each class's images, whose last is the logits, and note predictions."""
+    for index, output in enumerate(outputs):
+        own = torch.full((len(output[-1]),), index)
+        found.append(predict(output[-1], labels, own))
+        yield output
+
+
+def predictions_path(method: str) -> str:
+    """Return the file of a method's predictions, relative to the run."""
+    return f"diversity/{method}.safetensors"
+
+
+def write_predictions(run: Run, method: str, found: Mapping[str, Sequence[Predictions]]) -> str:
+    """Write the predictions of networks, class by class, and return the path in the run."""
+    tensors = {
+        f"{network}/{field.name}": torch.cat([getattr(part, field.name) for part in parts])
+        for network, parts in found.items()
+        for field in fields(Predictions)
+    }
+    path = predictions_path(method)
+    fileio.write_bytes(run.file(path), safetensors.torch.save(tensors))
+    return path
+
+
+def read_predictions(run: Run, method: str) -> dict[str, Predictions]:
+    """Return every network's predictions of a method's images, class by class.
+
+    Empty where the images are not measured, or were before predictions went on record.
+    """
+    unit = diversity_unit(run, method, len(run.read_classes() or []))
+    if predictions_path(method) not in run.units.files(unit):
+        return {}
+    try:
+        tensors = safetensors.torch.load_file(run.file(predictions_path(method)))
+    except (OSError, SafetensorError):
+        return {}
+    names = [field.name for field in fields(Predictions)]
+    networks = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
+    return {n: Predictions(*(tensors[f"{n}/{name}"] for name in names)) for n in networks}
