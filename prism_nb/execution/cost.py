@@ -453,7 +453,7 @@ def _files(settings: Settings, unit: Unit) -> int:
     if unit.stage == "synthesis":
         return len(batch_of(unit).members())
     stored = settings.label.epochs if settings.labels == "stored" else 0
-    return {"squeeze": 1, "relabel": stored, "evaluation": 4}.get(unit.stage, 0)
+    return {"squeeze": 1, "diversity": 1, "relabel": stored, "evaluation": 4}[unit.stage]
 
 
 def estimate_table(estimates: pd.DataFrame, *, rate: float | None = None) -> pd.DataFrame:
