@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from prism_nb.core.errors import PrismError
+from prism_nb.core.paths import runs_folder
 
 # Everything heavier than click is imported inside the functions: see `cli`.
 
@@ -44,13 +45,6 @@ def _names(kind: str, given: dict[str, Any]) -> Iterable[str]:
         "run": runs,
         "stage": STAGES[:-1],
     }[kind]
-
-
-def runs_folder(runs_dir: Path | None) -> Path:
-    """Return the folder of the runs that `--runs-dir` names, or the default."""
-    from prism_nb.core.paths import absolute_path, default_runs_dir
-
-    return absolute_path(runs_dir) if runs_dir else default_runs_dir()
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

@@ -29,10 +29,10 @@ from prism_nb.arguments import (
     json_option,
     run_arguments,
     runs_dir_option,
-    runs_folder,
     with_run_options,
 )
 from prism_nb.core.errors import PrismError, UsageError
+from prism_nb.core.paths import runs_folder
 
 if TYPE_CHECKING:
     from prism_nb.core.run import Run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from prism_nb.core.text import format_first
+
 _LISTED = 40  # the most names that a message lists
 
 
@@ -36,5 +38,4 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not names:
         return "none exist"
-    shown = ", ".join(names[:_LISTED])
-    return f"valid: {shown}" + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")
+    return f"valid: {format_first(names, _LISTED)}"

@@ -31,6 +31,11 @@ def default_runs_dir() -> Path:
     return absolute_path(named) if named else project_root() / "data" / "runs"
 
 
+def runs_folder(runs_dir: str | Path | None) -> Path:
+    """Return the folder of the runs that a user names, or `default_runs_dir` where None."""
+    return absolute_path(runs_dir) if runs_dir else default_runs_dir()
+
+
 def default_cache_dir() -> Path:
     """Return the folder of indexes, decoded images and weights: `PRISM_CACHE` or `data/cache`."""
     named = os.environ.get("PRISM_CACHE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 DASH = "–"
@@ -16,6 +17,12 @@ def format_value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {format_value(v)}" for k, v in value.items()) or DASH
     return DASH if value is None else str(value)
+
+
+def format_first(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, separated by commas, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def format_duration(seconds: float | None) -> str:

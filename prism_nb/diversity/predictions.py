@@ -35,18 +35,18 @@ class Predictions:
     loss: Tensor
 
 
-def predict(logits: Tensor, labels: Sequence[int], classes: Tensor) -> Predictions:
+def predict(logits: Tensor, labels: Sequence[int], classes: Tensor | int) -> Predictions:
     """Return the predictions of logits.
 
     Args:
         logits: Output of the head [n, head].
         labels: Output of the head for each class of the dataset.
-        classes: Class of each image, int64 [n].
+        classes: Class of each image, int64 [n], or of all.
     """
     class_of = torch.full((logits.shape[1],), _OTHER)
     class_of[torch.tensor(labels)] = torch.arange(len(labels))
     top = logits.float().softmax(1).topk(min(_TOP, logits.shape[1]))
-    own = torch.tensor(labels)[classes]
+    own = torch.tensor(labels)[classes].expand(len(logits))
     loss = functional.cross_entropy(logits.float(), own, reduction="none")
     return Predictions(class_of[top.indices], top.values, loss)
 
@@ -56,8 +56,7 @@ def noted(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the outputs for each class's images, whose last is the logits, and note predictions."""
     for index, output in enumerate(outputs):
-        own = torch.full((len(output[-1]),), index)
-        found.append(predict(output[-1], labels, own))
+        found.append(predict(output[-1], labels, index))
         yield output
 
 

@@ -88,8 +88,7 @@ def _teacher_logits(
     new = [(place, found.setdefault(n, [])) for place, n in enumerate(names) if n not in found]
     for index, logits in enumerate(iter_classes(extract, pixels, classes)):
         for place, parts in new:
-            own = torch.full((len(logits[place]),), index)
-            parts.append(predict(logits[place], range(classes), own))
+            parts.append(predict(logits[place], range(classes), index))
         yield torch.stack(logits)
 
 

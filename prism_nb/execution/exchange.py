@@ -15,7 +15,7 @@ from prism_nb.core import fileio
 from prism_nb.core.config import merge, short_hash
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.manifest import recorded_environment
-from prism_nb.core.paths import absolute_path, default_runs_dir
+from prism_nb.core.paths import absolute_path, runs_folder
 from prism_nb.core.run import Run, check_name, has_results
 from prism_nb.core.unit_plan import (
     image_path,
@@ -261,7 +261,7 @@ def import_images(
         PrismError: A unit failed; finished ones are kept, and the same call continues.
     """
     check_name(run_name)
-    folder = (absolute_path(runs_dir) if runs_dir else default_runs_dir()) / run_name
+    folder = runs_folder(runs_dir) / run_name
     is_new = not (folder / "config.yaml").is_file()
     where: dict[str, Any] = {"run_name": run_name, "runs_dir": runs_dir}
     where["preset"] = preset if is_new else None

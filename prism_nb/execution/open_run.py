@@ -13,7 +13,7 @@ from prism_nb.core.config import (
     short_hash,
 )
 from prism_nb.core.errors import UsageError
-from prism_nb.core.paths import absolute_path, data_folder, default_runs_dir
+from prism_nb.core.paths import data_folder, runs_folder
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import Settings
 from prism_nb.models.architectures import architecture_of, resolve_architecture
@@ -71,7 +71,7 @@ def load_run(
     if name is None:
         raise UsageError("name a run or a preset")
     check_name(name)
-    path = (absolute_path(runs_dir) if runs_dir else default_runs_dir()) / name
+    path = runs_folder(runs_dir) / name
     if preset is not None:
         settings = load_settings(preset, changes)
         _check_names(settings)

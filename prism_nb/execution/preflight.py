@@ -190,9 +190,10 @@ def _check_method(settings: Settings, method: str, dataset: ImageDataset) -> Non
     """Check a method's batches, and that there are real images enough to start from."""
     recipe = settings.recipe_of(method)
     batches = method_batches(settings, method, len(dataset.classes))
-    aligns = recipe.image_source == "optimized" and recipe.match == "statistics"
-    aligns = aligns and recipe.targets != "class"  # to which a single image may come nearer
-    if aligns and any(len(batch.members()) < 2 for batch in batches):
+    # A single image may come nearer to the statistics of its class, not to those of all.
+    needs_several = recipe.match == "statistics" and recipe.targets != "class"
+    is_optimized = recipe.image_source == "optimized"
+    if is_optimized and needs_several and any(len(batch.members()) < 2 for batch in batches):
         raise UsageError(
             f"method {method}: a unit would be a single image; raise batch_size or ipc, or use "
             "other batches"

@@ -21,7 +21,7 @@ from prism_nb.core.config import (
     resolve_references,
 )
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.paths import absolute_path, default_runs_dir
+from prism_nb.core.paths import runs_folder
 from prism_nb.core.presets import find_file, studies
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import FOLDER_NAME, TUNABLE, Settings
@@ -273,7 +273,7 @@ class StudyFolder:
         """
         loaded, name = load_study(study), name or Path(study).stem
         check_name(name)
-        runs = absolute_path(runs_dir) if runs_dir else default_runs_dir()
+        runs = runs_folder(runs_dir)
         if (runs / name / "config.yaml").exists():
             raise UsageError(f"{runs / name} is a run; give the study another name")
         return cls(runs / name, loaded, study)

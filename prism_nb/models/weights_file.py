@@ -23,6 +23,7 @@ from torch import Tensor
 
 from prism_nb.core import fileio, torch_io
 from prism_nb.core.errors import UsageError
+from prism_nb.core.text import format_first
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.models.architectures import LIBRARIES, architectures
 from prism_nb.models.teacher import PreprocessConfig
@@ -195,7 +196,7 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
     if not tensors:
         held = [content, *(content.values() if isinstance(content, dict) else ())]
         objects = [type(value).__name__ for value in held if isinstance(value, _StandIn)]
-        kind = f"an object of {_listed(objects)}" if objects else f"a {type(content).__name__}"
+        kind = f"an object of {format_first(objects)}" if objects else f"a {type(content).__name__}"
         raise _damaged(path, f"it holds {kind} and no state dict")
     _check_arch(path, content, architecture)
     short = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
@@ -214,7 +215,7 @@ def _read_content(path: Path) -> Any:
         return torch_io.load_torch_file(path, also=also)
     except pickle.UnpicklingError:  # torch's own message recommends to run the file's code
         stopped = [n for n in names if _is_stopped(n)] or ["in a form that torch.save never writes"]
-        raise _damaged(path, f"it holds more than tensors ({_listed(stopped)})") from None
+        raise _damaged(path, f"it holds more than tensors ({format_first(stopped)})") from None
     except Exception as error:  # a damaged archive fails in many ways
         raise _damaged(path, error) from None
 
@@ -235,10 +236,6 @@ def _is_stopped(name: str) -> bool:
     module, _, attribute = name.partition(".")
     is_class = isinstance(getattr(builtins, attribute, None), type)  # such as list
     return module in _STOPPED and not (module == "builtins" and is_class)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
 
 
 def _tensors(content: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
@@ -275,7 +272,7 @@ def choose_weights(
     if spec.part not in {None, *whole}:
         raise UsageError(
             f"weights {spec.file} have none of {spec.architecture!r} at {spec.part!r}; their "
-            f"metadata may name {_listed([*map(repr, whole)]) or 'nothing'}"
+            f"metadata may name {format_first([*map(repr, whole)]) or 'nothing'}"
         )
     start = whole[_preferred(spec, list(whole))] if whole else _largest(tensors, counts, len(own))
     others = tuple(p for p in whole.values() if p != start and not start.startswith(p))
@@ -316,8 +313,8 @@ def _check_beside(
     if beside:
         part = start.rstrip("./")
         raise UsageError(
-            f"weights {spec.file} hold {_listed(beside)} beside {spec.architecture!r}, which is at "
-            f"{part!r}: if the network is complete without, write `weights: {part!r}` into "
+            f"weights {spec.file} hold {format_first(beside)} beside {spec.architecture!r}, which "
+            f"is at {part!r}: if the network is complete without, write `weights: {part!r}` into "
             f"{metadata_path(spec.file)}, or save its state dict alone"
         )
 
@@ -331,7 +328,7 @@ def _preferred(spec: WeightsSpec, places: Sequence[str]) -> str:
     chosen = [place for place in places if _AVERAGED.search(place)]
     for key in ("state_dict", "model"):
         chosen = chosen or [place for place in places if place.split("/")[0] == key]
-    sidecar, listed = metadata_path(spec.file), _listed([*map(repr, places)])
+    sidecar, listed = metadata_path(spec.file), format_first([*map(repr, places)])
     if len(chosen) != 1:
         raise UsageError(
             f"weights {spec.file} have several of {spec.architecture!r}: {listed}; write "

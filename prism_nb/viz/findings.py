@@ -11,6 +11,7 @@ from scipy import stats
 
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
+from prism_nb.core.text import format_first
 from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.stage import student_table
 from prism_nb.viz import tables
@@ -19,7 +20,6 @@ MIN_REPEATS = 3  # seeds or replicates that a verdict and an interval need
 HALF = 50.0  # percent of recognised images under which measures of diversity favour noise
 _DOMINATES = 0.9  # share of the BN teachers' gradient, or of the draws
 _FAILS = 0.5  # accuracy of a class as a share of the mean over all classes
-_NAMED = 3  # classes in a sentence
 
 
 class Finding(NamedTuple):
@@ -163,7 +163,7 @@ def _failing_classes(run: Run) -> Iterator[str]:
         matrices = [tables.confusion_matrix(run, method, student) for student in settings.students]
         name = str(failing.index[0])
         mistakes = pd.concat([m.loc[name] for m in matrices], axis=1).mean(axis=1).drop(name)
-        others = _listed([f"{other} ({value:.1f} %)" for other, value in failing[1:].items()])
+        others = format_first([f"{other} ({value:.1f} %)" for other, value in failing[1:].items()])
         yield (
             f"{title}: class {name} fails with {failing.iloc[0]:.1f} %, where all classes have "
             f"{mean:.1f} %; {mistakes.max():.1f} % of its images are taken for {mistakes.idxmax()}."
@@ -178,7 +178,7 @@ def _unrecognised(run: Run) -> Iterator[str]:
     mean, most = 100 * sum(found) / len(found), pd.concat(found).groupby(level=0, sort=False).max()
     real = f", {mean[REFERENCE].mean():.0f} % of real ones" if REFERENCE in mean else ""
     for method, title in optimised(run).items():
-        nobody = _listed([str(name) for name, share in most[method].items() if share == 0])
+        nobody = format_first([str(name) for name, share in most[method].items() if share == 0])
         if mean[method].mean() < HALF or nobody:
             yield (
                 f"{title}: {mean[method].mean():.0f} % of the images are recognised by "
@@ -190,11 +190,6 @@ def optimised(run: Run) -> dict[str, str]:
     """Return the titles of the methods that are no controls."""
     titles = tables.method_titles(run)
     return {m: titles[m] for m in run.settings.methods if not _is_control(run.settings, m)}
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + rest
 
 
 # -- networks --------------------------------------------------------------------------------
@@ -209,7 +204,7 @@ def _one_sided_draws(run: Run) -> Iterator[str]:
         if recipe.selection not in {"pre", "intra"} or len(pool) < 2 or not counts:
             continue
         name, count = counts.most_common(1)[0]
-        never = _listed([name for name in pool if name not in counts])
+        never = format_first([name for name in pool if name not in counts])
         if never:
             made = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
             yield f"{title} never drew {never}: {made} of its BN teachers in all."

@@ -147,7 +147,7 @@ def image_deck(
         facts |= dict(zip(places, found, strict=True))
     nearest = {n: row for row, n in enumerate(dict.fromkeys(_nearest(facts.values())))}
     sheets = {"images": images, "initial": before, "nearest": _real_images(run, nearest)}
-    previews = {s.unit.partition("/")[0]: s for s in load_previews(run)}
+    previews = {each.method: each for each in load_previews(run)}
     growth = {m: _growth(previews[m]) for m in by_method if m in previews}
     return {
         **{name: _sheet(each, room // _SHEETS) for name, each in sheets.items()},

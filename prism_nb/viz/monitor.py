@@ -320,6 +320,11 @@ class PreviewSequence:
     schedule: TeacherSchedule
     preview_steps: tuple[int, ...]
 
+    @property
+    def method(self) -> str:
+        """The unit's method."""
+        return self.unit.partition("/")[0]
+
     def tiles(self, step: int) -> list[bytes]:
         """Return each image of a picture as PNG; none if the picture is gone or damaged."""
         try:

@@ -60,7 +60,7 @@ def movie_frames(run: Run, classes: str) -> list[Image.Image]:
     for sequence in load_previews(run):
         places = [i for i, (c, _) in enumerate(sequence.images) if c in chosen]
         if places:
-            found[sequence.unit.partition("/")[0]] = (sequence, places)
+            found[sequence.method] = (sequence, places)
     if not found:
         raise UsageError(
             f"{run.path} has no previews{f' of {classes}' if classes else ''}. A run keeps them of "

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prism_nb.core.config import load_settings
-from prism_nb.core.paths import absolute_path, default_cache_dir, default_runs_dir
+from prism_nb.core.paths import absolute_path, default_cache_dir, default_runs_dir, runs_folder
 
 
 def test_folders_of_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,8 @@ def test_folders_of_runs_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert default_cache_dir() == tmp_path / "data" / "cache"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRISM_RUNS", "elsewhere")
-    assert default_runs_dir() == tmp_path / "elsewhere"
+    assert default_runs_dir() == runs_folder(None) == tmp_path / "elsewhere"
+    assert runs_folder("~/runs") == Path.home() / "runs"
 
 
 def test_paths_depend_on_no_folder_that_they_do_not_lead_to(
