@@ -171,20 +171,29 @@ def stage(run_name: str, stage: str, runs_dir: Path | None) -> None:
 )
 @click.option("--plan", "only_plan", is_flag=True, help="Show what is left, and write nothing.")
 @runs_dir_option
+@json_option
 def study(
-    study: str, name: str | None, workers: int | None, only_plan: bool, runs_dir: Path | None
+    study: str,
+    name: str | None,
+    workers: int | None,
+    only_plan: bool,
+    runs_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Carry out STUDY: methods x scenarios x replicates.
 
     The same command continues an interrupted one.
     """
+    if as_json and not only_plan:
+        raise UsageError("--json prints a plan: add --plan")
     from prism_nb.execution import study as studies
 
     begin = time.monotonic()
     folder = studies.StudyFolder.open(study, runs_dir=runs_dir, name=name)
-    click.echo(f"study {folder.path}\n")
-    terminal.echo_frame(studies.plan_table(folder, workers), "part")
-    click.echo()
+    parts = studies.plan_values(folder, workers)
+    values = {"study": folder.path.name, "path": str(folder.path), "parts": parts}
+    table = studies.plan_table(parts)
+    terminal.tell(values, lambda: terminal.show_study_plan(values, table), as_json=as_json)
     if only_plan:
         studies.check_study(folder)
         return

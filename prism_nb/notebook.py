@@ -26,7 +26,7 @@ from prism_nb.diversity.metrics import metrics_of
 from prism_nb.execution import open_run as open_run_module
 from prism_nb.execution import pipeline
 from prism_nb.execution.progress import StageProgress
-from prism_nb.execution.study import StudyFolder, execute_study, plan_table
+from prism_nb.execution.study import StudyFolder, execute_study, plan_table, plan_values
 from prism_nb.synthesis.walkthrough import walked_classes
 from prism_nb.viz import tables
 from prism_nb.viz.html import (
@@ -135,7 +135,7 @@ def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) 
         workers: Parallel runs of a study; one per core where None.
     """
     if isinstance(place, StudyFolder):
-        found = plan_table(place, workers)
+        found = plan_table(plan_values(place, workers))
     else:
         found = tables.plan_table(pipeline.plan(place, stage, measure=True))
     _show(table_html(found))

@@ -256,6 +256,13 @@ def show_weights(rows: Sequence[Row]) -> None:
 # -- plans and checks ------------------------------------------------------------------------
 
 
+def show_study_plan(found: Row, table: pd.DataFrame) -> None:
+    """Print what is left of each part of a study."""
+    click.echo(f"study {found['path']}\n")
+    echo_frame(table)
+    click.echo()
+
+
 def show_plan(found: Row, rows: Sequence[Row]) -> None:
     """Print a plan: its rows per stage, the time to the end, and the disk space."""
     click.echo(f"run {found['path']}\n")

@@ -240,6 +240,15 @@ def test_a_plan_of_other_settings_is_that_of_a_new_run(run: Run, prism: Any) -> 
     refused(prism("plan digits_quick --run digits_quick --set ipc=3"), "ipc is 2", "run name")
 
 
+def test_a_study_is_planned_for_programs(tmp_path: Path, prism: Any) -> None:
+    found = json.loads(prism("study ablation_quick --plan --json").out)
+    assert found["path"] == str(tmp_path / "ablation_quick")
+    assert [part["part"] for part in found["parts"]] == ["search", "scenarios"]
+    assert all(part["runs"] > part["done"] == 0 for part in found["parts"])
+    assert all(part["seconds_left"] is None for part in found["parts"])
+    refused(prism("study ablation_quick --json"), "--json prints a plan", "add --plan")
+
+
 @pytest.mark.parametrize(
     ("words", "at", "expected"),
     [

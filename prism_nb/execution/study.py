@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -25,6 +25,7 @@ from prism_nb.core.paths import runs_folder
 from prism_nb.core.presets import find_file, studies
 from prism_nb.core.run import Run, check_name
 from prism_nb.core.settings import FOLDER_NAME, TUNABLE, Settings
+from prism_nb.core.text import format_duration
 from prism_nb.core.unit_plan import network_units
 from prism_nb.core.yaml_io import StrictModel, read_mapping
 from prism_nb.execution import pipeline
@@ -386,23 +387,31 @@ def _default_workers() -> int:
     return min(8, usable_cores())
 
 
-def plan_table(folder: StudyFolder, workers: int | None = None) -> pd.DataFrame:
-    """Return the number of runs of each part of a study, those done, and the time left.
+def plan_values(folder: StudyFolder, workers: int | None = None) -> list[dict[str, Any]]:
+    """Return part, number of runs, those done, and seconds left of each part of a study.
 
-    The time is estimated from the seconds of finished runs by their optimization steps.
+    The seconds are estimated from those of finished runs by their optimization steps; None where
+    no run is finished.
     """
-    workers, rows = workers or _default_workers(), {}
+    workers, parts = workers or _default_workers(), []
     for name, runs in (("search", folder.searches), ("scenarios", folder.scenarios)):
         done = [each for each in runs.values() if folder.is_done(each)]
         left = sum(_cost(each) for each in runs.values() if each not in done)
-        minutes = "not measured"
+        seconds = None
         if done:
             rate = sum(_seconds(folder, each) for each in done) / sum(map(_cost, done))
-            minutes = f"{left * rate / workers / 60:.0f} min"
-        rows[name] = {"runs": len(runs), "done": len(done), "time left": minutes}
+            seconds = left * rate / workers
+        parts.append({"part": name, "runs": len(runs), "done": len(done), "seconds_left": seconds})
+    return parts
+
+
+def plan_table(parts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what `plan_values` gives as a table, with the time left in words."""
     import pandas as pd
 
-    return pd.DataFrame.from_dict(rows, orient="index")
+    left = [format_duration(part["seconds_left"]) for part in parts]
+    table = pd.DataFrame(parts).drop(columns="seconds_left").assign(**{"time left": left})
+    return table.set_index("part")
 
 
 def _seconds(folder: StudyFolder, study_run: StudyRun) -> float:

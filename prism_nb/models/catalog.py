@@ -53,6 +53,14 @@ class Entry:
             return f"{self.name}@{tag}"
         return f"{self.name.removeprefix('timm/')}.{tag}"
 
+    @property
+    def names(self) -> list[str]:
+        """Its name with each of the published weights, the most accurate first, and without any."""
+        if self.library == "this run":
+            return [self.name]
+        tags = sorted(self.weights, key=lambda tag: -(self.weights[tag] or 0.0))
+        return [*map(self.with_weights, tags), self.name]
+
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "name": lambda entry: entry.name,
@@ -107,7 +115,7 @@ def suggest_pool(
     first: str,
     count: int,
     *,
-    fits: Callable[[str], bool] = lambda name: True,
+    name_of: Callable[[Entry], str | None] = lambda entry: entry.name,
     likeness: Mapping[frozenset[str], float] | None = None,
 ) -> list[str]:
     """Return a network and others of as many families, as far as there are any.
@@ -120,15 +128,22 @@ def suggest_pool(
         entries: The candidates, such as those up to a cost.
         first: The network that the pool begins with.
         count: Number of networks.
-        fits: Whether a network can be used.
-        likeness: Similarity of two networks, such as their CKA, for pairs that were compared.
+        name_of: The name under which a candidate joins, such as one with weights; None where it
+            cannot be used.
+        likeness: Similarity of two networks, such as their CKA, for pairs that were compared; other
+            weights of an architecture count as the same network.
     """
 
     def by_accuracy(entry: Entry) -> tuple[Any, ...]:
         return entry.library != "this run", -(entry.accuracy or 0.0), entry.flops
 
+    def architectures(names: Iterable[str]) -> frozenset[tuple[str, str]]:
+        return frozenset(resolve_architecture(architecture_of(name)) for name in names)
+
+    compared_pairs = {architectures(pair): value for pair, value in (likeness or {}).items()}
+
     def by_likeness(entry: Entry) -> tuple[Any, ...]:
-        known = [(likeness or {}).get(frozenset((entry.name, other))) for other in pool]
+        known = [compared_pairs.get(architectures((entry.name, other))) for other in pool]
         alike = [value for value in known if value is not None]
         compared = len(alike) == len(pool)
         return not compared, max(alike) if compared else 0.0, *by_accuracy(entry)
@@ -139,8 +154,7 @@ def suggest_pool(
     families.pop(family_of(first), None)
     while families and len(pool) < count:
         family = min(families, key=lambda name: by_likeness(families[name][0]))
-        members = (entry.name for entry in families.pop(family) if fits(entry.name))
-        pool += islice(members, 1)
+        pool += islice(filter(None, map(name_of, families.pop(family))), 1)
     return pool
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from prism_nb.models.architectures import resolve_architecture
-from prism_nb.models.catalog import SORTS, family_of, filtered, read_catalogue, suggest_pool
+from prism_nb.models.catalog import SORTS, Entry, family_of, filtered, read_catalogue, suggest_pool
 from prism_nb.models.weights import resolve_weights
 from prism_nb.models.zoo import build_network, network_info
 
@@ -100,8 +100,13 @@ def test_a_suggested_pool_goes_by_family_accuracy_and_likeness() -> None:
     names = ("resnet18", "resnet50", "densenet121", "densenet161", "mobilenet_v2", "vgg11_bn")
     entries = [BY_NAME[name] for name in names]  # densenet161 is the most accurate, then
     assert suggest_pool(entries, "resnet18", 3) == ["resnet18", "densenet161", "mobilenet_v2"]
-    fitting = suggest_pool(entries, "resnet18", 9, fits=lambda name: name != "densenet161")
-    assert fitting == ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
+
+    def fitting(entry: Entry) -> str | None:
+        return None if entry.name == "densenet161" else entry.names[0]
+
+    first, second, third = suggest_pool(entries, "resnet18", 9, name_of=fitting)[1:]
+    assert first == "densenet121@IMAGENET1K_V1"
+    assert (second, third) == ("mobilenet_v2@IMAGENET1K_V2", "vgg11_bn@IMAGENET1K_V1")
     likeness = {
         frozenset(("resnet18", "mobilenet_v2")): 0.9,
         frozenset(("resnet18", "vgg11_bn")): 0.2,
@@ -109,5 +114,7 @@ def test_a_suggested_pool_goes_by_family_accuracy_and_likeness() -> None:
     }
     by_likeness = ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet161"]
     assert suggest_pool(entries, "resnet18", 9, likeness=likeness) == by_likeness
+    with_weights = {frozenset(f"{n}@IMAGENET1K_V1" for n in p): v for p, v in likeness.items()}
+    assert suggest_pool(entries, "resnet18", 9, likeness=with_weights) == by_likeness
     trained = replace(BY_NAME["densenet121"], library="this run")
     assert suggest_pool([*entries, trained], "resnet18", 2)[1] == "densenet121"

@@ -22,7 +22,7 @@ from prism_nb.core.units import is_pretrained_name
 from prism_nb.core.yaml_io import write_yaml
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution.preflight import only_part
-from prism_nb.models.architectures import architecture_of
+from prism_nb.models.architectures import architecture_of, resolve_architecture
 from prism_nb.models.catalog import (
     SORTS,
     Entry,
@@ -71,7 +71,8 @@ _NO_DRAW = (
 _SUGGESTION = (
     "The primary stays; the others are of families of their own: those that were compared, the "
     "least alike first, then those trained here, then the most accurate on ImageNet-1K that cost "
-    "no more than the primary, or than the filter's limit."
+    "no more than the primary, or than the filter's limit. They have published weights where those "
+    "know the classes of this dataset."
 )
 _WAITING = "Waiting for the teacher picker above: press Save there, or Train."
 
@@ -245,9 +246,13 @@ class TeacherPicker(KeyboardBox):
             except PrismError:
                 return False
 
-        costs = {entry.name: entry.flops for entry in read_catalogue()}
+        def name_of(entry: Entry) -> str | None:
+            return next(filter(fits, entry.names), None)
+
         is_limited = self.candidates.gflop.value > 0  # by the filter
-        limit = inf if is_limited else costs.get(architecture_of(primary), inf)
+        costs = {resolve_architecture(entry.name): entry.flops for entry in read_catalogue()}
+        architecture = resolve_architecture(architecture_of(primary))
+        limit = inf if is_limited else costs.get(architecture, inf)
         entries = [
             entry
             for entry in self.candidates.found
@@ -255,7 +260,7 @@ class TeacherPicker(KeyboardBox):
             and (entry.library == "this run" or entry.flops <= limit)
         ]
         likeness = found.similarities if found else {}
-        names = suggest_pool(entries, primary, self.size.value, fits=fits, likeness=likeness)
+        names = suggest_pool(entries, primary, self.size.value, name_of=name_of, likeness=likeness)
         if len(names) < 2:
             self.message.value = note_html("Not suggested: none fits; widen the filter.", "stop")
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prism_nb.core.config import build_settings
+from prism_nb.core.config import build_settings, load_settings
 from prism_nb.core.errors import UsageError
 from prism_nb.core.recipe import TeacherPool, load_recipe
 from prism_nb.core.run import Run
@@ -204,6 +204,17 @@ def test_a_suggested_pool_has_the_primary_and_other_families(picker: TeacherPick
     flops = {entry.name: entry.flops for entry in read_catalogue()}
     assert max(flops[name] for name in names) == flops["test_resnet"]
     assert not set(names) & set(picker.value.holdout_networks)
+
+
+def test_a_suggested_pool_for_imagenet_has_published_weights(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "wheels", load_settings("imagenet_wheels"))
+    picker = TeacherPicker(run)
+    picker.candidates.text.value = "resnet18"
+    picker.candidates.origin.value = "torchvision"
+    picker.candidates.gflop.value = 5.0
+    picker.suggest.click()
+    assert picker.value.teachers == ("tf_efficientnet_lite0@wheel", "resnet18@IMAGENET1K_V1")
+    assert texts(picker, "resnet18@IMAGENET1K_V1")[-1] == "to fetch"
 
 
 # -- candidates ------------------------------------------------------------------------------
