@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prism_nb.core.errors import UsageError, suggest
-from prism_nb.core.recipe import Recipe, TeacherPool
+from prism_nb.core.recipe import RECIPES, Recipe, TeacherPool
 from prism_nb.core.units import is_pretrained_name
 
 
@@ -22,6 +22,8 @@ def check_recipe(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> No
 def _problems(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> Iterator[str]:
     if recipe.image_source == "imported" and recipe.source is None:
         yield f"no source; name the images in recipes.{method}.source, or use `prism-nb import`"
+    if recipe.image_source == "imported" and method in {*RECIPES.names()} - {"imported"}:
+        yield "that is a recipe of the kit; give the imported images another name (--as)"
     if recipe.needs_scorer and recipe.init == "forgetting" and is_pretrained_name(pool.primary):
         yield (
             f"the primary {pool.primary!r} has given weights, so no training counts what it "

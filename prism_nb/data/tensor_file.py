@@ -137,7 +137,7 @@ def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor
     if not images.is_floating_point():
         if low >= 0 and 1 < high <= 255:
             return images.to(torch.uint8), f"levels ({span})"
-    elif low >= -_MARGIN and high <= end:
+    elif low >= -_MARGIN and _MARGIN < high <= end:  # black alone may mean anything
         return _rounded(images), f"[0, 1] ({span})"
     elif low >= 0 and most > end and high - low >= 255 * _LEAST_SPAN and high <= 255:
         return _rounded(images / 255), f"[0, 255] ({span})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import safetensors.torch
@@ -49,15 +49,6 @@ def predict(logits: Tensor, labels: Sequence[int], classes: Tensor | int) -> Pre
     own = torch.tensor(labels)[classes].expand(len(logits))
     loss = functional.cross_entropy(logits.float(), own, reduction="none")
     return Predictions(class_of[top.indices], top.values, loss)
-
-
-def noted(
-    outputs: Iterable[tuple[Tensor, ...]], labels: Sequence[int], found: list[Predictions]
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the outputs for each class's images, whose last is the logits, and note predictions."""
-    for index, output in enumerate(outputs):
-        found.append(predict(output[-1], labels, index))
-        yield output
 
 
 def predictions_path(method: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from prism_nb.diversity.features import (
     real_features,
 )
 from prism_nb.diversity.metrics import ClassOutputs, Metric, metrics_of, nearest_real
-from prism_nb.diversity.predictions import Predictions, noted, predict, write_predictions
+from prism_nb.diversity.predictions import Predictions, predict, write_predictions
 from prism_nb.models.pool import load_teacher
 
 _SET_IMAGES = 10_000  # of either set that `set` metrics compare: KID's cost grows with the square
@@ -66,19 +67,22 @@ def _measure(
     network, settings, classes = load_teacher(run, name), run.settings, len(dataset.classes)
     counts = {"reference": settings.ipc, "others": settings.real_per_class, "seed": settings.seed}
     real = real_features(dataset, network, **counts) if dataset.has_images else ()
-    outputs = iter_classes(
-        lambda chunk: features_and_logits(network, chunk, dataset), pixels, classes
-    )
     device = next(network.parameters()).device
     labels = network.head_labels(torch.arange(classes, device=device)).tolist()
-    noting = noted(outputs, labels, found)
-    return metrics_in_space(noting, labels, real, is_reference=is_reference)
+
+    def outputs() -> Iterator[tuple[Tensor, ...]]:
+        extract = partial(features_and_logits, network, dataset=dataset)
+        for index, (features, logits) in enumerate(iter_classes(extract, pixels, classes)):
+            found.append(predict(logits, labels, index))
+            yield features, logits
+
+    return metrics_in_space(outputs(), labels, real, is_reference=is_reference)
 
 
 def _teacher_logits(
     run: Run, pixels: Tensor, dataset: ImageDataset, found: dict[str, list[Predictions]]
 ) -> Iterator[Tensor]:
-    """Yield the logits of the pool for each class [teachers, n, classes], and note predictions."""
+    """Yield the pool's logits for each class [teachers, n, classes]; add predictions to `found`."""
     names, classes = run.settings.pool.logits, len(dataset.classes)
     teachers = [load_teacher(run, name) for name in names]
 

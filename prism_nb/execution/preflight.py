@@ -234,6 +234,11 @@ def _check_sizes(settings: Settings, method: str, dataset: ImageDataset) -> None
     recipe = settings.recipe_of(method)
     for name in recipe.networks(settings.pool, "logits", "drawn"):
         for size in set(Phases.of(recipe, dataset.image_size).sizes) - {dataset.image_size}:
+            if size < 1:
+                raise UsageError(
+                    f"method {method}: sizes has {min(recipe.sizes)}, which is less than a pixel "
+                    f"of {dataset.image_size}; raise it, or leave that phase out"
+                )
             network = _on_meta(name, dataset)
             try:
                 check_forward(name, network, classes=len(dataset.classes), image_size=size)

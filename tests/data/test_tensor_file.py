@@ -119,6 +119,7 @@ def test_cifar10_is_normalised_as_its_programs_do(levels: Tensor) -> None:
     "bounds",
     [
         (-1, 1),
+        (0, 0),
         (-0.3, 1.3),
         (0, 5),
         (-9, 9),

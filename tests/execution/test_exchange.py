@@ -338,6 +338,7 @@ def test_a_run_begun_by_an_import_keeps_its_settings(
         ("import SET --run new", "a new run needs a preset"),
         ("import SET --run new --preset digits_quick --set ipc=3", "but ipc is 3"),
         ("import SET --run new --preset digits_quick --as prism", "a method 'prism' already"),
+        ("import SET --run new --preset digits_quick --as delt", "that is a recipe of the kit"),
         ("import nowhere --run new --preset digits_quick", "does not exist"),
         ("import TABLE --run new --preset digits_quick", "no column of labels"),
         (

@@ -114,6 +114,7 @@ def test_published_phases_have_200_and_224_pixels() -> None:
             "prism, sizes: .* cannot take 16-pixel.*, or set sizes to .1, 1.",
         ),
         ({"sizes": [0, 1]}, "greater than 0"),
+        ({"sizes": [0.01, 1]}, "sizes has 0.01, which is less than a pixel of 32"),
         (
             {**FADRM, "residual_source": "retrieved"},
             "chooses among patches; set init to patches",
