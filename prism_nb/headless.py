@@ -33,9 +33,7 @@ _START_SECONDS = 300  # for a kernel on a busy machine or a slow disk
 def run_notebooks(run: Run, *, log: Callable[[str], None]) -> None:
     """Execute every notebook that is not done, or not of the present results, in order.
 
-    Args:
-        run: The run, checked.
-        log: Called with a line per stage.
+    `log` is called with a line per stage.
 
     Raises:
         PrismError: A notebook failed, its kernel died, or a stage's own check did not pass.
@@ -80,9 +78,6 @@ def execute_notebook(source: Path, folder: Path, parameters: dict[str, Any]) -> 
     Its kernel is this interpreter's, whatever others are installed under that name. It reads no
     profile of IPython, whose startup files could change results, and imports from where this
     process does, so that no file of the working directory shadows a module.
-
-    Raises:
-        PrismError: The notebook failed; the message is the notebook's own where it has one.
     """
     import papermill
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager

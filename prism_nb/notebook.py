@@ -68,10 +68,8 @@ def open_run(namespace: dict[str, Any]) -> Run:
     """Open the run that a notebook's parameters name, and show its settings.
 
     A run that exists keeps its settings; a new one takes them from the preset, by default the
-    preset of the run's name. Parameters that are not None change them.
-
-    Args:
-        namespace: The notebook's `globals()`. What a startup file has put there is no parameter.
+    preset of the run's name. Parameters that are not None change them. The namespace is the
+    notebook's `globals()`; what a startup file has put there is no parameter.
 
     Raises:
         UsageError: A parameter that does not exist, a value of the wrong type, or settings that
@@ -129,10 +127,8 @@ def check_data(run: Run) -> None:
 def plan(place: Run | StudyFolder, stage: str = "", workers: int | None = None) -> None:
     """Show what is done and what is left of a stage or a study, and what that takes.
 
-    Args:
-        place: A run or a study.
-        stage: The run's stage; a few real steps of it are timed.
-        workers: Parallel runs of a study; one per core where None.
+    A few real steps of a run's stage are timed; `workers` are a study's parallel runs, one per core
+    where None.
     """
     if isinstance(place, StudyFolder):
         found = plan_table(plan_values(place, workers))
@@ -269,10 +265,8 @@ class Choice(KeyboardBox):
 def choose(run: Run, what: str) -> Choice:
     """Return a dropdown for an option of results.
 
-    Args:
-        run: The run.
-        what: `student`, `method`, `baseline`, `network` (of features), `measure`, or `class`, of
-            those that `gradients` and `growth` show.
+    That is `student`, `method`, `baseline`, `network` (of features), `measure`, or `class`, of
+    those that `gradients` and `growth` show.
     """
     titles = tables.method_titles(run)
     methods = [(titles[name], name) for name in run.settings.methods]

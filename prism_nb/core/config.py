@@ -22,9 +22,8 @@ _BY_METHOD = ("recipes", "tuned_students")  # settings of single methods
 def load_settings(preset: str, changes: dict[str, Any] | None = None) -> Settings:
     """Read a preset and apply changes.
 
-    Args:
-        preset: A preset's name or file.
-        changes: Settings by flat name; a dict value is merged into the preset's dict.
+    `preset` is a name or a file, `changes` are settings by flat name; a dict is merged into the
+    preset's.
 
     Raises:
         UsageError: Anything unknown, mistyped or contradictory, before any work.
@@ -56,11 +55,8 @@ def resolve_references(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Replace names of protocols and files in settings by their content, so that a run records it.
 
     A protocol's values are overridden by settings given with its name. `recipes` and `class_list`
-    may name files. `data_dir` becomes absolute, see `absolute_path`.
-
-    Args:
-        values: Settings, or changes to them.
-        folder: The folder that relative paths of files start from.
+    may name files. `data_dir` becomes absolute, see `absolute_path`. Relative paths of files start
+    from `folder`.
     """
     found = dict(values)
     if "protocol" in found:

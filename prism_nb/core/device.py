@@ -106,9 +106,8 @@ def usable_cores() -> int:
 def num_threads(count: int | Literal["auto"] = "auto") -> Iterator[None]:
     """Set PyTorch's number of threads, and restore it; results depend on it.
 
-    Args:
-        count: The number; auto: PyTorch's own, which `OMP_NUM_THREADS` sets, but no more than
-            there are usable cores.
+    `auto`: PyTorch's own number, which `OMP_NUM_THREADS` sets, but no more than there are usable
+    cores.
     """
     before = torch.get_num_threads()
     wanted = min(before, usable_cores()) if count == "auto" else count

@@ -116,12 +116,8 @@ class Lease:
     """The exclusive right to work on something, held as a context.
 
     A thread updates the file's modification time. A dead owner's file is replaced: at once where
-    its process namespace is this one, else when the file has not changed for a minute.
-
-    Args:
-        path: The lease's file.
-        what: What it is of, for messages.
-        on_takeover: Called with the dead owner that was replaced.
+    its process namespace is this one, else when the file has not changed for a minute. `what` is
+    its name in messages; `on_takeover` is called with the dead owner that was replaced.
 
     Raises:
         LeaseHeldError: On entering, where a living process holds it.

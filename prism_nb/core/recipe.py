@@ -386,9 +386,6 @@ def load_recipe(
             and a `paper`, a new method starts from the defaults.
         shared: Changes to the recipes of all methods that optimise, overridden by their own.
         where: Name of `own` in messages.
-
-    Raises:
-        UsageError: Unknown recipe, unknown setting or wrong value.
     """
     changes, where = dict(own or {}), where or f"recipe {method}"
     base = changes.pop("base", None)

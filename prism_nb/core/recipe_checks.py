@@ -10,11 +10,7 @@ from prism_nb.core.units import is_pretrained_name
 
 
 def check_recipe(method: str, recipe: Recipe, pool: TeacherPool, ipc: int) -> None:
-    """Check that a method's recipe can be carried out with a pool and an IPC.
-
-    Raises:
-        UsageError: It cannot; the message names the remedy.
-    """
+    """Check that a method's recipe can be carried out with a pool and an IPC."""
     for problem in _problems(method, recipe, pool, ipc):
         raise UsageError(f"method {method}: {problem}")
 

@@ -96,8 +96,7 @@ class Run:
     def write_classes(self, classes: list[dict[str, Any]]) -> None:
         """Record the class order, or check it against the recorded one.
 
-        Args:
-            classes: Index, folder and name of each class.
+        `classes` are index, folder and name of each.
         """
         path = self.path / "classes.json"
         recorded = self.read_classes()

@@ -24,12 +24,9 @@ class ZipBombError(ValueError):
 def load_torch_file(path: Path, *, also: Sequence[Any] = ()) -> Any:
     """Read tensors and plain containers onto the CPU.
 
-    `torch.save` does not compress. torch would unpack compressed entries, to a thousand times
-    their size, so such an archive is refused before torch reads it.
-
-    Args:
-        path: The file.
-        also: Types that its pickle may contain, as in `torch.serialization.safe_globals`.
+    `torch.save` does not compress. torch would unpack compressed entries, to a thousand times their
+    size, so such an archive is refused before torch reads it. Types in `also` may be in its pickle,
+    as in `torch.serialization.safe_globals`.
 
     Raises:
         ZipBombError: The archive has compressed entries, or may have.

@@ -41,10 +41,8 @@ class UnitStore:
     def finish(self, unit: Unit, *, paths: list[str], record: dict[str, Any]) -> None:
         """Write a unit's marker, after all of its files, unless the unit has been taken over.
 
-        Args:
-            unit: The finished unit.
-            paths: Its files, relative to the run.
-            record: Plain values worth recording, e.g. seeds, draws, losses, seconds.
+        `paths` are its files, relative to the run; `record` is what is worth recording, e.g. seeds,
+        draws, losses, seconds.
         """
         values = {
             "unit": unit.name,

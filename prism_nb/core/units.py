@@ -30,9 +30,7 @@ class Unit:
 def unit_seed(seed: int, *parts: str | int) -> int:
     """Derive the seed of a unit from the run's, so that units are independent of each other.
 
-    Args:
-        seed: The run's seed.
-        parts: The unit's key; text enters by its CRC-32.
+    Text in the unit's key, `parts`, enters by its CRC-32.
 
     Returns:
         A 63-bit number for `torch.Generator.manual_seed`.

@@ -27,13 +27,7 @@ class StrictModel(BaseModel):
     def parse(cls, values: dict[str, Any], *, where: str) -> Self:
         """Build the model from plain values.
 
-        Args:
-            values: Names and plain values (numbers, text, lists, dicts, None).
-            where: What the values are, for the message ("preset digits", "--set").
-
-        Raises:
-            UsageError: Unknown name, wrong type or value out of range, each of them named; or, if
-                there is none, the first contradiction between values.
+        `where` says in messages what the values are ("preset digits", "--set").
         """
         try:
             # Through JSON, where strict mode accepts a list for a tuple but no text for a number.

@@ -187,11 +187,8 @@ def join_last_one(batches: Sequence[Tensor]) -> list[Tensor]:
 def crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
     """Resize crops of images [n, 3, S, S] to the full size, bilinearly, and mirror some.
 
-    Args:
-        images: The images.
-        crop: Top, left, height and width of each, in pixels [n, 4]; outside of the image, its
-            border is repeated.
-        flip: Whether each is mirrored, bool [n].
+    `crop` has top, left, height and width of each, in pixels [n, 4]; outside of the image, its
+    border is repeated. `flip` is bool [n].
     """
     size = images.shape[-1]
     top, left, height, width = crop.to(torch.float32).unbind(1)

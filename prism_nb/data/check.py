@@ -57,19 +57,12 @@ class Copies(StrictModel):
 
 
 class DataCheck(StrictModel):
-    """What was found in a folder of images.
+    """What was found in a folder of images."""
 
-    Attributes:
-        classes: Numbers of images, in class order.
-        damaged: Files that cannot be decoded, relative to the folder.
-        copies: Copies by perceptual hash.
-        sides: Least, median and greatest shorter side, in pixels.
-    """
-
-    classes: tuple[ClassCount, ...]
-    damaged: tuple[str, ...]
-    copies: tuple[Copies, ...]
-    sides: tuple[int, int, int]
+    classes: tuple[ClassCount, ...]  # numbers of images, in class order
+    damaged: tuple[str, ...]  # files that cannot be decoded, relative to the folder
+    copies: tuple[Copies, ...]  # copies by perceptual hash
+    sides: tuple[int, int, int]  # least, median and greatest shorter side, in pixels
 
     @property
     def leaks(self) -> list[Copies]:
@@ -144,9 +137,6 @@ def check_folder(config: DatasetConfig) -> DataCheck:
     """Decode every image of a dataset in the layout of `folder` once, and report on them.
 
     The result is cached until a file changes.
-
-    Raises:
-        UsageError: The folder is not in order, or has only one class or no image.
     """
     root = config.folder()
     index = open_index(config, folder_layout)
@@ -229,9 +219,7 @@ def find_copies(thumbnails: np.ndarray) -> list[list[int]]:
 
     Their perceptual hash is the thumbnail with mean 0 and deviation 1 (of nearly plain images
     less); two are equal whose hashes differ by at most 0.04 in the root of the mean square.
-
-    Args:
-        thumbnails: Grey levels, uint8 [N, side, side].
+    `thumbnails` are grey levels, uint8 [N, side, side].
     """
     flat = thumbnails.reshape(len(thumbnails), -1)
     levels, where = np.unique(flat, axis=0, return_inverse=True)

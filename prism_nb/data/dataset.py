@@ -69,13 +69,7 @@ class ImageDataset(ABC):
     def check_per_class(self, ipc: int, *, purpose: str, each: int = 1) -> None:
         """Check that every class has enough training images.
 
-        Args:
-            ipc: Images per class to be made.
-            purpose: Subject of the error message.
-            each: Training images that one made image takes.
-
-        Raises:
-            UsageError: A class has fewer than `ipc * each`; it is named.
+        That is `each` for every one of `ipc` images; `purpose` is the subject of the message.
         """
         counts = np.bincount(self.labels("train"), minlength=len(self.classes))
         for info in self.classes:
@@ -169,11 +163,7 @@ class DatasetConfig:
 def choose_classes(
     available: Sequence[str], class_list: Sequence[str], *, where: Path | str
 ) -> tuple[str, ...]:
-    """Return the classes of `class_list`, or all that are available if it is empty.
-
-    Raises:
-        UsageError: A listed class is not available, or named in another encoding than UTF-8.
-    """
+    """Return the classes of `class_list`, or all that are available if it is empty."""
     class_list = spelled_as(class_list, available)
     unknown = [name for name in class_list if name not in available]
     if unknown:
@@ -203,9 +193,8 @@ def spelled_as(names: Sequence[str], available: Sequence[str]) -> list[str]:
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:
     """Return mean and deviation of each channel of images, to four digits and in [0, 1].
 
-    Args:
-        batches: uint8 [n, 3, H, W] each; counts of their 256 levels decide, so that the batches
-            do not matter.
+    Batches are uint8 [n, 3, H, W]; counts of their 256 levels decide, so that the batches do not
+    matter.
     """
     counts = torch.zeros(3, 256, dtype=torch.float64)
     for images in batches:

@@ -27,11 +27,8 @@ MAX_RESIDENT_BYTES = 2**30  # of pixels on a device; CIFAR takes 154 MB, Tiny-Im
 def load_images(run: Run, name: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Read all images of a method, ordered by class and index within the class.
 
-    Args:
-        run: The run, of `dataset`.
-        name: A method, or `REFERENCE`: a random real subset of equal size, the reference of the
-            diversity metrics. It is independent of the `random_real` method.
-        dataset: Its classes and image size are those of the images.
+    Under `REFERENCE` they are a random real subset of equal size, the reference of the diversity
+    metrics, which is independent of the method `random_real`.
 
     Returns:
         Pixels, uint8 [classes * ipc, 3, S, S], and class indices, int64 [classes * ipc].

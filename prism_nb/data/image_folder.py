@@ -60,11 +60,7 @@ def folder_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
 
 
 def train_folders(root: Path) -> list[str]:
-    """Return the names of the classes' folders in `train`, sorted.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the names of the classes' folders in `train`, sorted."""
     found = class_folders(root / TRAIN)
     if not found:
         raise UsageError(
@@ -96,9 +92,6 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
     """Return the folder of each class's images in a split.
 
     That is `<class>`, or `<class>/images` as in Tiny-ImageNet; or both in a folder `images`.
-
-    Raises:
-        UsageError: No class has a folder.
     """
     found = class_folders(root / split)
     names = spelled_as(classes, found)
@@ -122,12 +115,9 @@ def class_dirs(root: Path, split: str, classes: Sequence[str]) -> list[ImageDir]
 class ImageFolder(ImageDataset):
     """Images in files, decoded on access, or once into the disk cache.
 
-    Args:
-        config: Their folder, classes and size.
-        read_layout: Reads the layout of the folder.
-        channels: Mean and standard deviation of the channels; None: measured on a fixed random
-            sample of training images.
-        margin: Shorter side before the centre crop, divided by the image size; at least 1.
+    `channels` are mean and deviation of the channels, measured on a fixed random sample of training
+    images where None; `margin`, at least 1, is the shorter side before the centre crop, divided by
+    the image size.
     """
 
     def __init__(

@@ -44,10 +44,8 @@ class DamagedImageError(PrismError):
 def read_image(path: Path, size: int, margin: float = IMAGENET_MARGIN) -> np.ndarray:
     """Decode an image file, which EXIF may rotate, as square RGB, uint8 [size, size, 3].
 
-    Args:
-        path: A JPEG, PNG or WebP file, with any suffix.
-        size: Side of the square, in pixels.
-        margin: Shorter side before the centre crop, divided by `size`; at least 1.
+    It is a JPEG, PNG or WebP file, with any suffix; `margin`, at least 1, is the shorter side
+    before the centre crop, divided by `size`.
 
     Raises:
         PrismError: The file cannot be read or, a DamagedImageError, decoded; it is named.
@@ -113,11 +111,8 @@ def are_whole(paths: Sequence[Path], *, progress: bool) -> list[bool]:
 def read_exact(file: Path | BinaryIO, size: int, *, resize: bool = False) -> Tensor:
     """Decode an image, which EXIF may rotate, as it is, uint8 RGB [3, size, size].
 
-    Args:
-        file: A PNG, JPEG or WebP file.
-        size: Its side, in pixels.
-        resize: Whether an image of another size is scaled (bicubic) to cover the square, and
-            cropped at its centre; otherwise it is refused.
+    With `resize`, an image of another size is scaled (bicubic) to cover the square, and cropped at
+    its centre; otherwise it is refused.
 
     Raises:
         DECODE_ERRORS: The image is damaged, of another size, animated, transparent, or of more
@@ -168,10 +163,8 @@ def resize_center_crop(image: Image.Image, size: int, margin: float) -> Image.Im
 def encode_image(image: Tensor | Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """Encode an image.
 
-    Args:
-        image: uint8 RGB [3, H, W] on the CPU, or a Pillow image.
-        kind: `PNG` or another format of Pillow.
-        options: Options of Pillow's writer, e.g. `quality` of JPEG.
+    It is a Pillow image, or uint8 RGB [3, H, W] on the CPU; kind and options are those of Pillow's
+    writer.
     """
     if isinstance(image, Tensor):
         image = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -183,11 +176,8 @@ def encode_image(image: Tensor | Image.Image, kind: str = "PNG", **options: obje
 def quantize(dataset: ImageDataset, images: Tensor, *, mode: str) -> Tensor:
     """Turn canonical images [N, 3, S, S] into uint8 RGB on the CPU.
 
-    Args:
-        dataset: Decides the pixel space.
-        images: The images.
-        mode: `png`: rounded to the nearest level. `jpeg75`: truncated, then compressed as JPEG of
-            quality 75 and decoded, equal to what the published PRISM program stores.
+    `mode` is `png`: rounded to the nearest level, or `jpeg75`: truncated, then compressed as JPEG
+    of quality 75 and decoded, equal to what the published PRISM program stores.
     """
     if mode == "png":
         return dataset.to_uint8(images).cpu()
@@ -207,16 +197,10 @@ def cached_decode(
 ) -> np.ndarray:
     """Return images from a memory-mapped `.npy` file, which is made if it is missing.
 
-    The operating system decides which of its pages stay in memory. A second process that needs
-    the same file waits for the first. A file of the right shape is trusted, since it is written
-    atomically.
-
-    Args:
-        path: The file; its name must depend on everything that decides its content.
-        decode: Maps indices to images, uint8 [n, 3, S, S].
-        shape: Shape of all images, (N, 3, S, S).
-        what: Description of the images for the progress bar.
-        progress: Whether to show a bar.
+    The operating system decides which of its pages stay in memory. A second process that needs the
+    same file waits for the first. A file of the right shape is trusted, since it is written
+    atomically. The file's name must depend on everything that decides its content. `decode` maps
+    indices to images, uint8 [n, 3, S, S]; `what` describes these in the progress bar.
 
     Returns:
         uint8 [N, 3, S, S], read-only.

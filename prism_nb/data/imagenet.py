@@ -54,9 +54,6 @@ def imagenet_layout(root: Path, class_list: Sequence[str]) -> DatasetLayout:
     The classes are all thousand, sorted by wnid, or those of the class list in its order. The
     classes of flat held-out images come from `val_classes.txt` (lines of file name and wnid) or
     `LOC_val_solution.csv` (Kaggle) in data_dir.
-
-    Raises:
-        UsageError: A folder, a class or that list is missing, or there are other classes.
     """
     train = train_folders(root)
     classes = choose_classes(train, class_list, where=root / TRAIN)

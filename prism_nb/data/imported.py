@@ -48,9 +48,6 @@ class ImportedSet:
         Returns:
             Pixels, uint8 [n, 3, S, S], and a record of their origin: the folder or archive, its
             layout, and the SHA-256 of the names and contents of the files, in order.
-
-        Raises:
-            UsageError: An image cannot be used; see `read_exact`.
         """
         digest, pixels = hashlib.sha256(), []
         names = [self.files[class_index][image_index] for class_index, image_index in keys]
@@ -77,11 +74,7 @@ class ImportedSet:
 def imported_set(
     settings: Settings, method: str, dataset: ImageDataset
 ) -> ImportedSet | IndexedSet:
-    """Find the images of an imported method.
-
-    Raises:
-        UsageError: Images are missing, do not fit the classes, or are not `ipc` per class.
-    """
+    """Find the images of an imported method."""
     recipe = settings.recipe_of(method)
     if recipe.indices:
         return indexed_set(settings, method, dataset)
@@ -130,9 +123,6 @@ def find_images(archive: ImageArchive, classes: Sequence[ClassInfo]) -> tuple[st
 
     Returns:
         How the folders were read and what was left out, and the files of each class's images.
-
-    Raises:
-        UsageError: There is no image, or a class has none, or what a folder means is not clear.
     """
     images = _images(archive)
     layout, index_of = _class_folders(archive, images, classes)

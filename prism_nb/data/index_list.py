@@ -43,12 +43,7 @@ class IndexedSet:
 
 
 def indexed_set(settings: Settings, method: str, dataset: ImageDataset) -> IndexedSet:
-    """Find the training images of an imported method.
-
-    Raises:
-        UsageError: The list is not the one that was imported, does not fit the dataset, or does
-            not have `ipc` images of each class.
-    """
+    """Find the training images of an imported method."""
     recipe = settings.recipe_of(method)
     path = Path(recipe.source or "")
     indices = read_indices(path)
@@ -72,11 +67,7 @@ def indexed_set(settings: Settings, method: str, dataset: ImageDataset) -> Index
 
 
 def split_by_class(path: Path, indices: Sequence[int], dataset: ImageDataset) -> list[list[int]]:
-    """Return the indices of each class's images, in the order of the list.
-
-    Raises:
-        UsageError: There are no images, an index is negative, no image has it, or it comes twice.
-    """
+    """Return the indices of each class's images, in the order of the list."""
     if not dataset.has_images:
         raise UsageError(f"{path} lists training images; name their folder by --set data_dir=PATH")
     labels, by_class = dataset.labels("train"), [list[int]() for _ in dataset.classes]
@@ -99,11 +90,7 @@ def hash_indices(indices: Sequence[int]) -> str:
 
 
 def read_indices(path: Path) -> list[int]:
-    """Read a list of integers: `.npy`, `.pt`, `.json`, or text with one on each line.
-
-    Raises:
-        UsageError: The file cannot be read, is empty, or holds anything else.
-    """
+    """Read a list of integers: `.npy`, `.pt`, `.json`, or text with one on each line."""
     try:
         entries = _entries(path)
         if not isinstance(entries, list) or not entries:

@@ -34,11 +34,7 @@ class ParquetSet(ImageArchive):
     """Parquet files as an archive that has an image `<label>/<row>.png` for every row.
 
     Integers are replaced by their names in the schema (`ClassLabel`), if it has any. Labels are
-    read at once, images when they are needed.
-
-    Args:
-        path: A file or folder.
-        names: The files in the folder.
+    read at once, images when they are needed. `names` are the files where `path` is a folder.
 
     Raises:
         UsageError: A file is damaged or lacks a column, or a label is none.
@@ -165,10 +161,7 @@ def write_parquet(
 ) -> None:
     """Write image files and their class indices, row group by row group.
 
-    Args:
-        file: The file to write.
-        images: Path and class index of each image.
-        classes: Names of the classes, all different.
+    `images` are path and class index of each; the names of the classes are all different.
     """
     label = {"_type": "ClassLabel", "names": [*classes]}
     info = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}

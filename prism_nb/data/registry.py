@@ -63,11 +63,7 @@ DATASETS = {
 
 
 def open_dataset(settings: Settings) -> ImageDataset:
-    """Open the dataset of a run; it stays open for the rest of the process.
-
-    Raises:
-        UsageError: The dataset is not in order, or has other images than `dataset_hash` names.
-    """
+    """Open the dataset of a run; it stays open for the rest of the process."""
     dataset = _open(DatasetConfig.of(settings))
     if settings.dataset_hash not in {None, dataset.content_hash}:
         raise UsageError(
@@ -156,11 +152,7 @@ class ValidationHoldout(ImageDataset):
 
 
 def dataset_sizes(settings: Settings, sizes: DatasetSizes | None = None) -> ImageDataset:
-    """Return a run's dataset for planning: of given sizes, of published size, or itself.
-
-    Raises:
-        UsageError: Its size is not known, or the dataset is not in order.
-    """
+    """Return a run's dataset for planning: of given sizes, of published size, or itself."""
     name = settings.dataset
     if sizes is None and not settings.data_dir and (settings.students or not settings.data_free):
         if name == "folder":

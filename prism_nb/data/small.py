@@ -38,10 +38,8 @@ class Digits(ImageDataset):
     """Scikit-learn's ten digits, enlarged and grey as RGB; 1,257 training, 540 held-out images.
 
     The split is stratified by class and fixed. It is not by writer: both sides may hold scans of
-    one writer, so that accuracies are a little higher than on new handwriting.
-
-    Args:
-        image_size: Side to which the 8x8 scans are enlarged (bilinear), in pixels.
+    one writer, so that accuracies are a little higher than on new handwriting. The 8x8 scans are
+    enlarged bilinearly.
     """
 
     name = "digits"
@@ -78,13 +76,9 @@ def _enlarge(scans: np.ndarray, size: int) -> Tensor:
 class InMemoryImages(ImageDataset):
     """The images of one of torchvision's datasets, in memory.
 
-    Images of another size than `config.image_size` are resized (bicubic, antialiased).
-
-    Args:
-        config: The dataset's settings.
-        classes: Folder name and name of each class, by label.
-        pixels: Images of each split, uint8 [N, side, side, 3].
-        labels: Their labels, int64 [N].
+    Images of another size than `config.image_size` are resized (bicubic, antialiased). `classes`
+    are folder name and name of each, by label; pixels are uint8 [N, side, side, 3], labels int64
+    [N].
     """
 
     def __init__(
@@ -195,9 +189,6 @@ def mnist(config: DatasetConfig) -> ImageDataset:
     `data_dir` holds the four IDX files, compressed or not, or torchvision's folders around them.
     Without it, Fashion-MNIST is read from where `make benchmark-data` or Debian's package
     dataset-fashion-mnist puts it. Grey becomes red, green and blue.
-
-    Raises:
-        UsageError: Files are missing, damaged, or of another dataset.
     """
     from torchvision import datasets
 

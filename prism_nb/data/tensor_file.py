@@ -39,11 +39,9 @@ _LEAST_SPAN = 0.75  # from the darkest to the brightest value, unless they are l
 class TensorSet(ImageArchive):
     """Tensors as an archive that has an image `<label>/<number>.png` for each of theirs.
 
-    Args:
-        path: A file of images and labels, or of images with a file of labels beside it; or their
-            folder.
-        dataset: Gives the mean and std by which images may be normalised.
-        names: The files in the folder.
+    `path` is a file of images and labels, or of images with a file of labels beside it; or their
+    folder, with the names of its files. The dataset gives mean and std by which images may be
+    normalised.
 
     Raises:
         UsageError: A file is damaged or holds something else, or its values may mean several
@@ -125,9 +123,6 @@ def to_levels(images: Tensor, dataset: ImageDataset, file: Path) -> tuple[Tensor
     std. As distilled images are seldom clamped, [0, 1] and what was normalised may be a little
     darker than black and brighter than white. Normalised images cover most of the span between
     these, and more than [-1, 1]; [0, 255] has most of its span as well.
-
-    Raises:
-        UsageError: The values may mean several of these, or none.
     """
     low, high = images.min().item(), images.max().item()
     mean, std = _NORMALISED.get(dataset.name, (dataset.mean, dataset.std))

@@ -27,10 +27,7 @@ def features_and_logits(
 ) -> tuple[Tensor, Tensor]:
     """Return penultimate features [N, d] and head logits [N, head], float32 on the CPU.
 
-    Args:
-        network: The network.
-        pixels: uint8 images [N, 3, S, S].
-        dataset: The dataset whose mean and std normalize the images.
+    Pixels are uint8 [N, 3, S, S].
     """
     features, logits = _in_batches(network.features_and_logits, network, pixels, dataset)
     return features, logits
@@ -69,10 +66,8 @@ def iter_classes(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the outputs for the images of each class, holding those of a few thousand at a time.
 
-    Args:
-        extract: Function from uint8 images [n, 3, S, S] to tensors with a row per image.
-        pixels: uint8 [classes * n, 3, S, S], class by class.
-        classes: Number of classes.
+    `extract` maps uint8 images [n, 3, S, S] to tensors with a row per image; pixels come class by
+    class.
     """
     each = len(pixels) // classes
     for chunk in pixels.split(max(1, _MAX_IMAGES // each) * each):
@@ -104,19 +99,12 @@ def cached(
 
 @dataclass(frozen=True)
 class RealFeatures:
-    """Features of real training images of one class: the reference first, then others.
+    """Features of real training images of one class: the reference first, then others."""
 
-    Attributes:
-        reference: Number of images of the reference.
-        indices: Index of each image in the training split, int64 [m].
-        features: Penultimate features [m, d].
-        radii: Result of `neighbour_radii` for `others` [m - reference].
-    """
-
-    reference: int
-    indices: np.ndarray
-    features: Tensor
-    radii: Tensor
+    reference: int  # number of images of the reference
+    indices: np.ndarray  # index of each image in the training split, int64 [m]
+    features: Tensor  # penultimate features [m, d]
+    radii: Tensor  # result of `neighbour_radii` for `others` [m - reference]
 
     @classmethod
     def none(cls, width: int) -> Self:
@@ -136,14 +124,8 @@ def real_features(
 ) -> tuple[RealFeatures, ...]:
     """Return features of each class's reference images and of other training images.
 
-    One shuffle gives both, so that the reference is never compared with itself.
-
-    Args:
-        dataset: The real images.
-        network: The feature network.
-        reference: Images per class of the reference.
-        others: Other images per class, at most; fewer where a class has fewer.
-        seed: The run's seed.
+    One shuffle gives both, so that the reference is never compared with itself. `reference` and
+    `others` are images per class; there are fewer others where a class has fewer.
     """
     classes = []
     for c in range(len(dataset.classes)):

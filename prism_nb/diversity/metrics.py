@@ -26,30 +26,21 @@ UNDEFINED = float("nan")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its function, its names and its direction.
+    """A metric: its function, its names and its direction."""
 
-    Attributes:
-        name: Key in records.
-        title: Name in tables and figures.
-        compute: Function of what `scope` names. `class`: `ClassOutputs`. `set`: features of all
-            images [n, d] and of real ones [m, d]. `teachers`: logits of the pool for one class
-            [teachers, n, classes]. Values per image are averaged.
-        better: ↓ where lower is better, ↑ where higher; empty where the value is compared with
-            that of real images.
-        needs: The least data for which it is defined.
-        percent: Whether it is a share, shown in percent.
-        relative: Whether it is shown as a multiple of the real images' value.
-        scope: `class`, `set` or `teachers`.
-    """
-
-    name: str
-    title: str
+    name: str  # key in records
+    title: str  # name in tables and figures
+    # Function of what `scope` names. `class`: `ClassOutputs`. `set`: features of all images [n, d]
+    # and of real ones [m, d]. `teachers`: logits of the pool for one class [teachers, n, classes].
+    # Values per image are averaged.
     compute: Callable[..., float | Tensor]
+    # ↓ where lower is better, ↑ where higher; empty where the value is compared with that of real
+    # images
     better: Literal["↓", "↑", ""] = ""
-    needs: str = "1 image per class"
-    percent: bool = False
-    relative: bool = False
-    scope: Literal["class", "set", "teachers"] = "class"
+    needs: str = "1 image per class"  # the least data for which it is defined
+    percent: bool = False  # whether it is a share, shown in percent
+    relative: bool = False  # whether it is shown as a multiple of the real images' value
+    scope: Literal["class", "set", "teachers"] = "class"  # `class`, `set` or `teachers`
 
     @property
     def heading(self) -> str:
@@ -74,23 +65,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class ClassOutputs:
-    """A network's outputs for the images of one class, and the real images of that class.
+    """A network's outputs for the images of one class, and the real images of that class."""
 
-    Attributes:
-        label: Index of the class among the logits.
-        features: Penultimate features of the images [n, d].
-        logits: Logits of the images, of the network's whole head [n, head].
-        real: Features of real training images besides the reference [m, d].
-        radii: Result of `neighbour_radii` for `real` [m].
-        nearest: Distance of each image to its nearest training image, see `nearest_real` [n].
-    """
-
-    label: int
-    features: Tensor
-    logits: Tensor
-    real: Tensor
-    radii: Tensor
-    nearest: Tensor
+    label: int  # index of the class among the logits
+    features: Tensor  # penultimate features of the images [n, d]
+    logits: Tensor  # logits of the images, of the network's whole head [n, head]
+    real: Tensor  # features of real training images besides the reference [m, d]
+    radii: Tensor  # result of `neighbour_radii` for `real` [m]
+    nearest: Tensor  # distance of each image to its nearest training image, see `nearest_real` [n]
 
     @cached_property
     def recognised(self) -> Tensor:

@@ -21,27 +21,20 @@ _OTHER = -1  # a class of the head that the dataset lacks
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network takes images for.
+    """What a network takes images for."""
 
-    Attributes:
-        classes: The three likeliest classes, the likeliest first, int64 [n, 3]; -1 for one that
-            the dataset lacks. Fewer columns where the head has fewer outputs.
-        probabilities: Theirs, float32 [n, 3].
-        loss: Cross-entropy with each image's class, nats, float32 [n].
-    """
-
+    # The three likeliest classes, the likeliest first, int64 [n, 3]; -1 for one that the dataset
+    # lacks. Fewer columns where the head has fewer outputs.
     classes: Tensor
-    probabilities: Tensor
-    loss: Tensor
+    probabilities: Tensor  # theirs, float32 [n, 3]
+    loss: Tensor  # cross-entropy with each image's class, nats, float32 [n]
 
 
 def predict(logits: Tensor, labels: Sequence[int], classes: Tensor | int) -> Predictions:
     """Return the predictions of logits.
 
-    Args:
-        logits: Output of the head [n, head].
-        labels: Output of the head for each class of the dataset.
-        classes: Class of each image, int64 [n], or of all.
+    Logits are those of the head [n, head]; `labels` are the outputs for the dataset's classes,
+    `classes` the class of each image, int64 [n], or of all.
     """
     class_of = torch.full((logits.shape[1],), _OTHER)
     class_of[torch.tensor(labels)] = torch.arange(len(labels))

@@ -149,9 +149,7 @@ def teacher_agreement(logits: Iterable[Tensor]) -> dict[str, Summary]:
 def summarise(metrics: Sequence[Metric], classes: Sequence[dict[str, float]]) -> dict[str, Summary]:
     """Return JSON values of metrics by name.
 
-    Args:
-        metrics: The metrics.
-        classes: For each class, values by name; NaN where undefined.
+    `classes` are values by name for each class; NaN where undefined.
 
     Returns:
         `mean` over the classes with a value, `per_class`, and `undefined`: why some class has

@@ -27,14 +27,10 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class EpochLabels:
-    """Augmentation parameters of one epoch's views, one per image, and their labels.
+    """Augmentation parameters of one epoch's views, one per image, and their labels."""
 
-    Attributes:
-        params: The parameters.
-        logits: Soft label logits [N, classes]; None where the true classes are the labels.
-    """
-
-    params: BatchAugParams
+    params: BatchAugParams  # the parameters
+    # Soft label logits [N, classes]; None where the true classes are the labels
     logits: Tensor | None
 
 
@@ -60,11 +56,8 @@ class LabelStore:
     ) -> None:
         """Write an epoch's labels in the run's `label_format`.
 
-        Args:
-            epoch: The epoch.
-            params: Its augmentation parameters.
-            labels: Rows, int64 [n], and their logits [n, classes], block by block; together they
-                have every image once.
+        `labels` are rows, int64 [n], and their logits [n, classes], block by block; together they
+        have every image once.
         """
         label = self._run.settings.label
         tensors = {name: value.cpu().contiguous() for name, value in params.to_tensors().items()}

@@ -87,10 +87,8 @@ def order_warning(
 ) -> str | None:
     """Return what to say of a set whose classes seem to be in another order; None: they do not.
 
-    Args:
-        classes: The dataset's classes.
-        predicted: The class that the label teachers give each image, int64 [n].
-        labels: The class that the set gives it, int64 [n].
+    `predicted` is the class that the label teachers give each image, `labels` the one that the set
+    gives it, int64 [n] each.
     """
     right = int((predicted == labels).sum())
     best, taken_for = best_order(predicted, labels, len(classes))

@@ -73,9 +73,6 @@ def train_student(
     Returns:
         The student in evaluation mode; a row per evaluation, with epoch (from 1), lr, mean
         training loss, top1 and top5; and the last evaluation.
-
-    Raises:
-        PrismError: The loss is no longer finite.
     """
     device, rows = data.classes.device, list[Row]()
     with seeded(seed, device), tf32_mode(config.precision, device):
@@ -144,11 +141,7 @@ def student_trainer(
 def load_student_data(run: Run, method: str, variant: str, device: torch.device) -> StudentData:
     """Return a method's images, or all real training images under `REFERENCE`, with their labels.
 
-    Args:
-        run: The run.
-        method: The method, or `REFERENCE`.
-        variant: One of `EVAL_VARIANTS`, which decides views and labels.
-        device: The device to train on.
+    The variant, one of `EVAL_VARIANTS`, decides views and labels.
     """
     dataset = open_dataset(run.settings)
     images: DeviceImages | StreamedImages
@@ -208,13 +201,8 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
 def mse_gt_loss(logits: Tensor, soft: Tensor, classes: Tensor, *, ce_weight: float) -> Tensor:
     """Return MSE(logits, soft labels) + ce_weight * CE(logits, true classes).
 
-    PRISM and G-VBSM with a weight of 0.1, EDC with 0.025 (their published codes).
-
-    Args:
-        logits: The student's logits [n, C].
-        soft: Soft label logits of the same views [n, C].
-        classes: Class of each image before mixing [n].
-        ce_weight: Weight of the cross-entropy.
+    PRISM and G-VBSM with a weight of 0.1, EDC with 0.025 (their published codes). Logits and soft
+    labels are of the same views [n, C]; classes, of the images before mixing [n].
     """
     hard = functional.cross_entropy(logits, classes)
     return functional.mse_loss(logits, soft) + ce_weight * hard
@@ -234,11 +222,8 @@ def kd_kl_loss(logits: Tensor, soft: Tensor, *, temperature: float) -> Tensor:
 def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: Tensor) -> Tensor:
     """Return the cross-entropy with the true classes, mixed as the views are (Yun et al. 2019).
 
-    Args:
-        logits: The student's logits [n, C].
-        own: Class of each image [n].
-        other: Class of the image mixed in [n].
-        fraction: Fraction of each view that the other image covers [n].
+    `own` and `other` are the classes of each image and of the one mixed in, `fraction` what the
+    latter covers, [n] each.
     """
     first, second = (functional.cross_entropy(logits, c, reduction="none") for c in (own, other))
     return torch.lerp(first, second, fraction.to(first.dtype)).mean()
@@ -246,20 +231,13 @@ def cutmix_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, fraction: T
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Scores of a student on the held-out real images; shares in [0, 1].
+    """Scores of a student on the held-out real images; shares in [0, 1]."""
 
-    Attributes:
-        loss: Mean cross-entropy with the true classes, nats.
-        top1: Share of images whose class is predicted.
-        top5: Share of images whose class is among the five largest logits; 1 for fewer classes.
-        per_class: `top1` of each class, in order; None for a class without images.
-        confusions: (class, predicted class, number of images) of every pair that occurs, in order.
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    per_class: list[float | None]
+    loss: float  # mean cross-entropy with the true classes, nats
+    top1: float  # share of images whose class is predicted
+    top5: float  # share of images whose class is among the five largest logits; 1 for fewer classes
+    per_class: list[float | None]  # `top1` of each class, in order; None for a class without images
+    # (class, predicted class, number of images) of every pair that occurs, in order
     confusions: list[list[int]]
 
 

@@ -28,15 +28,8 @@ def run_units(
 ) -> int:
     """Execute the units of a stage that are not done, on the backend of the run's settings.
 
-    Every backend leaves the same files on one kind of machine.
-
-    Args:
-        run: The run.
-        units: Units of one stage.
-        run_unit: A function of a module, which reads and writes the run's files.
-        on_event: Called with every event of the stage.
-        split: Division of a unit among workers of Ray or SLURM, called as
-            `split(run, unit, number)`; None: none.
+    Every backend leaves the same files on one kind of machine. `run_unit` is a function of a
+    module; `split(run, unit, number)` divides a unit among workers of Ray or SLURM.
 
     Returns:
         Number of units done by this call.

@@ -406,10 +406,7 @@ class StepCounter:
 def estimate_run(run: Run, dataset: ImageDataset, units: Sequence[Unit]) -> pd.DataFrame:
     """Estimate units, whether done or not, by stage and method, the cache, and all together.
 
-    Args:
-        run: The run, which need not exist.
-        dataset: Its real images, or their sizes alone.
-        units: Its units.
+    The run need not exist, and the dataset may be known by its sizes alone.
 
     Returns:
         Columns units; files, markers included; bytes of images, labels and weights at most; flop

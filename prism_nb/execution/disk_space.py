@@ -81,10 +81,8 @@ def trains_on_all_real(unit: Unit) -> bool:
 def check_disk_space(run: Run, stages: Mapping[str, int], cache_size: int = 0) -> None:
     """Check that the disks have room for what is left of a run.
 
-    Args:
-        run: The run.
-        stages: Bytes that each stage will write to the run at most.
-        cache_size: Bytes that will be added to the cache of decoded images at most.
+    `stages` are bytes that each will write to the run at most, `cache_size` those of the decoded
+    images in the cache.
 
     Raises:
         PrismError: A disk is too small; the message lists the needed and the free space.

@@ -35,20 +35,15 @@ from prism_nb.execution.open_run import load_run, open_run
 def export_set(run: Run, method: str, dest: Path) -> str:
     """Write a method's images, labels, class order and a card to a new archive or folder, at once.
 
-    The archive's folder `images/` can be read by torchvision's ImageFolder. A folder has them in
-    a parquet file, and `datasets` reads it. Labels are left out unless all are there. Equal
-    images, settings and versions give equal bytes.
-
-    Args:
-        run: The run.
-        method: A method whose images are complete.
-        dest: A new `.zip` file, or a new folder, without an ending.
+    The archive's folder `images/` can be read by torchvision's ImageFolder. A folder has them in a
+    parquet file, and `datasets` reads it. Labels are left out unless all are there. Equal images,
+    settings and versions give equal bytes. `dest` is a new `.zip` file, or a new folder, without an
+    ending.
 
     Returns:
         SHA-256 of the images' hashes and names: of what `sha256sum images/*/*` prints.
 
     Raises:
-        UsageError: No such method, another ending, or a file that exists.
         PrismError: The method's images are missing or damaged, or `dest` cannot be written.
     """
     if method not in run.settings.methods:

@@ -93,11 +93,7 @@ def finished_methods(run: Run) -> list[str]:
 
 
 def find_stage(name: str) -> Stage:
-    """Return the stage of a name.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the stage of a name."""
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; {suggest(name, STAGES)}")
     return STAGES[name]
@@ -149,10 +145,7 @@ class StagePlan(StageState):
 def state(run: Run, stage: str, *, verify_hashes: bool = True) -> StageState:
     """Return what is done and what is left of a stage, with the time left at the pace so far.
 
-    Args:
-        run: The run.
-        stage: Name of the stage.
-        verify_hashes: Whether to hash every file, or only to check that it exists.
+    Without `verify_hashes`, files need only exist.
     """
     units = stage_units(run, stage)
     states = tuple(run.units.state(unit, verify_hashes=verify_hashes) for unit in units)
@@ -169,13 +162,9 @@ def _progress(run: Run, states: Sequence[UnitState]) -> dict[str, tuple[float, f
 def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = False) -> StagePlan:
     """Return the state of a stage, and what its missing units take.
 
-    Args:
-        run: The run.
-        stage: Name of the stage.
-        verify_hashes: As of `state`.
-        measure: Whether to take a few real steps on this device for the time and memory that the
-            missing units need. If not, finished units are the measure of the others; if some are
-            finished, their pace corrects what was measured.
+    With `measure`, a few real steps on this device give the time and memory that the missing units
+    need, and the pace of finished ones corrects that; without, finished units are the measure of
+    the others.
     """
     from prism_nb.core.device import disable_malloc_trim, num_threads
     from prism_nb.execution import cost, disk_space
@@ -218,11 +207,7 @@ def _reusable_units(run: Run, found: StageState) -> tuple[Unit, ...]:
 
 
 def check(run: Run, stage: str) -> StageState:
-    """Check that every unit of a stage is done and its files are undamaged.
-
-    Raises:
-        PrismError: Units are missing or damaged; the message counts them and names the first.
-    """
+    """Check that every unit of a stage is done and its files are undamaged."""
     found = state(run, stage)
     if found.missing:
         first = next(state for state in found.states if state.state != "done")
@@ -265,10 +250,7 @@ def count_taken_over(run: Run, units: Sequence[Unit]) -> int:
 def execute(run: Run, stage: str, on_event: OnEvent | None = None) -> Outcome:
     """Do what is left of a stage. Call it again after any interruption.
 
-    Args:
-        run: The run.
-        stage: Name of the stage.
-        on_event: Called with every event, besides the run's event log.
+    `on_event` is called with every event, besides the run's event log.
 
     Raises:
         PrismError: A stage that it needs is not complete, the disk is too small, another process

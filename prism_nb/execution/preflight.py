@@ -44,9 +44,7 @@ Part = Literal["logits", "bn", "conv"]  # what a network gives
 def preflight(settings: Settings, run: Run | None = None) -> ImageDataset:
     """Check a run's dataset, networks, methods and machine without training anything.
 
-    Args:
-        settings: The run's.
-        run: The run, if it exists; its own images and weights need no source any more.
+    What a run that exists has of images and weights needs no source any more.
 
     Returns:
         The run's dataset.
@@ -119,11 +117,7 @@ def check_network(
 ) -> None:
     """Check a network with its weights, or without them if they are still to be downloaded.
 
-    Args:
-        name: The network.
-        dataset: The images.
-        needs: What it has to give: logits, statistics of BN layers, or of convolutions.
-        resample: As of `native_preprocess`.
+    `needs` is what it has to give: logits, statistics of BN layers, or of convolutions.
 
     Raises:
         UsageError: No such network, no such layers, or another size or head.
@@ -255,11 +249,7 @@ def _on_meta(name: str, dataset: ImageDataset) -> nn.Module:
 
 
 def _check_data_free(settings: Settings) -> None:
-    """Check that nothing in a run needs real images, since it has none.
-
-    Raises:
-        UsageError: Something does; the message names it.
-    """
+    """Check that nothing in a run needs real images, since it has none."""
     given = [name for name in settings.networks if is_pretrained_name(name)]
     untrained = ", ".join(name for name in settings.networks if name not in given)
     unknown = ", ".join(name for name in given if resolve_weights(name).preprocess is None)

@@ -21,17 +21,10 @@ def run_parallel(
 ) -> Iterator[tuple[Item, Result]]:
     """Call a function for every item, in processes with one CPU thread each.
 
-    Args:
-        function: A function that can be pickled.
-        items: Its arguments, in the order in which calls start.
-        workers: Number of processes, at least 1.
+    Function and items are pickled; calls start in the order of the items.
 
     Yields:
         Item and result of each call, as soon as it has ended.
-
-    Raises:
-        PrismError: A call failed, or a worker was killed, as happens when memory runs out. Running
-            calls are ended, and later ones not started.
     """
     context = multiprocessing.get_context("spawn")  # a forked torch would hang
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)

@@ -50,10 +50,8 @@ def follow_events(run: Run, stage: str, on_event: OnEvent) -> Iterator[None]:
 class StageProgress:
     """Turns a stage's events into the completed share of its units and of their steps.
 
-    Args:
-        units: Number of units of the stage.
-        draw: Called as `draw(share, text)` with the completed share in [0, 1], and a line such as
-            `2 of 6, about 40 s left, prism/images000-004`, or the reason for waiting.
+    It calls `draw(share, text)` with the share in [0, 1], and a line such as `2 of 6, about 40 s
+    left, prism/images000-004`, or the reason for waiting.
     """
 
     def __init__(self, units: int, draw: Callable[[float, str], None]) -> None:
@@ -96,11 +94,6 @@ def progress_bar(run: Run, stage: str, units: int) -> Iterator[None]:
 
     The bar is drawn in a terminal only. Reasons for waiting are printed as lines in a terminal and
     in a log file.
-
-    Args:
-        run: The run.
-        stage: Name of the stage.
-        units: Number of units of the stage.
     """
     with tqdm(
         total=1.0,

@@ -40,9 +40,6 @@ def run_on_ray(run: Run, units: Sequence[Unit], run_unit: RunUnit) -> int:
     """Do units of a stage as Ray tasks, and return how many were done.
 
     As many tasks run at once as there are workers. After a failed unit no other is started.
-
-    Raises:
-        PrismError: A unit failed, or three workers died while running it.
     """
     with ray_session(run.settings):
         import ray
@@ -104,14 +101,8 @@ def _report_waiting(run: Run, stage: str, cpus: int, gpus: float) -> None:
 def worker_resources(settings: Settings, cluster: dict[str, float]) -> tuple[int, float, int]:
     """Return the CPU cores and GPUs of a worker, and the number of workers wanted that fit.
 
-    A worker takes GPUs where there are any, else its CPU threads.
-
-    Args:
-        settings: The run's.
-        cluster: The cluster's resources, by Ray's names.
-
-    Raises:
-        UsageError: The cluster holds no such worker.
+    A worker takes GPUs where there are any, else its CPU threads. `cluster` has the cluster's
+    resources, by Ray's names.
     """
     on_gpu = settings.device != "cpu" and settings.gpus_per_worker > 0 and cluster.get("GPU", 0) > 0
     kind, setting = ("GPU", "gpus_per_worker") if on_gpu else ("CPU", "threads")
@@ -176,15 +167,11 @@ def ray_session(settings: Settings) -> Iterator[None]:
 def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
     """Start Ray on this machine, connect to it, and stop it when the context ends.
 
-    Args:
-        cpus: CPU cores that workers may use together; may exceed the machine's.
-        gpus: GPUs, likewise; those that Ray finds where None.
+    The CPU cores that workers may use together may exceed the machine's, and so may GPUs, which Ray
+    finds where None.
 
     Yields:
         The address at which other processes of this user can connect.
-
-    Raises:
-        PrismError: Ray does not start, or was imported before it could be made local.
     """
     if "ray" in sys.modules and not os.environ.keys() >= _LOCAL_ONLY.keys():
         raise PrismError(
@@ -215,12 +202,7 @@ def local_cluster(*, cpus: int, gpus: int | None) -> Iterator[str]:
 
 
 def require_ray(settings: Settings) -> None:
-    """Check that settings for Ray can work, without starting anything.
-
-    Raises:
-        UsageError: Ray is not installed, one device is named for several workers, or nothing
-            answers at the cluster's address.
-    """
+    """Check that settings for Ray can work, without starting anything."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError("backend ray needs Ray: pip install 'ray>=2.52', or use backend process")
     if ":" in settings.device:

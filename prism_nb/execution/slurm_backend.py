@@ -227,10 +227,7 @@ def require_slurm(settings: Settings) -> None:
 def make_executor(settings: Settings, folder: Path, name: str) -> AutoExecutor:
     """Return submitit's executor with all of its parameters.
 
-    Args:
-        settings: The run's.
-        folder: Folder of job scripts and logs.
-        name: The jobs' name, unless the settings have one.
+    Job scripts and logs lie in `folder`; `name` is the jobs', unless the settings have one.
     """
     try:
         from submitit import AutoExecutor

@@ -160,9 +160,7 @@ def grid_points(study: Study, search: str, method: str) -> dict[str, dict[str, V
 def scenario_runs(study: Study, choice: BestSettings) -> dict[tuple[str, int], StudyRun]:
     """Return the runs of all scenarios, by scenario and replicate.
 
-    Args:
-        study: The study.
-        choice: Results of the searches; other methods use their recipe unchanged.
+    `choice` has the results of the searches; other methods use their recipe unchanged.
     """
     shared = {name: _scenario_settings(study, name) for name in study.scenarios}
     methods = {method for settings in shared.values() for method in settings.methods}
@@ -264,13 +262,8 @@ class StudyFolder:
     ) -> StudyFolder:
         """Open a study's folder, or begin it.
 
-        Args:
-            study: A study's name or file.
-            runs_dir: Folder of the study's folder; `default_runs_dir` where None.
-            name: Name of the study's folder; the study's own where None.
-
-        Raises:
-            UsageError: The study is wrong, or the folder is a run's.
+        `study` is a name or a file, `name` that of the folder in `runs_dir`; the study's own where
+        None.
         """
         loaded, name = load_study(study), name or Path(study).stem
         check_name(name)
@@ -339,14 +332,10 @@ def execute_study(
 ) -> None:
     """Do what is left of a study. Call it again after any interruption.
 
-    Networks are trained first, once for all runs that share them; then come the searches, then
-    the scenarios with the searches' results.
-
-    Args:
-        folder: The study.
-        workers: Runs in parallel, one per core where None, at most 8; each has one CPU thread, so
-            that results do not depend on it.
-        log: Called with a line per finished run.
+    Networks are trained first, once for all runs that share them; then come the searches, then the
+    scenarios with the searches' results. There are `workers` runs in parallel, one per core where
+    None, at most 8; each has one CPU thread, so that results do not depend on it. `log` is called
+    with a line per finished run.
 
     Raises:
         PrismError: A run failed. Finished units of all runs are kept.
@@ -365,11 +354,7 @@ def execute_study(
 
 
 def check_study(folder: StudyFolder) -> None:
-    """Check, before any work, that every run of a study can work.
-
-    Raises:
-        UsageError: The first problem, with the name of its run.
-    """
+    """Check, before any work, that every run of a study can work."""
     from prism_nb.execution.preflight import preflight
 
     for each in folder.searches.values():

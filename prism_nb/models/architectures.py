@@ -28,11 +28,7 @@ def architecture_of(name: str) -> str:
 
 
 def resolve_architecture(name: str) -> tuple[str, str]:
-    """Return the library that has an architecture, and its name there.
-
-    Raises:
-        UsageError: No library has it.
-    """
+    """Return the library that has an architecture, and its name there."""
     prefix, slash, architecture = name.rpartition("/")
     if slash and prefix not in LIBRARIES:
         raise UsageError(

@@ -38,11 +38,7 @@ def bn_distance(teacher: Teacher, images: Tensor) -> float | None:
 
     This is the divergence of Kullback and Leibler (On Information and Sufficiency, 1951) of the
     images' normal distribution from the running one. It has no unit, so that layers and networks
-    can be compared. eps is the layer's own.
-
-    Args:
-        teacher: The network.
-        images: Images of the dataset [n, 3, S, S], one batch.
+    can be compared. eps is the layer's own. Images are one batch of the dataset's [n, 3, S, S].
 
     Returns:
         A number from 0; None for a network without running statistics.
@@ -64,16 +60,9 @@ def bn_distance(teacher: Teacher, images: Tensor) -> float | None:
 def check_stem(teacher: Teacher, distance: float | None, images: Tensor) -> None:
     """Check that images do not fit a network's weights much better with another stem.
 
-    A stem of another stride, or without its pooling layer, has the same weights.
-
-    Args:
-        teacher: The network.
-        distance: Its `bn_distance`.
-        images: The images that it was measured on.
-
-    Raises:
-        PrismError: Another stem's distance is less by a factor of five. In seven networks that were
-            trained on digits at 32 pixels, it was less by 12 and more with their own stem.
+    A stem of another stride, or without its pooling layer, has the same weights. One is refused
+    whose `distance`, the network's `bn_distance` on the images, is five times another's: in seven
+    networks that were trained on digits at 32 pixels, it was less by 12 and more with their own.
     """
     if distance is None or distance <= _LIMIT:
         return

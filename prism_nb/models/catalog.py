@@ -16,31 +16,19 @@ from prism_nb.models.architectures import architecture_of, resolve_architecture
 
 @dataclass(frozen=True)
 class Entry:
-    """An architecture with batch norm, in numbers.
+    """An architecture with batch norm, in numbers."""
 
-    Attributes:
-        name: A name that `build_network` takes.
-        library: `torchvision` or `timm`.
-        family: See `family_of`.
-        bn_layers: Number of BatchNorm2d layers.
-        bn_channels: Channels over all of them, which is the number of values per statistic.
-        parameters: Trainable values, with a head of 1,000 classes.
-        flops: Operations of one image's forward pass at `input_size`; a multiply-add is two.
-        input_size: Side of the images that it is made for, in pixels.
-        weights: Top-1 accuracy on ImageNet-1K in % by tag of the published weights, if known.
-        licence: Licence of the first weights, if known.
-    """
-
-    name: str
-    library: str
-    family: str
-    bn_layers: int
-    bn_channels: int
-    parameters: int
-    flops: int
-    input_size: int
+    name: str  # a name that `build_network` takes
+    library: str  # `torchvision` or `timm`
+    family: str  # see `family_of`
+    bn_layers: int  # number of BatchNorm2d layers
+    bn_channels: int  # channels over all of them, which is the number of values per statistic
+    parameters: int  # trainable values, with a head of 1,000 classes
+    flops: int  # operations of one image's forward pass at `input_size`; a multiply-add is two
+    input_size: int  # side of the images that it is made for, in pixels
+    # Top-1 accuracy on ImageNet-1K in % by tag of the published weights, if known
     weights: dict[str, float | None]
-    licence: str
+    licence: str  # licence of the first weights, if known
 
     @property
     def accuracy(self) -> float | None:
@@ -90,13 +78,9 @@ def filtered(
 ) -> list[Entry]:
     """Return the entries that meet every condition, sorted.
 
-    Args:
-        entries: The entries to choose from.
-        words: Parts of a name or family, each of which must occur, in any case.
-        family: A whole family; empty: any.
-        library: Empty: any.
-        gflop: Upper limit of a forward pass, in 10^9 operations; None: none.
-        sort: One of `SORTS`; empty: the order of the entries.
+    `words` are parts of a name or family, each of which must occur, in any case; `gflop` is the
+    upper limit of a forward pass, in 10^9 operations; `sort` is one of `SORTS`. What is empty or
+    None limits nothing.
     """
     parts = words.lower().split()
     found = [

@@ -20,11 +20,8 @@ from prism_nb.core.units import Unit
 class Checkpoint:
     """A file with the state of some work, from which it continues to the same result.
 
-    Args:
-        path: The file.
-        fingerprint: Digest of everything that the result depends on. A state that was saved
-            under another fingerprint is ignored.
-        every: Seconds between two saves.
+    The fingerprint is a digest of everything that the result depends on; a state that was saved
+    under another is ignored. `every` is in seconds.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, every: float = 30.0) -> None:

@@ -15,12 +15,8 @@ class ConvNet3(nn.Module):
     """Three blocks of 3x3 convolution, normalisation, ReLU and 2x2 average pooling; then linear.
 
     As in Dataset Condensation (Zhao et al., ICLR 2021), after Gidaris and Komodakis (CVPR 2018),
-    with 128 channels. Images of 28 pixels are padded to 32, as there.
-
-    Args:
-        num_classes: Size of the head.
-        image_size: Side of the square images, in pixels.
-        norm: From a number of channels to the normalisation.
+    with 128 channels. Images of 28 pixels are padded to 32, as there. `norm` gives the
+    normalisation of a number of channels.
     """
 
     def __init__(self, num_classes: int, image_size: int, norm: Callable[[int], nn.Module]) -> None:

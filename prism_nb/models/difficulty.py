@@ -44,11 +44,8 @@ def difficulty_groups(
 ) -> dict[str, Tensor]:
     """Split the training images of each class into groups of nearly equal size; measure these.
 
-    Args:
-        teachers: Networks with BN layers, whose scores are averaged.
-        dataset: The real images.
-        groups: Number of groups, at most the number of images of a class.
-        device: Device of the networks.
+    Scores are averaged over the teachers, which have BN layers; a class has at least as many images
+    as there are groups.
 
     Returns:
         `images`: the training image in the middle of each group, int64 [classes, groups], the group

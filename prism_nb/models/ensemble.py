@@ -26,10 +26,7 @@ from prism_nb.models.teacher import Teacher
 class EnsembleLabeler:
     """Labels views with an ensemble by a run's settings, in relabelling and in students' training.
 
-    Args:
-        settings: The run's settings.
-        teachers: The labelling networks.
-        accuracies: Their accuracies on held-out real images, in [0, 1].
+    `accuracies` are those of the teachers on held-out real images, in [0, 1].
     """
 
     def __init__(

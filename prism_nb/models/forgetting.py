@@ -47,12 +47,7 @@ class ForgettingCounter:
 
 
 def forgetting_events(run: Run, name: str) -> np.ndarray:
-    """Return how often a network of a run forgot each training image, uint8 [N].
-
-    Raises:
-        PrismError: They were not counted: it has given weights, is not trained, or was trained by
-            an earlier version.
-    """
+    """Return how often a network of a run forgot each training image, uint8 [N]."""
     unit = network_unit(run.settings, name)
     text = (run.units.marker(unit) or {}).get("record", {}).get("forgetting")
     if text is None:

@@ -23,17 +23,11 @@ class MeanVar(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerStat:
-    """The mean and variance of one layer's input, as a statistic to measure.
+    """The mean and variance of one layer's input, as a statistic to measure."""
 
-    Attributes:
-        name: The layer's dotted name in its network, and the kind of statistic.
-        layer: The layer.
-        patch: Side of square patches in pixels of the feature map; 0: statistics per channel.
-    """
-
-    name: str
+    name: str  # the layer's dotted name in its network, and the kind of statistic
     layer: nn.Module
-    patch: int = 0
+    patch: int = 0  # side of square patches in pixels of the feature map; 0: statistics per channel
 
     def measure(self, inputs: Tensor) -> MeanVar:
         """Compute the statistics of the layer's input [N, C, H, W].
@@ -59,9 +53,7 @@ def bn_layer_stats(network: nn.Module) -> tuple[LayerStat, ...]:
 def conv_layer_stats(network: nn.Module, patch: int) -> tuple[LayerStat, ...]:
     """Return two statistics per Conv2d layer: of its input's channels, and of its patches.
 
-    Args:
-        network: The network.
-        patch: Side of the square patches, in pixels of the feature map.
+    `patch` is the side of the square patches, in pixels of the feature map.
     """
     return tuple(
         stat
@@ -85,11 +77,7 @@ def capture_stats(
     """Measure statistics during the forward passes of a `with` block.
 
     The dict that the block gets is filled by each pass, so it ends with the last pass's values.
-
-    Args:
-        stats: What to measure.
-        stop_early: Whether the block ends as soon as all statistics are measured, which saves the
-            layers behind the last of them.
+    With `stop_early`, the block ends as soon as all are measured, which saves the layers behind.
     """
     measured: dict[LayerStat, MeanVar] = {}
 
@@ -164,12 +152,9 @@ def _mean_var(values: Tensor) -> tuple[Tensor, Tensor]:
 def patch_mean_var(values: Tensor, patch: int) -> MeanVar:
     """Return mean and biased variance of each square patch of maps, over batch and channels too.
 
-    They are computed per pixel and then pooled. All pixels of a patch have equally many values,
-    so the patch's variance is the mean of its pixels' variances plus the variance of their means.
-
-    Args:
-        values: [N, C, H, W].
-        patch: Side of a patch in pixels; maps are stretched to a multiple of it.
+    They are computed per pixel and then pooled. All pixels of a patch have equally many values, so
+    the patch's variance is the mean of its pixels' variances plus the variance of their means.
+    `patch` is their side in pixels; maps [N, C, H, W] are stretched to a multiple of it.
 
     Returns:
         Mean and variance, each [patches].

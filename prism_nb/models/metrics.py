@@ -34,11 +34,7 @@ def predict(
 ) -> np.ndarray:
     """Return the top-1 class of every image of a split, int64 [N].
 
-    Args:
-        classifier: The classifier, in evaluation mode, on `device`.
-        dataset: The real images.
-        split: The split to classify.
-        device: Device of the classifier.
+    The classifier is in evaluation mode, on `device`.
     """
     classes = [classifier(images).argmax(1).cpu() for images, _ in batches(dataset, split, device)]
     return torch.cat(classes).numpy()
@@ -47,10 +43,7 @@ def predict(
 def best_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[int, np.ndarray]:
     """Return the order of the outputs that fits images best, and how many images fit it.
 
-    Args:
-        predicted: Top-1 output of each image, int64 [n].
-        labels: Its class, int64 [n].
-        classes: Number of classes, and of outputs.
+    `predicted` is the top-1 output of each image, `labels` its class, int64 [n] each.
 
     Returns:
         Number of images whose output is that of their class, and the output of each class, int64

@@ -47,10 +47,7 @@ def load_teacher(run: Run, name: str) -> Teacher:
 def load_conv_targets(run: Run, name: str, patch: int) -> dict[str, MeanVar]:
     """Return the real data's statistics of a network's convolutions, by their names.
 
-    Args:
-        run: The run.
-        name: The network's name.
-        patch: Side of the square patches, in pixels of the feature map.
+    `patch` is the side of the square patches, in pixels of the feature map.
 
     Raises:
         PrismError: The statistics are not measured, or their file is damaged.

@@ -36,22 +36,15 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")  # ol
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network with published or local weights.
+    """A network with published or local weights."""
 
-    Attributes:
-        network: The network on the CPU, in evaluation mode.
-        preprocess: The preprocessing that it needs.
-        spec: Its weights.
-        tensors: The weights by name; without a head where it gives no logits.
-        classes: Folder names of the classes of its head, in order; none where it gives no logits.
-        head_rows: Output of the head for each class of the dataset; None: its outputs in order.
-    """
-
-    network: nn.Module
-    preprocess: PreprocessConfig
-    spec: WeightsSpec
-    tensors: Mapping[str, Tensor]
+    network: nn.Module  # the network on the CPU, in evaluation mode
+    preprocess: PreprocessConfig  # the preprocessing that it needs
+    spec: WeightsSpec  # its weights
+    tensors: Mapping[str, Tensor]  # the weights by name; without a head where it gives no logits
+    # Folder names of the classes of its head, in order; none where it gives no logits
     classes: tuple[str, ...]
+    # Output of the head for each class of the dataset; None: its outputs in order
     head_rows: tuple[int, ...] | None
 
 
@@ -60,10 +53,7 @@ def native_preprocess(
 ) -> PreprocessConfig:
     """Return a network's preprocessing without reading weights: the dataset's if none is known.
 
-    Args:
-        name: The network's name.
-        dataset: The images.
-        resample: Whether images are brought to the size that the weights were trained at.
+    With `resample`, images are brought to the size that the weights were trained at.
     """
     known = resolve_weights(name).preprocess if is_pretrained_name(name) else None
     if known is None:
@@ -81,14 +71,7 @@ def open_pretrained(
 ) -> Pretrained:
     """Read a named network's weights, and find a dataset's classes in its head.
 
-    Args:
-        name: The network's name.
-        dataset: The images.
-        resample: As of `native_preprocess`.
-        gives_logits: Whether its head is used; otherwise it may have none, or other classes.
-
-    Raises:
-        UsageError: The weights are missing, damaged, or of another architecture or other classes.
+    A head that gives no logits may be missing, or have other classes.
     """
     spec = resolve_weights(name)
     preprocess = native_preprocess(name, dataset, resample=resample)
@@ -132,11 +115,7 @@ def open_pretrained(
 def _load(
     network: nn.Module, weights: Mapping[str, Tensor], spec: WeightsSpec, optional: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Load weights that may lack batch norm's counters, and return them with these.
-
-    Raises:
-        UsageError: They are of another architecture, or hold values that are not finite.
-    """
+    """Load weights that may lack batch norm's counters, and return them with these."""
     counters = {key: value for key, value in network.state_dict().items() if _is_counter(key)}
     whole = counters | dict(weights)
     try:
@@ -170,17 +149,9 @@ def _with_stem(
     """Return the build arguments of weights, with their network's stem where it is not the usual.
 
     `build_network` gives small images another stem than the library does. Weights run in the
-    network that they were trained in: published ones in the library's, those of this kit in that
-    of their size, others in the one that their shapes fit.
-
-    Args:
-        spec: The weights.
-        weights: Their tensors.
-        size: Side of the images that the network gets, in pixels.
-        dataset: The images, which are of the size of the training if no other is known.
-
-    Raises:
-        UsageError: Both stems fit.
+    network that they were trained in: published ones in the library's, those of this kit in that of
+    their size, others in the one that their shapes fit. `size` is the side of the images that the
+    network gets; the dataset's are of the size of the training if no other is known.
     """
     trained = spec.preprocess.size if spec.preprocess else dataset.image_size
     if "stem" in dict(spec.build) or min(size, trained) > SMALL_IMAGE:
@@ -218,15 +189,8 @@ def head_classes(spec: WeightsSpec, head: int, dataset: ImageDataset) -> tuple[s
     """Return the folder names of a head's classes, in order, which include a dataset's.
 
     Classes are matched by folder name. A head of unknown classes is ImageNet-1K's if it has 1,000
-    and the dataset's folders are among its wnids, else the dataset's own if it has as many.
-
-    Args:
-        spec: The weights.
-        head: Number of classes of their head.
-        dataset: The images to classify.
-
-    Raises:
-        UsageError: The head has other classes.
+    and the dataset's folders are among its wnids, else the dataset's own if it has as many. `head`
+    is the number of its classes.
     """
     folders, wnids = tuple(info.folder for info in dataset.classes), imagenet_wnids()
     classes = spec.classes or (wnids if head == len(wnids) else ())

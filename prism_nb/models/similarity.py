@@ -30,21 +30,13 @@ _BATCH = 50
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pairwise similarity of networks.
+    """Pairwise similarity of networks."""
 
-    Attributes:
-        names: The networks that were compared.
-        missing: The reason for each network that was not.
-        images: Number of held-out real images.
-        cka: Linear CKA of penultimate features [T, T].
-        agreement: Share of images that both networks put in the same class [T, T].
-    """
-
-    names: tuple[str, ...]
-    missing: dict[str, str]
-    images: int
-    cka: np.ndarray
-    agreement: np.ndarray
+    names: tuple[str, ...]  # the networks that were compared
+    missing: dict[str, str]  # the reason for each network that was not
+    images: int  # number of held-out real images
+    cka: np.ndarray  # linear CKA of penultimate features [T, T]
+    agreement: np.ndarray  # share of images that both networks put in the same class [T, T]
 
     @property
     def similarities(self) -> dict[frozenset[str], float]:
@@ -80,13 +72,10 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         CKA(X, Y) = ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F),  columns of X and Y centred
 
     It is invariant to orthogonal maps and isotropic scaling of either, and the widths may differ.
-    (Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019,
-    arXiv 1905.00414, section 3.) Computed from the images' Gram matrices, since features are wide:
-    ||Y'X||_F^2 is the sum over all entries of XX' times YY'.
-
-    Args:
-        x: Features of one network [images, d].
-        y: Features of the other for the same images [images, e].
+    (Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, arXiv
+    1905.00414, section 3.) Computed from the images' Gram matrices, since features are wide:
+    ||Y'X||_F^2 is the sum over all entries of XX' times YY'. Features are those of two networks for
+    the same images, [images, d] and [images, e].
 
     Returns:
         A number in [0, 1]; NaN where a network's features are the same for all images.

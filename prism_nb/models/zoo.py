@@ -96,15 +96,7 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
 
     Builders raise a TypeError for an argument that they do not know (all 1,371 of timm 1.0.31 do),
     but take some unknown values for the default, so an argument that changes no layer is warned of.
-
-    Args:
-        name: The architecture.
-        options: As of `build_network`.
-        image_size: Side of its square input, in pixels.
-        where: What names them, for the message.
-
-    Raises:
-        UsageError: It cannot.
+    `where` says in messages what names them.
     """
     if not options:
         return
@@ -166,11 +158,7 @@ def load_weights(
 
 
 def check_forward(name: str, network: nn.Module, *, classes: int, image_size: int) -> None:
-    """Check that a network classifies images of a size, in training and in evaluation mode.
-
-    Raises:
-        UsageError: The network does not take such images, or does not return their logits.
-    """
+    """Check that a network classifies images of a size, in training and in evaluation mode."""
     trial = copy.deepcopy(network)  # a training pass moves running statistics
     images = torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device)
     try:
@@ -191,23 +179,14 @@ def check_forward(name: str, network: nn.Module, *, classes: int, image_size: in
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network in numbers.
+    """A network in numbers."""
 
-    Attributes:
-        name: The network's name.
-        source: `torchvision`, `timm` or `kit`.
-        parameters: Trainable values.
-        flops: Floating-point operations of one image's forward pass; a multiply-add is two.
-        bn_layers: Number of BatchNorm2d layers.
-        bn_channels: Channels over all of them, which is the number of values per statistic.
-    """
-
-    name: str
-    source: str
-    parameters: int
-    flops: int
-    bn_layers: int
-    bn_channels: int
+    name: str  # the network's name
+    source: str  # `torchvision`, `timm` or `kit`
+    parameters: int  # trainable values
+    flops: int  # floating-point operations of one image's forward pass; a multiply-add is two
+    bn_layers: int  # number of BatchNorm2d layers
+    bn_channels: int  # channels over all of them, which is the number of values per statistic
 
 
 def network_info(name: str, network: nn.Module, *, image_size: int) -> NetworkInfo:
@@ -282,9 +261,8 @@ def other_stems(network: nn.Module) -> list[str]:
 def set_stem(network: nn.Module, stem: str) -> None:
     """Change a network's first convolution, and the max-pool behind it where it has one.
 
-    Args:
-        network: The network; a convolution of another size is drawn anew.
-        stem: `3x3 stride 1`, `7x7 stride 2 pool` and the like.
+    The stem is `3x3 stride 1`, `7x7 stride 2 pool` or the like; a convolution of another size is
+    drawn anew.
 
     Raises:
         ValueError: No such stem, or the network has none of this kind.

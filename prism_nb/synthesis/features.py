@@ -130,9 +130,6 @@ def middle_features(network: nn.Module, forward: Callable[[Tensor], object], x: 
     """Return the output of a network's middle block [N, ...], without the layers behind it.
 
     `forward` is the network's pass, of x [N, 3, H, W]; it may do more, such as resizing.
-
-    Raises:
-        UsageError: There is no such block, or no tensor with one row per image comes from it.
     """
     captured: list[object] = []
 

@@ -34,29 +34,20 @@ Order = Callable[[int], Sequence[Any]]  # from a class to training images, or cr
 
 @dataclass(frozen=True)
 class UnitInit:
-    """A unit before its first step.
+    """A unit before its first step."""
 
-    Attributes:
-        recipe: The method, for the unit's image indices.
-        seed: The unit's seed.
-        generator: CPU generator seeded with it, after the draws of the initial images.
-        images: Initial images, canonical [N, 3, S, S] on the CPU.
-    """
-
-    recipe: Recipe
-    seed: int
+    recipe: Recipe  # the method, for the unit's image indices
+    seed: int  # the unit's seed
+    # CPU generator seeded with it, after the draws of the initial images
     generator: torch.Generator
-    images: Tensor
+    images: Tensor  # initial images, canonical [N, 3, S, S] on the CPU
 
 
 def prepare_unit(run: Run, unit: Unit, part: ImageBatch | None = None) -> UnitInit:
     """Return the initial state of a unit; every call gives the same.
 
-    Args:
-        run: The run.
-        unit: A unit of a method that makes its images here (not imported).
-        part: The images to make, a part of the unit's batch; None: all. Only noise depends on the
-            other images of the batch.
+    The method makes its images here (not imported). `part` names some of the unit's images, all
+    where None; only noise depends on the others.
 
     Raises:
         PrismError: The recipe ranks real images by networks that are not trained.

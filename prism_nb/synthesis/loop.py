@@ -187,10 +187,8 @@ Callback = Callable[[ImageOptimizer, dict[str, Tensor]], None]
 def recover(optimizer: ImageOptimizer, callbacks: Sequence[Callback] = ()) -> Tensor:
     """Take all remaining steps and return the optimized canonical images [N, 3, H, W].
 
-    Args:
-        optimizer: The images and their state.
-        callbacks: Called in order after each step as `callback(optimizer, losses)`; losses are
-            the unweighted terms before the update. They must not change the images.
+    Callbacks are called in order after each step, with the unweighted loss terms before the update.
+    They must not change the images.
     """
     while optimizer.step < optimizer.total_steps:
         losses = optimizer.take_step()

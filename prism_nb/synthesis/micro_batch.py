@@ -35,32 +35,21 @@ from prism_nb.synthesis.objective import Objective, StatMatcher, weighted_sum
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What the loss of one step depends on.
+    """What the loss of one step depends on."""
 
-    Attributes:
-        groups: The images, canonical [n, 3, H, W] each.
-        aug_params: One augmentation for all images, or one per image.
-        labels: Class indices of all images.
-        logit_teachers: F, names of the networks with a cross-entropy term.
-        bn_teachers: T, names of the networks with a BN term.
-    """
-
-    groups: Sequence[Tensor]
-    aug_params: list[AugParams]
-    labels: Tensor
-    logit_teachers: Sequence[str]
-    bn_teachers: Sequence[str] = ()
+    groups: Sequence[Tensor]  # the images, canonical [n, 3, H, W] each
+    aug_params: list[AugParams]  # one augmentation for all images, or one per image
+    labels: Tensor  # class indices of all images
+    logit_teachers: Sequence[str]  # F, names of the networks with a cross-entropy term
+    bn_teachers: Sequence[str] = ()  # T, names of the networks with a BN term
 
 
 class Backward(ABC):
     """Backward pass of a step's loss within the device's memory.
 
-    Args:
-        micro_batch_size: Parts of the batch per forward pass of a network; 0: the whole batch.
-        matchers: Teachers whose state between steps is saved with it.
-
-    Attributes:
-        micro_batch_size: As above, halved each time that memory ran out.
+    It is computed in `micro_batch_size` parts of the batch per forward pass of a network, 0 being
+    the whole batch; the size is halved each time that memory runs out. The matchers' state between
+    steps is saved with it.
     """
 
     def __init__(self, micro_batch_size: int = 0, matchers: Sequence[StatMatcher] = ()) -> None:

@@ -35,10 +35,8 @@ _DENSITY_TEMPERATURE = 4.0
 class Objective:
     """The loss of a unit's images over all its steps.
 
-    Args:
-        recipe: Weights of the terms.
-        matchers: Every network of the unit, by name.
-        bn_scales: Factor of each network's BN loss; 1 for a network that is not named.
+    `matchers` are every network of the unit, `bn_scales` the factors of networks' BN losses, 1
+    where not named.
     """
 
     def __init__(
@@ -93,27 +91,19 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class StatMatcher:
-    """One teacher's part in the loss: its logits, its layer statistics and their targets.
+    """One teacher's part in the loss: its logits, its layer statistics and their targets."""
 
-    Attributes:
-        runner: Forward passes of the teacher.
-        real_stats: Targets of every matched statistic, in the order of the network's layers.
-        weights: w_l of every matched statistic.
-        conv_drop_prob: Probability that a convolution is left out of a step (EDC).
-        stats_ema: Momentum of the running mean of the batch statistics (G-VBSM); 0 disables it.
-        relative: Whether distances are relative to the running deviation.
-        whole_head: Whether its cross-entropy is among all classes of its head, or the dataset's.
-        generator: CPU generator of the dropped convolutions.
-    """
-
-    runner: TeacherRunner
+    runner: TeacherRunner  # forward passes of the teacher
+    # Targets of every matched statistic, in the order of the network's layers
     real_stats: Mapping[LayerStat, MeanVar]
-    weights: Mapping[LayerStat, float]
-    conv_drop_prob: float = 0.0
+    weights: Mapping[LayerStat, float]  # w_l of every matched statistic
+    conv_drop_prob: float = 0.0  # probability that a convolution is left out of a step (EDC)
+    # Momentum of the running mean of the batch statistics (G-VBSM); 0 disables it
     stats_ema: float = 0.0
-    relative: bool = False
+    relative: bool = False  # whether distances are relative to the running deviation
+    # Whether its cross-entropy is among all classes of its head, or the dataset's
     whole_head: bool = True
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = None  # CPU generator of the dropped convolutions
     _means: dict[LayerStat, MeanVar] = field(default_factory=dict)
 
     @property
@@ -126,11 +116,7 @@ class StatMatcher:
     ) -> dict[str, Tensor]:
         """Run the network once on augmented images [N, 3, H, W] with class indices [N].
 
-        Args:
-            images: The images.
-            labels: The class indices.
-            gives_logits: Whether it is in F.
-            matches_stats: Whether it is in T.
+        It `gives_logits` if it is in F, and `matches_stats` if in T.
 
         Returns:
             Its unweighted loss terms. The BN loss of a network without statistics is 0, and the
@@ -298,13 +284,7 @@ def data_densification_loss(images: Tensor, labels: Tensor) -> Tensor:
 
     Per class, with e the eigenvalues of the Gram matrix of its images pooled to 32 x 32 pixels:
     KL(softmax(e / 4) || softmax(e)), with gradients through the second alone; 0 for one image.
-
-    Args:
-        images: Augmented images [N, 3, H, W].
-        labels: Class indices [N].
-
-    Returns:
-        The sum over classes, a scalar.
+    Images are augmented [N, 3, H, W], labels class indices [N]; the result is the sum over classes.
     """
     rows = functional.adaptive_avg_pool2d(images, _DENSITY_SIDE).flatten(1)
     return torch.stack([_eigenvalue_kl(rows[labels == c]) for c in labels.unique()]).sum()

@@ -24,16 +24,11 @@ class Phases:
 
     (data residual matching; Cui et al., FADRM, NeurIPS 2025, arXiv 2506.24125). RETA has real
     patches chosen for x in place of x_0 (`retrieval.py`).
-
-    Attributes:
-        starts: First step of each phase, ascending from 0.
-        sizes: Side of the images in each phase, in pixels.
-        alpha: Share of the images that is kept, in [0, 1]; 1: all, so nothing is mixed in.
     """
 
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-    alpha: float
+    starts: tuple[int, ...]  # first step of each phase, ascending from 0
+    sizes: tuple[int, ...]  # side of the images in each phase, in pixels
+    alpha: float  # share of the images that is kept, in [0, 1]; 1: all, so nothing is mixed in
 
     @classmethod
     def of(cls, recipe: Recipe, image_size: int) -> Self:
@@ -50,10 +45,8 @@ class Phases:
     def change(self, step: int, images: Tensor, residual: Residual) -> Tensor | None:
         """Return the images with which a phase begins, or None where they stay as they are.
 
-        Args:
-            step: The first step of a phase, after 0.
-            images: The images after the step before [N, 3, s, s].
-            residual: Returns what is mixed into images, in full size [N, 3, S, S].
+        `step` is the phase's first, images are those after the step before [N, 3, s, s], and
+        `residual` returns what is mixed into them, in full size.
         """
         size = self.sizes[self.starts.index(step)]
         if self.alpha == 1 and size == images.shape[-1]:

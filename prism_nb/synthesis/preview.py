@@ -34,16 +34,10 @@ def preview_writer(
 ) -> Iterator[list[Callback]]:
     """Provide a callback that writes `previews/<method>/<batch>/<step>.png`, or none.
 
-    A preview has the first images of the batch in a row, every few steps, those of the present
-    step first and those of the last step last; none are written where `preview_every` is 0. Only
-    the latest unit of each method has previews. A thread writes them, and a preview that cannot be
-    written is skipped.
-
-    Args:
-        run: The run.
-        unit: The unit in optimization.
-        schedule: Its teachers, recorded in `about.json`.
-        optimizer: Its images.
+    A preview has the first images of the batch in a row, every few steps, those of the present step
+    first and those of the last step last; none are written where `preview_every` is 0. Only the
+    latest unit of each method has previews. A thread writes them, and a preview that cannot be
+    written is skipped. The schedule is recorded in `about.json`.
     """
     setting, steps = run.settings.preview_every, optimizer.total_steps
     if setting == 0:

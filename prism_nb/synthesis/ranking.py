@@ -29,21 +29,13 @@ Crop = tuple[int, Box]  # index of a training image, and a box in it
 
 @dataclass(frozen=True)
 class Candidates:
-    """The training images of a class among which a network chooses.
+    """The training images of a class among which a network chooses."""
 
-    Attributes:
-        dataset: The real images.
-        scorer: The network; its loss is the cross-entropy with the class.
-        class_index: The class.
-        most: Images to score, drawn at random if the class has more; None: all.
-        seed: Seed of all draws.
-    """
-
-    dataset: ImageDataset
-    scorer: Teacher
+    dataset: ImageDataset  # the real images
+    scorer: Teacher  # the network; its loss is the cross-entropy with the class
     class_index: int
-    most: int | None
-    seed: int
+    most: int | None  # images to score, drawn at random if the class has more; None: all
+    seed: int  # seed of all draws
 
     @property
     def indices(self) -> list[int]:
@@ -111,12 +103,9 @@ def rank_images(among: Candidates, kind: str, count: int) -> tuple[int, ...]:
 def el2n_scores(logits: np.ndarray, class_index: int) -> np.ndarray:
     """Return each image's error, ||softmax(logits) - onehot||_2, float64 [n].
 
-    The error of the true class is the sum of the other probabilities, which has digits left where
-    p rounds to 1 (Paul et al., Deep Learning on a Data Diet, NeurIPS 2021).
-
-    Args:
-        logits: Logits of the dataset's classes [n, classes].
-        class_index: The images' class.
+    The error of the true class is the sum of the other probabilities, which has digits left where p
+    rounds to 1 (Paul et al., Deep Learning on a Data Diet, NeurIPS 2021). Logits are those of the
+    dataset's classes [n, classes], for images of one class.
     """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     others = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
@@ -129,11 +118,8 @@ def herding(features: np.ndarray, count: int) -> list[int]:
     """Choose images whose mean feature stays nearest to that of all, one after another.
 
     The k-th is argmin over those left of ||mean - (sum of the chosen + its own) / k|| (Welling,
-    ICML 2009; Rebuffi et al., iCaRL, CVPR 2017), without normalization of the features.
-
-    Args:
-        features: Features of a class [n, d].
-        count: Images to choose, at most n.
+    ICML 2009; Rebuffi et al., iCaRL, CVPR 2017), without normalization of the features. Features
+    are [n, d]; `count` is at most n.
 
     Returns:
         Rows of the images, in the order of choice; the first of those that are equally near.

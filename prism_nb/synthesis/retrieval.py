@@ -35,15 +35,8 @@ def retrieve(
         argmin_o  .9 ||phi(x) - phi(o)||^2 + .1 complexity(o)
 
     with penultimate features phi of length 1 (Li et al., Fixed Anchors Are Not Enough, CVPR 2026,
-    arXiv 2602.24144, dynamic retrieval).
-
-    Args:
-        recipe: The method.
-        dataset: The real images.
-        network: The network of the features, which also ranks the crops.
-        classes: Class of each image.
-        seed: Seed of the replicate.
-        images: Canonical images of any size [N, 3, s, s].
+    arXiv 2602.24144, dynamic retrieval). The network, which also ranks the crops, gives the
+    features; images [N, 3, s, s] may be of any size.
     """
     grid, chosen = recipe.grid(dataset.image_size), []
     own = _features(network, resize(images, dataset.image_size))
@@ -80,10 +73,7 @@ def complexity(pixels: Tensor) -> Tensor:
     """Return the variance over pixels of the smoothed gradient magnitude of images, [N].
 
     The gradient is that of the mean over colours, by differences to the next pixel to the right and
-    below; the magnitude is smoothed by means over 3 x 3 pixels.
-
-    Args:
-        pixels: Images [N, 3, H, W] in [0, 1].
+    below; the magnitude is smoothed by means over 3 x 3 pixels. Pixels are [N, 3, H, W] in [0, 1].
     """
     grey = pixels.mean(1)
     right = grey[:, :-1, 1:] - grey[:, :-1, :-1]

@@ -206,11 +206,7 @@ class LossLogger:
         self.sums: dict[str, float] = {}
 
     def __call__(self, optimizer: ImageOptimizer, losses: dict[str, Tensor]) -> None:
-        """Collect the losses of a step, and log them if it is time to.
-
-        Raises:
-            PrismError: A loss is not finite.
-        """
+        """Collect the losses of a step, and log them if it is time to."""
         for name, loss in losses.items():
             self._window.setdefault(name, []).append(loss.detach())
         step, steps = optimizer.step, optimizer.total_steps

@@ -15,17 +15,13 @@ TeacherNames = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TeacherSchedule:
-    """The teachers of every step of a unit.
+    """The teachers of every step of a unit."""
 
-    Attributes:
-        resample_every: Steps for which a group of BN teachers is used.
-        bn_teachers: Groups of BN teachers in order of use; after the last the first again.
-        logit_teachers: Networks used for cross-entropy, or for features, cycled one per step;
-            empty: the step's BN teachers.
-    """
-
-    resample_every: int
+    resample_every: int  # steps for which a group of BN teachers is used
+    # Groups of BN teachers in order of use; after the last the first again
     bn_teachers: tuple[TeacherNames, ...]
+    # Networks used for cross-entropy, or for features, cycled one per step; empty: the step's BN
+    # teachers
     logit_teachers: TeacherNames = ()
 
     def bn_teachers_at(self, step: int) -> TeacherNames:
@@ -76,12 +72,8 @@ def sample_schedule(
     `selection` is `pre`: one draw for all steps; `intra`: a new draw every `resample_every` steps
     (both PRISM, arXiv 2511.09905); `all`: every candidate; `round_robin`: one candidate per step,
     in the pool's order (G-VBSM, CVPR 2024); `fixed`: as named. Where `primary_in_bn` is `always`,
-    the primary is in every group, unless it gives logits alone.
-
-    Args:
-        recipe: The method, checked against the pool by `core.recipe.check_recipe`.
-        pool: The networks, and which of them may give logits and BN statistics.
-        generator: CPU generator of the draws.
+    the primary is in every group, unless it gives logits alone. The recipe was checked against the
+    pool by `recipe_checks.check_recipe`; the generator is on the CPU.
     """
     always, candidates = recipe.always_in_bn(pool), recipe.candidates(pool)
     every, groups = recipe.iterations, tuple[TeacherNames, ...]()  # steps per group; the groups

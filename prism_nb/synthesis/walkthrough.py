@@ -37,20 +37,14 @@ _SHOWN = (0.0, 0.05, 0.15, 0.4, 1.0)  # shares of the steps
 
 @dataclass(frozen=True)
 class Frame:
-    """The images after so many steps.
+    """The images after so many steps."""
 
-    Attributes:
-        step: The number of steps.
-        images: uint8 [n, 3, S, S], an image of each class, on the CPU.
-        gradients: What each weighted term adds to the gradient of the next step, by its name:
-            canonical [n, 3, S, S] on the CPU.
-        losses: The unweighted terms of the step before, by name; empty at first.
-    """
-
-    step: int
-    images: Tensor
+    step: int  # the number of steps
+    images: Tensor  # uint8 [n, 3, S, S], an image of each class, on the CPU
+    # What each weighted term adds to the gradient of the next step, by its name: canonical [n, 3,
+    # S, S] on the CPU
     gradients: dict[str, Tensor]
-    losses: dict[str, float]
+    losses: dict[str, float]  # the unweighted terms of the step before, by name; empty at first
 
 
 def walked_classes(run: Run) -> range:

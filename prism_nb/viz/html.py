@@ -47,18 +47,13 @@ _JPEG = {"quality": 88, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of a run or a study, the figure that draws them, and how to read them.
+    """Numbers of a run or a study, the figure that draws them, and how to read them."""
 
-    Attributes:
-        table: The numbers.
-        figure: The figure; None where the table is all, or where `note` has the reason.
-        note: One or more sentences; may be empty.
-        deck: Function for the images that the figure's `customdata` index; None without.
-    """
-
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)  # the numbers
+    # The figure; None where the table is all, or where `note` has the reason
     figure: go.Figure | None = None
-    note: str = ""
+    note: str = ""  # one or more sentences; may be empty
+    # Function for the images that the figure's `customdata` index; None without
     deck: Callable[[], Deck] | None = None
 
 
@@ -239,20 +234,14 @@ def _with_titles(table: pd.DataFrame, titles: LabelMap) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file.
+    """An image file."""
 
-    Attributes:
-        content: Its bytes.
-        kind: `png` or `jpeg`, which is also its ending.
-        keys: Class and index of the image on each tile of a contact sheet, row by row; shorter
-            where other images follow them. Empty for other images.
-        columns: Tiles in a row.
-    """
-
-    content: bytes
-    kind: str
+    content: bytes  # its bytes
+    kind: str  # `png` or `jpeg`, which is also its ending
+    # Class and index of the image on each tile of a contact sheet, row by row; shorter where other
+    # images follow them. Empty for other images.
     keys: tuple[tuple[int, int], ...] = ()
-    columns: int = 1
+    columns: int = 1  # tiles in a row
 
     @property
     def data_uri(self) -> str:

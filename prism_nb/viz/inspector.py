@@ -47,23 +47,17 @@ ImageKey = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is on record of an image.
+    """What is on record of an image."""
 
-    Attributes:
-        teachers: BN teachers of its unit, separated by commas; empty where there are none.
-        losses: Loss by name: last logit and BN loss of its unit, and its own cross-entropy with
-            its class for every network, in nats.
-        top: By network, its three likeliest classes and their probabilities, the likeliest first;
-            class -1 is none of the dataset's.
-        nearest: Index of the nearest training image of its class; None where unknown.
-        distance: Distance to that one, 0 to 2.
-    """
-
-    teachers: str
+    teachers: str  # BN teachers of its unit, separated by commas; empty where there are none
+    # Loss by name: last logit and BN loss of its unit, and its own cross-entropy with its class for
+    # every network, in nats
     losses: dict[str, float]
+    # By network, its three likeliest classes and their probabilities, the likeliest first; class -1
+    # is none of the dataset's
     top: dict[str, list[tuple[int, float]]]
-    nearest: int | None
-    distance: float | None
+    nearest: int | None  # index of the nearest training image of its class; None where unknown
+    distance: float | None  # distance to that one, 0 to 2
 
 
 _UNKNOWN = ImageFacts("", {}, {}, None, None)

@@ -48,17 +48,11 @@ class UnitProgress:
 
 @dataclass(frozen=True)
 class Pull:
-    """Shares of the gradient on a method's images, by term, mean over so many units.
+    """Shares of the gradient on a method's images, by term, mean over so many units."""
 
-    Attributes:
-        shares: Shares in [0, 1] by term, such as `bn/resnet18`.
-        units: Number of units.
-        step: The step that was measured, of the newest unit.
-    """
-
-    shares: dict[str, float]
-    units: int
-    step: int
+    shares: dict[str, float]  # shares in [0, 1] by term, such as `bn/resnet18`
+    units: int  # number of units
+    step: int  # the step that was measured, of the newest unit
 
 
 class RunTracker:
@@ -302,23 +296,15 @@ def device_text(settings: Settings, stage: str, driver: Owner | None) -> str:
 
 @dataclass(frozen=True)
 class PreviewSequence:
-    """Previews of a unit's images over its steps.
+    """Previews of a unit's images over its steps."""
 
-    Attributes:
-        folder: The folder of the pictures.
-        unit: The unit's name.
-        steps: Steps of its schedule.
-        images: Class and index of each image of a picture, from left to right.
-        schedule: The unit's drawn teachers.
-        preview_steps: Steps with a picture, ascending, at least one.
-    """
-
-    folder: Path
-    unit: str
-    steps: int
+    folder: Path  # the folder of the pictures
+    unit: str  # the unit's name
+    steps: int  # steps of its schedule
+    # Class and index of each image of a picture, from left to right
     images: tuple[tuple[int, int], ...]
-    schedule: TeacherSchedule
-    preview_steps: tuple[int, ...]
+    schedule: TeacherSchedule  # the unit's drawn teachers
+    preview_steps: tuple[int, ...]  # steps with a picture, ascending, at least one
 
     @property
     def method(self) -> str:

@@ -46,9 +46,6 @@ def write_study_page(folder: StudyFolder) -> str:
 
     Returns:
         The page's path, relative to the study's folder. It works offline.
-
-    Raises:
-        PrismError: No run of a scenario is finished.
     """
     records = accuracy_records(folder)
     if not len(records):

@@ -89,12 +89,9 @@ class Legend:
     """Titles, colours and marks of methods that are shown together.
 
     The kit's own methods have fixed colours; others take the remaining ones in alphabetical order.
-
-    Attributes:
-        titles: The methods' titles by name, in the order in which they are shown.
     """
 
-    titles: Mapping[str, str]
+    titles: Mapping[str, str]  # the methods' titles by name, in the order in which they are shown
 
     def color(self, method: str) -> str:
         """Return a method's colour, hex."""

@@ -359,11 +359,7 @@ def undefined_table(run: Run) -> pd.DataFrame:
 
 
 def only_measured(run: Run) -> Run:
-    """Return the run as if it had only the methods whose diversity is measured.
-
-    Raises:
-        UsageError: Nothing is measured, or not the real reference.
-    """
+    """Return the run as if it had only the methods whose diversity is measured."""
     units = stage_units(run, "diversity")
     done = {unit.name for unit in units if run.units.marker(unit) is not None}
     if run.settings.image_sets[0] not in done:
@@ -730,9 +726,6 @@ def parse_class_selection(text: str, classes: Sequence[ClassInfo]) -> tuple[int,
         text: Indices, ranges of them (`3-7`), names, folders or labels, separated by commas;
             empty or `all classes` for all.
         classes: The dataset's classes.
-
-    Raises:
-        UsageError: A part names no class, or several.
     """
     text = text.strip().lower()
     if text in {"", ALL_CLASSES}:

@@ -126,23 +126,14 @@ def nearest_figure(distances: pd.DataFrame, legend: Legend) -> go.Figure:
 
 @dataclass(frozen=True)
 class FeaturePoints:
-    """Images and their features.
+    """Images and their features."""
 
-    Attributes:
-        network: The feature network.
-        table: `method`, `class` and `image_index` of each image.
-        pixels: uint8 [n, 3, S, S].
-        features: Unit vectors, float64 [n, d].
-        predictions: The network's predictions.
-        available: Number of images before subsampling.
-    """
-
-    network: str
-    table: pd.DataFrame
-    pixels: Tensor
-    features: Tensor
-    predictions: Predictions
-    available: int
+    network: str  # the feature network
+    table: pd.DataFrame  # `method`, `class` and `image_index` of each image
+    pixels: Tensor  # uint8 [n, 3, S, S]
+    features: Tensor  # unit vectors, float64 [n, d]
+    predictions: Predictions  # the network's predictions
+    available: int  # number of images before subsampling
 
     @property
     def count(self) -> str:
@@ -177,7 +168,6 @@ def load_points(
 
     Raises:
         PrismError: The network is not trained, or an image cannot be read.
-        UsageError: None of the methods has an image.
     """
     keys = {name: _image_keys(run, name, classes, min_real) for name in methods}
     keys = {name: found for name, found in keys.items() if found}
@@ -226,9 +216,6 @@ def project(features: Tensor, kind: str) -> np.ndarray:
         features: The vectors.
         kind: `pca` (the two directions of largest variance) or `umap` (McInnes et al. 2018,
             cosine distance, 15 neighbours, a fixed seed).
-
-    Raises:
-        UsageError: There are too few images, or their features are not finite.
     """
     values = features.numpy()
     if not np.isfinite(values).all():

@@ -113,17 +113,11 @@ def near_duplicate_sheet(run: Run, method: str, network: str) -> EncodedImage | 
 
 
 class SortOrder(NamedTuple):
-    """A way to sort images: by a column of a panel's rows, low values first.
+    """A way to sort images: by a column of a panel's rows, low values first."""
 
-    Attributes:
-        title: Its name for people.
-        column: The column; empty for the order of class and index.
-        caption: Format of the value below an image.
-    """
-
-    title: str
-    column: str = ""
-    caption: str = ""
+    title: str  # its name for people
+    column: str = ""  # the column; empty for the order of class and index
+    caption: str = ""  # format of the value below an image
 
 
 ORDERS = {
@@ -137,54 +131,32 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class GalleryView:
-    """The state of a gallery.
+    """The state of a gallery."""
 
-    Attributes:
-        methods: Methods side by side, `REFERENCE` for real images.
-        classes: Class indices.
-        order: A name of `ORDERS`.
-        reverse: Whether the order is reversed.
-        page: Page, from 0; past the end, the last one.
-        per_page: Images of each method on a page.
-        side: Side of a shown image, in screen pixels.
-        before: Whether initial images are shown too.
-        network: Feature network of the distances.
-    """
-
-    methods: tuple[str, ...]
-    classes: tuple[int, ...]
-    order: str = "image_index"
-    reverse: bool = False
-    page: int = 0
-    per_page: int = 100
-    side: int = 64
-    before: bool = False
-    network: str = ""
+    methods: tuple[str, ...]  # methods side by side, `REFERENCE` for real images
+    classes: tuple[int, ...]  # class indices
+    order: str = "image_index"  # a name of `ORDERS`
+    reverse: bool = False  # whether the order is reversed
+    page: int = 0  # page, from 0; past the end, the last one
+    per_page: int = 100  # images of each method on a page
+    side: int = 64  # side of a shown image, in screen pixels
+    before: bool = False  # whether initial images are shown too
+    network: str = ""  # feature network of the distances
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One method's part of a page.
-
-    Attributes:
-        method: The method.
-        title: Its title.
-        rows: A row per image on the page: the columns of `tables.image_table` and the sort values.
-        count: Images on all pages.
-        pages: Number of pages, at least 1.
-        note: What is missing and why; empty where nothing is.
-        images: uint8 [n, 3, S, S], a row each.
-        before: Their initial images; None where not requested or unknown.
-    """
+    """One method's part of a page."""
 
     method: str
     title: str
+    # A row per image on the page: the columns of `tables.image_table` and the sort values
     rows: pd.DataFrame
-    count: int
-    pages: int
-    note: str
-    images: Tensor
-    before: Tensor | None = None
+    count: int  # images on all pages
+    pages: int  # number of pages, at least 1
+    note: str  # what is missing and why; empty where nothing is
+    images: Tensor  # uint8 [n, 3, S, S], a row each
+    before: Tensor | None = None  # their initial images; None where not requested or unknown
 
     @property
     def image_sets(self) -> list[Tensor]:

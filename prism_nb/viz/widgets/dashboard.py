@@ -70,11 +70,7 @@ class DiversityDashboard(KeyboardBox):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The options of the figure, for `RUN_RESULTS`.
-
-        Raises:
-            UsageError: No method is chosen, or the text names no classes.
-        """
+        """The options of the figure, for `RUN_RESULTS`."""
         if not self.methods.value:
             raise UsageError("choose at least one method")
         options = {"network": self.network.value, "methods": tuple(self.methods.value)}

@@ -148,11 +148,7 @@ class TeacherPicker(KeyboardBox):
 
     @property
     def value(self) -> Settings:
-        """The run's settings with what is picked.
-
-        Raises:
-            UsageError: The pick is incomplete or contradicts other settings.
-        """
+        """The run's settings with what is picked."""
         if self.pool.primary.value is None:
             raise UsageError("no primary: choose one of the pool, which needs one network at least")
         values = merge(self._initial.plain(), self._picked())
