@@ -36,6 +36,10 @@ class Manifest:
         """Return the record of a stage; empty where there is none."""
         return _dict(_dict(self.read().get("stages")).get(stage))
 
+    def environment(self) -> dict[str, Any]:
+        """Return the recorded environment; today's where it is missing."""
+        return _dict(self.read().get("environment")) or environment(self._settings)
+
     def record_stage(self, stage: str, **values: Any) -> None:
         """Add to a stage's record, and record today's versions and machine."""
         record = {**self.stage(stage), **values}
@@ -85,11 +89,6 @@ def package_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def recorded_environment(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the environment in a manifest; today's where it is missing."""
-    return _dict(manifest.get("environment")) or environment(settings)
 
 
 def machine() -> str:

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 from prism_nb.core import fileio
 from prism_nb.core.config import merge, short_hash
 from prism_nb.core.errors import PrismError, UsageError, suggest
-from prism_nb.core.manifest import recorded_environment
 from prism_nb.core.paths import absolute_path, runs_folder
 from prism_nb.core.run import Run, check_name, has_results
 from prism_nb.core.unit_plan import (
@@ -165,7 +164,7 @@ def _card(run: Run, method: str, content: str, labelled: bool, **entries: Any) -
     `entries` are added to the front matter.
     """
     settings, recipe = run.settings, run.settings.recipe_of(method)
-    versions = recorded_environment(run.manifest.read(), settings)["versions"]
+    versions = run.manifest.environment()["versions"]
     kit = f"the PRISM kit {versions['prism-nb']}"
     origin = f"Made with {kit} by the recipe `{method}` ({recipe.paper})."
     if recipe.image_source == "imported":

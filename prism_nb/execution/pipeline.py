@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,9 +16,9 @@ from prism_nb.core import unit_plan
 from prism_nb.core.cpu_load import OtherLoad
 from prism_nb.core.errors import PrismError, UsageError, suggest
 from prism_nb.core.run import Run
+from prism_nb.core.settings import Settings
 from prism_nb.core.unit_store import UnitState
 from prism_nb.core.units import OnEvent, Unit
-from prism_nb.execution.forecast import relative_cost, seconds_left
 
 if TYPE_CHECKING:
     from prism_nb.execution.backends import SplitUnit
@@ -157,6 +157,46 @@ def _progress(run: Run, states: Sequence[UnitState]) -> dict[str, tuple[float, f
     """Return the seconds of finished units, as `seconds_left` takes them."""
     done = [state.unit for state in states if state.state == "done"]
     return {unit.name: (1.0, run.units.record(unit).get("seconds", 0.0)) for unit in done}
+
+
+def relative_cost(settings: Settings, unit: Unit) -> float:
+    """Return a unit's cost, to be compared with that of other units of its stage.
+
+    It is images x tiles x steps x networks x area of the images in the synthesis, and 1 elsewhere.
+    """
+    if unit.stage != "synthesis":
+        return 1.0
+    batch = unit_plan.batch_of(unit)
+    recipe = settings.recipe_of(unit.params["method"]).for_image_index(batch.image_indices[0])
+    if recipe.image_source != "optimized":
+        return float(len(batch.members()))
+    starts = (recipe.start_step(index, settings.ipc) for _, index in batch.members())
+    steps = sum(recipe.iterations - start for start in starts)
+    tiles = recipe.tiles(settings.image_size)
+    return steps * tiles * recipe.mean_area * recipe.mean_networks(settings.pool)
+
+
+def seconds_left(
+    costs: Mapping[str, float],
+    progress: Mapping[str, tuple[float, float]],
+    *,
+    measured: bool = False,
+) -> float | None:
+    """Return the time that the rest of a stage will take, at the pace of what is done.
+
+    Args:
+        costs: Every unit's cost, by its name.
+        progress: By the name of a unit begun: its share that is done in [0, 1], and its seconds.
+        measured: Whether costs are seconds, so that nothing need be done yet.
+
+    Returns:
+        Seconds; None if nothing is known.
+    """
+    done = sum(share * costs[name] for name, (share, _) in progress.items())
+    left = sum(costs.values()) - done
+    if left and done:
+        return left * sum(seconds for _, seconds in progress.values()) / done
+    return left if measured or not left else None
 
 
 def plan(run: Run, stage: str, *, verify_hashes: bool = True, measure: bool = False) -> StagePlan:

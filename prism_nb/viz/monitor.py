@@ -22,7 +22,6 @@ from prism_nb.core.settings import Settings
 from prism_nb.core.units import Unit
 from prism_nb.data.image_io import DECODE_ERRORS, encode_image
 from prism_nb.execution import pipeline
-from prism_nb.execution.forecast import relative_cost, seconds_left
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 
 STAGE = "synthesis"
@@ -95,7 +94,9 @@ class RunTracker:
         if first:
             units = {unit.name: unit for unit in pipeline.stage_units(self._run, self._stage)}
             settings = self._run.settings
-            self._costs = {name: relative_cost(settings, unit) for name, unit in units.items()}
+            self._costs = {
+                name: pipeline.relative_cost(settings, unit) for name, unit in units.items()
+            }
             self.units = units
         driver = self._run.locks.driver(
             self._stage
@@ -154,7 +155,7 @@ class RunTracker:
             progress[name] = (at_work.share, self._time - at_work.started)
         unknown = self.done - progress.keys()  # done in an unknown time
         costs = {name: cost for name, cost in self._costs.items() if name not in unknown}
-        left = seconds_left(costs, progress)
+        left = pipeline.seconds_left(costs, progress)
         workers = max(1, len(self._at_work))
         return None if left is None else left / workers  # workers share what is left
 

@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from prism_nb.core import fileio
-from prism_nb.core.manifest import recorded_environment
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.core.text import format_duration
@@ -77,7 +76,7 @@ def _content(run: Run) -> dict[str, Any]:
             if _has_numbers(result := RUN_RESULTS[name](run, **options))
         ],
         "settings": table_html(tables.settings_table(run)),
-        "environment": recorded_environment(run.manifest.read(), run.settings),
+        "environment": run.manifest.environment(),
         "seconds": {stage: _seconds(run, stage) for stage in pipeline.STAGES},
     }
 

@@ -7,9 +7,8 @@ import threading
 import pytest
 import torch
 
-from prism_nb.core.manifest import environment, environment_key, recorded_environment
+from prism_nb.core.manifest import environment, environment_key
 from prism_nb.core.run import Run
-from prism_nb.core.settings import Settings
 
 
 def test_the_key_of_an_environment_names_device_and_versions() -> None:
@@ -51,7 +50,8 @@ def test_threads_that_write_at_once_lose_nothing(run: Run) -> None:
     assert manifest.items() >= {name: name for name in names}.items()
 
 
-def test_a_missing_environment_is_todays(settings: Settings) -> None:
-    other = {**environment(settings), "machine": "another one"}
-    assert recorded_environment({"environment": other}, settings) == other
-    assert recorded_environment({}, settings) == environment(settings)
+def test_a_missing_environment_is_todays(run: Run) -> None:
+    assert run.manifest.environment() == environment(run.settings)
+    other = {**environment(run.settings), "machine": "another one"}
+    run.manifest.update(environment=other)
+    assert run.manifest.environment() == other

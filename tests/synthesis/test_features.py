@@ -19,7 +19,7 @@ from prism_nb.core.unit_plan import batch_of, method_units
 from prism_nb.data.augment import AugParams
 from prism_nb.data.registry import open_dataset
 from prism_nb.execution.cost import Use, unit_uses
-from prism_nb.execution.forecast import relative_cost
+from prism_nb.execution.pipeline import relative_cost
 from prism_nb.execution.preflight import preflight
 from prism_nb.models.teacher import Teacher
 from prism_nb.models.zoo import build_on_meta

@@ -13,7 +13,7 @@ from prism_nb.core import fileio
 from prism_nb.core.lock import Owner
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
-from prism_nb.execution.forecast import relative_cost
+from prism_nb.execution.pipeline import relative_cost
 from prism_nb.synthesis.teacher_sampling import TeacherSchedule
 from prism_nb.viz.monitor import (
     STAGE,

@@ -1,4 +1,4 @@
-"""Time left at the pace of what is done."""
+"""The time that is left of a stage, at the pace of what is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prism_nb.core import unit_plan
 from prism_nb.core.config import load_settings
 from prism_nb.core.recipe import RECIPES
 from prism_nb.core.run import Run
-from prism_nb.execution.forecast import relative_cost, seconds_left
+from prism_nb.execution.pipeline import relative_cost, seconds_left
 from prism_nb.synthesis.teacher_sampling import teacher_schedule
 
 POOL = ["test_resnet", "test_byobnet", "test_efficientnet"]
