@@ -18,16 +18,26 @@ import pytest
 from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.settings import Settings
+from tests.helpers.shared import make_run, make_study, shared_folder
+
+TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests by their folders, and run them first, so that no worker ends alone."""
+    """Mark the slow tests by their folders, and run them first, so that no worker ends alone.
+
+    A worker gets the tests of a file together, which share fixtures, and all tests of the browser,
+    which share a JupyterLab.
+    """
     slow = []
     for item in items:
-        for name in ("notebooks", "browser", "cluster"):
-            if Path(__file__).parent / name in item.path.parents:
-                item.add_marker(getattr(pytest.mark, name))
-                slow.append(item)
+        folder, *_ = item.path.relative_to(TESTS).parts
+        if folder in ("notebooks", "browser", "cluster"):
+            item.add_marker(folder)
+            slow.append(item)
+        group = folder if folder == "browser" else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item not in slow)
 
 
@@ -52,3 +62,15 @@ def settings() -> Settings:
 def run(tmp_path: Path, settings: Settings) -> Run:
     """A run that has just begun."""
     return Run.create(tmp_path / "r", settings)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run `digits`, of the quick preset; copy it before changing it."""
+    return shared_folder(tmp_path_factory, "finished", make_run)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study `small`, and its file; copy it before changing it."""
+    return shared_folder(tmp_path_factory, "study", make_study)

@@ -1,17 +1,14 @@
 """Fixtures of the tests that drive a browser."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from tests.helpers.browser_page import CHROMIUM
-from tests.helpers.jupyter_lab import ROOT, Lab, opened_lab
+from tests.helpers.browser_page import CHROMIUM, checked_page, chromium
+from tests.helpers.jupyter_lab import ROOT, Lab, lab_server, set_parameters, write_lab_settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,33 +19,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A JupyterLab with no runs; the test fails where the browser complains of anything."""
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    """A Chromium; it ends with this folder's tests, as others could not use asyncio beside it."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    with opened_lab(tmp_path) as opened:
+    with chromium() as opened:
         yield opened
 
 
-@pytest.fixture(scope="session")
-def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run `digits`, of the quick preset; copy it before changing anything.
+@pytest.fixture(scope="package")
+def place(
+    finished_runs: Path, finished_study: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder like a clone, with a finished run `digits` and a finished study `small`."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(finished_runs, folder / "runs")
+    shutil.copytree(finished_study, folder / "runs", dirs_exist_ok=True)
+    notebooks = shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    two = ["test_mambaout", "test_byobnet"]
+    set_parameters(notebooks / "03_diversity.ipynb", feature_networks=two)
+    for notebook in ("07_ablation", "08_diagnostics"):
+        set_parameters(notebooks / f"{notebook}.ipynb", study=str(folder / "runs" / "small.yaml"))
+    # Cells out of sight are drawn too, and the last one ends the page.
+    write_lab_settings(folder, "notebook/tracker", windowingMode="none", scrollPastEnd=False)
+    return folder
 
-    Workers of pytest-xdist share it: whichever asks first makes it.
-    """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    runs = shared / "finished"
-    with FileLock(shared / "finished.lock"):
-        if not (runs / "digits" / "figures" / "report.html").is_file():
-            finish_quick_run(runs)
-    return runs
+
+@pytest.fixture(scope="package")
+def server(place: Path) -> Iterator[str]:
+    """The address of a JupyterLab over that folder."""
+    with lab_server(place) as address:
+        yield address
 
 
-def finish_quick_run(runs: Path) -> None:
-    """Take a run through all of its notebooks."""
-    command = [sys.executable, "-m", "prism_nb", "run", "digits_quick", "--run", "digits"]
-    environment = {**os.environ, "PRISM_RUNS": str(runs), "PRISM_HOME": str(ROOT)}
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+@pytest.fixture
+def lab(server: str, browser: Any, place: Path) -> Iterator[Lab]:
+    """The JupyterLab in a page of its own; the test fails where the page complains of anything."""
+    with checked_page(browser) as page:
+        yield Lab(server, place / "runs", page)

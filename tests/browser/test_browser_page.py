@@ -1,21 +1,13 @@
 """Negative controls: complaints of a page and content that does not fit are found."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.helpers.browser_page import checked_page, chromium, cut_off
+from tests.helpers.browser_page import checked_page, cut_off
 
 FAIL = "new Promise(done => setTimeout(() => { setTimeout(done); throw Error('failed') }))"
 LONG = '<div style="width: 400px">long</div>'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(

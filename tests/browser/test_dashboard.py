@@ -1,17 +1,26 @@
-"""The diversity dashboard in a real JupyterLab: every figure, by mouse and by keyboard."""
-
-import shutil
-from pathlib import Path
+"""Diversity in a real JupyterLab: choices by keyboard, and every figure of the dashboard."""
 
 from tests.helpers.browser_page import cut_off
 from tests.helpers.jupyter_lab import Lab, wait_until
 
 
-def test_every_figure_of_the_dashboard(lab: Lab, finished_runs: Path) -> None:
-    shutil.copytree(finished_runs, lab.runs)
+def follows_choices(lab: Lab) -> None:
+    metrics, figures = 'nb.table(run, "metrics"', 'nb.figure(run, "image_map"'
+    before = lab.outputs(metrics)
+    lab.press_down("Features", "test_byobnet")
+    lab.press_down("Measure", "cosine of the recognised images")
+    lab.press_down("Measure", "cosine to centroid")
+    lab.wait_for_figure("Cosine to centroid, classes in ascending order")
+    lab.stays_clean()
+    lab.tall_shot("notebook_03_diversity_chosen")
+    assert lab.outputs(metrics) != before
+    assert "features of test_byobnet" in lab.outputs(figures)
+
+
+def test_choices_and_every_figure_of_the_dashboard(lab: Lab) -> None:
     page = lab.page
-    lab.open("03_diversity")
-    lab.run_all()
+    lab.run_clean("03_diversity")
+    follows_choices(lab)
     curve = page.get_by_role("button", name="Curve over classes")
     curve.wait_for(timeout=240_000)
     widget = page.locator(".jp-OutputArea-output:has(button:text('Curve over classes'))").first

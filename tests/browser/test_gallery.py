@@ -1,8 +1,5 @@
 """The gallery in a real JupyterLab: choose, sort, enlarge, and save a sheet."""
 
-import shutil
-from pathlib import Path
-
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -10,11 +7,9 @@ from tests.helpers.browser_page import cut_off
 from tests.helpers.jupyter_lab import Lab
 
 
-def test_images_are_chosen_sorted_and_saved(lab: Lab, finished_runs: Path) -> None:
-    shutil.copytree(finished_runs, lab.runs)
+def test_images_are_chosen_sorted_and_saved(lab: Lab) -> None:
     page = lab.page
-    lab.open("02_synthesis")
-    lab.run_all()
+    lab.run_clean("02_synthesis")
     images = page.locator(".prism-gallery figure")
     images.first.wait_for(timeout=240_000)
     methods = page.get_by_label("Images", exact=True)

@@ -4,7 +4,7 @@ from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import open_run
 from tests.helpers.browser_page import cut_off
-from tests.helpers.jupyter_lab import KERNEL_IS_IDLE, Lab, wait_until
+from tests.helpers.jupyter_lab import KERNEL_IS_IDLE, ROOT, Lab, set_parameters, wait_until
 
 SMALL = {
     "teachers": ["test_resnet", "test_byobnet"],
@@ -19,8 +19,11 @@ KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
 
 def ready_run(lab: Lab) -> Run:
-    """Make the run that the notebook opens, with teachers and no images."""
-    run = open_run(run_name="digits", preset="digits_quick", runs_dir=lab.runs, changes=SMALL)
+    """Make a run with teachers and no images, and the notebook `monitored` that opens it."""
+    notebook = ROOT / "notebooks" / "02_synthesis.ipynb"
+    copy = lab.runs.parent / "notebooks" / "monitored.ipynb"
+    set_parameters(notebook, to=copy, run_name="monitored")
+    run = open_run(run_name="monitored", preset="digits_quick", runs_dir=lab.runs, changes=SMALL)
     pipeline.execute(run, "squeeze")
     return run
 
@@ -35,7 +38,7 @@ def show_monitor(lab: Lab) -> None:
 
 def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     run, page = ready_run(lab), lab.page
-    lab.open("02_synthesis")
+    lab.open("monitored")
     show_monitor(lab)
     page.wait_for_selector("text=No units yet")
     page.wait_for_selector("text=/cpu · [0-9]+ cores · fp32 · .* GB · load/")
@@ -75,3 +78,4 @@ def test_a_run_is_started_stopped_resumed_and_found_again(lab: Lab) -> None:
     lab.use_theme("JupyterLab Dark")
     page.set_viewport_size({"width": 1920, "height": 1080})
     lab.shot("monitor_dark")
+    lab.use_theme("JupyterLab Light")

@@ -1,6 +1,5 @@
 """The teacher picker in a real JupyterLab: a pool picked by hand, saved and trained."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,17 @@ from playwright.sync_api import expect
 
 from prism_nb.execution.open_run import open_run
 from tests.helpers.browser_page import cut_off
-from tests.helpers.jupyter_lab import Lab, wait_until
+from tests.helpers.jupyter_lab import ROOT, Lab, set_parameters, wait_until
 
 
-def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
+def test_teachers_are_picked_by_hand(lab: Lab) -> None:
     page = lab.page
-    open_run(run_name="digits", preset="digits_quick", runs_dir=lab.runs)
-    # The run takes its teachers over from this neighbour.
-    shutil.copytree(finished_runs / "digits", lab.runs / "neighbour")
-    lab.open("01_teacher_pool")
+    # The run takes its teachers over from its neighbour `digits`.
+    open_run(run_name="picked", preset="digits_quick", runs_dir=lab.runs)
+    notebook = ROOT / "notebooks" / "01_teacher_pool.ipynb"
+    copy = lab.runs.parent / "notebooks" / "picked.ipynb"
+    set_parameters(notebook, to=copy, run_name="picked")
+    lab.open("picked")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.wait_for_selector("text=Waiting for the teacher picker", timeout=200_000)
     assert lab.outputs('nb.plan(run, "squeeze")') == "[]"  # the cells below wait
@@ -25,8 +26,8 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     picker.get_by_role("button", name="Train").click()
     page.wait_for_selector("text=all 5 units are complete and undamaged", timeout=400_000)
     expect(picker.get_by_text("Finished: all 5 units are done.")).to_be_visible(timeout=60_000)
-    picker.get_by_role("button", name="Train").scroll_into_view_if_needed()
-    lab.shot("picker_trained")
+    lab.stays_clean()
+    lab.tall_shot("notebook_01_teacher_pool")
     text = picker.get_by_label("Filter")
     text.scroll_into_view_if_needed()
     lab.shot("picker")
@@ -80,7 +81,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     page.wait_for_selector("text=5 kept, 1 to train (mobilenetv3_small_050)", timeout=60_000)
     picker.get_by_role("button", name="Save").scroll_into_view_if_needed()
     lab.shot("picker_saved")
-    config = lab.runs / "digits" / "config.yaml"
+    config = lab.runs / "picked" / "config.yaml"
     wait_until(lambda: read(config)["primary"] == "test_byobnet", "the pick did not reach the run")
     assert read(config)["teachers"][-1] == "mobilenetv3_small_050"
     assert read(config)["recipes"] == {"prism": {"selection": "intra", "resample_every": 5}}
@@ -92,6 +93,7 @@ def test_teachers_are_picked_by_hand(lab: Lab, finished_runs: Path) -> None:
     page.set_viewport_size({"width": 1920, "height": 1080})
     picker.get_by_role("button", name="Suggest a pool").scroll_into_view_if_needed()
     lab.shot("picker_dark")
+    lab.use_theme("JupyterLab Light")
 
 
 def everything_fits(page: Any) -> None:

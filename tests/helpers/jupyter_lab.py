@@ -15,7 +15,7 @@ from typing import Any
 
 import nbformat
 
-from tests.helpers.browser_page import checked_page, chromium
+from tests.helpers.browser_page import checked_page, chromium, cut_off
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -43,11 +43,46 @@ class Lab:
     page: Any
 
     def open(self, notebook: str) -> None:
-        """Open a notebook, in tabs of its own, and wait for its kernel."""
+        """Open a notebook, in tabs of its own, and wait for its kernel; end all other kernels."""
+        for session in self._api("GET", "sessions"):
+            self._api("DELETE", f"sessions/{session['id']}")
         place = f"workspaces/{notebook}/tree/notebooks/{notebook}.ipynb"
         self.page.goto(f"{self.address}/lab/{place}?token={TOKEN}")
         self.page.wait_for_selector(".jp-NotebookPanel-notebook", timeout=90_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=90_000)
+
+    def _api(self, method: str, path: str) -> Any:
+        """Call JupyterLab's server."""
+        address = f"{self.address}/api/{path}?token={TOKEN}"
+        with urllib.request.urlopen(urllib.request.Request(address, method=method)) as answer:
+            return json.loads(answer.read() or "null")
+
+    def run_clean(self, notebook: str) -> None:
+        """Run a notebook from top to bottom; nothing may fail, complain, or be cut off."""
+        self.open(notebook)
+        self.run_all()
+        self.stays_clean()
+        self.tall_shot(f"notebook_{notebook}")
+
+    def stays_clean(self) -> None:
+        """Check that all cells were run, without an error, and fit the page."""
+        for cell in self.code_cells():
+            assert cell["execution_count"] is not None, cell["source"]
+            for output in cell["outputs"]:
+                assert output["output_type"] != "error", output
+                assert output.get("name") != "stderr", output
+        assert cut_off(self.page) == []
+
+    def press_down(self, label: str, value: str) -> None:
+        """Choose the next value of a list by keyboard; no other cell becomes the active one."""
+        from playwright.sync_api import expect
+
+        choice = self.page.locator(".prism-keys").get_by_label(label, exact=True).first
+        choice.focus()
+        active = self.page.evaluate(f"() => {NOTEBOOK}.activeCellIndex")
+        self.page.keyboard.press("ArrowDown")
+        expect(choice).to_have_js_property("value", value)
+        assert self.page.evaluate(f"() => {NOTEBOOK}.activeCellIndex") == active
 
     def command(self, name: str, **arguments: Any) -> None:
         """Carry out one of JupyterLab's commands, and wait for its end."""
@@ -111,6 +146,13 @@ def opened_lab(folder: Path) -> Iterator[Lab]:
     Raises:
         AssertionError: At the end, if the browser complained of anything.
     """
+    with lab_server(folder) as address, chromium() as browser, checked_page(browser) as page:
+        yield Lab(address, folder / "runs", page)
+
+
+@contextmanager
+def lab_server(folder: Path) -> Iterator[str]:
+    """Start a JupyterLab over a folder like a clone, and return its address."""
     write_lab_settings(folder, "apputils/notification", fetchNews="false", checkForUpdates=False)
     (folder / "data").symlink_to(ROOT / "data")
     with socket.socket() as probe:
@@ -150,8 +192,7 @@ def opened_lab(folder: Path) -> Iterator[Lab]:
 
     try:
         wait_until(answers, "JupyterLab did not answer", seconds=90)
-        with chromium() as browser, checked_page(browser) as page:
-            yield Lab(f"http://127.0.0.1:{port}", folder / "runs", page)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(30)
@@ -165,12 +206,12 @@ def write_lab_settings(folder: Path, plugin: str, **values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
-def set_parameters(notebook: Path, **values: Any) -> None:
-    """Add values to a notebook's parameters, as a person would."""
+def set_parameters(notebook: Path, *, to: Path | None = None, **values: Any) -> None:
+    """Add values to the parameters of a notebook, or of a copy, as a person would."""
     content = nbformat.read(notebook, as_version=4)
     cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
-    nbformat.write(content, notebook)
+    nbformat.write(content, to or notebook)
 
 
 def wait_until(condition: Callable[[], bool], complaint: str, *, seconds: float = 60) -> None:

@@ -1,36 +1,38 @@
 """The whole series on the quick digits, as a user runs it: command line, papermill, nbval."""
 
 import json
-import subprocess
+import shutil
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import open_run
+from prism_nb.headless import STUDY
 from prism_nb.viz.tables import accuracy_table
-from tests.helpers.command import ROOT, execute
+from tests.helpers.command import ROOT, call, execute
+from tests.helpers.jupyter_lab import set_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
 prism = partial(execute, "prism-nb")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def first(runs: Path) -> subprocess.CompletedProcess[str]:
-    result = prism("run", "digits_quick", "--run", "digits", runs=runs)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result
+def runs(
+    finished_runs: Path, finished_study: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with the finished run `digits`, and a study that lacks one student."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(finished_runs, folder, dirs_exist_ok=True)
+    shutil.copytree(finished_study, folder, dirs_exist_ok=True)
+    student = next(folder.glob("small/plain-1/evaluation/prism/*"))
+    shutil.rmtree(student)
+    return folder
 
 
 @pytest.fixture
-def run(first: subprocess.CompletedProcess[str], runs: Path) -> Path:
+def run(runs: Path) -> Path:
     return runs / "digits"
 
 
@@ -39,11 +41,10 @@ def markers(run: Path) -> dict[str, float]:
     return {str(path): path.stat().st_mtime for path in found}
 
 
-def test_the_run_ends_with_the_table_the_time_and_the_report(
-    first: subprocess.CompletedProcess[str], run: Path
-) -> None:
+def test_the_run_ends_with_the_table_the_time_and_the_report(run: Path, runs: Path) -> None:
+    output = (runs / "output.txt").read_text()
     for text in ("PRISM", "SRe2L", "Random real", "±", "wall time", "report.html"):
-        assert text in first.stdout
+        assert text in output
     report = (run / "figures" / "report.html").read_text()
     assert "data:image/png;base64" in report
     assert "<script src=" not in report
@@ -77,21 +78,20 @@ def test_a_second_call_redoes_nothing(run: Path, runs: Path) -> None:
     assert report.is_file()
 
 
-def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path) -> None:
-    before = markers(run)
+def test_the_notebooks_pass_nbval_from_clean_kernels(run: Path, runs: Path, tmp_path: Path) -> None:
+    before, students = markers(run), set(runs.glob("small/*/evaluation/*/*/unit.json"))
+    notebooks = shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
+    for name in (STUDY, "08_diagnostics"):
+        set_parameters(notebooks / f"{name}.ipynb", study=str(runs / "small.yaml"))
     result = execute(
         *("python", "-m", "pytest", "--nbval-lax", "--nbval-current-env"),
         *("--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="),
-        *("--rootdir", NOTEBOOKS, NOTEBOOKS),
+        *("--rootdir", notebooks, notebooks),
         runs=runs,
     )
     assert result.returncode == 0, result.stdout
     assert markers(run) == before
-    # The study that notebooks 07 and 08 open ends far above chance, which is 10 %.
-    students = pd.read_csv(runs / "ablation_quick" / "students.csv")
-    means = students.groupby("method")["top1"].mean()
-    assert set(means.index) == {"prism", "sre2l", "random_real"}
-    assert (means > 30).all()
+    assert len(set(runs.glob("small/*/evaluation/*/*/unit.json")) - students) == 1
 
 
 def test_the_run_of_the_notebooks_ends_far_above_chance(tmp_path: Path) -> None:
@@ -113,35 +113,29 @@ def test_plain_papermill_takes_a_preset_file(run: Path, runs: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value", "message"),
-    [
-        ("icp", "3", "unknown parameter 'icp'; did you mean 'ipc'"),
-        ("ipc", "ten", "ipc: Input should be a valid integer, got 'ten'"),
-        ("ipc", "3", "ipc is 2 in the run, 3 is requested"),
-    ],
-)
-def test_plain_papermill_refuses_wrong_parameters(
-    run: Path, runs: Path, parameter: str, value: str, message: str
-) -> None:
-    notebook, changes = NOTEBOOKS / "02_synthesis.ipynb", ("-p", parameter, value)
-    result = execute("papermill", notebook, "bad.ipynb", *changes, runs=runs)
+def test_plain_papermill_refuses_settings_of_another_run(run: Path, runs: Path) -> None:
+    notebook = NOTEBOOKS / "02_synthesis.ipynb"
+    result = execute("papermill", notebook, "bad.ipynb", "-p", "ipc", "3", runs=runs)
     assert result.returncode == 1
-    assert message in result.stderr
+    assert "ipc is 2 in the run, 3 is requested" in result.stderr
 
 
-def test_status_and_verify_of_a_whole_run(run: Path, runs: Path) -> None:
-    status, verify = (prism(name, "digits", runs=runs) for name in ("status", "verify"))
-    assert status.returncode == verify.returncode == 0
-    assert "evaluation  12 of 12 units complete and undamaged" in verify.stdout
-    assert "last event" in status.stdout
+def test_status_and_verify_of_a_whole_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("digits", "--runs-dir", run.parent)
+    status, verify = (call(monkeypatch, capsys, name, *where) for name in ("status", "verify"))
+    assert status.code == verify.code == 0
+    assert "evaluation  12 of 12 units complete and undamaged" in verify.out
+    assert "last event" in status.out
 
 
 def test_a_further_method_joins_the_run_and_the_rest_is_kept(run: Path, runs: Path) -> None:
     before = markers(run)
-    more = "methods=[prism, sre2l, random_real]"
-    result = prism("run", "--run", "digits", "--set", more, "--set", "student_seeds=3", runs=runs)
-    assert result.returncode == 0, result.stderr
+    more = {"methods": ["prism", "sre2l", "random_real", "herding"]}
+    joined = open_run(run_name="digits", runs_dir=runs, changes=more)
+    for stage in pipeline.STAGES:
+        pipeline.execute(joined, stage)
     after = markers(run)
     assert all(after[path] == time for path, time in before.items())
-    assert len(after) == len(before) + 6
+    assert len(after) == len(before) + 1 + 1 + 1 + 4  # images, features, labels, students

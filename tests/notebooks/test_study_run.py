@@ -12,35 +12,13 @@ import pytest
 import yaml
 
 from tests.helpers.command import BIN, environment, execute
+from tests.helpers.shared import STUDY
 
-STUDY = {
-    "title": "Small <study>",
-    "preset": "digits_quick",
-    "settings": {
-        "teachers": ["test_resnet", "test_byobnet"],
-        "holdout_networks": [],
-        "feature_networks": ["test_byobnet"],
-        "squeeze_epochs": 1,
-        "methods": ["gvbsm", "prism", "random_real"],
-        "recipe": {"iterations": 6, "conv_patch_size": 4},
-        "ipc": 2,
-        "label_epochs": 2,
-        "students": ["test_resnet"],
-        "student_seeds": 1,
-    },
-    "searches": {"one": {"grid": {"lr": [0.05, 0.2]}}},
-    "scenarios": {"tuned": {"title": "Tuned", "tuned_by": "one"}, "plain": {"title": "Plain"}},
-    "replicates": 2,
-}
 RUNS = {
     "search-one-gvbsm",
     "search-one-prism",
     *(f"{s}-{r}" for s in STUDY["scenarios"] for r in (0, 1)),
 }
-
-
-def study(runs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return execute("prism-nb", "study", "small.yaml", *arguments, runs=runs)
 
 
 def images(folder: Path) -> dict[str, str]:
@@ -61,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(runs: Path) -> Path:
     """A study whose first scenario was being made when everything was killed."""
     child = subprocess.Popen(
-        [BIN / "prism-nb", "study", "small.yaml", "--name", "small", "--workers", "1"],
+        [BIN / "prism-nb", "study", "small.yaml", "--workers", "1"],
         env=environment(runs),
         cwd=runs,
         stdout=subprocess.DEVNULL,
@@ -80,7 +58,7 @@ def killed(runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(killed: Path, runs: Path) -> subprocess.CompletedProcess[str]:
-    result = study(runs, "--name", "small", "--workers", "2")
+    result = execute("prism-nb", "study", "small.yaml", "--workers", 2, runs=runs)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
@@ -120,11 +98,9 @@ def test_the_tuned_scenario_uses_what_its_search_chose(
 
 
 def test_a_killed_study_ends_with_the_images_of_an_undisturbed_one(
-    finished: subprocess.CompletedProcess[str], killed: Path, runs: Path
+    finished: subprocess.CompletedProcess[str], killed: Path, finished_study: Path
 ) -> None:
-    result = study(runs, "--name", "again", "--workers", "2")
-    assert result.returncode == 0, result.stderr
-    assert images(runs / "again") == images(killed)
+    assert images(killed) == images(finished_study / "small")
     assert len(images(killed)) == 2 * 2 * 3 * 20 + 2 * 2 * 20
 
 
@@ -148,7 +124,7 @@ def test_replicates_have_other_images_and_the_same_teachers(
 
 
 def test_a_plan_and_a_mistake_write_nothing(runs: Path) -> None:
-    planned = study(runs, "--name", "planned", "--plan")
+    planned = execute("prism-nb", "study", "small.yaml", "--name", "planned", "--plan", runs=runs)
     assert planned.returncode == 0
     assert "scenarios" in planned.stdout
     wrong = {**STUDY, "searches": {"one": {"grid": {"lrr": [0.1]}}}}
