@@ -23,21 +23,14 @@ from tests.helpers.shared import make_run, make_study, shared_folder
 TESTS = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests by their folders, and run them first, so that no worker ends alone.
-
-    A worker gets the tests of a file together, which share fixtures, and all tests of the browser,
-    which share a JupyterLab.
-    """
+    """Mark the slow tests by their folders, and run them first, so that no worker ends alone."""
     slow = []
     for item in items:
         folder, *_ = item.path.relative_to(TESTS).parts
         if folder in ("notebooks", "browser", "cluster"):
             item.add_marker(folder)
             slow.append(item)
-        group = folder if folder == "browser" else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item not in slow)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from prism_nb.models.checkpoint import Checkpoint
 from prism_nb.models.zoo import build_network
 
 CPU = torch.device("cpu")
-DIGITS = Digits(32)
+DIGITS = Digits(16)
 CONFIG = {"batch": 25, "lr": 5e-3, "temperature": 2.0, "evaluate_every": 4}
 SGD = {"optimizer": "sgd", "lr": 0.05, "loss": "ce"}
 MUON = {"optimizer": "muon", "lr": 0.02}
@@ -59,7 +60,7 @@ def student_data(*, hard: bool = False) -> StudentData:
     def labels_of(epoch: int) -> EpochLabels:
         generator = torch.Generator().manual_seed(epoch)
         params = sample_epoch_params(
-            100, 32, crop_min=0.8, flip=False, mix="none", generator=generator
+            100, 16, crop_min=0.8, flip=False, mix="none", generator=generator
         )
         return EpochLabels(params, None if hard else torch.eye(10)[classes] * 8)
 
@@ -108,6 +109,11 @@ def test_a_student_learns_and_repeats_from_its_seed() -> None:
     assert equal(first, again)
 
 
+@cache
+def default_rows() -> list[Row]:
+    return train()[1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"loss": "kl"}, {"loss": "ce"}, SGD, MUON, {"ema": 0.8}, {"precision": "bf16"}],
@@ -117,7 +123,7 @@ def test_a_student_learns_by_every_protocol(changes: dict[str, Any]) -> None:
     student, rows = train(**changes)
     assert all(weight.dtype == torch.float32 for weight in student.parameters())
     assert rows[-1]["top1"] > 0.2  # chance is 0.1, with a deviation of 0.013
-    assert rows != train()[1]
+    assert rows != default_rows()
 
 
 class _KilledError(Exception):
@@ -140,31 +146,34 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     path, steps = tmp_path / "student.checkpoint", list[int]()
-    undisturbed, rows = train(**changes)
-    for after in (3, 9):
-        interrupt(path, after=after, **changes)
+    undisturbed, rows = train(epochs=6, **changes)
+    for after in (2, 4):
+        interrupt(path, after=after, epochs=6, **changes)
     student, found = train(
+        epochs=6,
         checkpoint=Checkpoint(path, "same", every=0),
         on_epoch=lambda values: steps.append(values["step"]),
         **changes,
     )
-    assert steps == [10, 11, 12]
+    assert steps == [5, 6]
     assert found == rows
     assert equal(student, undisturbed)
 
 
 def test_hard_labels_of_dc_are_its_literal_loop() -> None:
     decay = 0.5  # far more than the protocol's, so that it is seen
-    run = load_settings("digits_quick", {"protocol": "dc", "student_weight_decay": decay})
+    run = load_settings(
+        "digits_quick", {"protocol": "dc", "image_size": 16, "student_weight_decay": decay}
+    )
     views = epoch_params(run, 100, 0, CPU)
-    assert torch.equal(views.crop, identity_params(100, 32, CPU).crop)
-    data, epochs, seed = student_data(hard=True), 7, 3
+    assert torch.equal(views.crop, identity_params(100, 16, CPU).crop)
+    data, epochs, seed = student_data(hard=True), 5, 3
     plain = StudentData(data.images, data.classes, lambda _: EpochLabels(views, None))
     student, _, _ = train_student(
         "convnet3", DIGITS, plain, run.student, epochs=epochs, seed=seed, on_epoch=lambda _: None
     )
     torch.manual_seed(seed)
-    network = build_network("convnet3", classes=10, image_size=32).double()
+    network = build_network("convnet3", classes=10, image_size=16).double()
     begin = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     images, momentum = data.images[torch.arange(100)].double(), dict[str, Tensor]()
     for epoch in range(epochs):
@@ -185,7 +194,7 @@ def test_hard_labels_of_dc_are_its_literal_loop() -> None:
 def test_the_moving_average_follows_its_decay() -> None:
     torch.manual_seed(0)
     trainer = student_trainer("test_byobnet", DIGITS, config_of(ema=0.9), CPU, epochs=1)
-    images = torch.randn(8, 3, 32, 32)
+    images = torch.randn(8, 3, 16, 16)
     expected: dict[str, Tensor] = {}
     for step in range(3):
         trainer.step(trainer.network(images).square().mean())

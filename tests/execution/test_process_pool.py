@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
-from operator import mul
 from pathlib import Path
 
 import psutil
@@ -20,19 +18,15 @@ from prism_nb.execution.process_pool import run_parallel
 from prism_nb.execution.study import load_study
 
 
-def environment_of(_: int) -> tuple[int, int]:
-    return os.getpid(), torch.get_num_threads()
+def environment_of(item: int) -> tuple[int, int, int]:
+    return 3 * item, os.getpid(), torch.get_num_threads()
 
 
-def test_every_item_is_done_once() -> None:
-    found = run_parallel(partial(mul, 3), range(5), workers=2)
-    assert sorted(found) == [(n, 3 * n) for n in range(5)]
-
-
-def test_workers_are_other_processes_with_one_thread() -> None:
-    ((_, (process, threads)),) = run_parallel(environment_of, [0], workers=1)
-    assert process != os.getpid()
-    assert threads == 1
+def test_every_item_is_done_once_by_other_processes_with_one_thread() -> None:
+    found = sorted(run_parallel(environment_of, range(5), workers=2))
+    assert [(item, tripled) for item, (tripled, _, _) in found] == [(n, 3 * n) for n in range(5)]
+    assert os.getpid() not in {process for _, (_, process, _) in found}
+    assert {threads for _, (_, _, threads) in found} == {1}
 
 
 def test_failures_end_with_one_message() -> None:

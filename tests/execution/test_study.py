@@ -198,10 +198,19 @@ def test_a_search_reads_no_test_image(tmp_path: Path, monkeypatch: pytest.Monkey
 
     honest = Digits.images
     monkeypatch.setattr(Digits, "images", images)
-    search = next(iter(search_runs(study_of()).values()))
+    less = {"methods": ["random_real"], "teachers": ["test_resnet"], "holdout_networks": []}
+    short = {"squeeze_epochs": 1, "label_epochs": 1, "students": ["test_resnet"], "ipc": 1}
+    settings = {**less, **short, "feature_networks": ["test_resnet"]}
+    searches, scenarios = {"rate": {"grid": {"student_lr": [0.1, 0.2]}}}, SPEC["scenarios"]
+    small = study_of(
+        settings=settings,
+        searches=searches,
+        scenarios={"a": {**scenarios["a"], "tuned_by": "rate"}},
+    )
+    search = next(iter(search_runs(small).values()))
     _execute_run(tmp_path, search)
     with pytest.raises(AssertionError):
-        _execute_run(tmp_path, scenario_runs(study_of(), {})["a", 0])
+        _execute_run(tmp_path, scenario_runs(small, {})["a", 0])
 
 
 def test_the_studies_of_the_kit_can_be_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:

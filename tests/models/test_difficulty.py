@@ -25,10 +25,10 @@ from tests.helpers.teachers import layer_inputs, teacher_of
 
 
 class FewDigits(Digits):
-    """About ten training digits of each class."""
+    """About four training digits of each class."""
 
     def labels(self, split: Split) -> np.ndarray:
-        return super().labels(split)[:100]
+        return super().labels(split)[:40]
 
 
 def inputs_of(teacher: Teacher, images: Tensor) -> list[tuple[nn.Module, Tensor]]:
@@ -59,16 +59,16 @@ def test_scores_equal_the_formula(name: str) -> None:
         assert difficulty(teacher, images).tolist() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("groups", [1, 3])
 def test_groups_have_the_running_statistics_that_their_images_give_once(
-    groups: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    groups = 3
     monkeypatch.setattr(module, "_BATCH", 7)
     dataset = FewDigits(16)
     teachers = [teacher_of(name, size=16) for name in ("test_resnet", "test_byobnet")]
     found = difficulty_groups(teachers, dataset, groups, torch.device("cpu"))
     exact = [copy.deepcopy(teacher).double() for teacher in teachers]
-    images = dataset.normalize(dataset.images("train", range(100))).double()
+    images = dataset.normalize(dataset.images("train", range(40))).double()
     scores = [sum(literal_gps(teacher, image) for teacher in exact) for image in images]
     members: list[list[int]] = [[] for _ in range(groups)]
     for c in range(10):
@@ -84,7 +84,7 @@ def test_classes_have_the_running_statistics_that_their_images_give_once() -> No
     teachers = [teacher_of(name, size=16) for name in ("test_resnet", "test_byobnet")]
     found = class_statistics(teachers, dataset, torch.device("cpu"))
     exact = [copy.deepcopy(teacher).double() for teacher in teachers]
-    images = dataset.normalize(dataset.images("train", range(100))).double()
+    images = dataset.normalize(dataset.images("train", range(40))).double()
     members = [np.flatnonzero(dataset.labels("train") == c).tolist() for c in range(10)]
     expect_statistics(found, members, teachers, exact, images)
 

@@ -21,7 +21,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         tmp_path_factory.mktemp("rehearsal"),
         classes=10,
         image_size=32,
-        steps=100,  # so that the kill has seconds to fall amid the units that take steps
+        steps=50,  # so that the kill has seconds to fall amid the units that take steps
         batch_size=10,
         students=("test_resnet",),
         stand_ins={
