@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 DIGITS = Digits(16)
 CONFIG = {"batch": 25, "lr": 5e-3, "temperature": 2.0, "evaluate_every": 4}
 SGD = {"optimizer": "sgd", "lr": 0.05, "loss": "ce"}
-MUON = {"optimizer": "muon", "lr": 0.02}
+MUON = {"optimizer": "muon", "lr": 0.02, "batch": 50}
 
 
 def config_of(**changes: Any) -> Student:

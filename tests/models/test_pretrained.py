@@ -282,6 +282,7 @@ NETWORKS = sorted(
         for networks in POOLS.read(pool).values()
         for network in networks
     }
+    - {"alexnet", "vgg11_bn"}  # hundreds of megabytes
 )
 
 
