@@ -73,8 +73,9 @@ def figure_html(figure: go.Figure) -> Markup:
     legend = {} if layout.legend.orientation else above
     drawn.update_layout(title={"text": "", "subtitle": {"text": ""}}, margin=margin, legend=legend)
     return Markup(
-        "<figure><figcaption>{} <small>{}</small></figcaption><div class='scroll'>"
-        "<div style='min-width: {}px'>{}</div></div></figure>"
+        "<figure><figcaption>{0} <small>{1}</small></figcaption>"
+        "<div class='scroll' role='group' aria-label='{0}'>"
+        "<div style='min-width: {2}px'>{3}</div></div></figure>"
     ).format(
         layout.title.text,
         layout.title.subtitle.text or "",
