@@ -27,7 +27,7 @@ from prism_nb.core import fileio
 from prism_nb.core.paths import project_root
 from prism_nb.core.text import DASH, format_value
 from prism_nb.data import image_io
-from prism_nb.viz.style import PAGE_CSS
+from prism_nb.viz.style import FIGURE_TEXT, PAGE_CSS
 
 # Titles by name, for each column, level of the index or of the columns that holds such names.
 LabelMap = Mapping[str, Mapping[str, str]]
@@ -146,7 +146,7 @@ def saved_html(folder: Path, path: str) -> str:
 def render_page(template: str, **content: Any) -> str:
     """Fill a template of `viz/templates`; text is escaped, `Markup` is not.
 
-    Templates have the functions `plotly_js` and `page_css`.
+    Templates have the functions `plotly_js` and `page_css`, and the selector `figure_text`.
     """
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("prism_nb.viz", "templates"),
@@ -154,6 +154,7 @@ def render_page(template: str, **content: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     pages.globals["plotly_js"] = lambda: Markup(get_plotlyjs())  # noqa: S704 (plotly's own)
+    pages.globals["figure_text"] = Markup(FIGURE_TEXT)  # noqa: S704 (the kit's own)
     pages.globals["page_css"] = lambda: Markup(PAGE_CSS)  # noqa: S704 (the kit's own)
     return pages.get_template(template).render(**content)
 

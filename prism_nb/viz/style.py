@@ -151,8 +151,20 @@ def dash_of(index: int) -> str:
     return DASHES[index % len(DASHES)]
 
 
+def ink_on(color: str) -> str:
+    """Return black or white, whichever has more contrast on a hex colour (WCAG 2)."""
+    levels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
+
+
 def apply_style(figure: go.Figure, *, title: str, x: str, y: str, height: int = 420) -> go.Figure:
-    """Set a figure's title, axis titles (with units) and the common template."""
+    """Set a figure's title, axis titles (with units), template, and the ink of numbers in bars."""
+    figure.for_each_trace(
+        lambda bar: bar.update(insidetextfont={"color": ink_on(bar.marker.color)}),
+        selector={"type": "bar"},
+    )
     return figure.update_layout(
         title={"text": title, "x": 0.01, "font": {"size": 17}},
         template=_TEMPLATE,
@@ -192,11 +204,20 @@ def style_class_axis(figure: go.Figure, classes: int) -> go.Figure:
     return figure.update_xaxes(showticklabels=False, title={"text": title})
 
 
+# Text of figures that is on the page, and not on a mark of the figure.
+FIGURE_TEXT = (
+    ".main-svg :is(.gtitle, .xtitle, .ytitle, .legendtext, .annotation-text, .cbtitle text,"
+    " .xtick text, .ytick text, .cbaxis text)"
+)
+
 # Light and dark pages; within JupyterLab, its own theme applies.
-PAGE_CSS = """
+PAGE_CSS = (
+    """
 :root { color-scheme: light dark;
   --paper: #fdfdfb; --ink: #23282e; --soft: #68717b; --line: #d9dde1; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #16191d; --ink: #e4e7ea; --soft: #98a2ac; --line: #343b43; } }
 body { background: var(--paper); color: var(--ink); }
 """
+    + f"{FIGURE_TEXT} {{ fill: var(--soft) !important; }}\n"
+)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser_page import checked_page, cut_off
+from tests.helpers.browser_page import checked_page, cut_off, unnamed
 
 FAIL = "new Promise(done => setTimeout(() => { setTimeout(done); throw Error('failed') }))"
 LONG = '<div style="width: 400px">long</div>'
@@ -36,3 +36,18 @@ def test_what_does_not_fit_is_named(browser: Any, content: str, found: list[str]
     with checked_page(browser) as page:
         page.set_content(area.format(content))
         assert cut_off(page) == found
+
+
+@pytest.mark.parametrize(
+    ("control", "named"),
+    [
+        ('<img width="9">', '<img width="9" alt="">'),
+        ("<button></button>", "<button>Go</button>"),
+        ("<input>", "<label>Filter <input></label>"),
+        ('<div tabindex="0" role="slider"></div>', '<div role="slider" aria-label="Step"></div>'),
+    ],
+)
+def test_what_has_no_name_is_shown(browser: Any, control: str, named: str) -> None:
+    with checked_page(browser) as page:
+        page.set_content(f"<main>{control}{named}</main>")
+        assert unnamed(page) == [control]

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from prism_nb.core.run import Run
 from prism_nb.execution import pipeline
 from prism_nb.execution.open_run import open_run
-from tests.helpers.browser_page import checked_page, cut_off, watched
+from tests.helpers.browser_page import checked_page, cut_off, unnamed, watched
 from tests.helpers.jupyter_lab import (
     ARTEFACTS,
     KERNEL_IS_IDLE,
@@ -38,6 +38,7 @@ def reads_well_offline(lab: Lab, page_file: Path, name: str) -> None:
             )
             grounds.add(ground)
             assert width <= 1280
+            assert unnamed(page) == []
             page.screenshot(path=ARTEFACTS / f"{name}_{scheme}.png", full_page=True)
     assert len(grounds) == 2
 
@@ -169,7 +170,7 @@ def test_choices_and_every_figure_of_the_dashboard(lab: Lab) -> None:
 def test_images_are_chosen_sorted_and_saved(lab: Lab) -> None:
     page = lab.page
     lab.run_clean("02_synthesis")
-    images = page.locator(".prism-gallery figure")
+    images = page.locator(".prism-gallery [data-tile]")
     images.first.wait_for(timeout=240_000)
     methods = page.get_by_label("Images", exact=True)
     methods.scroll_into_view_if_needed()

@@ -33,6 +33,16 @@ CUT_OFF = """
   return found;
 }
 """
+# Pictures and controls of outputs and pages that say nothing to a screen reader.
+UNNAMED = """
+() => {
+  const named = (e) => e.getAttribute("alt") !== null && e.tagName === "IMG" || e.title ||
+    e.ariaLabel || e.getAttribute("aria-labelledby") || e.labels?.length || e.textContent.trim();
+  const kinds = "img, button, select, input, textarea, iframe, [role=slider], [tabindex='0']";
+  return [...document.querySelectorAll(`:is(.jp-OutputArea-output, body > main) :is(${kinds})`)]
+    .filter((e) => e.clientWidth > 1 && !named(e)).map((e) => e.outerHTML.slice(0, 120));
+}
+"""
 
 
 @contextmanager
@@ -82,6 +92,12 @@ def watched(page: Any) -> Iterator[Any]:
     page.on("response", add_response)
     yield page
     assert not found, "\n".join(found)
+
+
+def unnamed(page: Any) -> list[str]:
+    """Return the HTML of pictures and controls without a name for screen readers."""
+    found: list[str] = page.evaluate(UNNAMED)
+    return found
 
 
 def cut_off(page: Any) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import nbformat
 
-from tests.helpers.browser_page import checked_page, chromium, cut_off
+from tests.helpers.browser_page import checked_page, chromium, cut_off, unnamed
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -72,6 +72,7 @@ class Lab:
                 assert output["output_type"] != "error", output
                 assert output.get("name") != "stderr", output
         assert cut_off(self.page) == []
+        assert unnamed(self.page) == []
 
     def press_down(self, label: str, value: str) -> None:
         """Choose the next value of a list by keyboard; no other cell becomes the active one."""

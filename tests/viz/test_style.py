@@ -15,6 +15,7 @@ from prism_nb.viz.style import (
     apply_style,
     color_at,
     error_bars,
+    ink_on,
     short_names,
     with_chance,
 )
@@ -76,6 +77,14 @@ def test_colours_are_visible_on_light_and_dark_pages() -> None:
     for page in PAGES:
         assert all(contrast(colour, page) >= 2 for colour in {*METHOD_COLORS.values(), *OWN})
         assert contrast(TEXT_COLOR, page) >= 4
+
+
+def test_numbers_in_bars_are_readable() -> None:
+    colours = [*METHOD_COLORS.values(), *OWN, *map(color_at, range(8))]
+    assert min(contrast(ink_on(colour), colour) for colour in colours) >= 4.5
+    bars = go.Figure([go.Bar(y=[1], text=["1"], marker={"color": "#EE6677"})])
+    apply_style(bars, title="", x="", y="")
+    assert bars.data[0].insidetextfont.color == "#000000"
 
 
 def test_figures_are_transparent_and_cannot_be_uploaded() -> None:

@@ -19,9 +19,23 @@ from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
 # focused element upwards, and stops at this attribute. A listener sets it, since widgets are drawn
 # after their output, and drawn again in other views.
 # Enter in a field, and a double click in a list, press the button of the box around them.
+# Sliders of ipywidgets have no name, and the arrows of its lists are black in every theme.
 _KEYS = """
 if (!window.prismKeys) {
   window.prismKeys = true;
+  const arrow = "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18' fill='none' " +
+    "stroke='%23808080' stroke-width='2'%3E%3Cpath d='M5 7l4 4 4-4'/%3E%3C/svg%3E";
+  const style = document.createElement("style");
+  style.textContent =
+    `.prism-keys { --jp-widgets-dropdown-arrow: url("data:image/svg+xml,${arrow}"); }`;
+  document.head.append(style);
+  const name = () => {
+    for (const handle of document.querySelectorAll(".prism-keys .noUi-handle:not([aria-label])")) {
+      const label = handle.closest(".jupyter-widgets")?.querySelector(".widget-label");
+      if (label) handle.setAttribute("aria-label", label.textContent);
+    }
+  };
+  new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   document.addEventListener("focusin", (event) => {
     if (event.target.closest(".prism-keys"))
       event.target.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -122,7 +136,7 @@ def show_html(output: widgets.Output, text: str) -> None:
 
 def heading(text: str) -> widgets.HTML:
     """Return a heading."""
-    return widgets.HTML(f"<h4>{html.escape(text)}</h4>")
+    return widgets.HTML(f"<h3>{html.escape(text)}</h3>")
 
 
 def note_html(text: str, kind: str = "quiet") -> str:
