@@ -39,6 +39,7 @@ NOTEBOOK_FOLDER = "PRISM_NOTEBOOK_FOLDER"  # variable of a notebook that is save
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 SHEET_WIDTH = 900  # pixels of a contact sheet, about
 _MAX_ZOOM = 4  # of small images in a contact sheet
+_LONG_NAME = 16  # characters of a name on the y axis that take much of a phone's width
 GAP = 2  # pixels between the images of a contact sheet
 _BACKGROUND = 235  # grey level of the gaps
 _MAX_DECIMALS = 4
@@ -63,10 +64,13 @@ class Result:
 def figure_html(figure: go.Figure) -> Markup:
     """Return a figure as a piece of HTML for a page that has plotly.js.
 
-    Its title is text of the page, its legend is above it, and panels side by side keep a width.
+    Its title is text of the page, its legend is above it, and panels side by side, or beside long
+    names, keep a width.
     """
     drawn, layout = go.Figure(figure), figure.layout
     panels = {axis.domain[0] for axis in drawn.select_xaxes() if axis.domain}
+    columns = [trace.y for trace in drawn.data if getattr(trace, "y", None) is not None]
+    longest = max((len(y) for column in columns for y in column if isinstance(y, str)), default=0)
     margin = layout.margin.to_plotly_json() | {"t": 50 if layout.annotations else 20}
     height = layout.height - margin["t"] - margin["b"]
     above = {"orientation": "h", "x": 0, "y": 1 + 30 / height, "yanchor": "bottom"}
@@ -79,7 +83,7 @@ def figure_html(figure: go.Figure) -> Markup:
     ).format(
         layout.title.text,
         layout.title.subtitle.text or "",
-        290 * len(panels) if len(panels) > 1 else 0,
+        290 * len(panels) + 7 * longest if len(panels) > 1 or longest > _LONG_NAME else 0,
         Markup(drawn.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)),  # noqa: S704 (plotly escapes)
     )
 

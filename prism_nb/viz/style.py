@@ -206,8 +206,8 @@ def style_class_axis(figure: go.Figure, classes: int) -> go.Figure:
 
 # Text of figures that is on the page, and not on a mark of the figure.
 FIGURE_TEXT = (
-    ".main-svg :is(.gtitle, .xtitle, .ytitle, .legendtext, .annotation-text, .cbtitle text,"
-    " .xtick text, .ytick text, .cbaxis text)"
+    ".main-svg :is([class$=title], [class$=title] text, [class$=tick] text, .cbaxis text,"
+    " .legendtext, .annotation-text)"
 )
 
 # Light and dark pages; within JupyterLab, its own theme applies.

@@ -132,7 +132,12 @@ def test_choices_and_every_figure_of_the_dashboard(lab: Lab) -> None:
     page.keyboard.press("Enter")
     frame = page.frame_locator("iframe[title^='PCA of 560 images']")
     frame.locator(".js-plotly-plot").wait_for(timeout=60_000)
-    frame.locator("#tray canvas").first.focus()
+    lab.use_theme("JupyterLab Dark")  # a frame of another scheme than its page would be white
+    scheme = frame.locator("html")
+    expect(scheme).to_have_css("color-scheme", "dark")
+    lab.use_theme("JupyterLab Light")
+    expect(scheme).not_to_have_css("color-scheme", "dark")
+    frame.locator("#tray .tile").first.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Image inspector")
     dialog.get_by_role("heading", name="Real images, 0 · zero, image 0").wait_for(timeout=10_000)
@@ -152,7 +157,7 @@ def test_choices_and_every_figure_of_the_dashboard(lab: Lab) -> None:
     page.keyboard.press("Enter")
     frame = page.frame_locator("iframe[title^='Cosine of all pairs, class 3']")
     frame.locator(".nsewdrag").first.hover()
-    frame.locator("#tray canvas[title^='Real images, 3 · three']").first.wait_for(timeout=10_000)
+    frame.locator("#tray .tile[title^='Real images, 3 · three']").first.wait_for(timeout=10_000)
     curve.scroll_into_view_if_needed()
     lab.shot("dashboard_matrix")
     assert cut_off(page) == []

@@ -160,6 +160,10 @@ def accuracy_figure(accuracies: pd.DataFrame, legend: Legend) -> go.Figure:
         **legend.scales("color"),
     )
     figure.update_traces(textposition="inside", insidetextanchor="start")
+    students = accuracies["student"].nunique()
+    figure.update_xaxes(
+        range=[-0.5, 1.2 * students - 0.5]
+    )  # the label of chance is beside the bars
     title = "Students trained on the distilled images alone (mean and std over seeds)"
     return apply_style(figure, title=title, x="student", y=TOP1)
 

@@ -4,7 +4,9 @@
 (() => {
 if (window.prismInspect) return;
 
+const TILE = 48;  // pixels of an image in a row of them
 const STYLE = `
+.tile { width: ${TILE}px; height: ${TILE}px; image-rendering: pixelated; cursor: zoom-in; }
 .prism-deck [data-tile], .prism-deck [data-columns] { cursor: zoom-in; }
 .prism-deck [data-columns] { max-width: 100%; }
 .prism-inspector { width: min(920px, 100vw - 16px); max-width: none; max-height: calc(100vh - 16px);
@@ -165,17 +167,27 @@ window.prismInspect = (deck, order, at) => {
   if (!dialog.open) dialog.showModal();
 };
 
-// Draws the first tiles of a deck into an element; each opens the inspector, which walks over all.
-window.prismTiles = (place, deck, tiles, most) => place.replaceChildren(...tiles.slice(0, most).map((tile, at) => {
-  const canvas = picture(deck.images, tile, deck.items[tile].title);
-  Object.assign(canvas, {role: "button", tabIndex: at ? -1 : 0, title: deck.items[tile].title});
+// Shows the first tiles of a deck in an element; each opens the inspector, which walks over all.
+// They are pieces of one background: hundreds of canvases would take most of a second to draw.
+window.prismTiles = (place, deck, tiles, most) => {
+  const {src, side, pitch, columns} = deck.images, zoom = TILE / side;
+  if (!deck.url) {  // that of a data URL would be read anew for each of them
+    const [head, content] = src.split(",");
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    deck.url = URL.createObjectURL(new Blob([bytes], {type: head.slice(5, head.indexOf(";"))}));
+  }
   let host = window;
   try { if (parent.prismInspect) host = parent; } catch { /* of another origin */ }
-  const open = () => host.prismInspect(deck, tiles, at);
-  canvas.onclick = open;
-  canvas.onkeydown = (event) => { if (event.key === "Enter") open(); };
-  return canvas;
-}));
+  place.replaceChildren(...tiles.slice(0, most).map((tile, at) => {
+    const title = deck.items[tile].title, open = () => host.prismInspect(deck, tiles, at);
+    const button = make("div", {role: "button", className: "tile", tabIndex: at ? -1 : 0, title, ariaLabel: title});
+    button.style.background = `url(${deck.url}) ${-(tile % columns) * pitch * zoom}px ` +
+      `${-Math.floor(tile / columns) * pitch * zoom}px / ${(columns * pitch + side - pitch) * zoom}px`;
+    button.onclick = open;
+    button.onkeydown = (event) => { if (event.key === "Enter") open(); };
+    return button;
+  }));
+};
 
 // -- pages -----------------------------------------------------------------------------------
 
