@@ -153,7 +153,8 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `PAIR_COLUMNS`, one row per scenario and unordered pair: difference is a - b in points, low
         and high its 95 % interval, winner the better of the two, or `none` where the difference is
-        not significant. Without a spread, as with one replicate, p is NaN and the winner none.
+        not significant or there are fewer than `MIN_REPEATS` replicates. Without a spread, as with
+        one replicate, p is NaN.
     """
     parts = [pd.DataFrame(columns=PAIR_COLUMNS)]
     for scenario, group in records.groupby("scenario"):
@@ -164,7 +165,8 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
             pairs["scenario"] = scenario
             pairs["p_holm"] = _holm(pairs["p"].to_numpy(float))
             leader = pairs["a"].where(pairs["difference"] > 0, pairs["b"])
-            pairs["winner"] = leader.where(pairs["p_holm"] < LEVEL, "none")
+            decided = pairs["p_holm"].lt(LEVEL) & pairs["replicates"].ge(findings.MIN_REPEATS)
+            pairs["winner"] = leader.where(decided, "none")
             parts.append(pairs[PAIR_COLUMNS])
     return pd.concat(parts[1:] or parts, ignore_index=True)
 

@@ -161,6 +161,13 @@ def test_differences_without_a_spread_decide_nothing(lead: float, replicates: in
     assert pair["winner"] == "none"
 
 
+def test_two_replicates_decide_nothing() -> None:
+    values = {"a": [[10.0], [10.01]], "b": [[60.0], [60.02]], "c": [[60.0], [60.02]]}
+    pair = compare_pairs(records_of(values)).iloc[0]
+    assert pair["p_holm"] < 0.05
+    assert pair["winner"] == "none"
+
+
 def test_one_method_has_no_pairs() -> None:
     pairs = compare_pairs(records_of({"a": [[10.0], [20.0]]}))
     assert (list(pairs.columns), len(pairs)) == (PAIR_COLUMNS, 0)
