@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
 
 from prism_nb.cli import cli
+from prism_nb.core.config import load_settings, parse_assignments
 from prism_nb.core.presets import presets
 from prism_nb.core.settings import Settings
 from tests.helpers.settings_page import PAGE, settings_page
@@ -48,6 +50,17 @@ def test_links_commands_and_make_targets_exist(page: Path) -> None:
             assert setting in Settings.fields(), setting
         if name in {"run", "plan"} and rest and rest[0].isidentifier():
             assert rest[0] in {*presets().names(), "PRESET", "RUN"}, rest
+
+
+def test_what_the_readme_sets_is_not_set_already() -> None:
+    found = 0
+    for _, *rest in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+        changes = [value for option, value in pairwise(rest) if option == "--set"]
+        if changes and rest[0] in presets().names():
+            changed = load_settings(rest[0], parse_assignments(changes))
+            assert changed != load_settings(rest[0]), rest
+            found += 1
+    assert found
 
 
 def test_the_page_of_settings_follows_the_code() -> None:
