@@ -1,6 +1,8 @@
 """The notebooks' functions show results by name, and save figures where they can."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +41,13 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(nb, "display", display)
     return shown
+
+
+def test_libraries_that_take_seconds_wait_until_they_are_needed() -> None:
+    slow = {"timm", "torchvision", "torch._dynamo", "sklearn", "scipy"}
+    code = f"import sys, prism_nb.notebook; print({slow} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_a_figure_has_titles_a_table_a_note_and_files(evaluated: Run, displayed: list[Any]) -> None:

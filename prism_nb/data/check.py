@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from prism_nb.core import fileio
@@ -221,6 +219,9 @@ def find_copies(thumbnails: np.ndarray) -> list[list[int]]:
     less); two are equal whose hashes differ by at most 0.04 in the root of the mean square.
     `thumbnails` are grey levels, uint8 [N, side, side].
     """
+    from scipy.sparse import coo_array  # takes a quarter of a second to import
+    from scipy.sparse.csgraph import connected_components
+
     flat = thumbnails.reshape(len(thumbnails), -1)
     levels, where = np.unique(flat, axis=0, return_inverse=True)
     centred = levels - levels.mean(axis=1, keepdims=True, dtype=np.float32)

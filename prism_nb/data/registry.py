@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from prism_nb.core.errors import UsageError
@@ -127,6 +126,8 @@ class ValidationHoldout(ImageDataset):
                 f"{self.classes[counts.argmin()].folder!r} of {dataset.name} has {counts.min()} "
                 "images; leave it out with class_list, or use eval_split test"
             )
+        from sklearn.model_selection import train_test_split  # takes a second to import
+
         train, val = train_test_split(
             np.arange(len(labels)), test_size=_HOLDOUT_FRACTION, stratify=labels, random_state=0
         )

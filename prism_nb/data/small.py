@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,6 +46,9 @@ class Digits(ImageDataset):
     def __init__(self, image_size: int = 32) -> None:
         self.image_size = image_size
         self.classes = tuple(ClassInfo(i, str(i), name) for i, name in enumerate(_DIGIT_NAMES))
+        from sklearn.datasets import load_digits  # takes a second to import
+        from sklearn.model_selection import train_test_split
+
         scans, targets = load_digits(return_X_y=True)
         train, val = train_test_split(
             np.arange(len(targets)), test_size=_VAL_FRACTION, stratify=targets, random_state=0

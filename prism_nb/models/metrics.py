@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from prism_nb.data.dataset import ImageDataset, Split
@@ -49,6 +48,8 @@ def best_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple
         Number of images whose output is that of their class, and the output of each class, int64
         [classes].
     """
+    from scipy.optimize import linear_sum_assignment  # takes a quarter of a second to import
+
     images = np.zeros((classes, classes), dtype=np.int64)  # number of them, by class and output
     np.add.at(images, (labels, predicted), 1)
     of_class, output_of = linear_sum_assignment(images, maximize=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from textwrap import shorten
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -213,6 +212,8 @@ def _as_timm_loads(
     library, model = resolve_architecture(spec.architecture)
     if library != "timm":
         return weights
+    import timm  # takes seconds to import
+
     try:
         network = timm.create_model(
             f"{model}.{spec.tag}" if spec.library == "timm" else model,

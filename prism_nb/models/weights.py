@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import timm
 import torch
-import torchvision
 from huggingface_hub import constants
 
 from prism_nb.core.errors import UsageError, suggest
@@ -154,7 +152,9 @@ def _torchvision_weights(name: str, library: str, model: str, tag: str) -> dict[
             f"{', '.join(WEIGHT_FILES)}; save the network's state dict as one: "
             "safetensors.torch.save_file(network.state_dict(), FILE)"
         )
-    known = torchvision.models.get_model_weights(model) if library == "torchvision" else {}
+    from torchvision.models import get_model_weights  # takes seconds to import
+
+    known = get_model_weights(model) if library == "torchvision" else {}
     names = list(getattr(known, "__members__", known))
     if tag not in names:
         raise UsageError(
@@ -207,6 +207,8 @@ def _of_hub(config: Any) -> dict[str, Any]:
 
 
 def _timm_config(name: str) -> Any:
+    import timm  # takes seconds to import
+
     full = name.removeprefix("timm/")
     model, _, tag = full.partition(".")
     known = timm.list_pretrained(f"{model}.*")

@@ -1,4 +1,8 @@
-"""Networks by name for a number of classes and an image size."""
+"""Networks by name for a number of classes and an image size.
+
+timm and torchvision take seconds to import, which many processes never need, so the functions that
+build networks import them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision import models
 
 from prism_nb.core.errors import UsageError
 from prism_nb.models.architectures import architecture_of, resolve_architecture
@@ -52,10 +52,14 @@ def build_network(
     arguments: dict[str, Any] = {"num_classes": classes, **dict(options)}
     stem = arguments.pop("stem", "small" if image_size <= SMALL_IMAGE else "stock")
     if library == "torchvision":
-        network = torchvision.models.get_model(architecture, weights=None, **arguments)
+        from torchvision import models
+
+        network = models.get_model(architecture, weights=None, **arguments)
     elif library == "kit":
         network = KIT_NETWORKS[architecture](image_size=image_size, **arguments)
     else:
+        import timm
+
         config = timm.models.get_pretrained_cfg(architecture)
         if config and config.fixed_input_size:
             arguments["img_size"] = image_size
@@ -81,15 +85,6 @@ def build_on_meta(
             return network.to(META)
 
 
-# Arguments of the builders that load weights, or that the kit sets: images are square, have three
-# channels and the metadata's size, and the head has the dataset's classes.
-_RESERVED = {
-    *inspect.signature(timm.create_model).parameters,
-    *("num_classes", "in_chans", "img_size", "features_only", "device", "dtype"),
-    *("weights", "weights_backbone", "progress"),
-}
-
-
 @lru_cache(maxsize=256)
 def check_options(name: str, options: BuildOptions, *, image_size: int, where: str) -> None:
     """Check that an architecture can be built with further arguments.
@@ -103,7 +98,7 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
     library, architecture = resolve_architecture(name)
     arguments = ", ".join(f"{key}={value!r}" for key, value in options)
     try:
-        if reserved := sorted(_RESERVED & dict(options).keys()):
+        if reserved := sorted(_reserved_arguments() & dict(options).keys()):
             raise ValueError(f"{', '.join(reserved)} cannot be set")
         if (padding := dict(options).get("pad_type", "")) not in _PADDINGS:
             raise ValueError(f"pad_type {padding!r} is none of {', '.join(map(repr, _PADDINGS))}")
@@ -127,6 +122,21 @@ def check_options(name: str, options: BuildOptions, *, image_size: int, where: s
             "correct it, or leave it out",
             stacklevel=2,
         )
+
+
+def _reserved_arguments() -> set[str]:
+    """Return the arguments of the builders that load weights, or that the kit sets.
+
+    Images are square, have three channels and the metadata's size, and the head has the dataset's
+    classes.
+    """
+    import timm
+
+    return {
+        *inspect.signature(timm.create_model).parameters,
+        *("num_classes", "in_chans", "img_size", "features_only", "device", "dtype"),
+        *("weights", "weights_backbone", "progress"),
+    }
 
 
 @lru_cache(maxsize=256)
@@ -204,6 +214,8 @@ def network_info(name: str, network: nn.Module, *, image_size: int) -> NetworkIn
 
 def count_flops(network: nn.Module, *, image_size: int) -> int:
     """Return the operations of one image's forward pass: matrix products and convolutions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     was_training, device = network.training, next(network.parameters()).device
     network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -213,10 +225,6 @@ def count_flops(network: nn.Module, *, image_size: int) -> int:
 
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet stem would throw most of the image away
-_FAMILIES = (
-    *(models.ResNet, models.DenseNet, models.ShuffleNetV2, models.RegNet, models.MNASNet),
-    *(models.MobileNetV2, models.MobileNetV3, models.EfficientNet),
-)
 _POOLS = ("maxpool", "features.pool0")  # of ResNet and ShuffleNet, and of DenseNet
 _STEM = re.compile(r"([37])x\1 stride ([12])( pool)?")
 
@@ -234,8 +242,14 @@ def _shrink_stem(network: nn.Module) -> None:
     He et al. (2016, 4.2) use such a stem for CIFAR, and later work in other families. Of timm's
     networks only those change whose stem is that of torchvision's ResNet.
     """
+    from torchvision import models
+
+    families = (
+        *(models.ResNet, models.DenseNet, models.ShuffleNetV2, models.RegNet, models.MNASNet),
+        *(models.MobileNetV2, models.MobileNetV3, models.EfficientNet),
+    )
     is_resnets = stem_layers(network) == ("conv1", "maxpool")
-    if type(network) in _FAMILIES or (is_resnets and stem_of(network).startswith("7x7")):
+    if type(network) in families or (is_resnets and stem_of(network).startswith("7x7")):
         set_stem(network, "3x3 stride 1")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from prism_nb.core.config import short_hash
 from prism_nb.core.recipe import Recipe
@@ -106,7 +105,7 @@ def rank_correlation(a: pd.Series, b: pd.Series, groups: pd.Series) -> float:
     apart = ranks - ranks.groupby(groups).transform("mean")
     if len(ranks) - groups.nunique() + 1 < MIN_SETS or not apart.any().all():
         return math.nan
-    return float(stats.pearsonr(apart["a"], apart["b"]).statistic)
+    return float(apart["a"].corr(apart["b"]))
 
 
 # -- budgets ---------------------------------------------------------------------------------

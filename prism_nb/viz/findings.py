@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-from scipy import stats
 
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE, Settings
@@ -117,9 +116,19 @@ def undecided(accuracies: pd.DataFrame) -> list[str]:
     return [str(method) for method in gaps.columns[~_told_apart(gaps)]]
 
 
+def half_interval(values: Any) -> Any:
+    """Return half of Student's 95 % interval of the mean of a series, or of each column of a frame.
+
+    NaN for fewer than two rows.
+    """
+    from scipy import stats  # takes half a second to import
+
+    return stats.t.ppf(0.975, len(values) - 1) * values.sem()
+
+
 def _told_apart(gaps: pd.DataFrame) -> pd.Series:
     """Return of each column whether 0 is outside the 95 % interval (Student's t) of its mean."""
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.sem()  # NaN for one row
+    half = half_interval(gaps)
     return (gaps.mean().abs() > half) & (half > 0)  # without a spread, ties are ordinary
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy import stats
 
 from prism_nb.core import fileio
 from prism_nb.core.config import short_hash
@@ -172,6 +171,8 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compare(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
+    from scipy import stats  # takes half a second to import
+
     both = means[[a, b]].dropna()
     differences = both[a] - both[b]
     interval = _mean_interval(differences)
@@ -189,9 +190,7 @@ def _compare(means: pd.DataFrame, a: str, b: str) -> dict[str, object]:
 
 def _mean_interval(values: pd.Series) -> dict[str, float]:
     """Return a mean with Student's 95 % interval, which one value does not have."""
-    mean, half = values.mean(), np.nan
-    if len(values) > 1:
-        half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * values.sem()
+    mean, half = values.mean(), findings.half_interval(values)
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
