@@ -68,6 +68,7 @@ def run(**options: Any) -> None:
     from prism_nb.execution.slurm_backend import running_jobs_message
     from prism_nb.headless import run_notebooks
     from prism_nb.viz import tables
+    from prism_nb.viz.published import published_bands
     from prism_nb.viz.report import REPORT, comparison_path
 
     click.echo(f"run {opened.path}")
@@ -88,7 +89,7 @@ def run(**options: Any) -> None:
     for text in tables.order_warnings(opened):
         terminal.echo_text(f"warning: {text}")
         click.echo()
-    for text in tables.published_bands(opened):
+    for text in published_bands(opened):
         terminal.echo_text(text)
         click.echo()
     click.echo(f"images     {comparison_path(opened)}")

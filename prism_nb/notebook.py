@@ -29,6 +29,7 @@ from prism_nb.execution.progress import StageProgress
 from prism_nb.execution.study import StudyFolder, execute_study, plan_table, plan_values
 from prism_nb.synthesis.walkthrough import walked_classes
 from prism_nb.viz import tables
+from prism_nb.viz.classes import class_label
 from prism_nb.viz.html import (
     Result,
     figure_bundle,
@@ -286,7 +287,7 @@ def choose(run: Run, what: str) -> Choice:
 
 def _walked_classes(run: Run) -> list[tuple[str, int]]:
     infos = open_dataset(run.settings).classes
-    return [(tables.class_label(infos[c]), c) for c in walked_classes(run)]
+    return [(class_label(infos[c]), c) for c in walked_classes(run)]
 
 
 def _show_live(name: str, draw: Callable[..., list[Bundle]], options: dict[str, Any]) -> None:

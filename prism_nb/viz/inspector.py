@@ -23,6 +23,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.predictions import Predictions, read_predictions
 from prism_nb.execution.pipeline import class_count
 from prism_nb.synthesis.init import initial_images_uint8
+from prism_nb.viz.classes import class_label
 from prism_nb.viz.html import (
     GAP,
     Deck,
@@ -35,7 +36,7 @@ from prism_nb.viz.html import (
 )
 from prism_nb.viz.monitor import PreviewSequence, load_previews
 from prism_nb.viz.style import short_names
-from prism_nb.viz.tables import class_label, image_table, method_titles
+from prism_nb.viz.tables import image_table, method_titles
 
 PAGE_BYTES = 8_000_000  # of all images of a page's decks, about
 _SHEETS = 3  # of a deck: images, initial images, nearest real images

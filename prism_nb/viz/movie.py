@@ -11,9 +11,10 @@ from prism_nb.core import fileio
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
+from prism_nb.viz.classes import parse_class_selection
 from prism_nb.viz.html import tile
 from prism_nb.viz.monitor import PreviewSequence, load_previews
-from prism_nb.viz.tables import method_titles, parse_class_selection
+from prism_nb.viz.tables import method_titles
 
 FORMATS = (".webp", ".gif")
 _FRAME_MS, _LAST_MS = 400, 2500  # of a frame, and of the last

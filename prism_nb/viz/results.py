@@ -19,11 +19,13 @@ from prism_nb.execution.pipeline import class_count
 from prism_nb.models.pool import load_teacher
 from prism_nb.synthesis.walkthrough import VARIANTS, walk
 from prism_nb.viz import diagnostics, findings, tables
+from prism_nb.viz.classes import class_label
 from prism_nb.viz.figures import diversity, walkthrough
 from prism_nb.viz.figures import run as figures
 from prism_nb.viz.figures.gallery import image_sheet, near_duplicate_sheet, view_sheet
 from prism_nb.viz.html import Deck, EncodedImage, LabelMap, Result
 from prism_nb.viz.inspector import image_deck
+from prism_nb.viz.published import protocol_table, published_bands, published_table
 from prism_nb.viz.style import Legend, short_names, with_chance
 
 
@@ -116,7 +118,7 @@ _KINDS = {"bn": "BN", "logit": "logits"}
 
 
 def _class_title(run: Run, index: int) -> str:
-    return f"Class {tables.class_label(open_dataset(run.settings).classes[index])}"
+    return f"Class {class_label(open_dataset(run.settings).classes[index])}"
 
 
 def _term_title(term: str, names: Mapping[str, str]) -> str:
@@ -206,7 +208,7 @@ def similarity(
     methods = methods or _all_methods(run)
     most = diversity.MAX_IN_MATRIX * len(methods)
     points = diversity.load_points(run, network, methods, classes, most=most, min_real=0)
-    label = tables.class_label(open_dataset(run.settings).classes[classes[0]])
+    label = class_label(open_dataset(run.settings).classes[classes[0]])
     title = f"Cosine of all pairs, class {label}, {points.count}, features of {network}"
     figure = diversity.similarity_figure(points, method_legend(run), title)
     return Result(
@@ -232,7 +234,7 @@ def image_map(
         coordinates = diversity.project(points.features, kind)
     except UsageError as error:
         return Result(note=str(error))
-    titles = [tables.class_label(info) for info in open_dataset(run.settings).classes]
+    titles = [class_label(info) for info in open_dataset(run.settings).classes]
     figure = diversity.map_figure(points, coordinates, kind, method_legend(run), titles, color)
     note = _left_out(run, methods, points.table["method"])
     counts = points.table.groupby("method", sort=False).size().to_frame("images")
@@ -392,7 +394,7 @@ def tradeoff(run: Run) -> Result:
 
 def published(run: Run) -> Result:
     """Accuracies of the run and published ones of the same dataset, student and IPC."""
-    table, config = tables.published_table(run), run.settings
+    table, config = published_table(run), run.settings
     if not len(table):
         return Result(
             note=f"No published result on record (data/published_results.csv) is of the test "
@@ -404,7 +406,7 @@ def published(run: Run) -> Result:
         "compared under one protocol. The published numbers of label teachers, where known, are in "
         "the table and on hover."
     )
-    note = " ".join([note, *tables.published_bands(run)])
+    note = " ".join([note, *published_bands(run)])
     figure = _with_chance(run, figures.published_figure(table, method_legend(run)), axis="x")
     return Result(table, figure, note)
 
@@ -462,7 +464,7 @@ RUN_RESULTS: dict[str, Callable[..., Result]] = {
         tables.label_table(run), note=" ".join(tables.order_warnings(run))
     ),
     "eval_variants": _of_students(_plain(tables.eval_variant_table)),
-    "protocols": _plain(tables.protocol_table),
+    "protocols": _plain(protocol_table),
     **{
         function.__name__: function
         for function in (

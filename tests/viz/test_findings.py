@@ -13,6 +13,7 @@ from prism_nb.core.config import load_settings
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
 from prism_nb.viz import findings, tables
+from prism_nb.viz.classes import class_names
 from prism_nb.viz.results import RUN_RESULTS
 from tests.helpers.evaluated_run import evaluated_run
 
@@ -88,7 +89,7 @@ def test_classes_images_and_networks_that_stand_out_are_named_with_their_numbers
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = evaluated_run(tmp_path, methods=["prism", "random_real"])
-    names = pd.Index(tables.class_names(run), name="class")
+    names = pd.Index(class_names(run), name="class")
     right = pd.DataFrame({"prism": 90.0, "random_real": 95.0}, names)
     right.loc["eight", "prism"], right.loc["two", "prism"] = 20.0, 30.0
     mistakes = pd.DataFrame(5.0, names, names)
@@ -126,7 +127,7 @@ def test_a_run_in_which_nothing_fails_has_its_verdict_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = evaluated_run(tmp_path)
-    names = pd.Index(tables.class_names(run), name="class")
+    names = pd.Index(class_names(run), name="class")
     seen = pd.DataFrame({"prism": 0.9, "random_real": 0.9}, names)
     empty = pd.DataFrame(columns=["method", "of", "term", "network", "share %"])
     monkeypatch.setattr(tables, "class_metric_table", lambda *_: seen)

@@ -24,6 +24,7 @@ from prism_nb.diversity.metrics import js_divergence
 from prism_nb.execution.pipeline import class_count
 from prism_nb.models.pool import load_teacher
 from prism_nb.synthesis.init import initial_images_uint8
+from prism_nb.viz.classes import class_names
 from prism_nb.viz.html import (
     SHEET_WIDTH,
     Deck,
@@ -38,7 +39,6 @@ from prism_nb.viz.html import (
 from prism_nb.viz.inspector import PAGE_BYTES, deck_json, image_deck
 from prism_nb.viz.style import Legend
 from prism_nb.viz.tables import (
-    class_names,
     image_keys,
     image_table,
     method_titles,

@@ -11,9 +11,10 @@ from IPython.display import Javascript, display
 
 from prism_nb.core.run import Run
 from prism_nb.data.dataset import ClassInfo
+from prism_nb.viz.classes import ALL_CLASSES, class_label
 from prism_nb.viz.html import render_page
 from prism_nb.viz.inspector import inspector_script
-from prism_nb.viz.tables import ALL_CLASSES, class_label, method_titles
+from prism_nb.viz.tables import method_titles
 
 # JupyterLab would take arrows and Enter for its own commands. It matches shortcuts from the
 # focused element upwards, and stops at this attribute. A listener sets it, since widgets are drawn

@@ -11,10 +11,10 @@ from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
 from prism_nb.diversity.metrics import metrics_of
+from prism_nb.viz.classes import parse_class_selection
 from prism_nb.viz.figures.diversity import COLORS, MAPS, image_page
 from prism_nb.viz.html import Result, figure_bundle, save_figure, saved_html, table_html
 from prism_nb.viz.results import RUN_RESULTS, run_labels
-from prism_nb.viz.tables import parse_class_selection
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
     class_choice,

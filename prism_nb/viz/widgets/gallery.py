@@ -7,6 +7,7 @@ import ipywidgets as widgets
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.run import Run
 from prism_nb.data.registry import open_dataset
+from prism_nb.viz.classes import parse_class_selection
 from prism_nb.viz.figures.gallery import (
     ORDERS,
     GalleryView,
@@ -16,7 +17,6 @@ from prism_nb.viz.figures.gallery import (
     panels,
 )
 from prism_nb.viz.html import save_picture, saved_html
-from prism_nb.viz.tables import parse_class_selection
 from prism_nb.viz.widgets.base import (
     KeyboardBox,
     class_choice,
