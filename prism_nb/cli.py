@@ -33,6 +33,7 @@ from prism_nb.arguments import (
 )
 from prism_nb.core.errors import PrismError, UsageError
 from prism_nb.core.paths import runs_folder
+from prism_nb.core.text import format_ipc
 
 if TYPE_CHECKING:
     from prism_nb.core.run import Run
@@ -256,7 +257,7 @@ def import_command(
         path, run_name=run_name, method=method, changes=changes, **options
     )
     click.echo(f"run      {found.path}")
-    click.echo(f"method   {method}, {found.settings.ipc} images per class")
+    click.echo(f"method   {method}, {format_ipc(found.settings.ipc)}")
     click.echo(f"read     {import_layout(found, method)}")
     click.echo(f"units    {outcome.made} made, {outcome.skipped} done before")
     click.echo(f"next     prism-nb run --run {run_name}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prism_nb.core.text import DASH, format_bytes, format_duration, format_value
+from prism_nb.core.text import DASH, format_bytes, format_duration, format_ipc, format_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ def show_results(found: Row) -> None:
     click.echo(f"run {found['path']}: {_styled(found['state'])}")
     echo_text(
         f"{found['dataset']}, {found['classes']} classes (chance {100 / found['classes']:.3g} %), "
-        f"{found['ipc']} images per class, protocol {found['protocol']}"
+        f"{format_ipc(found['ipc'])}, protocol {found['protocol']}"
     )
     click.echo()
     rows = [

@@ -41,7 +41,7 @@ class Run:
         if not config.is_file():
             runs = [p.parent.name for p in path.parent.glob("*/config.yaml")]
             raise UsageError(
-                f"no run at {path}, and a new run needs a preset; {suggest(path.name, runs)}"
+                f"no run at {path}; {suggest(path.name, runs)}; a new run needs a preset"
             )
         manifest = fileio.read_record(path / "manifest.json")
         return cls(path, _with_moved_images(read_settings(config), path, manifest))

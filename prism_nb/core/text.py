@@ -25,6 +25,11 @@ def format_first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def format_ipc(ipc: int) -> str:
+    """Return a number of images per class in words."""
+    return f"{ipc:,} image{'s' * (ipc > 1)} per class"
+
+
 def format_duration(seconds: float | None) -> str:
     """Return a length of time for people, from seconds to days."""
     if seconds is None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from prism_nb.core import fileio
 from prism_nb.core.run import Run
 from prism_nb.core.settings import REFERENCE
-from prism_nb.core.text import format_duration
+from prism_nb.core.text import format_duration, format_ipc
 from prism_nb.core.unit_plan import method_units
 from prism_nb.core.units import slug
 from prism_nb.execution import pipeline
@@ -88,9 +88,7 @@ def run_title(run: Run) -> str:
     if len(methods) > _NAMED:
         methods[_NAMED - 1 :] = [f"{len(methods) - _NAMED + 1} more"]
     names = " and ".join(filter(None, [", ".join(methods[:-1]), methods[-1]]))
-    return (
-        f"{names} on {settings.dataset}, {settings.ipc} image{'s' * (settings.ipc > 1)} per class"
-    )
+    return f"{names} on {settings.dataset}, {format_ipc(settings.ipc)}"
 
 
 class Tile(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prism_nb.core.text import format_bytes, format_duration, format_first, format_value
+from prism_nb.core.text import format_bytes, format_duration, format_first, format_ipc, format_value
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,12 @@ def test_sizes_and_durations_are_formatted() -> None:
     assert [format_duration(s) for s in (None, 30, 600, 9000, 200_000)] == [
         "not measured", "30 s", "10.0 min", "2.5 h", "2.3 d",
     ]  # fmt: skip
+
+
+def test_images_per_class_are_in_words() -> None:
+    assert [format_ipc(n) for n in (1, 2, 1000)] == [
+        *("1 image per class", "2 images per class", "1,000 images per class"),
+    ]
 
 
 def test_long_lists_are_cut_short() -> None:
