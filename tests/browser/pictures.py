@@ -76,8 +76,7 @@ def dashboard(lab: Lab) -> None:
     page.get_by_role("button", name="Map", exact=True).click()
     frame = page.frame_locator("iframe[title^='PCA of']")
     frame.locator(".js-plotly-plot").wait_for(timeout=120_000)
-    frame.get_by_label("Image by number").focus()
-    page.keyboard.press("End")
+    frame.locator("#tray .tile").first.wait_for()
     page.wait_for_timeout(1000)
     widget = page.locator(".jp-OutputArea-output:has(button:text('Curve over classes'))").first
     widget.screenshot(path=PICTURES / "dashboard.png")
