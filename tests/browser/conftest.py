@@ -19,15 +19,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium; it ends with this folder's tests, as others could not use asyncio beside it."""
+    """A Chromium; it ends with the file's tests, as others could not use asyncio beside it."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with chromium() as opened:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def place(
     finished_runs: Path, finished_study: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -45,7 +45,7 @@ def place(
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
     """The address of a JupyterLab over that folder."""
     with lab_server(place) as address:

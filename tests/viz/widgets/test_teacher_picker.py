@@ -5,10 +5,7 @@ import html
 import re
 import subprocess
 import sys
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -46,12 +43,6 @@ def take_out(picker: TeacherPicker, *names: str) -> None:
 def add(picker: TeacherPicker, name: str) -> None:
     picker.name.value = name
     picker.add.click()
-
-
-def completed(coroutine: Coroutine[Any, Any, Run]) -> Run:
-    """Run a coroutine in a thread of its own: Playwright's event loop may occupy this one."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, coroutine).result()
 
 
 # -- the pool --------------------------------------------------------------------------------
@@ -186,7 +177,7 @@ def test_only_a_person_who_is_shown_the_picker_is_waited_for(
 ) -> None:
     picker = TeacherPicker(run)
     assert picker.is_open  # teachers are missing
-    assert completed(picker.saved()).settings == run.settings
+    assert asyncio.run(picker.saved()).settings == run.settings
     monkeypatch.setattr(teacher_picker, "is_attended", lambda: True)
     picker._ipython_display_()
     picker.pool.primary.value = "test_byobnet"
@@ -199,7 +190,7 @@ def test_only_a_person_who_is_shown_the_picker_is_waited_for(
         picker.save_button.click()
         return await waiting
 
-    assert completed(save_late()).settings.primary == "test_byobnet"
+    assert asyncio.run(save_late()).settings.primary == "test_byobnet"
     picker.training.close()
 
 
