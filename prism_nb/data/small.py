@@ -44,11 +44,11 @@ class Digits(ImageDataset):
     content_hash = None  # they come with the kit
 
     def __init__(self, image_size: int = 32) -> None:
-        self.image_size = image_size
-        self.classes = tuple(ClassInfo(i, str(i), name) for i, name in enumerate(_DIGIT_NAMES))
         from sklearn.datasets import load_digits  # takes a second to import
         from sklearn.model_selection import train_test_split
 
+        self.image_size = image_size
+        self.classes = tuple(ClassInfo(i, str(i), name) for i, name in enumerate(_DIGIT_NAMES))
         scans, targets = load_digits(return_X_y=True)
         train, val = train_test_split(
             np.arange(len(targets)), test_size=_VAL_FRACTION, stratify=targets, random_state=0

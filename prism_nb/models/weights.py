@@ -152,9 +152,11 @@ def _torchvision_weights(name: str, library: str, model: str, tag: str) -> dict[
             f"{', '.join(WEIGHT_FILES)}; save the network's state dict as one: "
             "safetensors.torch.save_file(network.state_dict(), FILE)"
         )
-    from torchvision.models import get_model_weights  # takes seconds to import
+    known: Any = {}
+    if library == "torchvision":
+        from torchvision.models import get_model_weights  # takes seconds to import
 
-    known = get_model_weights(model) if library == "torchvision" else {}
+        known = get_model_weights(model)
     names = list(getattr(known, "__members__", known))
     if tag not in names:
         raise UsageError(

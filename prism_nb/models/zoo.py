@@ -225,6 +225,10 @@ def count_flops(network: nn.Module, *, image_size: int) -> int:
 
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet stem would throw most of the image away
+_FAMILIES = {  # classes of torchvision
+    *("ResNet", "DenseNet", "ShuffleNetV2", "RegNet", "MNASNet"),
+    *("MobileNetV2", "MobileNetV3", "EfficientNet"),
+}
 _POOLS = ("maxpool", "features.pool0")  # of ResNet and ShuffleNet, and of DenseNet
 _STEM = re.compile(r"([37])x\1 stride ([12])( pool)?")
 
@@ -242,14 +246,10 @@ def _shrink_stem(network: nn.Module) -> None:
     He et al. (2016, 4.2) use such a stem for CIFAR, and later work in other families. Of timm's
     networks only those change whose stem is that of torchvision's ResNet.
     """
-    from torchvision import models
-
-    families = (
-        *(models.ResNet, models.DenseNet, models.ShuffleNetV2, models.RegNet, models.MNASNet),
-        *(models.MobileNetV2, models.MobileNetV3, models.EfficientNet),
-    )
+    kind = type(network)
+    is_torchvisions = kind.__module__.startswith("torchvision.") and kind.__name__ in _FAMILIES
     is_resnets = stem_layers(network) == ("conv1", "maxpool")
-    if type(network) in families or (is_resnets and stem_of(network).startswith("7x7")):
+    if is_torchvisions or (is_resnets and stem_of(network).startswith("7x7")):
         set_stem(network, "3x3 stride 1")
 
 

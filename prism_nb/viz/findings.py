@@ -15,6 +15,7 @@ from prism_nb.data.registry import open_dataset
 from prism_nb.evaluation.stage import student_table
 from prism_nb.viz import tables
 
+LEVEL = 0.05  # of significance, and 1 minus that of intervals
 MIN_REPEATS = 3  # seeds or replicates that a verdict and an interval need
 HALF = 50.0  # percent of recognised images under which measures of diversity favour noise
 _DOMINATES = 0.9  # share of the BN teachers' gradient, or of the draws
@@ -116,14 +117,14 @@ def undecided(accuracies: pd.DataFrame) -> list[str]:
     return [str(method) for method in gaps.columns[~_told_apart(gaps)]]
 
 
-def half_interval(values: Any) -> Any:
+def half_interval(values: pd.Series | pd.DataFrame) -> Any:
     """Return half of Student's 95 % interval of the mean of a series, or of each column of a frame.
 
     NaN for fewer than two rows.
     """
     from scipy import stats  # takes half a second to import
 
-    return stats.t.ppf(0.975, len(values) - 1) * values.sem()
+    return stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * values.sem()
 
 
 def _told_apart(gaps: pd.DataFrame) -> pd.Series:

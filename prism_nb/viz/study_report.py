@@ -32,7 +32,6 @@ from prism_nb.viz.results import budget_result, with_label_teachers
 from prism_nb.viz.style import Legend, with_chance
 
 PAGE = "study.html"
-LEVEL = 0.05  # of significance
 RECORD_COLUMNS = ["scenario", "replicate", "method", "student", "top1"]
 PAIR_COLUMNS = [
     *("scenario", "a", "b", "difference", "low", "high"),
@@ -164,7 +163,9 @@ def compare_pairs(records: pd.DataFrame) -> pd.DataFrame:
             pairs["scenario"] = scenario
             pairs["p_holm"] = _holm(pairs["p"].to_numpy(float))
             leader = pairs["a"].where(pairs["difference"] > 0, pairs["b"])
-            decided = pairs["p_holm"].lt(LEVEL) & pairs["replicates"].ge(findings.MIN_REPEATS)
+            decided = pairs["p_holm"].lt(findings.LEVEL) & pairs["replicates"].ge(
+                findings.MIN_REPEATS
+            )
             pairs["winner"] = leader.where(decided, "none")
             parts.append(pairs[PAIR_COLUMNS])
     return pd.concat(parts[1:] or parts, ignore_index=True)

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main() -> None:
         for stage in ("squeeze", "synthesis", "diversity"):
             pipeline.execute(run, stage)
         rows = [
-            row(f"prism-nb {words[0]}", lambda: execute("prism-nb", *words, runs=runs))  # noqa: B023
+            row(f"prism-nb {words[0]}", partial(execute, "prism-nb", *words, runs=runs))
             for words in (["runs"], ["status", "r"])
         ]
         notebooks = shutil.copytree(ROOT / "notebooks", place / "notebooks")

@@ -38,12 +38,7 @@ from prism_nb.viz.html import (
 )
 from prism_nb.viz.inspector import PAGE_BYTES, deck_json, image_deck
 from prism_nb.viz.style import Legend
-from prism_nb.viz.tables import (
-    image_keys,
-    image_table,
-    method_titles,
-    nearest_table,
-)
+from prism_nb.viz.tables import image_keys, image_table, method_titles, nearest_table
 
 _MAX_SHEET = 20  # classes, and images of a class, on a contact sheet
 _MAX_COMPARED = 10  # classes of a comparison of methods
